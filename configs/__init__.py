@@ -1,0 +1,1 @@
+"""The YAML configurations and the code that reads, merges and checks them."""

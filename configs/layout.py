@@ -1,0 +1,64 @@
+"""Where the files of a run lie: everything it writes is below `storage.root`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from configs.config import Config
+from featurize.settings import to_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The folders of one experiment; making them is left to whoever writes into them."""
+
+    models_dir: Path
+    """Backbones."""
+
+    datasets_dir: Path
+    """Prepared datasets, a folder each."""
+
+    features_root: Path
+    """The feature stores of the experiment, a folder per split."""
+
+    checkpoint_dir: Path
+    """Heads of the experiment."""
+
+    evaluation_dir: Path
+    """Reports of the experiment."""
+
+    cache_dir: Path
+    """What can be made again: converted backbones."""
+
+    mlruns_dir: Path
+    """Local tracking database, shared by all experiments."""
+
+    artifacts_dir: Path
+    """Files logged to the local tracking database."""
+
+    tracking_uri: str
+    """Where runs are tracked: the server asked for, or the local database."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """The layout `config` describes."""
+        root = Path(config.storage.root)
+        experiment = config.experiment.name
+        mlruns_dir = root / "mlruns"
+        return cls(
+            models_dir=Path(config.storage.models_dir),
+            datasets_dir=Path(config.storage.datasets_dir),
+            features_root=root / "features" / (config.featurize.store_name or experiment),
+            checkpoint_dir=Path(config.checkpoint.save_dir),
+            evaluation_dir=root / "evaluation" / experiment,
+            cache_dir=root / "cache",
+            mlruns_dir=mlruns_dir,
+            artifacts_dir=mlruns_dir / "artifacts",
+            # A database and not a folder of files: MLflow 3 deprecates its file store.
+            tracking_uri=config.mlflow.tracking_uri
+            or f"sqlite:///{(mlruns_dir / 'mlflow.db').as_posix()}",
+        )
+
+    def features_dir(self, split: str) -> Path:
+        """The feature store of `split`: train, valid (or validation), test."""
+        return self.features_root / to_split(split)

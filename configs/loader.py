@@ -1,0 +1,106 @@
+"""Reads a configuration: the YAML file, the overrides of the command line, then every check."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from configs.config import Config
+from configs.notes import notes
+from configs.overrides import Override, merge
+from configs.problems import describe, find_bools_read_as_numbers, locate, show
+from configs.source import ConfigError, ConfigSource, first_line
+
+__all__ = ["ConfigError", "load_config", "notes", "to_dict"]
+
+# Below every file, so that a short one may leave storage out and still refer to it.
+_BASE = {
+    "storage": {
+        "root": "storage",
+        "models_dir": "${storage.root}/models",
+        "datasets_dir": "${storage.root}/datasets",
+        "checkpoints_dir": "${storage.root}/checkpoints",
+    },
+}
+_RESOLVER_NOISE = re.compile(r"^\w+ raised while resolving interpolation: ")
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in the YAML file at `path`, with `section.key=value` overrides on top.
+
+    Without a path it is the packaged critic_pairwise.yaml. Whatever is wrong is a ConfigError
+    with one line a problem.
+    """
+    source = ConfigSource.read(path)
+    tree = source.parse()
+    parsed, problems = _parse_overrides(overrides)
+    raw = _resolve(tree, parsed, source)
+    try:
+        config = TypeAdapter(Config).validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems + describe(error, raw, source, parsed))) from None
+    problems += [
+        locate(key, f"got {show(_at(raw, key))}, expected a number", source, parsed)
+        for key in find_bools_read_as_numbers(raw, config)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """`config` as plain dicts, lists, strings and numbers, interpolations resolved."""
+    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    return plain
+
+
+def _parse_overrides(texts: Sequence[str]) -> tuple[list[Override], list[str]]:
+    """The overrides that can be used, and a line for each that cannot."""
+    parsed, problems = [], []
+    for text in texts:
+        try:
+            parsed.append(Override.parse(text))
+        except ConfigError as error:
+            problems.append(str(error))
+    return parsed, problems
+
+
+def _resolve(tree: dict[Any, Any], overrides: Sequence[Override], source: ConfigSource) -> Any:
+    """The tree as plain Python, with the overrides applied and the interpolations resolved."""
+    try:
+        merged = merge(_BASE, tree)
+        for override in overrides:
+            merged = merge(merged, override.to_tree())
+        whole = OmegaConf.create(merged)
+        return _with_save_dir(OmegaConf.to_container(whole, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        key = tuple(str(error.full_key or "").split("."))
+        problem = _RESOLVER_NOISE.sub("", first_line(error)).strip('"')
+        if isinstance(error, MissingMandatoryValue):
+            problem = "missing, and it has no default"
+        line = locate(key if any(key) else (), problem, source, overrides)
+        raise ConfigError(line) from None
+
+
+def _with_save_dir(raw: Any) -> Any:
+    """`raw` with the default of checkpoint.save_dir, which follows from other sections.
+
+    NOTE not among the interpolations of _BASE: a missing experiment.name would be reported as an
+    interpolation that nobody wrote, and hide every other problem.
+    """
+    section = raw.setdefault("checkpoint", {})
+    experiment, storage = raw.get("experiment"), raw["storage"]
+    if isinstance(section, dict) and isinstance(storage, dict):
+        name = experiment.get("name") if isinstance(experiment, dict) else None
+        section.setdefault("save_dir", f"{storage.get('checkpoints_dir')}/critic/{name}")
+    return raw
+
+
+def _at(raw: Any, key: Sequence[str]) -> Any:
+    for part in key:
+        raw = raw[part]
+    return raw

@@ -1,0 +1,1 @@
+"""What comes in: samples, prompts, and the tools that prepare them."""

@@ -1,0 +1,1 @@
+"""Makes datasets in the project's sample format from what others publish."""

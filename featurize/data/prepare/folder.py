@@ -1,0 +1,87 @@
+"""The folder of a prepared dataset: one JSON Lines file a split, and summary.json written last."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from featurize.data.prepare.summary import PrepareSummary, Row, count_samples
+
+SUMMARY_FILE = "summary.json"
+SPLITS = ("train", "valid", "test")
+
+
+class PrepareTestsError(ValueError):
+    """The dataset cannot be made as asked."""
+
+
+def read_finished(out_dir: Path, recipe: Mapping[str, Any]) -> PrepareSummary | None:
+    """The summary of the dataset when it lies there whole; None when it has to be made.
+
+    A dataset of another recipe is refused: it is somebody's work.
+    """
+    path = out_dir / SUMMARY_FILE
+    try:
+        summary = PrepareSummary.from_json(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PrepareTestsError(
+            f"{path}: not a summary of prepared tests: choose another folder or set overwrite"
+        ) from None
+    changed = [key for key, value in recipe.items() if summary.recipe.get(key) != value]
+    if changed:
+        key = changed[0]
+        raise PrepareTestsError(
+            f"{path}: holds a dataset made with {key} {summary.recipe.get(key)!r}, not "
+            f"{recipe[key]!r}: choose another folder or set overwrite"
+        )
+    is_whole = all(_digest_file(out_dir / name) == digest for name, digest in summary.files.items())
+    return summary if is_whole else None
+
+
+def _digest_file(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def write_dataset(
+    out_dir: Path, rows: Mapping[str, Sequence[Row]], summary: PrepareSummary
+) -> PrepareSummary:
+    """Write the rows of each split, then the summary with their counts and checksums."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    # From here until the new summary stands the folder holds no finished dataset.
+    (out_dir / SUMMARY_FILE).unlink(missing_ok=True)
+    files: dict[str, str] = {}
+    for split in SPLITS:
+        path = out_dir / f"{split}.jsonl"
+        if split not in rows:
+            path.unlink(missing_ok=True)
+            continue
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split]]
+        content = "".join(lines).encode()
+        write_whole(path, content)
+        files[path.name] = hashlib.sha256(content).hexdigest()
+    samples = {split: count_samples(chosen) for split, chosen in rows.items()}
+    summary = replace(summary, samples=samples, files=files)
+    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write_whole(out_dir / SUMMARY_FILE, text.encode())
+    return summary
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is either there in full or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""The prompt a problem is shown with, and the token ids of prompts and outputs."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+TEMPLATE_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+TEMPLATE = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+"""Stanford Alpaca's templates (github.com/tatsu-lab/stanford_alpaca, train.py)."""
+
+RESPONSE_MARK = "\n\n### Response:\n"
+
+
+def render_prompt(instruction: str, input_text: str = "") -> str:
+    """The text before the output."""
+    # NOTE: replace, not str.format: statements are full of braces.
+    if not input_text:
+        return TEMPLATE.replace("{instruction}", instruction)
+    before, after = TEMPLATE_WITH_INPUT.split("{instruction}")
+    return before + instruction + after.replace("{input}", input_text)
+
+
+def template_digest() -> str:
+    """Changes whenever a prompt would be rendered otherwise."""
+    return hashlib.blake2b((TEMPLATE + TEMPLATE_WITH_INPUT).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenIds:
+    """The ids of one text, cut to what fits."""
+
+    ids: tuple[int, ...]
+    is_truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Turns prompts and outputs into ids, apart, so that a problem's prompt ids never vary.
+
+    The limit of a prompt does not depend on the outputs beside it: a sample gets the same ids in
+    whatever company it comes.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int  # tokens of prompt + output
+    max_prompt_length: int  # tokens of the prompt
+    tail: tuple[int, ...] = field(init=False)  # ids of the response mark, kept when a prompt is cut
+
+    def __post_init__(self) -> None:
+        """Checks the limits.
+
+        Raises:
+            ValueError: no token would be left for an output, or none for a statement.
+        """
+        tail = self.tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
+        object.__setattr__(self, "tail", tuple(tail))
+        if not len(tail) < self.max_prompt_length < self.max_length:
+            raise ValueError(
+                f"dataset.max_prompt_length is {self.max_prompt_length} with dataset.max_length"
+                f" {self.max_length}; it must be below max_length and above the {len(tail)} tokens"
+                " of the response mark"
+            )
+
+    def encode_prompt(self, instruction: str, input_text: str = "") -> TokenIds:
+        """Ids of a prompt; one too long loses the end of its statement, never the response mark."""
+        ids = tuple(self.tokenizer(render_prompt(instruction, input_text))["input_ids"])
+        if ids and ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1]  # some tokenizers close every text; the output still follows here
+        if len(ids) <= self.max_prompt_length:
+            return TokenIds(ids=ids, is_truncated=False)
+        head = ids[: self.max_prompt_length - len(self.tail)]
+        return TokenIds(ids=head + self.tail, is_truncated=True)
+
+    def encode_outputs(self, outputs: Sequence[str], num_prompt_tokens: int) -> list[TokenIds]:
+        """Ids of the outputs of one prompt; one too long is cut on the right.
+
+        Raises:
+            ValueError: an output has no tokens.
+        """
+        limit = self.max_length - num_prompt_tokens
+        encoded = self.tokenizer(list(outputs), add_special_tokens=False)["input_ids"]
+        for text, ids in zip(outputs, encoded, strict=True):
+            if not ids:
+                raise ValueError(f"output {text[:40]!r} has no tokens; remove the row")
+        return [TokenIds(ids=tuple(ids[:limit]), is_truncated=len(ids) > limit) for ids in encoded]

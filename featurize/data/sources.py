@@ -1,0 +1,178 @@
+"""Finds the files of a dataset and reads them as JSON lines, whatever their format."""
+
+import glob
+import gzip
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from featurize.data.errors import DataError, shorten
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_BLOCK_BYTES = 1 << 20
+_PARQUET_ROWS = 1024
+# A Parquet file that has one of these sets is read without its other columns.
+_FIELDS = {
+    "instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata",
+    "prompt", "chosen", "rejected", "completion", "label",
+}  # fmt: skip
+_ANSWERS = ("output", "chosen", "completion")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One file of a dataset, as it was when it was found."""
+
+    name: str  # as the user wrote it: messages show this
+    path: str  # absolute
+    suffix: str  # one of SUFFIXES
+    size: int
+    mtime_ns: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether lines can be read by their offset in the file itself."""
+        return self.suffix == ".jsonl"
+
+    @property
+    def key(self) -> str:
+        """Name for what is derived from the file; changes when the file changes."""
+        return blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode()).hexdigest()[:16]
+
+    def location(self, line: int) -> str:
+        """Return the place of a line for messages; lines count from 1."""
+        return f"{self.name}:{'row ' if self.suffix == '.parquet' else ''}{line}"
+
+    def has_changed(self) -> bool:
+        """Whether the file is another one now, or gone."""
+        try:
+            status = Path(self.path).stat()
+        except OSError:
+            return True
+        return (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns)
+
+
+def find_sources(paths: str | Sequence[str]) -> list[Source]:
+    """Return the files that paths and globs name, each once; globs in sorted order."""
+    sources: dict[str, Source] = {}
+    for pattern in [paths] if isinstance(paths, str) else paths:
+        for name in _expand(os.fspath(pattern)):
+            source = _to_source(name)
+            sources.setdefault(source.path, source)
+    if not sources:
+        raise DataError("no dataset file is given; name at least one file or glob")
+    return list(sources.values())
+
+
+def read_lines(source: Source) -> Iterator[bytes]:
+    """Read every line of a source as JSON bytes; a Parquet row becomes a line."""
+    if source.suffix == ".parquet":
+        return _read_parquet(source)
+    if source.is_plain:
+        return _read_plain(source)
+    return _split_lines(read_blocks(source))
+
+
+def read_blocks(source: Source) -> Iterator[bytes]:
+    """Decompress a source in blocks of arbitrary length."""
+    blocks = _gzip_blocks if source.suffix == ".jsonl.gz" else _zstd_blocks
+    try:
+        yield from blocks(source.path)
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        message = f"{source.name}: cannot be decompressed ({error}); fetch or write it again"
+        raise DataError(message) from error
+
+
+def _expand(pattern: str) -> list[str]:
+    expanded = Path(pattern).expanduser()
+    if expanded.is_dir():
+        raise DataError(f"{pattern!r} is a folder; name a file or a glob such as '{pattern}/*'")
+    if expanded.exists():
+        return [str(expanded)]
+    # NOTE: Path.glob refuses absolute patterns.
+    names = [n for n in glob.glob(str(expanded), recursive=True) if Path(n).is_file()]  # noqa: PTH207
+    if not names:
+        raise DataError(f"{pattern!r} matches no file; check the path (now in {str(Path.cwd())!r})")
+    return sorted(names)
+
+
+def _to_source(name: str) -> Source:
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    if suffix is None:
+        raise DataError(f"{name!r} has an unknown ending; known are {', '.join(SUFFIXES)}")
+    status = Path(name).stat()
+    return Source(
+        name=name,
+        path=str(Path(name).absolute()),
+        suffix=suffix,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _read_plain(source: Source) -> Iterator[bytes]:
+    with Path(source.path).open("rb") as file:
+        yield from file
+
+
+def _split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _gzip_blocks(path: str) -> Iterator[bytes]:
+    with gzip.open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+def _zstd_blocks(path: str) -> Iterator[bytes]:
+    # NOTE: zstandard.open ends quietly at the end of a file that was cut off; this does not.
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # as `zstd --long=31` needs
+    frame = None
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            while block:
+                frame = frame or decompressor.decompressobj()
+                yield frame.decompress(block)
+                block = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the file ends before its last frame does")
+
+
+def _read_parquet(source: Source) -> Iterator[bytes]:
+    try:
+        with pq.ParquetFile(source.path) as file:
+            names = file.schema_arrow.names
+            is_known = any(answer in names for answer in _ANSWERS)
+            columns = [name for name in names if name in _FIELDS] if is_known else None
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
+                for row in _binary_to_text(batch).to_pylist():
+                    yield orjson.dumps(row, default=str)
+    except (pa.ArrowException, OSError) as error:
+        reason = shorten(str(error).splitlines()[0], 120)
+        raise DataError(f"{source.name}: cannot be read as Parquet ({reason})") from error
+
+
+def _binary_to_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Some writers store text as bytes; Arrow checks that they are UTF-8."""
+    columns = [
+        column.cast(pa.string())
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)

@@ -1,0 +1,1 @@
+"""What the text passes through: the frozen backbone, its attention, and pooling."""

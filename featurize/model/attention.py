@@ -1,0 +1,161 @@
+"""Shared-prompt attention: many outputs attend to one prompt that was computed once.
+
+In a pack, prompt tokens attend causally to their own prompt; an output's tokens attend to the whole
+of their prompt and causally to themselves. That is what causal attention over each (prompt, output)
+sequence computes, with the prompt's part done once.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from featurize.model.batch import PackLayout
+
+SHARED_PROMPT = "shared_prompt"
+
+
+class UnsupportedAttention(ValueError):
+    """The model asks its attention for something shared-prompt attention does not do."""
+
+
+def register() -> None:
+    """Makes `attn_implementation="shared_prompt"` known to transformers."""
+    AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
+    AttentionMaskInterface.register(SHARED_PROMPT, _no_mask)
+
+
+def shared_prompt_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: PackLayout,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """Attention over one pack, in the signature of transformers' attention interface.
+
+    Args:
+        query: [1, heads, tokens, head_dim].
+        key, value: [1, kv_heads, tokens, head_dim].
+        layout: where prompts and outputs lie.
+        sliding_window: a token sees this many tokens, itself included.
+
+    Returns:
+        [1, tokens, heads, head_dim], and no weights.
+
+    Raises:
+        UnsupportedAttention: soft capping, sinks, biases, or a mask were asked for.
+    """
+    for name in ("softcap", "s_aux", "position_bias", "position_bias_mask", "head_mask"):
+        if extras.get(name) is not None:
+            raise UnsupportedAttention(f"{type(module).__name__} uses {name}")
+    if attention_mask is not None or not getattr(module, "is_causal", True):
+        raise UnsupportedAttention(f"{type(module).__name__} is not plainly causal")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    longest = layout.longest_prompt + layout.longest_output
+    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and window is None:
+        return _varlen(query, key, value, layout, scale), None
+    return _blockwise(query, key, value, layout, scale, window), None
+
+
+def _blockwise(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float, window: int | None
+) -> Tensor:
+    """Prompt by prompt and output by output: public operators, any device and dtype."""
+    result = torch.empty_like(query[0].transpose(0, 1))  # [tokens, heads, head_dim]
+    for group in range(len(layout.prompt_bounds) - 1):
+        prompt = slice(layout.prompt_bounds[group], layout.prompt_bounds[group + 1])
+        prompt_key, prompt_value = key[:, :, prompt], value[:, :, prompt]
+        attended = _causal(query[:, :, prompt], prompt_key, prompt_value, scale, window)
+        result[prompt] = attended[0].transpose(0, 1)
+        for number in range(layout.group_bounds[group], layout.group_bounds[group + 1]):
+            output = slice(layout.output_bounds[number], layout.output_bounds[number + 1])
+            attended = _causal(
+                query[:, :, output],
+                torch.cat([prompt_key, key[:, :, output]], dim=2),
+                torch.cat([prompt_value, value[:, :, output]], dim=2),
+                scale,
+                window,
+            )
+            result[output] = attended[0].transpose(0, 1)
+    return result[None]
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float) -> Tensor:
+    """The whole pack in three calls of the variable-length flash kernel (CUDA, 16 bits).
+
+    Prompts to themselves, outputs to their prompt, outputs to themselves; the last two are merged
+    by their log-sum-exp, which is exact.
+    """
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    cut = layout.prompt_bounds[-1]  # prompts lie before it, outputs after: [tokens, heads, width]
+    options: dict[str, Any] = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
+    prompts, groups, outputs = layout.prompt_starts, layout.group_starts, layout.output_starts
+    longest = (layout.longest_prompt, layout.longest_group, layout.longest_output)
+    of_prompts = varlen_attn(
+        q[:cut], k[:cut], v[:cut], prompts, prompts, longest[0], longest[0],
+        window_size=(-1, 0), **options,
+    )  # fmt: skip
+    with_lse = AuxRequest(lse=True)
+    to_prompt, lse_prompt = varlen_attn(
+        q[cut:], k[:cut], v[:cut], groups, prompts, longest[1], longest[0],
+        return_aux=with_lse, **options,
+    )  # fmt: skip
+    to_self, lse_self = varlen_attn(
+        q[cut:], k[cut:], v[cut:], outputs, outputs, longest[2], longest[2],
+        return_aux=with_lse, window_size=(-1, 0), **options,
+    )  # fmt: skip
+    merged = merge_attention(to_prompt, lse_prompt, to_self, lse_self)
+    return torch.cat([cast(Tensor, of_prompts), merged])[None]
+
+
+def merge_attention(first: Tensor, lse_first: Tensor, second: Tensor, lse_second: Tensor) -> Tensor:
+    """Attention over the union of two disjoint sets of keys, from the attention over each.
+
+    softmax over A and B = w * softmax over A + (1 - w) * softmax over B with
+    w = sigmoid(lse_A - lse_B) (FlashAttention, Dao et al. 2022, section 3.1).
+
+    Args:
+        first, second: [tokens, heads, head_dim].
+        lse_first, lse_second: log-sum-exp of the scores, [tokens, heads] or [heads, tokens].
+    """
+    weight = torch.sigmoid(lse_first.float() - lse_second.float())
+    if weight.shape != first.shape[:2]:
+        weight = weight.transpose(0, 1)
+    return torch.lerp(second.float(), first.float(), weight[..., None]).to(first.dtype)
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    """Causal attention of the last tokens of a sequence: [1, heads, queries, head_dim].
+
+    q holds the last q.shape[2] of the k.shape[2] tokens.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    gqa = q.shape[1] != k.shape[1]
+    if queries == keys and (window is None or window >= keys):
+        return functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=gqa
+        )
+    distance = torch.arange(keys - queries, keys, device=q.device)[:, None] - torch.arange(
+        keys, device=q.device
+    )
+    mask = distance >= 0
+    if window is not None:
+        mask &= distance < window
+    return functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa
+    )
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    """The layout says who sees whom; no mask is built."""

@@ -1,0 +1,314 @@
+"""The frozen language model: found, identified, loaded and cut to the layers that are asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from featurize.model.gguf import PACKAGE_PREFIX, convert_gguf, find_packaged_gguf
+from featurize.model.identity import digest_files, model_files, tokenizer_files
+from featurize.model.llama_mtp import (
+    is_llama_mtp,
+    load_llama_mtp,
+    load_llama_mtp_tokenizer,
+    read_llama_config,
+)
+from featurize.model.quantization import quantization_config
+from featurize.settings import BackboneSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSource:
+    """Where a backbone lies on this machine, and what it is; nothing is loaded yet."""
+
+    folder: Path  # a transformers folder, or a llama-MTP one
+    tokenizer_folder: Path
+    digest: str  # of the weights as they were given (the GGUF file, not its conversion)
+    tokenizer_digest: str
+    is_mtp: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A loaded backbone, ready to run."""
+
+    decoder: PreTrainedModel  # embeddings, blocks, final norm
+    blocks: nn.ModuleList  # up to the deepest layer asked for
+    lm_head: nn.Module | None  # only when the likelihood is asked for
+    num_layers: int  # of the whole backbone
+    hidden_size: int
+    device: torch.device
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states [tokens, hidden] -> float32 [tokens, vocabulary]."""
+        assert self.lm_head is not None
+        logits: Tensor = self.lm_head(hidden).float()
+        config = self.decoder.config
+        # The scalings models put behind their lm_head: Cohere multiplies, Granite divides,
+        # Gemma 2 caps. The engine checks the sum against the model's own at the start.
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+
+def find_backbone(
+    settings: BackboneSettings, cache_dir: Path, dtype: torch.dtype
+) -> BackboneSource:
+    """Finds the files of a backbone, fetching a hub id and converting a GGUF file when needed.
+
+    Raises:
+        ValueError: nothing readable is there; the message says what was looked for.
+    """
+    path = settings.path
+    if path.startswith(PACKAGE_PREFIX):
+        path = str(find_packaged_gguf(path.removeprefix(PACKAGE_PREFIX)))
+    if path.endswith(".gguf"):
+        if not Path(path).is_file():
+            raise ValueError(f"models.policy.path: {path}: no such file")
+        digest = digest_files([Path(path)])
+        name = f"{digest}-{str(dtype).removeprefix('torch.')}"
+        folder = convert_gguf(Path(path), cache_dir / "backbones" / name, dtype)
+    else:
+        folder = Path(path) if Path(path).is_dir() else _download(path, settings.revision)
+        if not model_files(folder):
+            raise ValueError(f"models.policy.path: {folder}: holds no weights and no config.json")
+        digest = digest_files(model_files(folder))
+    tokenizer_folder = Path(settings.tokenizer_path) if settings.tokenizer_path else folder
+    if tokenizer_folder.is_file():
+        tokenizer_folder = tokenizer_folder.parent
+    if not tokenizer_folder.is_dir():
+        raise ValueError(f"models.policy.tokenizer_path: {tokenizer_folder}: no such folder")
+    return BackboneSource(
+        folder=folder,
+        tokenizer_folder=tokenizer_folder,
+        digest=digest,
+        tokenizer_digest=digest_files(tokenizer_files(tokenizer_folder)),
+        is_mtp=is_llama_mtp(folder),
+    )
+
+
+def load_tokenizer(source: BackboneSource, settings: BackboneSettings) -> PreTrainedTokenizerBase:
+    """The tokenizer of a backbone.
+
+    Raises:
+        ValueError: its files cannot be read.
+    """
+    if source.is_mtp:
+        return load_llama_mtp_tokenizer(source.tokenizer_folder)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.tokenizer_folder, trust_remote_code=settings.trust_remote_code
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(_unreadable(source.tokenizer_folder, "tokenizer", error)) from error
+    return tokenizer
+
+
+def resolve_layers(layers: tuple[int, ...] | str, num_layers: int) -> list[int]:
+    """Layer numbers as transformers counts hidden states: 0 embeddings, `num_layers` the last.
+
+    Negative numbers count from the end: -1 is the last layer, after the final norm.
+
+    Raises:
+        ValueError: a layer the backbone does not have, or one named twice.
+    """
+    if layers == "all":
+        return list(range(num_layers + 1))
+    resolved = []
+    for layer in layers:
+        assert isinstance(layer, int)
+        if not -num_layers - 1 <= layer <= num_layers:
+            raise ValueError(
+                f"featurize.layers: {layer} is not one of the backbone's layers, which are"
+                f" 0..{num_layers} (or -1 for the last)"
+            )
+        resolved.append(layer % (num_layers + 1))
+    if len(set(resolved)) != len(resolved):
+        raise ValueError(f"featurize.layers: {list(layers)} names a layer twice; name each once")
+    return sorted(resolved)
+
+
+def load_backbone(
+    source: BackboneSource,
+    settings: BackboneSettings,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    deepest_layer: int,
+    with_lm_head: bool,
+) -> Backbone:
+    """Loads the backbone, checks it against `models.policy.params`, drops what is not needed.
+
+    Raises:
+        ValueError: unreadable weights, or another model than the config says it is.
+    """
+    try:
+        model = _load_model(source, settings, device, dtype, with_lm_head)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(_unreadable(source.folder, "backbone", error)) from error
+    model.eval().requires_grad_(False)
+    decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
+    config = _text_config(decoder.config)
+    num_layers = int(config.num_hidden_layers)
+    _check_params(settings, read_backbone_config(source, settings))
+    name, blocks = _find_blocks(decoder, num_layers)
+    if deepest_layer < num_layers:
+        # Blocks above the deepest layer asked for would be computed for nothing.
+        blocks = blocks[: max(deepest_layer, 1)]
+        setattr(decoder, name, blocks)
+        config.num_hidden_layers = len(blocks)
+    backbone = Backbone(
+        decoder=decoder,
+        blocks=blocks,
+        lm_head=model.get_output_embeddings() if with_lm_head else None,
+        num_layers=num_layers,
+        hidden_size=int(config.hidden_size),
+        device=device,
+    )
+    if with_lm_head:
+        _check_logits(model, backbone)
+    return backbone
+
+
+@torch.inference_mode()
+def _check_logits(model: PreTrainedModel, backbone: Backbone) -> None:
+    """Raises ValueError unless the logits made here are the model's own."""
+    ids = torch.arange(4, device=backbone.device)[None]  # [1, 4]
+    expected = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.allclose(backbone.logits(hidden), expected, rtol=1e-2, atol=1e-2):
+        raise ValueError(
+            f"{type(model).__name__}: its logits are not its lm_head's alone, so the likelihood"
+            " would be wrong; set featurize.likelihood to false"
+        )
+
+
+def _load_model(
+    source: BackboneSource,
+    settings: BackboneSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+    with_lm_head: bool,
+) -> PreTrainedModel:
+    if source.is_mtp:
+        if settings.mtp_output == "trunk" and with_lm_head:
+            raise ValueError(
+                "the trunk predicts no next token, so there is no likelihood; set"
+                " models.policy.mtp_output to next_token or featurize.likelihood to false"
+            )
+        model = load_llama_mtp(
+            source.folder, output=settings.mtp_output, dtype=dtype, with_lm_head=with_lm_head
+        )
+        model.to(device)  # type: ignore[arg-type]
+        return model
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": settings.trust_remote_code}
+    if settings.quantization:
+        options["quantization_config"] = quantization_config(settings.quantization, dtype)
+    if settings.quantization or device.type != "cpu":
+        options["device_map"] = {"": device}
+    auto = AutoModelForCausalLM if with_lm_head else AutoModel
+    loaded: PreTrainedModel = auto.from_pretrained(source.folder, **options)
+    return loaded
+
+
+def read_backbone_config(source: BackboneSource, settings: BackboneSettings) -> PreTrainedConfig:
+    """The configuration of the language model, without its weights.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    if source.is_mtp:
+        return read_llama_config(source.folder, output=settings.mtp_output)
+    try:
+        return _text_config(
+            AutoConfig.from_pretrained(source.folder, trust_remote_code=settings.trust_remote_code)
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(_unreadable(source.folder, "backbone", error)) from error
+
+
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The language part of a config that may hold several."""
+    return config.get_text_config()
+
+
+def _find_blocks(decoder: nn.Module, num_layers: int) -> tuple[str, nn.ModuleList]:
+    """The list of transformer blocks and the attribute that holds it."""
+    for name, child in decoder.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == num_layers:
+            return name, child
+    raise ValueError(
+        f"{type(decoder).__name__}: no list of {num_layers} blocks found in it; it is not a plain"
+        " decoder that features can be taken from"
+    )
+
+
+def _check_params(settings: BackboneSettings, config: PreTrainedConfig) -> None:
+    """Raises ValueError when the model is not what `models.policy.params` says."""
+    if settings.params is None:
+        return
+    found = {
+        "dim": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": getattr(config, "num_key_value_heads", config.num_attention_heads),
+        "intermediate_size": getattr(config, "intermediate_size", None),
+        "rope_theta": _rope_theta(config),
+        "vocab_size": config.vocab_size,
+    }
+    layers = settings.params.n_layers
+    if layers is not None:
+        found["n_layers"] = config.num_hidden_layers + _layers_beside(settings)
+    for key, value in found.items():
+        expected = getattr(settings.params, key)
+        if expected is not None and value is not None and expected != value:
+            raise ValueError(
+                f"models.policy.params.{key} is {expected}, but the backbone at {settings.path} has"
+                f" {value}; correct the one that is wrong"
+            )
+
+
+def _layers_beside(settings: BackboneSettings) -> int:
+    """Layers Meta's params.json counts that the path taken does not run."""
+    assert settings.params is not None
+    heads = settings.params.n_future_tokens or 1
+    return heads if settings.mtp_output == "trunk" else heads - 1
+
+
+def _rope_theta(config: PreTrainedConfig) -> float | None:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    theta = parameters.get("rope_theta", getattr(config, "rope_theta", None))
+    return None if theta is None else float(theta)
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    patterns = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "*.bin", "*.pth"]
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"models.policy.path: {hub_id!r} is no folder here, and not to be had from the hub"
+            f" ({str(error).splitlines()[0]}); give a model folder, a .gguf file or a hub id"
+        ) from error
+
+
+def _unreadable(folder: Path, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"{folder}: the {what} cannot be read ({reason})"

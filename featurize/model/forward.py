@@ -1,0 +1,102 @@
+"""Runs batches through the backbone and pools the output tokens' hidden states while they pass."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featurize.model.attention import SHARED_PROMPT
+from featurize.model.backbone import Backbone
+from featurize.model.batch import Batch
+from featurize.model.likelihood import output_likelihood
+from featurize.model.pooling import pool_segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """Which features are taken."""
+
+    layers: tuple[int, ...]  # as transformers counts hidden states
+    poolings: tuple[str, ...]
+    likelihood: bool
+
+    @property
+    def tensor_names(self) -> list[str]:
+        """`<pooling>.<layer>`, the name of each tensor."""
+        return [f"{pooling}.{layer}" for layer in self.layers for pooling in self.poolings]
+
+    def deepest(self, num_layers: int) -> int:
+        """The last layer that has to be run."""
+        return num_layers if self.likelihood else max(self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Features of some rows."""
+
+    tensors: dict[str, Tensor]  # name -> float32 [rows, hidden]
+    likelihood: Tensor | None  # float32 [rows, 4], in the order of LIKELIHOODS
+
+
+@torch.inference_mode()
+def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
+    """Features of one batch, a row for each of its outputs, on the backbone's device.
+
+    Layer k below the last is the raw output of block k, layer 0 what enters block 1, and the last
+    layer the decoder's own output, after the final norm: transformers' `hidden_states[k]`.
+    """
+    pooled: dict[str, Tensor] = {}
+
+    def take(layer: int, hidden: Tensor) -> None:
+        flat = hidden.flatten(0, 1)  # [batch * length, hidden]
+        for pooling in spec.poolings:
+            pooled[f"{pooling}.{layer}"] = pool_segments(flat, batch.starts, batch.lengths, pooling)
+
+    options: dict[str, Any] = {"layout": batch.layout} if batch.layout is not None else {}
+    attention = "sdpa" if batch.layout is None else SHARED_PROMPT
+    if backbone.decoder.config._attn_implementation != attention:
+        backbone.decoder.set_attn_implementation(attention)
+    with _hooks(backbone, spec.layers, take):
+        final = backbone.decoder(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **options,
+        ).last_hidden_state
+    likelihood = None
+    if backbone.num_layers in spec.layers:
+        take(backbone.num_layers, final)
+    if spec.likelihood:
+        likelihood = output_likelihood(final.flatten(0, 1), batch, backbone.logits)
+    return Features(tensors=pooled, likelihood=likelihood)
+
+
+@contextlib.contextmanager
+def _hooks(
+    backbone: Backbone, layers: Sequence[int], take: Callable[[int, Tensor], None]
+) -> Iterator[None]:
+    """Calls `take(layer, hidden)` for every layer below the last as its hidden states appear."""
+    handles = []
+    for layer in layers:
+        if layer == 0:
+            # The input of the first block, not the embedding table's: some models scale it first.
+            def before(
+                _block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
+            ) -> None:
+                take(layer, args[0] if args else kwargs["hidden_states"])
+
+            handles.append(backbone.blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+        elif layer < backbone.num_layers:
+
+            def after(_block: Any, _args: Any, output: Any, layer: int = layer) -> None:
+                take(layer, output[0] if isinstance(output, tuple) else output)
+
+            handles.append(backbone.blocks[layer - 1].register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

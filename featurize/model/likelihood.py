@@ -1,0 +1,60 @@
+"""The backbone's own opinion of an output: log-probability and entropy, token by token."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from featurize.model.batch import Batch
+from featurize.model.pooling import segment_index
+
+LIKELIHOODS = ("logprob_sum", "logprob_mean", "logprob_min", "entropy_mean")
+
+CHUNK_TOKENS = 256
+"""Output tokens whose logits are held at once: 256 x 150,000 floats are 150 MB."""
+
+
+def output_likelihood(
+    hidden: Tensor, batch: Batch, to_logits: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Likelihood of each output given its prompt.
+
+    Args:
+        hidden: final hidden states, flat [tokens, hidden].
+        batch: where the outputs lie; token t is predicted by the token before it, the first by the
+            prompt's last.
+        to_logits: [tokens, hidden] -> float32 [tokens, vocabulary].
+
+    Returns:
+        float32 [outputs, 4] in the order of LIKELIHOODS: sum, mean and minimum over the output's
+        tokens of log p(token | before) in nats, and the mean entropy of those distributions.
+    """
+    tokens = segment_index(batch.starts, batch.lengths)  # [output tokens]
+    predictors = tokens - 1
+    firsts = batch.lengths.cumsum(0) - batch.lengths
+    predictors[firsts] = batch.before
+    targets = batch.input_ids.flatten()[tokens]
+    logprobs, entropies = [], []
+    for places, wanted in zip(
+        predictors.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True
+    ):
+        logits = to_logits(hidden[places])  # [chunk, vocabulary]
+        log_sum = logits.logsumexp(dim=1)
+        logprobs.append(logits.gather(1, wanted[:, None]).squeeze(1) - log_sum)
+        # H = log Z - E[logit]
+        weights = (logits - log_sum[:, None]).exp_()
+        entropies.append(log_sum - (weights * logits).sum(dim=1))
+    logprob, entropy = torch.cat(logprobs), torch.cat(entropies)
+
+    def reduce(values: Tensor, how: str) -> Tensor:
+        return torch.segment_reduce(values, how, lengths=batch.lengths, axis=0)
+
+    return torch.stack(
+        [
+            reduce(logprob, "sum"),
+            reduce(logprob, "mean"),
+            reduce(logprob, "min"),
+            reduce(entropy, "mean"),
+        ],
+        dim=1,
+    )

@@ -1,0 +1,292 @@
+"""The settings of stage 1: which backbone reads which dataset, and what of it is stored."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
+
+_STRICT_KEYS = ConfigDict(extra="forbid")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Paths: TypeAlias = str | tuple[str, ...]
+Split: TypeAlias = Literal["train", "valid", "test"]
+
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+
+
+def to_split(name: str) -> Split:
+    """The split meant by `name`; `validation` is another word for `valid`."""
+    if name not in _SPLITS:
+        raise ValueError(f"split {name!r} is unknown; use train, valid or test")
+    return _SPLITS[name]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class BackboneParams:
+    """What the backbone is expected to be; each given number is checked against what was loaded."""
+
+    dim: PositiveInt | None = None
+    """Hidden size: the width of a feature."""
+
+    n_layers: PositiveInt | None = None
+    """Transformer layers, as the checkpoint counts them."""
+
+    n_heads: PositiveInt | None = None
+    """Attention heads of a layer."""
+
+    n_kv_heads: PositiveInt | None = None
+    """Key/value heads of a layer, fewer than n_heads under grouped-query attention."""
+
+    n_future_tokens: PositiveInt | None = None
+    """Tokens a multi-token-prediction checkpoint predicts at once; 1 for a plain model."""
+
+    intermediate_size: PositiveInt | None = None
+    """Width of the feed-forward layers."""
+
+    rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Base of the rotary position embedding."""
+
+    vocab_size: PositiveInt | None = None
+    """Rows of the embedding table."""
+
+    def __post_init__(self) -> None:
+        if self.n_heads and self.n_kv_heads and self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"n_kv_heads {self.n_kv_heads} does not divide n_heads {self.n_heads}; "
+                "every key/value head serves the same number of heads"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class BackboneSettings:
+    """The frozen language model whose hidden states become features."""
+
+    name: str
+    """What reports and manifests call it."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Model folder, hub id, .gguf file, llama-MTP folder, or package:<installed distribution>."""
+
+    tokenizer_path: str | None = None
+    """Where its tokenizer is; null: at `path`."""
+
+    params: BackboneParams | None = None
+    """What the model is expected to be; null: nothing is checked."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the forward pass; auto follows runtime.mixed_precision and the device."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub id; null: its default branch."""
+
+    trust_remote_code: bool = False
+    """Run the Python code a model folder brings along."""
+
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Weights squeezed while loading, where the device can; null: as they are."""
+
+    mtp_output: Literal["next_token", "trunk"] = "next_token"
+    """Of a llama-MTP checkpoint: all layers of next-token prediction, or the trunk below them."""
+
+    def __post_init__(self) -> None:
+        is_gguf = self.path.endswith(".gguf") or self.path.startswith("package:")
+        if is_gguf and self.quantization is not None:
+            raise ValueError(
+                f"quantization {self.quantization!r} and path {self.path!r} contradict: a .gguf "
+                "file has its own quantization; set quantization to null"
+            )
+        if is_gguf and self.revision is not None:
+            raise ValueError(
+                f"revision {self.revision!r} and path {self.path!r} contradict: only a hub id has "
+                "revisions; set revision to null"
+            )
+        if self.quantization is not None and self.dtype == "float32":
+            raise ValueError(
+                f"quantization {self.quantization!r} and dtype 'float32' contradict: quantized "
+                "weights are computed with in 16 bits; set dtype to auto or quantization to null"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class ModelsSettings:
+    """The models of a run: one, the policy whose outputs are judged."""
+
+    policy: BackboneSettings
+    """The frozen backbone."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class DatasetSettings:
+    """Where the samples are and how much of each is read."""
+
+    name: str
+    """What reports call the dataset."""
+
+    train: Paths | None = None
+    """Samples the head learns from: a file, a glob, or a list of them."""
+
+    validation: Paths | None = None
+    """Samples of other problems, which choose the best head."""
+
+    test: Paths | None = None
+    """Samples of yet other problems, for the last word."""
+
+    max_length: Annotated[int, Field(ge=2)] = 2048
+    """Tokens of prompt and output together; an output too long is cut on the right."""
+
+    max_prompt_length: PositiveInt | None = None
+    """Tokens of the prompt, cut once per problem; null: three quarters of max_length."""
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _refuse_empty_paths(cls, paths: Paths | None) -> Paths | None:
+        names = (paths,) if isinstance(paths, str) else paths
+        if names is not None and not (names and all(names)):
+            raise ValueError(f"{paths!r} names no file; write a path, or null for none")
+        return paths
+
+    def __post_init__(self) -> None:
+        if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
+            raise ValueError(
+                f"max_prompt_length {self.max_prompt_length} leaves an output no room within "
+                f"max_length {self.max_length}; make it smaller"
+            )
+
+    @property
+    def prompt_limit(self) -> int:
+        """Tokens a prompt may have: max_prompt_length, or three quarters of max_length."""
+        return self.max_prompt_length or max(1, self.max_length * 3 // 4)
+
+    def path_of(self, split: str) -> Paths:
+        """The file, glob or files of `split`: train, valid (or validation), test."""
+        key = {"train": "train", "valid": "validation", "test": "test"}[to_split(split)]
+        paths: Paths | None = getattr(self, key)
+        if paths is None:
+            raise ValueError(f"dataset.{key} is not set; name its file: --set dataset.{key}=PATH")
+        return paths
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class FeaturizeSettings:
+    """What is taken from the backbone, and how the work is cut."""
+
+    layers: tuple[int, ...] | Literal["all"] = (-1,)
+    """Layers whose hidden states are pooled: 0 the embeddings, k after block k, -1 the last."""
+
+    poolings: tuple[Literal["mean", "last", "max", "std"], ...] = ("mean",)
+    """How the output tokens of a sample become one vector; one tensor per layer and pooling."""
+
+    likelihood: bool = False
+    """Also store the backbone's log-probabilities and entropy of the output."""
+
+    storage_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the stored features."""
+
+    token_budget: PositiveInt = 8192
+    """Tokens of one forward pass; bounds the memory."""
+
+    unit_tokens: PositiveInt = 65536
+    """Estimated tokens of one unit of work, which becomes one shard."""
+
+    forward: Literal["auto", "packed", "padded"] = "auto"
+    """packed reads each prompt once; padded is the plain batch; auto packs where both agree."""
+
+    workers: PositiveInt | None = None
+    """Processes on this machine; null: chosen from its cores and devices."""
+
+    store_name: str | None = None
+    """Folder of the features; experiments naming the same share them. null: experiment.name."""
+
+    @field_validator("layers", "poolings")
+    @classmethod
+    def _refuse_none_or_twice(cls, names: object) -> object:
+        if isinstance(names, tuple):
+            if not names:
+                raise ValueError("the list is empty: nothing would be stored; name at least one")
+            if len(set(names)) != len(names):
+                raise ValueError(f"{list(names)} names one twice; name each once")
+        return names
+
+    @field_validator("store_name")
+    @classmethod
+    def _refuse_unsafe_name(cls, name: str | None) -> str | None:
+        return None if name is None else to_folder_name(name)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class FsdpSettings:
+    """How a backbone would be sharded over devices; read only with shard_backbone."""
+
+    sharding_strategy: Literal[
+        "FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"
+    ] = "FULL_SHARD"
+    """What is sharded."""
+
+    mixed_precision: bool = True
+    """Compute in 16 bits."""
+
+    cpu_offload: bool = False
+    """Keep the shards in host memory."""
+
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass; a frozen backbone has none."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class DistributedSettings:
+    """How the backbone lies on the devices; the samples are always shared out among the ranks."""
+
+    shard_backbone: bool = False
+    """Shard the backbone over devices as `fsdp` says; not in this version."""
+
+    tensor_parallel_size: int = 1
+    """Devices that share each layer of the backbone; only 1 in this version."""
+
+    fsdp: FsdpSettings | None = None
+    """How shard_backbone shards."""
+
+    @field_validator("shard_backbone")
+    @classmethod
+    def _refuse_sharding(cls, is_sharded: bool) -> bool:
+        if is_sharded:
+            raise ValueError(
+                "true is not supported: in this version the backbone must fit one device; set it "
+                "to false, and models.policy.quantization to 8bit or 4bit if memory is short"
+            )
+        return is_sharded
+
+    @field_validator("tensor_parallel_size")
+    @classmethod
+    def _refuse_tensor_parallelism(cls, size: int) -> int:
+        if size != 1:
+            raise ValueError(
+                f"{size} is not supported: in this version the backbone must fit one device; "
+                "set it to 1"
+            )
+        return size
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class RuntimeSettings:
+    """What the run computes on."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
+
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of the head's first weights, its dropout and the order of its batches."""
+
+    mixed_precision: bool = True
+    """Lets dtype auto choose 16 bits where the device is faster so; false: 32 bits."""
+
+
+def to_folder_name(name: str) -> str:
+    """`name`, refused where it cannot be the name of one folder."""
+    if not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\:\0\n"):
+        raise ValueError(f"{name!r} cannot name a folder; use letters, digits, '-', '_' and '.'")
+    return name

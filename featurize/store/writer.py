@@ -1,0 +1,156 @@
+"""Writes a feature store unit by unit, so that a killed run loses one unit at most."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from featurize.files import TEMPORARY_SUFFIX, atomic_path, checksum, read_json, write_json
+from featurize.store.format import (
+    FORMAT_VERSION,
+    LIKELIHOOD_COLUMNS,
+    FeatureStoreError,
+    Manifest,
+    Unit,
+    UnitFeatures,
+)
+
+
+class StoreWriter:
+    """Writes a store unit by unit; many processes may write different units of one store."""
+
+    def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
+        """`plan` has the keys `fingerprint`, `recipe_fingerprint`, `recipe` and `num_units`."""
+        self.path = path
+        self.plan = dict(plan)
+
+    def begin(self) -> None:
+        """Writes the plan, or checks that the folder holds the same one.
+
+        Raises:
+            FeatureStoreError: the folder holds a store made by another recipe or dataset.
+        """
+        plan_path = self.path / "plan.json"
+        if plan_path.exists():
+            found = read_json(plan_path)
+            if found.get("fingerprint") != self.plan["fingerprint"]:
+                raise FeatureStoreError(
+                    f"{self.path}: holds features made with another"
+                    f" {_difference(found, self.plan)}; use another experiment.name,"
+                    " or --overwrite to replace them"
+                )
+            return
+        write_json(plan_path, {"format_version": FORMAT_VERSION, **self.plan})
+
+    def finished_units(self) -> dict[int, Unit]:
+        """The units whose receipt agrees with the files; torn ones are left out, to be redone."""
+        units = {}
+        for receipt in sorted((self.path / "units").glob("*.json")):
+            try:
+                unit = Unit(**read_json(receipt))
+                _check_unit(self.path, unit)
+            except (ValueError, TypeError, OSError):
+                continue
+            units[unit.number] = unit
+        return units
+
+    def write_unit(self, number: int, features: UnitFeatures, counts: Mapping[str, int]) -> Unit:
+        """Writes one unit; its receipt comes last, so that what it names is whole.
+
+        Raises:
+            FeatureStoreError: a value is NaN or inf (names the sample).
+        """
+        _refuse_non_finite(features)
+        folder = self.path / "units"
+        folder.mkdir(parents=True, exist_ok=True)
+        names = (f"{number:05d}.safetensors", f"{number:05d}.parquet")
+        tensors = {name: tensor.contiguous() for name, tensor in features.tensors.items()}
+        with atomic_path(folder / names[0]) as temporary:
+            save_file(tensors, temporary)
+        with atomic_path(folder / names[1]) as temporary:
+            pq.write_table(features.samples, temporary, compression="zstd")
+        files = {
+            name: {"bytes": (folder / name).stat().st_size, "checksum": checksum(folder / name)}
+            for name in names
+        }
+        unit = Unit(
+            number=number,
+            samples=features.samples.num_rows,
+            feature_rows=len(next(iter(tensors.values()))),
+            files=files,
+            counts=dict(counts),
+        )
+        write_json(folder / f"{number:05d}.json", dataclasses.asdict(unit))
+        return unit
+
+    def finish(self, counts: Mapping[str, int]) -> Manifest:
+        """Writes the manifest; every unit must be there.
+
+        Raises:
+            FeatureStoreError: a unit is missing or damaged.
+        """
+        units = self.finished_units()
+        missing = [number for number in range(self.plan["num_units"]) if number not in units]
+        if missing:
+            raise FeatureStoreError(
+                f"{self.path}: unit {missing[0]} is missing or damaged ({len(missing)} such units);"
+                " rerun the same command, it redoes only those"
+            )
+        with safe_open(self.path / "units" / "00000.safetensors", framework="pt") as file:
+            shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: part.get_shape()[1] for name, part in sorted(shapes.items())}
+            dtype = next(iter(shapes.values())).get_dtype()
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            fingerprint=self.plan["fingerprint"],
+            recipe_fingerprint=self.plan["recipe_fingerprint"],
+            recipe=self.plan["recipe"],
+            tensors=tensors,
+            dtype=dtype,
+            counts=dict(counts),
+            units=[units[number] for number in sorted(units)],
+        )
+        write_json(self.path / "manifest.json", dataclasses.asdict(manifest))
+        for leftover in self.path.rglob(f"*{TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+        return manifest
+
+
+def _check_unit(path: Path, unit: Unit) -> None:
+    """Raises ValueError or OSError unless the unit's files are as its receipt says."""
+    for name, expected in unit.files.items():
+        file = path / "units" / name
+        if file.stat().st_size != expected["bytes"] or checksum(file) != expected["checksum"]:
+            raise ValueError(f"{file}: not the bytes its receipt names")
+
+
+def _refuse_non_finite(features: UnitFeatures) -> None:
+    """Raises FeatureStoreError that names the first sample with a NaN or inf."""
+    rows = features.samples["feature_row"].to_numpy()
+    for name, tensor in features.tensors.items():
+        bad = (~torch.isfinite(tensor)).any(dim=1).nonzero()  # [bad, 1]
+        if len(bad):
+            task_id = features.samples["task_id"][int(np.flatnonzero(rows == int(bad[0]))[0])]
+            raise FeatureStoreError(
+                f"NaN or inf in {name} of sample {task_id.as_py()!r} ({len(bad)} such rows, stored"
+                f" as {str(tensor.dtype).removeprefix('torch.')}); if it is an overflow, set"
+                " featurize.storage_dtype or models.policy.dtype to one of wider range"
+            )
+    for name in set(features.samples.column_names) & set(LIKELIHOOD_COLUMNS):
+        bad_places = np.flatnonzero(~np.isfinite(features.samples[name].to_numpy()))
+        if len(bad_places):
+            task_id = features.samples["task_id"][int(bad_places[0])]
+            raise FeatureStoreError(f"NaN or inf in {name} of sample {task_id.as_py()!r}")
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Which parts of two plans differ, in words."""
+    old, new = found.get("recipe", {}), wanted["recipe"]
+    keys = [key for key in new if old.get(key) != new[key]]
+    return ", ".join(keys) if keys else "dataset or selection of problems"

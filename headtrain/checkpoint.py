@@ -1,0 +1,232 @@
+"""A trained head on disk: head.safetensors (weights, normaliser) and head.json (what it is)."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from featurize.files import atomic_path, write_json
+from featurize.store import FeatureStore
+from headtrain.head import HeadModel
+from headtrain.inputs import ROWS_AT_ONCE, InputColumns, choose_columns, read_rows
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "head.safetensors"
+RECORD_FILE = "head.json"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, of another make or cannot be written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecord:
+    """What head.json says."""
+
+    head_type: str
+    """mlp or linear."""
+    dropout: float
+    """Used while training only."""
+    tensors: dict[str, int]
+    """Store tensors the head reads and their widths, in the order of its input."""
+    likelihood: bool
+    """Whether the four likelihood columns follow them."""
+    recipe_fingerprint: str
+    """Recipe of the features; a store of another recipe is refused."""
+    store_fingerprint: str
+    """Store the head was trained on."""
+    step: int
+    """Optimizer steps taken."""
+    metrics: dict[str, float]
+    """Validation metrics at that step."""
+    config: dict[str, Any]
+    """The resolved configuration of the run."""
+    tracking_run_id: str | None
+    """MLflow run of the training."""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Versions of the libraries that made it."""
+    weights_checksum: str = ""
+    """SHA-256 of head.safetensors: the two files belong together."""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def columns(self) -> InputColumns:
+        """The input columns the head reads."""
+        return InputColumns(
+            tensors=tuple(self.tensors),
+            widths=tuple(self.tensors.values()),
+            likelihood=self.likelihood,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead:
+    """A head that has been read back and is ready to score."""
+
+    model: HeadModel
+    record: HeadRecord
+    path: str
+
+    def check(self, store: FeatureStore) -> None:
+        """Refuse a store whose features are not of the kind the head was trained on."""
+        wanted, found = self.record.recipe_fingerprint, store.manifest.recipe_fingerprint
+        if wanted != found:
+            raise CheckpointError(
+                f"{self.path} was trained on features of recipe {wanted}, but {store.path} holds "
+                f"features of recipe {found}; featurize with the head's config or train a new head"
+            )
+        columns = choose_columns(store, tuple(self.record.tensors), self.record.likelihood)
+        if columns != self.record.columns:
+            raise CheckpointError(
+                f"{self.path} reads tensors of widths {self.record.columns.widths}, but "
+                f"{store.path} has {columns.widths}; featurize again or train a new head"
+            )
+
+    @overload
+    def score(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    @overload
+    def score(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+    def score(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
+        """Values of a whole store, [samples] in the order of its table, or of [..., width] inputs.
+
+        Every sample is scored, with or without a label; a feature row they share is scored once.
+        """
+        if isinstance(inputs, FeatureStore):
+            return self._score_store(inputs)
+        with torch.inference_mode():
+            values: torch.Tensor = self.model(inputs.to(self.device, torch.float32))
+        return values.squeeze(-1).cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head computes."""
+        return self.model.normaliser.mean.device
+
+    def _score_store(self, store: FeatureStore) -> npt.NDArray[np.float32]:
+        self.check(store)
+        feature_rows, table_rows, samples = np.unique(
+            store.samples["feature_row"].to_numpy(), return_index=True, return_inverse=True
+        )
+        values = np.empty(len(feature_rows), dtype=np.float32)
+        for start in range(0, len(feature_rows), ROWS_AT_ONCE):
+            piece = slice(start, start + ROWS_AT_ONCE)
+            features = read_rows(store, self.record.columns, feature_rows[piece], table_rows[piece])
+            values[piece] = self.score(features).numpy()
+        return values[samples]
+
+
+def write_head(folder: Path, model: HeadModel, record: HeadRecord) -> Path:
+    """Write the two files, the JSON last: a pair that does not match is refused when read."""
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"weight {name} holds NaN or inf at step {record.step}, so nothing was saved; "
+                "lower training.value_head_learning_rate or set training.max_grad_norm"
+            )
+    content = safetensors.torch.save(weights)
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(content)
+    record = dataclasses.replace(
+        record,
+        versions=_library_versions(),
+        weights_checksum=hashlib.sha256(content).hexdigest(),
+    )
+    write_json(folder / RECORD_FILE, dataclasses.asdict(record))
+    return folder
+
+
+def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHead:
+    """Read a head from its folder, or the best (else the final) head of a run's folder.
+
+    `path` may be any URI fsspec knows.
+    """
+    folder = _find_head(str(path).rstrip("/"))
+    record = _read_record(folder)
+    content = _read_bytes(f"{folder}/{WEIGHTS_FILE}")
+    if hashlib.sha256(content).hexdigest() != record.weights_checksum:
+        raise CheckpointError(
+            f"{folder}: {WEIGHTS_FILE} is not the file {RECORD_FILE} was written with; "
+            "rerun `critic train-head`, or take another checkpoint of the run"
+        )
+    model = HeadModel(record.columns.width, record.head_type, record.dropout)
+    try:
+        model.load_state_dict(safetensors.torch.load(content))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder}: damaged ({reason}); train the head again") from error
+    return TrainedHead(model=model.to(device).eval(), record=record, path=folder)
+
+
+def check_upload_uri(uri: str) -> None:
+    """Fail before a run, not after it, when the URI's filesystem is not there."""
+    try:
+        fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint.s3_uri {uri!r} cannot be opened ({error}); for s3:// install critic[s3]"
+        ) from error
+
+
+def upload_head(folder: Path, uri: str) -> str:
+    """Copy a head below `uri` under the folder's name, the JSON last; returns where it went.
+
+    It returns when the copy is whole, so that no clean-up can take a file away beneath it.
+    """
+    target = f"{uri.rstrip('/')}/{folder.name}"
+    filesystem, root = fsspec.core.url_to_fs(target)
+    filesystem.makedirs(root, exist_ok=True)
+    for name in (WEIGHTS_FILE, RECORD_FILE):
+        filesystem.put_file(str(folder / name), f"{root}/{name}")
+    logger.info("copied %s to %s", folder, target)
+    return target
+
+
+def _find_head(path: str) -> str:
+    if path.endswith((WEIGHTS_FILE, RECORD_FILE)):
+        path = path.rpartition("/")[0] or "."
+    for folder in (path, f"{path}/best", f"{path}/final"):
+        filesystem, root = fsspec.core.url_to_fs(f"{folder}/{RECORD_FILE}")
+        if filesystem.exists(root):
+            return folder
+    raise CheckpointError(f"{path}: holds no {RECORD_FILE}; run `critic train-head` first")
+
+
+def _read_record(folder: str) -> HeadRecord:
+    path = f"{folder}/{RECORD_FILE}"
+    try:
+        fields = json.loads(_read_bytes(path))
+        if fields["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: format version {fields['format_version']!r}, this version reads "
+                f"{FORMAT_VERSION}; train the head again"
+            )
+        return HeadRecord(**fields)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); train the head again") from error
+
+
+def _read_bytes(path: str) -> bytes:
+    with fsspec.open(path, "rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+@functools.cache  # reading them takes ten milliseconds
+def _library_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")}

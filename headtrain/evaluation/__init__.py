@@ -1,0 +1,1 @@
+"""Judging a head: metrics, their uncertainty, and the shortcuts they are held against."""

@@ -1,0 +1,122 @@
+"""The value head: a small network that turns a sample's cached features into one value."""
+
+import torch
+from torch import nn
+
+SMALLEST_MLP_INPUT = 16
+
+
+class MLPValueHead(nn.Module):
+    """hidden -> hidden//8 -> hidden//16 -> 1 with GELU, dropout after each GELU and no bias.
+
+    Dropout keeps the head from memorising which problem a feature belongs to.
+    """
+
+    head_type = "mlp"
+
+    def __init__(self, hidden_size: int, dropout: float = 0.0) -> None:
+        if hidden_size < SMALLEST_MLP_INPUT:
+            raise ValueError(
+                f"an mlp head needs at least {SMALLEST_MLP_INPUT} inputs (its second layer has "
+                f"inputs // 16 units), got {hidden_size}; use value_head_type linear"
+            )
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size // 8, bias=False),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size // 8, hidden_size // 16, bias=False),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size // 16, 1, bias=False),
+        )
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., hidden] -> [..., 1]."""
+        values: torch.Tensor = self.mlp(hidden)
+        return values
+
+
+class LinearValueHead(nn.Module):
+    """hidden -> 1 without bias: the simplest judge."""
+
+    head_type = "linear"
+
+    def __init__(self, hidden_size: int) -> None:
+        if hidden_size < 1:
+            raise ValueError(f"a linear head needs at least 1 input, got {hidden_size}")
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.linear = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., hidden] -> [..., 1]."""
+        values: torch.Tensor = self.linear(hidden)
+        return values
+
+
+def create_value_head(
+    hidden_size: int, head_type: str = "mlp", dropout: float = 0.0
+) -> MLPValueHead | LinearValueHead:
+    """Make a head by its type; a linear head has no dropout."""
+    if head_type == "mlp":
+        return MLPValueHead(hidden_size, dropout=dropout)
+    if head_type == "linear":
+        return LinearValueHead(hidden_size)
+    raise ValueError(f"value_head_type {head_type!r} is unknown; use mlp or linear")
+
+
+class FeatureNormaliser(nn.Module):
+    """Brings each feature to mean 0 and deviation 1 over the training samples.
+
+    Its numbers are buffers: they travel with the head, so that whoever scores uses the same ones.
+    A feature that never varies keeps scale 1.
+    """
+
+    mean: torch.Tensor  # [width]
+    scale: torch.Tensor  # [width]
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor, rows_at_once: int = 16_384) -> None:
+        """Take mean and deviation over features [rows, width], in float64, piece by piece."""
+        total = torch.zeros_like(self.mean, dtype=torch.float64, device=features.device)
+        for piece in torch.split(features, rows_at_once):
+            total += piece.sum(dim=0, dtype=torch.float64)
+        mean = total / len(features)
+        squares = torch.zeros_like(total)
+        for piece in torch.split(features, rows_at_once):
+            # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
+            squares += (piece.double() - mean).square_().sum(dim=0)
+        deviation = (squares / len(features)).sqrt()
+        is_constant = deviation <= 1e-6 * mean.abs()  # what float32 cannot tell from rounding
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(is_constant, 1.0, deviation))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., width]."""
+        return (features - self.mean) / self.scale
+
+    @torch.no_grad()
+    def normalise_(self, features: torch.Tensor) -> None:
+        """The same as forward, bit for bit, in place: for features that are read many times."""
+        features.sub_(self.mean).div_(self.scale)
+
+
+class HeadModel(nn.Module):
+    """What is trained and saved: a normaliser and the value head behind it."""
+
+    def __init__(self, width: int, head_type: str = "mlp", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.head = create_value_head(width, head_type, dropout)
+        self.normaliser = FeatureNormaliser(width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., 1]."""
+        values: torch.Tensor = self.head(self.normaliser(features))
+        return values

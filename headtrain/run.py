@@ -1,0 +1,168 @@
+"""One start of a training run: from where it stands to its end, with its checkpoints."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headtrain.checkpoint import (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    HeadRecord,
+    load_head,
+    upload_head,
+    write_head,
+)
+from headtrain.loop import Trainer
+from headtrain.run_folder import Best, RunFolder, RunState, has_head
+from headtrain.settings import CheckpointSettings
+from headtrain.tracking import Tracker
+from headtrain.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainProgress:
+    """One line of a run's progress."""
+
+    step: int
+    num_steps: int
+    metrics: dict[str, float]
+    """Means since the last line; with valid/... where a validation has just run."""
+    seconds: float
+
+
+class Run:
+    """One start of a run: from where it stands to its end."""
+
+    def __init__(
+        self,
+        *,
+        folder: RunFolder,
+        trainer: Trainer,
+        validation: Validation | None,
+        settings: CheckpointSettings,
+        log_interval: int,
+        head: HeadRecord,
+        tracker: Tracker,
+        progress: Callable[[TrainProgress], None] | None,
+    ) -> None:
+        self.folder = folder
+        self.trainer = trainer
+        self.validation = validation
+        self.settings = settings
+        self.log_interval = log_interval
+        self.head = head
+        self.tracker = tracker
+        self.progress = progress
+        self.best: Best | None = None
+        self.resumed_from_step: int | None = None
+        self.train_metrics: dict[str, float] = {}
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def go(self) -> dict[str, Any]:
+        """Take the steps that are left; returns the outcome as run.json keeps it."""
+        every = self.settings.save_checkpoint_every
+        interval = max(1, round(every * self.trainer.steps_per_epoch)) if every else None
+        for step in range(self._resume(), self.trainer.num_steps):
+            self.trainer.take_step(step)
+            num_done = step + 1
+            is_last = num_done == self.trainer.num_steps
+            is_checkpoint = is_last or (interval is not None and num_done % interval == 0)
+            if is_checkpoint or num_done % self.log_interval == 0:
+                metrics = self.trainer.read_means(num_done)
+                self.train_metrics = metrics
+                valid = self._validate(num_done) if is_checkpoint else {}
+                self._report(num_done, {f"train/{key}": metrics[key] for key in metrics} | valid)
+                if is_checkpoint:
+                    self._save(num_done, valid, is_last=is_last)
+        self._publish()
+        return {
+            "num_steps": self.trainer.num_steps,
+            "train_metrics": self.train_metrics,
+            "best": dataclasses.asdict(self.best) if self.best else None,
+            "seconds": self._seconds(),
+            "has_best": self.best is not None and self.settings.save_best,
+            "has_final": self.settings.save_final,
+        }
+
+    def _resume(self) -> int:
+        """Put the state of the last checkpoint back; returns the first step to take."""
+        state = self.folder.latest_state()
+        if state is None:
+            return 0
+        if state.best and self.settings.save_best and not has_head(self.folder.best):
+            logger.warning("%s is gone; training again from the start", self.folder.best)
+            return 0
+        self.folder.restore(state, self.trainer.model, self.trainer.optimizer)
+        self.best, self._seconds_before = state.best, state.seconds
+        self.resumed_from_step = state.step
+        logger.info("going on from step %d of %d", state.step, self.trainer.num_steps)
+        return state.step
+
+    def _validate(self, num_done: int) -> dict[str, float]:
+        """Judge the head, and keep it if it is the best so far."""
+        if self.validation is None:
+            return {}
+        accuracy = self.validation.measure(self.trainer.model)
+        valid = {
+            "valid/accuracy_over_problems": accuracy.over_problems,
+            "valid/accuracy_over_pairs": accuracy.over_pairs,
+        }
+        # NOTE: best is written before the state that speaks of it: a kill between the two repeats
+        # this step, which writes best again; the other way round best could be lost.
+        if self.best is None or accuracy.over_problems > self.best.over_problems:
+            self.best = Best(step=num_done, **accuracy._asdict())
+            if self.settings.save_best:
+                self._keep(self.folder.best, num_done, valid)
+        return valid
+
+    def _save(self, num_done: int, valid: dict[str, float], *, is_last: bool) -> None:
+        """Write the checkpoint to go on from, or at the end the final head."""
+        if is_last:
+            if self.settings.save_final:
+                self._keep(self.folder.final, num_done, valid)
+            return
+        self.tracker.flush()  # or a run that goes on from here would miss what was logged before
+        self._write(self.folder.step_folder(num_done), num_done, valid)
+        state = RunState(step=num_done, seconds=self._seconds(), best=self.best)
+        self.folder.write_state(state, self.trainer.model, self.trainer.optimizer)
+        self.folder.prune(num_done, self.settings.save_total_limit)
+
+    def _write(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
+        record = dataclasses.replace(self.head, step=step, metrics=metrics)
+        write_head(folder, self.trainer.model, record)
+
+    def _keep(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
+        """Write a head to use, and copy it to where the settings say."""
+        self._write(folder, step, metrics)
+        if self.settings.s3_upload and self.settings.s3_uri:
+            upload_head(folder, self.settings.s3_uri)
+
+    def _publish(self) -> None:
+        """Hand the kept heads to the tracker, never a torn one (a kill amid its writing)."""
+        for folder in (self.folder.best, self.folder.final):
+            if has_head(folder):
+                load_head(folder)
+                files = [folder / WEIGHTS_FILE, folder / RECORD_FILE]
+                self.tracker.log_files(files, f"heads/{folder.name}")
+
+    def _report(self, num_done: int, metrics: dict[str, float]) -> None:
+        self.tracker.log_metrics(metrics, num_done)
+        if self.progress is not None:
+            self.progress(
+                TrainProgress(
+                    step=num_done,
+                    num_steps=self.trainer.num_steps,
+                    metrics=metrics,
+                    seconds=self._seconds(),
+                )
+            )
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started

@@ -1,0 +1,189 @@
+"""The folder of one training run: what it is, where it stands, and how to go on from there.
+
+run.json                      what the run is made of, written first; its result, written last
+step-00000200/                a checkpoint to go on from: the head, the optimizer, state.json last
+best/  final/                 heads to use
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from featurize.files import atomic_path, checksum, read_json, write_json
+from headtrain.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError
+
+FORMAT_VERSION = 1
+RUN_FILE, STATE_FILE, OPTIMIZER_FILE = "run.json", "state.json", "optimizer.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best head so far."""
+
+    step: int
+    over_problems: float
+    """Validation pairwise accuracy, mean over problems: what best means."""
+    over_pairs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run stands after `step` optimizer steps, but for its tensors.
+
+    There is no state of random generators: every step seeds its own (see loop.py).
+    """
+
+    step: int
+    seconds: float
+    best: Best | None
+
+
+class RunFolder:
+    """Reads and writes one run's folder; every file appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "best"
+        self.final = path / "final"
+
+    def begin(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
+        """Return run.json of this very run, begun now or earlier; overwrite always begins anew.
+
+        Raises:
+            CheckpointError: the folder holds a run of other settings or data.
+        """
+        identity = json.loads(json.dumps(identity))  # as it will be read back
+        if (self.path / RUN_FILE).exists() and not overwrite:
+            run: dict[str, Any] = read_json(self.path / RUN_FILE)
+            if run.get("format_version") == FORMAT_VERSION and run.get("identity") == identity:
+                return run
+            changes = ", ".join(_changes(run.get("identity", {}), identity)) or "its format"
+            raise CheckpointError(
+                f"{self.path}: holds another run (changed: {changes}); give overwrite to "
+                "replace it, or another checkpoint.save_dir to keep both"
+            )
+        self.clear()
+        run = {
+            "format_version": FORMAT_VERSION,
+            "identity": identity,
+            "tracking_run_id": None,
+            "result": None,
+        }
+        write_json(self.path / RUN_FILE, run)
+        return run
+
+    def update(self, run: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """Write run.json with other fields."""
+        run = run | fields
+        write_json(self.path / RUN_FILE, run)
+        return run
+
+    def clear(self) -> None:
+        """Delete what a run writes, and nothing else."""
+        (self.path / RUN_FILE).unlink(missing_ok=True)  # first: what is half deleted is no run
+        for folder in (*self._step_folders(), self.best, self.final):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def step_folder(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.path / f"step-{step:08d}"
+
+    def write_state(self, state: RunState, model: nn.Module, optimizer: torch.optim.Adam) -> None:
+        """Complete the checkpoint of a step, whose head is already there."""
+        folder = self.step_folder(state.step)
+        with atomic_path(folder / OPTIMIZER_FILE) as temporary:
+            save_file(_optimizer_tensors(model, optimizer), temporary)
+        checksums = {name: checksum(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
+        write_json(folder / STATE_FILE, {**dataclasses.asdict(state), "checksums": checksums})
+
+    def latest_state(self) -> RunState | None:
+        """The newest whole checkpoint, None to start from the beginning."""
+        for folder in reversed(self._step_folders()):
+            try:
+                fields = read_json(folder / STATE_FILE)
+                checksums = fields.pop("checksums")
+                if all(checksum(folder / name) == value for name, value in checksums.items()):
+                    best = Best(**fields["best"]) if fields["best"] else None
+                    return RunState(**{**fields, "best": best})
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.warning("%s is not whole and is passed over (%s)", folder, error)
+            else:
+                logger.warning("%s is not whole and is passed over", folder)
+        return None
+
+    def restore(self, state: RunState, model: nn.Module, optimizer: torch.optim.Adam) -> None:
+        """Put the weights and the optimizer back as they were after `state.step`."""
+        folder = self.step_folder(state.step)
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            tensors = load_file(folder / OPTIMIZER_FILE)
+            for name, parameter in model.named_parameters():
+                optimizer.state[parameter] = {
+                    key: _placed(key, tensors[f"{name}.{key}"], parameter)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{folder}: damaged ({reason}); give overwrite to train again"
+            ) from error
+
+    def prune(self, step: int, limit: int | None) -> None:
+        """Keep the newest step checkpoints up to `step`; best and final stay.
+
+        Later ones are torn or left over from a start that was given up, and go.
+        """
+        newest = self.step_folder(step)
+        folders = self._step_folders()
+        usable = [folder for folder in folders if folder <= newest]
+        kept = usable if limit is None else usable[-limit:]
+        for folder in folders:
+            if folder not in kept:
+                # NOTE: the state goes first: what is half deleted is no checkpoint.
+                (folder / STATE_FILE).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _step_folders(self) -> list[Path]:
+        return sorted(self.path.glob("step-" + "[0-9]" * 8))
+
+
+def has_head(folder: Path) -> bool:
+    """Whether both files of a head are there."""
+    return (folder / WEIGHTS_FILE).exists() and (folder / RECORD_FILE).exists()
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def _placed(key: str, saved: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    """A saved tensor on its parameter's device; the fused optimizer wants its step there too."""
+    return saved.to(parameter.device, torch.float32 if key == "step" else parameter.dtype)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs, as `training.dropout 0.3 -> 0.1`."""
+    changes = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key} {before} -> {after}")
+    return changes

@@ -1,0 +1,214 @@
+"""The settings of stage 2: which pairs are drawn, how the head is trained, judged and kept."""
+
+from dataclasses import field
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+_STRICT_KEYS = ConfigDict(extra="forbid")
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class PairwiseSettings:
+    """How (correct, incorrect) pairs of one problem are drawn."""
+
+    n_pairs: PositiveInt = 50_000
+    """Pairs to draw; all there are when the data holds fewer."""
+
+    strategy: Literal["balanced", "uniform"] = "balanced"
+    """balanced: problems equally likely; uniform: combinations equally likely."""
+
+    max_pairs_per_problem: PositiveInt | None = None
+    """At most so many pairs of one problem; null is no limit."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class DataSamplingSettings:
+    """What of the dataset the head is trained and validated on."""
+
+    sampling_method: str = "pairwise"
+    """pairwise: a correct and an incorrect output of the same problem."""
+
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of the pair sampling and of the validation subset."""
+
+    val_n_samples: PositiveInt | None = 1000
+    """At most so many validation samples during training, whole problems; null is all."""
+
+    pairwise: PairwiseSettings = field(default_factory=PairwiseSettings)
+    """How the pairs are drawn."""
+
+    @field_validator("sampling_method")
+    @classmethod
+    def _refuse_other_methods(cls, method: str) -> str:
+        if method == "problems":
+            raise ValueError(
+                "sampling_method 'problems' was removed: its final shuffle broke the pairs of a "
+                "problem up; use 'pairwise'"
+            )
+        if method != "pairwise":
+            raise ValueError(f"sampling_method {method!r} is unknown; use 'pairwise'")
+        return method
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class SchedulerSettings:
+    """How the learning rate moves over a run."""
+
+    type: Literal["cosine", "constant"] = "cosine"
+    """cosine: warm up, then fall along half a cosine; constant: warm up, then stay."""
+
+    warmup_ratio: Share = 0.05
+    """Share of the optimizer steps that warm the learning rate up from zero."""
+
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Where the cosine ends, as a share of the peak learning rate."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class TrainingSettings:
+    """The value head and its training loop."""
+
+    loss_type: Literal["pairwise", "pointwise"] = "pairwise"
+    """pairwise: -log sigmoid(V+ - V-); pointwise: the sample's label alone (the baseline)."""
+
+    pointwise_loss: Literal["bce", "mse"] = "bce"
+    """The loss of loss_type pointwise."""
+
+    n_epochs: Positive = 1.0
+    """Passes over the drawn pairs; fractions are allowed."""
+
+    batch_size: PositiveInt = 32
+    """Pairs a forward pass (twice as many samples)."""
+
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes per optimizer step."""
+
+    trunk_learning_rate: float = 0.0
+    """Always 0: the backbone is frozen."""
+
+    value_head_learning_rate: Positive = 1e-3
+    """Peak learning rate of the head."""
+
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay (AdamW)."""
+
+    max_grad_norm: Positive | None = 1.0
+    """Gradients longer than this are scaled down to it; null is off."""
+
+    num_unfrozen_layers: int = 0
+    """Always 0: the backbone is frozen."""
+
+    value_head_type: Literal["mlp", "linear"] = "mlp"
+    """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear: hidden -> 1."""
+
+    dropout: Share = 0.3
+    """Dropout after each activation of the mlp head; a linear head has none."""
+
+    log_interval: PositiveInt = 10
+    """Optimizer steps between two logged values."""
+
+    features: list[str] | None = None
+    """Store tensors the head reads, e.g. [mean.12, last.24]; null is all of them."""
+
+    likelihood: bool | None = None
+    """Also read the backbone's log-probabilities of the output; null: if the store has them."""
+
+    lr_scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    """How the learning rate moves."""
+
+    @field_validator("trunk_learning_rate", "num_unfrozen_layers")
+    @classmethod
+    def _refuse_backbone_training(cls, value: float) -> float:
+        if value != 0:
+            raise ValueError(
+                f"{value} is not supported: the backbone is frozen and its features are cached "
+                "before training; set it to 0"
+            )
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _refuse_bad_features(cls, names: list[str] | None) -> list[str] | None:
+        if names is None:
+            return None
+        if len(set(names)) != len(names):
+            raise ValueError(f"features {names} names a tensor twice; name each once")
+        return names
+
+    @model_validator(mode="after")
+    def _refuse_nothing_to_read(self) -> Self:
+        if self.features == [] and self.likelihood is False:
+            raise ValueError(
+                "features is empty and likelihood is false: the head would read nothing; name a "
+                "store tensor or set likelihood to true"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class CheckpointSettings:
+    """Which heads of a run are kept, and where."""
+
+    save_dir: str
+    """Folder of the run's checkpoints."""
+
+    save_checkpoint_every: Positive | None = 0.2
+    """Epochs between two checkpoints, each with a validation; null: only at the end."""
+
+    save_best: bool = True
+    """Keep the head with the highest validation accuracy over problems."""
+
+    save_final: bool = True
+    """Keep the head of the last step."""
+
+    save_total_limit: PositiveInt | None = 2
+    """At most so many step checkpoints (best and final are never deleted); null is all."""
+
+    s3_upload: bool = False
+    """Copy best and final to s3_uri when they are written."""
+
+    s3_uri: str | None = None
+    """Where the copies go: any URI fsspec knows, e.g. s3://bucket/critic."""
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        if self.s3_upload and not self.s3_uri:
+            raise ValueError(
+                "s3_upload is true but s3_uri names no place; set s3_uri (e.g. s3://bucket/critic) "
+                "or s3_upload to false"
+            )
+        if not (self.save_best or self.save_final):
+            raise ValueError(
+                "save_best and save_final are both false: the run would leave no head; set one "
+                "of them to true"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class EvaluationSettings:
+    """How sure an evaluation says it is."""
+
+    bootstrap_rounds: PositiveInt = 1000
+    """Resamples of the problems behind each interval."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the resamples an interval covers."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class MlflowSettings:
+    """Where runs are tracked."""
+
+    tracking_uri: str = ""
+    """MLflow server or database; empty is a local database below the storage root."""
+
+    experiment: str = "critic"
+    """MLflow experiment the runs belong to."""

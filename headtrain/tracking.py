@@ -1,0 +1,244 @@
+"""Follows runs in MLflow; the only file that knows MLflow, with a twin that follows nothing."""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+# NOTE: a step of training takes about a millisecond, a write to the database ten; so metrics wait
+# in memory until there are many or some time has passed.
+MOST_WAITING_METRICS = 500
+SECONDS_BETWEEN_WRITES = 10.0
+LONGEST_PARAMETER = 500  # what every MLflow server accepts; config.json has the whole value
+
+logger = logging.getLogger(__name__)
+
+
+class TrackingError(ValueError):
+    """The tracking server or database cannot be used."""
+
+
+class Tracker(Protocol):
+    """What training and evaluation tell about themselves."""
+
+    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
+        """Start a run, or go on with run_id; returns the run's id, None where nothing follows."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Note metrics of an optimizer step."""
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+
+    def log_files(self, files: Sequence[Path], folder: str) -> None:
+        """Attach files to the run, below `folder`."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Write what is waiting and close the run."""
+
+    def log_evaluation(
+        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
+    ) -> None:
+        """Attach an evaluation to the run that trained the head."""
+
+
+class NullTracker:
+    """Follows nothing."""
+
+    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
+        """No run is started; a run id from earlier is kept."""
+        return run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def log_files(self, files: Sequence[Path], folder: str) -> None:
+        """Do nothing."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Do nothing."""
+
+    def log_evaluation(
+        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
+    ) -> None:
+        """Do nothing."""
+
+
+class MlflowTracker:
+    """Follows one run in an MLflow server (http://) or database (sqlite:///)."""
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment: str,
+        *,
+        artifact_root: Path | None = None,
+        run_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """`artifact_root` is where a new experiment's files go; None leaves it to the server."""
+        self.tracking_uri = tracking_uri
+        self.experiment = experiment
+        self.artifact_root = artifact_root
+        self.run_name = run_name
+        self.tags = dict(tags or {})
+        self.run_id: str | None = None
+        self._client: MlflowClient | None = None
+        self._waiting: list[Metric] = []
+        self._last_write = time.monotonic()
+
+    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
+        """Start a run, or go on with run_id if the server still has it."""
+        with self._one_line_errors():
+            if run_id is not None and self._has_run(run_id):
+                self._connect().update_run(run_id, status="RUNNING")
+                self.run_id = run_id
+            else:
+                self.run_id = self._create_run()
+                self._log_config(self.run_id, config)
+        return self.run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Note metrics; they are written in batches."""
+        self._waiting += self._to_metrics(metrics, step)
+        is_late = time.monotonic() - self._last_write > SECONDS_BETWEEN_WRITES
+        if is_late or len(self._waiting) >= MOST_WAITING_METRICS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        assert self.run_id is not None, "begin comes first"
+        with self._one_line_errors():
+            for start in range(0, len(self._waiting), 1000):  # what a server takes at once
+                self._connect().log_batch(self.run_id, self._waiting[start : start + 1000])
+        self._waiting = []
+        self._last_write = time.monotonic()
+
+    def log_files(self, files: Sequence[Path], folder: str) -> None:
+        """Attach files to the run, below `folder`."""
+        assert self.run_id is not None, "begin comes first"
+        with self._one_line_errors():
+            for file in files:
+                self._connect().log_artifact(self.run_id, str(file), folder)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Write what is waiting and close the run."""
+        if self.run_id is not None:
+            self.flush()
+            with self._one_line_errors():
+                self._connect().set_terminated(self.run_id, status=status)
+
+    def log_evaluation(
+        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
+    ) -> None:
+        """Attach an evaluation to the run that trained the head, or to a new run if it is gone."""
+        with self._one_line_errors():
+            client = self._connect()
+            if run_id is None or not self._has_run(run_id):
+                logger.warning("run %s is not in %s; a new one is made", run_id, self.tracking_uri)
+                run_id = self._create_run()
+                client.set_terminated(run_id)
+            client.log_batch(run_id, self._to_metrics(metrics, step=0))
+            for file in files:
+                client.log_artifact(run_id, str(file), "evaluation")
+
+    def _create_run(self) -> str:
+        run = self._connect().create_run(
+            self._experiment_id(), tags=self.tags, run_name=self.run_name
+        )
+        return str(run.info.run_id)
+
+    def _log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        parameters = [
+            Param(key, value[:LONGEST_PARAMETER]) for key, value in flatten(config).items()
+        ]
+        for start in range(0, len(parameters), 100):  # what a server takes at once
+            self._connect().log_batch(run_id, params=parameters[start : start + 100])
+        self._connect().log_dict(run_id, dict(config), "config.json")
+
+    def _connect(self) -> "MlflowClient":
+        if self._client is None:
+            self._client = _quiet_client(self.tracking_uri)
+        return self._client
+
+    def _experiment_id(self) -> str:
+        client = self._connect()
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            location = self.artifact_root.absolute().as_uri() if self.artifact_root else None
+            return str(client.create_experiment(self.experiment, artifact_location=location))
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"mlflow.experiment {self.experiment!r} was deleted in {self.tracking_uri}; "
+                "restore it there or name another"
+            )
+        return str(found.experiment_id)
+
+    def _has_run(self, run_id: str) -> bool:
+        client = self._connect()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
+
+    def _to_metrics(self, metrics: Mapping[str, float], step: int) -> "list[Metric]":
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        return [Metric(name, float(value), now, step) for name, value in metrics.items()]
+
+    @contextlib.contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """MLflow's errors as ours."""
+        # NOTE: before the first import; MLflow reports its use to its makers unless told not to.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise TrackingError(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys: {"a": {"b": 1}} -> {"a.b": "1"}."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _quiet_client(tracking_uri: str) -> "MlflowClient":
+    """Open the server or database without MLflow's log of every table it makes."""
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets their levels itself
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=tracking_uri)

@@ -1,0 +1,95 @@
+"""How well a head in training ranks the outputs of problems it is not trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from featurize.store import FeatureStore
+from headtrain.evaluation.metrics import (
+    PairwiseAccuracy,
+    ScoredSamples,
+    pairwise_accuracy,
+    pairwise_counts,
+)
+from headtrain.head import HeadModel
+from headtrain.inputs import (
+    ROWS_AT_ONCE,
+    HeadInputs,
+    InputColumns,
+    InputError,
+    LabelledSamples,
+    read_head_inputs,
+    read_labelled_samples,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """A fixed set of whole problems, read once and scored again and again."""
+
+    inputs: HeadInputs
+
+    @torch.no_grad()
+    def measure(self, model: HeadModel) -> PairwiseAccuracy:
+        """Pairwise accuracy of the model without dropout, from ranks; ties count one half."""
+        was_training = model.training
+        model.eval()
+        values = torch.cat(
+            [
+                model(piece).squeeze(-1).float()
+                for piece in torch.split(self.inputs.features, ROWS_AT_ONCE)
+            ]
+        )  # [rows]
+        model.train(was_training)
+        samples = self.inputs.samples
+        scored = ScoredSamples(
+            scores=values.cpu().numpy().astype(np.float64)[self.inputs.rows],
+            is_correct=samples.is_correct,
+            problem=samples.problems,
+            output_tokens=samples.output_tokens,
+        )
+        return pairwise_accuracy(pairwise_counts(scored))
+
+
+def read_validation(
+    store: FeatureStore,
+    columns: InputColumns,
+    *,
+    limit: int | None,
+    seed: int,
+    device: torch.device,
+) -> Validation:
+    """Read at most `limit` samples of problems that have both labels."""
+    samples = read_labelled_samples(store)
+    kept = choose_whole_problems(samples, limit, seed)
+    if not len(kept):
+        raise InputError(
+            f"{store.path}: no problem has both a correct and an incorrect output, so no head can "
+            "be validated on it; name another dataset.validation"
+        )
+    inputs = read_head_inputs(store, columns, samples=samples.take(kept), device=device)
+    return Validation(inputs=inputs)
+
+
+def choose_whole_problems(
+    samples: LabelledSamples, limit: int | None, seed: int
+) -> npt.NDArray[np.int64]:
+    """Places of the samples of randomly chosen problems, at most `limit` and one problem at least.
+
+    Only problems with both labels are chosen: others say nothing about ranking.
+    """
+    num_problems = int(samples.problems.max(initial=-1)) + 1
+    sizes = np.bincount(samples.problems, minlength=num_problems)
+    num_correct = np.bincount(samples.problems[samples.is_correct], minlength=num_problems)
+    useful = np.flatnonzero((num_correct > 0) & (num_correct < sizes))
+    if limit is not None and int(sizes[useful].sum()) > limit:
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(useful)
+        chosen, left = [], limit
+        for problem in order:
+            if sizes[problem] <= left:
+                chosen.append(problem)
+                left -= int(sizes[problem])
+        useful = np.array(chosen or [useful[np.argmin(sizes[useful])]])
+    return np.flatnonzero(np.isin(samples.problems, useful))

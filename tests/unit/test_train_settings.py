@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from headtrain.settings import (
+    CheckpointSettings,
+    DataSamplingSettings,
+    EvaluationSettings,
+    MlflowSettings,
+    PairwiseSettings,
+    SchedulerSettings,
+    TrainingSettings,
+)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "reason"),
+    [
+        (DataSamplingSettings, {"sampling_method": "problems"}, "broke the pairs .* up"),
+        (DataSamplingSettings, {"sampling_method": "index"}, "'index' is unknown; use 'pairwise'"),
+        (DataSamplingSettings, {"val_n_samples": -1}, "greater than 0"),
+        (PairwiseSettings, {"strategy": "random"}, "'balanced' or 'uniform'"),
+        (PairwiseSettings, {"n_pairs": 0}, "greater than 0"),
+        (TrainingSettings, {"trunk_learning_rate": 1e-5}, "1e-05 is not supported.*frozen"),
+        (TrainingSettings, {"num_unfrozen_layers": 2}, "2 is not supported.*frozen"),
+        (TrainingSettings, {"dropout": 1.0}, "less than 1"),
+        (TrainingSettings, {"n_epochs": float("inf")}, "finite"),
+        (TrainingSettings, {"features": ["a", "a"]}, "names a tensor twice"),
+        (TrainingSettings, {"features": [], "likelihood": False}, "would read nothing"),
+        (SchedulerSettings, {"warmup_ratio": 1.0}, "less than 1"),
+        (CheckpointSettings, {"save_dir": "x", "s3_upload": True}, "s3_uri names no place"),
+        (CheckpointSettings, {"save_dir": "x", "save_best": False, "save_final": False}, "no head"),
+        (CheckpointSettings, {}, "save_dir"),
+        (EvaluationSettings, {"confidence": 1.0}, "less than 1"),
+        (MlflowSettings, {"uri": "x"}, "Unexpected keyword"),
+    ],
+)
+def test_what_is_not_supported_is_refused_with_the_reason(
+    section: type, values: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"(?s){reason}"):
+        section(**values)
+
+
+def test_the_plans_values_are_the_defaults() -> None:
+    training = TrainingSettings()
+    assert (training.loss_type, training.batch_size, training.dropout) == ("pairwise", 32, 0.3)
+    assert training.value_head_learning_rate == 1e-3
+    assert training.lr_scheduler == SchedulerSettings(
+        type="cosine", warmup_ratio=0.05, min_lr_ratio=0.01
+    )
+    assert DataSamplingSettings().pairwise.n_pairs == 50_000
+    assert DataSamplingSettings().val_n_samples == 1000
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        TrainingSettings().dropout = 0.1  # type: ignore[misc]
