@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from featurize.data.index import DatasetIndex
+from featurize.data.prompt import TEMPLATE
 from featurize.files import digest
 from featurize.model.backbone import BackboneSource, find_backbone
 from featurize.model.device import resolve_device, resolve_dtype
@@ -22,8 +23,8 @@ from featurize.settings import (
 )
 from featurize.store import Manifest, read_manifest
 
-CHARS_PER_TOKEN = 4
-"""For sizing units before anything is tokenised; code runs from 3 to 4."""
+CHARS_PER_TOKEN = 3
+"""For sizing units before anything is tokenised; programs run from 2.5 to 3.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,4 +153,5 @@ def _group_chars(index: DatasetIndex, starts: np.ndarray) -> np.ndarray:
     is_repeat[1:] = pc.equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
     is_repeat[starts[:-1]] = False
     prompts = index.table["prompt_chars"].to_numpy().astype(np.int64)[starts[:-1]]
-    return np.asarray(np.add.reduceat(np.where(is_repeat, 0, outputs), starts[:-1]) + prompts)
+    totals = np.add.reduceat(np.where(is_repeat, 0, outputs), starts[:-1])
+    return np.asarray(totals + prompts + len(TEMPLATE))

@@ -47,6 +47,7 @@ def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_processes,
+        run_id=f"critic-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",

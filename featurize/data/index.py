@@ -22,7 +22,8 @@ from featurize.data.errors import MAX_LISTED, DataError, RowFault, shorten
 from featurize.data.records import Sample, no_rows_error, parse_line, to_samples
 from featurize.data.scan import CHUNK_BYTES, scan_files
 from featurize.data.sources import Source, find_sources
-from featurize.data.spool import replacing, seekable_copy
+from featurize.data.spool import seekable_copy
+from featurize.files import atomic_path
 
 _FORMAT_VERSION = (
     1  # of the cached table; a change of its columns or of a rule of reading raises it
@@ -197,7 +198,7 @@ def _cache_key(sources: Sequence[Source]) -> str:
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    with replacing(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table)
 
 

