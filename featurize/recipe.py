@@ -9,6 +9,7 @@ from featurize.data.prompt import template_digest
 from featurize.files import digest
 from featurize.model.backbone import BackboneSource, read_backbone_config, resolve_layers
 from featurize.model.forward import FeatureSpec
+from featurize.model.pooling import POOLINGS
 from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
 
 
@@ -61,7 +62,7 @@ def make_recipe(
         "max_length": dataset.max_length,
         "max_prompt_length": dataset.prompt_limit,
         "layers": list(spec.layers),
-        "poolings": list(spec.poolings),
+        "poolings": [pooling for pooling in POOLINGS if pooling in spec.poolings],
         "likelihood": spec.likelihood,
         "compute_dtype": str(compute_dtype).removeprefix("torch."),
         "storage_dtype": featurize.storage_dtype,

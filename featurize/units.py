@@ -58,16 +58,28 @@ def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encod
     for (instruction, input_text), same in groupby(samples, lambda s: (s.instruction, s.input)):
         company = list(same)
         prompt = encoder.encode_prompt(instruction, input_text)
-        try:
-            outputs += encoder.encode_outputs([s.output for s in company], len(prompt.ids))
-        except ValueError as error:
-            raise DataError(f"{company[0].location} (or near it): {error}") from error
+        outputs += _encode_outputs(company, len(prompt.ids), encoder)
         prompts += [prompt] * len(company)
     pairs = zip(prompts, outputs, strict=True)
     grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
     return UnitWork(
         number=number, samples=samples, prompts=prompts, outputs=outputs, grouping=grouping
     )
+
+
+def _encode_outputs(
+    samples: Sequence[Sample], num_prompt_tokens: int, encoder: Encoder
+) -> list[TokenIds]:
+    """Ids of the outputs of one prompt; DataError names the sample that has none."""
+    try:
+        return encoder.encode_outputs([sample.output for sample in samples], num_prompt_tokens)
+    except ValueError:
+        for sample in samples:
+            try:
+                encoder.encode_outputs([sample.output], num_prompt_tokens)
+            except ValueError as error:
+                raise DataError(f"{sample.location}: {error}") from error
+        raise
 
 
 def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> UnitFeatures:

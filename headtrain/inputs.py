@@ -167,7 +167,7 @@ def read_rows(
     features = torch.empty((len(feature_rows), columns.width))
     start = 0
     for name, width in zip(columns.tensors, columns.widths, strict=True):
-        features[:, start : start + width] = store.gather(name, torch.from_numpy(feature_rows))
+        features[:, start : start + width] = store.gather(name, torch.tensor(feature_rows))
         start += width
     if columns.likelihood:
         for place, name in enumerate(LIKELIHOOD_COLUMNS, start):

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +22,16 @@ from headtrain.inputs import (
 from headtrain.loop import Trainer, TrainingError, mix_seed
 from headtrain.objective import Objective, pair_objective, point_objective
 from headtrain.pairs import PairPlan, sample_pairs
+from headtrain.result import TrainResult
 from headtrain.run import Run, TrainProgress
 from headtrain.run_folder import RunFolder
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking import Tracker
 from headtrain.validation import read_validation
 
+__all__ = ["TrainProgress", "TrainResult", "train_head"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run was and gave."""
-
-    best: Path | None
-    """Folder of the head with the highest validation accuracy."""
-    final: Path | None
-    """Folder of the head of the last step."""
-    num_steps: int
-    num_pairs: int
-    num_possible_pairs: int
-    num_problems: int
-    """Problems the pairs come from."""
-    num_samples: int
-    """Distinct samples the pairs touch."""
-    num_unlabelled: int
-    """Samples of the store left out for want of a label."""
-    mean_length_difference: float
-    """Mean of correct minus incorrect output tokens over the pairs."""
-    longer_is_correct: float
-    """Accuracy over the pairs of calling the longer output correct; 0.5 hides no shortcut."""
-    train_metrics: dict[str, float]
-    """The last logged means."""
-    best_step: int | None
-    valid_over_problems: float | None
-    """Pairwise accuracy of the best head, mean over problems."""
-    valid_over_pairs: float | None
-    seconds: float
-    """Time in the loop, over all its starts."""
-    tracking_run_id: str | None
-    was_up_to_date: bool = False
-    """The run had finished before and nothing was done."""
-    resumed_from_step: int | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """The lines of the table shown at the end."""
-        return {
-            "pairs": self.num_pairs,
-            "possible pairs": self.num_possible_pairs,
-            "problems": self.num_problems,
-            "samples": self.num_samples,
-            "samples without a label": self.num_unlabelled,
-            "correct longer by, tokens": self.mean_length_difference,
-            "longer is correct": self.longer_is_correct,
-            "steps": self.num_steps,
-            **{f"last {name}": value for name, value in self.train_metrics.items()},
-            "best step": self.best_step,
-            "valid accuracy over problems": self.valid_over_problems,
-            "valid accuracy over pairs": self.valid_over_pairs,
-            "seconds": self.seconds,
-        }
 
 
 def train_head(
@@ -116,7 +65,7 @@ def train_head(
     record = folder.begin(identity, overwrite=overwrite)
     if record["result"] is not None:
         if _has_all_heads(record["result"], folder):
-            return _to_result(folder, record["result"], was_up_to_date=True)
+            return TrainResult.from_run(folder, record["result"], was_up_to_date=True)
         logger.warning("%s: the heads of the finished run are gone; training again", folder.path)
         folder.clear()
         record = folder.begin(identity, overwrite=overwrite)
@@ -170,7 +119,7 @@ def train_head(
         tracker.finish()
     result = {**_describe_pairs(plan, samples), **outcome, "tracking_run_id": run_id}
     folder.update(record, result=result)
-    return _to_result(folder, result, resumed_from_step=run.resumed_from_step)
+    return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
 
 
 def _refuse_mismatch(
@@ -278,24 +227,3 @@ def _has_all_heads(result: dict[str, Any], folder: RunFolder) -> bool:
     except (CheckpointError, OSError):
         return False
     return True
-
-
-def _to_result(
-    folder: RunFolder,
-    result: dict[str, Any],
-    *,
-    was_up_to_date: bool = False,
-    resumed_from_step: int | None = None,
-) -> TrainResult:
-    fields = dict(result)
-    best = fields.pop("best")
-    return TrainResult(
-        best=folder.best if fields.pop("has_best") else None,
-        final=folder.final if fields.pop("has_final") else None,
-        best_step=best["step"] if best else None,
-        valid_over_problems=best["over_problems"] if best else None,
-        valid_over_pairs=best["over_pairs"] if best else None,
-        was_up_to_date=was_up_to_date,
-        resumed_from_step=resumed_from_step,
-        **fields,
-    )

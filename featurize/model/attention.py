@@ -61,7 +61,10 @@ def shared_prompt_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     longest = layout.longest_prompt + layout.longest_output
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and window is None:
+    has_kernel = query.dtype in (torch.float16, torch.bfloat16) and window is None
+    # The flash kernel has one width for all three, at most 256; DeepSeek's values are narrower.
+    has_kernel = has_kernel and query.shape[-1] == value.shape[-1] <= 256
+    if query.is_cuda and has_kernel:
         return _varlen(query, key, value, layout, scale), None
     return _blockwise(query, key, value, layout, scale, window), None
 
@@ -70,7 +73,8 @@ def _blockwise(
     query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float, window: int | None
 ) -> Tensor:
     """Prompt by prompt and output by output: public operators, any device and dtype."""
-    result = torch.empty_like(query[0].transpose(0, 1))  # [tokens, heads, head_dim]
+    heads, tokens = query.shape[1:3]
+    result = query.new_empty((tokens, heads, value.shape[-1]))
     for group in range(len(layout.prompt_bounds) - 1):
         prompt = slice(layout.prompt_bounds[group], layout.prompt_bounds[group + 1])
         prompt_key, prompt_value = key[:, :, prompt], value[:, :, prompt]
@@ -127,10 +131,13 @@ def merge_attention(first: Tensor, lse_first: Tensor, second: Tensor, lse_second
 
     Args:
         first, second: [tokens, heads, head_dim].
-        lse_first, lse_second: log-sum-exp of the scores, [tokens, heads] or [heads, tokens].
+        lse_first, lse_second: log-sum-exp of the scores, [heads, tokens] or [tokens, heads].
     """
     weight = torch.sigmoid(lse_first.float() - lse_second.float())
-    if weight.shape != first.shape[:2]:
+    tokens, heads = first.shape[:2]
+    # NOTE: varlen_attn documents [tokens, heads], but torch 2.13's kernel gives [heads, tokens];
+    # where the two are equal the shape does not tell, so the kernel's order comes first.
+    if weight.shape == (heads, tokens):
         weight = weight.transpose(0, 1)
     return torch.lerp(second.float(), first.float(), weight[..., None]).to(first.dtype)
 

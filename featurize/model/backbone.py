@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from featurize.model.checks import check_causal, check_complete, check_logits, check_params
 from featurize.model.gguf import PACKAGE_PREFIX, convert_gguf, find_packaged_gguf
 from featurize.model.identity import digest_files, model_files, tokenizer_files
 from featurize.model.llama_mtp import (
@@ -26,6 +29,11 @@ from featurize.model.llama_mtp import (
 )
 from featurize.model.quantization import quantization_config
 from featurize.settings import BackboneSettings
+
+_UNREADABLE = (
+    OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError, UnpicklingError,
+)  # fmt: skip
+"""What transformers raises over files that are damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,7 @@ class Backbone:
     num_layers: int  # of the whole backbone
     hidden_size: int
     device: torch.device
+    plain_attention: str  # sdpa, or eager for models that have no other (soft capping, sinks)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [tokens, hidden] -> float32 [tokens, vocabulary]."""
@@ -112,7 +121,7 @@ def load_tokenizer(source: BackboneSource, settings: BackboneSettings) -> PreTra
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.tokenizer_folder, trust_remote_code=settings.trust_remote_code
         )
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # NOTE: the tokenizers library raises nothing narrower
         raise ValueError(_unreadable(source.tokenizer_folder, "tokenizer", error)) from error
     return tokenizer
 
@@ -155,17 +164,12 @@ def load_backbone(
     Raises:
         ValueError: unreadable weights, or another model than the config says it is.
     """
-    try:
-        model = _load_model(source, settings, device, dtype, with_lm_head)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(_unreadable(source.folder, "backbone", error)) from error
+    model = _load_model(source, settings, device, dtype, with_lm_head)
     model.eval().requires_grad_(False)
     decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
     config = _text_config(decoder.config)
     num_layers = int(config.num_hidden_layers)
-    _check_params(settings, read_backbone_config(source, settings))
+    check_params(settings, read_backbone_config(source, settings))
     name, blocks = _find_blocks(decoder, num_layers)
     if deepest_layer < num_layers:
         # Blocks above the deepest layer asked for would be computed for nothing.
@@ -179,23 +183,12 @@ def load_backbone(
         num_layers=num_layers,
         hidden_size=int(config.hidden_size),
         device=device,
+        plain_attention=decoder.config._attn_implementation or "eager",
     )
+    check_causal(decoder, device)
     if with_lm_head:
-        _check_logits(model, backbone)
+        check_logits(model, decoder, backbone.logits, device)
     return backbone
-
-
-@torch.inference_mode()
-def _check_logits(model: PreTrainedModel, backbone: Backbone) -> None:
-    """Raises ValueError unless the logits made here are the model's own."""
-    ids = torch.arange(4, device=backbone.device)[None]  # [1, 4]
-    expected = model(input_ids=ids, use_cache=False).logits.float()
-    hidden = backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.allclose(backbone.logits(hidden), expected, rtol=1e-2, atol=1e-2):
-        raise ValueError(
-            f"{type(model).__name__}: its logits are not its lm_head's alone, so the likelihood"
-            " would be wrong; set featurize.likelihood to false"
-        )
 
 
 def _load_model(
@@ -221,9 +214,15 @@ def _load_model(
         options["quantization_config"] = quantization_config(settings.quantization, dtype)
     if settings.quantization or device.type != "cpu":
         options["device_map"] = {"": device}
-    auto = AutoModelForCausalLM if with_lm_head else AutoModel
-    loaded: PreTrainedModel = auto.from_pretrained(source.folder, **options)
-    return loaded
+    auto: Any = AutoModelForCausalLM if with_lm_head else AutoModel
+    try:
+        loaded, report = auto.from_pretrained(source.folder, output_loading_info=True, **options)
+    except _UNREADABLE as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(_unreadable(source.folder, "backbone", error)) from error
+    check_complete(source.folder, report["missing_keys"])
+    return cast(PreTrainedModel, loaded)
 
 
 def read_backbone_config(source: BackboneSource, settings: BackboneSettings) -> PreTrainedConfig:
@@ -238,7 +237,7 @@ def read_backbone_config(source: BackboneSource, settings: BackboneSettings) -> 
         return _text_config(
             AutoConfig.from_pretrained(source.folder, trust_remote_code=settings.trust_remote_code)
         )
-    except (ValueError, OSError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ValueError(_unreadable(source.folder, "backbone", error)) from error
 
 
@@ -256,43 +255,6 @@ def _find_blocks(decoder: nn.Module, num_layers: int) -> tuple[str, nn.ModuleLis
         f"{type(decoder).__name__}: no list of {num_layers} blocks found in it; it is not a plain"
         " decoder that features can be taken from"
     )
-
-
-def _check_params(settings: BackboneSettings, config: PreTrainedConfig) -> None:
-    """Raises ValueError when the model is not what `models.policy.params` says."""
-    if settings.params is None:
-        return
-    found = {
-        "dim": config.hidden_size,
-        "n_heads": config.num_attention_heads,
-        "n_kv_heads": getattr(config, "num_key_value_heads", config.num_attention_heads),
-        "intermediate_size": getattr(config, "intermediate_size", None),
-        "rope_theta": _rope_theta(config),
-        "vocab_size": config.vocab_size,
-    }
-    layers = settings.params.n_layers
-    if layers is not None:
-        found["n_layers"] = config.num_hidden_layers + _layers_beside(settings)
-    for key, value in found.items():
-        expected = getattr(settings.params, key)
-        if expected is not None and value is not None and expected != value:
-            raise ValueError(
-                f"models.policy.params.{key} is {expected}, but the backbone at {settings.path} has"
-                f" {value}; correct the one that is wrong"
-            )
-
-
-def _layers_beside(settings: BackboneSettings) -> int:
-    """Layers Meta's params.json counts that the path taken does not run."""
-    assert settings.params is not None
-    heads = settings.params.n_future_tokens or 1
-    return heads if settings.mtp_output == "trunk" else heads - 1
-
-
-def _rope_theta(config: PreTrainedConfig) -> float | None:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    theta = parameters.get("rope_theta", getattr(config, "rope_theta", None))
-    return None if theta is None else float(theta)
 
 
 def _download(hub_id: str, revision: str | None) -> Path:

@@ -115,7 +115,9 @@ def choose_forward(
     probe = probe_groups(groups)
     try:
         packed = _features(backbone, spec, [make_pack(probe, backbone.device)])
-    except (UnsupportedAttention, TypeError) as error:
+    except (UnsupportedAttention, TypeError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+            raise
         return Choice(forward="padded", reason=f"shared prompts do not fit this model: {error}")
     singles = [single for batch in plan_padded(probe, 1) for single in batch]
     plain = _features(backbone, spec, [make_padded([one], backbone.device) for one in singles])

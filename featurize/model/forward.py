@@ -56,7 +56,7 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
             pooled[f"{pooling}.{layer}"] = pool_segments(flat, batch.starts, batch.lengths, pooling)
 
     options: dict[str, Any] = {"layout": batch.layout} if batch.layout is not None else {}
-    attention = "sdpa" if batch.layout is None else SHARED_PROMPT
+    attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT
     if backbone.decoder.config._attn_implementation != attention:
         backbone.decoder.set_attn_implementation(attention)
     with _hooks(backbone, spec.layers, take):

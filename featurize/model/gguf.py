@@ -5,11 +5,13 @@ import logging
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from featurize.files import TEMPORARY_SUFFIX
+from featurize.model.checks import check_complete
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +54,18 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
     logger.info("converting %s to safetensors, once", gguf)
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
+        auto: Any = AutoModelForCausalLM
+        model, report = auto.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=dtype, output_loading_info=True
+        )
     except (ValueError, OSError, KeyError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{gguf}: cannot be read as a GGUF model ({reason})") from error
+    check_complete(gguf, report["missing_keys"])
     # transformers refuses to save while the config still says it is a GGUF quantisation.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.hf_quantizer = None  # type: ignore[assignment]
+    model.hf_quantizer = None
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         model.save_pretrained(temporary)

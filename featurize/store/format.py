@@ -80,6 +80,9 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     try:
         fields = read_json(manifest_path)
+    except ValueError as error:
+        raise FeatureStoreError(str(error)) from error
+    try:
         if fields.get("format_version") != FORMAT_VERSION:
             raise FeatureStoreError(
                 f"{manifest_path}: format version {fields.get('format_version')!r}, this version"

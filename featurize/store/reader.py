@@ -83,7 +83,7 @@ class FeatureStore:
             if gathered is None:
                 gathered = part.new_empty((len(wanted), part.shape[1]))
             gathered[torch.from_numpy(places)] = part
-        return torch.empty((0, self.manifest.tensors[name])) if gathered is None else gathered
+        return self._tensor(0, name)[:0].clone() if gathered is None else gathered
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor [num_feature_rows, width]."""
@@ -105,7 +105,10 @@ class FeatureStore:
             with safe_open(path, framework="pt") as file:
                 tensor: torch.Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise _damaged(path, error) from error
+            raise _damaged(path, str(error)) from error
+        rows = self.manifest.units[unit].feature_rows
+        if len(tensor) != rows:
+            raise _damaged(path, f"{len(tensor)} rows where the manifest says {rows}")
         return tensor
 
 
@@ -113,14 +116,16 @@ def _read_table(path: Path, unit: Unit) -> pa.Table:
     """The sample table of one unit, of the size the manifest says."""
     table_path = path / "units" / f"{unit.number:05d}.parquet"
     try:
-        return pq.read_table(table_path)
+        table = pq.read_table(table_path)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(table_path, error) from error
+        raise _damaged(table_path, str(error)) from error
+    if table.num_rows != unit.samples:
+        raise _damaged(table_path, f"{table.num_rows} rows where the manifest says {unit.samples}")
+    return table
 
 
-def _damaged(path: Path, error: Exception) -> FeatureStoreError:
-    reason = str(error).splitlines()[0]
+def _damaged(path: Path, reason: str) -> FeatureStoreError:
     return FeatureStoreError(
-        f"{path}: unreadable ({reason}); delete manifest.json beside units/ and rerun"
-        " `critic featurize`, which redoes only the damaged units"
+        f"{path}: unreadable ({reason.splitlines()[0]}); delete manifest.json beside units/ and"
+        " rerun `critic featurize`, which redoes only the damaged units"
     )

@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 
-from featurize.files import TEMPORARY_SUFFIX, atomic_path, checksum, read_json, write_json
+from featurize.files import (
+    TEMPORARY_SUFFIX,
+    atomic_path,
+    checksum,
+    digest,
+    read_json,
+    write_json,
+)
 from featurize.store.format import (
     FORMAT_VERSION,
     LIKELIHOOD_COLUMNS,
@@ -53,9 +60,12 @@ class StoreWriter:
         units = {}
         for receipt in sorted((self.path / "units").glob("*.json")):
             try:
-                unit = Unit(**read_json(receipt))
+                fields = read_json(receipt)
+                unit = Unit(**fields["unit"])
+                if fields["checksum"] != self._receipt_checksum(unit):
+                    raise ValueError(f"{receipt}: damaged, or of another plan")
                 _check_unit(self.path, unit)
-            except (ValueError, TypeError, OSError):
+            except (ValueError, TypeError, KeyError, OSError):
                 continue
             units[unit.number] = unit
         return units
@@ -65,6 +75,7 @@ class StoreWriter:
 
         Raises:
             FeatureStoreError: a value is NaN or inf (names the sample).
+            OSError: the disk is full.
         """
         _refuse_non_finite(features)
         folder = self.path / "units"
@@ -72,10 +83,9 @@ class StoreWriter:
         names = (f"{number:05d}.safetensors", f"{number:05d}.parquet")
         tensors = {name: tensor.contiguous() for name, tensor in features.tensors.items()}
         with atomic_path(folder / names[0]) as temporary:
-            try:
-                save_file(tensors, temporary)
-            except SafetensorError as error:  # a full disk, mostly
-                raise OSError(f"{folder / names[0]}: cannot be written ({error})") from error
+            # NOTE: not save_file: it writes a hidden file of its own first, which a kill leaves
+            # behind and which only its owner may read.
+            temporary.write_bytes(save(tensors))
         with atomic_path(folder / names[1]) as temporary:
             pq.write_table(features.samples, temporary, compression="zstd")
         files = {
@@ -89,7 +99,8 @@ class StoreWriter:
             files=files,
             counts=dict(counts),
         )
-        write_json(folder / f"{number:05d}.json", dataclasses.asdict(unit))
+        receipt = {"unit": dataclasses.asdict(unit), "checksum": self._receipt_checksum(unit)}
+        write_json(folder / f"{number:05d}.json", receipt)
         return unit
 
     def finish(self, counts: Mapping[str, int]) -> Manifest:
@@ -124,6 +135,10 @@ class StoreWriter:
             leftover.unlink(missing_ok=True)
         return manifest
 
+    def _receipt_checksum(self, unit: Unit) -> str:
+        """Tells a receipt of this plan from a damaged one and from another plan's."""
+        return digest([self.plan["fingerprint"], dataclasses.asdict(unit)])
+
 
 def _check_unit(path: Path, unit: Unit) -> None:
     """Raises ValueError or OSError unless the unit's files are as its receipt says."""
@@ -155,5 +170,5 @@ def _refuse_non_finite(features: UnitFeatures) -> None:
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Which parts of two plans differ, in words."""
     old, new = found.get("recipe", {}), wanted["recipe"]
-    keys = [key for key in new if old.get(key) != new[key]]
-    return ", ".join(keys) if keys else "dataset or selection of problems"
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    return ", ".join(keys) or "dataset, selection of problems or featurize.unit_tokens"

@@ -143,6 +143,25 @@ def test_a_run_killed_twice_logs_every_step_once_more_at_most(train: Train) -> N
     assert "heads/best/head.json" in straight.files
 
 
+def test_what_was_logged_before_a_checkpoint_survives_a_kill(train: Train) -> None:
+    class WaitingTracker(RecordingTracker):
+        def __init__(self) -> None:
+            super().__init__()
+            self.written: set[int] = set()
+
+        def flush(self) -> None:
+            self.written |= self.metrics.keys()
+
+    tracker = WaitingTracker()
+    with pytest.raises(Killed):
+        train(tracker=tracker, progress=kill_at(22))
+    resumed = train()
+    assert resumed.resumed_from_step is not None
+    logged = {step for step in tracker.metrics if step <= resumed.resumed_from_step}
+    assert logged
+    assert logged <= tracker.written
+
+
 def test_a_rerun_of_a_finished_run_does_nothing(train: Train) -> None:
     first = train()
     stamp = (first.final / "head.json").stat().st_mtime_ns if first.final else 0
@@ -215,14 +234,17 @@ def test_only_the_newest_step_checkpoints_are_kept(train: Train, tmp_path: Path)
     assert (tmp_path / "two" / "final" / "head.json").exists()
 
 
-def test_best_is_the_highest_accuracy_ever_seen(train: Train) -> None:
+def test_best_is_the_highest_accuracy_ever_seen(train: Train, tmp_path: Path) -> None:
     tracker = RecordingTracker()
-    result = train(tracker=tracker, training={"value_head_learning_rate": 0.05})
+    noise = write_store(tmp_path / "noise", signal=0.0, likelihood=True, fingerprint="noise")
+    training = {"value_head_learning_rate": 0.05, "n_epochs": 4}
+    result = train(valid=noise, tracker=tracker, training=training)
     seen = [
         line["valid/accuracy_over_problems"]
         for line in tracker.metrics.values()
         if "valid/accuracy_over_problems" in line
     ]
+    assert max(seen) > seen[-1]
     assert result.valid_over_problems == max(seen)
     assert result.best is not None
     assert load_head(result.best).record.step == result.best_step

