@@ -1,5 +1,6 @@
 """The commands of critic: options in, tables and progress out, errors in one line."""
 
+import errno
 import functools
 import os
 import sys
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 app = typer.Typer(
     help="Train a verifiable critic for code: featurize once, train heads in seconds, judge them.",
     no_args_is_help=True,
@@ -25,6 +28,17 @@ app = typer.Typer(
 )
 prepare = typer.Typer(help="Make a dataset in critic's sample format.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
+
+
+@app.callback()
+def _quiet_libraries() -> None:
+    # Their warnings and bars speak to whoever writes the program, not to whoever runs it.
+    # NOTE: before the commands import them, which is when they read these.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 
 ConfigOption = Annotated[
     Path | None,
@@ -46,12 +60,15 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         try:
             command(*args, debug=debug, **kwargs)
+        except typer.Exit:
+            raise
         except (ValueError, OSError) as error:
             _fail(_one_line(error), 2, debug)
         except KeyboardInterrupt:
             _fail("interrupted; run the same command again to go on", 130, debug)
         except Exception as error:  # the last stop: anything else is a fault of the program
-            _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+            reason = f"{type(error).__name__}: {_one_line(error)}"
+            _fail(f"unexpected {reason} (--debug shows where)", 1, debug)
 
     return wrapper
 
@@ -116,6 +133,8 @@ def featurize_command(
     debug: DebugOption = False,
 ) -> None:
     """Run the frozen backbone once and store the features of every sample of a split."""
+    from transformers.utils.logging import disable_progress_bar
+
     from featurize.extract import remove_store, run_featurize
     from featurize.job import FeaturizeJob, plan_featurize
     from featurize.launch import LAUNCHED, choose_workers, launch
@@ -138,6 +157,7 @@ def featurize_command(
     is_rank = "RANK" in os.environ
     if overwrite and not is_rank:
         remove_store(job.store_dir)
+    disable_progress_bar()  # of transformers, which would draw over ours
     plan = plan_featurize(job)
     if plan.finished is not None:
         _print(f"featurize: up to date, nothing done: {job.store_dir}")
@@ -306,26 +326,32 @@ def _set_up_logging(level: str, line_format: str) -> None:
     logging.basicConfig(format=line_format, level=logging.WARNING)
     for name in ("cli", "configs", "featurize", "headtrain"):
         logging.getLogger(name).setLevel(level)
-    # Their warnings speak to whoever writes the program, not to whoever runs it.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _one_line(error: BaseException) -> str:
     """The message; of an OSError what, and of which file."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error)
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return f"{what}; make room and rerun" if error.errno in FULL_DISK else what
+    # A configuration has a line for each of its problems; any other error says it in its first.
+    return str(error) if isinstance(error, ValueError) else str(error).partition("\n")[0]
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
         raise
+    if "RANK" in os.environ and not _is_to_report(code):
+        raise typer.Exit(code)
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     raise typer.Exit(code)
+
+
+def _is_to_report(code: int) -> bool:
+    """Whether this worker tells of the failure; interrupted ones leave it to their parent."""
+    from featurize.launch import LAUNCHED, claim_report
+
+    return not (code == 130 and LAUNCHED in os.environ) and claim_report()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         # NOTE: the rename itself lives in the folder; without this a power cut may undo it.
         _sync(path.parent)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # What fails on an open file (a full disk, say) does not say which file it was.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -172,18 +172,13 @@ class CheckpointSettings:
     """At most so many step checkpoints (best and final are never deleted); null is all."""
 
     s3_upload: bool = False
-    """Copy best and final to s3_uri when they are written."""
+    """Copy best and final to s3_uri when they are written; without s3_uri nothing is copied."""
 
     s3_uri: str | None = None
     """Where the copies go: any URI fsspec knows, e.g. s3://bucket/critic."""
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
-        if self.s3_upload and not self.s3_uri:
-            raise ValueError(
-                "s3_upload is true but s3_uri names no place; set s3_uri (e.g. s3://bucket/critic) "
-                "or s3_upload to false"
-            )
         if not (self.save_best or self.save_final):
             raise ValueError(
                 "save_best and save_final are both false: the run would leave no head; set one "

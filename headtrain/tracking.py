@@ -213,10 +213,13 @@ class MlflowTracker:
         # NOTE: before the first import; MLflow reports its use to its makers unless told not to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import (
+            SQLAlchemyError,
+        )  # of the local database; MLflow lets some through
 
         try:
             yield
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
             raise TrackingError(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
 

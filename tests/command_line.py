@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,8 @@ def _become_critic(request: dict[str, Any]) -> None:
         cli.app()
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        traceback.print_exc()  # as the interpreter would
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -16,7 +16,9 @@ OPTIONS = (
     "dataset.validation=valid.jsonl",
     "featurize.layers=[1,-1]",
     "featurize.unit_tokens=600",
+    "featurize.workers=1",
     "runtime.device=cpu",
+    "logging.level=WARNING",
     "training.n_epochs=3",
     "evaluation.bootstrap_rounds=200",
 )

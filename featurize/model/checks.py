@@ -40,7 +40,7 @@ def check_logits(
     ids = torch.arange(4, device=device)[None]  # [1, 4]
     expected = model(input_ids=ids, use_cache=False).logits.float()
     hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.allclose(to_logits(hidden), expected, rtol=1e-2, atol=1e-2):
+    if not torch.allclose(to_logits(hidden), expected, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise ValueError(
             f"{type(model).__name__}: its logits are not its lm_head's alone, so the likelihood"
             " would be wrong; set featurize.likelihood to false"

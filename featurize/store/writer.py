@@ -46,13 +46,15 @@ class StoreWriter:
         plan_path = self.path / "plan.json"
         if plan_path.exists():
             found = read_json(plan_path)
-            if found.get("fingerprint") != self.plan["fingerprint"]:
+            if found.get("fingerprint") == self.plan["fingerprint"]:
+                return
+            # The plan of a run that failed before its first unit stands in nobody's way.
+            if any((self.path / "units").glob("*.json")):
                 raise FeatureStoreError(
                     f"{self.path}: holds features made with another"
                     f" {_difference(found, self.plan)}; use another experiment.name,"
                     " or --overwrite to replace them"
                 )
-            return
         write_json(plan_path, {"format_version": FORMAT_VERSION, **self.plan})
 
     def finished_units(self) -> dict[int, Unit]:

@@ -25,7 +25,7 @@ def test_cuda_is_refused_where_there_is_none(has_cuda: bool) -> None:
     if has_cuda:
         assert resolve_device("cuda") == torch.device("cuda", 0)
         return
-    with pytest.raises(ValueError, match="runtime.device is 'cuda', but") as caught:
+    with pytest.raises(ValueError, match=r"runtime\.device is 'cuda', but") as caught:
         resolve_device("cuda")
     assert "--set runtime.device=auto" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -35,7 +35,7 @@ def test_a_backbone_that_cannot_be_quantized_is_not_called_damaged(
     )
     source = find_backbone(settings, tmp_path, torch.float32)
     pretend_bitsandbytes(monkeypatch, is_installed=False)
-    with pytest.raises(ValueError, match="^models.policy.quantization is '8bit'"):
+    with pytest.raises(ValueError, match=r"^models\.policy\.quantization is '8bit'"):
         load_backbone(
             source,
             settings,

@@ -1,16 +1,10 @@
-"""The feature store: what is written is read back; what differs, lacks or is damaged is refused."""
+"""The feature store: what is written is read back; what is of another make or no number is refused."""
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore, FeatureStoreError, read_manifest
 from tests.unit_features import (
@@ -21,14 +15,6 @@ from tests.unit_features import (
     read_tree,
     write_missing,
 )
-
-ROOT = Path(__file__).parents[2]
-
-
-def flip_bit(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place % len(content)] ^= 1 << place % 8
-    path.write_bytes(content)
 
 
 def write_units(path: Path, units, **options) -> FeatureStore:
@@ -191,137 +177,3 @@ def test_a_likelihood_that_is_no_number_is_refused(tmp_path, column):
         make_writer(tmp_path).write_unit(
             0, type(unit)(tensors=unit.tensors, samples=broken), counts={}
         )
-
-
-# --- damage
-
-
-def damage(path: Path, how: str) -> None:
-    if how == "lost":
-        path.unlink()
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "torn":
-        path.write_bytes(path.read_bytes()[:-1])
-    elif how == "longer":
-        path.write_bytes(path.read_bytes() + b"\0")
-    else:
-        flip_bit(path, path.stat().st_size // 2)
-
-
-@pytest.mark.parametrize("how", ["lost", "empty", "torn", "longer", "flipped"])
-@pytest.mark.parametrize("suffix", ["safetensors", "parquet", "json"])
-def test_a_damaged_unit_and_no_other_is_redone(tmp_path, suffix, how):
-    write_missing(tmp_path)
-    whole = read_tree(tmp_path)
-    damage(tmp_path / "units" / f"00000.{suffix}", how)
-    if (suffix, how) == ("json", "torn"):
-        assert write_missing(tmp_path) == []  # it lost its line end, nothing more
-        return
-    assert write_missing(tmp_path) == [0]
-    assert read_tree(tmp_path) == whole
-
-
-@pytest.mark.parametrize("how", ["lost", "empty", "torn"])
-@pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
-def test_reading_a_damaged_unit_says_how_to_mend_it(tmp_path, suffix, how):
-    store = write_units(tmp_path, [make_unit(0), make_unit(1)])
-    damage(tmp_path / "units" / f"00001.{suffix}", how)
-    with pytest.raises(FeatureStoreError, match=rf"00001\.{suffix}.*delete manifest\.json") as info:
-        FeatureStore.open(store.path).read("mean.2")
-    assert "\n" not in str(info.value)
-
-
-def test_files_of_another_size_than_the_manifest_says_are_refused(tmp_path):
-    write_units(tmp_path, [make_unit(0), make_unit(1)])
-    file = tmp_path / "units" / "00001.safetensors"
-    save_file({name: tensor[:2].clone() for name, tensor in load_file(file).items()}, file)
-    with pytest.raises(FeatureStoreError, match=r"00001\.safetensors.*2 rows where .* says 3"):
-        FeatureStore.open(tmp_path).gather("mean.2", torch.tensor([5]))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["units"][0]["samples"] = 5
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(FeatureStoreError, match=r"00000\.parquet.*4 rows where .* says 5"):
-        FeatureStore.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "not readable as JSON"),
-        ("[]", "damaged"),
-        ('{"format_version": 1}', "damaged"),
-        ('{"format_version": 1, "units": [{}]}', "damaged"),
-        ('{"format_version": 1, "units": []}', "damaged"),
-        ('{"format_version": 2}', "format version 2, this version reads 1"),
-        ("{}", "format version None"),
-    ],
-)
-def test_a_damaged_manifest_is_refused(tmp_path, content, message):
-    write_missing(tmp_path)
-    (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(FeatureStoreError, match=rf"manifest\.json: {message}"):
-        FeatureStore.open(tmp_path)
-
-
-# --- killed, or out of disk, at any moment
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("interrupted")
-    subprocess.run(
-        [sys.executable, "-m", "tests.interrupted_writer", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
-    return folder
-
-
-def list_interrupted(folder: Path, kind: str) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.startswith(kind))
-
-
-def test_a_store_killed_at_any_step_is_finished_by_a_rerun(interrupted, tmp_path):
-    whole = read_tree(interrupted / "whole")
-    states = set()
-    stores = list_interrupted(interrupted, "step-") + list_interrupted(interrupted, "killed-")
-    for store in stores:
-        torn = shutil.copytree(store, tmp_path / store.name)
-        files = read_tree(torn)
-        named = {name for name in files if not name.endswith(".partial")}
-        assert all(files[name] == whole[name] for name in named), store.name
-        if "manifest.json" not in named:
-            with pytest.raises(FeatureStoreError, match="unfinished|no features"):
-                FeatureStore.open(torn)
-        finished = sorted(make_writer(torn).finished_units())
-        assert finished == [n for n in (0, 1) if f"units/{n:05d}.json" in named], store.name
-        assert write_missing(torn) == [n for n in (0, 1) if n not in finished]
-        assert read_tree(torn) == whole, store.name
-        states.add((len(named), len(files) > len(named), len(finished)))
-    # The kills fell everywhere: after each file, with and without a leftover, at 0 to 2 units.
-    assert {number for number, _, _ in states} >= set(range(9))
-    assert {is_torn for _, is_torn, _ in states} == {True, False}
-    assert {finished for _, _, finished in states} == {0, 1, 2}
-
-
-def test_a_full_disk_leaves_nothing_half_written(interrupted, tmp_path):
-    whole = read_tree(interrupted / "whole")
-    found = set()
-    for store in list_interrupted(interrupted, "full-"):
-        files = read_tree(store)
-        assert files == {name: whole[name] for name in files}
-        found.add(frozenset(files))
-        copy = shutil.copytree(store, tmp_path / store.name, dirs_exist_ok=True)
-        write_missing(copy)
-        assert read_tree(copy) == whole
-    assert frozenset({"plan.json"}) in found  # full within the tensors
-    assert frozenset({"plan.json", "units/00000.safetensors"}) in found  # within the table
-
-
-def test_features_may_be_read_by_whom_the_folder_lets(interrupted):
-    modes = {path.suffix: path.stat().st_mode for path in (interrupted / "whole/units").iterdir()}
-    assert len(modes) == 3
-    assert len(set(modes.values())) == 1

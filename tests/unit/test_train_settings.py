@@ -29,7 +29,6 @@ from headtrain.settings import (
         (TrainingSettings, {"features": ["a", "a"]}, "names a tensor twice"),
         (TrainingSettings, {"features": [], "likelihood": False}, "would read nothing"),
         (SchedulerSettings, {"warmup_ratio": 1.0}, "less than 1"),
-        (CheckpointSettings, {"save_dir": "x", "s3_upload": True}, "s3_uri names no place"),
         (CheckpointSettings, {"save_dir": "x", "save_best": False, "save_final": False}, "no head"),
         (CheckpointSettings, {}, "save_dir"),
         (EvaluationSettings, {"confidence": 1.0}, "less than 1"),

@@ -1,0 +1,42 @@
+"""Poolings of any runs of tokens agree with a loop over the rows."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurize.model.pooling import POOLINGS, pool_segments, segment_index
+
+NAIVE = {
+    "mean": lambda tokens: tokens.mean(0),
+    "last": lambda tokens: tokens[-1],
+    "max": lambda tokens: tokens.amax(0),
+    "std": lambda tokens: tokens.std(0, correction=0),
+}
+
+
+@settings(deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=10),
+    width=st.integers(1, 5),
+    pooling=st.sampled_from(POOLINGS),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 1000),
+)
+def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(40, width, generator=generator).to(dtype)
+    starts, lengths = torch.tensor(runs).T
+    pooled = pool_segments(hidden, starts, lengths, pooling)
+    rows = [hidden[start : start + length].double() for start, length in runs]
+    expected = torch.stack([NAIVE[pooling](tokens) for tokens in rows]).float()
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
+    assert pooled.dtype == torch.float32
+    if pooling == "std":
+        assert pooled[lengths == 1].eq(0).all()
+
+
+@given(runs=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=10))
+def test_the_index_is_every_run_in_turn(runs):
+    starts, lengths = torch.tensor(runs, dtype=torch.int64).reshape(-1, 2).T
+    expected = [place for start, length in runs for place in range(start, start + length)]
+    assert segment_index(starts, lengths).tolist() == expected

@@ -1,0 +1,69 @@
+"""Poolings of numbers that can be added up by hand."""
+
+import pytest
+import torch
+
+from featurize.model.pooling import POOLINGS, pool_segments, segment_index
+
+HIDDEN = torch.tensor([[9.0, -9.0], [1.0, -1.0], [3.0, -3.0], [5.0, -8.0], [2.0, 2.0]])
+STARTS, LENGTHS = torch.tensor([1, 4, 0]), torch.tensor([3, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("mean", [[3.0, -4.0], [2.0, 2.0], [5.0, -5.0]]),
+        ("last", [[5.0, -8.0], [2.0, 2.0], [1.0, -1.0]]),
+        ("max", [[5.0, -1.0], [2.0, 2.0], [9.0, -1.0]]),
+        ("std", [[(8 / 3) ** 0.5, (26 / 3) ** 0.5], [0.0, 0.0], [4.0, 4.0]]),
+    ],
+)
+def test_rows_are_pooled_over_their_own_tokens(pooling, expected):
+    pooled = pool_segments(HIDDEN, STARTS, LENGTHS, pooling)
+    torch.testing.assert_close(pooled, torch.tensor(expected))
+
+
+def test_every_pooling_the_settings_offer_is_known():
+    assert POOLINGS == ("mean", "last", "max", "std")
+    with pytest.raises(KeyError, match="median"):
+        pool_segments(HIDDEN, STARTS, LENGTHS, "median")
+
+
+def test_one_token_has_no_spread_and_is_itself_otherwise():
+    hidden = torch.randn(7, 5) * 1e4
+    starts, lengths = torch.arange(7), torch.ones(7, dtype=torch.int64)
+    assert torch.equal(pool_segments(hidden, starts, lengths, "std"), torch.zeros(7, 5))
+    for pooling in ("mean", "last", "max"):
+        assert torch.equal(pool_segments(hidden, starts, lengths, pooling), hidden)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_no_number_outside_the_runs_is_looked_at(pooling):
+    hidden = HIDDEN.clone()
+    hidden[0] = float("nan")
+    starts, lengths = STARTS[:2], LENGTHS[:2]
+    expected = pool_segments(HIDDEN, starts, lengths, pooling)
+    assert torch.equal(pool_segments(hidden, starts, lengths, pooling), expected)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_nan_shows_in_its_own_row_alone(pooling):
+    hidden = HIDDEN.clone()
+    hidden[3, 1] = float("nan")
+    pooled = pool_segments(hidden, STARTS, LENGTHS, pooling)
+    assert pooled.isnan().tolist() == [[False, True], [False, False], [False, False]]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_sixteen_bit_states_are_pooled_in_float32(pooling):
+    hidden = torch.randn(600, 3).to(torch.bfloat16)
+    starts, lengths = torch.tensor([0, 300]), torch.tensor([300, 300])
+    pooled = pool_segments(hidden, starts, lengths, pooling)
+    assert pooled.dtype == torch.float32
+    torch.testing.assert_close(pooled, pool_segments(hidden.float(), starts, lengths, pooling))
+
+
+def test_the_index_names_the_tokens_of_all_runs_one_after_another():
+    assert segment_index(STARTS, LENGTHS).tolist() == [1, 2, 3, 4, 0, 1]
+    empty = torch.tensor([], dtype=torch.int64)
+    assert segment_index(empty, empty).tolist() == []
