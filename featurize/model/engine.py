@@ -25,10 +25,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 A wrong mask or position shows as 0.1 and more; in 16 bits re-batching alone gives 4-6e-3.
 """
 
-PROBE_OUTPUTS = 4
-"""Outputs of one prompt in the pack on which the forwards are compared."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """Which forward runs, and why, in a sentence."""
@@ -71,16 +67,12 @@ class Engine:
         seen: set[tuple[int, ...]] = set()
         while queue:
             pieces = queue.pop()
-            try:
-                batch = self._make(pieces)
-                features = forward_batch(self.backbone, batch, spec)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or self._is_single(pieces):
-                    raise
+            done = self._try(pieces)
+            if done is None:
                 self._halve()
                 queue = self._plan([piece for rest in [*queue, pieces] for piece in rest])
                 continue
-            _scatter(features, batch.rows.cpu(), tensors, likelihood)
+            _scatter(*done, tensors, likelihood)
             if on_tokens is not None:
                 on_tokens(_unique_tokens(pieces, seen))
         return Features(tensors=tensors, likelihood=likelihood)
@@ -92,6 +84,20 @@ class Engine:
     def _make(self, pieces: Sequence[PromptGroup]) -> Batch:
         make = make_pack if self.forward == "packed" else make_padded
         return make(pieces, self.backbone.device)
+
+    def _try(self, pieces: Sequence[PromptGroup]) -> tuple[Features, Tensor] | None:
+        """Features of one batch and their feature rows; None when memory ran out.
+
+        NOTE: returns before anything is done about it: while the error is held, so is the memory of
+        the frames it came through.
+        """
+        try:
+            batch = self._make(pieces)
+            return forward_batch(self.backbone, batch, self.spec), batch.rows.cpu()
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or self._is_single(pieces):
+                raise
+        return None
 
     @staticmethod
     def _is_single(pieces: Sequence[PromptGroup]) -> bool:
@@ -118,7 +124,9 @@ def choose_forward(
     except (UnsupportedAttention, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and _is_out_of_memory(error):
             raise
-        return Choice(forward="padded", reason=f"shared prompts do not fit this model: {error}")
+        first_line = str(error).partition("\n")[0]
+        reason = f"shared prompts do not fit this model: {first_line}"
+        return Choice(forward="padded", reason=reason)
     singles = [single for batch in plan_padded(probe, 1) for single in batch]
     plain = _features(backbone, spec, [make_padded([one], backbone.device) for one in singles])
     difference = max(relative_error(packed[name], plain[name]) for name in plain)
@@ -130,13 +138,14 @@ def choose_forward(
 
 
 def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
-    """A few outputs of two prompts, the longest sequence among them."""
+    """The longest and the shortest output of two prompts, the longest sequence among them."""
     longest = max(groups, key=lambda group: len(group.prompt) + max(map(len, group.outputs)))
     others = [group for group in groups if group is not longest]
     chosen = [longest, *sorted(others, key=lambda group: group.num_tokens)[:1]]
     probe, row = [], 0
     for group in chosen:
-        outputs = tuple(sorted(group.outputs, key=len, reverse=True)[:PROBE_OUTPUTS])
+        by_length = sorted(group.outputs, key=len)
+        outputs = (by_length[-1], *by_length[:-1][:1])
         rows = tuple(range(row, row + len(outputs)))
         probe.append(PromptGroup(prompt=group.prompt, outputs=outputs, rows=rows))
         row += len(outputs)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import shutil
+import struct
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from featurize.model.checks import check_complete
 logger = logging.getLogger(__name__)
 
 PACKAGE_PREFIX = "package:"
+
+_UNREADABLE = (
+    ValueError, OSError, LookupError, TypeError, NotImplementedError, struct.error,
+)  # fmt: skip
+"""What transformers raises over files that are damaged or of an unknown make."""
 
 
 def find_packaged_gguf(distribution: str) -> Path:
@@ -58,7 +64,7 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
         model, report = auto.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=dtype, output_loading_info=True
         )
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{gguf}: cannot be read as a GGUF model ({reason})") from error
     check_complete(gguf, report["missing_keys"])
@@ -70,8 +76,10 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        if not (folder / "config.json").exists():  # another process may have been faster
-            temporary.rename(folder)
+        temporary.rename(folder)
+    except OSError:
+        if not (folder / "config.json").exists():  # else another process was faster
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -3,8 +3,8 @@
     make bench-featurize                       # 2, 8 and 32 candidates a problem
     make bench-featurize ARGS="--candidates 8 --prompt-tokens 100 400 1600"
 
-Every figure is unique tokens a second (a problem's prompt counted once) of the same backbone and the
-same samples; ratios are against this engine. The GEMM peak is measured in the same run.
+Every figure is unique tokens a second (a problem's prompt counted once) of the same backbone and
+the same samples; ratios are against this engine. The GEMM peak is measured in the same run.
 """
 
 import argparse
@@ -109,13 +109,12 @@ def run_sentence_transformers(
 ) -> Result | None:
     """`SentenceTransformer.encode` with its defaults and mean pooling; None if not installed."""
     try:
-        from sentence_transformers import SentenceTransformer, models
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     except ImportError:
         return None
-    transformer = models.Transformer(
-        str(folder), max_seq_length=MAX_LENGTH, model_args={"dtype": dtype}
-    )
-    pooling = models.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="mean")
+    transformer = Transformer(str(folder), max_seq_length=MAX_LENGTH, model_kwargs={"dtype": dtype})
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
     model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     texts = [
