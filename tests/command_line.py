@@ -1,6 +1,7 @@
 """Runs critic's commands as a shell would, in a fresh process or forked from a warm one."""
 
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -126,9 +127,9 @@ def _import_like_a_command() -> None:
     """What commands import, after the variables that they set before it."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    import featurize.extract
-    import headtrain.evaluation.judge
-    import headtrain.train  # noqa: F401
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    for name in ("featurize.extract", "headtrain.train", "headtrain.evaluation.judge", "mlflow"):
+        importlib.import_module(name)
 
 
 def _become_critic(request: dict[str, Any]) -> None:

@@ -3,8 +3,8 @@
 Run as `python -m tests.interrupted_writer FOLDER`; FOLDER then holds
 
     step-000, step-001, ...   killed before the nth call that opens, syncs, renames or removes
-    killed-<bytes>            killed by the kernel in the middle of a file, after so many bytes of it
-    full-<bytes>              told by the kernel that the disk is full, after so many bytes of a file
+    killed-<bytes>            killed by the kernel after so many bytes of a file
+    full-<bytes>              told after so many bytes of a file that it cannot grow
 
 A process of its own, because a fork of pytest's would inherit the locks of its threads.
 """

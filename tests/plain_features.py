@@ -93,13 +93,13 @@ def largest_error(found: Features, expected: Features) -> float:
     pairs = [(found.tensors[name], expected.tensors[name]) for name in expected.tensors]
     if found.likelihood is not None and expected.likelihood is not None:
         pairs.append((found.likelihood, expected.likelihood))
-    errors = []
+    errors: list[float] = []
     for ours, theirs in pairs:
         assert ours.shape == theirs.shape
         assert ours.isfinite().all()
         norms = theirs.norm(dim=1)
         scale = torch.where(norms > 0, norms, torch.ones_like(norms))
-        errors.append(((ours - theirs).norm(dim=1) / scale).max().item())
+        errors.append(float(((ours - theirs).norm(dim=1) / scale).max()))
     return max(errors)
 
 

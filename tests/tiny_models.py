@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -92,6 +93,18 @@ FAMILIES: dict[str, Family] = {
             "embedding_multiplier": 3.0,
             "attention_multiplier": 0.2,
             "residual_multiplier": 0.5,
+        },
+    ),
+    "deepseek": Family(
+        config_class=DeepseekV3Config,
+        options={
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 8,  # narrower than queries and keys
+            "first_k_dense_replace": NUM_LAYERS,
         },
     ),
     "gemma2": Family(

@@ -25,6 +25,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 A wrong mask or position shows as 0.1 and more; in 16 bits re-batching alone gives 4-6e-3.
 """
 
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """Which forward runs, and why, in a sentence."""

@@ -64,7 +64,8 @@ def dense_attention(
     keys, values = (tensor.double().repeat_interleave(repeats, dim=1) for tensor in (key, value))
     scores = query.double() @ keys.transpose(2, 3) * query.shape[3] ** -0.5
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return (weights @ values).transpose(1, 2).float()
+    attended: Tensor = weights @ values
+    return attended.transpose(1, 2).float()
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -79,6 +80,16 @@ def test_tokens_see_their_prompt_their_own_past_and_nothing_else(
     )
     assert weights is None
     torch.testing.assert_close(found, dense_attention(query, key, value, GROUPS, window))
+
+
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 18])
+def test_a_window_reaches_over_the_whole_of_a_sequence_or_not_quite(window: int) -> None:
+    groups = make_groups([(5, (12,))])  # 17 tokens
+    query, key, value, layout = make_qkv(groups)
+    found, _ = shared_prompt_attention(
+        torch.nn.Module(), query, key, value, None, layout=layout, sliding_window=window
+    )
+    torch.testing.assert_close(found, dense_attention(query, key, value, groups, window))
 
 
 def test_values_may_be_narrower_than_keys() -> None:

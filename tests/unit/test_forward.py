@@ -127,7 +127,7 @@ def test_only_what_is_asked_for_is_computed(backbone: Backbone) -> None:
 
 def test_forwards_may_alternate(backbone: Backbone) -> None:
     def run(is_packed: bool) -> Features:
-        (group,) = groups = make_groups([(6, (7,))])
+        groups = make_groups([(6, (7,))])
         make = make_pack if is_packed else make_padded
         return forward_batch(backbone, make(groups, CPU), SPEC)
 

@@ -1,5 +1,6 @@
 import importlib.metadata
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from featurize.model import gguf as gguf_module
+from featurize.model.attention import register
 from featurize.model.backbone import find_backbone, load_backbone, load_tokenizer
 from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
@@ -119,23 +120,93 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
+class Saved:
+    """A stand-in for a loaded model or tokenizer: writes one file."""
+
+    config = None
+
+    def __init__(self, name: str, on_save: Callable[[], None] = lambda: None) -> None:
+        self.name = name
+        self.on_save = on_save
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self.name).write_text("{}")
+        self.on_save()
+
+
+def stand_in(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    missing: Sequence[str] = (),
+    on_save: Callable[[], None] = lambda: None,
+) -> None:
+    """Makes every GGUF file read as a model and a tokenizer that write a file each."""
+    model = Saved("config.json")
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *_, **__: (model, {"missing_keys": set(missing)}),
+    )
+    tokenizer = Saved("tokenizer.json", on_save)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+
+
+def test_a_converted_folder_appears_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "converted"
+    stand_in(monkeypatch, on_save=lambda: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        convert_gguf(tmp_path / "tiny.gguf", folder, FLOAT32)
+    assert list(folder.parent.iterdir()) == []
+    stand_in(monkeypatch)
+    assert convert_gguf(tmp_path / "tiny.gguf", folder, FLOAT32) == folder
+    assert {file.name for file in folder.iterdir()} == {"config.json", "tokenizer.json"}
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_another_process_may_convert_the_same_file_faster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "converted"
+
+    def finish_elsewhere() -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("theirs")
+
+    stand_in(monkeypatch, on_save=finish_elsewhere)
+    assert convert_gguf(tmp_path / "tiny.gguf", folder, FLOAT32) == folder
+    assert (folder / "config.json").read_text() == "theirs"
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_gguf_file_without_all_its_weights_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in(monkeypatch, missing=["model.norm.weight"])
+    with pytest.raises(ValueError, match=r"tiny\.gguf: holds no 'model\.norm\.weight'"):
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "cache" / "converted", FLOAT32)
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not _is_installed(PACKAGE), reason=f"needs the package {PACKAGE}")
 def test_a_gguf_backbone_is_converted_once_and_stays_what_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read: Any = AutoModelForCausalLM.from_pretrained
+    originals: list[Any] = []
+
+    def keep(*names: Any, **options: Any) -> Any:
+        model, report = read(*names, **options)
+        originals.append(model)
+        return model, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", keep)
     settings = BackboneSettings(name="smollm2", path=f"package:{PACKAGE}")
     source = find_backbone(settings, tmp_path, FLOAT32)
-    assert {file.name for file in (tmp_path / "backbones").iterdir()} == {source.folder.name}
-
-    def refuse(*_args: Any, **_options: Any) -> Any:
-        raise AssertionError("the GGUF file is read again")
-
-    file = find_packaged_gguf(PACKAGE)
-    original = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=FLOAT32)
-    monkeypatch.setattr(gguf_module.AutoModelForCausalLM, "from_pretrained", refuse)
-    monkeypatch.setattr(gguf_module.AutoTokenizer, "from_pretrained", refuse)
+    assert [file.name for file in (tmp_path / "backbones").iterdir()] == [source.folder.name]
     assert find_backbone(settings, tmp_path, FLOAT32) == source
+    assert len(originals) == 1
     monkeypatch.undo()
 
     tokenizer = load_tokenizer(source, settings)
@@ -144,8 +215,9 @@ def test_a_gguf_backbone_is_converted_once_and_stays_what_it_was(
     assert tokenizer.decode(list(outputs[0])) == texts[1]
     groups = [PromptGroup(prompt=prompt, outputs=tuple(outputs), rows=(0, 1))]
     spec = FeatureSpec(layers=(0, 15, 30), poolings=("mean", "last"), likelihood=True)
+    register()
     backbone = load_backbone(
         source, settings, device=CPU, dtype=FLOAT32, deepest_layer=30, with_lm_head=True
     )
     found = Engine(backbone, spec, "packed", 10_000).run(groups, count_rows(groups))
-    assert largest_error(found, plain_features(original, groups, spec)) <= 1e-5
+    assert largest_error(found, plain_features(originals[0], groups, spec)) <= 1e-5

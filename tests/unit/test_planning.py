@@ -65,7 +65,8 @@ def test_a_group_above_the_budget_repeats_its_prompt_in_few_pieces():
     pieces = [piece for pack in packs for piece in pack]
     assert [(len(piece.prompt), piece.rows) for piece in pieces] == [(4, (10, 11)), (4, (12, 13))]
     assert [tuple(map(len, piece.outputs)) for piece in pieces] == [(1, 6), (5, 2)]
-    assert all(output[0] == row - 10 for p in pieces for output, row in zip(p.outputs, p.rows))
+    for piece in pieces:
+        assert [output[0] for output in piece.outputs] == [row - 10 for row in piece.rows]
 
 
 @pytest.mark.parametrize("budget", [1, 8, 12])

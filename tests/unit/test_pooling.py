@@ -67,3 +67,9 @@ def test_the_index_names_the_tokens_of_all_runs_one_after_another():
     assert segment_index(STARTS, LENGTHS).tolist() == [1, 2, 3, 4, 0, 1]
     empty = torch.tensor([], dtype=torch.int64)
     assert segment_index(empty, empty).tolist() == []
+
+
+def test_the_spread_of_numbers_far_from_zero_is_not_lost():
+    hidden = 1e4 + torch.tensor([0.0, 1.0]).repeat(50)[:, None]
+    pooled = pool_segments(hidden, torch.tensor([0]), torch.tensor([100]), "std")
+    torch.testing.assert_close(pooled, torch.tensor([[0.5]]))

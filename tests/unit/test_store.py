@@ -1,4 +1,4 @@
-"""The feature store: what is written is read back; what is of another make or no number is refused."""
+"""The feature store: what is written is read back; another make and NaN are refused."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from featurize.files import read_json
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore, FeatureStoreError, read_manifest
 from tests.unit_features import (
     RECIPE,
@@ -41,7 +42,7 @@ def test_tensors_and_samples_come_back_as_they_were_written(tmp_path):
     samples = store.samples.to_pydict()
     assert samples.pop("feature_row") == [0, 1, 1, 2, 3, 5, 4, 5]
     for column, values in samples.items():
-        assert values == sum((unit.samples[column].to_pylist() for unit in units), [])
+        assert values == [v for unit in units for v in unit.samples[column].to_pylist()]
 
 
 def test_the_manifest_says_what_the_store_is(tmp_path):
@@ -137,6 +138,16 @@ def test_another_fingerprint_is_refused_with_what_differs(tmp_path, changes, nam
     assert str(tmp_path) in str(caught.value)
     assert "--overwrite" in str(caught.value)
     assert read_tree(tmp_path) == before
+
+
+def test_the_plan_of_a_run_that_finished_no_unit_is_replaced(tmp_path):
+    make_writer(tmp_path).begin()
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "00000.safetensors").write_bytes(b"half")
+    other = make_writer(tmp_path, num_units=1, fingerprint="other", recipe={"layers": [9]})
+    other.begin()
+    assert read_json(tmp_path / "plan.json") == {"format_version": 1, **other.plan}
+    assert other.finished_units() == {}
 
 
 def test_units_of_another_plan_are_redone_even_when_the_plan_is_lost(tmp_path):

@@ -1,0 +1,321 @@
+"""Mistakes at the command line: one line that says what, where and how to mend it; exit code 2."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.command_line import Outcome, WarmCritic
+from tests.synthetic_stores import write_store
+from tests.tiny_project import make_rows, options, write_project, write_rows
+
+pytestmark = pytest.mark.slow
+
+FEATURIZE = ("featurize", "--split", "train")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_project(tmp_path_factory.mktemp("errors"), num_train=4, num_valid=2)
+
+
+@pytest.fixture(scope="module")
+def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
+    critic = WarmCritic(tmp_path_factory.mktemp("home"))
+    yield critic
+    critic.close()
+
+
+@pytest.fixture(scope="module")
+def head(critic: WarmCritic, project: Path) -> Path:
+    """A head trained on random features; the folder of its run."""
+    for split in ("train", "valid"):
+        write_store(project / f"storage/features/demo/{split}")
+    outcome = critic.run("train-head", *options("training.n_epochs=1"), folder=project)
+    assert outcome.code == 0, outcome.err
+    return project / "storage/checkpoints/critic/demo"
+
+
+@pytest.fixture
+def run(critic: WarmCritic, project: Path, tmp_path: Path) -> Any:
+    """Runs a command whose storage.root is tmp_path/storage."""
+
+    def run(
+        *command: str, most_bytes: int | None = None, settings: tuple[str, ...] = ()
+    ) -> Outcome:
+        arguments = [*command, *options(f"storage.root={tmp_path}/storage", *settings)]
+        return critic.run(*arguments, folder=project, most_bytes=most_bytes)
+
+    return run
+
+
+def assert_refused(outcome: Outcome, storage: Path, *parts: str) -> None:
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.out
+    assert [*storage.rglob("*.partial")] == []
+    assert [*storage.rglob("manifest.json")] == []
+
+
+def copy_model(project: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(project / "model", folder))
+
+
+# --- the dataset
+
+
+GOOD, OTHER = make_rows("train", 1)[:2]
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ('{"instruction": oops', ("not valid JSON", "'{\"instruction\": oops'", "one JSON object")),
+        ({"instruction": "a"}, ("'output' is missing", "every row needs")),
+        ({**OTHER, "output": " \n"}, ("'output' is empty", "or drop the row")),
+        ({**OTHER, "is_correct": "yes"}, ("'is_correct' is 'yes' (a string)", "true or false")),
+        ({**OTHER, "is_correct": 1}, ("'is_correct' is 1 (a number)", "true or false")),
+        (
+            {**OTHER, "task_id": GOOD["task_id"]},
+            ("'train-0-0' is taken", "data.jsonl:1", "its own"),
+        ),
+        ([1], ("the row is [1] (a list)", "one JSON object")),
+    ],
+    ids=["json", "no-output", "empty-output", "label-text", "label-number", "task-id", "list"],
+)
+def test_a_bad_row_is_named_by_file_and_line(
+    run: Any, tmp_path: Path, line: Any, parts: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    text = line if isinstance(line, str) else json.dumps(line)
+    data.write_text(f"{json.dumps(GOOD)}\n{text}\n")
+    outcome = run(*FEATURIZE, settings=(f"dataset.train={data}",))
+    assert_refused(outcome, tmp_path, f"{data}:2", *parts)
+    assert not (tmp_path / "storage/features").exists()
+
+
+def test_a_missing_dataset_is_named_with_the_folder_it_was_looked_for_in(
+    run: Any, project: Path, tmp_path: Path
+) -> None:
+    outcome = run(*FEATURIZE, settings=("dataset.train=nowhere.jsonl",))
+    assert_refused(outcome, tmp_path, "'nowhere.jsonl' matches no file", str(project))
+
+
+def test_an_empty_dataset_is_refused(run: Any, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "empty.jsonl", [])
+    outcome = run(*FEATURIZE, settings=(f"dataset.train={data}",))
+    assert_refused(outcome, tmp_path, f"{data}: holds no rows", "at least one")
+
+
+def test_a_split_without_a_file_is_refused_with_the_key_to_set(run: Any, tmp_path: Path) -> None:
+    outcome = run("featurize", "--split", "test")
+    assert_refused(outcome, tmp_path, "dataset.test is not set", "--set dataset.test=PATH")
+
+
+# --- the settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("featurize.layer=[1]", ("unknown key", "did you mean featurize.layers?")),
+        ("featurize.layers=[9]", ("featurize.layers: 9", "0..3")),
+        ("data_sampling.sampling_method=problems", ("'problems' was removed", "use 'pairwise'")),
+        ("training.dropout=much", ("training.dropout=much", "expected a number")),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_to_use(
+    run: Any, tmp_path: Path, setting: str, parts: tuple[str, ...]
+) -> None:
+    assert_refused(run(*FEATURIZE, settings=(setting,)), tmp_path, *parts)
+
+
+def test_every_bad_setting_has_a_line_of_its_own(run: Any) -> None:
+    outcome = run(*FEATURIZE, settings=("featurize.layer=[1]", "training.dropout=much"))
+    assert outcome.code == 2
+    first, second = outcome.err.splitlines()
+    assert first.startswith("error: --set featurize.layer")
+    assert "training.dropout=much" in second
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", [FEATURIZE, ("train-head",)])
+def test_cuda_is_refused_where_there_is_none(
+    run: Any, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    if command != FEATURIZE:
+        for split in ("train", "valid"):
+            write_store(tmp_path / f"storage/features/demo/{split}")
+    outcome = run(*command, settings=("runtime.device=cuda",))
+    assert_refused(outcome, tmp_path / "storage/checkpoints", "'cuda'", "runtime.device=auto")
+
+
+# --- the backbone
+
+
+def test_a_missing_backbone_is_named_with_what_may_be_given(run: Any, tmp_path: Path) -> None:
+    outcome = run(*FEATURIZE, settings=("models.policy.path=nowhere",))
+    assert_refused(outcome, tmp_path, "models.policy.path", "'nowhere'", "give a model folder")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_backbone_is_named(run: Any, project: Path, tmp_path: Path, file: str) -> None:
+    model = copy_model(project, tmp_path / "damaged")
+    content = (model / file).read_bytes()
+    (model / file).write_bytes(content[: len(content) // 2])
+    outcome = run(*FEATURIZE, settings=(f"models.policy.path={model}",))
+    assert_refused(outcome, tmp_path, str(model), "cannot be read")
+
+
+@pytest.mark.parametrize("likelihood", ["true", "false"])
+def test_a_weight_that_is_no_number_is_told_by_the_sample_it_shows_in(
+    run: Any, project: Path, tmp_path: Path, likelihood: str
+) -> None:
+    model = copy_model(project, tmp_path / "nan")
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    settings = (f"models.policy.path={model}", f"featurize.likelihood={likelihood}")
+    outcome = run(*FEATURIZE, settings=settings)
+    # Layer 1 lies below the damage, layer 3 above it.
+    assert_refused(outcome, tmp_path, "NaN or inf in", ".3 of sample 'train-", "such rows")
+
+
+def test_a_failed_first_run_does_not_stand_in_the_way_of_the_next(
+    run: Any, project: Path, tmp_path: Path
+) -> None:
+    model = copy_model(project, tmp_path / "mended")
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[:1000])
+    settings = (f"models.policy.path={model}",)
+    assert run(*FEATURIZE, settings=settings).code == 2
+    (model / "model.safetensors").write_bytes(whole)
+    outcome = run(*FEATURIZE, settings=settings)
+    assert outcome.code == 0, outcome.err
+
+
+# --- features and heads
+
+
+@pytest.mark.parametrize("command", ["train-head", "eval"])
+def test_missing_features_are_told_with_the_command_that_makes_them(
+    run: Any, head: Path, tmp_path: Path, command: str
+) -> None:
+    arguments = (command, "--head", str(head)) if command == "eval" else (command,)
+    outcome = run(*arguments)
+    features = tmp_path / "storage/features/demo"
+    assert_refused(outcome, features, str(features), "`critic featurize --split train`")
+
+
+def test_an_unfinished_store_is_told_from_a_missing_one(run: Any, tmp_path: Path) -> None:
+    train_features = tmp_path / "storage/features/demo/train"
+    write_store(train_features)
+    (train_features / "manifest.json").unlink()
+    outcome = run("train-head")
+    assert_refused(outcome, tmp_path, str(train_features), "unfinished", "critic featurize")
+
+
+def test_a_missing_head_is_told_with_the_command_that_makes_it(run: Any, tmp_path: Path) -> None:
+    outcome = run("eval")
+    assert_refused(outcome, tmp_path, "checkpoints/critic/demo: no head", "`critic train-head`")
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_training_needs_problems_with_both_labels(run: Any, tmp_path: Path, split: str) -> None:
+    for name in ("train", "valid"):
+        labels = [True] * 96 if name == split else None
+        write_store(tmp_path / f"storage/features/demo/{name}", labels=labels)
+    outcome = run("train-head")
+    expected = "both a correct and an incorrect"
+    assert_refused(outcome, tmp_path / "storage/checkpoints", expected)
+    heads = [*(tmp_path / "storage").rglob("head.json")]
+    assert heads == []
+
+
+def test_an_evaluation_needs_problems_with_both_labels(
+    run: Any, head: Path, tmp_path: Path
+) -> None:
+    write_store(tmp_path / "storage/features/demo/train")
+    one_label_a_problem = [bool(place // 8 % 2) for place in range(96)]
+    write_store(tmp_path / "storage/features/demo/valid", labels=one_label_a_problem)
+    outcome = run("eval", "--head", str(head))
+    evaluation = tmp_path / "storage/evaluation"
+    assert_refused(outcome, evaluation, "'valid'", "both a correct and an incorrect")
+    assert not evaluation.exists()
+
+
+def test_a_head_refuses_features_of_another_recipe(run: Any, head: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_store(tmp_path / f"storage/features/new/{split}", recipe_fingerprint="new")
+    outcome = run("eval", "--head", str(head), settings=("featurize.store_name=new",))
+    parts = (str(head), "recipe recipe", "recipe new", "train a new head")
+    assert_refused(outcome, tmp_path / "storage/evaluation", *parts)
+
+
+def test_features_of_another_recipe_are_not_overwritten_unasked(run: Any, tmp_path: Path) -> None:
+    assert run(*FEATURIZE).code == 0
+    store = tmp_path / "storage/features/demo/train"
+    before = (store / "manifest.json").read_bytes()
+    changed = ("featurize.poolings=[last]",)
+    outcome = run(*FEATURIZE, settings=changed)
+    parts = (str(store), "another poolings", "experiment.name", "--overwrite")
+    assert_refused(outcome, tmp_path / "storage/checkpoints", *parts)
+    assert (store / "manifest.json").read_bytes() == before
+    assert run(*FEATURIZE, "--overwrite", settings=changed).code == 0
+    assert (store / "manifest.json").read_bytes() != before
+
+
+# --- a full disk
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "file"), [(1000, "cache/index"), (4000, "00000.safetensors")]
+)
+def test_featurize_on_a_full_disk_leaves_nothing_half_written(
+    run: Any, tmp_path: Path, most_bytes: int, file: str
+) -> None:
+    if file != "cache/index":
+        assert run(*FEATURIZE, "--plan-only").code == 0
+    outcome = run(*FEATURIZE, most_bytes=most_bytes)
+    assert_refused(outcome, tmp_path, "File too large", file, "make room")
+    assert run(*FEATURIZE).code == 0
+
+
+def test_training_and_evaluation_on_a_full_disk_are_one_line(run: Any, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_store(tmp_path / f"storage/features/demo/{split}")
+    checkpoints, evaluation = tmp_path / "storage/checkpoints", tmp_path / "storage/evaluation"
+    assert_refused(run("train-head", most_bytes=3000), checkpoints, "mlflow.tracking_uri", "disk")
+    shutil.rmtree(tmp_path / "storage/mlruns")
+    assert run("train-head").code == 0
+    assert_refused(run("eval", most_bytes=3000), evaluation, "File too large", "valid.json", "room")
+    assert [path for path in evaluation.rglob("*") if path.is_file()] == []
+
+
+# --- how errors are told
+
+
+def test_an_error_of_several_workers_is_told_once(run: Any, project: Path, tmp_path: Path) -> None:
+    model = copy_model(project, tmp_path / "damaged")
+    (model / "model.safetensors").write_bytes(b"not safetensors")
+    settings = ("featurize.workers=2", "featurize.unit_tokens=50", f"models.policy.path={model}")
+    outcome = run(*FEATURIZE, settings=settings)
+    assert_refused(outcome, tmp_path, str(model), "cannot be read")
+
+
+def test_debug_shows_the_traceback(run: Any) -> None:
+    arguments = ("eval", "--head", "nowhere")
+    assert "Traceback" not in run(*arguments).err
+    err = run(*arguments, "--debug").err
+    assert err.startswith("Traceback")
+    assert "headtrain/checkpoint.py" in err
+    assert "CheckpointError: nowhere: holds no head.json" in err

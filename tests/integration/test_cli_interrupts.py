@@ -1,0 +1,178 @@
+"""Featurize runs that are killed, interrupted or shared out end in the same store."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from featurize.store import FeatureStore
+from tests.command_line import Outcome, finish, run_critic, start_critic
+from tests.tiny_project import options, write_project
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 240  # for a single command, on a machine that is shared
+NUM_UNITS = 60
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_project(tmp_path_factory.mktemp("interrupts"), num_train=NUM_UNITS, num_valid=1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """What one worker makes without a break."""
+    outcome = run_critic(
+        *command("undisturbed", workers=1), folder=project, home=tmp_path_factory.mktemp("home")
+    )
+    assert outcome.code == 0, outcome.err
+    store = FeatureStore.open(store_path(project, "undisturbed"))
+    assert len(store.manifest.units) == NUM_UNITS
+    return store
+
+
+def command(experiment: str, *, workers: int) -> list[str]:
+    settings = (f"experiment.name={experiment}", f"featurize.workers={workers}")
+    return ["featurize", "--split", "train", *options("featurize.unit_tokens=50", *settings)]
+
+
+def store_path(project: Path, experiment: str) -> Path:
+    return project / "storage/features" / experiment / "train"
+
+
+def num_finished(store: Path) -> int:
+    return len([*(store / "units").glob("*.json")])
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns when it is so, or the process has ended."""
+    give_up = time.monotonic() + SECONDS
+    while not is_so() and process.poll() is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+
+
+def find_workers(process: subprocess.Popen[str]) -> list[int]:
+    """Processes the launcher has started; each leads a session of its own."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        return [int(child) for child in children.read_text().split()]
+    return []
+
+
+def is_alive(worker: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def disturb(
+    project: Path, home: Path, experiment: str, *, workers: int, after: int, by: int
+) -> Outcome:
+    """Starts a run and sends its process group a signal once `after` units are there."""
+    arguments = command(experiment, workers=workers)
+    process = start_critic(*arguments, folder=project, home=home)
+    store = store_path(project, experiment)
+    wait_until(lambda: num_finished(store) >= after, process)
+    time.sleep(random.uniform(0, 0.02))
+    workers_alive = find_workers(process)
+    os.killpg(process.pid, by)
+    outcome = finish(process, timeout=SECONDS)
+    # NOTE: workers notice a dead launcher when they next claim a unit; they must not outlive it.
+    give_up = time.monotonic() + 60
+    while any(map(is_alive, workers_alive)):
+        assert time.monotonic() < give_up, "a worker outlives its launcher"
+        time.sleep(0.05)
+    return outcome
+
+
+def assert_same(found: FeatureStore, expected: FeatureStore) -> None:
+    """Rows, ids and order equal; numbers as close as another order of summation leaves them."""
+    exact = expected.samples.column_names[:11]  # SAMPLE_SCHEMA; the likelihood stands behind
+    assert found.samples.select(exact).equals(expected.samples.select(exact))
+    for name in expected.samples.column_names[11:]:
+        values = [torch.from_numpy(store.samples[name].to_numpy()) for store in (found, expected)]
+        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
+    assert found.tensor_names == expected.tensor_names
+    for name in expected.tensor_names:
+        torch.testing.assert_close(found.read(name), expected.read(name), rtol=1e-5, atol=1e-5)
+    assert found.manifest.counts == expected.manifest.counts
+    assert found.manifest.fingerprint == expected.manifest.fingerprint
+    assert [*found.path.rglob("*.partial")] == []
+
+
+def test_two_workers_make_the_store_of_one(
+    project: Path, undisturbed: FeatureStore, tmp_path: Path
+) -> None:
+    outcome = run_critic(*command("two", workers=2), folder=project, home=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    assert outcome.out.count("plan: featurize train") == 1
+    assert outcome.out.count("features in ") == 1
+    assert_same(FeatureStore.open(store_path(project, "two")), undisturbed)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [*tmp_path.glob("tmp/torchelastic*"), *tmp_path.glob("tmp/critic*")] == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_is_finished_by_reruns(
+    project: Path, undisturbed: FeatureStore, tmp_path: Path, workers: int
+) -> None:
+    experiment = f"killed-{workers}"
+    store = store_path(project, experiment)
+    for after in (1, random.randint(2, NUM_UNITS // 4)):
+        outcome = disturb(
+            project,
+            tmp_path,
+            experiment,
+            workers=workers,
+            after=num_finished(store) + after,
+            by=signal.SIGKILL,
+        )
+        assert outcome.code == -signal.SIGKILL
+        assert not (store / "manifest.json").exists()
+    num_kept = num_finished(store)
+    assert 2 <= num_kept < NUM_UNITS
+    # Begun with two workers, finished with one.
+    outcome = run_critic(*command(experiment, workers=1), folder=project, home=tmp_path)
+    assert outcome.code == 0, outcome.err
+    resumed = next(line for line in outcome.out.splitlines() if "units resumed" in line)
+    assert int(resumed.split("│")[2]) in (num_kept, num_kept - 1)  # the last may be torn
+    assert_same(FeatureStore.open(store), undisturbed)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_run_says_that_a_rerun_goes_on(
+    project: Path, tmp_path: Path, workers: int
+) -> None:
+    experiment = f"interrupted-{workers}"
+    outcome = disturb(project, tmp_path, experiment, workers=workers, after=2, by=signal.SIGINT)
+    assert outcome.err == "error: interrupted; run the same command again to go on\n"
+    assert outcome.code == 130
+    store = store_path(project, experiment)
+    assert not (store / "manifest.json").exists()
+    assert [*store.rglob("*.partial")] == []
+
+
+def test_a_worker_killed_for_its_memory_is_reported_by_the_launcher(
+    project: Path, undisturbed: FeatureStore, tmp_path: Path
+) -> None:
+    process = start_critic(*command("starved", workers=2), folder=project, home=tmp_path)
+    store = store_path(project, "starved")
+    wait_until(lambda: num_finished(store) >= 2, process)
+    os.kill(find_workers(process)[1], signal.SIGKILL)
+    outcome = finish(process, timeout=SECONDS)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: worker ")
+    assert "was killed (SIGKILL" in outcome.err
+    assert "featurize.workers" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (store / "manifest.json").exists()
