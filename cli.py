@@ -1,6 +1,5 @@
 """The commands of critic: options in, tables and progress out, errors in one line."""
 
-import errno
 import functools
 import os
 import sys
@@ -10,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from configs.terminal import console, one_line, quiet_libraries, rows_table, set_up_logging
 
+if TYPE_CHECKING:
     from configs.config import Config
     from configs.layout import Layout
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     help="Train a verifiable critic for code: featurize once, train heads in seconds, judge them.",
@@ -31,13 +28,8 @@ app.add_typer(prepare, name="prepare")
 
 
 @app.callback()
-def _quiet_libraries() -> None:
-    # Their warnings and bars speak to whoever writes the program, not to whoever runs it.
-    # NOTE: before the commands import them, which is when they read these.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+def _before_commands() -> None:
+    quiet_libraries()
 
 
 ConfigOption = Annotated[
@@ -63,11 +55,11 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
         except typer.Exit:
             raise
         except (ValueError, OSError) as error:
-            _fail(_one_line(error), 2, debug)
+            _fail(one_line(error), 2, debug)
         except KeyboardInterrupt:
             _fail("interrupted; run the same command again to go on", 130, debug)
         except Exception as error:  # the last stop: anything else is a fault of the program
-            reason = f"{type(error).__name__}: {_one_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}"
             _fail(f"unexpected {reason} (--debug shows where)", 1, debug)
 
     return wrapper
@@ -95,7 +87,7 @@ def prepare_tests_command(
     from featurize.data.prepare.settings import PrepareTestsSettings
     from featurize.progress import CountProgress
 
-    _set_up_logging("WARNING", "%(levelname)s %(message)s")
+    set_up_logging("WARNING", "%(levelname)s %(message)s")
     settings = PrepareTestsSettings(
         correct=correct,
         incorrect=incorrect,
@@ -106,7 +98,7 @@ def prepare_tests_command(
         workers=workers,
         overwrite=overwrite,
     )
-    with CountProgress(_console(), "prepare", "problems") as count:
+    with CountProgress(console(), "prepare", "problems") as count:
         summary = prepare_tests(
             source=source,
             out_dir=out,
@@ -114,9 +106,9 @@ def prepare_tests_command(
             progress=count,
         )
     if summary.was_up_to_date:
-        _print(f"prepare: up to date, nothing done: {out}")
+        console().print(f"prepare: up to date, nothing done: {out}")
         return
-    _print_rows(f"prepared {out}", summary.describe())
+    console().print(rows_table(f"prepared {out}", summary.describe()))
 
 
 @app.command("featurize")
@@ -160,10 +152,10 @@ def featurize_command(
     disable_progress_bar()  # of transformers, which would draw over ours
     plan = plan_featurize(job)
     if plan.finished is not None:
-        _print(f"featurize: up to date, nothing done: {job.store_dir}")
+        console().print(f"featurize: up to date, nothing done: {job.store_dir}")
         return
     if not is_launched and os.environ.get("RANK", "0") == "0":
-        _print_rows(f"plan: featurize {split}", plan.describe())
+        console().print(rows_table(f"plan: featurize {split}", plan.describe()))
     if plan_only:
         return
     device = resolve_device(job.runtime.device)
@@ -174,10 +166,11 @@ def featurize_command(
             raise typer.Exit(code)
         return
     ranks = Ranks()
-    with TokenProgress(_console(), plan.estimated_tokens, is_shown=ranks.is_first) as reporter:
+    with TokenProgress(console(), plan.estimated_tokens, is_shown=ranks.is_first) as reporter:
         summary = run_featurize(plan, ranks, reporter)
+        reporter.finish()
     if ranks.is_first:
-        _print_rows(f"features in {job.store_dir}", summary.describe())
+        console().print(rows_table(f"features in {job.store_dir}", summary.describe()))
 
 
 @app.command("train-head")
@@ -204,7 +197,7 @@ def train_head_command(
     valid = None
     if settings.dataset.validation is not None:
         valid = FeatureStore.open(layout.features_dir("valid"))
-    with CountProgress(_console(), "train-head", "steps") as count:
+    with CountProgress(console(), "train-head", "steps") as count:
         result = train_head(
             train=train,
             valid=valid,
@@ -221,8 +214,8 @@ def train_head_command(
             progress=lambda now: count(now.step, now.num_steps),
         )
     if result.was_up_to_date:
-        _print(f"train-head: up to date, nothing done: {layout.checkpoint_dir}")
-    _print_rows(f"head in {layout.checkpoint_dir}", result.describe())
+        console().print(f"train-head: up to date, nothing done: {layout.checkpoint_dir}")
+    console().print(rows_table(f"head in {layout.checkpoint_dir}", result.describe()))
 
 
 @app.command("eval")
@@ -243,7 +236,7 @@ def eval_command(
     from headtrain.evaluation.tables import judges_table, values_table
 
     settings, layout = _load(config, overrides)
-    trained = load_head(head or _find_head(layout))
+    trained = load_head(head or layout.checkpoint_dir)
     stores = {
         name: FeatureStore.open(layout.features_dir(name))
         for name in dict.fromkeys(("train", split))
@@ -252,9 +245,9 @@ def eval_command(
     path = write_evaluation(layout.evaluation_dir / f"{split}.json", evaluation, trained)
     metrics = to_metrics(evaluation, split)
     _tracker(settings, layout).log_evaluation(trained.record.tracking_run_id, metrics, [path])
-    _print(judges_table(evaluation, split))
-    _print(values_table(evaluation, split))
-    _print(f"evaluation of {trained.path} written to {path}")
+    console().print(judges_table(evaluation, split))
+    console().print(values_table(evaluation, split))
+    console().print(f"evaluation of {trained.path} written to {path}")
 
 
 def _load(config: Path | None, overrides: list[str] | None) -> "tuple[Config, Layout]":
@@ -263,10 +256,10 @@ def _load(config: Path | None, overrides: list[str] | None) -> "tuple[Config, La
     from configs.loader import load_config, notes
 
     settings = load_config(config, overrides or [])
-    _set_up_logging(settings.logging.level, settings.logging.format)
+    set_up_logging(settings.logging.level, settings.logging.format)
     if "RANK" not in os.environ:
         for line in notes(settings):
-            _print(f"note: {line}", style="dim")
+            console().print(f"note: {line}", style="dim")
     return settings, Layout.from_config(settings)
 
 
@@ -282,60 +275,6 @@ def _tracker(settings: "Config", layout: "Layout") -> Any:
         run_name=settings.experiment.name,
         tags={"stage": settings.experiment.stage, **dict.fromkeys(settings.experiment.tags, "")},
     )
-
-
-def _find_head(layout: "Layout") -> Path:
-    """The best head of the run, or its final one."""
-    for name in ("best", "final"):
-        if (layout.checkpoint_dir / name / "head.json").exists():
-            return layout.checkpoint_dir / name
-    raise ValueError(
-        f"{layout.checkpoint_dir}: no head; run `critic train-head` with the same config first"
-    )
-
-
-def _print_rows(title: str, rows: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
-    for name, value in rows.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else _number(value))
-    _print(table)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
-
-
-def _print(what: Any, **options: Any) -> None:
-    _console().print(what, **options)
-
-
-@functools.cache
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A file or pipe has no width of its own; 80 columns would break paths in two.
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
-
-
-def _set_up_logging(level: str, line_format: str) -> None:
-    import logging
-    import warnings
-
-    logging.basicConfig(format=line_format, level=logging.WARNING)
-    for name in ("cli", "configs", "featurize", "headtrain"):
-        logging.getLogger(name).setLevel(level)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-
-
-def _one_line(error: BaseException) -> str:
-    """The message; of an OSError what, and of which file."""
-    if isinstance(error, OSError) and error.strerror:
-        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        return f"{what}; make room and rerun" if error.errno in FULL_DISK else what
-    # A configuration has a line for each of its problems; any other error says it in its first.
-    return str(error) if isinstance(error, ValueError) else str(error).partition("\n")[0]
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

@@ -60,11 +60,17 @@ class TokenProgress(_Bar):
         """All ranks have computed so many tokens by now."""
         self._progress.update(self._task, completed=tokens)
 
+    def finish(self) -> None:
+        """The estimate gives way to what it was."""
+        task = self._progress.tasks[0]
+        self._progress.update(self._task, total=task.completed)
+
 
 class _TokensColumn(ProgressColumn):
     """Tokens done, of about how many, and how many a second."""
 
     def render(self, task: Task) -> Text:
         """`12,000/~80,000 tokens 210/s`."""
-        speed = f"{task.speed:,.0f}/s" if task.speed else "-/s"
+        # Over the whole run: packs come in at intervals of many seconds.
+        speed = f"{task.completed / task.elapsed:,.0f}/s" if task.elapsed else "-/s"
         return Text(f"{task.completed:,.0f}/~{task.total or 0:,.0f} tokens {speed}")

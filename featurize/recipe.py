@@ -30,8 +30,9 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for every store a head may be used on."""
-        return digest(self.fields)
+        """Equal for every store a head may be used on; the backbone's name is only a name."""
+        backbone = {key: value for key, value in self.fields["backbone"].items() if key != "name"}
+        return digest({**self.fields, "backbone": backbone})
 
 
 def make_recipe(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from featurize.files import atomic_path, checksum, read_json, write_json
@@ -104,7 +104,8 @@ class RunFolder:
         """Complete the checkpoint of a step, whose head is already there."""
         folder = self.step_folder(state.step)
         with atomic_path(folder / OPTIMIZER_FILE) as temporary:
-            save_file(_optimizer_tensors(model, optimizer), temporary)
+            # NOTE: safetensors' own save_file leaves a file of its own behind when it is killed.
+            temporary.write_bytes(save(_optimizer_tensors(model, optimizer)))
         checksums = {name: checksum(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
         write_json(folder / STATE_FILE, {**dataclasses.asdict(state), "checksums": checksums})
 

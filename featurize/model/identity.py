@@ -10,7 +10,7 @@ SAMPLES_PER_FILE = 64
 WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
 
 

@@ -116,11 +116,6 @@ def test_an_empty_dataset_is_refused(run: Any, tmp_path: Path) -> None:
     assert_refused(outcome, tmp_path, f"{data}: holds no rows", "at least one")
 
 
-def test_a_split_without_a_file_is_refused_with_the_key_to_set(run: Any, tmp_path: Path) -> None:
-    outcome = run("featurize", "--split", "test")
-    assert_refused(outcome, tmp_path, "dataset.test is not set", "--set dataset.test=PATH")
-
-
 # --- the settings
 
 
@@ -137,14 +132,6 @@ def test_a_bad_setting_is_named_with_what_to_use(
     run: Any, tmp_path: Path, setting: str, parts: tuple[str, ...]
 ) -> None:
     assert_refused(run(*FEATURIZE, settings=(setting,)), tmp_path, *parts)
-
-
-def test_every_bad_setting_has_a_line_of_its_own(run: Any) -> None:
-    outcome = run(*FEATURIZE, settings=("featurize.layer=[1]", "training.dropout=much"))
-    assert outcome.code == 2
-    first, second = outcome.err.splitlines()
-    assert first.startswith("error: --set featurize.layer")
-    assert "training.dropout=much" in second
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -214,14 +201,6 @@ def test_missing_features_are_told_with_the_command_that_makes_them(
     outcome = run(*arguments)
     features = tmp_path / "storage/features/demo"
     assert_refused(outcome, features, str(features), "`critic featurize --split train`")
-
-
-def test_an_unfinished_store_is_told_from_a_missing_one(run: Any, tmp_path: Path) -> None:
-    train_features = tmp_path / "storage/features/demo/train"
-    write_store(train_features)
-    (train_features / "manifest.json").unlink()
-    outcome = run("train-head")
-    assert_refused(outcome, tmp_path, str(train_features), "unfinished", "critic featurize")
 
 
 def test_a_missing_head_is_told_with_the_command_that_makes_it(run: Any, tmp_path: Path) -> None:
