@@ -205,7 +205,7 @@ def test_missing_features_are_told_with_the_command_that_makes_them(
 
 def test_a_missing_head_is_told_with_the_command_that_makes_it(run: Any, tmp_path: Path) -> None:
     outcome = run("eval")
-    assert_refused(outcome, tmp_path, "checkpoints/critic/demo: no head", "`critic train-head`")
+    assert_refused(outcome, tmp_path, "critic/demo: holds no head", "`critic train-head`")
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

@@ -122,18 +122,17 @@ def test_two_workers_make_the_store_of_one(
     assert [*tmp_path.glob("tmp/torchelastic*"), *tmp_path.glob("tmp/critic*")] == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_run_is_finished_by_reruns(
-    project: Path, undisturbed: FeatureStore, tmp_path: Path, workers: int
+    project: Path, undisturbed: FeatureStore, tmp_path: Path
 ) -> None:
-    experiment = f"killed-{workers}"
+    experiment = "killed"
     store = store_path(project, experiment)
     for after in (1, random.randint(2, NUM_UNITS // 4)):
         outcome = disturb(
             project,
             tmp_path,
             experiment,
-            workers=workers,
+            workers=2,
             after=num_finished(store) + after,
             by=signal.SIGKILL,
         )
@@ -149,12 +148,9 @@ def test_a_killed_run_is_finished_by_reruns(
     assert_same(FeatureStore.open(store), undisturbed)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_run_says_that_a_rerun_goes_on(
-    project: Path, tmp_path: Path, workers: int
-) -> None:
-    experiment = f"interrupted-{workers}"
-    outcome = disturb(project, tmp_path, experiment, workers=workers, after=2, by=signal.SIGINT)
+def test_an_interrupted_run_says_that_a_rerun_goes_on(project: Path, tmp_path: Path) -> None:
+    experiment = "interrupted"
+    outcome = disturb(project, tmp_path, experiment, workers=2, after=2, by=signal.SIGINT)
     assert outcome.err == "error: interrupted; run the same command again to go on\n"
     assert outcome.code == 130
     store = store_path(project, experiment)
