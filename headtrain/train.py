@@ -21,7 +21,7 @@ from headtrain.inputs import (
 )
 from headtrain.loop import Trainer, TrainingError, mix_seed
 from headtrain.objective import Objective, pair_objective, point_objective
-from headtrain.pairs import PairPlan, sample_pairs
+from headtrain.pairs import PairError, PairPlan, sample_pairs
 from headtrain.result import TrainResult
 from headtrain.run import Run, TrainProgress
 from headtrain.run_folder import RunFolder
@@ -168,14 +168,17 @@ def _plan_pairs(
 ) -> tuple[LabelledSamples, PairPlan]:
     """Draw the pairs, and keep only the samples they touch: nothing else is read from the store."""
     samples = read_labelled_samples(store)
-    plan = sample_pairs(
-        samples.problems,
-        samples.is_correct,
-        sampling.pairwise.n_pairs,
-        seed=sampling.seed,
-        strategy=sampling.pairwise.strategy,
-        max_pairs_per_problem=sampling.pairwise.max_pairs_per_problem,
-    )
+    try:
+        plan = sample_pairs(
+            samples.problems,
+            samples.is_correct,
+            sampling.pairwise.n_pairs,
+            seed=sampling.seed,
+            strategy=sampling.pairwise.strategy,
+            max_pairs_per_problem=sampling.pairwise.max_pairs_per_problem,
+        )
+    except PairError as error:
+        raise PairError(f"{store.path}: {error}") from error
     touched, places = np.unique(np.concatenate([plan.correct, plan.incorrect]), return_inverse=True)
     correct, incorrect = np.split(places.astype(np.int64), 2)
     return samples.take(touched), dataclasses.replace(plan, correct=correct, incorrect=incorrect)
