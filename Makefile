@@ -6,9 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CRITIC := $(BIN)/critic
 DEMO := --config configs/demo.yaml
-PROGRAMS := --correct 2 --incorrect 2
-# Where there is no NVIDIA GPU a CPU build of torch goes in first: the default one brings gigabytes
-# of CUDA libraries along. Override with TORCH=..., e.g. TORCH="torch --index-url URL".
+# Where there is no NVIDIA GPU torch goes in first and by itself, so that a CPU build can be named:
+# TORCH="torch --index-url URL" where pip's own index has only builds with CUDA libraries.
 TORCH ?= torch==2.13.0
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
@@ -26,7 +25,7 @@ endif
 	@touch $@
 
 demo: setup
-	$(CRITIC) prepare tests --source human-eval --out storage/datasets/human-eval $(PROGRAMS)
+	$(CRITIC) prepare tests --source human-eval $(DEMO)
 	$(CRITIC) featurize --split train $(DEMO) --limit-problems 64
 	$(CRITIC) featurize --split valid $(DEMO) --limit-problems 28
 	$(CRITIC) train-head $(DEMO)

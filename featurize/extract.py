@@ -78,8 +78,9 @@ def run_featurize(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> Feat
     ranks.wait_for_all("finished")
     counts: dict[str, int] = {}
     if ranks.is_first:
-        counts = _total_counts(plan, list(writer.finished_units().values()))
-        writer.finish(counts)
+        units = writer.finished_units()
+        counts = _total_counts(plan, list(units.values()))
+        writer.finish(counts, units)
     return _summary(plan, counts, len(plan.units) - len(pending), started, is_done=False)
 
 
@@ -142,8 +143,7 @@ def _make_engine(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter, encoder:
     choice = Choice(**ranks.share("choice", choose))
     if ranks.is_first:
         reporter.note(f"forward: {choice.forward} ({choice.reason})")
-    budget = max(job.featurize.token_budget, job.dataset.max_length)
-    return Engine(backbone, recipe.spec, choice.forward, budget)
+    return Engine(backbone, recipe.spec, choice.forward, job.featurize.token_budget)
 
 
 def _make_encoder(plan: FeaturizePlan) -> Encoder:

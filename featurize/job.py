@@ -97,6 +97,11 @@ def plan_featurize(job: FeaturizeJob) -> FeaturizePlan:
     Raises:
         ValueError: bad data, an unreadable backbone, contradicting settings.
     """
+    if job.featurize.token_budget < job.dataset.max_length:
+        raise ValueError(
+            f"featurize.token_budget {job.featurize.token_budget} is below dataset.max_length"
+            f" {job.dataset.max_length}: the longest sample would not fit; raise it"
+        )
     device = resolve_device(job.runtime.device)
     dtype = resolve_dtype(job.backbone.dtype, device, mixed_precision=job.runtime.mixed_precision)
     paths = job.dataset.path_of(job.split)

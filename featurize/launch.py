@@ -30,9 +30,23 @@ def choose_workers(device: torch.device, asked: int | None, num_units: int, memo
         if device.type == "cuda":
             asked = torch.cuda.device_count()
         else:
-            room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+            room = available_memory()
             asked = min(len(os.sched_getaffinity(0)), room // max(memory, 1))
+    if device.type == "cuda":
+        asked = min(asked, torch.cuda.device_count())
     return max(1, min(asked, num_units))
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: what the machine has left, or its control group."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    fields = dict(line.split(":") for line in lines)
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (allowed := limit.read_text().strip()).isdigit():
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        available = min(available, int(allowed) - used)
+    return available
 
 
 def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 0) -> int:
@@ -47,6 +61,9 @@ def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # NOTE: -P keeps the user's folder off the path, where a cli.py or configs/ of theirs may lie.
+    home = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     logging.disable(logging.ERROR)  # each of the engine's loggers has a level of its own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="critic-") as folder:
@@ -63,7 +80,7 @@ def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 
             logs_specs=DefaultLogsSpecs(log_dir=folder),  # its default is never cleared away
         )
         try:
-            elastic_launch(config, sys.executable)("-u", "-m", "cli", *arguments)
+            elastic_launch(config, sys.executable)("-u", "-P", "-m", "cli", *arguments)
         except ChildFailedError as error:
             _, failure = error.get_first_failure()
             return _exit_code(failure.local_rank, failure.exitcode)

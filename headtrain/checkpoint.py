@@ -184,11 +184,12 @@ def check_upload_uri(uri: str) -> None:
 
 
 def upload_head(folder: Path, uri: str) -> str:
-    """Copy a head below `uri` under the folder's name, the JSON last; returns where it went.
+    """Copy a head to `<uri>/<run's folder>/<head's folder>`, the JSON last; returns the target.
 
     It returns when the copy is whole, so that no clean-up can take a file away beneath it.
     """
-    target = f"{uri.rstrip('/')}/{folder.name}"
+    run = folder.absolute().parent.name  # runs that share a bucket keep apart
+    target = f"{uri.rstrip('/')}/{run}/{folder.name}"
     filesystem, root = fsspec.core.url_to_fs(target)
     filesystem.makedirs(root, exist_ok=True)
     for name in (WEIGHTS_FILE, RECORD_FILE):

@@ -16,6 +16,11 @@ def bradley_terry_loss(differences: torch.Tensor) -> torch.Tensor:
     return -functional.logsigmoid(differences).mean()
 
 
+def share_won(differences: torch.Tensor) -> torch.Tensor:
+    """Share of the differences V+ - V-, [batch], that are above 0."""
+    return (differences > 0).double().mean()
+
+
 def pairwise_ranking_loss(
     v_pos: torch.Tensor,
     v_neg: torch.Tensor,
@@ -42,8 +47,7 @@ def compute_pairwise_accuracy(
     The comparison is strict: a tie counts as wrong here, so that a head that says the same about
     everything scores 0. (Evaluation, which compares judges, counts a tie one half.)
     """
-    differences = _checked_differences(v_pos, v_neg, mask_pos, mask_neg)
-    return (differences > 0).double().mean().item()
+    return share_won(_checked_differences(v_pos, v_neg, mask_pos, mask_neg)).item()
 
 
 def pointwise_loss(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from headtrain.inputs import HeadInputs
-from headtrain.loss import bradley_terry_loss, pointwise_loss
+from headtrain.loss import bradley_terry_loss, pointwise_loss, share_won
 from headtrain.pairs import PairPlan
 
 STATISTICS = ("loss", "accuracy", "margin")
@@ -52,7 +52,7 @@ class PairObjective:
         differences = values[: len(items)] - values[len(items) :]  # [batch]
         loss = bradley_terry_loss(differences)
         seen = differences.detach()
-        return loss, torch.stack([loss.detach(), (seen > 0).float().mean(), seen.mean()])
+        return loss, torch.stack([loss.detach(), share_won(seen).float(), seen.mean()])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,26 +58,30 @@ class RunFolder:
         self.best = path / "best"
         self.final = path / "final"
 
-    def begin(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
-        """Return run.json of this very run, begun now or earlier; overwrite always begins anew.
+    def find(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return run.json of this very run; None when the folder holds no run.
 
         Raises:
             CheckpointError: the folder holds a run of other settings or data.
         """
-        identity = json.loads(json.dumps(identity))  # as it will be read back
-        if (self.path / RUN_FILE).exists() and not overwrite:
-            run: dict[str, Any] = read_json(self.path / RUN_FILE)
-            if run.get("format_version") == FORMAT_VERSION and run.get("identity") == identity:
-                return run
-            changes = ", ".join(_changes(run.get("identity", {}), identity)) or "its format"
-            raise CheckpointError(
-                f"{self.path}: holds another run (changed: {changes}); give overwrite to "
-                "replace it, or another checkpoint.save_dir to keep both"
-            )
+        if not (self.path / RUN_FILE).exists():
+            return None
+        wanted = json.loads(json.dumps(identity))  # as it is read back
+        run: dict[str, Any] = read_json(self.path / RUN_FILE)
+        if run.get("format_version") == FORMAT_VERSION and run.get("identity") == wanted:
+            return run
+        changes = ", ".join(_changes(run.get("identity", {}), wanted)) or "its format"
+        raise CheckpointError(
+            f"{self.path}: holds another run (changed: {changes}); give --overwrite to "
+            "replace it, or another checkpoint.save_dir to keep both"
+        )
+
+    def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Clear the folder and write run.json of a new run."""
         self.clear()
         run = {
             "format_version": FORMAT_VERSION,
-            "identity": identity,
+            "identity": json.loads(json.dumps(identity)),
             "tracking_run_id": None,
             "result": None,
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from featurize.store import FeatureStore
@@ -62,13 +63,13 @@ def train_head(
     _refuse_mismatch(train, valid, checkpoint)
     folder = RunFolder(checkpoint_dir)
     identity = _identity(train, valid, training, sampling, checkpoint, seed, mixed_precision)
-    record = folder.begin(identity, overwrite=overwrite)
-    if record["result"] is not None:
+    record = None if overwrite else folder.find(identity)
+    if record is not None and record["result"] is not None:
         if _has_all_heads(record["result"], folder):
             return TrainResult.from_run(folder, record["result"], was_up_to_date=True)
         logger.warning("%s: the heads of the finished run are gone; training again", folder.path)
-        folder.clear()
-        record = folder.begin(identity, overwrite=overwrite)
+        record = None
+    _warn_of_shared_problems(train, valid)
 
     columns = choose_columns(train, training.features, training.likelihood)
     samples, plan = _plan_pairs(train, sampling)
@@ -99,6 +100,8 @@ def train_head(
             if valid is not None
             else None
         )
+        if record is None:  # only now: a mistake found above leaves the folder as it was
+            record = folder.begin(identity)
         run_id = tracker.begin(run_config, record["tracking_run_id"])
         record = folder.update(record, tracking_run_id=run_id)
         run = Run(
@@ -161,6 +164,22 @@ def _identity(
         "train_features": train.manifest.fingerprint,
         "valid_features": valid.manifest.fingerprint if valid else None,
     }
+
+
+def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) -> None:
+    """Says how many problems stand in both splits: accuracy on them is no accuracy on new ones."""
+    if valid is None:
+        return
+    shared = pc.is_in(
+        valid.samples["problem_id"].unique(), value_set=train.samples["problem_id"].unique()
+    )
+    if count := pc.sum(shared).as_py():
+        logger.warning(
+            "%d of the %d validation problems are train problems too: the accuracy on them says"
+            " nothing about new ones",
+            count,
+            len(shared),
+        )
 
 
 def _plan_pairs(

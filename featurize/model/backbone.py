@@ -91,7 +91,7 @@ def find_backbone(
         name = f"{digest}-{str(dtype).removeprefix('torch.')}"
         folder = convert_gguf(Path(path), cache_dir / "backbones" / name, dtype)
     else:
-        folder = Path(path) if Path(path).is_dir() else _download(path, settings.revision)
+        folder = Path(path) if Path(path).is_dir() else _download(settings, cache_dir)
         if not model_files(folder):
             raise ValueError(f"models.policy.path: {folder}: holds no weights and no config.json")
         digest = digest_files(model_files(folder))
@@ -199,6 +199,11 @@ def _load_model(
     with_lm_head: bool,
 ) -> PreTrainedModel:
     if source.is_mtp:
+        if settings.quantization:
+            raise ValueError(
+                "models.policy.quantization is for transformers' own formats; a llama-MTP"
+                " checkpoint is read as it is: set it to null"
+            )
         if settings.mtp_output == "trunk" and with_lm_head:
             raise ValueError(
                 "the trunk predicts no next token, so there is no likelihood; set"
@@ -257,17 +262,27 @@ def _find_blocks(decoder: nn.Module, num_layers: int) -> tuple[str, nn.ModuleLis
     )
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(settings: BackboneSettings, cache_dir: Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    patterns = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "*.bin", "*.pth"]
+    patterns = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.txt"]
+    patterns += ["*.py"] if settings.trust_remote_code else []
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        for more in ([], ["*.bin"]):  # weights in pickles only where there are no others
+            folder = snapshot_download(
+                settings.path,
+                revision=settings.revision,
+                allow_patterns=patterns + more,
+                cache_dir=cache_dir / "hub",
+            )
+            if any(Path(folder).glob("*.safetensors")):
+                break
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ValueError(
-            f"models.policy.path: {hub_id!r} is no folder here, and not to be had from the hub"
-            f" ({str(error).splitlines()[0]}); give a model folder, a .gguf file or a hub id"
+            f"models.policy.path: {settings.path!r} is no folder here, and not to be had from the"
+            f" hub ({str(error).splitlines()[0]}); give a model folder, a .gguf file or a hub id"
         ) from error
 
 

@@ -105,13 +105,15 @@ class StoreWriter:
         write_json(folder / f"{number:05d}.json", receipt)
         return unit
 
-    def finish(self, counts: Mapping[str, int]) -> Manifest:
-        """Writes the manifest; every unit must be there.
+    def finish(
+        self, counts: Mapping[str, int], units: Mapping[int, Unit] | None = None
+    ) -> Manifest:
+        """Writes the manifest; every unit must be there, as `finished_units` has just found them.
 
         Raises:
             FeatureStoreError: a unit is missing or damaged.
         """
-        units = self.finished_units()
+        units = self.finished_units() if units is None else units
         missing = [number for number in range(self.plan["num_units"]) if number not in units]
         if missing:
             raise FeatureStoreError(

@@ -1,11 +1,12 @@
 """Judges a trained head on feature stores and keeps the result as JSON."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from featurize.files import write_json
+from featurize.files import read_json, write_json
 from featurize.store import FeatureStore
 from headtrain.checkpoint import TrainedHead
 from headtrain.evaluation.evaluate import evaluate
@@ -41,24 +42,33 @@ def judge_head(
     return evaluate(splits=splits, shortcuts=shortcuts, settings=settings, seed=seed)
 
 
-def write_evaluation(path: Path, evaluation: Evaluation, head: TrainedHead) -> Path:
-    """Writes the evaluation as JSON, beside what it is of."""
+def write_evaluation(path: Path, evaluation: Evaluation, head: TrainedHead) -> bool:
+    """Writes the evaluation as JSON, beside what it is of; False where it stood there already."""
     about = {
         "path": head.path,
         "weights_checksum": head.record.weights_checksum,
         "recipe_fingerprint": head.record.recipe_fingerprint,
     }
-    write_json(path, {"head": about, **evaluation.to_dict()})
-    return path
+    content = {"head": about, **evaluation.to_dict()}
+    if path.exists() and read_json(path) == json.loads(json.dumps(content)):
+        return False
+    write_json(path, content)
+    return True
 
 
 def to_metrics(evaluation: Evaluation, split: str) -> dict[str, float]:
     """The numbers of one split under names a tracking server can plot."""
     result = evaluation.splits[split]
-    metrics: dict[str, float] = {"gap": result.values.gap.estimate}
+    metrics: dict[str, float | None] = {
+        "mean_correct": result.values.mean_correct,
+        "mean_incorrect": result.values.mean_incorrect,
+        "gap": result.values.gap.estimate,
+    }
     for judge, found in result.judges.items():
         metrics[f"{judge}/accuracy_over_pairs"] = found.accuracy_over_pairs.estimate
         metrics[f"{judge}/accuracy_over_problems"] = found.accuracy_over_problems.estimate
+        metrics[f"{judge}/accuracy_over_problems_low"] = found.accuracy_over_problems.low
+        metrics[f"{judge}/accuracy_over_problems_high"] = found.accuracy_over_problems.high
         metrics[f"{judge}/auc"] = found.auc
     if result.decision is not None:
         metrics["probability_gap"] = result.decision.probabilities.gap.estimate
@@ -70,4 +80,4 @@ def to_metrics(evaluation: Evaluation, split: str) -> dict[str, float]:
         metrics["train_minus/accuracy"] = difference.accuracy_over_problems.estimate
         metrics["train_minus/gap"] = difference.gap.estimate
         metrics["train_minus/probability_gap"] = difference.probability_gap.estimate
-    return {f"eval/{split}/{name}": value for name, value in metrics.items()}
+    return {f"eval/{split}/{name}": value for name, value in metrics.items() if value is not None}

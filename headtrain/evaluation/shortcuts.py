@@ -6,7 +6,7 @@ import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 
-LIKELIHOOD_COLUMNS = ("logprob_mean", "logprob_sum")
+LIKELIHOOD_JUDGES = ("logprob_mean", "logprob_sum")
 """Columns of a sample table made with likelihood: mean and sum over the output tokens."""
 
 
@@ -18,7 +18,7 @@ def shortcut_scores(samples: pa.Table) -> dict[str, Floats]:
     """
     length = _column(samples, "output_tokens")
     scores = {"longer_is_correct": length, "shorter_is_correct": -length}
-    for name in LIKELIHOOD_COLUMNS:
+    for name in LIKELIHOOD_JUDGES:
         if name in samples.column_names and samples[name].null_count < samples.num_rows:
             scores[name] = _column(samples, name)
     return scores

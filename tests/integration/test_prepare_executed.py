@@ -187,7 +187,7 @@ def test_other_parameters_need_overwrite(source: str, tmp_path: Path):
     with pytest.raises(PrepareTestsError, match="made with correct 3, not 1: choose another"):
         prepare_tests(source=source, out_dir=out, settings=PrepareTestsSettings(**other))
     summary = prepare_tests(
-        source=source, out_dir=out, settings=PrepareTestsSettings(**other, overwrite=True)
+        source=source, out_dir=out, settings=PrepareTestsSettings(**other), overwrite=True
     )
     assert summary.samples == {"train": {"problems": 3, "correct": 3, "incorrect": 6}}
     assert not (out / "valid.jsonl").exists()

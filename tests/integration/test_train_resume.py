@@ -280,9 +280,11 @@ def test_the_pointwise_baseline_learns_from_the_same_samples(train: Train, kind:
 def test_heads_are_copied_to_a_uri_when_they_are_written(train: Train, tmp_path: Path) -> None:
     target = tmp_path / "bucket"
     result = train(checkpoint={"s3_upload": True, "s3_uri": target.as_uri()})
-    assert_same_weights(result.best, target / "best")
-    assert_same_weights(result.final, target / "final")
-    assert load_head(f"{target.as_uri()}/final").record.step == result.num_steps
+    assert result.best is not None
+    copies = target / result.best.parent.name
+    assert_same_weights(result.best, copies / "best")
+    assert_same_weights(result.final, copies / "final")
+    assert load_head(f"{copies.as_uri()}/final").record.step == result.num_steps
 
 
 def test_the_global_random_state_is_left_as_it_was(train: Train) -> None:

@@ -178,8 +178,8 @@ def test_writing_leaves_nothing_but_the_two_files(folder: Path) -> None:
 
 def test_a_head_is_copied_to_any_filesystem(folder: Path) -> None:
     target = upload_head(folder, "memory://bucket/critic/")
-    assert target == "memory://bucket/critic/best"
-    copied, original = load_head("memory://bucket/critic").record, load_head(folder).record
+    assert target == f"memory://bucket/critic/{folder.parent.name}/{folder.name}"
+    copied, original = load_head(target).record, load_head(folder).record
     assert copied == original
 
 

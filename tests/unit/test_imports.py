@@ -17,7 +17,12 @@ SOURCES = sorted(
 
 MAY_IMPORT = {
     "cli": {"configs", "featurize", "headtrain"},
-    "configs": {"configs", "featurize.settings", "headtrain.settings"},
+    "configs": {
+        "configs",
+        "featurize.settings",
+        "featurize.data.prepare.settings",
+        "headtrain.settings",
+    },
     "featurize": {"featurize"},
     "headtrain": {
         "headtrain",

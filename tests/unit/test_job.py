@@ -106,7 +106,7 @@ def test_another_row_has_another_fingerprint_but_not_another_recipe(tmp_path, tr
     "changes",
     [
         {},
-        {"token_budget": 7, "forward": "padded", "workers": 2},
+        {"token_budget": 4096, "forward": "padded", "workers": 2},
         {"runtime": {"seed": 7}},
         {"limit_problems": 6},
         {"limit_problems": 99},

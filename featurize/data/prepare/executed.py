@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 # Raised when the rules change what comes out of the same problems.
 RULES_VERSION = 1
 # Settings that change how long it takes, not what comes out.
-_NOT_IN_RECIPE = ("workers", "overwrite")
+_NOT_IN_RECIPE = ("workers",)
 
 Progress = Callable[[int, int], None]
 
@@ -44,6 +44,7 @@ def prepare_tests(
     source: str,
     out_dir: Path,
     settings: PrepareTestsSettings,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PrepareSummary:
     """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
@@ -52,7 +53,7 @@ def prepare_tests(
     called with the numbers of problems done and of all problems.
     """
     recipe = _recipe(source, settings)
-    if not settings.overwrite:
+    if not overwrite:
         finished = read_finished(out_dir, recipe)
         if finished is not None:
             log.info("%s is up to date", out_dir)
@@ -68,7 +69,7 @@ def prepare_tests(
         reasons = sorted({result.refusal for result in results if result.refusal})
         raise PrepareTestsError(
             f"{source}: no problem gave a sample ({'; '.join(reasons)}): "
-            "check the tests, or raise cpu_seconds or memory_mb"
+            "check the tests, or raise prepare.cpu_seconds or prepare.memory_mb"
         )
     summary = _summarise(problems, results, rows, settings, recipe)
     splits = split_problems(

@@ -30,14 +30,14 @@ def read_finished(out_dir: Path, recipe: Mapping[str, Any]) -> PrepareSummary | 
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise PrepareTestsError(
-            f"{path}: not a summary of prepared tests: choose another folder or set overwrite"
+            f"{path}: not a summary of prepared tests: choose another folder or give --overwrite"
         ) from None
     changed = [key for key, value in recipe.items() if summary.recipe.get(key) != value]
     if changed:
         key = changed[0]
         raise PrepareTestsError(
             f"{path}: holds a dataset made with {key} {summary.recipe.get(key)!r}, not "
-            f"{recipe[key]!r}: choose another folder or set overwrite"
+            f"{recipe[key]!r}: choose another folder or give --overwrite"
         )
     is_whole = all(_digest_file(out_dir / name) == digest for name, digest in summary.files.items())
     return summary if is_whole else None

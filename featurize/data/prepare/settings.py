@@ -30,8 +30,6 @@ class PrepareTestsSettings:
     """Memory one program may take."""
     workers: int | None = Field(default=None, ge=1)
     """Programs run at a time; None: one a core. Changes the time only, never the result."""
-    overwrite: bool = False
-    """Make the dataset anew even where one lies already."""
 
     def __post_init__(self) -> None:
         total = math.fsum(self.fractions.values())
