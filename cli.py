@@ -232,7 +232,6 @@ def eval_command(
     settings, layout = _load(config, overrides)
     split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
-    # Train fits the calibration and the threshold.
     stores = {str(name): _open_store(settings, layout, name) for name in {"train": 0, split: 0}}
     evaluation = judge_head(trained, stores, settings.evaluation, seed=settings.runtime.seed)
     path = layout.evaluation_dir / f"{split}.json"
