@@ -163,7 +163,7 @@ def featurize_command(
     ranks = Ranks()
     with TokenProgress(console(), plan.estimated_tokens, is_shown=ranks.is_first) as reporter:
         summary = run_featurize(plan, ranks, reporter)
-        reporter.finish()
+        reporter.finish(summary.counts.get("unique_tokens", 0))
     if ranks.is_first:
         console().print(rows_table(f"features in {job.store_dir}", summary.describe()))
 

@@ -60,10 +60,9 @@ class TokenProgress(_Bar):
         """All ranks have computed so many tokens by now."""
         self._progress.update(self._task, completed=tokens)
 
-    def finish(self) -> None:
+    def finish(self, tokens: int) -> None:
         """The estimate gives way to what it was."""
-        task = self._progress.tasks[0]
-        self._progress.update(self._task, total=task.completed)
+        self._progress.update(self._task, completed=tokens, total=tokens)
 
 
 class _TokensColumn(ProgressColumn):
