@@ -69,7 +69,6 @@ def train_head(
             return TrainResult.from_run(folder, record["result"], was_up_to_date=True)
         logger.warning("%s: the heads of the finished run are gone; training again", folder.path)
         record = None
-    _warn_of_shared_problems(train, valid)
 
     columns = choose_columns(train, training.features, training.likelihood)
     samples, plan = _plan_pairs(train, sampling)
@@ -122,6 +121,7 @@ def train_head(
         tracker.finish()
     result = {**_describe_pairs(plan, samples), **outcome, "tracking_run_id": run_id}
     folder.update(record, result=result)
+    _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
 
 
