@@ -10,6 +10,10 @@ from typing import Any
 WAIT = timedelta(hours=12)
 """How long a rank waits for another one's word; a dead rank is noticed by the launcher."""
 
+CONNECT = timedelta(seconds=30)
+"""How long a rank looks for the launcher's store, which is there before the rank is: a worker whose
+launcher was killed meanwhile must not outlive it."""
+
 
 class Ranks:
     """This process alone, or one of those that `torch.distributed.run` started.
@@ -29,7 +33,7 @@ class Ranks:
         if self.world_size > 1:
             from torch.distributed.rendezvous import rendezvous
 
-            self._store, _, _ = next(iter(rendezvous("env://")))
+            self._store, _, _ = next(iter(rendezvous("env://", timeout=CONNECT)))
             self._store.set_timeout(WAIT)
 
     @property

@@ -87,7 +87,7 @@ def disturb(
     os.killpg(process.pid, by)
     outcome = finish(process, timeout=SECONDS)
     # NOTE: workers notice a dead launcher when they next claim a unit; they must not outlive it.
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 120
     while any(map(is_alive, workers_alive)):
         assert time.monotonic() < give_up, "a worker outlives its launcher"
         time.sleep(0.05)
