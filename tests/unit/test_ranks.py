@@ -36,7 +36,7 @@ def make_ranks(monkeypatch) -> Callable[[int], list[Ranks]]:
         monkeypatch.setattr(
             sys.modules["torch.distributed.rendezvous"],  # dist.rendezvous is the function
             "rendezvous",
-            lambda _: iter([(store, 0, world_size)]),
+            lambda _, timeout: iter([(store, 0, world_size)]),
         )
         ranks = []
         for rank in range(world_size):
