@@ -96,8 +96,11 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
 def test_a_hub_id_is_fetched_at_its_revision(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None]] = []
 
-    def download(hub_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(
+        hub_id: str, *, revision: str | None, allow_patterns: list[str], cache_dir: Path
+    ) -> str:
         assert "*.safetensors" in allow_patterns
+        assert cache_dir == Path("nowhere/hub")
         asked.append((hub_id, revision))
         return str(llama)
 

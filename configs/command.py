@@ -1,0 +1,77 @@
+"""What every command does alike: its options, its configuration, its errors in one line."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from configs.terminal import console, one_line, set_up_logging
+
+if TYPE_CHECKING:
+    from configs.config import Config
+    from configs.layout import Layout
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file [default: configs/critic_pairwise.yaml]"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+SplitOption = Annotated[str, typer.Option(help="train, valid or test")]
+OverwriteOption = Annotated[bool, typer.Option(help="Replace what an earlier run left.")]
+DebugOption = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+
+
+def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns errors into one line: exit code 2 for the user's mistakes, 1 for ours."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        try:
+            command(*args, debug=debug, **kwargs)
+        except typer.Exit:
+            raise
+        except (ValueError, OSError) as error:
+            _fail(one_line(error), 2, debug)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to go on", 130, debug)
+        except Exception as error:  # the last stop: anything else is a fault of the program
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            _fail(f"unexpected {reason} (--debug shows where)", 1, debug)
+
+    return wrapper
+
+
+def load_settings(config: Path | None, overrides: list[str] | None) -> "tuple[Config, Layout]":
+    """The configuration and where its files lie; says on what terms some keys are honoured."""
+    from configs.layout import Layout
+    from configs.loader import load_config, notes
+
+    settings = load_config(config, overrides or [])
+    set_up_logging(settings.logging.level, settings.logging.format)
+    if "RANK" not in os.environ:
+        for line in notes(settings):
+            console().print(f"note: {line}", style="dim")
+    return settings, Layout.from_config(settings)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        raise
+    if "RANK" in os.environ and not _is_to_report(code):
+        raise typer.Exit(code)
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    raise typer.Exit(code)
+
+
+def _is_to_report(code: int) -> bool:
+    """Whether this worker tells of the failure; interrupted ones leave it to their parent."""
+    from featurize.launch import LAUNCHED, claim_report
+
+    return not (code == 130 and LAUNCHED in os.environ) and claim_report()
