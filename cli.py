@@ -2,7 +2,7 @@
 
 import typer
 
-from configs.terminal import quiet_libraries
+from configs.terminal import keep_interrupts, quiet_libraries
 from featurize.commands import featurize_command
 from featurize.data.prepare.commands import prepare_tests_command
 from headtrain.commands import train_head_command
@@ -22,6 +22,7 @@ prepare = typer.Typer(help="Make a dataset in critic's sample format.", no_args_
 @app.callback()
 def _before_commands() -> None:
     quiet_libraries()
+    keep_interrupts()
 
 
 app.add_typer(prepare, name="prepare")

@@ -1,10 +1,12 @@
 """How things look on a terminal: one console, tables of named values, errors in one line."""
 
+import _thread
 import errno
 import functools
 import logging
 import os
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,24 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def keep_interrupts() -> None:
+    """Sees to it that Ctrl-C is not lost, nor a traceback shown, when it hits a destructor.
+
+    Python prints what is raised there and goes on as if nothing had happened.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+            return
+        again = threading.Timer(0.01, _thread.interrupt_main)  # not from in here: lost once more
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 def set_up_logging(level: str, line_format: str) -> None:

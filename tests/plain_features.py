@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from featurize.model.attention import register
 from featurize.model.backbone import Backbone, find_backbone, load_backbone
 from featurize.model.forward import Features, FeatureSpec
-from featurize.model.likelihood import LIKELIHOODS
+from featurize.store import LIKELIHOOD_COLUMNS
 from featurize.planning import PromptGroup
 from featurize.settings import BackboneSettings
 
@@ -113,7 +113,7 @@ def _pool(tokens: Tensor, pooling: str) -> Tensor:
 
 
 def _likelihood(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits [tokens, vocabulary] that predict targets [tokens] -> [4], as LIKELIHOODS says."""
+    """logits [tokens, vocabulary] that predict targets [tokens] -> [4], as LIKELIHOOD_COLUMNS says."""
     logprobs = logits.double().log_softmax(dim=1)
     chosen = logprobs[torch.arange(len(targets)), targets]
     entropy = -(logprobs.exp() * logprobs).sum(dim=1)
@@ -123,4 +123,4 @@ def _likelihood(logits: Tensor, targets: Tensor) -> Tensor:
         "logprob_min": chosen.min(),
         "entropy_mean": entropy.mean(),
     }
-    return torch.stack([values[name] for name in LIKELIHOODS]).float()
+    return torch.stack([values[name] for name in LIKELIHOOD_COLUMNS]).float()

@@ -92,6 +92,11 @@ def find_backbone(
         folder = convert_gguf(Path(path), cache_dir / "backbones" / name, dtype)
     else:
         folder = Path(path) if Path(path).is_dir() else _download(settings, cache_dir)
+        if folder == Path(path) and settings.revision is not None:
+            raise ValueError(
+                f"models.policy.revision {settings.revision!r}: {path} is a folder here, and only a"
+                " hub id has revisions; set revision to null"
+            )
         if not model_files(folder):
             raise ValueError(f"models.policy.path: {folder}: holds no weights and no config.json")
         digest = digest_files(model_files(folder))
@@ -169,7 +174,7 @@ def load_backbone(
     decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
     config = _text_config(decoder.config)
     num_layers = int(config.num_hidden_layers)
-    check_params(settings, read_backbone_config(source, settings))
+    check_params(settings, read_backbone_config(source, settings), is_mtp=source.is_mtp)
     name, blocks = _find_blocks(decoder, num_layers)
     if deepest_layer < num_layers:
         # Blocks above the deepest layer asked for would be computed for nothing.

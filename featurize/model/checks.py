@@ -56,7 +56,7 @@ def check_complete(origin: Path, missing: Collection[str]) -> None:
         )
 
 
-def check_params(settings: BackboneSettings, config: PreTrainedConfig) -> None:
+def check_params(settings: BackboneSettings, config: PreTrainedConfig, *, is_mtp: bool) -> None:
     """Raises ValueError when the model is not what `models.policy.params` says."""
     if settings.params is None:
         return
@@ -68,8 +68,9 @@ def check_params(settings: BackboneSettings, config: PreTrainedConfig) -> None:
         "rope_theta": _rope_theta(config),
         "vocab_size": config.vocab_size,
     }
-    layers = settings.params.n_layers
-    if layers is not None:
+    if not is_mtp:
+        found |= {"n_layers": config.num_hidden_layers, "n_future_tokens": 1}
+    elif settings.params.n_future_tokens:  # the loader has checked it against the weights
         found["n_layers"] = config.num_hidden_layers + _layers_beside(settings)
     for key, value in found.items():
         expected = getattr(settings.params, key)
@@ -83,7 +84,8 @@ def check_params(settings: BackboneSettings, config: PreTrainedConfig) -> None:
 def _layers_beside(settings: BackboneSettings) -> int:
     """Layers Meta's params.json counts that the path taken does not run."""
     assert settings.params is not None
-    heads = settings.params.n_future_tokens or 1
+    heads = settings.params.n_future_tokens
+    assert heads is not None
     return heads if settings.mtp_output == "trunk" else heads - 1
 
 

@@ -12,8 +12,8 @@ from featurize.model.attention import UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch, make_pack, make_padded
 from featurize.model.forward import Features, FeatureSpec, forward_batch
-from featurize.model.likelihood import LIKELIHOODS
 from featurize.planning import PromptGroup, plan_packs, plan_padded
+from featurize.store import LIKELIHOOD_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Engine:
         """
         spec, width = self.spec, self.backbone.hidden_size
         tensors = {name: torch.empty((num_rows, width)) for name in spec.tensor_names}
-        likelihood = torch.empty((num_rows, len(LIKELIHOODS))) if spec.likelihood else None
+        likelihood = torch.empty((num_rows, len(LIKELIHOOD_COLUMNS))) if spec.likelihood else None
         queue = self._plan(groups)
         seen: set[tuple[int, ...]] = set()
         while queue:

@@ -38,7 +38,7 @@ class Features:
     """Features of some rows."""
 
     tensors: dict[str, Tensor]  # name -> float32 [rows, hidden]
-    likelihood: Tensor | None  # float32 [rows, 4], in the order of LIKELIHOODS
+    likelihood: Tensor | None  # float32 [rows, 4], in the order of LIKELIHOOD_COLUMNS
 
 
 @torch.inference_mode()

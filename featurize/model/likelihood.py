@@ -8,8 +8,6 @@ from torch import Tensor
 from featurize.model.batch import Batch
 from featurize.model.pooling import segment_index
 
-LIKELIHOODS = ("logprob_sum", "logprob_mean", "logprob_min", "entropy_mean")
-
 CHUNK_TOKENS = 256
 """Output tokens whose logits are held at once: 256 x 150,000 floats are 150 MB."""
 
@@ -26,8 +24,9 @@ def output_likelihood(
         to_logits: [tokens, hidden] -> float32 [tokens, vocabulary].
 
     Returns:
-        float32 [outputs, 4] in the order of LIKELIHOODS: sum, mean and minimum over the output's
-        tokens of log p(token | before) in nats, and the mean entropy of those distributions.
+        float32 [outputs, 4] in the order of LIKELIHOOD_COLUMNS: sum, mean and minimum over the
+        output's tokens of log p(token | before) in nats, and the mean entropy of those
+        distributions.
     """
     tokens = segment_index(batch.starts, batch.lengths)  # [output tokens]
     predictors = tokens - 1

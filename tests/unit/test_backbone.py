@@ -229,6 +229,7 @@ def test_params_are_compared_with_the_whole_model_not_with_the_cut_one(llama: Pa
     [
         ("dim", 64, 32),
         ("n_layers", 32, 3),
+        ("n_future_tokens", 4, 1),
         ("n_heads", 8, 4),
         ("n_kv_heads", 4, 2),
         ("intermediate_size", 65, 64),

@@ -109,6 +109,12 @@ def test_a_hub_id_is_fetched_at_its_revision(llama: Path, monkeypatch: pytest.Mo
     assert asked == [("someone/some-model", "v2")]
 
 
+def test_a_folder_has_no_revisions(llama: Path) -> None:
+    message = error_of(lambda: load(llama, revision="v2"))
+    assert message.startswith("models.policy.revision 'v2': ")
+    assert "only a hub id has revisions" in message
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     assert error_of(lambda: load(tmp_path)) == (
         f"models.policy.path: {tmp_path}: holds no weights and no config.json"

@@ -9,8 +9,9 @@ from featurize.model import likelihood as likelihood_module
 from featurize.model.batch import Batch, make_pack, make_padded
 from featurize.model.engine import Engine, choose_forward
 from featurize.model.forward import FeatureSpec
-from featurize.model.likelihood import LIKELIHOODS, output_likelihood
+from featurize.model.likelihood import output_likelihood
 from featurize.planning import PromptGroup
+from featurize.store import LIKELIHOOD_COLUMNS
 from tests.plain_features import CPU, count_rows, load_plain, load_tiny, make_groups, plain_features
 from tests.tiny_models import FAMILIES, write_tiny_model
 
@@ -86,7 +87,7 @@ def test_uniform_logits_have_the_entropy_of_the_vocabulary() -> None:
     entropy = math.log(VOCABULARY)
     rows = [[-entropy * length, -entropy, -entropy, entropy] for length in (1, 3, 2)]
     torch.testing.assert_close(found, torch.tensor(rows))
-    assert LIKELIHOODS == ("logprob_sum", "logprob_mean", "logprob_min", "entropy_mean")
+    assert LIKELIHOOD_COLUMNS == ("logprob_sum", "logprob_mean", "logprob_min", "entropy_mean")
 
 
 def test_certainty_has_no_entropy_and_no_nan() -> None:
