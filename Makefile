@@ -11,7 +11,7 @@ DEMO := --config configs/demo.yaml
 TORCH ?= torch==2.13.0
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
-.PHONY: demo test check bench bench-featurize setup clean
+.PHONY: demo test check bench bench-featurize bench-head setup clean
 
 setup: $(VENV)/.installed
 
@@ -41,10 +41,13 @@ check: setup
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
-bench: bench-featurize
+bench: bench-featurize bench-head
 
 bench-featurize: setup
 	$(BIN)/python tests/benchmarks/bench_featurize.py $(ARGS)
+
+bench-head: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_head.py $(ARGS)
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

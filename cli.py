@@ -3,10 +3,16 @@
 import typer
 
 from configs.terminal import keep_interrupts, quiet_libraries
-from featurize.commands import featurize_command
-from featurize.data.prepare.commands import prepare_tests_command
-from headtrain.commands import train_head_command
-from headtrain.evaluation.commands import eval_command
+from featurize.commands import featurize_command, inspect_command
+from featurize.data.commands import audit_command
+from featurize.data.prepare.commands import (
+    prepare_codecontests_command,
+    prepare_columns_command,
+    prepare_split_command,
+    prepare_tests_command,
+)
+from headtrain.commands import sweep_command, train_head_command
+from headtrain.evaluation.commands import compare_command, eval_command
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
@@ -26,10 +32,17 @@ def _before_commands() -> None:
 
 
 app.add_typer(prepare, name="prepare")
+prepare.command("codecontests")(prepare_codecontests_command)
+prepare.command("columns")(prepare_columns_command)
+prepare.command("split")(prepare_split_command)
 prepare.command("tests")(prepare_tests_command)
+app.command("audit")(audit_command)
 app.command("featurize")(featurize_command)
+app.command("inspect")(inspect_command)
 app.command("train-head")(train_head_command)
+app.command("sweep")(sweep_command)
 app.command("eval")(eval_command)
+app.command("compare")(compare_command)
 
 if __name__ == "__main__":
     app()

@@ -1,9 +1,12 @@
 """What every command does alike: its options, its configuration, its errors in one line."""
 
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,17 +31,28 @@ OverwriteOption = Annotated[bool, typer.Option(help="Replace what an earlier run
 DebugOption = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a command that ended because it was asked to."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: the machine goes down, or the job's time is over."""
+
+
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turns errors into one line: exit code 2 for the user's mistakes, 1 for ours."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         try:
-            command(*args, debug=debug, **kwargs)
+            with _raises_when_terminated():
+                command(*args, debug=debug, **kwargs)
         except typer.Exit:
             raise
         except (ValueError, OSError) as error:
-            _fail(one_line(error), 2, debug)
+            _fail(one_line(error), 2, debug, getattr(error, "details", ()))
+        except Terminated:
+            _fail("terminated (SIGTERM); run the same command again to go on", TERMINATED, debug)
         except KeyboardInterrupt:
             _fail("interrupted; run the same command again to go on", 130, debug)
         except Exception as error:  # the last stop: anything else is a fault of the program
@@ -48,6 +62,24 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+@contextlib.contextmanager
+def _raises_when_terminated() -> Iterator[None]:
+    """SIGTERM unwinds the block as Ctrl-C does: what is being written is finished or dropped."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would tear the unwinding
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where signals cannot be heard
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def load_settings(config: Path | None, overrides: list[str] | None) -> "tuple[Config, Layout]":
     """The configuration and where its files lie; says on what terms some keys are honoured."""
     from configs.layout import Layout
@@ -55,18 +87,18 @@ def load_settings(config: Path | None, overrides: list[str] | None) -> "tuple[Co
 
     settings = load_config(config, overrides or [])
     set_up_logging(settings.logging.level, settings.logging.format)
-    if "RANK" not in os.environ:
+    if os.environ.get("RANK", "0") == "0" and "CRITIC_LAUNCHED" not in os.environ:
         for line in notes(settings):
             console().print(f"note: {line}", style="dim")
     return settings, Layout.from_config(settings)
 
 
-def _fail(message: str, code: int, debug: bool) -> None:
+def _fail(message: str, code: int, debug: bool, details: Sequence[str] = ()) -> None:
     if debug:
         raise
     if "RANK" in os.environ and not _is_to_report(code):
         raise typer.Exit(code)
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    print(*details, f"error: {message}", sep="\n", file=sys.stderr)  # noqa: T201
     raise typer.Exit(code)
 
 
@@ -74,4 +106,6 @@ def _is_to_report(code: int) -> bool:
     """Whether this worker tells of the failure; interrupted ones leave it to their parent."""
     from featurize.launch import LAUNCHED, claim_report
 
-    return not (code == 130 and LAUNCHED in os.environ) and claim_report()
+    if code in (130, TERMINATED):
+        return LAUNCHED not in os.environ and os.environ["RANK"] == "0"
+    return claim_report()

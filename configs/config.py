@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
-from featurize.data.prepare.settings import PrepareTestsSettings
+from featurize.data.prepare.settings import PrepareSettings
 from featurize.settings import (
     DatasetSettings,
     DistributedSettings,
@@ -77,6 +77,9 @@ class StorageSettings:
     checkpoints_dir: LocalFolder
     """Folder of the heads."""
 
+    features_dir: Annotated[str, Field(min_length=1)]
+    """Folder of the feature stores, or any URI fsspec knows."""
+
     def __post_init__(self) -> None:
         for key in ("root", "models_dir", "datasets_dir", "checkpoints_dir"):
             folder = getattr(self, key)
@@ -118,8 +121,8 @@ class Config:
     featurize: FeaturizeSettings = field(default_factory=FeaturizeSettings)
     """What is stored of the backbone."""
 
-    prepare: PrepareTestsSettings = field(default_factory=PrepareTestsSettings)
-    """How a dataset is made from problems with tests."""
+    prepare: PrepareSettings = field(default_factory=PrepareSettings)
+    """How datasets are made."""
 
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """The value head and its training."""

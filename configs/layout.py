@@ -18,14 +18,17 @@ class Layout:
     datasets_dir: Path
     """Prepared datasets, a folder each."""
 
-    features_root: Path
-    """The feature stores of the experiment, a folder per split."""
+    features_root: Path | str
+    """The feature stores of the experiment, a folder per split; text where it is a URI."""
 
     checkpoint_dir: Path
     """Heads of the experiment."""
 
     evaluation_dir: Path
     """Reports of the experiment."""
+
+    audit_dir: Path
+    """What audits of the experiment's dataset told, a folder a split."""
 
     cache_dir: Path
     """What can be made again: converted backbones."""
@@ -48,9 +51,12 @@ class Layout:
         return cls(
             models_dir=Path(config.storage.models_dir),
             datasets_dir=Path(config.storage.datasets_dir),
-            features_root=root / "features" / (config.featurize.store_name or experiment),
+            features_root=_below(
+                config.storage.features_dir, config.featurize.store_name or experiment
+            ),
             checkpoint_dir=Path(config.checkpoint.save_dir),
             evaluation_dir=root / "evaluation" / experiment,
+            audit_dir=root / "audit" / experiment,
             cache_dir=root / "cache",
             mlruns_dir=mlruns_dir,
             artifacts_dir=mlruns_dir / "artifacts",
@@ -59,6 +65,11 @@ class Layout:
             or f"sqlite:///{(mlruns_dir / 'mlflow.db').as_posix()}",
         )
 
-    def features_dir(self, split: str) -> Path:
-        """The feature store of `split`: train, valid (or validation), test."""
-        return self.features_root / to_split(split)
+    def features_dir(self, split: str) -> Path | str:
+        """The feature store of `split`: train, valid (or validation), test; a folder or a URI."""
+        return _below(self.features_root, to_split(split))
+
+
+def _below(folder: Path | str, name: str) -> Path | str:
+    """A name in a folder or URI; a Path would make one slash of the two of a URI."""
+    return f"{str(folder).rstrip('/')}/{name}" if "://" in str(folder) else Path(folder) / name

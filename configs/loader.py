@@ -24,6 +24,7 @@ _BASE = {
         "models_dir": "${storage.root}/models",
         "datasets_dir": "${storage.root}/datasets",
         "checkpoints_dir": "${storage.root}/checkpoints",
+        "features_dir": "${storage.root}/features",
     },
 }
 _RESOLVER_NOISE = re.compile(r"^\w+ raised while resolving interpolation: ")

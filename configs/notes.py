@@ -1,6 +1,7 @@
 """What a configuration asks for that will have no effect, each in one line."""
 
 from configs.config import Config
+from featurize.settings import FsdpSettings
 
 
 def notes(config: Config) -> list[str]:
@@ -12,14 +13,37 @@ def _distributed_notes(config: Config) -> list[str]:
     fsdp = config.distributed.fsdp
     if fsdp is None:
         return []
-    lines = [
-        "distributed.fsdp is not read: distributed.shard_backbone is false, every device holds "
-        "the whole backbone and the samples are shared out"
-    ]
+    if config.distributed.shard_backbone:
+        lines = _sharding_notes(fsdp, config.models.policy.dtype)
+    else:
+        lines = [
+            "distributed.fsdp is not read: distributed.shard_backbone is false, every device holds "
+            "the whole backbone and the samples are shared out"
+        ]
     if fsdp.activation_checkpointing:
         lines.append(
             "distributed.fsdp.activation_checkpointing does nothing: the backbone is frozen and "
             "has no backward pass"
+        )
+    return lines
+
+
+def _sharding_notes(fsdp: FsdpSettings, dtype: str) -> list[str]:
+    lines = []
+    if fsdp.sharding_strategy == "NO_SHARD":
+        lines.append(
+            "distributed.fsdp.sharding_strategy NO_SHARD shards nothing: every device holds the "
+            "whole backbone"
+        )
+    elif fsdp.sharding_strategy in ("SHARD_GRAD_OP", "HYBRID_SHARD_ZERO2"):
+        lines.append(
+            f"distributed.fsdp.sharding_strategy {fsdp.sharding_strategy} keeps what it gathered "
+            "until a backward pass, and there is none: once it has run, every device holds the "
+            "whole backbone (FULL_SHARD or HYBRID_SHARD free each layer after use)"
+        )
+    if dtype != "auto" and fsdp.mixed_precision == (dtype == "float32"):
+        lines.append(
+            f"distributed.fsdp.mixed_precision does nothing: models.policy.dtype is {dtype!r}"
         )
     return lines
 

@@ -43,7 +43,7 @@ def describe(
 def find_bools_read_as_numbers(raw: Any, config: Any) -> Iterator[tuple[str, ...]]:
     """Keys where YAML says true or false and a number was made of it, which pydantic allows."""
     for name, value in raw.items():
-        read = getattr(config, name)
+        read = config.get(str(name)) if isinstance(config, dict) else getattr(config, name)
         if isinstance(value, dict):
             yield from ((name, *key) for key in find_bools_read_as_numbers(value, read))
         elif isinstance(value, bool) and not isinstance(read, bool):

@@ -8,7 +8,7 @@ from configs.config import Config
 from configs.source import ConfigError
 
 
-def refuse_other_recipe(config: Config, store: Path, recipe: Mapping[str, Any]) -> None:
+def refuse_other_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) -> None:
     """Raises ConfigError when the store's recipe is not the configuration's.
 
     What only the backbone's files can tell, its digest, layers and dtype, is left to

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,18 @@ def rows_table(title: str, rows: dict[str, Any]) -> "Table":
     table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
     for name, value in rows.items():
         table.add_row(name, show(value))
+    return table
+
+
+def columns_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "Table":
+    """A table with a heading over each column; the first one holds names."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*map(show, row))
     return table
 
 

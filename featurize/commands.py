@@ -1,22 +1,30 @@
 """The commands of stage 1: `critic featurize`."""
 
 import os
+import shlex
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from configs.command import (
+    TERMINATED,
     ConfigOption,
     DebugOption,
     OverwriteOption,
     SetOption,
     SplitOption,
+    Terminated,
     load_settings,
     reports_errors,
 )
-from configs.terminal import console, rows_table
+from configs.terminal import columns_table, console, rows_table
+
+if TYPE_CHECKING:
+    from configs.config import Config
+    from featurize.selection import Choose, Ints
 
 
 @reports_errors
@@ -27,21 +35,36 @@ def featurize_command(
     limit_problems: Annotated[
         int | None, typer.Option(help="Only so many problems, chosen by the hash of their ids")
     ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="Only the samples of the pairs train-head --pairs N draws")
+    ] = None,
+    nproc_per_node: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine [default: featurize.workers]"),
+    ] = None,
     plan_only: Annotated[bool, typer.Option(help="Show the plan and stop.")] = False,
+    repair: Annotated[
+        bool, typer.Option(help="Read every finished unit first; redo those that are damaged.")
+    ] = False,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run the frozen backbone once and store the features of every sample of a split."""
+    from featurize.launch import LAUNCHED, choose_workers, follow_launcher, launch
+
+    follow_launcher()  # first of all: what comes now takes seconds
+
     from transformers.utils.logging import disable_progress_bar
 
     from featurize.extract import remove_store, run_featurize
     from featurize.job import FeaturizeJob, plan_featurize
-    from featurize.launch import LAUNCHED, choose_workers, launch
     from featurize.model.device import resolve_device
+    from featurize.model.sharing import group_size, plan_sharing
     from featurize.progress import TokenProgress
     from featurize.ranks import Ranks
 
-    settings, layout = load_settings(config, overrides)
+    extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
+    settings, layout = load_settings(config, [*(overrides or []), *extra])
     job = FeaturizeJob(
         backbone=settings.models.policy,
         dataset=settings.dataset,
@@ -50,32 +73,121 @@ def featurize_command(
         split=split,
         store_dir=layout.features_dir(split),
         cache_dir=layout.cache_dir,
+        distributed=settings.distributed,
         limit_problems=limit_problems,
+        repair=repair,
+        command=_to_repeat(sys.argv[1:]),
     )
     is_launched = LAUNCHED in os.environ
     is_rank = "RANK" in os.environ
+    if is_rank and not is_launched:
+        _refuse_options_of_a_launcher(nproc_per_node, overwrite)
     disable_progress_bar()  # of transformers, which would draw over ours
-    plan = plan_featurize(job)
+    ranks = Ranks()
+    # The first rank plans before the others, who find in the cache what it read and converted.
+    if not ranks.is_first and ranks.hear("is_finished"):
+        return
+    plan = plan_featurize(job, _pair_planner(settings, split) if pairs is not None else None)
     if overwrite and not is_rank and not plan_only:
-        remove_store(job.store_dir)  # after the plan: a mistake found there costs no features
+        remove_store(job)  # after the plan: a mistake found there costs no features
         plan = replace(plan, finished=None)
-    if plan.finished is not None:
+    if not ranks.is_first:
+        plan = replace(plan, finished=None)  # whatever another run may have written meanwhile
+    elif ranks.share("is_finished", lambda: plan.finished is not None):
         console().print(f"featurize: up to date, nothing done: {job.store_dir}")
         return
-    if not is_launched and os.environ.get("RANK", "0") == "0":
+    if not is_launched and ranks.is_first:
         console().print(rows_table(f"plan: featurize {split}", plan.describe()))
     if plan_only:
         return
-    device = resolve_device(job.runtime.device)
-    workers = choose_workers(device, job.featurize.workers, len(plan.units), plan.memory_bytes)
-    if not is_rank and workers > 1:
-        arguments = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
-        if code := launch(workers, arguments):
-            raise typer.Exit(code)
-        return
-    ranks = Ranks()
+    if not is_rank:
+        workers = choose_workers(
+            resolve_device(job.runtime.device),
+            nproc_per_node or job.featurize.workers,
+            len(plan.units),
+            plan.memory_bytes,
+            group_size(job.distributed),
+        )
+        plan_sharing(job.distributed, workers, workers)  # refuses what makes no whole groups
+        if workers > 1:
+            arguments = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
+            code = launch(workers, arguments, max_restarts=job.distributed.max_restarts)
+            if code == TERMINATED:
+                raise Terminated
+            if code:
+                raise typer.Exit(code)
+            return
     with TokenProgress(console(), plan.estimated_tokens, is_shown=ranks.is_first) as reporter:
         summary = run_featurize(plan, ranks, reporter)
         reporter.finish(summary.counts.get("unique_tokens", 0))
     if ranks.is_first:
         console().print(rows_table(f"features in {job.store_dir}", summary.describe()))
+
+
+@reports_errors
+def inspect_command(
+    store: Annotated[str, typer.Argument(help="Folder or URI of a feature store")],
+    verify: Annotated[bool, typer.Option(help="Read every file and compare its checksum.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a feature store is, from what it was made, and whether it is whole."""
+    from featurize.progress import CountProgress
+    from featurize.store.inspect import inspect_store
+    from featurize.store.report import TENSOR_COLUMNS
+
+    with CountProgress(console(), "inspect", "units") as count:
+        report = inspect_store(store, verify=verify, progress=count)
+    console().print(rows_table(f"feature store {report.path}", report.describe()))
+    if report.tensors:
+        console().print(columns_table("tensors", TENSOR_COLUMNS, report.describe_tensors()))
+    report.check()
+
+
+def _pair_planner(settings: "Config", split: str) -> "Choose":
+    """Plans the pairs that train-head will ask for, with the same settings, over an index."""
+    import pyarrow as pa
+
+    from featurize.selection import Selection
+    from featurize.settings import to_split
+    from headtrain.pair_plan import read_excluded_problems
+    from headtrain.training_plan import plan_training, to_planned
+
+    if to_split(split) != "train":
+        raise ValueError(
+            f"--pairs is about the samples a head is trained on, not those of {split}; leave it "
+            "out, or give --limit-problems"
+        )
+    sampling = settings.data_sampling
+    excluded = read_excluded_problems(sampling.pairwise)
+    terms: dict[str, Any] = {
+        "excluded": excluded,
+        "train_holdout": settings.evaluation.train_holdout,
+    }
+
+    def choose(table: pa.Table, count_outputs: "Callable[[], Ints]") -> Selection:
+        if sampling.pairwise.length_matched:
+            table = table.append_column("output_tokens", pa.array(count_outputs()))
+        plan = plan_training(table, sampling, **terms)
+        return Selection(pairs=to_planned(plan, sampling, **terms), also=plan.held_out)
+
+    return choose
+
+
+def _to_repeat(arguments: Sequence[str]) -> str:
+    """The command with what makes it go on, rather than start anew or stop early."""
+    once = ("--overwrite", "--plan-only", "--repair", "--debug")
+    return shlex.join(["critic", *(word for word in arguments if word not in once)])
+
+
+def _refuse_options_of_a_launcher(nproc_per_node: int | None, overwrite: bool) -> None:
+    """Raises ValueError for what only the process that starts the others can do."""
+    if nproc_per_node is not None:
+        raise ValueError(
+            f"--nproc-per-node {nproc_per_node} stands behind the command, but torchrun starts the"
+            " processes: give it to torchrun, before -m cli"
+        )
+    if overwrite:
+        raise ValueError(
+            "--overwrite is not for torchrun, whose restarts would delete what was finished; delete"
+            " the store's folder before"
+        )

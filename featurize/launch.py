@@ -1,5 +1,6 @@
 """Starts one process a core or GPU on this machine, through torch.distributed.run's own engine."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -7,14 +8,27 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 LAUNCHED = "CRITIC_LAUNCHED"
 """Set in the processes started here to a folder they share; their parent has shown the plan."""
 
+_LAUNCHER = "CRITIC_LAUNCHER"
+"""Set in the processes started here to the number of the process that started them."""
 
-def choose_workers(device: torch.device, asked: int | None, num_units: int, memory: int) -> int:
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def choose_workers(
+    device: "torch.device",
+    asked: int | None,
+    num_units: int,
+    memory: int,
+    group: int | None = 1,
+) -> int:
     """Processes for this machine: a GPU each, or a core each as far as memory goes.
 
     On a CPU several processes of one thread beat one process of several threads, and keep their
@@ -22,19 +36,28 @@ def choose_workers(device: torch.device, asked: int | None, num_units: int, memo
 
     Args:
         device: what the backbone runs on.
-        asked: `featurize.workers`; None chooses.
-        num_units: there is no use for more processes than units of work.
-        memory: bytes one process needs, on the CPU.
+        asked: --nproc-per-node or `featurize.workers`; None chooses.
+        num_units: there is no use for more groups of processes than units of work.
+        memory: bytes one backbone needs, on the CPU.
+        group: processes that hold one backbone together; None: all of them.
     """
+    import torch
+
+    is_chosen = asked is None
     if asked is None:
         if device.type == "cuda":
             asked = torch.cuda.device_count()
         else:
-            room = available_memory()
-            asked = min(len(os.sched_getaffinity(0)), room // max(memory, 1))
+            cores = len(os.sched_getaffinity(0))
+            room = available_memory() // max(memory, 1)  # backbones
+            asked = cores if group is None else max(min(cores, room * group), group)
     if device.type == "cuda":
         asked = min(asked, torch.cuda.device_count())
-    return max(1, min(asked, num_units))
+    if group is None:
+        return asked
+    if is_chosen and asked > group:
+        asked -= asked % group
+    return max(1, min(asked, num_units * group))
 
 
 def available_memory() -> int:
@@ -68,6 +91,7 @@ def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="critic-") as folder:
         os.environ[LAUNCHED] = folder
+        os.environ[_LAUNCHER] = str(os.getpid())
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -90,8 +114,24 @@ def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 
             return 128 + int(error.sigval)
         finally:
             os.environ.pop(LAUNCHED, None)
+            os.environ.pop(_LAUNCHER, None)
             logging.disable(logging.NOTSET)
     return 0
+
+
+def follow_launcher() -> None:
+    """Has the kernel end this process when the one that launched it ends, in whatever way.
+
+    A launcher that was killed cannot end its workers, and one that waits for another worker's word
+    would not notice for hours. SIGKILL, because a process that waits within C runs no handler; what
+    it was writing is redone by the next run.
+    """
+    launcher = os.environ.get(_LAUNCHER)
+    if launcher is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(launcher):  # it ended before the kernel knew
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def claim_report() -> bool:
@@ -99,8 +139,9 @@ def claim_report() -> bool:
     folder = os.environ.get(LAUNCHED)
     if folder is None:
         return True
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        (Path(folder) / "reported").touch(exist_ok=False)
+        (Path(folder) / f"reported-{attempt}").touch(exist_ok=False)
     except OSError:
         return False
     return True

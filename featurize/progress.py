@@ -37,9 +37,20 @@ class CountProgress(_Bar):
     def __init__(self, console: Console, title: str, things: str) -> None:
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(things))
         super().__init__(console, *columns, TimeRemainingColumn(), total=None)
+        self._is_shown = False
+
+    def __enter__(self) -> Self:
+        return self  # shown with the first count: there may be nothing to do
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_shown:
+            super().__exit__(*error)
 
     def __call__(self, done: int, total: int) -> None:
         """Shows that `done` of `total` are done."""
+        if not self._is_shown:
+            self._is_shown = True
+            self._progress.start()
         self._progress.update(self._task, completed=done, total=total)
 
 

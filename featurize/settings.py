@@ -220,21 +220,36 @@ class FeaturizeSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class FsdpSettings:
-    """How a backbone would be sharded over devices; read only with shard_backbone."""
+    """How a backbone is sharded over devices; read only with shard_backbone."""
 
     sharding_strategy: Literal[
         "FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"
     ] = "FULL_SHARD"
-    """What is sharded."""
+    """FULL_SHARD gathers a layer while it runs; HYBRID_SHARD does so within each machine."""
+
+    group_size: PositiveInt | None = None
+    """Devices that hold one backbone together; null: all, or with HYBRID_SHARD a machine's."""
 
     mixed_precision: bool = True
-    """Compute in 16 bits."""
+    """Lets dtype auto choose 16 bits, as runtime.mixed_precision does; false: 32 bits."""
 
     cpu_offload: bool = False
-    """Keep the shards in host memory."""
+    """Keep the shards in host memory; means nothing on the CPU."""
 
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass; a frozen backbone has none."""
+
+    def __post_init__(self) -> None:
+        if self.group_size is not None and not self.shards_all:
+            raise ValueError(
+                f"group_size {self.group_size} and sharding_strategy {self.sharding_strategy!r} "
+                "contradict: that strategy knows its groups; set group_size to null"
+            )
+
+    @property
+    def shards_all(self) -> bool:
+        """Whether a group may be any number of devices, on one machine or several."""
+        return self.sharding_strategy in ("FULL_SHARD", "SHARD_GRAD_OP")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -242,33 +257,34 @@ class DistributedSettings:
     """How the backbone lies on the devices; the samples are always shared out among the ranks."""
 
     shard_backbone: bool = False
-    """Shard the backbone over devices as `fsdp` says; not in this version."""
+    """Shard the backbone over devices as `fsdp` says, for one that does not fit a device."""
 
-    tensor_parallel_size: int = 1
-    """Devices that share each layer of the backbone; only 1 in this version."""
+    tensor_parallel_size: PositiveInt = 1
+    """Devices that compute each layer together, for a backbone that does not fit a device."""
+
+    max_restarts: Annotated[int, Field(ge=0)] = 0
+    """Times all processes are started anew after one died; torchrun has an option of its own."""
 
     fsdp: FsdpSettings | None = None
-    """How shard_backbone shards."""
+    """How shard_backbone shards; null: its defaults."""
 
-    @field_validator("shard_backbone")
-    @classmethod
-    def _refuse_sharding(cls, is_sharded: bool) -> bool:
-        if is_sharded:
+    def __post_init__(self) -> None:
+        if self.shard_backbone and self.tensor_parallel_size > 1:
             raise ValueError(
-                "true is not supported: in this version the backbone must fit one device; set it "
-                "to false, and models.policy.quantization to 8bit or 4bit if memory is short"
+                f"shard_backbone true and tensor_parallel_size {self.tensor_parallel_size} "
+                "contradict: a backbone is cut one way or the other; set shard_backbone to false "
+                "or tensor_parallel_size to 1"
             )
-        return is_sharded
 
-    @field_validator("tensor_parallel_size")
-    @classmethod
-    def _refuse_tensor_parallelism(cls, size: int) -> int:
-        if size != 1:
-            raise ValueError(
-                f"{size} is not supported: in this version the backbone must fit one device; "
-                "set it to 1"
-            )
-        return size
+    @property
+    def is_shared(self) -> bool:
+        """Whether a backbone may lie on several devices."""
+        return self.shard_backbone or self.tensor_parallel_size > 1
+
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether dtype auto may choose 16 bits, as far as `fsdp` has a say."""
+        return not self.shard_backbone or self.fsdp is None or self.fsdp.mixed_precision
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)

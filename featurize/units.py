@@ -14,7 +14,7 @@ from featurize.data.records import DataError, Sample
 from featurize.model.forward import Features
 from featurize.planning import Grouping, group_samples
 from featurize.recipe import Recipe
-from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures
+from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures, copy_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class UnitWork:
     prompts: Sequence[TokenIds]  # of each sample
     outputs: Sequence[TokenIds]
     grouping: Grouping
+    rows: pa.Table  # of the index, for what the store keeps of it: pairs planned
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,7 +64,12 @@ def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encod
     pairs = zip(prompts, outputs, strict=True)
     grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
     return UnitWork(
-        number=number, samples=samples, prompts=prompts, outputs=outputs, grouping=grouping
+        number=number,
+        samples=samples,
+        prompts=prompts,
+        outputs=outputs,
+        grouping=grouping,
+        rows=index.table.take(pa.array(rows)),
     )
 
 
@@ -102,6 +108,7 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
         of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, 4]
         for place, name in enumerate(LIKELIHOOD_COLUMNS):
             table = table.append_column(name, pa.array(of_samples[:, place], pa.float32()))
+    table = copy_marks(table, work.rows)
     tensors = {name: tensor.to(recipe.storage_dtype) for name, tensor in features.tensors.items()}
     return UnitFeatures(tensors=tensors, samples=table)
 

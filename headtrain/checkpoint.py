@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
@@ -18,8 +17,11 @@ import torch
 from safetensors import SafetensorError
 
 from featurize.files import atomic_path, write_json
+from featurize.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
+from headtrain.ensemble import EnsembleModel, put_state, read_state
 from headtrain.head import HeadModel
+from headtrain.holdout import Holdout
 from headtrain.inputs import ROWS_AT_ONCE, InputColumns, choose_columns, read_rows
 
 FORMAT_VERSION = 1
@@ -57,6 +59,16 @@ class HeadRecord:
     """The resolved configuration of the run."""
     tracking_run_id: str | None
     """MLflow run of the training."""
+    feature_mix: str = "concat"
+    """concat, or mix: a learned mix of the tensors (and of the likelihood as one more)."""
+    num_members: int = 1
+    """Heads of an ensemble, stacked in the weights; its value is the mean of theirs."""
+    selection: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How this head was chosen among those of its run or sweep."""
+    train_holdout: dict[str, Any] | None = None
+    """The train problems it was not trained on (see holdout.py)."""
+    pairs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What it was trained on: numbers of pairs, problems and samples, and a digest of the pairs."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Versions of the libraries that made it."""
     weights_checksum: str = ""
@@ -72,12 +84,27 @@ class HeadRecord:
             likelihood=self.likelihood,
         )
 
+    @property
+    def holdout(self) -> Holdout | None:
+        """The train problems that were held out, None where none were."""
+        return Holdout(**self.train_holdout) if self.train_holdout else None
+
+    def make_model(self) -> HeadModel | EnsembleModel:
+        """A model of this shape, with weights of no meaning."""
+        columns = self.columns
+        mixed = columns.blocks if self.feature_mix == "mix" else None
+        members = [
+            HeadModel(columns.width, self.head_type, self.dropout, mixed)
+            for _ in range(self.num_members)
+        ]
+        return members[0] if self.num_members == 1 else EnsembleModel(members)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedHead:
     """A head that has been read back and is ready to score."""
 
-    model: HeadModel
+    model: HeadModel | EnsembleModel
     record: HeadRecord
     path: str
 
@@ -112,10 +139,21 @@ class TrainedHead:
             values: torch.Tensor = self.model(inputs.to(self.device, torch.float32))
         return values.squeeze(-1).cpu()
 
+    def spread(self, inputs: torch.Tensor) -> torch.Tensor:
+        """How far the members of an ensemble disagree: deviation of their values, [...].
+
+        0 for a single head.
+        """
+        with torch.inference_mode():
+            inputs = inputs.to(self.device, torch.float32)
+            if isinstance(self.model, EnsembleModel):
+                return self.model.member_values(inputs).std(0, correction=0).squeeze(-1).cpu()
+            return torch.zeros(inputs.shape[:-1])
+
     @property
     def device(self) -> torch.device:
         """Where the head computes."""
-        return self.model.normaliser.mean.device
+        return next(self.model.buffers()).device
 
     def _score_store(self, store: FeatureStore) -> npt.NDArray[np.float32]:
         self.check(store)
@@ -130,9 +168,9 @@ class TrainedHead:
         return values[samples]
 
 
-def write_head(folder: Path, model: HeadModel, record: HeadRecord) -> Path:
+def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecord) -> Path:
     """Write the two files, the JSON last: a pair that does not match is refused when read."""
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    weights = read_state(model)
     for name, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
@@ -158,15 +196,15 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
     """
     folder = _find_head(str(path).rstrip("/"))
     record = _read_record(folder)
-    content = _read_bytes(f"{folder}/{WEIGHTS_FILE}")
+    content = open_folder(folder).read(WEIGHTS_FILE) or b""
     if hashlib.sha256(content).hexdigest() != record.weights_checksum:
         raise CheckpointError(
             f"{folder}: {WEIGHTS_FILE} is not the file {RECORD_FILE} was written with; "
             "rerun `critic train-head`, or take another checkpoint of the run"
         )
-    model = HeadModel(record.columns.width, record.head_type, record.dropout)
+    model = record.make_model()
     try:
-        model.load_state_dict(safetensors.torch.load(content))
+        put_state(model, safetensors.torch.load(content))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: damaged ({reason}); train the head again") from error
@@ -176,10 +214,11 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
 def check_upload_uri(uri: str) -> None:
     """Fail before a run, not after it, when the URI's filesystem is not there."""
     try:
-        fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
+        RemoteFolder(uri)
+    except OSError as error:
         raise CheckpointError(
-            f"checkpoint.s3_uri {uri!r} cannot be opened ({error}); for s3:// install critic[s3]"
+            f"checkpoint.s3_uri {uri!r} cannot be opened ({error.__cause__}); for s3:// install"
+            " critic[s3]"
         ) from error
 
 
@@ -190,10 +229,9 @@ def upload_head(folder: Path, uri: str) -> str:
     """
     run = folder.absolute().parent.name  # runs that share a bucket keep apart
     target = f"{uri.rstrip('/')}/{run}/{folder.name}"
-    filesystem, root = fsspec.core.url_to_fs(target)
-    filesystem.makedirs(root, exist_ok=True)
+    remote = RemoteFolder(target)
     for name in (WEIGHTS_FILE, RECORD_FILE):
-        filesystem.put_file(str(folder / name), f"{root}/{name}")
+        remote.upload(folder / name, name)
     logger.info("copied %s to %s", folder, target)
     return target
 
@@ -202,8 +240,7 @@ def _find_head(path: str) -> str:
     if path.endswith((WEIGHTS_FILE, RECORD_FILE)):
         path = path.rpartition("/")[0] or "."
     for folder in (path, f"{path}/best", f"{path}/final"):
-        filesystem, root = fsspec.core.url_to_fs(f"{folder}/{RECORD_FILE}")
-        if filesystem.exists(root):
+        if open_folder(folder).read(RECORD_FILE) is not None:
             return folder
     raise CheckpointError(f"{path}: holds no {RECORD_FILE}; run `critic train-head` first")
 
@@ -211,7 +248,7 @@ def _find_head(path: str) -> str:
 def _read_record(folder: str) -> HeadRecord:
     path = f"{folder}/{RECORD_FILE}"
     try:
-        fields = json.loads(_read_bytes(path))
+        fields = json.loads(open_folder(folder).read(RECORD_FILE) or b"")
         if fields["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path}: format version {fields['format_version']!r}, this version reads "
@@ -220,12 +257,6 @@ def _read_record(folder: str) -> HeadRecord:
         return HeadRecord(**fields)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); train the head again") from error
-
-
-def _read_bytes(path: str) -> bytes:
-    with fsspec.open(path, "rb") as file:
-        content: bytes = file.read()
-    return content
 
 
 @functools.cache  # reading them takes ten milliseconds

@@ -1,5 +1,7 @@
 """The value head: a small network that turns a sample's cached features into one value."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -14,22 +16,24 @@ class MLPValueHead(nn.Module):
 
     head_type = "mlp"
 
-    def __init__(self, hidden_size: int, dropout: float = 0.0) -> None:
-        if hidden_size < SMALLEST_MLP_INPUT:
+    def __init__(self, hidden_size: int, dropout: float = 0.0, size: int | None = None) -> None:
+        """`size` is what the widths of the layers are taken from [default: hidden_size]."""
+        size = size or hidden_size
+        if size < SMALLEST_MLP_INPUT:
             raise ValueError(
                 f"an mlp head needs at least {SMALLEST_MLP_INPUT} inputs (its second layer has "
-                f"inputs // 16 units), got {hidden_size}; use value_head_type linear"
+                f"inputs // 16 units), got {size}; use value_head_type linear"
             )
         super().__init__()
         self.hidden_size = hidden_size
         self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size // 8, bias=False),
+            nn.Linear(hidden_size, size // 8, bias=False),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden_size // 8, hidden_size // 16, bias=False),
+            nn.Linear(size // 8, size // 16, bias=False),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden_size // 16, 1, bias=False),
+            nn.Linear(size // 16, 1, bias=False),
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -57,11 +61,11 @@ class LinearValueHead(nn.Module):
 
 
 def create_value_head(
-    hidden_size: int, head_type: str = "mlp", dropout: float = 0.0
+    hidden_size: int, head_type: str = "mlp", dropout: float = 0.0, size: int | None = None
 ) -> MLPValueHead | LinearValueHead:
     """Make a head by its type; a linear head has no dropout."""
     if head_type == "mlp":
-        return MLPValueHead(hidden_size, dropout=dropout)
+        return MLPValueHead(hidden_size, dropout=dropout, size=size)
     if head_type == "linear":
         return LinearValueHead(hidden_size)
     raise ValueError(f"value_head_type {head_type!r} is unknown; use mlp or linear")
@@ -109,14 +113,41 @@ class FeatureNormaliser(nn.Module):
 
 
 class HeadModel(nn.Module):
-    """What is trained and saved: a normaliser and the value head behind it."""
+    """What is trained and saved: a normaliser and the value head behind it.
 
-    def __init__(self, width: int, head_type: str = "mlp", dropout: float = 0.0) -> None:
+    With `mixed` blocks of columns (a block a tensor) the first layer has the size it would have for
+    the widest block alone and reads a learned mix of the blocks: each weighs as much as its share
+    of softmax(mix), times the number of blocks, so that all weigh 1 at the start.
+    """
+
+    column_blocks: torch.Tensor  # [width] block of each column
+
+    def __init__(
+        self,
+        width: int,
+        head_type: str = "mlp",
+        dropout: float = 0.0,
+        mixed: Sequence[int] | None = None,
+    ) -> None:
+        """`mixed` are the widths of the blocks; None reads all columns alike."""
         super().__init__()
-        self.head = create_value_head(width, head_type, dropout)
+        size = max(mixed) if mixed else None
+        self.head = create_value_head(width, head_type, dropout, size)
         self.normaliser = FeatureNormaliser(width)
+        if mixed:
+            assert sum(mixed) == width, "blocks make up the whole input"
+            blocks = torch.arange(len(mixed)).repeat_interleave(torch.tensor(mixed))
+            self.register_buffer("column_blocks", blocks, persistent=False)
+            self.mix = nn.Parameter(torch.zeros(len(mixed)))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., 1]."""
-        values: torch.Tensor = self.head(self.normaliser(features))
+        return self.judge(self.normaliser(features))
+
+    def judge(self, normalised: torch.Tensor) -> torch.Tensor:
+        """Normalised features [..., width] -> [..., 1]."""
+        if hasattr(self, "mix"):
+            gates = self.mix.softmax(0) * len(self.mix)
+            normalised = normalised * gates[self.column_blocks]
+        values: torch.Tensor = self.head(normalised)
         return values

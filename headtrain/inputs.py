@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
-
-Ints = npt.NDArray[np.int64]
+from headtrain.columns import Ints, rank_strings
 
 ROWS_AT_ONCE = 16_384
 
@@ -33,9 +32,14 @@ class InputColumns:
     likelihood: bool
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """Widths of the tensors, and of the likelihood as one more."""
+        return (*self.widths, *([len(LIKELIHOOD_COLUMNS)] if self.likelihood else []))
+
+    @property
     def width(self) -> int:
         """Length of the whole vector."""
-        return sum(self.widths) + (len(LIKELIHOOD_COLUMNS) if self.likelihood else 0)
+        return sum(self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +126,8 @@ def read_labelled_samples(store: FeatureStore) -> LabelledSamples:
             f"{store.path}: none of the {table.num_rows} samples has a label; "
             "is_correct must be given in the dataset"
         )
-    problems = _codes(table["problem_id"])[table_rows]
-    languages = _codes(table["language"])[table_rows]
+    problems = rank_strings(table["problem_id"]).codes[table_rows]
+    languages = rank_strings(table["language"]).codes[table_rows]
     order, codes = _ordered(problems, languages, table["task_id"].take(pa.array(table_rows)))
     table_rows = table_rows[order]
     return LabelledSamples(
@@ -196,14 +200,6 @@ def _refuse_non_finite(
         f"{store.path}: {name} of sample {task_id!r} is {features[row, column].item()}; "
         "featurize again, or leave that sample out of the dataset"
     )
-
-
-def _codes(column: pa.ChunkedArray) -> Ints:
-    """Rank of each string among the distinct ones, [rows]; null is -1."""
-    encoded = column.combine_chunks().dictionary_encode()
-    ranks = np.argsort(pc.sort_indices(encoded.dictionary).to_numpy())
-    places = pc.fill_null(encoded.indices, -1).to_numpy()
-    return np.where(places < 0, -1, np.append(ranks, -1)[places]).astype(np.int64)
 
 
 def _ordered(problems: Ints, languages: Ints, task_ids: pa.ChunkedArray) -> tuple[Ints, Ints]:

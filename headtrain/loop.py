@@ -1,178 +1,169 @@
 """The training loop: batches in, optimizer steps out, the same from any step on.
 
-The items of all epochs form one stream, epoch after epoch in fresh random order; step s takes the
-next batch_size * gradient_accumulation_steps pairs of it. So no batch is short but the very last,
-no tail is dropped, and where a run stands is one number.
+It trains a stack of heads as one; a single head is a stack of one. A head does not depend on those
+beside it but for rounding: its order, its dropout and its gradient are its own.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
+from headtrain.batches import Batch, BatchMaker
+from headtrain.dropout import Dropout
 from headtrain.head import HeadModel
-from headtrain.objective import STATISTICS, Objective
+from headtrain.loss import PairLoss, PointLoss
+from headtrain.objective import Objective
+from headtrain.optimizer import StackedAdamW
 from headtrain.schedule import learning_rate_factor
 from headtrain.settings import TrainingSettings
-
-MASK = 2**64 - 1
+from headtrain.stack import HeadStack
+from headtrain.training_statistics import Statistics
 
 
 class TrainingError(ValueError):
     """Training cannot go on."""
 
 
-class ItemStream:
-    """The order in which the epochs visit the items; any stretch of it can be asked for."""
+@dataclass(frozen=True, kw_only=True)
+class HeadJob:
+    """One head to train."""
 
-    def __init__(self, num_items: int, seed: int, device: torch.device) -> None:
-        self.num_items = num_items
-        self.seed = seed
-        self.device = device
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+    model: HeadModel
+    objective: Objective
+    settings: TrainingSettings
+    seed: int
 
-    def read(self, start: int, end: int) -> torch.Tensor:
-        """Items [end - start] at these places of the stream."""
-        parts = []
-        while start < end:
-            epoch, place = divmod(start, self.num_items)
-            length = min(end - start, self.num_items - place)
-            parts.append(self._epoch_order(epoch)[place : place + length])
-            start += length
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _epoch_order(self, epoch: int) -> torch.Tensor:
-        if epoch != self._epoch:
-            # NOTE: drawn on the CPU, so that the order is the same on every device.
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, 0))
-            order = torch.randperm(self.num_items, generator=generator)
-            self._epoch, self._order = epoch, order.to(self.device)
-        return self._order
+STACKED_ALIKE = (
+    "loss_type",
+    "pointwise_loss",
+    "margin",
+    "label_smoothing",
+    "center_coefficient",
+    "batching",
+    "n_epochs",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "value_head_type",
+    "feature_mix",
+)
+"""Settings that heads of one stack share; in all others each may go its own way."""
 
 
 class Trainer:
     """Takes optimizer steps and keeps the means of what it saw since it was last asked.
 
-    The objective holds normalised features: what never changes is computed once, not every step.
+    Objectives hold normalised features, all of them the same tensor: what never changes is computed
+    once, not every step.
     """
 
     def __init__(
-        self,
-        model: HeadModel,
-        objective: Objective,
-        settings: TrainingSettings,
-        *,
-        device: torch.device,
-        seed: int,
-        mixed_precision: bool,
+        self, jobs: Sequence[HeadJob], *, device: torch.device, mixed_precision: bool
     ) -> None:
-        self.model = model
-        self.objective = objective
-        self.settings = settings
+        settings, objective = jobs[0].settings, jobs[0].objective
+        for name in STACKED_ALIKE:
+            assert all(getattr(j.settings, name) == getattr(settings, name) for j in jobs), name
+        assert all(job.objective.features is objective.features for job in jobs)
+        assert all(job.objective.num_items == objective.num_items for job in jobs)
+        self.jobs = list(jobs)
         self.device = device
-        self.seed = seed
-        self.items_per_batch = settings.batch_size * objective.items_per_pair
-        self.items_per_step = self.items_per_batch * settings.gradient_accumulation_steps
-        self.num_items = max(1, round(settings.n_epochs * objective.num_items))
-        self.num_steps = math.ceil(self.num_items / self.items_per_step)
-        self.steps_per_epoch = objective.num_items / self.items_per_step
-        self.learning_rate = 0.0
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=settings.value_head_learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        self._stream = ItemStream(objective.num_items, seed, device)
         # NOTE: on a CPU bfloat16 saves a small head nothing, so mixed precision is off there.
-        self._uses_autocast = mixed_precision and device.type == "cuda"
-        self._sums = torch.zeros(len(STATISTICS) + 1, device=device)
-        self._statistics, self._norms = self._sums[:-1], self._sums[-1]  # views
-        self._num_summed = 0
+        is_mixed = mixed_precision and device.type == "cuda"
+        self.stack = HeadStack(
+            [job.model for job in jobs],
+            product_dtype=torch.bfloat16 if is_mixed else torch.float32,
+        )
+        self.optimizer = StackedAdamW(
+            self.stack.parameters,
+            self.stack.gradients,
+            [job.settings.weight_decay for job in jobs],
+        )
+        num_items = max(1, round(settings.n_epochs * objective.num_items))
+        self.batches = BatchMaker(
+            [job.objective for job in jobs],
+            [job.seed for job in jobs],
+            batch_size=settings.batch_size,
+            batches_per_step=settings.gradient_accumulation_steps,
+            num_items=num_items,
+            device=device,
+        )
+        self.num_steps = math.ceil(num_items / self.batches.items_per_step)
+        self.steps_per_epoch = objective.num_items / self.batches.items_per_step
+        self.learning_rates = [0.0 for _ in jobs]
+        self.loss = _make_loss(settings)
+        self.statistics = Statistics(self.loss, len(jobs), device)
+        self._dropout = Dropout(
+            [job.settings.dropout for job in jobs],
+            [job.seed for job in jobs],
+            self.stack.hidden_sizes,
+            device,
+        )
+        longest = [job.settings.max_grad_norm for job in jobs]
+        self._is_clipped = any(length is not None for length in longest)
+        self._longest = torch.tensor([length or math.inf for length in longest], device=device)
 
     def take_step(self, step: int) -> None:
         """Optimizer step `step`, counted from 0; nothing waits for the device."""
-        # NOTE: dropout is seeded by the step, so a run that goes on draws what it would have drawn.
-        seed_device(self.device, mix_seed(self.seed, step, 1))
-        start = step * self.items_per_step
-        end = min(start + self.items_per_step, self.num_items)
-        self.optimizer.zero_grad(set_to_none=True)
-        for first in range(start, end, self.items_per_batch):
-            items = self._stream.read(first, min(first + self.items_per_batch, end))
-            share = len(items) / (end - start)  # accumulated batches equal one large batch
-            with self._autocast():
-                loss, measured = self.objective.measure(self.model.head, items)
-            (loss * share).backward()
-            self._statistics.add_(measured, alpha=share)
-        self._norms += self._clip_gradients()
-        self.learning_rate = self.settings.value_head_learning_rate * learning_rate_factor(
-            step, self.num_steps, self.settings.lr_scheduler
-        )
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate
-        self.optimizer.step()
-        self._num_summed += 1
+        for number, batch in enumerate(self.batches.read(step)):
+            self._add_gradients(step, number, batch)
+        norms = self.stack.norms()
+        self.statistics.end_step(norms)
+        # NOTE: the scale that torch.nn.utils.clip_grad_norm_ multiplies with, turned over.
+        scales = ((norms + 1e-6) / self._longest).clamp_(min=1.0) if self._is_clipped else None
+        self.learning_rates = [
+            job.settings.value_head_learning_rate
+            * learning_rate_factor(step, self.num_steps, job.settings.lr_scheduler)
+            for job in self.jobs
+        ]
+        self.optimizer.step(self.learning_rates, scales)
 
-    def read_means(self, num_done: int) -> dict[str, float]:
-        """Means since the last call; here, and only here, the host waits for the device.
+    def read_means(self) -> list[dict[str, float]]:
+        """Means since the last call, of every head; here, and only here, the host waits."""
+        return [
+            means | {"learning_rate": rate}
+            for means, rate in zip(self.statistics.read(), self.learning_rates, strict=True)
+        ]
 
-        Raises:
-            TrainingError: the loss or a gradient was NaN or inf.
-        """
-        means = (self._sums / max(1, self._num_summed)).tolist()
-        self._sums.zero_()
-        self._num_summed = 0
-        named = dict(zip((*STATISTICS, "grad_norm"), means, strict=True))
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(named[name]):
-                raise TrainingError(
-                    f"{name} is {named[name]} by step {num_done}; lower "
-                    f"training.value_head_learning_rate {self.settings.value_head_learning_rate} "
-                    "or training.max_grad_norm"
-                )
-        return named | {"learning_rate": self.learning_rate}
-
-    def _clip_gradients(self) -> torch.Tensor:
-        """Scale the gradients down to max_grad_norm; returns their norm before.
-
-        What torch.nn.utils.clip_grad_norm_ computes, at half its cost for three small tensors.
-        """
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
-        if self.settings.max_grad_norm is not None:
-            scale = (self.settings.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(scale)
-        return norm
-
-    @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
-        if not self._uses_autocast:
-            yield
-            return
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            yield
+    def _add_gradients(self, step: int, number: int, batch: Batch) -> None:
+        features = self.jobs[0].objective.features
+        masks = self._dropout.draw(step, number, batch.num_rows)
+        inputs = features.index_select(0, batch.rows)  # [heads * rows, width]
+        shape = (*self.stack.heads, batch.num_rows)
+        values = self.stack.forward(inputs.view(*shape, -1), masks).reshape(-1)
+        first = values.index_select(0, batch.first)  # [heads * terms]
+        gradient = torch.zeros_like(values)
+        if isinstance(self.loss, PairLoss):
+            assert batch.second is not None
+            second = values.index_select(0, batch.second)
+            upward, downward = self.loss.gradients(first, second)
+            gradient.index_add_(0, batch.second, downward.mul_(batch.shares))
+        else:
+            assert batch.labels is not None
+            second = None
+            upward = self.loss.gradients(first, batch.labels)
+        gradient.index_add_(0, batch.first, upward.mul_(batch.shares))
+        self.stack.backward(gradient.view(shape), accumulate=number > 0)
+        self.statistics.add(batch, first, second)
 
 
-def mix_seed(seed: int, *position: int) -> int:
-    """One well-mixed seed for a place in a run: neighbours share nothing."""
-    state = 0
-    for number in (seed, *position):  # splitmix64, a step for each number
-        state = (state + number + 0x9E3779B97F4A7C15) & MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK
-        state ^= state >> 31
-    return state >> 1
+def refuse_divergence(means: dict[str, float], num_done: int, settings: TrainingSettings) -> None:
+    """Stops a run whose loss or gradient was NaN or inf."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(means[name]):
+            raise TrainingError(
+                f"{name} is {means[name]} by step {num_done}; lower "
+                f"training.value_head_learning_rate {settings.value_head_learning_rate} "
+                "or training.max_grad_norm"
+            )
 
 
-def seed_device(device: torch.device, seed: int) -> None:
-    """Seed the one generator that dropout on this device draws from."""
-    # NOTE: torch.manual_seed would queue a call with its stack for CUDA where there is none, each
-    # time: half a millisecond a step and memory that never comes back.
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
+def _make_loss(settings: TrainingSettings) -> PairLoss | PointLoss:
+    if settings.loss_type == "pointwise":
+        return PointLoss(kind=settings.pointwise_loss)
+    return PairLoss(
+        margin=settings.margin,
+        label_smoothing=settings.label_smoothing,
+        center_coefficient=settings.center_coefficient,
+    )

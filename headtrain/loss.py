@@ -5,10 +5,71 @@ V is a sample's value: given directly as [batch] where features were pooled befo
 the mean over a sample's output tokens where the head gave one value a token.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairLoss:
+    """Bradley-Terry with its options; with the defaults it is the plain -log sigmoid(V+ - V-).
+
+    With d = V+ - V- - margin, s = label_smoothing and c = center_coefficient a pair costs
+        -(1 - s) log sigmoid(d) - s log sigmoid(-d) + c (V+ + V-)^2
+    The margin is what a pair should be apart by; smoothing says that labels are wrong at times;
+    the last term keeps values around 0, where differences alone would let them drift.
+    """
+
+    margin: float = 0.0
+    label_smoothing: float = 0.0
+    center_coefficient: float = 0.0
+
+    def costs(self, correct: torch.Tensor, incorrect: torch.Tensor) -> torch.Tensor:
+        """Cost of each pair, all [...]."""
+        apart = correct - incorrect - self.margin
+        costs = -functional.logsigmoid(apart)
+        if self.label_smoothing:  # log sigmoid(-d) = log sigmoid(d) - d
+            costs = costs + self.label_smoothing * apart
+        if self.center_coefficient:
+            costs = costs + self.center_coefficient * (correct + incorrect).square()
+        return costs
+
+    def gradients(
+        self, correct: torch.Tensor, incorrect: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Derivatives of each cost by V+, sigmoid(d) - (1 - s), and by V-, its minus."""
+        apart = correct - incorrect
+        if self.margin:
+            apart = apart - self.margin
+        upward = apart.sigmoid_() - (1 - self.label_smoothing)
+        if not self.center_coefficient:
+            return upward, -upward
+        centre = 2 * self.center_coefficient * (correct + incorrect)
+        return upward + centre, centre - upward
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointLoss:
+    """Loss of single samples; a value is the log-odds of being correct (bce), or that (mse)."""
+
+    kind: Literal["bce", "mse"]
+
+    @property
+    def middle(self) -> float:
+        """The value that says neither correct nor incorrect."""
+        return 0.0 if self.kind == "bce" else 0.5
+
+    def costs(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cost of each sample, all [...]."""
+        if self.kind == "bce":
+            return functional.binary_cross_entropy_with_logits(values, labels, reduction="none")
+        return (values - labels).square()
+
+    def gradients(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Derivative of each cost with respect to its value."""
+        return values.sigmoid() - labels if self.kind == "bce" else 2 * (values - labels)
 
 
 def bradley_terry_loss(differences: torch.Tensor) -> torch.Tensor:
@@ -57,11 +118,9 @@ def pointwise_loss(
 
     bce reads a value as the log-odds of being correct; mse as the probability itself.
     """
-    if kind == "bce":
-        return functional.binary_cross_entropy_with_logits(values, labels.to(values.dtype))
-    if kind == "mse":
-        return functional.mse_loss(values, labels.to(values.dtype))
-    raise ValueError(f"pointwise_loss {kind!r} is unknown; use bce or mse")
+    if kind not in ("bce", "mse"):
+        raise ValueError(f"pointwise_loss {kind!r} is unknown; use bce or mse")
+    return PointLoss(kind=kind).costs(values, labels.to(values.dtype)).mean()
 
 
 def sample_values(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

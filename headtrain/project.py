@@ -1,11 +1,15 @@
 """What the commands of stage 2 work on: the stores and the tracker of a configuration."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from configs.config import Config
     from configs.layout import Layout
+    from featurize.data.records import Sample
     from featurize.store import FeatureStore
+    from headtrain.checkpoint import TrainedHead
+    from headtrain.evaluation.samples.texts import TextSource
     from headtrain.tracking import MlflowTracker
 
 
@@ -14,9 +18,74 @@ def open_store(settings: "Config", layout: "Layout", split: str) -> "FeatureStor
     from configs.provenance import refuse_other_recipe
     from featurize.store import FeatureStore
 
-    store = FeatureStore.open(layout.features_dir(split))
+    store = FeatureStore.open(layout.features_dir(split), layout.cache_dir)
     refuse_other_recipe(settings, store.path, store.manifest.recipe)
     return store
+
+
+def open_store_of(
+    head: "TrainedHead", settings: "Config", layout: "Layout", split: str
+) -> "FeatureStore":
+    """The features of a split that a head can read: the configuration's, else those it records.
+
+    A head of another recipe, such as of another backbone, names the folder its run used.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from configs.config import Config
+    from configs.layout import Layout
+    from featurize.store import FeatureStore, FeatureStoreError
+
+    wanted = head.record.recipe_fingerprint
+    folders = [layout.features_dir(split)]
+    try:
+        recorded = TypeAdapter(Config).validate_python(head.record.config)
+        folders.append(Layout.from_config(recorded).features_dir(split))
+    except ValidationError:  # written by another version; then only the configuration counts
+        pass
+    for folder in folders:
+        try:
+            store = FeatureStore.open(folder, layout.cache_dir)
+        except FeatureStoreError:
+            continue
+        if store.manifest.recipe_fingerprint == wanted:
+            return store
+    raise FeatureStoreError(
+        f"{head.path} reads features of recipe {wanted}, which neither "
+        f"{' nor '.join(str(folder) for folder in dict.fromkeys(folders))} holds; run `critic "
+        f"featurize --split {split}` with the head's config"
+    )
+
+
+def open_texts(
+    settings: "Config", layout: "Layout", split: str, store: "FeatureStore"
+) -> "TextSource":
+    """The texts a store was made of, if its dataset is still there and still holds its samples."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from configs.terminal import one_line
+    from featurize.data.index import DatasetIndex
+    from headtrain.evaluation.samples.texts import TextSource
+
+    try:
+        index = DatasetIndex.build(settings.dataset.path_of(split), layout.cache_dir / "index")
+    except (ValueError, OSError) as error:
+        return TextSource(why_not=one_line(error).partition("\n")[0])
+    task_ids = index.table["task_id"].combine_chunks()
+    num_gone = pc.sum(pc.invert(pc.is_in(store.samples["task_id"], value_set=task_ids))).as_py()
+    if num_gone:
+        return TextSource(
+            why_not=f"the dataset lacks {num_gone:,} of the {store.samples.num_rows:,} samples; "
+            "it is not the one the features were made of"
+        )
+
+    def read(wanted: Sequence[str]) -> "list[Sample]":
+        rows = pc.index_in(pa.array(wanted, task_ids.type), value_set=task_ids)
+        return index.read(np.asarray(rows, np.int64))
+
+    return TextSource(read=read)
 
 
 def make_tracker(settings: "Config", layout: "Layout") -> "MlflowTracker":

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from headtrain.checkpoint import (
     upload_head,
     write_head,
 )
-from headtrain.loop import Trainer
+from headtrain.loop import Trainer, refuse_divergence
 from headtrain.run_folder import Best, RunFolder, RunState, has_head
 from headtrain.settings import CheckpointSettings
 from headtrain.tracking import Tracker
 from headtrain.validation import Validation
 
 logger = logging.getLogger(__name__)
+
+VALID, HOLDOUT = "valid", "holdout"
+"""Names of the sets a head is validated on; the first there is chooses the best head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,25 +46,25 @@ class Run:
         self,
         *,
         folder: RunFolder,
-        trainer: Trainer,
-        validation: Validation | None,
+        trainer: Trainer,  # of one head
+        validations: Mapping[str, Validation],
         settings: CheckpointSettings,
-        log_interval: int,
         head: HeadRecord,
         tracker: Tracker,
         progress: Callable[[TrainProgress], None] | None,
     ) -> None:
         self.folder = folder
         self.trainer = trainer
-        self.validation = validation
+        self.validations = validations
         self.settings = settings
-        self.log_interval = log_interval
         self.head = head
         self.tracker = tracker
         self.progress = progress
         self.best: Best | None = None
         self.resumed_from_step: int | None = None
         self.train_metrics: dict[str, float] = {}
+        self._num_validations = 0
+        self._num_since_best = 0
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
@@ -69,21 +72,25 @@ class Run:
         """Take the steps that are left; returns the outcome as run.json keeps it."""
         every = self.settings.save_checkpoint_every
         interval = max(1, round(every * self.trainer.steps_per_epoch)) if every else None
-        for step in range(self._resume(), self.trainer.num_steps):
+        training = self.trainer.jobs[0].settings
+        step = self._resume()
+        while step < self.trainer.num_steps and not self._is_patience_over():
             self.trainer.take_step(step)
-            num_done = step + 1
-            is_last = num_done == self.trainer.num_steps
-            is_checkpoint = is_last or (interval is not None and num_done % interval == 0)
-            if is_checkpoint or num_done % self.log_interval == 0:
-                metrics = self.trainer.read_means(num_done)
+            step += 1
+            is_last = step == self.trainer.num_steps
+            is_checkpoint = is_last or (interval is not None and step % interval == 0)
+            if is_checkpoint or step % training.log_interval == 0:
+                (metrics,) = self.trainer.read_means()
+                refuse_divergence(metrics, step, training)
                 self.train_metrics = metrics
-                valid = self._validate(num_done) if is_checkpoint else {}
-                self._report(num_done, {f"train/{key}": metrics[key] for key in metrics} | valid)
+                valid = self._validate(step) if is_checkpoint else {}
+                self._report(step, {f"train/{key}": metrics[key] for key in metrics} | valid)
                 if is_checkpoint:
-                    self._save(num_done, valid, is_last=is_last)
+                    self._save(step, valid, is_last=is_last or self._is_patience_over())
         self._publish()
         return {
-            "num_steps": self.trainer.num_steps,
+            "num_steps": step,
+            "stopped_early": step < self.trainer.num_steps,
             "train_metrics": self.train_metrics,
             "best": dataclasses.asdict(self.best) if self.best else None,
             "seconds": self._seconds(),
@@ -99,48 +106,78 @@ class Run:
         if state.best and self.settings.save_best and not has_head(self.folder.best):
             logger.warning("%s is gone; training again from the start", self.folder.best)
             return 0
-        self.folder.restore(state, self.trainer.model, self.trainer.optimizer)
+        self.folder.restore(state, self.trainer.jobs[0].model, self.trainer.optimizer)
         self.best, self._seconds_before = state.best, state.seconds
+        self._num_validations, self._num_since_best = state.num_validations, state.num_since_best
         self.resumed_from_step = state.step
+        for step, metrics in state.unwritten:
+            self.tracker.log_metrics(metrics, step)
         logger.info("going on from step %d of %d", state.step, self.trainer.num_steps)
         return state.step
 
+    def _is_patience_over(self) -> bool:
+        patience = self.trainer.jobs[0].settings.early_stopping_patience
+        return patience is not None and self._num_since_best >= patience
+
     def _validate(self, num_done: int) -> dict[str, float]:
         """Judge the head, and keep it if it is the best so far."""
-        if self.validation is None:
+        if not self.validations:
             return {}
-        accuracy = self.validation.measure(self.trainer.model)
-        valid = {
-            "valid/accuracy_over_problems": accuracy.over_problems,
-            "valid/accuracy_over_pairs": accuracy.over_pairs,
+        model = self.trainer.jobs[0].model
+        found = {name: one.measure(model) for name, one in self.validations.items()}
+        metrics = {
+            f"{name}/accuracy_{key}": value
+            for name, accuracy in found.items()
+            for key, value in accuracy._asdict().items()
         }
+        judge, accuracy = next(iter(found.items()))
+        holdout = found.get(HOLDOUT)
+        self._num_validations += 1
+        self._num_since_best += 1
         # NOTE: best is written before the state that speaks of it: a kill between the two repeats
         # this step, which writes best again; the other way round best could be lost.
         if self.best is None or accuracy.over_problems > self.best.over_problems:
-            self.best = Best(step=num_done, **accuracy._asdict())
+            self._num_since_best = 0
+            self.best = Best(
+                step=num_done,
+                **accuracy._asdict(),
+                holdout_over_problems=holdout.over_problems if holdout else None,
+                holdout_over_pairs=holdout.over_pairs if holdout else None,
+            )
             if self.settings.save_best:
-                self._keep(self.folder.best, num_done, valid)
-        return valid
+                chosen = {"by": f"{judge}/accuracy_over_problems", "of": self._num_validations}
+                self._keep(self.folder.best, num_done, metrics, chosen)
+        return metrics
 
     def _save(self, num_done: int, valid: dict[str, float], *, is_last: bool) -> None:
         """Write the checkpoint to go on from, or at the end the final head."""
         if is_last:
             if self.settings.save_final:
-                self._keep(self.folder.final, num_done, valid)
+                self._keep(self.folder.final, num_done, valid, {"by": "last step"})
             return
-        self.tracker.flush()  # or a run that goes on from here would miss what was logged before
-        self._write(self.folder.step_folder(num_done), num_done, valid)
-        state = RunState(step=num_done, seconds=self._seconds(), best=self.best)
-        self.folder.write_state(state, self.trainer.model, self.trainer.optimizer)
+        self._write(self.folder.step_folder(num_done), num_done, valid, {})
+        state = RunState(
+            step=num_done,
+            seconds=self._seconds(),
+            best=self.best,
+            num_validations=self._num_validations,
+            num_since_best=self._num_since_best,
+            unwritten=self.tracker.waiting(),
+        )
+        self.folder.write_state(state, self.trainer.optimizer)
         self.folder.prune(num_done, self.settings.save_total_limit)
 
-    def _write(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
-        record = dataclasses.replace(self.head, step=step, metrics=metrics)
-        write_head(folder, self.trainer.model, record)
+    def _write(
+        self, folder: Path, step: int, metrics: dict[str, float], selection: dict[str, Any]
+    ) -> None:
+        record = dataclasses.replace(self.head, step=step, metrics=metrics, selection=selection)
+        write_head(folder, self.trainer.jobs[0].model, record)
 
-    def _keep(self, folder: Path, step: int, metrics: dict[str, float]) -> None:
+    def _keep(
+        self, folder: Path, step: int, metrics: dict[str, float], selection: dict[str, Any]
+    ) -> None:
         """Write a head to use, and copy it to where the settings say."""
-        self._write(folder, step, metrics)
+        self._write(folder, step, metrics, selection)
         if self.settings.s3_upload and self.settings.s3_uri:
             upload_head(folder, self.settings.s3_uri)
 

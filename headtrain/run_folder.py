@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from featurize.files import atomic_path, checksum, read_json, write_json
 from headtrain.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError
+from headtrain.optimizer import StackedAdamW
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RUN_FILE, STATE_FILE, OPTIMIZER_FILE = "run.json", "state.json", "optimizer.safetensors"
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ class Best:
     over_problems: float
     """Validation pairwise accuracy, mean over problems: what best means."""
     over_pairs: float
+    holdout_over_problems: float | None = None
+    """The same head on the train problems that were held out, which chose nothing."""
+    holdout_over_pairs: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,11 @@ class RunState:
     step: int
     seconds: float
     best: Best | None
+    num_validations: int
+    num_since_best: int
+    """Validations since the best one, for early stopping."""
+    unwritten: list[tuple[int, dict[str, float]]]
+    """What the tracker had not yet written: a run that goes on tells it again."""
 
 
 class RunFolder:
@@ -104,12 +112,12 @@ class RunFolder:
         """Where the checkpoint of a step lies."""
         return self.path / f"step-{step:08d}"
 
-    def write_state(self, state: RunState, model: nn.Module, optimizer: torch.optim.Adam) -> None:
+    def write_state(self, state: RunState, optimizer: StackedAdamW) -> None:
         """Complete the checkpoint of a step, whose head is already there."""
         folder = self.step_folder(state.step)
         with atomic_path(folder / OPTIMIZER_FILE) as temporary:
             # NOTE: safetensors' own save_file leaves a file of its own behind when it is killed.
-            temporary.write_bytes(save(_optimizer_tensors(model, optimizer)))
+            temporary.write_bytes(save(optimizer.state()))
         checksums = {name: checksum(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
         write_json(folder / STATE_FILE, {**dataclasses.asdict(state), "checksums": checksums})
 
@@ -128,17 +136,12 @@ class RunFolder:
                 logger.warning("%s is not whole and is passed over", folder)
         return None
 
-    def restore(self, state: RunState, model: nn.Module, optimizer: torch.optim.Adam) -> None:
+    def restore(self, state: RunState, model: nn.Module, optimizer: StackedAdamW) -> None:
         """Put the weights and the optimizer back as they were after `state.step`."""
         folder = self.step_folder(state.step)
         try:
             model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-            tensors = load_file(folder / OPTIMIZER_FILE)
-            for name, parameter in model.named_parameters():
-                optimizer.state[parameter] = {
-                    key: _placed(key, tensors[f"{name}.{key}"], parameter)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+            optimizer.load(load_file(folder / OPTIMIZER_FILE))
         except (SafetensorError, RuntimeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
@@ -167,19 +170,6 @@ class RunFolder:
 def has_head(folder: Path) -> bool:
     """Whether both files of a head are there."""
     return (folder / WEIGHTS_FILE).exists() and (folder / RECORD_FILE).exists()
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def _placed(key: str, saved: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-    """A saved tensor on its parameter's device; the fused optimizer wants its step there too."""
-    return saved.to(parameter.device, torch.float32 if key == "step" else parameter.dtype)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -27,6 +27,41 @@ class PairwiseSettings:
     max_pairs_per_problem: PositiveInt | None = None
     """At most so many pairs of one problem; null is no limit."""
 
+    length_matched: bool = False
+    """Pair only outputs of like length: in one bin of output tokens."""
+
+    length_bin_tokens: PositiveInt = 32
+    """Width of the bins of length_matched, in tokens."""
+
+    difficulties: dict[str, NonNegative] | tuple[str, ...] | None = None
+    """Weight of the problems of each difficulty, or those to take; others are left out."""
+
+    exclude_problems: tuple[str, ...] | str | None = None
+    """Problems left out: their ids, or a file with one id a line."""
+
+    @field_validator("difficulties", mode="before")
+    @classmethod
+    def _read_numbers_as_names(cls, names: object) -> object:
+        """Difficulties are text everywhere else; YAML makes numbers of 800 and 1200."""
+        if isinstance(names, dict):
+            return {_as_name(name): weight for name, weight in names.items()}
+        return [_as_name(name) for name in names] if isinstance(names, (list, tuple)) else names
+
+    @field_validator("exclude_problems", mode="before")
+    @classmethod
+    def _read_number_ids_as_text(cls, names: object) -> object:
+        return [_as_name(name) for name in names] if isinstance(names, (list, tuple)) else names
+
+    @model_validator(mode="after")
+    def _refuse_no_difficulty(self) -> Self:
+        names = self.difficulties
+        if names is not None and not any(names.values() if isinstance(names, dict) else names):
+            raise ValueError(
+                f"difficulties {names!r} leaves no problem; name one with a weight above 0, or "
+                "write null for all"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class DataSamplingSettings:
@@ -81,6 +116,24 @@ class TrainingSettings:
     pointwise_loss: Literal["bce", "mse"] = "bce"
     """The loss of loss_type pointwise."""
 
+    margin: NonNegative = 0.0
+    """Pairwise: how far apart the values of a pair should be."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Pairwise: share of the pairs that are taken to be labelled the wrong way round."""
+
+    center_coefficient: NonNegative = 0.0
+    """Pairwise: weight of the mean of (V+ + V-)^2, which keeps values around 0."""
+
+    pair_weights: Literal["pairs", "problems"] = "pairs"
+    """Pairwise: what weighs the same in the loss, every pair or every problem."""
+
+    batching: Literal["pairs", "problems"] = "pairs"
+    """Pairwise: batches of random pairs, or of whole problems with about batch_size pairs."""
+
+    problem_pairs: Literal["sampled", "all"] = "sampled"
+    """With batching problems: the drawn pairs, or all pairs of the samples that were drawn."""
+
     n_epochs: Positive = 1.0
     """Passes over the drawn pairs; fractions are allowed."""
 
@@ -117,8 +170,14 @@ class TrainingSettings:
     features: list[str] | None = None
     """Store tensors the head reads, e.g. [mean.12, last.24]; null is all of them."""
 
+    feature_mix: Literal["concat", "mix"] = "concat"
+    """concat: tensors side by side; mix: the size of one tensor, reading a learned mix of them."""
+
     likelihood: bool | None = None
     """Also read the backbone's log-probabilities of the output; null: if the store has them."""
+
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after so many validations in a row without a better one; null: go to the end."""
 
     lr_scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     """How the learning rate moves."""
@@ -148,6 +207,30 @@ class TrainingSettings:
             raise ValueError(
                 "features is empty and likelihood is false: the head would read nothing; name a "
                 "store tensor or set likelihood to true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_options_of_pairs(self) -> Self:
+        if self.loss_type == "pointwise":
+            changed = [
+                f"{name} {getattr(self, name)!r}"
+                for name in (
+                    "margin",
+                    "label_smoothing",
+                    "center_coefficient",
+                    "pair_weights",
+                    "batching",
+                )
+                if getattr(self, name) not in (0, "pairs")
+            ]
+            if changed:
+                raise ValueError(
+                    f"{changed[0]} is of pairs, but loss_type is pointwise; leave it out"
+                )
+        if self.problem_pairs == "all" and self.batching != "problems":
+            raise ValueError(
+                "problem_pairs 'all' needs batching 'problems': random pairs are drawn one by one"
             )
         return self
 
@@ -189,13 +272,28 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class EvaluationSettings:
-    """How sure an evaluation says it is."""
+    """What a head is judged on, and how sure an evaluation says it is."""
+
+    train_holdout: Share = 0.0
+    """Share of the train problems that are not trained on but scored, beside validation."""
 
     bootstrap_rounds: PositiveInt = 1000
     """Resamples of the problems behind each interval."""
 
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Share of the resamples an interval covers."""
+
+    length_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Outputs of about one length: neither is longer than the other by more than this share."""
+
+    minimal_edit: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Minimal pairs: at most this share of the characters has to be edited."""
+
+    most_texts: PositiveInt | None = 50_000
+    """Texts read for what needs them: n-grams and minimal pairs; null reads none."""
+
+    mistakes: PositiveInt = 10
+    """Worst mistakes shown with their code."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -207,3 +305,7 @@ class MlflowSettings:
 
     experiment: str = "critic"
     """MLflow experiment the runs belong to."""
+
+
+def _as_name(name: object) -> object:
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+Point = tuple[int, float]  # a step, and a metric's value there
 
-# NOTE: a step of training takes about a millisecond, a write to the database ten; so metrics wait
-# in memory until there are many or some time has passed.
-MOST_WAITING_METRICS = 500
-SECONDS_BETWEEN_WRITES = 10.0
+# NOTE: a step of training takes about a millisecond, a metric in the database a third of one; so
+# metrics wait, and a run that is over in a minute writes them when it is done. Checkpoints keep
+# what waits (see `waiting`), so that a kill loses none.
+MOST_WAITING_METRICS = 20_000
+SECONDS_BETWEEN_WRITES = 60.0
 LONGEST_PARAMETER = 500  # what every MLflow server accepts; config.json has the whole value
 
 logger = logging.getLogger(__name__)
@@ -40,16 +42,30 @@ class Tracker(Protocol):
     def flush(self) -> None:
         """Write what is waiting."""
 
+    def waiting(self) -> list[tuple[int, dict[str, float]]]:
+        """Step and metrics of what was noted and not yet written."""
+
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         """Attach files to the run, below `folder`."""
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Write what is waiting and close the run."""
 
+    def log_child(
+        self,
+        name: str,
+        parameters: Mapping[str, str],
+        history: Sequence[tuple[int, Mapping[str, float]]],
+    ) -> None:
+        """Note a whole run below this one: its parameters, and its metrics at some steps."""
+
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
     ) -> None:
         """Attach an evaluation to the run that trained the head."""
+
+    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
+        """What a run has logged of these metrics, by step; without those it has nothing of."""
 
 
 class NullTracker:
@@ -65,16 +81,32 @@ class NullTracker:
     def flush(self) -> None:
         """Do nothing."""
 
+    def waiting(self) -> list[tuple[int, dict[str, float]]]:
+        """Nothing waits."""
+        return []
+
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         """Do nothing."""
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Do nothing."""
 
+    def log_child(
+        self,
+        name: str,
+        parameters: Mapping[str, str],
+        history: Sequence[tuple[int, Mapping[str, float]]],
+    ) -> None:
+        """Do nothing."""
+
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
     ) -> None:
         """Do nothing."""
+
+    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
+        """Nothing was followed."""
+        return {}
 
 
 class MlflowTracker:
@@ -127,6 +159,13 @@ class MlflowTracker:
         self._waiting = []
         self._last_write = time.monotonic()
 
+    def waiting(self) -> list[tuple[int, dict[str, float]]]:
+        """Step and metrics of what was noted and not yet written."""
+        steps: dict[int, dict[str, float]] = {}
+        for metric in self._waiting:
+            steps.setdefault(metric.step, {})[metric.key] = metric.value
+        return list(steps.items())
+
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         """Attach files to the run, below `folder`."""
         assert self.run_id is not None, "begin comes first"
@@ -141,10 +180,36 @@ class MlflowTracker:
             with self._one_line_errors():
                 self._connect().set_terminated(self.run_id, status=status)
 
+    def log_child(
+        self,
+        name: str,
+        parameters: Mapping[str, str],
+        history: Sequence[tuple[int, Mapping[str, float]]],
+    ) -> None:
+        """Note a finished run below this one."""
+        from mlflow.entities import Param
+
+        assert self.run_id is not None, "begin comes first"
+        with self._one_line_errors():
+            tags = {**self.tags, "mlflow.parentRunId": self.run_id}
+            run = self._connect().create_run(self._experiment_id(), tags=tags, run_name=name)
+            child = str(run.info.run_id)
+            metrics = [
+                metric for step, values in history for metric in self._to_metrics(values, step)
+            ]
+            params = [Param(key, value[:LONGEST_PARAMETER]) for key, value in parameters.items()]
+            self._connect().log_batch(child, metrics=metrics[:900], params=params)
+            for start in range(900, len(metrics), 900):
+                self._connect().log_batch(child, metrics=metrics[start : start + 900])
+            self._connect().set_terminated(child)
+
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
     ) -> None:
-        """Attach an evaluation to the run that trained the head, or to a new run if it is gone."""
+        """Attach an evaluation to the run that trained the head, or to a new run if it is gone.
+
+        Files keep their folders below that of the first one.
+        """
         with self._one_line_errors():
             client = self._connect()
             if run_id is None or not self._has_run(run_id):
@@ -153,7 +218,22 @@ class MlflowTracker:
                 client.set_terminated(run_id)
             client.log_batch(run_id, self._to_metrics(metrics, step=0))
             for file in files:
-                client.log_artifact(run_id, str(file), "evaluation")
+                below = file.parent.relative_to(files[0].parent)
+                client.log_artifact(run_id, str(file), (Path("evaluation") / below).as_posix())
+
+    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
+        """What a run has logged of these metrics; a run that is gone has nothing."""
+        with self._one_line_errors():
+            if run_id is None or not self._has_run(run_id):
+                return {}
+            found = {
+                name: sorted(
+                    (int(metric.step), float(metric.value))
+                    for metric in self._connect().get_metric_history(run_id, name)
+                )
+                for name in names
+            }
+        return {name: points for name, points in found.items() if points}
 
     def _create_run(self) -> str:
         run = self._connect().create_run(

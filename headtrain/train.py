@@ -1,33 +1,29 @@
 """Trains a value head on cached features; a run that was killed goes on where it stood."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 import torch
 
 from featurize.store import FeatureStore
 from headtrain.checkpoint import CheckpointError, HeadRecord, check_upload_uri, load_head
 from headtrain.head import HeadModel
-from headtrain.inputs import (
-    InputColumns,
-    LabelledSamples,
-    choose_columns,
-    read_head_inputs,
-    read_labelled_samples,
-)
-from headtrain.loop import Trainer, TrainingError, mix_seed
-from headtrain.objective import Objective, pair_objective, point_objective
-from headtrain.pairs import PairError, PairPlan, sample_pairs
+from headtrain.inputs import InputColumns, choose_columns, read_head_inputs
+from headtrain.loop import HeadJob, Trainer, TrainingError
+from headtrain.objective import make_objective
+from headtrain.pair_plan import pair_settings, read_excluded_problems
 from headtrain.result import TrainResult
-from headtrain.run import Run, TrainProgress
+from headtrain.run import HOLDOUT, VALID, Run, TrainProgress
 from headtrain.run_folder import RunFolder
+from headtrain.seeds import mix_seed
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking import Tracker
+from headtrain.training_data import TrainingData, read_training_data
 from headtrain.validation import read_validation
 
 __all__ = ["TrainProgress", "TrainResult", "train_head"]
@@ -44,6 +40,7 @@ def train_head(
     checkpoint: CheckpointSettings,
     device: torch.device,
     seed: int,
+    train_holdout: float = 0.0,
     run_config: dict[str, Any],
     checkpoint_dir: Path,
     tracker: Tracker,
@@ -60,9 +57,13 @@ def train_head(
     Raises:
         ValueError: of the subclass of whoever found the mistake; the message is one line.
     """
-    _refuse_mismatch(train, valid, checkpoint)
+    refuse_mismatch(train, valid)
+    _refuse_useless(valid, checkpoint, train_holdout)
     folder = RunFolder(checkpoint_dir)
+    excluded = read_excluded_problems(sampling.pairwise)
     identity = _identity(train, valid, training, sampling, checkpoint, seed, mixed_precision)
+    identity["data_sampling"] |= pair_settings(sampling, excluded)
+    identity["evaluation"] = {"train_holdout": train_holdout}
     record = None if overwrite else folder.find(identity)
     if record is not None and record["result"] is not None:
         if _has_all_heads(record["result"], folder):
@@ -71,34 +72,30 @@ def train_head(
         record = None
 
     columns = choose_columns(train, training.features, training.likelihood)
-    samples, plan = _plan_pairs(train, sampling)
+    data = read_training_data(train, sampling, excluded=excluded, train_holdout=train_holdout)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        inputs = read_head_inputs(train, columns, samples=samples, device=device)
-        torch.default_generator.manual_seed(mix_seed(seed, 0, 2))  # first weights, on the CPU
-        model = HeadModel(columns.width, training.value_head_type, training.dropout)
-        model.to(device).train()
+        inputs = read_head_inputs(train, columns, samples=data.samples, device=device)
+        model = make_model(columns, training, seed).to(device).train()
         model.normaliser.fit(inputs.features)
         model.normaliser.normalise_(inputs.features)
-        objective: Objective = (
-            pair_objective(inputs, plan)
-            if training.loss_type == "pairwise"
-            else point_objective(inputs, plan, training.pointwise_loss)
-        )
-        trainer = Trainer(
-            model,
-            objective,
-            training,
-            device=device,
+        job = HeadJob(
+            model=model,
+            objective=make_objective(inputs, data.plan, training),
+            settings=training,
             seed=seed,
-            mixed_precision=mixed_precision,
         )
-        validation = (
-            read_validation(
-                valid, columns, limit=sampling.val_n_samples, seed=sampling.seed, device=device
-            )
-            if valid is not None
-            else None
+        trainer = Trainer([job], device=device, mixed_precision=mixed_precision)
+        read = functools.partial(
+            read_validation,
+            columns=columns,
+            limit=sampling.val_n_samples,
+            seed=sampling.seed,
+            device=device,
+            normaliser=model.normaliser,
         )
+        validations = {VALID: read(valid)} if valid is not None else {}
+        if data.holdout is not None:
+            validations[HOLDOUT] = read(train, samples=data.held_out)
         if record is None:  # only now: a mistake found above leaves the folder as it was
             record = folder.begin(identity)
         run_id = tracker.begin(run_config, record["tracking_run_id"])
@@ -106,10 +103,9 @@ def train_head(
         run = Run(
             folder=folder,
             trainer=trainer,
-            validation=validation,
+            validations=validations,
             settings=checkpoint,
-            log_interval=training.log_interval,
-            head=_head_record(train, training, columns, run_config, run_id),
+            head=head_record(train, training, columns, data, run_config, run_id),
             tracker=tracker,
             progress=progress,
         )
@@ -119,25 +115,29 @@ def train_head(
             tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         tracker.finish()
-    result = {**_describe_pairs(plan, samples), **outcome, "tracking_run_id": run_id}
+    result = {**data.describe(), **outcome, "tracking_run_id": run_id}
     folder.update(record, result=result)
     _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
 
 
-def _refuse_mismatch(
-    train: FeatureStore, valid: FeatureStore | None, checkpoint: CheckpointSettings
-) -> None:
-    if valid is None and not checkpoint.save_final:
-        raise TrainingError(
-            "checkpoint.save_final is false and there is no validation set to choose the best head "
-            "by, so nothing would be saved; set save_final or name a dataset.validation"
-        )
+def refuse_mismatch(train: FeatureStore, valid: FeatureStore | None) -> None:
+    """Stores whose features cannot be compared are refused."""
     if valid and valid.manifest.recipe_fingerprint != train.manifest.recipe_fingerprint:
         raise TrainingError(
             f"{train.path} and {valid.path} hold features of different recipes "
             f"({train.manifest.recipe_fingerprint}, {valid.manifest.recipe_fingerprint}); "
             "featurize both with the same config"
+        )
+
+
+def _refuse_useless(
+    valid: FeatureStore | None, checkpoint: CheckpointSettings, train_holdout: float
+) -> None:
+    if valid is None and not train_holdout and not checkpoint.save_final:
+        raise TrainingError(
+            "checkpoint.save_final is false and there is no validation set to choose the best head "
+            "by, so nothing would be saved; set save_final or name a dataset.validation"
         )
     if checkpoint.s3_upload and checkpoint.s3_uri:
         check_upload_uri(checkpoint.s3_uri)
@@ -182,45 +182,18 @@ def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) ->
         )
 
 
-def _plan_pairs(
-    store: FeatureStore, sampling: DataSamplingSettings
-) -> tuple[LabelledSamples, PairPlan]:
-    """Draw the pairs, and keep only the samples they touch: nothing else is read from the store."""
-    samples = read_labelled_samples(store)
-    try:
-        plan = sample_pairs(
-            samples.problems,
-            samples.is_correct,
-            sampling.pairwise.n_pairs,
-            seed=sampling.seed,
-            strategy=sampling.pairwise.strategy,
-            max_pairs_per_problem=sampling.pairwise.max_pairs_per_problem,
-        )
-    except PairError as error:
-        raise PairError(f"{store.path}: {error}") from error
-    touched, places = np.unique(np.concatenate([plan.correct, plan.incorrect]), return_inverse=True)
-    correct, incorrect = np.split(places.astype(np.int64), 2)
-    return samples.take(touched), dataclasses.replace(plan, correct=correct, incorrect=incorrect)
+def make_model(columns: InputColumns, training: TrainingSettings, seed: int) -> HeadModel:
+    """A head with the first weights of this seed, drawn on the CPU."""
+    torch.default_generator.manual_seed(mix_seed(seed, 0, 2))
+    mixed = columns.blocks if training.feature_mix == "mix" else None
+    return HeadModel(columns.width, training.value_head_type, training.dropout, mixed)
 
 
-def _describe_pairs(plan: PairPlan, samples: LabelledSamples) -> dict[str, Any]:
-    """What the pairs are, and whether length alone would tell their samples apart."""
-    longer = samples.output_tokens[plan.correct] - samples.output_tokens[plan.incorrect]  # [pairs]
-    return {
-        "num_pairs": len(plan.correct),
-        "num_possible_pairs": plan.num_possible,
-        "num_problems": plan.num_problems,
-        "num_samples": len(samples),
-        "num_unlabelled": samples.num_unlabelled,
-        "mean_length_difference": float(longer.mean()),
-        "longer_is_correct": float((longer > 0).mean() + (longer == 0).mean() / 2),
-    }
-
-
-def _head_record(
+def head_record(
     store: FeatureStore,
     training: TrainingSettings,
     columns: InputColumns,
+    data: TrainingData,
     run_config: dict[str, Any],
     run_id: str | None,
 ) -> HeadRecord:
@@ -230,6 +203,9 @@ def _head_record(
         dropout=training.dropout,
         tensors=dict(zip(columns.tensors, columns.widths, strict=True)),
         likelihood=columns.likelihood,
+        feature_mix=training.feature_mix,
+        train_holdout=dataclasses.asdict(data.holdout) if data.holdout else None,
+        pairs={**data.describe(), "checksum": data.checksum()},
         recipe_fingerprint=store.manifest.recipe_fingerprint,
         store_fingerprint=store.manifest.fingerprint,
         step=0,

@@ -9,11 +9,12 @@ import torch
 from featurize.store import FeatureStore
 from headtrain.evaluation.metrics import (
     PairwiseAccuracy,
+    PerProblem,
     ScoredSamples,
     pairwise_accuracy,
     pairwise_counts,
 )
-from headtrain.head import HeadModel
+from headtrain.head import FeatureNormaliser, HeadModel
 from headtrain.inputs import (
     ROWS_AT_ONCE,
     HeadInputs,
@@ -24,33 +25,48 @@ from headtrain.inputs import (
     read_labelled_samples,
 )
 
+Floats = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """A fixed set of whole problems, read once and scored again and again."""
 
     inputs: HeadInputs
+    """Samples with their normalised features."""
 
-    @torch.no_grad()
     def measure(self, model: HeadModel) -> PairwiseAccuracy:
         """Pairwise accuracy of the model without dropout, from ranks; ties count one half."""
+        return pairwise_accuracy(self.count(model))
+
+    def count(self, model: HeadModel) -> PerProblem:
+        """Won comparisons of every problem."""
+        return self.count_scores(self.score(model))
+
+    @torch.no_grad()
+    def score(self, model: HeadModel) -> Floats:
+        """The model's value of every sample, [samples]."""
         was_training = model.training
         model.eval()
         values = torch.cat(
             [
-                model(piece).squeeze(-1).float()
+                model.judge(piece).squeeze(-1).float()
                 for piece in torch.split(self.inputs.features, ROWS_AT_ONCE)
             ]
         )  # [rows]
         model.train(was_training)
+        return values.cpu().numpy().astype(np.float64)[self.inputs.rows]
+
+    def count_scores(self, scores: Floats) -> PerProblem:
+        """Won comparisons of every problem, by the given values, [samples]."""
         samples = self.inputs.samples
         scored = ScoredSamples(
-            scores=values.cpu().numpy().astype(np.float64)[self.inputs.rows],
+            scores=scores,
             is_correct=samples.is_correct,
             problem=samples.problems,
             output_tokens=samples.output_tokens,
         )
-        return pairwise_accuracy(pairwise_counts(scored))
+        return pairwise_counts(scored)
 
 
 def read_validation(
@@ -60,9 +76,12 @@ def read_validation(
     limit: int | None,
     seed: int,
     device: torch.device,
+    samples: LabelledSamples | None = None,
+    normaliser: FeatureNormaliser | None = None,
 ) -> Validation:
-    """Read at most `limit` samples of problems that have both labels."""
-    samples = read_labelled_samples(store)
+    """Read at most `limit` of the samples (default: all) of problems that have both labels."""
+    if samples is None:
+        samples = read_labelled_samples(store)
     kept = choose_whole_problems(samples, limit, seed)
     if not len(kept):
         raise InputError(
@@ -70,6 +89,8 @@ def read_validation(
             "be validated on it; name another dataset.validation"
         )
     inputs = read_head_inputs(store, columns, samples=samples.take(kept), device=device)
+    if normaliser is not None:
+        normaliser.normalise_(inputs.features)
     return Validation(inputs=inputs)
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,13 @@ class WarmCritic:
     minutes. What a fork does is what `python -m cli` does, its limits and output included.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, variables: Mapping[str, str] | None = None) -> None:
+        """`variables` are added to the environment of the commands."""
         self.home = home
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.command_line"],
             cwd=REPOSITORY,
-            env=environment(home),
+            env=environment(home) | dict(variables or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -104,6 +105,11 @@ class WarmCritic:
         code = int(self._server.stdout.readline())
         out, err = ((self.home / name).read_text() for name in ("stdout", "stderr"))
         return Outcome(code=code, out=out, err=err)
+
+    @property
+    def process_id(self) -> int:
+        """The warm process; a command that runs is its child."""
+        return self._server.pid
 
     def close(self) -> None:
         """Ends the warm process."""

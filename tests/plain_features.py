@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from featurize.model.attention import register
 from featurize.model.backbone import Backbone, find_backbone, load_backbone
 from featurize.model.forward import Features, FeatureSpec
-from featurize.store import LIKELIHOOD_COLUMNS
 from featurize.planning import PromptGroup
 from featurize.settings import BackboneSettings
+from featurize.store import LIKELIHOOD_COLUMNS
 
 CPU = torch.device("cpu")
 
@@ -113,7 +113,7 @@ def _pool(tokens: Tensor, pooling: str) -> Tensor:
 
 
 def _likelihood(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits [tokens, vocabulary] that predict targets [tokens] -> [4], as LIKELIHOOD_COLUMNS says."""
+    """logits [tokens, vocabulary] for targets [tokens] -> [4], as LIKELIHOOD_COLUMNS says."""
     logprobs = logits.double().log_softmax(dim=1)
     chosen = logprobs[torch.arange(len(targets)), targets]
     entropy = -(logprobs.exp() * logprobs).sum(dim=1)

@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from featurize.data.prompt import Encoder
 from featurize.job import FeaturizeJob, FeaturizePlan, plan_featurize
 from featurize.model.forward import Features
+from featurize.selection import Choose
 from featurize.settings import (
     BackboneSettings,
     DatasetSettings,
@@ -62,6 +63,7 @@ def make_plan(
     dataset: Mapping[str, Any] | None = None,
     runtime: Mapping[str, Any] | None = None,
     split: str = "train",
+    choose: Choose | None = None,
     **featurize: Any,
 ) -> FeaturizePlan:
     """The plan of a job whose model, cache and store lie in `folder`."""
@@ -79,7 +81,8 @@ def make_plan(
             store_dir=folder / "store",
             cache_dir=folder / "cache",
             limit_problems=limit_problems,
-        )
+        ),
+        choose,
     )
 
 

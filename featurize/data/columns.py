@@ -1,11 +1,12 @@
 """Brings scanned samples into one order and names their content, whatever order they came in."""
 
-from hashlib import blake2b
-
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+from xxhash import xxh3_128
+
+from featurize.data.keys import task_id_checks
 
 DICTIONARY_COLUMNS = ("problem_id", "language", "difficulty", "source")
 # The columns of the index; what the scan has beyond them is used up here.
@@ -21,74 +22,119 @@ _SORT_KEYS = (
 )  # fmt: skip
 
 
-def to_canonical(samples: pa.Table) -> pa.Table:
-    """Sort scanned samples by content and number the default ids of identical ones."""
+def to_canonical(samples: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
+    """Sort scanned samples by content and number the default ids of identical ones.
+
+    Returns the table and the (first, later) rows of every task id that is used again.
+    """
     samples = with_sorted_dictionaries(samples)
-    keys = pa.table({name: _sortable(samples[name]) for name in _SORT_KEYS})
-    order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _SORT_KEYS])
-    samples = samples.take(order).combine_chunks()
-    task_ids = _number_repeats(samples["task_id"], samples["has_default_id"])
-    samples = samples.set_column(samples.schema.get_field_index("task_id"), "task_id", task_ids)
-    return samples.select(list(INDEX_COLUMNS))
+    order = pa.array(_content_order(samples))
+    columns = {name: samples[name].combine_chunks().take(order) for name in samples.column_names}
+    checks = columns["task_id_check"].to_numpy().copy()
+    again = _repeats(columns["task_id"], columns["has_default_id"])
+    if again.any():
+        columns["task_id"], checks[again] = _number_repeats(columns["task_id"], again)
+    table = pa.table({name: columns[name] for name in INDEX_COLUMNS})
+    return table, _used_again(table, checks)
 
 
 def with_sorted_dictionaries(samples: pa.Table) -> pa.Table:
     """Rebuild the dictionary columns with the values in use, sorted."""
     for name in DICTIONARY_COLUMNS:
         position = samples.schema.get_field_index(name)
-        encoded = samples[name].cast(pa.string()).combine_chunks().dictionary_encode()
-        order = pc.sort_indices(encoded.dictionary)
-        ranks = np.empty(len(order), np.int32)
-        ranks[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
-        codes = pc.take(pa.array(ranks), encoded.indices)  # a null stays null
-        column = pa.DictionaryArray.from_arrays(codes, encoded.dictionary.take(order))
-        samples = samples.set_column(position, name, column)
+        samples = samples.set_column(
+            position, name, _with_sorted_values(samples[name].combine_chunks())
+        )
     return samples
 
 
 def content_fingerprint(samples: pa.Table) -> str:
     """Hash what canonical samples say; where they lie in the files is left out."""
-    digest = blake2b(b"critic samples 1", digest_size=16)
+    digest = xxh3_128(b"critic samples 2")
     for name in ("task_id", "problem_id", "is_correct", "language", "difficulty", "source"):
         column = samples[name].combine_chunks()
         if name in DICTIONARY_COLUMNS:
             digest.update(orjson.dumps([name, len(column), column.dictionary.to_pylist()]))
-            digest.update(_codes(column))
+            digest.update(_codes(column).tobytes())
         elif name == "task_id":
             digest.update(pc.binary_length(column).to_numpy().tobytes())
-            digest.update("".join(column.to_pylist()).encode())
+            digest.update(_text_bytes(column))
         else:
-            digest.update(_codes(column.cast(pa.int8())))
+            digest.update(_codes(column.cast(pa.int8())).tobytes())
     for name in ("prompt_key", "output_key"):
-        digest.update(b"".join(samples[name].to_pylist()))
+        digest.update(_key_bytes(samples[name]).tobytes())
     return digest.hexdigest()
 
 
-def repeated_task_ids(samples: pa.Table) -> list[tuple[int, int]]:
+def _with_sorted_values(column: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Codes are int32 [rows]; a null stays null."""
+    values, codes = column.dictionary, _codes(column)
+    used = np.flatnonzero(np.bincount(codes + 1, minlength=len(values) + 1)[1:])
+    order = used[pc.sort_indices(values.take(pa.array(used))).to_numpy()]
+    ranks = np.full(len(values) + 1, -1, np.int32)  # its last place is where -1, a null, leads
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    codes = ranks[codes]
+    indices = pa.array(codes, mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, values.take(pa.array(order)))
+
+
+def _content_order(samples: pa.Table) -> np.ndarray:
+    """Return the rows in the order of _SORT_KEYS: int64 [rows].
+
+    The first two keys are hashes, so that one number, of the prompt's rank and the leading bits of
+    the output's key, orders nearly all rows; only where it is equal do all keys count.
+    """
+    prompts = samples["prompt_key"].combine_chunks().dictionary_encode()
+    ranks = np.empty(len(prompts.dictionary), np.uint64)
+    ranks[pc.sort_indices(prompts.dictionary).to_numpy()] = np.arange(len(ranks), dtype=np.uint64)
+    bits = np.uint64(len(ranks).bit_length())
+    outputs = _key_bytes(samples["output_key"])[:, :8].copy().view(">u8")[:, 0]
+    numbers = ranks[prompts.indices.to_numpy()] << (np.uint64(64) - bits) | outputs >> bits
+    order = np.argsort(numbers)
+    numbers = numbers[order]
+    is_same = numbers[1:] == numbers[:-1]
+    places = np.flatnonzero(np.append(is_same, False) | np.append(False, is_same))
+    rows = np.sort(order[places])
+    keys = pa.table({name: _sortable(samples[name]).take(pa.array(rows)) for name in _SORT_KEYS})
+    among = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _SORT_KEYS])
+    order[places] = rows[among.to_numpy()]
+    return order
+
+
+def _repeats(task_ids: pa.Array, has_default_id: pa.Array) -> np.ndarray:
+    """Whether a default id is that of the row before: bool [rows]; equal ones are neighbours."""
+    is_default = has_default_id.to_numpy(zero_copy_only=False)
+    is_same = pc.equal(task_ids[1:], task_ids[:-1]).to_numpy(zero_copy_only=False).astype(bool)
+    return np.append(False, is_same & is_default[1:] & is_default[:-1])
+
+
+def _number_repeats(task_ids: pa.Array, again: np.ndarray) -> tuple[pa.Array, list[int]]:
+    """Append -2, -3, ... to ids that come again; returns all ids and the checks of these."""
+    positions = np.arange(len(again))
+    ranks = positions - np.maximum.accumulate(np.where(again, 0, positions)) + 1
+    numbered = [f"{task_ids[int(row)]}-{ranks[row]}" for row in positions[again]]
+    ids = pc.replace_with_mask(task_ids, pa.array(again), pa.array(numbered))
+    return ids, task_id_checks(numbered)
+
+
+def _used_again(samples: pa.Table, checks: np.ndarray) -> list[tuple[int, int]]:
     """Return (first, later) rows of every task id that is used again, by place in the files."""
-    if pc.count_distinct(samples["task_id"]).as_py() == samples.num_rows:
+    # NOTE: a hash table of millions of strings takes ten times as long as sorting these numbers.
+    in_order = np.sort(checks)
+    again = in_order[1:][in_order[1:] == in_order[:-1]]
+    if not len(again):
         return []
+    suspects = np.flatnonzero(np.isin(checks, again))
     keys = ("task_id", "file", "line", "part")
-    order = pc.sort_indices(samples, sort_keys=[(name, "ascending") for name in keys]).to_numpy()
-    task_ids = samples["task_id"].take(order).to_numpy(zero_copy_only=False)
+    table = samples.select(list(keys)).take(pa.array(suspects))
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in keys]).to_numpy()
+    rows = suspects[order]
+    task_ids = table["task_id"].take(pa.array(order)).to_numpy(zero_copy_only=False)
     starts = np.append(True, task_ids[1:] != task_ids[:-1])
-    first = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
-    pairs = [(int(a), int(b)) for a, b in zip(first[~starts], order[~starts], strict=True)]
+    first = rows[np.maximum.accumulate(np.where(starts, np.arange(len(rows)), 0))]
+    pairs = [(int(a), int(b)) for a, b in zip(first[~starts], rows[~starts], strict=True)]
     files, lines = samples["file"].to_numpy(), samples["line"].to_numpy()
     return sorted(pairs, key=lambda pair: (files[pair[1]], lines[pair[1]]))
-
-
-def _number_repeats(task_ids: pa.ChunkedArray, has_default_id: pa.ChunkedArray) -> pa.Array:
-    """Append -2, -3, ... to default ids that come again; equal ones are neighbours."""
-    is_default = has_default_id.to_numpy()
-    same = pc.equal(task_ids[1:], task_ids[:-1]).to_numpy(zero_copy_only=False).astype(bool)
-    repeats = np.append(False, same & is_default[1:] & is_default[:-1])
-    if not repeats.any():
-        return task_ids.combine_chunks()
-    positions = np.arange(len(repeats))
-    ranks = positions - np.maximum.accumulate(np.where(repeats, 0, positions)) + 1
-    again = pa.array([f"{task_ids[int(row)]}-{ranks[row]}" for row in positions[repeats]])
-    return pc.replace_with_mask(task_ids.combine_chunks(), pa.array(repeats), again)
 
 
 def _sortable(column: pa.ChunkedArray) -> pa.Array:
@@ -99,6 +145,23 @@ def _sortable(column: pa.ChunkedArray) -> pa.Array:
     return combined.cast(pa.int8()) if pa.types.is_boolean(combined.type) else combined
 
 
-def _codes(column: pa.Array) -> bytes:
+def _codes(column: pa.Array) -> np.ndarray:
+    """Return the codes of a column, -1 for null: int32 [rows]."""
     indices = column.indices if pa.types.is_dictionary(column.type) else column
-    return np.asarray(indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32).tobytes()
+    return np.asarray(indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
+
+
+def _key_bytes(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of keys without nulls as uint8 [rows, 16]."""
+    keys = column.combine_chunks()
+    content = np.frombuffer(keys.buffers()[1] or b"", np.uint8)
+    return content[16 * keys.offset :][: 16 * len(keys)].reshape(-1, 16)
+
+
+def _text_bytes(column: pa.StringArray) -> memoryview:
+    """Return the texts of a column without nulls, joined."""
+    if not len(column):
+        return memoryview(b"")  # no rows, no buffers
+    _, starts, texts = column.buffers()
+    places = np.frombuffer(starts, np.int32)[column.offset :]
+    return memoryview(texts)[places[0] : places[len(column)]]

@@ -42,26 +42,36 @@ def require(row: Row, key: str, need: str) -> object:
     raise RowFault(f"{key!r} is missing; {need}{remedy}")
 
 
-def to_text(value: object, key: str) -> str:
-    """Accept a string that can be encoded to UTF-8."""
-    if not isinstance(value, str):
-        raise RowFault(f"{key!r} is {describe(value)}; it must be a string")
-    if value.isascii():  # known without a look at the text, where encoding would copy it
+def to_string(value: object, key: str) -> str:
+    """Accept a string."""
+    if type(value) is str:
         return value
+    raise RowFault(f"{key!r} is {describe(value)}; it must be a string")
+
+
+def to_bytes(text: str, key: str) -> bytes:
+    """Encode a text to UTF-8."""
     try:
-        value.encode("utf-8")
+        return text.encode()
     except UnicodeEncodeError as error:
         raise RowFault(
-            f"{key!r} holds the lone surrogate {value[error.start]!r} at character {error.start}, "
+            f"{key!r} holds the lone surrogate {text[error.start]!r} at character {error.start}, "
             "which no UTF-8 text can hold; remove or replace it"
         ) from None
-    return value
+
+
+def to_text(value: object, key: str) -> str:
+    """Accept a string that can be encoded to UTF-8."""
+    text = to_string(value, key)
+    if not text.isascii():  # known without a look at the text, where encoding would copy it
+        to_bytes(text, key)
+    return text
 
 
 def to_answer(value: object, key: str) -> str:
     """Accept a text that has more than white space."""
     text = to_text(value, key)
-    if not text.strip():
+    if not text or text.isspace():
         raise RowFault(f"{key!r} is empty ({shorten(text)}); give the program text or drop the row")
     return text
 
@@ -113,8 +123,6 @@ def optional_object(row: Row, key: str) -> Row:
 def optional_scalar(row: Row, key: str, parent: str) -> str | None:
     """Accept any single value and return it as text; absent, null and NaN mean none."""
     value = row.get(key)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
     if isinstance(value, str):
         return to_text(value, f"{parent}.{key}")
     if isinstance(value, (list, dict)):
@@ -122,8 +130,15 @@ def optional_scalar(row: Row, key: str, parent: str) -> str | None:
             f"'{parent}.{key}' is {describe(value)}; "
             "it must be a string, a number, a boolean or null"
         )
+    return scalar_to_text(value)
+
+
+def scalar_to_text(value: object) -> str | None:
+    """Return a string, number or boolean as it is written in the file; null and NaN mean none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
     if isinstance(value, bool):
-        return "true" if value else "false"  # as it is written in the file
+        return "true" if value else "false"
     return str(value)
 
 

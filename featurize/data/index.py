@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,20 +15,19 @@ import pyarrow.compute as pc
 
 from featurize.data.columns import (
     content_fingerprint,
-    repeated_task_ids,
     to_canonical,
     with_sorted_dictionaries,
 )
 from featurize.data.errors import MAX_LISTED, DataError, RowFault, shorten
-from featurize.data.records import Sample, no_rows_error, parse_line, to_samples
-from featurize.data.scan import CHUNK_BYTES, scan_files
+from featurize.data.lines import parse_line
+from featurize.data.records import Sample, check_row, to_sample
+from featurize.data.scan import CHUNK_BYTES, ScannedChunk, scan_files
 from featurize.data.sources import Source, find_sources
 from featurize.data.spool import seekable_copy
 from featurize.files import atomic_path
 
-_FORMAT_VERSION = (
-    1  # of the cached table; a change of its columns or of a rule of reading raises it
-)
+# Of the cached table; a change of its columns, its hashes or of a rule of reading raises it.
+_FORMAT_VERSION = 2
 _FINGERPRINT = b"content_fingerprint"
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,12 @@ class DatasetIndex:
         problem_ids.sort(key=lambda problem_id: blake2b(problem_id.encode()).digest())
         kept = pa.array(problem_ids[:limit], pa.string())
         mask = pc.is_in(self.table["problem_id"].cast(pa.string()), value_set=kept)
-        table = with_sorted_dictionaries(self.table.filter(mask)).combine_chunks()
+        return self.take(mask.combine_chunks().to_numpy(zero_copy_only=False))
+
+    def take(self, is_kept: np.ndarray) -> "DatasetIndex":
+        """Keep some rows, bool [rows]; the fingerprint is that of their content alone."""
+        kept = self.table.filter(pa.array(is_kept))
+        table = with_sorted_dictionaries(kept).combine_chunks()
         fingerprint = content_fingerprint(table)
         table = table.replace_schema_metadata({_FINGERPRINT: fingerprint})
         return replace(self, table=table, content_fingerprint=fingerprint)
@@ -143,7 +148,7 @@ class DatasetIndex:
     def _parse(self, line: bytes, file: int, number: int) -> list[Sample]:
         location = self.sources[file].location(number)
         try:
-            return to_samples(parse_line(line), location)
+            return [to_sample(row, location) for row in check_row(parse_line(line))]
         except RowFault as fault:
             raise DataError(f"{location}: {fault}") from None
 
@@ -154,42 +159,56 @@ def _scan(
     """Read all files and return the canonical table; every bad row counts before it is refused."""
     tables: list[pa.Table] = []
     problems: list[str] = []
-    num_problems = 0
+    kinds = Counter[str]()
     lines_before = dict.fromkeys(range(len(sources)), 0)
     for chunk in scan_files(copies, workers=workers, chunk_bytes=chunk_bytes):
         first = lines_before[chunk.file]
         lines_before[chunk.file] += chunk.num_lines
-        num_problems += chunk.num_faults
+        kinds += chunk.kinds
         problems += [
             f"{sources[chunk.file].location(first + fault.line)}: {fault.message}"
             for fault in chunk.faults[: MAX_LISTED - len(problems)]
         ]
-        lines = pc.add(chunk.samples["line"], pa.scalar(first, pa.int32()))
-        position = chunk.samples.schema.get_field_index("line")
-        tables.append(chunk.samples.set_column(position, "line", lines))
+        tables.append(_with_places(chunk, first))
     if problems:
-        raise DataError(problems, total=num_problems)
+        raise DataError(problems, total=kinds.total(), kinds=kinds)
     if not sum(table.num_rows for table in tables):
-        raise no_rows_error([source.name for source in sources])
-    table = to_canonical(pa.concat_tables(tables))
-    _refuse_repeated_ids(table, sources)
+        raise _no_rows(sources)
+    table, used_again = to_canonical(pa.concat_tables(tables))
+    if used_again:
+        raise _repeated_ids(table, used_again, sources)
     return table
 
 
-def _refuse_repeated_ids(table: pa.Table, sources: Sequence[Source]) -> None:
-    repeated = repeated_task_ids(table)
+def _with_places(chunk: ScannedChunk, lines_before: int) -> pa.Table:
+    """Count lines from the start of the file and name the file."""
+    samples = chunk.samples
+    lines = pc.add(samples["line"], pa.scalar(lines_before, pa.int32()))
+    samples = samples.set_column(samples.schema.get_field_index("line"), "line", lines)
+    files = pa.array(np.full(samples.num_rows, chunk.file, np.int32))
+    return samples.append_column("file", files)
 
+
+def _no_rows(sources: Sequence[Source]) -> DataError:
+    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    return DataError(f"{sources[0].name}{more}: holds no rows; the dataset needs at least one")
+
+
+def _repeated_ids(
+    table: pa.Table, used_again: Sequence[tuple[int, int]], sources: Sequence[Source]
+) -> DataError:
     def place(row: int) -> str:
         file, line = (int(table[name][row].as_py()) for name in ("file", "line"))
         return sources[file].location(line)
 
-    if repeated:
-        problems = [
-            f"{place(later)}: 'task_id' {shorten(table['task_id'][later].as_py())} is taken by "
-            f"{place(first)}; every row needs its own, or none"
-            for first, later in repeated[:MAX_LISTED]
-        ]
-        raise DataError(problems, total=len(repeated))
+    remedy = "every row needs its own, or none"
+    problems = [
+        f"{place(later)}: 'task_id' {shorten(table['task_id'][later].as_py())} is taken by "
+        f"{place(first)}; {remedy}"
+        for first, later in used_again[:MAX_LISTED]
+    ]
+    kinds = {f"'task_id': {remedy}": len(used_again)}
+    return DataError(problems, total=len(used_again), kinds=kinds)
 
 
 def _cache_key(sources: Sequence[Source]) -> str:

@@ -1,42 +1,24 @@
 """Reads JSONL files once, in chunks and on several cores, and notes where each sample lies."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
+import orjson
 import pyarrow as pa
 
-from featurize.data.errors import MAX_LISTED, RowFault
-from featurize.data.records import Sample, output_key, parse_line, prompt_key, to_samples
+from featurize.data.lines import LineParser
+from featurize.data.notes import Fault, Notes
+from featurize.data.plain import plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
+_BLOCK_BYTES = 256 << 10  # what fits the caches of a core
 _WORKER_BYTES = 128 << 20  # a further process pays from about here on
-
-# One row a sample. `part`: 0 a plain row, 1 and 2 the chosen and rejected side of a preference.
-SCAN_SCHEMA = pa.schema(
-    {
-        "task_id": pa.string(),
-        "problem_id": pa.dictionary(pa.int32(), pa.string()),
-        "is_correct": pa.bool_(),
-        "language": pa.dictionary(pa.int32(), pa.string()),
-        "difficulty": pa.dictionary(pa.int32(), pa.string()),
-        "source": pa.dictionary(pa.int32(), pa.string()),
-        "file": pa.int32(),
-        "line": pa.int32(),
-        "offset": pa.int64(),
-        "length": pa.int32(),
-        "part": pa.int8(),
-        "prompt_key": pa.binary(16),
-        "output_key": pa.binary(16),
-        "prompt_chars": pa.int32(),
-        "output_chars": pa.int32(),
-        "has_default_id": pa.bool_(),
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +31,6 @@ class Chunk:
     end: int
 
 
-class Fault(NamedTuple):
-    """What is wrong with one line."""
-
-    line: int
-    message: str
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedChunk:
     """What one chunk holds; lines count from 1 at the start of the chunk."""
@@ -64,7 +39,7 @@ class ScannedChunk:
     samples: pa.Table  # SCAN_SCHEMA
     num_lines: int
     faults: list[Fault]  # the first few
-    num_faults: int
+    kinds: Counter[str]  # how many faults there are of each kind
 
 
 def scan_files(
@@ -90,71 +65,60 @@ def scan_files(
 
 def scan_chunk(chunk: Chunk) -> ScannedChunk:
     """Check every row of a chunk and note its keys, its lengths and its place."""
-    rows: list[tuple[object, ...]] = []
-    faults: list[Fault] = []
-    number = num_faults = 0
-    for number, offset, line in _chunk_lines(chunk):
-        if line.isspace():
-            continue
+    notes = Notes()
+    for block, num_bytes, offset in _read_blocks(chunk):
         try:
-            row = parse_line(line)
-            samples = to_samples(row, "")
-        except RowFault as fault:
-            num_faults += 1
-            if len(faults) < MAX_LISTED:
-                faults.append(Fault(number, str(fault)))
-            continue
-        has_default_id = isinstance(row, dict) and row.get("task_id") is None
-        is_pair = len(samples) > 1
-        rows += (
-            _to_row(sample, (chunk.file, number, offset, len(line), part), has_default_id)
-            for part, sample in enumerate(samples, start=1 if is_pair else 0)
-        )
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCAN_SCHEMA)
-    arrays = [
-        pa.array(column, field.type) for column, field in zip(columns, SCAN_SCHEMA, strict=True)
-    ]
+            rows, lengths = _line_parser().parse_all(block, num_bytes)
+            columns = plain_columns(rows)
+        except orjson.JSONDecodeError:
+            columns = None
+        if columns is None:
+            notes.add_any(bytes(block[:num_bytes]), offset)
+        else:
+            notes.add_plain(columns, lengths, offset)
     return ScannedChunk(
         file=chunk.file,
-        samples=pa.Table.from_arrays(arrays, schema=SCAN_SCHEMA),
-        num_lines=number,
-        faults=faults,
-        num_faults=num_faults,
+        samples=notes.to_table(),
+        num_lines=notes.num_lines,
+        faults=notes.faults,
+        kinds=notes.kinds,
     )
 
 
-def _chunk_lines(chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
-    """Yield number, offset and bytes of each line that starts in the chunk."""
-    with chunk.path.open("rb") as file:
-        if chunk.start:
-            file.seek(chunk.start - 1)
-            file.readline()  # the rest of a line that started before; only "\n" where none did
-        offset = file.tell()
-        for number, line in enumerate(file, start=1):
-            if offset >= chunk.end:
-                return
-            yield number, offset, line
-            offset += len(line)
+@cache
+def _line_parser() -> LineParser:
+    """One a process: what it knows of a problem helps with all chunks."""
+    return LineParser()
 
 
-def _to_row(
-    sample: Sample, place: tuple[int, int, int, int, int], has_default_id: bool
-) -> tuple[object, ...]:
-    """Return the values of one sample in the order of SCAN_SCHEMA."""
-    return (
-        sample.task_id,
-        sample.problem_id,
-        sample.is_correct,
-        sample.language,
-        sample.difficulty,
-        sample.source,
-        *place,
-        prompt_key(sample.instruction, sample.input),
-        output_key(sample.output),
-        len(sample.instruction) + len(sample.input),
-        len(sample.output),
-        has_default_id,
-    )
+def _read_blocks(chunk: Chunk) -> Iterator[tuple[bytearray, int, int]]:
+    """Yield whole lines, a block at a time: the block, its length and its offset in the file.
+
+    The block is overwritten by the next one.
+    """
+    with chunk.path.open("rb", buffering=0) as file:
+        offset, end = (_line_start(chunk.path, at) for at in (chunk.start, chunk.end))
+        block = bytearray(_BLOCK_BYTES)
+        while offset < end:
+            file.seek(offset)
+            num_bytes = min(file.readinto(block), end - offset)
+            if offset + num_bytes < end:
+                num_bytes = block.rfind(b"\n", 0, num_bytes) + 1
+            if num_bytes:
+                yield block, num_bytes, offset
+            else:
+                block = bytearray(2 * len(block))  # a long line
+            offset += num_bytes
+
+
+def _line_start(path: Path, offset: int) -> int:
+    """Return where the first line begins that does not begin before `offset`."""
+    if offset == 0:
+        return 0
+    with path.open("rb") as file:
+        file.seek(offset - 1)
+        file.readline()  # the rest of a line that began before; only "\n" where none did
+        return file.tell()
 
 
 def _num_cores() -> int:

@@ -4,7 +4,7 @@ import glob
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -72,10 +72,13 @@ def find_sources(paths: str | Sequence[str]) -> list[Source]:
     return list(sources.values())
 
 
-def read_lines(source: Source) -> Iterator[bytes]:
-    """Read every line of a source as JSON bytes; a Parquet row becomes a line."""
+def read_lines(source: Source, columns: Collection[str] | None = None) -> Iterator[bytes]:
+    """Read every line of a source as JSON bytes; a Parquet row becomes a line.
+
+    Of a Parquet file only the columns that samples have are read; `columns` names others.
+    """
     if source.suffix == ".parquet":
-        return _read_parquet(source)
+        return _read_parquet(source, columns)
     if source.is_plain:
         return _read_plain(source)
     return _split_lines(read_blocks(source))
@@ -153,12 +156,13 @@ def _zstd_blocks(path: str) -> Iterator[bytes]:
         raise EOFError("the file ends before its last frame does")
 
 
-def _read_parquet(source: Source) -> Iterator[bytes]:
+def _read_parquet(source: Source, also: Collection[str] | None) -> Iterator[bytes]:
     try:
         with pq.ParquetFile(source.path) as file:
             names = file.schema_arrow.names
-            is_known = any(answer in names for answer in _ANSWERS)
-            columns = [name for name in names if name in _FIELDS] if is_known else None
+            is_known = also is not None or any(answer in names for answer in _ANSWERS)
+            wanted = _FIELDS.union(also or ())
+            columns = [name for name in names if name in wanted] if is_known else None
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
                 for row in _binary_to_text(batch).to_pylist():
                     yield orjson.dumps(row, default=str)

@@ -28,6 +28,13 @@ from featurize.model.llama_mtp import (
     read_llama_config,
 )
 from featurize.model.quantization import quantization_config
+from featurize.model.sharing import (
+    WHOLE,
+    Sharing,
+    cut_config,
+    finish_sharing,
+    to_distributed_config,
+)
 from featurize.settings import BackboneSettings
 
 _UNREADABLE = (
@@ -163,22 +170,28 @@ def load_backbone(
     dtype: torch.dtype,
     deepest_layer: int,
     with_lm_head: bool,
+    sharing: Sharing = WHOLE,
 ) -> Backbone:
     """Loads the backbone, checks it against `models.policy.params`, drops what is not needed.
+
+    A shared backbone is loaded by all ranks of a group at once, each reading its own part.
 
     Raises:
         ValueError: unreadable weights, or another model than the config says it is.
     """
-    model = _load_model(source, settings, device, dtype, with_lm_head)
+    whole = read_backbone_config(source, settings)
+    check_params(settings, whole, is_mtp=source.is_mtp)
+    num_layers = int(whole.num_hidden_layers)
+    num_blocks = min(max(deepest_layer, 1), num_layers)
+    model = _load_model(source, settings, device, dtype, with_lm_head, sharing, num_blocks)
     model.eval().requires_grad_(False)
+    finish_sharing(model, sharing)
     decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
     config = _text_config(decoder.config)
-    num_layers = int(config.num_hidden_layers)
-    check_params(settings, read_backbone_config(source, settings), is_mtp=source.is_mtp)
-    name, blocks = _find_blocks(decoder, num_layers)
-    if deepest_layer < num_layers:
+    name, blocks = _find_blocks(decoder, int(config.num_hidden_layers))
+    if num_blocks < len(blocks):
         # Blocks above the deepest layer asked for would be computed for nothing.
-        blocks = blocks[: max(deepest_layer, 1)]
+        blocks = blocks[:num_blocks]
         setattr(decoder, name, blocks)
         config.num_hidden_layers = len(blocks)
     backbone = Backbone(
@@ -190,9 +203,11 @@ def load_backbone(
         device=device,
         plain_attention=decoder.config._attn_implementation or "eager",
     )
-    check_causal(decoder, device)
     if with_lm_head:
+        # NOTE: before the other check, which runs the decoder alone: FSDP has to see the whole
+        # model run once before a part of it may.
         check_logits(model, decoder, backbone.logits, device)
+    check_causal(decoder, device)
     return backbone
 
 
@@ -202,6 +217,8 @@ def _load_model(
     device: torch.device,
     dtype: torch.dtype,
     with_lm_head: bool,
+    sharing: Sharing,
+    num_blocks: int,
 ) -> PreTrainedModel:
     if source.is_mtp:
         if settings.quantization:
@@ -214,15 +231,25 @@ def _load_model(
                 "the trunk predicts no next token, so there is no likelihood; set"
                 " models.policy.mtp_output to next_token or featurize.likelihood to false"
             )
-        model = load_llama_mtp(
-            source.folder, output=settings.mtp_output, dtype=dtype, with_lm_head=with_lm_head
+        return load_llama_mtp(
+            source.folder,
+            output=settings.mtp_output,
+            dtype=dtype,
+            with_lm_head=with_lm_head,
+            num_layers=num_blocks,
+            device=device,
+            sharing=sharing,
         )
-        model.to(device)  # type: ignore[arg-type]
-        return model
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": settings.trust_remote_code}
     if settings.quantization:
         options["quantization_config"] = quantization_config(settings.quantization, dtype)
-    if settings.quantization or device.type != "cpu":
+    if sharing.is_shared:
+        config = AutoConfig.from_pretrained(
+            source.folder, trust_remote_code=settings.trust_remote_code
+        )
+        options["config"] = cut_config(config, num_blocks)
+        options["distributed_config"] = to_distributed_config(sharing, device)
+    elif settings.quantization or device.type != "cpu":
         options["device_map"] = {"": device}
     auto: Any = AutoModelForCausalLM if with_lm_head else AutoModel
     try:

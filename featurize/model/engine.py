@@ -38,13 +38,24 @@ class Engine:
     """Computes features; the memory of a forward pass is bounded by the token budget."""
 
     def __init__(
-        self, backbone: Backbone, spec: FeatureSpec, forward: Forward, token_budget: int
+        self,
+        backbone: Backbone,
+        spec: FeatureSpec,
+        forward: Forward,
+        token_budget: int,
+        *,
+        may_halve: bool = True,
     ) -> None:
-        """`forward` is what `choose_forward` found, or what the user asks for."""
+        """`forward` is what `choose_forward` found, or what the user asks for.
+
+        `may_halve` is false where several ranks run the same batches: one that ran out of memory
+        cannot tell the others, which are within the same forward pass.
+        """
         self.backbone = backbone
         self.spec = spec
         self.forward = forward
         self.token_budget = token_budget
+        self.may_halve = may_halve
 
     def run(
         self,
@@ -60,6 +71,7 @@ class Engine:
 
         Raises:
             torch.OutOfMemoryError: a single sequence does not fit.
+            ValueError: a batch does not fit, and the budget must stay.
         """
         spec, width = self.spec, self.backbone.hidden_size
         tensors = {name: torch.empty((num_rows, width)) for name in spec.tensor_names}
@@ -98,6 +110,12 @@ class Engine:
         except RuntimeError as error:
             if not _is_out_of_memory(error) or self._is_single(pieces):
                 raise
+            if not self.may_halve:
+                raise ValueError(
+                    f"out of memory with featurize.token_budget {self.token_budget}, which ranks"
+                    " that share a backbone cannot change on their own; set it to"
+                    f" {self.token_budget // 2} and run the same command again"
+                ) from error
         return None
 
     @staticmethod

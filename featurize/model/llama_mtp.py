@@ -9,7 +9,7 @@ last block is a plain LLaMA, and so is the trunk alone.
 import re
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from tokenizers import normalizers
@@ -32,6 +32,7 @@ from featurize.model.llama_mtp_checkpoint import (
     open_weights,
     read_params,
 )
+from featurize.model.sharing import WHOLE, Sharing, cut_config, distribute, place
 
 Output = Literal["next_token", "trunk"]
 
@@ -72,12 +73,20 @@ def read_llama_config(path: Path, *, output: Output = "next_token") -> LlamaConf
 
 
 def load_llama_mtp(
-    path: Path, *, output: Output, dtype: torch.dtype, with_lm_head: bool
+    path: Path,
+    *,
+    output: Output,
+    dtype: torch.dtype,
+    with_lm_head: bool,
+    num_layers: int | None = None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 -- a constant
+    sharing: Sharing = WHOLE,
 ) -> PreTrainedModel:
-    """The frozen model on the CPU: LlamaForCausalLM with the output matrix, else LlamaModel.
+    """The frozen model: LlamaForCausalLM with the output matrix, else LlamaModel.
 
-    The file is memory-mapped: a tensor that needs neither a cast nor a permutation stays a view of
-    the file, any other exists once. The final norm is applied in both outputs.
+    The file is memory-mapped: on the CPU a tensor that needs neither a cast nor a permutation stays
+    a view of the file, any other exists once. The final norm is applied in both outputs. Of
+    `num_layers` only the first are read; of a shared backbone, only this rank's part is kept.
     """
     if output == "trunk" and with_lm_head:
         raise LlamaMtpError(
@@ -88,18 +97,24 @@ def load_llama_mtp(
         weights = open_weights(path, files)
         config = _build_config(read_params(path), weights, output)
         config.dtype = dtype
+        if num_layers is not None:
+            config = cast(LlamaConfig, cut_config(config, num_layers))
         with torch.device("meta"):
             model: PreTrainedModel = (
                 LlamaForCausalLM(config) if with_lm_head else LlamaModel(config)
             )
         _refuse_unexpected_keys(weights)
+        if sharing.is_shared:
+            model = distribute(model, sharing, device)
         state = {
-            name: _convert(weights, _to_meta_key(name), parameter, config, dtype)
+            name: place(
+                _convert(weights, _to_meta_key(name), parameter, config, dtype), parameter, device
+            )
             for name, parameter in model.named_parameters()
         }
     model.load_state_dict(state, assign=True)
     # The inverse frequencies are no part of a state dict: on the meta device they have no values.
-    model.base_model.rotary_emb = LlamaRotaryEmbedding(config)
+    model.base_model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
     model.requires_grad_(False)
     model.train(False)
     return model

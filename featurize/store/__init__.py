@@ -16,9 +16,14 @@ from featurize.store.format import (
     Manifest,
     Unit,
     UnitFeatures,
+    lost_files,
     read_manifest,
+    repair_command,
 )
+from featurize.store.lock import sole_writer
+from featurize.store.marks import PlannedPairs, copy_marks, mark_pairs, read_pairs
 from featurize.store.reader import FeatureStore
+from featurize.store.upload import RemoteStoreWriter
 from featurize.store.writer import StoreWriter
 
 __all__ = [
@@ -27,8 +32,16 @@ __all__ = [
     "FeatureStore",
     "FeatureStoreError",
     "Manifest",
+    "PlannedPairs",
+    "RemoteStoreWriter",
     "StoreWriter",
     "Unit",
     "UnitFeatures",
+    "copy_marks",
+    "lost_files",
+    "mark_pairs",
     "read_manifest",
+    "read_pairs",
+    "repair_command",
+    "sole_writer",
 ]

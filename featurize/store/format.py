@@ -1,5 +1,6 @@
 """What lies in a feature store: its schema, units and manifest."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from featurize.files import read_json
+from featurize.remote import open_folder
 
 FORMAT_VERSION = 1
 
@@ -34,6 +35,18 @@ SAMPLE_SCHEMA = pa.schema(
 
 class FeatureStoreError(ValueError):
     """A store that is missing, damaged, unfinished or of another make."""
+
+
+class DamagedFileError(FeatureStoreError):
+    """A file of a finished unit that is missing, or not the one that was written."""
+
+    def __init__(self, store: Path | str, file: str, reason: str | Exception) -> None:
+        what = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        self.reason = f"{file}: {what}".splitlines()[0]
+        super().__init__(
+            f"{store}: damaged ({self.reason}); `{repair_command(store)}` with the same config"
+            " redoes only what is"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,29 +82,47 @@ class Manifest:
     units: list[Unit]
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of a finished store, or None where there is none.
+def read_manifest(store: Path | str) -> Manifest | None:
+    """The manifest of a finished store, at a path or URI, or None where there is none.
 
     Raises:
         FeatureStoreError: it is damaged or of a format this version cannot read.
     """
-    manifest_path = path / "manifest.json"
-    if not manifest_path.exists():
-        return None
+    content = open_folder(store).read("manifest.json")
+    return None if content is None else parse_manifest(store, content)
+
+
+def parse_manifest(store: Path | str, content: bytes) -> Manifest:
+    """The manifest in a file's bytes; FeatureStoreError where it cannot be one."""
+    where = f"{store}/manifest.json"
     try:
-        fields = read_json(manifest_path)
-    except ValueError as error:
-        raise FeatureStoreError(str(error)) from error
-    try:
+        fields = json.loads(content)
         if fields.get("format_version") != FORMAT_VERSION:
             raise FeatureStoreError(
-                f"{manifest_path}: format version {fields.get('format_version')!r}, this version"
+                f"{where}: format version {fields.get('format_version')!r}, this version"
                 f" reads {FORMAT_VERSION}; make the features again with `critic featurize`"
             )
         fields["units"] = [Unit(**unit) for unit in fields["units"]]
         return Manifest(**fields)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FeatureStoreError(
-            f"{manifest_path}: damaged ({error}); delete it and rerun `critic featurize`, which"
-            " keeps the finished units"
+            f"{where}: damaged ({error}); `{repair_command(store)}` with the same config writes it"
+            " again and keeps the finished units"
         ) from error
+
+
+def lost_files(store: Path | str, manifest: Manifest) -> dict[str, str]:
+    """Files of finished units that are missing or of another size, and which of the two."""
+    sizes = open_folder(store).sizes("units")
+    expected = {name: file for unit in manifest.units for name, file in unit.files.items()}
+    return {
+        name: "missing" if name not in sizes else f"{sizes[name]:,} bytes of {file['bytes']:,}"
+        for name, file in expected.items()
+        if sizes.get(name) != file["bytes"]
+    }
+
+
+def repair_command(store: Path | str) -> str:
+    """What mends a damaged store; its folder is called as its split is."""
+    split = str(store).rstrip("/").rpartition("/")[2]
+    return f"critic featurize --split {split} --repair"

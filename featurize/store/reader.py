@@ -1,54 +1,89 @@
-"""Reads a finished feature store: the sample table at once, tensors when they are asked for."""
+"""Reads a finished feature store: opened by its manifest alone, the rest when it is asked for."""
 
 import functools
+import hashlib
+import os
+import resource
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
 
-from featurize.store.format import FeatureStoreError, Manifest, Unit, read_manifest
+from featurize.remote import RemoteFolder, is_remote, open_folder
+from featurize.store.cache import CachedFiles
+from featurize.store.format import DamagedFileError, FeatureStoreError, Manifest, parse_manifest
+from featurize.store.runs import Ints, plan_runs
+from featurize.store.samples import read_samples
+from featurize.store.shards import DTYPES, Shard
+
+MOST_GAP_BYTES = 4096
+"""Bytes between two rows that are cheaper to read along than to skip with a system call."""
+
+MOST_OPEN_SHARDS = 128
+"""Shards kept open, fewer where the process may open few files."""
+
+Fetch = Callable[[Sequence[str]], None]
+"""Brings files of a store onto this machine."""
 
 
 class FeatureStore:
-    """A finished store, opened for reading; tensors are mapped when they are first asked for."""
+    """A finished store, opened for reading; shards are opened when rows of theirs are asked for.
 
-    def __init__(self, path: Path, manifest: Manifest, samples: pa.Table) -> None:
+    The memory it takes is that of the rows asked for and, once it is asked for, of the sample
+    table; the number of shards it holds open is bounded.
+    """
+
+    def __init__(self, path: Path | str, manifest: Manifest, folder: Path, fetch: Fetch) -> None:
         """Use `FeatureStore.open`."""
-        self.path = path
+        self.path = path  # where the store is: a folder, or a URI
         self.manifest = manifest
-        self.samples = samples  # one row a sample; feature_row counts through the whole store
+        self._folder = folder  # where its files are on this machine, once fetched
+        self._fetch = fetch
         rows = [unit.feature_rows for unit in manifest.units]
         self._starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
-        self._tensor = functools.cache(self._read_tensor)
+        few = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8
+        # NOTE: nothing in it refers to the store, so that its files close when the store goes.
+        open_shard = functools.partial(_open_shard, path, folder, manifest)
+        self._shard = functools.lru_cache(min(MOST_OPEN_SHARDS, few) or 1)(open_shard)
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
-        """Opens the store in `path`.
+    def open(cls, path: Path | str, cache_dir: Path | None = None) -> Self:
+        """Opens the store at `path`, a folder or a URI.
+
+        Args:
+            path: the files of a store at a URI are fetched when they are first needed.
+            cache_dir: where such files are kept; None: in the user's cache folder.
 
         Raises:
             FeatureStoreError: it is missing, unfinished or damaged; the message has the remedy.
         """
-        path = Path(path)
-        manifest = read_manifest(path)
-        if manifest is None:
-            state = (
-                "an unfinished feature store" if (path / "plan.json").exists() else "no features"
-            )
+        store = path if is_remote(path) else Path(path)
+        folder = open_folder(store)
+        content = folder.read("manifest.json")
+        if content is None:
+            is_begun = folder.read("plan.json") is not None
+            split = str(store).rstrip("/").rpartition("/")[2]
             raise FeatureStoreError(
-                f"{path}: {state}; run `critic featurize --split {path.name}` with the same config"
+                f"{store}: {'an unfinished feature store' if is_begun else 'no features'};"
+                f" run `critic featurize --split {split}` with the same config"
             )
-        tables, start = [], 0
-        for unit in manifest.units:
-            table = _read_table(path, unit)
-            rows = pa.array(table["feature_row"].to_numpy() + start)
-            position = table.schema.get_field_index("feature_row")
-            tables.append(table.set_column(position, "feature_row", rows))
-            start += unit.feature_rows
-        return cls(path, manifest, pa.concat_tables(tables))
+        manifest = parse_manifest(store, content)
+        if not isinstance(folder, RemoteFolder):
+            return cls(store, manifest, Path(path) / "units", lambda _names: None)
+        # A store made anew has another manifest, and so another folder.
+        name = hashlib.blake2b(content, digest_size=16).hexdigest()
+        files = CachedFiles(folder, (cache_dir or user_cache_dir()) / "stores" / name, manifest)
+        return cls(store, manifest, files.folder, files.fetch)
+
+    @functools.cached_property
+    def samples(self) -> pa.Table:
+        """One row a sample; feature_row counts through the whole store."""
+        self._fetch([f"{unit.number:05d}.parquet" for unit in self.manifest.units])
+        return read_samples(self.path, self._folder, self.manifest.units)
 
     @property
     def tensor_names(self) -> list[str]:
@@ -71,24 +106,46 @@ class FeatureStore:
         wanted = rows.detach().cpu().numpy().astype(np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_feature_rows):
             raise IndexError(f"feature rows must be in 0..{self.num_feature_rows - 1}")
-        units = np.searchsorted(self._starts, wanted, side="right") - 1
-        order = np.argsort(units, kind="stable")
-        gathered: torch.Tensor | None = None
-        for places in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
-            if not len(places):
-                continue
-            unit = int(units[places[0]])
-            local = torch.from_numpy(wanted[places] - self._starts[unit])
-            part = self._tensor(unit, name)[local]
-            if gathered is None:
-                gathered = part.new_empty((len(wanted), part.shape[1]))
-            gathered[torch.from_numpy(places)] = part
-        return self._tensor(0, name)[:0].clone() if gathered is None else gathered
+        width, dtype = self.manifest.tensors[name], DTYPES[self.manifest.dtype]
+        row_bytes = width * dtype.itemsize
+        if not len(wanted):
+            return torch.empty((0, width), dtype=dtype)
+        # NOTE: memory from NumPy, which asks for huge pages: fewer faults while it is filled.
+        target = np.empty((len(wanted), row_bytes), np.uint8)
+        self._fill(target, name, wanted)
+        return torch.from_numpy(target).view(dtype)
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor [num_feature_rows, width]."""
-        self._check_name(name)
-        return torch.cat([self._tensor(unit, name) for unit in range(len(self.manifest.units))])
+        return self.gather(name, torch.arange(self.num_feature_rows))
+
+    def _fill(self, target: npt.NDArray[np.uint8], name: str, wanted: Ints) -> None:
+        """Copies the bytes of the wanted rows into `target`, [len(wanted), row_bytes]."""
+        row_bytes = target.shape[1]
+        flat = target.reshape(-1)
+        by_row = flat.view(f"V{row_bytes}")  # [len(wanted)]: copying whole items is faster
+        view = flat.data
+        runs = plan_runs(wanted, self._starts, MOST_GAP_BYTES // row_bytes)
+        self._fetch([self._file_name(unit) for unit in dict.fromkeys(runs.units)])
+        for place, begin, end, unit, first, num_rows, is_direct in zip(
+            runs.places, runs.begins, runs.ends, runs.units, runs.first_rows, runs.num_rows,
+            runs.are_direct, strict=True,
+        ):  # fmt: skip
+            shard = self._shard(unit)
+            offset = shard.spans[name].offset + first * row_bytes
+            num_bytes = num_rows * row_bytes
+            try:
+                if is_direct:
+                    start = place * row_bytes
+                    shard.read_into(view[start : start + num_bytes], offset)
+                else:
+                    piece = np.frombuffer(shard.read(offset, num_bytes), by_row.dtype)
+                    by_row[runs.order[begin:end]] = piece[runs.offsets[begin:end]]
+            except (OSError, ValueError) as error:
+                raise DamagedFileError(self.path, self._file_name(unit), error) from error
+
+    def _file_name(self, unit: int) -> str:
+        return f"{self.manifest.units[unit].number:05d}.safetensors"
 
     def _check_name(self, name: str) -> None:
         if name not in self.manifest.tensors:
@@ -97,35 +154,29 @@ class FeatureStore:
                 " name it in featurize.layers and featurize.poolings and featurize again"
             )
 
-    def _read_tensor(self, unit: int, name: str) -> torch.Tensor:
-        number = self.manifest.units[unit].number
-        path = self.path / "units" / f"{number:05d}.safetensors"
-        try:
-            # NOTE: on CPU safetensors maps the file; only the pages that are read take memory.
-            with safe_open(path, framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise _damaged(path, str(error)) from error
-        rows = self.manifest.units[unit].feature_rows
-        if len(tensor) != rows:
-            raise _damaged(path, f"{len(tensor)} rows where the manifest says {rows}")
-        return tensor
+
+def user_cache_dir() -> Path:
+    """Where this user's programs keep what can be fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "critic"
 
 
-def _read_table(path: Path, unit: Unit) -> pa.Table:
-    """The sample table of one unit, of the size the manifest says."""
-    table_path = path / "units" / f"{unit.number:05d}.parquet"
+def _open_shard(path: Path | str, folder: Path, manifest: Manifest, unit: int) -> Shard:
+    """The shard of a unit, with the tensors the manifest says.
+
+    Raises:
+        FeatureStoreError: it is missing or damaged.
+    """
+    name = f"{manifest.units[unit].number:05d}.safetensors"
     try:
-        table = pq.read_table(table_path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(table_path, str(error)) from error
-    if table.num_rows != unit.samples:
-        raise _damaged(table_path, f"{table.num_rows} rows where the manifest says {unit.samples}")
-    return table
-
-
-def _damaged(path: Path, reason: str) -> FeatureStoreError:
-    return FeatureStoreError(
-        f"{path}: unreadable ({reason.splitlines()[0]}); delete manifest.json beside units/ and"
-        " rerun `critic featurize`, which redoes only the damaged units"
-    )
+        shard = Shard(f"{folder}/{name}")
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(path, name, error) from error
+    rows = manifest.units[unit].feature_rows
+    for tensor, width in manifest.tensors.items():
+        span = shard.spans.get(tensor)
+        if span is None or (span.shape, span.dtype) != ((rows, width), manifest.dtype):
+            found = "nothing" if span is None else f"{span.dtype} {list(span.shape)}"
+            expected = f"{manifest.dtype} {[rows, width]}"
+            reason = f"{tensor} is {found} where the manifest says {expected}"
+            raise DamagedFileError(path, name, reason)
+    return shard

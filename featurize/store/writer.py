@@ -1,6 +1,7 @@
 """Writes a feature store unit by unit, so that a killed run loses one unit at most."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 
 from featurize.files import (
@@ -19,6 +19,7 @@ from featurize.files import (
     read_json,
     write_json,
 )
+from featurize.remote import Folder, LocalFolder
 from featurize.store.format import (
     FORMAT_VERSION,
     LIKELIHOOD_COLUMNS,
@@ -27,6 +28,7 @@ from featurize.store.format import (
     Unit,
     UnitFeatures,
 )
+from featurize.store.shards import Shard, Span
 
 
 class StoreWriter:
@@ -36,6 +38,7 @@ class StoreWriter:
         """`plan` has the keys `fingerprint`, `recipe_fingerprint`, `recipe` and `num_units`."""
         self.path = path
         self.plan = dict(plan)
+        self._folder: Folder = LocalFolder(path)  # where the store is
 
     def begin(self) -> None:
         """Writes the plan, or checks that the folder holds the same one.
@@ -49,7 +52,7 @@ class StoreWriter:
             if found.get("fingerprint") == self.plan["fingerprint"]:
                 return
             # The plan of a run that failed before its first unit stands in nobody's way.
-            if any((self.path / "units").glob("*.json")):
+            if self._has_units():
                 raise FeatureStoreError(
                     f"{self.path}: holds features made with another"
                     f" {_difference(found, self.plan)}; use another experiment.name,"
@@ -62,12 +65,9 @@ class StoreWriter:
         units = {}
         for receipt in sorted((self.path / "units").glob("*.json")):
             try:
-                fields = read_json(receipt)
-                unit = Unit(**fields["unit"])
-                if fields["checksum"] != self._receipt_checksum(unit):
-                    raise ValueError(f"{receipt}: damaged, or of another plan")
+                unit = self._parse_receipt(receipt.read_bytes())
                 _check_unit(self.path, unit)
-            except (ValueError, TypeError, KeyError, OSError):
+            except (ValueError, OSError):
                 continue
             units[unit.number] = unit
         return units
@@ -120,17 +120,14 @@ class StoreWriter:
                 f"{self.path}: unit {missing[0]} is missing or damaged ({len(missing)} such units);"
                 " rerun the same command, it redoes only those"
             )
-        with safe_open(self.path / "units" / "00000.safetensors", framework="pt") as file:
-            shapes = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            tensors = {name: part.get_shape()[1] for name, part in sorted(shapes.items())}
-            dtype = next(iter(shapes.values())).get_dtype()
+        spans = self._first_spans()
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             fingerprint=self.plan["fingerprint"],
             recipe_fingerprint=self.plan["recipe_fingerprint"],
             recipe=self.plan["recipe"],
-            tensors=tensors,
-            dtype=dtype,
+            tensors={name: spans[name].shape[1] for name in sorted(spans)},
+            dtype=next(iter(spans.values())).dtype,
             counts=dict(counts),
             units=[units[number] for number in sorted(units)],
         )
@@ -138,6 +135,35 @@ class StoreWriter:
         for leftover in self.path.rglob(f"*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
         return manifest
+
+    def withdraw(self) -> bool:
+        """Makes a finished store an unfinished one, when units of it turn out to be damaged.
+
+        Returns whether it was one.
+        """
+        folder = self._folder
+        was_finished = folder.read("manifest.json") is not None
+        folder.remove("manifest.json")
+        return was_finished
+
+    def _has_units(self) -> bool:
+        return any((self.path / "units").glob("*.json"))
+
+    def _first_spans(self) -> dict[str, Span]:
+        """The tensors of the first unit; every other one has the same."""
+        return Shard(str(self.path / "units" / "00000.safetensors")).spans
+
+    def _parse_receipt(self, content: bytes) -> Unit:
+        """The unit a receipt names; ValueError where it is damaged or of another plan."""
+        try:
+            fields = json.loads(content)
+            unit = Unit(**fields["unit"])
+            is_ours = fields["checksum"] == self._receipt_checksum(unit)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"no receipt: {error!r}") from error
+        if not is_ours:
+            raise ValueError("damaged, or of another plan")
+        return unit
 
     def _receipt_checksum(self, unit: Unit) -> str:
         """Tells a receipt of this plan from a damaged one and from another plan's."""

@@ -13,7 +13,15 @@ from configs.command import (
     reports_errors,
 )
 from configs.terminal import console
-from headtrain.project import make_tracker, open_store
+from headtrain.project import make_tracker, open_store, open_texts
+
+TRACKED = (
+    "train/accuracy",
+    "valid/accuracy_over_pairs",
+    "valid/accuracy_over_problems",
+    "holdout/accuracy_over_problems",
+)
+"""Metrics of the training shown as curves."""
 
 
 @reports_errors
@@ -28,22 +36,118 @@ def eval_command(
     debug: DebugOption = False,
 ) -> None:
     """Judge a head on a split: accuracy, gaps, and what trivial judges get on the same pairs."""
+    import os
+
     from featurize.settings import to_split
-    from headtrain.checkpoint import load_head
-    from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
-    from headtrain.evaluation.tables import judges_table, values_table
 
     settings, layout = load_settings(config, overrides)
+    # NOTE: before the first import of matplotlib, which keeps a list of fonts there.
+    os.environ.setdefault("MPLCONFIGDIR", str(layout.cache_dir / "matplotlib"))
+    from headtrain.checkpoint import load_head
+    from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
+    from headtrain.evaluation.report.sweep import SWEEP_FILE, read_sweep
+    from headtrain.evaluation.report.write import write_report
+    from headtrain.evaluation.tables import judges_table, summary_lines, values_table
+
     split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
     stores = {str(name): open_store(settings, layout, name) for name in {"train": 0, split: 0}}
-    evaluation = judge_head(trained, stores, settings.evaluation, seed=settings.runtime.seed)
+    judgement = judge_head(
+        trained,
+        stores,
+        settings.evaluation,
+        texts={name: open_texts(settings, layout, name, store) for name, store in stores.items()},
+        closely=[split],
+        seed=settings.runtime.seed,
+    )
+    evaluation = judgement.evaluation
     path = layout.evaluation_dir / f"{split}.json"
-    if is_new := write_evaluation(path, evaluation, trained):
+    is_new = write_evaluation(path, evaluation, trained)
+    tracker = make_tracker(settings, layout)
+    report = write_report(
+        layout.evaluation_dir,
+        judgement,
+        split,
+        title=f"{settings.experiment.name} on {split}",
+        about={
+            "head": trained.path,
+            "dataset": settings.dataset.name,
+            "backbone": settings.models.policy.name,
+            "step": str(trained.record.step),
+        },
+        num_mistakes=settings.evaluation.mistakes,
+        history=tracker.history(trained.record.tracking_run_id, TRACKED),
+        sweep=read_sweep(layout.checkpoint_dir / SWEEP_FILE),
+    )
+    if is_new:
         metrics = to_metrics(evaluation, split)
-        make_tracker(settings, layout).log_evaluation(
-            trained.record.tracking_run_id, metrics, [path]
-        )
+        tracker.log_evaluation(trained.record.tracking_run_id, metrics, [path, *report])
     console().print(judges_table(evaluation, split))
     console().print(values_table(evaluation, split))
-    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
+    for line in summary_lines(evaluation, split):
+        console().print(line, markup=False)
+    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}", markup=False)
+    console().print(f"report written to {report[0]}", markup=False)
+
+
+@reports_errors
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="Folder or URI of a head")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Folder or URI of another")],
+    split: SplitOption = "valid",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare two heads on a split: which is better, how surely, and on which pairs."""
+    import numpy as np
+
+    from featurize.files import write_json
+    from featurize.settings import to_split
+    from headtrain.checkpoint import load_head
+    from headtrain.evaluation.comparison.compare import FIRST, SECOND, compare
+    from headtrain.evaluation.comparison.read import read_shared
+    from headtrain.evaluation.comparison.tables import (
+        comparison_lines,
+        comparison_table,
+        telling_text,
+    )
+    from headtrain.evaluation.samples.texts import SplitTexts
+    from headtrain.project import open_store_of
+
+    settings, layout = load_settings(config, overrides)
+    split = to_split(split)
+    heads = [load_head(first), load_head(second)]
+    stores = [open_store_of(head, settings, layout, split) for head in heads]
+    shared = read_shared(heads[0], stores[0], heads[1], stores[1])
+    comparison = compare(
+        shared.first,
+        shared.second,
+        settings.evaluation,
+        seed=settings.runtime.seed,
+        num_telling=settings.evaluation.mistakes,
+    )
+    for name, head in zip((FIRST, SECOND), heads, strict=True):
+        console().print(f"{name}: {head.path}", markup=False)
+    console().print(comparison_table(comparison, split, settings.evaluation.confidence))
+    for line in comparison_lines(comparison):
+        console().print(line, markup=False)
+    if shared.num_left_out:
+        console().print(f"samples that only one of the stores has: {shared.num_left_out:,}")
+    texts = SplitTexts(
+        task_ids=shared.task_ids, source=open_texts(settings, layout, split, stores[0])
+    )
+    if texts.are_there:
+        for title, pairs in (
+            (f"{FIRST} right, {SECOND} wrong", comparison.wins),
+            (f"{SECOND} right, {FIRST} wrong", comparison.losses),
+        ):
+            for pair in pairs:
+                correct, incorrect = texts.read(np.array([pair.correct, pair.incorrect]))
+                console().print(telling_text(title, pair, correct, incorrect), soft_wrap=True)
+    else:
+        console().print(f"no code to show: {texts.source.why_not}", markup=False)
+    path = layout.evaluation_dir / f"compare-{split}.json"
+    heads_told = {name: head.path for name, head in zip((FIRST, SECOND), heads, strict=True)}
+    write_json(path, {"heads_compared": heads_told, **comparison.to_dict()})
+    console().print(f"comparison written to {path}", markup=False)

@@ -2,35 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from headtrain.evaluation.calibration import Decision, brier_score, expected_calibration_error
-from headtrain.evaluation.intervals import (
-    Resampled,
-    ratio,
-    resample_sums,
-    value_gap,
-    value_sums,
-)
 from headtrain.evaluation.metrics import (
     EvaluationError,
     PerProblem,
     ScoredSamples,
-    auc,
-    f1_at,
     pairwise_counts,
-    value_means,
 )
-from headtrain.evaluation.results import (
-    Counts,
-    DecisionResult,
-    JudgeResult,
-    SplitResult,
-    ValueResult,
-)
+from headtrain.evaluation.numbers.accuracies import Accuracies, PairTally, resample_accuracies
+from headtrain.evaluation.numbers.calibration import Decision
+from headtrain.evaluation.numbers.intervals import JointSums, Resampled
+from headtrain.evaluation.numbers.values import add_auc, measure_decision, measure_values
+from headtrain.evaluation.results import Counts, JudgeResult, SplitResult
 from headtrain.settings import EvaluationSettings
 
 Floats = npt.NDArray[np.float64]
@@ -41,12 +27,18 @@ HEAD = "head"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredSplit:
-    """The result of a split, and those resamples that differences of splits are made of."""
+    """The result of a split, and what differences of splits and closer looks are made of."""
 
     result: SplitResult
-    accuracy_over_problems: Resampled
+    judges: Mapping[str, ScoredSamples]
+    """The head first, then the shortcuts."""
+    tallies: Mapping[str, PairTally]
+    """By judge; rows are the problems with both labels."""
+    accuracies: Mapping[str, Accuracies]
     gap: Resampled
     probability_gap: Resampled | None
+    stream: list[int]
+    """Seed of the split's own resamples."""
 
 
 def measure_split(
@@ -65,31 +57,35 @@ def measure_split(
         counts = {judge: pairwise_counts(samples) for judge, samples in judges.items()}
     except EvaluationError as error:
         raise EvaluationError(f"split {name!r}: {error}") from error
-    accuracies = _resample_accuracies(counts, settings.bootstrap_rounds, stream)
-    values = _measure_values(scored, settings, stream)
-    probability_gap, decided = None, None
-    if decision is not None:
-        probability = decision.calibration.probability(scored.scores)
-        on_probability = _measure_values(scored.with_scores(probability), settings, stream)
-        probability_gap = on_probability.gap
-        decided = _decision_result(scored, decision, probability, on_probability.result)
+    tallies = {judge: PairTally.of(counted) for judge, counted in counts.items()}
+    accuracies = resample_accuracies(tallies, rounds=settings.bootstrap_rounds, seed=stream)
+    areas = JointSums()
+    for judge, samples in judges.items():
+        add_auc(areas, judge, samples)
+    auc = areas.resample(rounds=settings.bootstrap_rounds, seed=stream)
+    values = measure_values(scored, settings, stream)
+    decided = None if decision is None else measure_decision(scored, decision, settings, stream)
     return MeasuredSplit(
         result=SplitResult(
             counts=_counts(scored, counts[HEAD]),
             judges={
                 judge: JudgeResult(
-                    accuracy_over_pairs=over_pairs.interval(settings.confidence),
-                    accuracy_over_problems=over_problems.interval(settings.confidence),
-                    auc=auc(judges[judge]),
+                    accuracy_over_pairs=found.over_pairs.interval(settings.confidence),
+                    accuracy_over_problems=found.over_problems.interval(settings.confidence),
+                    auc=auc[judge].interval(settings.confidence),
                 )
-                for judge, (over_pairs, over_problems) in accuracies.items()
+                for judge, found in accuracies.items()
             },
-            values=values.result,
-            decision=decided,
+            values=values.values,
+            variance=values.variance,
+            decision=None if decided is None else decided.result,
         ),
-        accuracy_over_problems=accuracies[HEAD].over_problems,
+        judges=judges,
+        tallies=tallies,
+        accuracies=accuracies,
         gap=values.gap,
-        probability_gap=probability_gap,
+        probability_gap=None if decided is None else decided.probability_gap,
+        stream=stream,
     )
 
 
@@ -107,29 +103,6 @@ def _shortcut_judges(
     return judges
 
 
-class _Accuracies(NamedTuple):
-    over_pairs: Resampled
-    over_problems: Resampled
-
-
-def _resample_accuracies(
-    counts: Mapping[str, PerProblem], rounds: int, seed: list[int]
-) -> dict[str, _Accuracies]:
-    """Resample the problems with both labels once, for all judges together."""
-    num_pairs = next(iter(counts.values())).num_pairs  # the labels', so the same for every judge
-    columns = [num_pairs.astype(np.float64), np.ones(len(num_pairs))]
-    for judged in counts.values():
-        columns += [judged.wins, judged.wins / num_pairs]
-    sums = resample_sums(np.stack(columns, axis=1), rounds=rounds, seed=seed)
-    return {
-        judge: _Accuracies(
-            over_pairs=sums.apply(ratio(2 + 2 * index, 0)),
-            over_problems=sums.apply(ratio(3 + 2 * index, 1)),
-        )
-        for index, judge in enumerate(counts)
-    }
-
-
 def _counts(scored: ScoredSamples, counts: PerProblem) -> Counts:
     num_compared = int((counts.num_correct + counts.num_incorrect).sum())
     return Counts(
@@ -138,36 +111,4 @@ def _counts(scored: ScoredSamples, counts: PerProblem) -> Counts:
         num_problems=len(counts),
         num_problems_left_out=len(np.unique(scored.problem)) - len(counts),
         num_pairs=int(counts.num_pairs.sum()),
-    )
-
-
-class _Values(NamedTuple):
-    result: ValueResult
-    gap: Resampled
-
-
-def _measure_values(
-    scored: ScoredSamples, settings: EvaluationSettings, seed: list[int]
-) -> _Values:
-    sums = resample_sums(value_sums(scored), rounds=settings.bootstrap_rounds, seed=seed)
-    gap = sums.apply(value_gap)
-    means = value_means(scored)
-    result = ValueResult(
-        mean_correct=means.mean_correct,
-        mean_incorrect=means.mean_incorrect,
-        gap=gap.interval(settings.confidence),
-    )
-    return _Values(result=result, gap=gap)
-
-
-def _decision_result(
-    scored: ScoredSamples, decision: Decision, probability: Floats, values: ValueResult
-) -> DecisionResult:
-    labels = scored.is_correct
-    return DecisionResult(
-        probabilities=values,
-        f1=f1_at(decision.f1_threshold, scored.scores, labels),
-        f1_of_calling_all_correct=f1_at(-np.inf, scored.scores, labels),
-        expected_calibration_error=expected_calibration_error(probability, labels),
-        brier=brier_score(probability, labels),
     )

@@ -18,7 +18,7 @@ from featurize.model.forward import FeatureSpec
 from featurize.planning import PromptGroup
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
 from headtrain.checkpoint import load_head
-from headtrain.evaluation.intervals import Interval
+from headtrain.evaluation.numbers.intervals import Interval
 from headtrain.evaluation.tables import show_interval
 from tests.command_line import Outcome, WarmCritic, run_critic
 from tests.plain_features import load_plain, plain_features
@@ -32,6 +32,16 @@ COMMANDS = {
     "train-head": ("train-head", "--pairs", "200"),
     "eval": ("eval", "--split", "valid"),
 }
+PICTURES = (
+    "best-of-n",
+    "length-difference",
+    "problems",
+    "reliability",
+    "scores-train",
+    "scores-valid",
+    "shortcuts",
+    "training",
+)
 TENSORS = ["last.1", "last.3", "mean.1", "mean.3"]
 
 
@@ -185,10 +195,10 @@ def test_the_printed_numbers_are_those_of_the_json(pipeline: Pipeline) -> None:
         _, over_pairs, over_problems, auc = row_of(out, name.replace("_", " "))
         assert over_pairs == show_interval(Interval(**judge["accuracy_over_pairs"]))
         assert over_problems == show_interval(Interval(**judge["accuracy_over_problems"]))
-        assert auc == f"{judge['auc']:.3f}"
+        assert auc == f"{judge['auc']['estimate']:.3f}"
     for name in ("mean_correct", "mean_incorrect"):
         values = [evaluation["splits"][split]["values"][name] for split in ("train", "valid")]
-        assert row_of(out, name)[1:3] == [f"{value:.3f}" for value in values]
+        assert row_of(out, name)[1:3] == [show_interval(Interval(**value)) for value in values]
     assert str(Path("storage/evaluation/demo/valid.json")) in out
 
 
@@ -211,11 +221,45 @@ def test_the_accuracy_is_that_of_the_heads_values(pipeline: Pipeline) -> None:
 
 
 def test_an_evaluation_can_be_repeated_to_the_byte(pipeline: Pipeline, critic: WarmCritic) -> None:
-    path = pipeline.storage / "evaluation/demo/valid.json"
-    before = path.read_bytes()
+    folder = pipeline.storage / "evaluation/demo"
+    paths = [folder / "valid.json", folder / "valid.html"]
+    paths += [folder / "valid" / f"{name}.png" for name in PICTURES]
+    before = [path.read_bytes() for path in paths]
     outcome = critic.run(*arguments("eval"), folder=pipeline.folder)
-    assert outcome.code == 0
-    assert path.read_bytes() == before
+    assert outcome.code == 0, outcome.err
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_the_texts_of_the_dataset_are_judged_and_shown(pipeline: Pipeline) -> None:
+    evaluation = pipeline.evaluation()
+    judges = evaluation["splits"]["valid"]["judges"]
+    # `return !` against `return ?` is what n-grams are made for.
+    assert judges["bag_of_ngrams"]["accuracy_over_pairs"]["estimate"] == 1.0
+    assert "bag of ngrams" in pipeline.outcomes["eval"].out
+    assert "The head ranks" in pipeline.outcomes["eval"].out
+    page = (pipeline.storage / "evaluation/demo/valid.html").read_text()
+    assert "demo on valid" in page
+
+
+def test_two_heads_are_compared_with_the_code_they_differ_on(
+    pipeline: Pipeline, critic: WarmCritic
+) -> None:
+    heads = [str(Path("storage/checkpoints/critic/demo") / name) for name in ("best", "final")]
+    command = ["compare", *heads, "--split", "valid"]
+    outcome = critic.run(*command, *arguments("eval")[3:], folder=pipeline.folder)
+    assert outcome.code == 0, outcome.err
+    path = pipeline.storage / "evaluation/demo/compare-valid.json"
+    found = json.loads(path.read_text())
+    judges = pipeline.evaluation()["splits"]["valid"]["judges"]
+    accuracy = found["heads"]["A"]["accuracy_over_pairs"]["estimate"]
+    assert accuracy == pytest.approx(judges["head"]["accuracy_over_pairs"]["estimate"])
+    shown = row_of(outcome.out, "A - B")[1]
+    assert shown == show_interval(Interval(**found["difference"]["accuracy_over_pairs"]))
+    told = outcome.out.count("\ncorrect:\n")
+    assert told == len(found["wins"]) + len(found["losses"])
+    missing = critic.run("compare", "nowhere", heads[0], *options(), folder=pipeline.folder)
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
+    assert "nowhere: holds no head.json" in missing.err
 
 
 def test_the_run_is_tracked_with_its_settings_metrics_and_files(pipeline: Pipeline) -> None:
@@ -239,7 +283,9 @@ def test_the_run_is_tracked_with_its_settings_metrics_and_files(pipeline: Pipeli
     files = {str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file()}
     assert files == {
         "config.json",
+        "evaluation/valid.html",
         "evaluation/valid.json",
+        *(f"evaluation/valid/{name}.png" for name in PICTURES),
         "heads/best/head.json",
         "heads/best/head.safetensors",
         "heads/final/head.json",

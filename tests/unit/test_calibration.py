@@ -5,14 +5,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from headtrain.evaluation.calibration import (
+from headtrain.evaluation.metrics import EvaluationError, ScoredSamples, best_f1_threshold
+from headtrain.evaluation.numbers.calibration import (
     Calibration,
     Decision,
     brier_score,
     expected_calibration_error,
     fit_calibration,
 )
-from headtrain.evaluation.metrics import EvaluationError, ScoredSamples, best_f1_threshold
 
 
 def platt_by_scikit_learn(scores, labels):

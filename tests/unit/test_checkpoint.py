@@ -16,6 +16,7 @@ from headtrain.checkpoint import (
     upload_head,
     write_head,
 )
+from headtrain.ensemble import EnsembleModel
 from headtrain.head import HeadModel
 from headtrain.inputs import (
     InputColumns,
@@ -100,9 +101,8 @@ def test_a_store_is_scored_in_the_order_of_its_table(folder: Path, store: Featur
 def test_samples_that_share_a_feature_row_get_one_value(folder: Path, store: FeatureStore) -> None:
     place = store.samples.schema.get_field_index("feature_row")
     rows = pa.array(np.arange(96)[::-1] // 3 * 3)
-    shared = FeatureStore(
-        store.path, store.manifest, store.samples.set_column(place, "feature_row", rows)
-    )
+    shared = FeatureStore.open(store.path)
+    shared.__dict__["samples"] = store.samples.set_column(place, "feature_row", rows)
     columns = InputColumns(tensors=("mean.2",), widths=(32,), likelihood=False)
     head = write_head(
         folder.parent / "plain", HeadModel(32), dataclasses.replace(RECORD, likelihood=False)
@@ -111,6 +111,41 @@ def test_samples_that_share_a_feature_row_get_one_value(folder: Path, store: Fea
     expected = load_head(head).score(read_rows(shared, columns, rows.to_numpy(), rows.to_numpy()))
     np.testing.assert_allclose(values, expected.numpy(), rtol=1e-4, atol=1e-6)
     assert len(np.unique(values)) == 32
+
+
+def test_an_ensemble_is_one_head_with_a_mean_and_a_spread(
+    folder: Path, store: FeatureStore
+) -> None:
+    members = [HeadModel(36).eval() for _ in range(3)]
+    for member in members:
+        member.normaliser.fit(torch.randn(50, 36))
+    record = dataclasses.replace(RECORD, num_members=3)
+    head = load_head(write_head(folder.parent / "three", EnsembleModel(members), record))
+    features = torch.randn(5, 36)
+    with torch.no_grad():
+        values = torch.stack([member(features).squeeze(-1) for member in members])
+    torch.testing.assert_close(head.score(features), values.mean(0))
+    torch.testing.assert_close(head.spread(features), values.std(0, correction=0))
+    assert (head.spread(features) > 0).all()
+    assert head.score(store).shape == (96,)
+    assert load_head(folder).spread(features).tolist() == [0.0] * 5
+
+
+def test_an_ensemble_of_another_number_is_refused(folder: Path) -> None:
+    models = EnsembleModel([HeadModel(36), HeadModel(36)])
+    record = dataclasses.replace(RECORD, num_members=3)
+    with pytest.raises(CheckpointError, match="has 2 members, not 3"):
+        load_head(write_head(folder.parent / "two", models, record))
+
+
+def test_a_learned_mix_comes_back(folder: Path) -> None:
+    model = HeadModel(36, "mlp", 0.3, (32, 4)).eval()
+    model.mix.data = torch.tensor([0.5, -0.5])
+    record = dataclasses.replace(RECORD, feature_mix="mix")
+    head = load_head(write_head(folder.parent / "mix", model, record))
+    features = torch.randn(5, 36)
+    with torch.no_grad():
+        assert torch.equal(head.score(features), model(features).squeeze(-1))
 
 
 def test_samples_without_a_label_are_scored_too(folder: Path, tmp_path: Path) -> None:

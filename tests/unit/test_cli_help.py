@@ -29,10 +29,16 @@ def test_the_commands_are_those_of_the_readme() -> None:
     assert set(COMMANDS) == {
         (),
         ("prepare",),
+        ("prepare", "codecontests"),
+        ("prepare", "columns"),
+        ("prepare", "split"),
         ("prepare", "tests"),
+        ("audit",),
         ("featurize",),
         ("train-head",),
+        ("sweep",),
         ("eval",),
+        ("compare",),
     }
 
 

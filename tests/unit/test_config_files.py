@@ -191,6 +191,25 @@ def test_the_production_file_says_what_has_no_effect() -> None:
     assert all("\n" not in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([], []),
+        (["distributed.fsdp.sharding_strategy=NO_SHARD"], ["NO_SHARD shards nothing"]),
+        (["distributed.fsdp.sharding_strategy=SHARD_GRAD_OP"], ["keeps what it gathered"]),
+        (["models.policy.dtype=float32"], ["models.policy.dtype is 'float32'"]),
+    ],
+)
+def test_a_sharded_backbone_is_told_what_sharding_does_without_gradients(
+    settings: list[str], told: list[str]
+) -> None:
+    config = load_config(None, ["distributed.shard_backbone=true", *settings])
+    lines = [line for line in notes(config) if line.startswith("distributed.fsdp")]
+    expected = [*told, "activation_checkpointing does nothing"]
+    assert len(lines) == len(expected)
+    assert all(words in line for words, line in zip(expected, lines, strict=True))
+
+
 def test_an_upload_place_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRITIC_S3_URI", "s3://bucket/critic")
     config = load_config(None)

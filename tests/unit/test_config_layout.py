@@ -19,6 +19,7 @@ def test_the_layout_is_the_documented_one() -> None:
     assert layout.features_dir("validation") == Path("storage/features/demo/valid")
     assert layout.checkpoint_dir == Path("storage/checkpoints/critic/demo")
     assert layout.evaluation_dir == Path("storage/evaluation/demo")
+    assert layout.audit_dir == Path("storage/audit/demo")
     assert layout.cache_dir == Path("storage/cache")
     assert layout.models_dir == Path("storage/models")
     assert layout.datasets_dir == Path("storage/datasets")
@@ -29,7 +30,7 @@ def test_the_layout_is_the_documented_one() -> None:
 def test_everything_lies_below_the_storage_root(tmp_path: Path) -> None:
     layout = _layout(f"storage.root={tmp_path}")
     folders = [value for value in dataclasses.asdict(layout).values() if isinstance(value, Path)]
-    assert len(folders) == 8
+    assert len(folders) == 9
     assert all(folder.is_relative_to(tmp_path) for folder in folders)
     assert layout.tracking_uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     assert list(tmp_path.iterdir()) == []  # describing a layout makes nothing

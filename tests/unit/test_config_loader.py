@@ -130,6 +130,7 @@ def test_to_dict_is_plain_and_resolved(write: Callable[[str], Path]) -> None:
     assert plain["distributed"] == {
         "shard_backbone": False,
         "tensor_parallel_size": 1,
+        "max_restarts": 0,
         "fsdp": None,
     }
 
@@ -297,8 +298,7 @@ def test_a_contradiction_between_sections_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("distributed.shard_backbone=true", "the backbone must fit one device"),
-        ("distributed.tensor_parallel_size=2", "the backbone must fit one device"),
+        ("distributed={shard_backbone: true, tensor_parallel_size: 2}", "one way or the other"),
         ("data_sampling.sampling_method=problems", "broke the pairs"),
         ("training.num_unfrozen_layers=2", "the backbone is frozen"),
         ("training.trunk_learning_rate=1e-5", "the backbone is frozen"),

@@ -94,12 +94,26 @@ def test_layers_and_poolings_are_named_once_and_at_least_one() -> None:
     assert FeaturizeSettings(layers="all").layers == "all"
 
 
-def test_sharding_a_backbone_is_refused_but_its_section_is_accepted() -> None:
-    assert DistributedSettings(fsdp=FsdpSettings()).shard_backbone is False
-    with pytest.raises(ValueError, match="the backbone must fit one device"):
-        DistributedSettings(shard_backbone=True)
-    with pytest.raises(ValueError, match="2 is not supported"):
-        DistributedSettings(tensor_parallel_size=2)
+def test_a_backbone_is_cut_in_one_way() -> None:
+    assert not DistributedSettings(fsdp=FsdpSettings()).is_shared
+    assert DistributedSettings(shard_backbone=True).is_shared
+    assert DistributedSettings(tensor_parallel_size=2).is_shared
+    with pytest.raises(ValueError, match="cut one way or the other"):
+        DistributedSettings(shard_backbone=True, tensor_parallel_size=2)
+
+
+def test_only_a_strategy_that_shards_over_all_has_groups_of_a_size() -> None:
+    assert FsdpSettings(group_size=2).group_size == 2
+    for strategy in ("NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"):
+        with pytest.raises(ValueError, match="set group_size to null"):
+            FsdpSettings(sharding_strategy=strategy, group_size=2)
+
+
+def test_sharding_in_32_bits_keeps_dtype_auto_from_16() -> None:
+    exact = FsdpSettings(mixed_precision=False)
+    assert DistributedSettings(shard_backbone=True).mixed_precision
+    assert not DistributedSettings(shard_backbone=True, fsdp=exact).mixed_precision
+    assert DistributedSettings(fsdp=exact).mixed_precision  # not read
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", ".hidden", "a/b", "a\\b", "c:", "a\nb"])

@@ -278,6 +278,16 @@ def test_batches_that_are_done_are_not_run_again_after_an_error(
     assert sum(sizes) == 5 * 10 + 2 * 29
 
 
+def test_a_shared_backbone_says_which_budget_did_not_fit_and_keeps_it(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy_batches(monkeypatch, largest=60, error=torch.OutOfMemoryError("no room"))
+    engine = Engine(llama, SPEC, "packed", 400, may_halve=False)
+    with pytest.raises(ValueError, match=r"featurize\.token_budget 400.* set it to 200"):
+        engine.run(GROUPS, count_rows(GROUPS))
+    assert engine.token_budget == 400
+
+
 def test_a_single_sequence_that_does_not_fit_is_an_error(
     llama: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,12 +28,13 @@ MAY_IMPORT = {
         "headtrain",
         "featurize.data.records",
         "featurize.files",
+        "featurize.remote",
         "featurize.store",
     },
 }
 MAY_IMPORT_MORE = {
     "configs.command": {"featurize.launch"},
-    "featurize.commands": {"configs"},
+    "featurize.commands": {"configs", "headtrain.pair_plan", "headtrain.training_plan"},
     "featurize.data.commands": {"configs"},
     "featurize.data.prepare.commands": {"configs"},
     "headtrain.project": {"configs", "featurize"},

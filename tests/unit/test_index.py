@@ -14,7 +14,8 @@ import zstandard
 
 import featurize.data.index as index_module
 from featurize.data.index import DatasetIndex
-from featurize.data.records import DataError, Sample, read_samples
+from featurize.data.records import DataError, Sample
+from tests.indexed import read_samples
 
 PLACE = ("file", "line", "offset")
 

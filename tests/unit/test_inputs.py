@@ -25,7 +25,9 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def with_samples(store: FeatureStore, samples: pa.Table) -> FeatureStore:
-    return FeatureStore(store.path, store.manifest, samples)
+    other = FeatureStore.open(store.path)
+    other.__dict__["samples"] = samples  # where the cached property keeps them
+    return other
 
 
 def replaced(store: FeatureStore, name: str, values: pa.Array) -> FeatureStore:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from headtrain.evaluation.intervals import (
+from headtrain.evaluation.metrics import ScoredSamples, value_means
+from headtrain.evaluation.numbers.intervals import (
     Interval,
     Resampled,
     ratio,
@@ -12,7 +13,6 @@ from headtrain.evaluation.intervals import (
     value_gap,
     value_sums,
 )
-from headtrain.evaluation.metrics import ScoredSamples, value_means
 
 
 def simulated(generator, num_problems):

@@ -1,10 +1,13 @@
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
 from headtrain.loss import (
+    PairLoss,
+    PointLoss,
     bradley_terry_loss,
     compute_pairwise_accuracy,
     pairwise_ranking_loss,
@@ -122,3 +125,41 @@ def test_pointwise_losses_are_the_textbook_ones() -> None:
     assert pointwise_loss(values, labels, "mse").item() == pytest.approx(mse, rel=1e-6)
     with pytest.raises(ValueError, match="'hinge' is unknown"):
         pointwise_loss(values, labels, "hinge")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("centre", [0.0, 0.1])
+def test_pair_costs_and_gradients_are_those_of_the_formula(
+    margin: float, smoothing: float, centre: float
+) -> None:
+    loss = PairLoss(margin=margin, label_smoothing=smoothing, center_coefficient=centre)
+    pos = torch.tensor([0.3, -2.0, 1.0, 30.0], requires_grad=True)
+    neg = torch.tensor([0.1, 1.0, 1.0, -30.0], requires_grad=True)
+    right = torch.sigmoid((pos - neg - margin).double())
+    expected = -(1 - smoothing) * torch.log(right) - smoothing * torch.log(
+        torch.sigmoid(-(pos - neg - margin).double())
+    )
+    expected = expected + centre * (pos + neg).double() ** 2
+    torch.testing.assert_close(loss.costs(pos, neg).double(), expected, rtol=1e-5, atol=1e-6)
+    expected.sum().backward()
+    upward, downward = loss.gradients(pos.detach(), neg.detach())
+    assert pos.grad is not None
+    assert neg.grad is not None
+    torch.testing.assert_close(upward, pos.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(downward, neg.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_plain_pair_loss_is_bradley_terry() -> None:
+    pos, neg = torch.randn(9), torch.randn(9)
+    torch.testing.assert_close(PairLoss().costs(pos, neg).mean(), bradley_terry_loss(pos - neg))
+
+
+@pytest.mark.parametrize("kind", ["bce", "mse"])
+def test_point_gradients_are_those_of_autograd(kind: Literal["bce", "mse"]) -> None:
+    values = torch.tensor([0.5, -1.5, 3.0], requires_grad=True)
+    labels = torch.tensor([1.0, 0.0, 0.0])
+    pointwise_loss(values, labels, kind).backward()
+    assert values.grad is not None
+    gradients = PointLoss(kind=kind).gradients(values.detach(), labels)
+    torch.testing.assert_close(gradients / 3, values.grad)

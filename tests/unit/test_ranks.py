@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from featurize.model.sharing import WHOLE, Sharing
+from featurize.parallel import RankGroup
 from featurize.ranks import Ranks
+from featurize.rounds import join_round, store_errors
 
 ROOT = Path(__file__).parents[2]
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -28,11 +31,11 @@ def alone(monkeypatch) -> Ranks:
 
 
 @pytest.fixture
-def make_ranks(monkeypatch) -> Callable[[int], list[Ranks]]:
+def make_ranks(monkeypatch) -> Callable[..., list[Ranks]]:
     """Ranks that share a key-value store in this process."""
 
-    def make(world_size: int) -> list[Ranks]:
-        store = dist.HashStore()
+    def make(world_size: int, store: dist.Store | None = None) -> list[Ranks]:
+        store = store or dist.HashStore()
         monkeypatch.setattr(
             sys.modules["torch.distributed.rendezvous"],  # dist.rendezvous is the function
             "rendezvous",
@@ -85,6 +88,90 @@ def test_counters_are_added_up_over_ranks_and_kept_apart_by_name(make_ranks):
     assert first.count("tokens") == 12
     assert second.count("other") == 0
     assert second.claim() == 0
+
+
+def test_restarted_ranks_count_anew_in_the_store_of_those_that_died(make_ranks):
+    store = dist.HashStore()
+    before, _ = make_ranks(2, store)
+    assert [before.claim(), before.claim()] == [0, 1]
+    before.tell("pending", [1, 2])
+    for world_size in (3, 2):  # a machine may be gone, too
+        ranks = make_ranks(world_size, store)
+        assert [one.claim() for one in ranks] == list(range(world_size))
+        assert not ranks[1].store_for("x").check(["pending"])
+
+
+def test_a_rank_that_comes_before_the_first_one_is_let_into_its_round(make_ranks):
+    store = dist.HashStore()
+    make_ranks(2, store)  # a round that failed
+    with ThreadPoolExecutor(2) as pool:
+        late = pool.submit(join_round, store, 1, 2)
+        time.sleep(0.1)
+        assert not late.done()
+        assert join_round(store, 0, 2) == 2
+        assert late.result(10) == 2
+
+
+def test_a_first_rank_that_never_comes_is_an_error(monkeypatch):
+    monkeypatch.setattr("featurize.rounds.WELCOME_SECONDS", 0.1)
+    with pytest.raises(TimeoutError, match="the first rank said nothing"):
+        join_round(dist.HashStore(), 1, 2)
+
+
+def test_a_store_that_is_gone_is_said_in_a_sentence():
+    with (
+        pytest.raises(ConnectionError, match=r"does not answer \(Broken pipe\): .*again to go on"),
+        store_errors(),
+    ):
+        raise dist.DistNetworkError("Broken pipe\nat TCPStore.cpp")
+
+
+def test_a_rank_that_gives_no_sign_of_life_is_not_waited_for(make_ranks, monkeypatch):
+    monkeypatch.setattr("featurize.beats.LOST_SECONDS", 0.3)
+    monkeypatch.setattr("featurize.beats.BEAT_SECONDS", 0.0)
+    first, second, third = make_ranks(3)
+    second.wait_for_all("finished")
+    waiting = ThreadPoolExecutor(1).submit(first.wait_for_all, "finished")
+    time.sleep(1)
+    assert not waiting.done()  # the third one is slow, but alive
+    third.wait_for_all("finished")
+    waiting.result(10)
+
+    monkeypatch.setattr("featurize.ranks.start_beating", lambda store, rank: None)
+    first, second = make_ranks(2)
+    with pytest.raises(TimeoutError, match=r"rank 1 has given no sign of life for 0 seconds"):
+        first.wait_for_all("finished")
+
+
+def test_a_group_takes_the_units_its_leader_claims(make_ranks):
+    sharing = Sharing(kind="tensor", size=2)
+    groups = [RankGroup(rank, sharing) for rank in make_ranks(4)]
+    assert [(group.number, group.is_leader) for group in groups] == [
+        (0, True),
+        (0, False),
+        (1, True),
+        (1, False),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(lambda group: [group.claim() for _ in range(20)], groups))
+    assert claims[0] == claims[1]
+    assert claims[2] == claims[3]
+    assert sorted(claims[0] + claims[2]) == list(range(40))
+
+
+def test_ranks_with_a_whole_backbone_each_are_their_own_leaders(make_ranks):
+    groups = [RankGroup(rank, WHOLE) for rank in make_ranks(3)]
+    assert [(group.number, group.is_leader) for group in groups] == [(n, True) for n in range(3)]
+    assert [group.claim() for group in groups] == [0, 1, 2]
+
+
+def test_a_lost_rank_is_told_from_a_fault_of_the_program(make_ranks):
+    group = RankGroup(make_ranks(2)[0], Sharing(kind="tensor", size=2))
+    reason = "shares the backbone with rank 0 has ended"
+    with pytest.raises(ConnectionError, match=reason), group.tells_of_lost_ranks():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shapes do not match"), group.tells_of_lost_ranks():
+        raise RuntimeError("shapes do not match")
 
 
 def test_what_the_first_rank_makes_is_shared_and_made_once(make_ranks):

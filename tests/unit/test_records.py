@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from featurize.data.records import DataError, Sample, parse_row, read_samples
+from featurize.data.errors import RowFault
+from featurize.data.records import DataError, Sample
+from tests.indexed import parse_row, read_samples
 
 GOOD = {"instruction": "Add two numbers.", "output": "print(1)"}
 
@@ -18,13 +20,11 @@ def write_lines(path: Path, *lines: str | bytes) -> str:
 
 
 def fault_of(row: object) -> str:
-    """Return the message about a row without its place."""
-    with pytest.raises(DataError) as caught:
-        parse_row(row, "train.jsonl:17")  # type: ignore[arg-type]
-    message = str(caught.value)
-    assert message.startswith("train.jsonl:17: ")
-    assert len(message.splitlines()) == 1
-    return message.removeprefix("train.jsonl:17: ")
+    """Return the message about a row."""
+    with pytest.raises(RowFault) as caught:
+        parse_row(row)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
 
 
 def test_a_full_row_becomes_a_sample_with_all_its_fields():
@@ -174,7 +174,7 @@ def test_a_value_with_line_breaks_stays_on_one_line():
 def test_reading_names_file_and_line_of_the_bad_row(tmp_path):
     path = write_lines(tmp_path / "train.jsonl", json.dumps(GOOD), "", '{"instruction": "a"}')
     with pytest.raises(DataError, match="is missing") as caught:
-        list(read_samples(path))
+        read_samples(path)
     assert str(caught.value) == f"{path}:3: {MISSING_OUTPUT}"
 
 
@@ -195,7 +195,7 @@ def test_reading_names_file_and_line_of_the_bad_row(tmp_path):
 def test_a_line_that_is_no_json_object_is_refused(tmp_path, line, parts):
     path = write_lines(tmp_path / "train.jsonl", json.dumps(GOOD), line)
     with pytest.raises(DataError) as caught:
-        list(read_samples(path))
+        read_samples(path)
     message = str(caught.value)
     assert message.startswith(f"{path}:2: ")
     assert len(message.splitlines()) == 1

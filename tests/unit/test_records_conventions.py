@@ -2,7 +2,8 @@
 
 import pytest
 
-from featurize.data.records import DataError, parse_row
+from featurize.data.errors import RowFault
+from tests.indexed import parse_row
 
 
 def user(content):
@@ -17,7 +18,7 @@ PAIR = {"prompt": "Add.", "chosen": "good", "rejected": "bad"}
 
 
 def texts_of(row):
-    return [(s.instruction, s.output, s.is_correct) for s in parse_row(row, "x:1")]
+    return [(s.instruction, s.output, s.is_correct) for s in parse_row(row)]
 
 
 @pytest.mark.parametrize(
@@ -47,14 +48,14 @@ def test_a_preference_row_gives_a_correct_and_an_incorrect_sample(row):
 
 def test_both_sides_of_a_preference_share_all_but_text_label_and_id():
     row = PAIR | {"task_id": 7, "problem_id": "p", "metadata": {"language": "c"}, "input": "1"}
-    chosen, rejected = parse_row(row, "x:1")
+    chosen, rejected = parse_row(row)
     assert [chosen.task_id, rejected.task_id] == ["7-chosen", "7-rejected"]
     for sample in (chosen, rejected):
         assert (sample.problem_id, sample.language, sample.input) == ("p", "c", "1")
 
 
 def test_sides_of_a_preference_without_ids_have_ids_of_their_own():
-    chosen, rejected = parse_row(PAIR, "x:1")
+    chosen, rejected = parse_row(PAIR)
     assert chosen.task_id != rejected.task_id
     assert chosen.problem_id == rejected.problem_id
 
@@ -68,7 +69,7 @@ def test_system_and_user_messages_are_joined_to_one_prompt():
 @pytest.mark.parametrize("label", [True, False, None])
 def test_an_unpaired_row_takes_its_label(label):
     row = {"prompt": "Add.", "completion": "code", "label": label, "task_id": "t"}
-    [sample] = parse_row(row, "x:1")
+    [sample] = parse_row(row)
     assert (sample.is_correct, sample.task_id) == (label, "t")
 
 
@@ -119,8 +120,7 @@ def test_an_unpaired_row_takes_its_label(label):
     ],
 )
 def test_a_bad_preference_or_unpaired_row_is_told_in_its_own_words(row, message):
-    with pytest.raises(DataError) as caught:
-        parse_row(row, "train.jsonl:17")
-    assert str(caught.value).startswith("train.jsonl:17: ")
+    with pytest.raises(RowFault) as caught:
+        parse_row(row)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from featurize.data.records import DataError, read_samples
+from featurize.data.records import DataError
+from tests.indexed import read_samples
 
 ROWS = [
     {
@@ -43,7 +44,7 @@ def write_rows(folder: Path, suffix: str) -> str:
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
 def test_every_format_gives_the_same_samples(tmp_path, suffix):
     path = write_rows(tmp_path, suffix)
-    samples = list(read_samples(path))
+    samples = read_samples(path)
     assert [
         {
             "instruction": s.instruction,
@@ -71,31 +72,31 @@ def test_globs_are_read_in_sorted_order_and_each_file_once(tmp_path):
 def test_brackets_in_a_name_that_exists_are_no_glob(tmp_path):
     path = tmp_path / "train[1].jsonl"
     path.write_bytes(LINES)
-    assert len(list(read_samples(str(path)))) == 10
+    assert len(read_samples(str(path))) == 10
 
 
 def test_a_glob_without_a_match_is_refused(tmp_path):
     pattern = str(tmp_path / "*.jsonl")
     with pytest.raises(DataError) as caught:
-        list(read_samples(pattern))
+        read_samples(pattern)
     assert str(caught.value).startswith(f"{pattern!r} matches no file; check the path")
 
 
 def test_no_path_at_all_is_refused():
     with pytest.raises(DataError, match="no dataset file is given"):
-        list(read_samples([]))
+        read_samples([])
 
 
 def test_a_folder_is_refused_with_a_glob_for_it(tmp_path):
     with pytest.raises(DataError, match=r"is a folder; name a file or a glob such as '.*/\*'"):
-        list(read_samples(str(tmp_path)))
+        read_samples(str(tmp_path))
 
 
 def test_an_unknown_ending_is_refused_with_the_known_ones(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("a,b\n")
     with pytest.raises(DataError, match=r"train\.csv' has an unknown ending; known are \.jsonl, "):
-        list(read_samples(str(path)))
+        read_samples(str(path))
 
 
 @pytest.mark.parametrize("content", ["", "\n  \n"])
@@ -104,7 +105,7 @@ def test_files_without_rows_are_refused(tmp_path, content):
     for path in paths:
         Path(path).write_text(content)
     with pytest.raises(DataError) as caught:
-        list(read_samples(paths))
+        read_samples(paths)
     expected = f"{paths[0]} and 1 more: holds no rows; the dataset needs at least one"
     assert str(caught.value) == expected
 
@@ -114,7 +115,7 @@ def test_a_file_that_was_cut_off_is_refused_and_not_read_in_part(tmp_path, suffi
     path = Path(write_rows(tmp_path, suffix))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError) as caught:
-        list(read_samples(str(path)))
+        read_samples(str(path))
     message = str(caught.value)
     assert message.startswith(f"{path}: cannot be ")
     assert len(message.splitlines()) == 1
@@ -124,7 +125,7 @@ def test_a_bad_row_of_a_parquet_file_is_named_by_its_number(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["a", "b"], "output": ["x", None]}), path)
     with pytest.raises(DataError) as caught:
-        list(read_samples(str(path)))
+        read_samples(str(path))
     assert str(caught.value).startswith(f"{path}:row 2: 'output' is null")
 
 
@@ -132,16 +133,16 @@ def test_a_parquet_file_without_the_program_column_is_told_the_nearest(tmp_path)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["a"], "solution": ["x"]}), path)
     with pytest.raises(DataError, match=r"row 1: 'output' is missing; .* \(rename 'solution'\?\)"):
-        list(read_samples(str(path)))
+        read_samples(str(path))
 
 
 def test_text_stored_as_bytes_in_parquet_is_read_where_it_is_utf8(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["a"], "output": ["größer".encode()]}), path)
-    assert next(read_samples(str(path))).output == "größer"
+    assert read_samples(str(path))[0].output == "größer"
     pq.write_table(pa.table({"instruction": ["a"], "output": [b"\xff\xfe"]}), path)
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet \(.*UTF"):
-        list(read_samples(str(path)))
+        read_samples(str(path))
 
 
 def test_messages_in_parquet_are_read_as_preferences(tmp_path):

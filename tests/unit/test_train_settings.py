@@ -22,12 +22,21 @@ from headtrain.settings import (
         (DataSamplingSettings, {"val_n_samples": -1}, "greater than 0"),
         (PairwiseSettings, {"strategy": "random"}, "'balanced' or 'uniform'"),
         (PairwiseSettings, {"n_pairs": 0}, "greater than 0"),
+        (PairwiseSettings, {"difficulties": []}, "leaves no problem"),
+        (PairwiseSettings, {"difficulties": {"easy": 0}}, "leaves no problem"),
+        (PairwiseSettings, {"difficulties": {"easy": -1}}, "greater than or equal to 0"),
+        (PairwiseSettings, {"length_bin_tokens": 0}, "greater than 0"),
         (TrainingSettings, {"trunk_learning_rate": 1e-5}, "1e-05 is not supported.*frozen"),
         (TrainingSettings, {"num_unfrozen_layers": 2}, "2 is not supported.*frozen"),
         (TrainingSettings, {"dropout": 1.0}, "less than 1"),
         (TrainingSettings, {"n_epochs": float("inf")}, "finite"),
         (TrainingSettings, {"features": ["a", "a"]}, "names a tensor twice"),
         (TrainingSettings, {"features": [], "likelihood": False}, "would read nothing"),
+        (TrainingSettings, {"label_smoothing": 0.5}, "less than 0.5"),
+        (TrainingSettings, {"loss_type": "pointwise", "margin": 1.0}, "margin 1.0 is of pairs"),
+        (TrainingSettings, {"loss_type": "pointwise", "batching": "problems"}, "is of pairs"),
+        (TrainingSettings, {"problem_pairs": "all"}, "needs batching 'problems'"),
+        (EvaluationSettings, {"train_holdout": 1.0}, "less than 1"),
         (SchedulerSettings, {"warmup_ratio": 1.0}, "less than 1"),
         (CheckpointSettings, {"save_dir": "x", "save_best": False, "save_final": False}, "no head"),
         (CheckpointSettings, {}, "save_dir"),
@@ -56,3 +65,10 @@ def test_the_plans_values_are_the_defaults() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         TrainingSettings().dropout = 0.1  # type: ignore[misc]
+
+
+def test_difficulties_and_ids_that_yaml_reads_as_numbers_are_names() -> None:
+    settings = PairwiseSettings(difficulties={800: 1, "1200": 0.5}, exclude_problems=[12, "b"])  # type: ignore[dict-item, arg-type]
+    assert settings.difficulties == {"800": 1.0, "1200": 0.5}
+    assert settings.exclude_problems == ("12", "b")
+    assert PairwiseSettings(difficulties=[800]).difficulties == ("800",)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The commands `critic prepare ...`, which make datasets in the project's sample format."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,10 @@ from configs.command import (
     load_settings,
     reports_errors,
 )
-from configs.terminal import console, rows_table
+from configs.terminal import columns_table, console, rows_table
+
+if TYPE_CHECKING:
+    from featurize.data.prepare.prepared import Prepared
 
 
 @reports_errors
@@ -51,3 +54,146 @@ def prepare_tests_command(
         console().print(f"prepare: up to date, nothing done: {folder}")
         return
     console().print(rows_table(f"prepared {folder}", summary.describe()))
+
+
+@reports_errors
+def prepare_codecontests_command(
+    source: Annotated[
+        str, typer.Option(help="Folder, glob or file: the Parquet files of deepmind/code_contests")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write (default: codecontests/processed in storage.datasets_dir)"
+        ),
+    ] = None,
+    split_files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split",
+            metavar="SPLIT=PATTERN",
+            help="Names of a split's files, repeatable (default: train=train-* and so on)",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Turn CodeContests, as it is published, into samples: a file a split.
+
+    Settings are those of the section `prepare.codecontests`,
+    e.g. --set prepare.codecontests.max_solutions=50.
+    """
+    from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
+    from featurize.progress import CountProgress
+
+    settings, layout = load_settings(config, overrides)
+    max_tokens = settings.prepare.codecontests.max_tokens
+    token_limit = None
+    if max_tokens is not None:
+        from featurize.data.prepare.codecontests.tokens import TokenLimit
+
+        token_limit = TokenLimit.load(settings.models.policy, layout.cache_dir, max_tokens)
+    job = CodeContestsJob(
+        source=source,
+        out_dir=out or layout.datasets_dir / "codecontests" / "processed",
+        settings=settings.prepare,
+        split_files=split_files or (),
+        token_limit=token_limit,
+    )
+    with CountProgress(console(), "prepare", "problems") as count:
+        prepared = prepare_codecontests(job, overwrite=overwrite, progress=count)
+    _show(prepared, job.out_dir)
+
+
+@reports_errors
+def prepare_columns_command(
+    source: Annotated[list[str], typer.Option(help="JSONL or Parquet file or glob; repeatable")],
+    out: Annotated[
+        Path, typer.Option(help="A .jsonl or .parquet file, or a folder with a file for each")
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Which field is which column, e.g. output=code; a.b is b within a; repeatable",
+        ),
+    ] = None,
+    correct_values: Annotated[
+        list[str] | None,
+        typer.Option(help="Values of is_correct that mean correct, e.g. passed,AC; others do not"),
+    ] = None,
+    incorrect_values: Annotated[
+        list[str] | None,
+        typer.Option(help="Values that mean incorrect; any other is then an error"),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Turn a dataset with other column names into samples.
+
+    Fields: instruction, input, output, is_correct, problem_id, task_id, metadata.language and so
+    on; or prompt, chosen, rejected, completion, label. Columns with these names need no --map.
+    """
+    from featurize.data.prepare.columns import ColumnsJob, prepare_columns
+    from featurize.data.prepare.mapping import ColumnMap, LabelValues, to_values
+    from featurize.progress import CountProgress
+
+    settings, _ = load_settings(config, overrides)
+    labels = LabelValues(
+        correct=to_values(correct_values or ()), incorrect=to_values(incorrect_values or ())
+    )
+    job = ColumnsJob(
+        sources=source,
+        out=out,
+        columns=ColumnMap.parse(columns or (), labels),
+        output_format=settings.prepare.output_format,
+    )
+    with CountProgress(console(), "prepare", "MB") as count:
+        prepared = prepare_columns(job, overwrite=overwrite, progress=count)
+    _show(prepared, job.out)
+
+
+@reports_errors
+def prepare_split_command(
+    source: Annotated[list[str], typer.Option(help="JSONL or Parquet file or glob; repeatable")],
+    out: Annotated[Path, typer.Option(help="Folder to write train, valid and test.jsonl into")],
+    valid: Annotated[float, typer.Option(help="Share of the problems; 0: no such file")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the problems; 0: no such file")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Draws the problems of each split")] = 42,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Split a dataset by problem; problems with nearly the same statement stay on one side.
+
+    How alike statements may be, prepare.similarity says, e.g. --set prepare.similarity=0.7.
+    """
+    from featurize.data.prepare.by_problem import SplitJob, prepare_split
+
+    settings, _ = load_settings(config, overrides)
+    job = SplitJob(
+        sources=source,
+        out_dir=out,
+        valid=valid,
+        test=test,
+        seed=seed,
+        similarity=settings.prepare.similarity,
+        ngram=settings.prepare.ngram,
+    )
+    _show(prepare_split(job, overwrite=overwrite), job.out_dir)
+
+
+def _show(prepared: "Prepared", place: Path) -> None:
+    if prepared.was_up_to_date:
+        console().print(f"prepare: up to date, nothing done: {place}")
+        return
+    title = f"prepared {place}"
+    console().print(columns_table(title, ["", *prepared.counts], prepared.describe()))
+    if prepared.details:
+        console().print(rows_table("", prepared.details))

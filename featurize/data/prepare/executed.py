@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ def prepare_tests(
 
 def _recipe(source: str, settings: PrepareTestsSettings) -> dict[str, Any]:
     content = hashlib.sha256(find_source(source).read_bytes()).hexdigest()
-    parameters = {
-        key: value for key, value in asdict(settings).items() if key not in _NOT_IN_RECIPE
-    }
+    # Of these settings alone: those of the other commands beside them make no difference here.
+    names = [field.name for field in fields(PrepareTestsSettings)]
+    parameters = {name: getattr(settings, name) for name in names if name not in _NOT_IN_RECIPE}
     return {
         **parameters,
         "source": Path(source).name,

@@ -1,12 +1,19 @@
-"""What `critic prepare tests` can be told: how many samples, how they are split, which limits."""
+"""What the commands `critic prepare ...` can be told: which samples are made, kept and how."""
 
 import math
+from dataclasses import field
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+_STRICT_KEYS = ConfigDict(extra="forbid")
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+Language: TypeAlias = Literal["python2", "cpp", "python3", "java", "unknown"]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class PrepareTestsSettings:
     """How a dataset is made from problems with unit tests."""
 
@@ -23,7 +30,7 @@ class PrepareTestsSettings:
     test_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the problems that go to test.jsonl; 0 writes no such file."""
     seed: int = 0
-    """Draws rewrites, mutants and the split; the same seed gives the same bytes."""
+    """Draws rewrites, mutants, solutions and the split; the same seed gives the same bytes."""
     cpu_seconds: float = Field(default=4.0, gt=0)
     """CPU time a program may take for all tests of its problem; the reference, a quarter of it."""
     memory_mb: int = Field(default=512, ge=64)
@@ -47,3 +54,41 @@ class PrepareTestsSettings:
             "valid": self.valid_fraction,
             "test": self.test_fraction,
         }
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class CodeContestsSettings:
+    """Which solutions of CodeContests become samples."""
+
+    languages: tuple[Language, ...] | None = None
+    """Languages to take, e.g. [python3, cpp]; None: all."""
+    max_tokens: PositiveInt | None = None
+    """Most tokens of prompt and output together, by the backbone's tokenizer; None: no limit."""
+    max_chars: PositiveInt | None = None
+    """Most characters of a solution, which needs no tokenizer; None: no limit."""
+    max_solutions: PositiveInt | None = None
+    """Most solutions of a problem, language and label, drawn by `seed`; None: all."""
+    require_both_labels: bool = True
+    """Leave out the solutions of a problem and language that have one label only."""
+    keep_duplicates: bool = False
+    """Keep programs that come again in their problem, even under the other label."""
+    difficulty: Literal["label", "cf_rating"] = "label"
+    """What metadata.difficulty says: the published label, or Codeforces' rating."""
+
+    def __post_init__(self) -> None:
+        if self.languages is not None and not self.languages:
+            raise ValueError("languages [] takes none: name at least one, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class PrepareSettings(PrepareTestsSettings):
+    """The section `prepare`: the settings of `prepare tests`, then those of the others."""
+
+    output_format: Literal["jsonl", "parquet"] = "jsonl"
+    """What prepare codecontests, and prepare columns into a folder, write."""
+    similarity: float = Field(default=0.8, gt=0, le=1)
+    """Share of common n-grams from which on prepare split keeps two statements together."""
+    ngram: PositiveInt = 5
+    """Tokens of such an n-gram."""
+    codecontests: CodeContestsSettings = field(default_factory=CodeContestsSettings)
+    """Which solutions of CodeContests become samples."""

@@ -10,6 +10,9 @@ from headtrain.evaluation.metrics import ScoredSamples
 
 Floats = npt.NDArray[np.float64]
 
+ROUNDS_AT_ONCE = 32
+"""Rounds summed by one matrix product."""
+
 Statistic = Callable[[Floats], Floats]
 """From sums over problems [rounds, k] to one number a round [rounds]."""
 
@@ -39,6 +42,20 @@ class Resampled:
             replicates=self.replicates - other.replicates,
         )
 
+    def recentred(self) -> "Resampled":
+        """Return it with the replicates moved so that their mean is the estimate.
+
+        For a statistic that resampling biases, such as a sum of absolute values: noise on top of
+        the data's own noise makes it larger.
+        """
+        defined = self.replicates[np.isfinite(self.replicates)]
+        if not defined.size:
+            return self
+        shift = self.estimate - float(defined.mean())
+        return Resampled(
+            estimate=self.estimate, replicates=np.maximum(self.replicates + shift, 0.0)
+        )
+
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the percentile interval over the rounds in which the statistic is defined."""
         defined = self.replicates[np.isfinite(self.replicates)]
@@ -47,6 +64,10 @@ class Resampled:
         tail = (1 - confidence) / 2
         low, high = np.quantile(defined, [tail, 1 - tail])
         return Interval(estimate=self.estimate, low=float(low), high=float(high))
+
+    def interval_if_defined(self, confidence: float = 0.95) -> Interval | None:
+        """Return the interval, or None where the data themselves give no number (0 / 0)."""
+        return self.interval(confidence) if np.isfinite(self.estimate) else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,10 +98,41 @@ def resample_sums(per_problem: Floats, *, rounds: int, seed: int | list[int]) ->
     sums = np.full((rounds, num_columns), np.nan)
     if num_problems > 1:  # one problem would be drawn every time: an interval of width zero
         generator = np.random.default_rng(seed)
-        for index in range(rounds):
-            drawn = generator.integers(num_problems, size=num_problems)
-            sums[index] = np.bincount(drawn, minlength=num_problems) @ per_problem
+        for start in range(0, rounds, ROUNDS_AT_ONCE):  # one product reads the columns once
+            times = np.empty((min(ROUNDS_AT_ONCE, rounds - start), num_problems))
+            for row in times:
+                drawn = generator.integers(num_problems, size=num_problems)
+                row[:] = np.bincount(drawn, minlength=num_problems)
+            sums[start : start + len(times)] = times @ per_problem
     return ResampledSums(observed=per_problem.sum(axis=0, keepdims=True), rounds=sums)
+
+
+class JointSums:
+    """Statistics of sums over problems, each with columns of its own, resampled together."""
+
+    def __init__(self) -> None:
+        self._columns: list[Floats] = []
+        self._statistics: dict[str, tuple[int, int, Statistic]] = {}
+        self._width = 0
+
+    def add(self, name: str, columns: Floats, statistic: Statistic) -> None:
+        """Add a statistic of the sums of `columns` [problems, k]."""
+        assert name not in self._statistics, name
+        start, self._width = self._width, self._width + columns.shape[1]
+        self._columns.append(columns)
+        self._statistics[name] = (start, self._width, statistic)
+
+    def resample(self, *, rounds: int, seed: int | list[int]) -> dict[str, Resampled]:
+        """Every statistic by its name, in the same resamples of the problems."""
+        sums = resample_sums(np.concatenate(self._columns, axis=1), rounds=rounds, seed=seed)
+        return {
+            name: sums.apply(_of_columns(start, end, statistic))
+            for name, (start, end, statistic) in self._statistics.items()
+        }
+
+
+def _of_columns(start: int, end: int, statistic: Statistic) -> Statistic:
+    return lambda sums: statistic(sums[:, start:end])
 
 
 def ratio(numerator: int, denominator: int) -> Statistic:

@@ -15,6 +15,7 @@ from headtrain.evaluation.metrics import ScoredSamples, best_f1_threshold
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 NUM_BINS = 15
 """Equal-width bins of the expected calibration error, the customary number."""
@@ -47,6 +48,15 @@ class Decision:
             f1_threshold=best_f1_threshold(train.scores, train.is_correct),  # needs both labels
             calibration=fit_calibration(train.scores, train.is_correct),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Samples of about one probability, and how many of them are correct."""
+
+    num_samples: int
+    mean_probability: float
+    share_correct: float
 
 
 def fit_calibration(scores: Floats, labels: Bools, *, max_steps: int = 100) -> Calibration:
@@ -85,10 +95,36 @@ def expected_calibration_error(probability: Floats, labels: Bools) -> float:
 
     The bins are [0, 1/15), ..., [14/15, 1]; an empty bin adds nothing.
     """
-    code = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    everything = np.zeros(len(labels), np.int64)
     # n_bin * |share - mean| = |sum of (label - probability)| in the bin
-    surplus = np.bincount(code, weights=labels - probability, minlength=NUM_BINS)
-    return float(np.abs(surplus).sum() / len(labels))
+    return float(np.abs(calibration_surplus(probability, labels, everything)).sum() / len(labels))
+
+
+def calibration_surplus(probability: Floats, labels: Bools, group: Ints) -> Floats:
+    """Return the sum of (label - probability) in each group and bin, [groups, 15].
+
+    group is [n] dense codes, such as of problems.
+    """
+    bins = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    size = (int(group.max()) + 1) * NUM_BINS
+    surplus = np.bincount(group * NUM_BINS + bins, weights=labels - probability, minlength=size)
+    return np.asarray(surplus, np.float64).reshape(-1, NUM_BINS)
+
+
+def reliability(probability: Floats, labels: Bools) -> list[ReliabilityBin]:
+    """Return the bins that hold samples, for a reliability diagram."""
+    bins = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    sizes = np.bincount(bins, minlength=NUM_BINS)
+    correct = np.bincount(bins, weights=labels, minlength=NUM_BINS)
+    total = np.bincount(bins, weights=probability, minlength=NUM_BINS)
+    return [
+        ReliabilityBin(
+            num_samples=int(sizes[place]),
+            mean_probability=float(total[place] / sizes[place]),
+            share_correct=float(correct[place] / sizes[place]),
+        )
+        for place in np.flatnonzero(sizes)
+    ]
 
 
 def brier_score(probability: Floats, labels: Bools) -> float:

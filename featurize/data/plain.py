@@ -1,0 +1,105 @@
+"""Checks plain rows many at a time, column by column; leaves the rest to those who can explain."""
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import add
+from typing import Any
+
+from featurize.data.fields import scalar_to_text
+from featurize.data.keys import (
+    default_problem_id,
+    default_task_id,
+    output_keys,
+    prompt_keys,
+    task_id_checks,
+)
+
+Columns = dict[str, Iterable[Any]]
+
+_NONE = type(None)
+_KEYS = ("instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata")
+_SCALARS = ("language", "difficulty", "source")
+
+
+def plain_columns(rows: Sequence[Any]) -> Columns | None:
+    """Return what the index notes of rows of strict JSON, by the names of its columns.
+
+    None where a row is not plain (a preference, say) or something is wrong with it. The rules are
+    those of `records.check_row`, which takes one row at a time and says what is wrong with it.
+    """
+    if not _are(rows, dict):
+        return None
+    instructions, inputs, outputs, labels, problem_ids, task_ids, metadata = (
+        _column(rows, key) for key in _KEYS
+    )
+    if not (
+        _are(instructions, str)
+        and _are(inputs, str, _NONE)
+        and _are(outputs, str)
+        and not _any_blank(outputs)
+        and _are(labels, bool, _NONE)
+        and _are(metadata, dict, _NONE)
+    ):
+        return None
+    given_problems, given_tasks = _ids(problem_ids), _ids(task_ids)
+    objects = [fields or {} for fields in metadata] if None in metadata else metadata
+    scalars: dict[str, Any] = {name: _scalars(objects, name) for name in _SCALARS}
+    if given_problems is None or given_tasks is None or None in scalars.values():
+        return None
+    inputs = [text or "" for text in inputs]
+    prompts = prompt_keys(instructions, inputs)
+    answers = output_keys(outputs)
+    task_ids = [
+        task_id or default_task_id(prompt, answer)
+        for task_id, prompt, answer in zip(given_tasks, prompts, answers, strict=True)
+    ]
+    return {
+        "task_id": task_ids,
+        "problem_id": [
+            problem_id or default_problem_id(prompt)
+            for problem_id, prompt in zip(given_problems, prompts, strict=True)
+        ],
+        "is_correct": labels,
+        **scalars,
+        "prompt_key": prompts,
+        "output_key": answers,
+        "prompt_chars": list(map(add, map(len, instructions), map(len, inputs))),
+        "output_chars": list(map(len, outputs)),
+        "has_default_id": [task_id is None for task_id in given_tasks],
+        "task_id_check": task_id_checks(task_ids),
+    }
+
+
+def _column(rows: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    return list(map(dict.get, rows, repeat(key)))
+
+
+def _are(values: Sequence[Any], *types: type) -> bool:
+    return set(map(type, values)).issubset(types)
+
+
+def _any_blank(texts: Sequence[str]) -> bool:
+    return not all(texts) or any(map(str.isspace, texts))
+
+
+def _ids(values: Sequence[Any]) -> Sequence[str | None] | None:
+    """Return ids as text; None where one of them is no id."""
+    if not _are(values, str, int, _NONE):
+        return None
+    texts = _with_numbers_as_text(values)
+    return None if _any_blank([text for text in texts if text is not None]) else texts
+
+
+def _scalars(objects: Sequence[dict[str, Any]], key: str) -> Sequence[str | None] | None:
+    """Return single values as text; None where one of them is something else."""
+    values = _column(objects, key)
+    if _are(values, str, int, _NONE):
+        return _with_numbers_as_text(values)
+    return list(map(scalar_to_text, values)) if _are(values, str, int, float, bool, _NONE) else None
+
+
+def _with_numbers_as_text(values: Sequence[Any]) -> Sequence[str | None]:
+    if _are(values, str, _NONE):
+        return values
+    texts = {value: value if value is None else str(value) for value in set(values)}
+    return list(map(texts.__getitem__, values))

@@ -1,0 +1,1 @@
+"""From CodeContests, as it is published, to samples."""

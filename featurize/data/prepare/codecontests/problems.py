@@ -1,0 +1,173 @@
+"""Reads the problems of CodeContests from its Parquet files, a few at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurize.data.errors import shorten
+from featurize.data.prepare.prepared import PrepareError
+
+# The labels as they are numbered on the Hugging Face hub; the protocol buffers number others.
+SOURCES = ("unknown", "codechef", "codeforces", "hackerearth", "codejam", "atcoder", "aizu")
+DIFFICULTIES = (
+    None,
+    "easy",
+    "medium",
+    "hard",
+    "harder",
+    "hardest",
+    "external",
+    *"ABCDEFGHIJKLMNOPQRSTUV",
+)
+LANGUAGES = ("unknown", "python2", "cpp", "python3", "java")
+
+_BATCH_ROWS = 8  # a popular problem has thousands of solutions
+_READ_BYTES = 1 << 20
+_LABEL, _TEXT = "an integer", "string"
+_SOLUTIONS = "struct<language: list<int64>, solution: list<string>>"
+_COLUMNS = {
+    "name": _TEXT,
+    "description": _TEXT,
+    "source": _LABEL,
+    "difficulty": _LABEL,
+    "cf_rating": _LABEL,
+    "solutions": _SOLUTIONS,
+    "incorrect_solutions": _SOLUTIONS,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solution:
+    """A program as it was submitted."""
+
+    language: str
+    text: str
+    is_correct: bool
+    number: int  # its place among the published solutions of the problem with this label
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContestProblem:
+    """A task and every program that was published with it."""
+
+    problem_id: str  # source/name: problems of two sources may share a name
+    statement: str
+    source: str | None
+    difficulty: str | None
+    cf_rating: int | None
+    solutions: list[Solution]
+
+
+def count_problems(paths: list[Path]) -> int:
+    """Check the columns of every file and return the number of its problems."""
+    total = 0
+    for path in paths:
+        with _open(path) as file:
+            _check_columns(path, file.schema_arrow)
+            total += file.metadata.num_rows
+    return total
+
+
+def read_problems(path: Path) -> Iterator[ContestProblem]:
+    """Read the problems of a file in its order."""
+    row = 0
+    with _open(path) as file:
+        try:
+            # A nested name selects all below it; the tests, most of the file, are not read.
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
+                for value in batch.to_pylist():
+                    row += 1
+                    yield _to_problem(value, f"{path}:row {row}")
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, buffer_size=_READ_BYTES)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> PrepareError:
+    reason = shorten(str(error).partition("\n")[0], 120)
+    return PrepareError(f"{path}: cannot be read as Parquet ({reason}); fetch it again")
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    for name, wanted in _COLUMNS.items():
+        if name not in schema.names:
+            raise PrepareError(
+                f"{path}: column {name!r} is missing (there are {', '.join(schema.names)}); "
+                "give the Parquet files of deepmind/code_contests, or use critic prepare columns"
+            )
+        found = schema.field(name).type
+        if not _is_as_wanted(found, wanted):
+            raise PrepareError(
+                f"{path}: column {name!r} is {found}, and deepmind/code_contests has {wanted} "
+                "there; give its Parquet files as they are published"
+            )
+
+
+def _is_as_wanted(found: pa.DataType, wanted: str) -> bool:
+    if wanted == _LABEL:
+        return bool(pa.types.is_integer(found))
+    if wanted == _TEXT:
+        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
+    if not pa.types.is_struct(found):
+        return False
+    lists = {field.name: field.type for field in found}
+    return all(
+        name in lists
+        and (pa.types.is_list(lists[name]) or pa.types.is_large_list(lists[name]))
+        and _is_as_wanted(lists[name].value_type, item)
+        for name, item in (("language", _LABEL), ("solution", _TEXT))
+    )
+
+
+def _to_problem(row: dict[str, Any], place: str) -> ContestProblem:
+    if not row["name"]:
+        raise PrepareError(f"{place}: 'name' is {row['name']!r}; a problem is told by its name")
+    source = _label(row["source"], SOURCES, "source", place)
+    return ContestProblem(
+        problem_id=f"{source}/{row['name']}",
+        statement=row["description"] or "",
+        source=None if source == SOURCES[0] else source,
+        difficulty=_label(row["difficulty"], DIFFICULTIES, "difficulty", place),
+        cf_rating=row["cf_rating"] or None,  # 0: none
+        solutions=_solutions(row, "solutions", True, place)
+        + _solutions(row, "incorrect_solutions", False, place),
+    )
+
+
+def _solutions(row: dict[str, Any], column: str, is_correct: bool, place: str) -> list[Solution]:
+    lists = row[column] or {}
+    languages, texts = (lists.get(name) or [] for name in ("language", "solution"))
+    if len(languages) != len(texts):
+        raise PrepareError(
+            f"{place}: {column!r} has {len(languages)} languages and {len(texts)} solutions; "
+            "they belong together one by one: fetch the file again"
+        )
+    return [
+        Solution(
+            language=str(_label(language, LANGUAGES, f"{column}.language", place)),
+            text=text or "",
+            is_correct=is_correct,
+            number=number,
+        )
+        for number, (language, text) in enumerate(zip(languages, texts, strict=True))
+    ]
+
+
+def _label(
+    number: int | None, names: tuple[str | None, ...], column: str, place: str
+) -> str | None:
+    if number is None or not 0 <= number < len(names):
+        raise PrepareError(
+            f"{place}: {column!r} is {number}; deepmind/code_contests has 0 to {len(names) - 1}"
+        )
+    return names[number]

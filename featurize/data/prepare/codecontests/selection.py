@@ -1,0 +1,136 @@
+"""Chooses which solutions of a contest problem become samples, and counts why others do not."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple, TypeAlias
+
+from featurize.data.prepare.codecontests.problems import ContestProblem, Solution
+from featurize.data.prepare.settings import CodeContestsSettings
+
+Solutions: TypeAlias = list[Solution]
+Fits: TypeAlias = Callable[[str, Solutions], Solutions]
+"""Those solutions that, behind the statement, have no more tokens than allowed."""
+
+NO_STATEMENT = "without a statement"
+NO_SOLUTIONS = "without solutions"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What one problem gives."""
+
+    kept: Solutions  # in an order that tells nothing about their labels
+    left_out: Counter[str]  # reason -> solutions
+    refusal: str | None  # why the problem gives nothing; None: it gives something
+
+
+def select(
+    problem: ContestProblem, settings: CodeContestsSettings, *, seed: int, fits: Fits | None
+) -> Selection:
+    """Apply the filters one after the other; each solution is counted where it falls."""
+    kept = sorted(problem.solutions, key=lambda solution: _rank(problem, solution, seed))
+    left_out: Counter[str] = Counter()
+    if not problem.statement.strip():
+        left_out[f"of problems {NO_STATEMENT}"] = len(kept)
+        return Selection(kept=[], left_out=+left_out, refusal=NO_STATEMENT)
+    refusal = None if kept else NO_SOLUTIONS
+    for step in _filters(problem, settings, fits):
+        rest = step.apply(kept)
+        left_out[step.reason] += len(kept) - len(rest)
+        if kept and not rest:
+            refusal = step.refusal
+        kept = rest
+    return Selection(kept=kept, left_out=+left_out, refusal=refusal)
+
+
+class _Filter(NamedTuple):
+    """One condition that a solution has to meet."""
+
+    reason: str  # "12 samples ..." that do not
+    refusal: str  # "3 problems ..." of which no solution was left
+    apply: Callable[[Solutions], Solutions]
+
+
+def _filters(
+    problem: ContestProblem, settings: CodeContestsSettings, fits: Fits | None
+) -> Iterator[_Filter]:
+    """The cheap ones come first, the draw last."""
+    languages, max_chars = settings.languages, settings.max_chars
+    if languages is not None:
+        yield _Filter(
+            "in other languages",
+            "without solutions in the languages asked for",
+            lambda solutions: [s for s in solutions if s.language in languages],
+        )
+    yield _Filter("empty", NO_SOLUTIONS, lambda solutions: [s for s in solutions if s.text.strip()])
+    if max_chars is not None:
+        yield _Filter(
+            f"longer than {max_chars:,} characters",
+            f"without solutions of at most {max_chars:,} characters",
+            lambda solutions: [s for s in solutions if len(s.text) <= max_chars],
+        )
+    if not settings.keep_duplicates:
+        yield _Filter(
+            "both correct and incorrect", "with contradicting labels only", _without_contradictions
+        )
+        yield _Filter("that come again", NO_SOLUTIONS, _without_repeats)
+    if fits is not None:
+        limit = f"{settings.max_tokens:,} tokens"
+        yield _Filter(
+            f"of more than {limit} with the statement",
+            f"without solutions that fit into {limit}",
+            lambda solutions: fits(problem.statement, solutions),
+        )
+    if settings.require_both_labels:
+        yield _Filter(
+            "of a problem and language with one label only",
+            "without both labels in a language",
+            _with_both_labels,
+        )
+    if settings.max_solutions is not None:
+        most = settings.max_solutions
+        yield _Filter(
+            f"beyond {most:,} of a problem, language and label",
+            NO_SOLUTIONS,
+            lambda solutions: _at_most(most, solutions),
+        )
+
+
+def _rank(problem: ContestProblem, solution: Solution, seed: int) -> bytes:
+    """The same whatever else is selected, and wherever the problem stands."""
+    content = f"{seed}\0{problem.problem_id}\0{solution.language}\0{solution.text}"
+    # A lone surrogate cannot come out of Parquet, whose text is UTF-8.
+    return blake2b(content.encode(), digest_size=8).digest()
+
+
+def _without_contradictions(solutions: Solutions) -> Solutions:
+    """A program with both labels teaches nothing; which of them is wrong nobody can say."""
+    labels = defaultdict(set)
+    for solution in solutions:
+        labels[solution.language, solution.text].add(solution.is_correct)
+    return [s for s in solutions if len(labels[s.language, s.text]) == 1]
+
+
+def _without_repeats(solutions: Solutions) -> Solutions:
+    return list({(s.language, s.text, s.is_correct): s for s in reversed(solutions)}.values())[::-1]
+
+
+def _with_both_labels(solutions: Solutions) -> Solutions:
+    """Pairs are made within a language."""
+    labels = defaultdict(set)
+    for solution in solutions:
+        labels[solution.language].add(solution.is_correct)
+    return [s for s in solutions if len(labels[s.language]) == 2]
+
+
+def _at_most(limit: int, solutions: Iterable[Solution]) -> Solutions:
+    """The first of each language and label; they are in an order drawn by the seed."""
+    taken: Counter[tuple[str, bool]] = Counter()
+    kept = []
+    for solution in solutions:
+        taken[solution.language, solution.is_correct] += 1
+        if taken[solution.language, solution.is_correct] <= limit:
+            kept.append(solution)
+    return kept

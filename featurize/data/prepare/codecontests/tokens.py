@@ -1,0 +1,64 @@
+"""Tells which solutions fit, with their statement, into a number of tokens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from featurize.data.prepare.codecontests.problems import Solution
+from featurize.data.prompt import RESPONSE_MARK, Encoder
+from featurize.model.backbone import find_backbone, load_tokenizer
+from featurize.model.device import resolve_device, resolve_dtype
+from featurize.settings import BackboneSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLimit:
+    """Counts tokens as featurize does; a statement is encoded once for all its solutions."""
+
+    encoder: Encoder  # its max_length is the limit
+    digest: str  # of the tokenizer
+
+    @classmethod
+    def load(cls, backbone: BackboneSettings, cache_dir: Path, max_tokens: int) -> "TokenLimit":
+        """A limit of prompt and output together, by the tokenizer of `backbone`."""
+        # On this machine's device: samples are often prepared where no GPU is.
+        source = find_backbone(
+            backbone, cache_dir, resolve_dtype(backbone.dtype, resolve_device("auto"))
+        )
+        return cls.create(load_tokenizer(source, backbone), source.tokenizer_digest, max_tokens)
+
+    @classmethod
+    def create(
+        cls, tokenizer: PreTrainedTokenizerBase, digest: str, max_tokens: int
+    ) -> "TokenLimit":
+        """A limit by a loaded tokenizer.
+
+        Raises:
+            ValueError: the limit leaves no room for a statement.
+        """
+        tail = tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
+        if max_tokens < len(tail) + 2:
+            raise ValueError(
+                f"prepare.codecontests.max_tokens is {max_tokens}; the response mark alone has "
+                f"{len(tail)} tokens: raise it, or write null for no limit"
+            )
+        encoder = Encoder(
+            tokenizer=tokenizer, max_length=max_tokens, max_prompt_length=max_tokens - 1
+        )
+        return cls(encoder=encoder, digest=digest)
+
+    def __call__(self, statement: str, solutions: list[Solution]) -> list[Solution]:
+        """Those that need not be cut."""
+        prompt = self.encoder.encode_prompt(statement)
+        if prompt.is_truncated:
+            return []
+        room = self.encoder.max_length - len(prompt.ids)
+        # A token stands for at least one ASCII character, but for one that may begin the text:
+        # most solutions are short enough to need no tokenizer, which is what takes the time.
+        unsure = [s for s in solutions if not (s.text.isascii() and len(s.text) < room)]
+        if not unsure:
+            return solutions
+        encoded = self.encoder.encode_outputs([s.text for s in unsure], len(prompt.ids))
+        too_long = {id(s) for s, ids in zip(unsure, encoded, strict=True) if ids.is_truncated}
+        return [s for s in solutions if id(s) not in too_long]

@@ -1,0 +1,167 @@
+"""How a backbone larger than a device lies on several: cut within its layers, or sharded."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from featurize.settings import DistributedSettings, FsdpSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Groups of `size` ranks hold one backbone each; all ranks of a group run the same batches."""
+
+    kind: Literal["whole", "tensor", "fsdp"] = "whole"
+    size: int = 1
+    frees_layers: bool = True  # fsdp: a gathered layer is freed once it has run
+    offloads: bool = False  # fsdp: the shards lie in host memory
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a backbone lies on more than one rank."""
+        return self.size > 1
+
+
+WHOLE = Sharing()
+"""Every rank holds the whole backbone."""
+
+
+def plan_sharing(settings: DistributedSettings, world_size: int, local_size: int) -> Sharing:
+    """How `world_size` ranks, `local_size` of them on each machine, hold the backbone.
+
+    Raises:
+        ValueError: the ranks do not make whole groups.
+    """
+    whole = local_size if is_hybrid(settings) else world_size
+    size = group_size(settings) or whole
+    if world_size % size:
+        key = "tensor_parallel_size" if settings.tensor_parallel_size > 1 else "fsdp"
+        raise ValueError(
+            f"{world_size} processes make no whole groups of {size}, as distributed.{key} asks for:"
+            f" start a multiple of {size} (critic featurize --nproc-per-node, or torchrun's)"
+        )
+    if settings.tensor_parallel_size > 1:
+        return Sharing(kind="tensor", size=size)
+    if not settings.shard_backbone or size == 1:
+        return WHOLE
+    fsdp = settings.fsdp or FsdpSettings()
+    return Sharing(
+        kind="fsdp",
+        size=size,
+        frees_layers=fsdp.sharding_strategy in ("FULL_SHARD", "HYBRID_SHARD"),
+        offloads=fsdp.cpu_offload,
+    )
+
+
+def group_size(settings: DistributedSettings) -> int | None:
+    """Ranks that hold one backbone together; None: all there are, or all of a machine."""
+    if not settings.shard_backbone:
+        return settings.tensor_parallel_size
+    fsdp = settings.fsdp or FsdpSettings()
+    return 1 if fsdp.sharding_strategy == "NO_SHARD" else fsdp.group_size
+
+
+def is_hybrid(settings: DistributedSettings) -> bool:
+    """Whether the ranks of each machine hold one backbone together."""
+    fsdp = settings.fsdp or FsdpSettings()
+    return settings.shard_backbone and fsdp.sharding_strategy.startswith("HYBRID")
+
+
+def check_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
+    """Raises ValueError when a backbone cannot be cut into `size` parts; nothing is loaded yet."""
+    if size == 1:
+        return
+    key = f"distributed.tensor_parallel_size {size}"
+    plan = getattr(config, "base_model_tp_plan", None) or {}
+    if not plan:
+        raise ValueError(
+            f"{key}: transformers has no plan to cut a {config.model_type} model within its"
+            " layers; set distributed.shard_backbone to true instead"
+        )
+    cut = {name.rpartition(".")[2] for name, style in plan.items() if style == "colwise"}
+    heads = {}
+    if cut & {"q_proj", "q_b_proj", "qkv_proj", "query_key_value"}:
+        heads["attention heads"] = config.num_attention_heads
+    if cut & {"k_proj", "qkv_proj", "query_key_value"}:
+        kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        heads["key/value heads"] = kv_heads
+    for name, number in heads.items():
+        if isinstance(number, int) and number % size:
+            choices = [n for n in range(2, number + 1) if not any(h % n for h in heads.values())]
+            remedy = f"one of {choices}, or" if choices else "1 and"
+            raise ValueError(
+                f"{key} does not divide the backbone's {number} {name}; set it to {remedy}"
+                " distributed.shard_backbone to true"
+            )
+
+
+def to_distributed_config(sharing: Sharing, device: torch.device) -> Any:
+    """What transformers is told; the process group is that of the ranks of one group.
+
+    Raises:
+        ValueError: transformers would take another device than the run, or is too old.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    if device.type == "cpu" and torch.accelerator.is_available() and accelerator is not None:
+        raise ValueError(
+            f"runtime.device cpu and a shared backbone contradict where there is a device of type"
+            f" {accelerator.type!r}, which transformers would take; set runtime.device to auto"
+        )
+    try:
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        if sharing.kind == "tensor":
+            return DistributedConfig(tp_size=sharing.size)
+        # On the CPU the shards lie in host memory anyway.
+        offloads = sharing.offloads and device.type != "cpu"
+        return DistributedConfig(fsdp_size=sharing.size, fsdp_cpu_offload=offloads)
+    except (ImportError, TypeError) as error:
+        raise ValueError(
+            "this version of transformers cannot share a backbone among devices; install 5.23 or"
+            " later"
+        ) from error
+
+
+def cut_config(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
+    """The config of the model's first layers: the others are not even read from disk."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    whole = text.num_hidden_layers
+    if num_layers >= whole:
+        return config
+    text.num_hidden_layers = num_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list | tuple) and len(value) == whole:  # layer_types and its like
+            setattr(text, name, value[:num_layers])
+    return config
+
+
+def distribute(model: PreTrainedModel, sharing: Sharing, device: torch.device) -> PreTrainedModel:
+    """Cuts a model whose parameters are on the meta device; `place` gives them their values."""
+    config = to_distributed_config(sharing, device)
+    config, _, mesh = type(model).prepare_distribute_model(config)
+    shared: PreTrainedModel = type(model).maybe_distribute_model(model, config, mesh)
+    return shared
+
+
+def place(tensor: Tensor, parameter: Tensor, device: torch.device) -> Tensor:
+    """This rank's part of `tensor`, laid out as `parameter` is."""
+    if not isinstance(parameter, DTensor):
+        return tensor.to(device)
+    # Every rank has read the tensor, so nothing has to be sent.
+    return distribute_tensor(
+        tensor.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
+
+
+def finish_sharing(model: nn.Module, sharing: Sharing) -> None:
+    """Keeps gathered layers whole where the strategy asks for it."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule) and not sharing.frees_layers:
+            module.set_reshard_after_forward(False, recurse=False)

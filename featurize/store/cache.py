@@ -1,0 +1,58 @@
+"""Copies of a remote store's files on this machine, fetched when they are first needed."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from featurize.files import TEMPORARY_SUFFIX, checksum
+from featurize.remote import FILES_AT_ONCE, RemoteFolder
+from featurize.store.format import DamagedFileError, Manifest
+
+
+class CachedFiles:
+    """Files of units, downloaded once and checked against the manifest.
+
+    A copy that is there under its own name was whole when it came, so it is not checked again.
+    """
+
+    def __init__(self, remote: RemoteFolder, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder  # of this very manifest: a store made anew has another one
+        self._remote = remote
+        self._expected = {
+            name: file for unit in manifest.units for name, file in unit.files.items()
+        }
+        self._present: set[str] = set()
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Brings the files here that are not.
+
+        Raises:
+            DamagedFileError: a file is missing there, or not the one the manifest names.
+        """
+        missing = [
+            name
+            for name in names
+            if name not in self._present and not (self.folder / name).exists()
+        ]
+        for start in range(0, len(missing), FILES_AT_ONCE):
+            self._download(missing[start : start + FILES_AT_ONCE])
+        self._present.update(names)
+
+    def _download(self, names: Sequence[str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Two processes may fetch the same file; each into a copy of its own.
+        suffix = f".{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
+        copies = [self.folder / f"{name}{suffix}" for name in names]
+        try:
+            self._remote.download([f"units/{name}" for name in names], copies)
+            for name, copy in zip(names, copies, strict=True):
+                if checksum(copy) != self._expected[name]["checksum"]:
+                    raise DamagedFileError(self._remote.uri, name, "another checksum")
+                copy.replace(self.folder / name)
+        except FileNotFoundError as error:
+            there = self._remote.sizes("units")
+            lost = next((name for name in names if name not in there), names[0])
+            raise DamagedFileError(self._remote.uri, lost, "missing") from error
+        finally:
+            for copy in copies:
+                copy.unlink(missing_ok=True)

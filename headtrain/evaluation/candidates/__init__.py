@@ -1,0 +1,1 @@
+"""What is won when a judge picks one of n candidate outputs."""

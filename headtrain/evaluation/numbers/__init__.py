@@ -1,0 +1,1 @@
+"""How good scores are, and how far each number could have come out otherwise."""

@@ -1,0 +1,183 @@
+"""From a head and feature stores to what an evaluation is made of: scores, shortcuts and facts."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from featurize.store import FeatureStore
+from headtrain.checkpoint import TrainedHead
+from headtrain.evaluation.metrics import ScoredSamples
+from headtrain.evaluation.samples.facts import SampleFacts
+from headtrain.evaluation.samples.texts import SplitTexts, TextSource
+from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
+from headtrain.evaluation.shortcuts.ngrams import NgramJudge
+from headtrain.evaluation.shortcuts.trivial import shortcut_scores
+from headtrain.evaluation.slices.minimal import find_near_pairs
+from headtrain.inputs import LabelledSamples, read_labelled_samples
+from headtrain.pair_plan import read_excluded_problems
+from headtrain.settings import DataSamplingSettings, EvaluationSettings
+from headtrain.training_data import TrainingData, read_training_data
+
+Floats = npt.NDArray[np.float64]
+
+TRAIN, HOLDOUT = "train", "train_holdout"
+"""What the head was trained on, and the train problems it was not."""
+
+ATTRIBUTES = ("difficulty", "language", "source")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadSplit:
+    """A split as a head scores it; every column has a row a labelled sample."""
+
+    labelled: LabelledSamples
+    scored: ScoredSamples
+    shortcuts: Mapping[str, Floats]
+    facts: SampleFacts
+    texts: SplitTexts
+
+
+def read_splits(
+    head: TrainedHead,
+    stores: Mapping[str, FeatureStore],
+    settings: EvaluationSettings,
+    *,
+    texts: Mapping[str, TextSource] | None = None,
+    seed: int = 0,
+) -> dict[str, ReadSplit]:
+    """Score every store, by the name of its split, and look up what is known of its samples.
+
+    Train problems that the head was not trained on become a split of their own, `train_holdout`.
+    """
+    splits: dict[str, ReadSplit] = {}
+    sources = texts or {}
+    for name, store in stores.items():
+        source = sources.get(name, TextSource())
+        labelled = read_labelled_samples(store)
+        values = np.asarray(head.score(store), np.float64)
+        parts = {name: labelled}
+        if name == TRAIN and head.record.holdout is not None:
+            is_held = head.record.holdout.mask(store.samples["problem_id"])[labelled.table_rows]
+            parts = {name: labelled.take(~is_held), HOLDOUT: labelled.take(is_held)}
+        for part, samples in parts.items():
+            if len(samples):
+                splits[part] = _read_split(store, samples, values, source)
+    return _with_texts(head, stores, splits, settings, seed)
+
+
+def _read_split(
+    store: FeatureStore, labelled: LabelledSamples, values: Floats, source: TextSource
+) -> ReadSplit:
+    table = store.samples.take(pa.array(labelled.table_rows))
+    attributes = {
+        name: np.array(table[name].to_pylist(), dtype=object)
+        for name in ATTRIBUTES
+        if table[name].null_count < table.num_rows
+    }
+    return ReadSplit(
+        labelled=labelled,
+        scored=ScoredSamples(
+            scores=values[labelled.table_rows],
+            is_correct=labelled.is_correct,
+            problem=labelled.problems,
+            output_tokens=labelled.output_tokens,
+        ),
+        shortcuts=shortcut_scores(table),
+        # samples of one prompt and one output share their features
+        facts=SampleFacts(attributes=attributes, outputs=labelled.feature_rows),
+        texts=SplitTexts(task_ids=table["task_id"], source=source),
+    )
+
+
+def _with_texts(
+    head: TrainedHead,
+    stores: Mapping[str, FeatureStore],
+    splits: dict[str, ReadSplit],
+    settings: EvaluationSettings,
+    seed: int,
+) -> dict[str, ReadSplit]:
+    """Add what needs texts, the n-gram judge and the minimal pairs, or why it is not there."""
+    judge: NgramJudge | str = "there is no train split to learn from"
+    if TRAIN in splits:
+        judge = _train_ngrams(head, stores[TRAIN], splits[TRAIN], settings, seed)
+    found = {}
+    for name, split in splits.items():
+        shortcuts, left_out, near = dict(split.shortcuts), {}, None
+        why_not = _why_no_texts(split.texts, settings)
+        if isinstance(judge, str) or why_not:
+            left_out[NGRAMS] = why_not or str(judge)
+        else:
+            everyone = np.arange(len(split.texts))
+            shortcuts[NGRAMS] = judge.score(split.texts.read_outputs(everyone))
+        if why_not:
+            left_out["minimal_pairs"] = why_not
+        elif name != TRAIN:
+            near = find_near_pairs(
+                split.scored,
+                split.texts.read_outputs,
+                largest_share=settings.minimal_edit,
+                most_texts=settings.most_texts or 0,
+                seed=seed,
+            )
+        facts = dataclasses.replace(split.facts, near=near, left_out=left_out)
+        found[name] = dataclasses.replace(split, shortcuts=shortcuts, facts=facts)
+    return found
+
+
+def _why_no_texts(texts: SplitTexts, settings: EvaluationSettings) -> str:
+    """Empty when the texts of a whole split may be read."""
+    if settings.most_texts is None:
+        return "evaluation.most_texts is null"
+    if not texts.are_there:
+        return f"its texts cannot be read: {texts.source.why_not}"
+    if len(texts) > settings.most_texts:
+        return f"{len(texts):,} texts are more than evaluation.most_texts {settings.most_texts:,}"
+    return ""
+
+
+def _train_ngrams(
+    head: TrainedHead,
+    store: FeatureStore,
+    train: ReadSplit,
+    settings: EvaluationSettings,
+    seed: int,
+) -> NgramJudge | str:
+    """A judge of n-grams that learnt from the head's own pairs, or why there is none."""
+    if settings.most_texts is None or not train.texts.are_there:
+        return _why_no_texts(train.texts, settings)
+    try:
+        data = _training_pairs(head, store)
+    except (OSError, ValueError) as error:
+        return f"the pairs of the head cannot be drawn again: {str(error).splitlines()[0]}"
+    # The pairs are in random order, so the first ones are a fair part of them.
+    most = settings.most_texts // 2
+    correct, incorrect = data.plan.correct[:most], data.plan.incorrect[:most]
+    places, code = np.unique(np.concatenate([correct, incorrect]), return_inverse=True)
+    task_ids = store.samples["task_id"].take(pa.array(data.samples.table_rows[places]))
+    texts = SplitTexts(task_ids=task_ids, source=train.texts.source)
+    outputs = texts.read_outputs(np.arange(len(places)))
+    first, second = np.split(code.astype(np.int64), 2)
+    return NgramJudge.train(outputs, first, second, data.samples.problems[correct], seed=seed)
+
+
+def _training_pairs(head: TrainedHead, store: FeatureStore) -> TrainingData:
+    """The pairs the head was trained on, drawn again from its own settings."""
+    record = head.record
+    sampling = TypeAdapter(DataSamplingSettings).validate_python(record.config["data_sampling"])
+    data = read_training_data(
+        store,
+        sampling,
+        excluded=read_excluded_problems(sampling.pairwise),
+        train_holdout=record.holdout.share if record.holdout else 0.0,
+    )
+    if record.pairs.get("checksum", data.checksum()) != data.checksum():
+        logger.warning("%s: the n-grams learn from other pairs than the head did", store.path)
+    return data

@@ -1,0 +1,131 @@
+"""What a sweep tries: the settings of a point of the grid, and the inputs that points share."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from featurize.store import FeatureStore
+from headtrain.head import FeatureNormaliser
+from headtrain.inputs import HeadInputs, InputColumns, choose_columns, read_head_inputs
+from headtrain.pair_plan import read_excluded_problems
+from headtrain.settings import DataSamplingSettings, TrainingSettings
+from headtrain.sweep.halves import Halves
+from headtrain.training_data import TrainingData, read_training_data
+from headtrain.validation import Validation, read_validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+    """One point of the grid."""
+
+    varied: Mapping[str, str]
+    """What the grid says of it, by the grid's keys."""
+    training: TrainingSettings
+    sampling: DataSamplingSettings
+    run_config: Mapping[str, Any]
+    """The whole configuration of this point."""
+
+    @property
+    def name(self) -> str:
+        """`features=mean.12 training.dropout=0.1`."""
+        return " ".join(f"{key}={value}" for key, value in self.varied.items()) or "as configured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepInputs:
+    """Everything heads over the same tensors and pairs read, normalised alike."""
+
+    columns: InputColumns
+    data: TrainingData
+    train: HeadInputs
+    normaliser: FeatureNormaliser
+    watch: Validation
+    """Choosing half, at most val_n_samples of it: scored at every checkpoint."""
+    choose: Validation
+    report: Validation
+    holdout: Validation | None
+
+
+class SweepReader:
+    """Reads the inputs of points, each only once while it is wanted."""
+
+    def __init__(
+        self,
+        train: FeatureStore,
+        valid: FeatureStore,
+        halves: Halves,
+        *,
+        train_holdout: float,
+        device: torch.device,
+    ) -> None:
+        self.train = train
+        self.valid = valid
+        self.halves = halves
+        self.train_holdout = train_holdout
+        self.device = device
+        self._data: dict[str, TrainingData] = {}
+        self._inputs: dict[tuple[str, InputColumns], SweepInputs] = {}
+
+    def columns(self, point: SweepPoint) -> InputColumns:
+        """The tensors a point reads."""
+        return choose_columns(self.train, point.training.features, point.training.likelihood)
+
+    def data(self, point: SweepPoint) -> TrainingData:
+        """The pairs of a point."""
+        key = _key(point)
+        if key not in self._data:
+            self._data[key] = read_training_data(
+                self.train,
+                point.sampling,
+                excluded=read_excluded_problems(point.sampling.pairwise),
+                train_holdout=self.train_holdout,
+            )
+        return self._data[key]
+
+    def inputs(self, point: SweepPoint) -> SweepInputs:
+        """The inputs of a point; points of the same pairs and tensors share them."""
+        key = (_key(point), self.columns(point))
+        if key not in self._inputs:
+            self._inputs[key] = self._read(point)
+        return self._inputs[key]
+
+    def keep_only(self, points: list[SweepPoint]) -> None:
+        """Forget the inputs of all other points."""
+        wanted = {(_key(point), self.columns(point)) for point in points}
+        self._inputs = {key: kept for key, kept in self._inputs.items() if key in wanted}
+
+    def _read(self, point: SweepPoint) -> SweepInputs:
+        columns, data = self.columns(point), self.data(point)
+        train = read_head_inputs(self.train, columns, samples=data.samples, device=self.device)
+        normaliser = FeatureNormaliser(columns.width).to(self.device)
+        normaliser.fit(train.features)
+        normaliser.normalise_(train.features)
+
+        def validation(store: FeatureStore, samples: Any, limit: int | None = None) -> Validation:
+            return read_validation(
+                store,
+                columns,
+                limit=limit,
+                seed=point.sampling.seed,
+                device=self.device,
+                samples=samples,
+                normaliser=normaliser,
+            )
+
+        return SweepInputs(
+            columns=columns,
+            data=data,
+            train=train,
+            normaliser=normaliser,
+            watch=validation(self.valid, self.halves.choose, point.sampling.val_n_samples),
+            choose=validation(self.valid, self.halves.choose),
+            report=validation(self.valid, self.halves.report),
+            holdout=validation(self.train, data.held_out) if data.holdout else None,
+        )
+
+
+def _key(point: SweepPoint) -> str:
+    return repr(dataclasses.astuple(point.sampling))

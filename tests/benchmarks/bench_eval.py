@@ -1,0 +1,131 @@
+"""How long judging takes: a million samples with all intervals, and ranks against enumeration.
+
+    python tests/benchmarks/bench_eval.py
+    python tests/benchmarks/bench_eval.py --samples 100000 --rounds 200
+
+Scores are random numbers that know the label a little; the shape is that of a large dataset, 75
+candidates a problem. Enumerating a problem's pairs is what ranks replace: it is run where its
+matrix of pairs fits, and must agree.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.metrics import ScoredSamples, pairwise_counts
+from headtrain.evaluation.samples.facts import SampleFacts
+from headtrain.evaluation.slices.agreement import count_agreement
+from headtrain.evaluation.slices.lengths import PairWindows
+from headtrain.settings import EvaluationSettings
+
+Found = TypeVar("Found")
+Floats = npt.NDArray[np.float64]
+
+
+def make_samples(num_samples: int, num_problems: int, seed: int) -> ScoredSamples:
+    """Scores that know the label and the problem."""
+    generator = np.random.default_rng(seed)
+    problem = generator.integers(num_problems, size=num_samples)
+    labels = generator.random(num_samples) < 0.5
+    level = generator.normal(size=num_problems)[problem]
+    return ScoredSamples(
+        scores=0.5 * labels + generator.normal(size=num_samples) + level,
+        is_correct=labels,
+        problem=problem,
+        output_tokens=generator.integers(10, 400, size=num_samples),
+    )
+
+
+def make_shortcuts(scored: ScoredSamples, seed: int) -> dict[str, Floats]:
+    """The shortcuts of a real evaluation, five of them."""
+    generator = np.random.default_rng(seed)
+    length = scored.output_tokens.astype(np.float64)
+    drawn = {
+        name: generator.normal(size=len(scored))
+        for name in ("logprob_mean", "logprob_sum", "bag_of_ngrams")
+    }
+    return {"longer_is_correct": length, "shorter_is_correct": -length, **drawn}
+
+
+def enumerate_wins(scored: ScoredSamples) -> Floats:
+    """Wins of each problem, from a matrix of all its pairs."""
+    wins = []
+    order = np.argsort(scored.problem, kind="stable")
+    starts = np.flatnonzero(np.diff(scored.problem[order], prepend=-1))
+    for places in np.split(order, starts[1:]):
+        labels = scored.is_correct[places]
+        scores = scored.scores[places]
+        if labels.any() and not labels.all():
+            margin = scores[labels][:, None] - scores[~labels]
+            wins.append((np.sign(margin) + 1).sum() / 2)
+    return np.array(wins)
+
+
+def timed(name: str, work: Callable[[], Found]) -> Found:
+    """Do it, and say how long it took and how large the process has become.
+
+    The time of the processor is what counts where others use the machine as well.
+    """
+    started, busy = time.perf_counter(), time.process_time()
+    found = work()
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{name:58} {seconds:7.2f} s, of processor {busy:6.2f} s   peak {peak:5.2f} GB", flush=True
+    )
+    return found
+
+
+def main() -> None:
+    """Time every part, then the whole."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--candidates", type=int, default=75, help="samples a problem")
+    parser.add_argument("--rounds", type=int, default=1000, help="bootstrap rounds")
+    arguments = parser.parse_args()
+    num_problems = max(2, arguments.samples // arguments.candidates)
+    settings = EvaluationSettings(bootstrap_rounds=arguments.rounds)
+    scored = make_samples(arguments.samples, num_problems, seed=0)
+    shortcuts = make_shortcuts(scored, seed=1)
+    print(f"{len(scored):,} samples of {num_problems:,} problems, {arguments.rounds:,} rounds")
+
+    counts = timed("wins by ranks", lambda: pairwise_counts(scored))
+    wins = timed("wins by enumeration", lambda: enumerate_wins(scored))
+    assert (counts.wins == wins).all(), "ranks and enumeration disagree"
+    print(f"{'':4}of {int(counts.num_pairs.sum()):,} pairs")
+    few = make_samples(arguments.samples // 20, 10, seed=2)  # the same, in few huge problems
+    by_ranks = timed(f"wins by ranks, {len(few):,} in 10 problems", lambda: pairwise_counts(few))
+    listed = timed(f"wins by enumeration, {len(few):,} in 10 problems", lambda: enumerate_wins(few))
+    assert (by_ranks.wins == listed).all(), "ranks and enumeration disagree"
+
+    windows = PairWindows.of(scored)
+    timed("pairs of about one length, one judge",
+          lambda: windows.tally(scored, [windows.matched(0.1)]))  # fmt: skip
+    other = scored.with_scores(shortcuts["bag_of_ngrams"])
+    timed("pairs two judges agree on", lambda: count_agreement(scored, other))
+    timed(
+        "whole evaluation of one split, head and five shortcuts",
+        lambda: evaluate(
+            splits={"valid": scored}, shortcuts={"valid": shortcuts}, settings=settings
+        ),
+    )
+    small = make_samples(max(500, arguments.samples // 40), max(2, num_problems // 100), seed=3)
+    timed(
+        "whole evaluation, that as train and a small valid",
+        lambda: evaluate(
+            splits={"train": scored, "valid": small},
+            shortcuts={"train": shortcuts, "valid": make_shortcuts(small, seed=4)},
+            facts={"valid": SampleFacts()},
+            settings=settings,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

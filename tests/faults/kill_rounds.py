@@ -1,0 +1,136 @@
+"""Kills featurize runs at random moments, again and again; every store must end as it should.
+
+    python -m tests.faults.kill_rounds --rounds 20
+
+Each round starts `critic featurize` with several workers on what the rounds before have left, waits
+a random while and sends a signal to a worker, to the launcher or to all of them. A run that gets
+through ends a store, which is compared with that of an undisturbed run; the next round begins a new
+one. Prints a line a round, and fails at the first thing that is wrong.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from featurize.store import FeatureStore
+from tests.command_line import finish, run_critic, start_critic
+from tests.integration.test_cli_interrupts import assert_same, find_workers, is_alive
+from tests.tiny_project import options, write_project
+
+NUM_UNITS = 60
+EXPECTED_CODES = {
+    ("launcher", signal.SIGKILL): {-signal.SIGKILL},
+    ("everything", signal.SIGKILL): {-signal.SIGKILL},
+    ("worker", signal.SIGKILL): {2},
+    ("launcher", signal.SIGTERM): {143, -signal.SIGTERM},  # before Python hears signals: -15
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int)
+    options_ = parser.parse_args()
+    seed = random.randrange(10**6) if options_.seed is None else options_.seed
+    print(f"seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="kill-rounds-") as folder:
+        play(Path(folder), random.Random(seed), options_.rounds, options_.workers)
+
+
+def play(folder: Path, draw: random.Random, rounds: int, workers: int) -> None:
+    """Rounds of kills, then each store finished and compared."""
+    project = write_project(folder / "project", num_train=NUM_UNITS, num_valid=1)
+    home = folder / "home"
+    start = time.monotonic()
+    outcome = run_critic(*command("undisturbed", workers), folder=project, home=home)
+    seconds = time.monotonic() - start
+    assert outcome.code == 0, outcome.err
+    expected = FeatureStore.open(store_path(project, "undisturbed"))
+    assert len(expected.manifest.units) == NUM_UNITS
+    number, tally = 0, Counter[str]()
+    for round_ in range(rounds):
+        store = store_path(project, f"store-{number}")
+        before = num_finished(store)
+        what = disturb(project, home, f"store-{number}", workers, draw, seconds)
+        kept = num_finished(store)
+        assert kept >= before, "a finished unit is gone"
+        tally[what] += 1
+        print(f"round {round_ + 1:3}: {what:24} store {number}: {before} -> {kept} units")
+        if (store / "manifest.json").exists():
+            assert_same(FeatureStore.open(store), expected)
+            number += 1
+    outcome = run_critic(*command(f"store-{number}", workers), folder=project, home=home)
+    assert outcome.code == 0, outcome.err
+    assert_same(FeatureStore.open(store_path(project, f"store-{number}")), expected)
+    print(f"{rounds} rounds, {number + 1} stores, each like the undisturbed one; {dict(tally)}")
+
+
+def disturb(
+    project: Path, home: Path, name: str, workers: int, draw: random.Random, seconds: float
+) -> str:
+    """One run that is sent a signal; returns which, and to whom."""
+    target, by = draw.choice(sorted(EXPECTED_CODES))
+    store = store_path(project, name)
+    before = num_finished(store)
+    process = start_critic(*command(name, workers), folder=project, home=home)
+    # Half of them while units are written, half at any moment.
+    if draw.random() < 0.5:
+        wait(lambda: num_finished(store) > before or process.poll() is not None)
+        time.sleep(draw.uniform(0, 0.15 * seconds))
+    else:
+        time.sleep(draw.uniform(0, seconds))
+    found = find_workers(process)
+    if process.poll() is not None:
+        outcome = finish(process)
+        assert outcome.code == 0, outcome.err
+        return "through before its signal"
+    if target == "worker" and not found:
+        target = "launcher"
+    victims = {
+        "worker": draw.sample(found, min(1, len(found))),
+        "launcher": [],
+        "everything": found,
+    }[target]
+    for victim in victims if target == "worker" else [process.pid, *victims]:
+        with contextlib.suppress(ProcessLookupError):  # it went with the launcher
+            os.kill(victim, by)
+    outcome = finish(process)
+    wait(lambda: not any(map(is_alive, found)))
+    is_through = outcome.code == 0 and (store / "manifest.json").exists()
+    codes = EXPECTED_CODES[target, by]
+    assert is_through or outcome.code in codes, (target, by, outcome)
+    assert "Traceback" not in outcome.err, outcome.err
+    return f"{signal.Signals(by).name} of {target}"
+
+
+def wait(is_so: object, most: float = 240) -> None:
+    """Returns when it is so."""
+    assert callable(is_so)
+    give_up = time.monotonic() + most
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+
+
+def command(experiment: str, workers: int) -> list[str]:
+    settings = (f"experiment.name={experiment}", f"featurize.workers={workers}")
+    return ["featurize", "--split", "train", *options("featurize.unit_tokens=50", *settings)]
+
+
+def store_path(project: Path, experiment: str) -> Path:
+    return project / "storage/features" / experiment / "train"
+
+
+def num_finished(store: Path) -> int:
+    return len([*(store / "units").glob("*.json")])
+
+
+if __name__ == "__main__":
+    main()
