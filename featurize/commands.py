@@ -174,9 +174,15 @@ def _pair_planner(settings: "Config", split: str) -> "Choose":
 
 
 def _to_repeat(arguments: Sequence[str]) -> str:
-    """The command with what makes it go on, rather than start anew or stop early."""
+    """The command with what makes it go on, rather than start anew or stop early.
+
+    It is kept with the store; the address of a tracking server may hold a password and is not.
+    """
     once = ("--overwrite", "--plan-only", "--repair", "--debug")
-    return shlex.join(["critic", *(word for word in arguments if word not in once)])
+    words = [word for word in arguments if word not in once]
+    for place in reversed([at for at, word in enumerate(words) if word.startswith("mlflow.")]):
+        del words[place - 1 : place + 1]
+    return shlex.join(["critic", *words])
 
 
 def _refuse_options_of_a_launcher(nproc_per_node: int | None, overwrite: bool) -> None:

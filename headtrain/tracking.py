@@ -1,4 +1,4 @@
-"""Follows runs in MLflow; the only file that knows MLflow, with a twin that follows nothing."""
+"""Follows runs in MLflow: the only file that knows MLflow."""
 
 import contextlib
 import json
@@ -7,14 +7,15 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
+
+from headtrain.tracker import NullTracker, Point, Status, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-Point = tuple[int, float]  # a step, and a metric's value there
+__all__ = ["MlflowTracker", "NullTracker", "Point", "Status", "Tracker", "TrackingError", "flatten"]
 
 # NOTE: a step of training takes about a millisecond, a metric in the database a third of one; so
 # metrics wait, and a run that is over in a minute writes them when it is done. Checkpoints keep
@@ -28,85 +29,6 @@ logger = logging.getLogger(__name__)
 
 class TrackingError(ValueError):
     """The tracking server or database cannot be used."""
-
-
-class Tracker(Protocol):
-    """What training and evaluation tell about themselves."""
-
-    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
-        """Start a run, or go on with run_id; returns the run's id, None where nothing follows."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Note metrics of an optimizer step."""
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-
-    def waiting(self) -> list[tuple[int, dict[str, float]]]:
-        """Step and metrics of what was noted and not yet written."""
-
-    def log_files(self, files: Sequence[Path], folder: str) -> None:
-        """Attach files to the run, below `folder`."""
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Write what is waiting and close the run."""
-
-    def log_child(
-        self,
-        name: str,
-        parameters: Mapping[str, str],
-        history: Sequence[tuple[int, Mapping[str, float]]],
-    ) -> None:
-        """Note a whole run below this one: its parameters, and its metrics at some steps."""
-
-    def log_evaluation(
-        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
-    ) -> None:
-        """Attach an evaluation to the run that trained the head."""
-
-    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
-        """What a run has logged of these metrics, by step; without those it has nothing of."""
-
-
-class NullTracker:
-    """Follows nothing."""
-
-    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
-        """No run is started; a run id from earlier is kept."""
-        return run_id
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def waiting(self) -> list[tuple[int, dict[str, float]]]:
-        """Nothing waits."""
-        return []
-
-    def log_files(self, files: Sequence[Path], folder: str) -> None:
-        """Do nothing."""
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Do nothing."""
-
-    def log_child(
-        self,
-        name: str,
-        parameters: Mapping[str, str],
-        history: Sequence[tuple[int, Mapping[str, float]]],
-    ) -> None:
-        """Do nothing."""
-
-    def log_evaluation(
-        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
-    ) -> None:
-        """Do nothing."""
-
-    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
-        """Nothing was followed."""
-        return {}
 
 
 class MlflowTracker:

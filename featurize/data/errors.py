@@ -36,13 +36,14 @@ class DataError(ValueError):
         if self.total == 1:
             return []
         unlisted = self.total - len(self.problems)
-        kinds = sorted(self.kinds.items(), key=lambda kind: -kind[1])
+        kinds = sorted(self.kinds.items(), key=lambda kind: -kind[1])[:MAX_LISTED]
         width = len(f"{self.total:,}")
         return [
             *self.problems,
-            *([f"... and {unlisted:,} more bad rows"] if unlisted else []),
+            *([f"... and {unlisted:,} more"] if unlisted else []),
+            *(["", f"{self.total:,} bad rows, by what would mend them:"] if kinds else []),
+            *(f"  {count:{width},} x {kind}" for kind, count in kinds),
             "",
-            *(f"{count:{width},} x {kind}" for kind, count in kinds[:MAX_LISTED]),
         ]
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -161,15 +161,17 @@ def _scan(
     problems: list[str] = []
     kinds = Counter[str]()
     lines_before = dict.fromkeys(range(len(sources)), 0)
-    for chunk in scan_files(copies, workers=workers, chunk_bytes=chunk_bytes):
-        first = lines_before[chunk.file]
-        lines_before[chunk.file] += chunk.num_lines
-        kinds += chunk.kinds
-        problems += [
-            f"{sources[chunk.file].location(first + fault.line)}: {fault.message}"
-            for fault in chunk.faults[: MAX_LISTED - len(problems)]
-        ]
-        tables.append(_with_places(chunk, first))
+    # Closed, so that after an error or Ctrl-C no process goes on.
+    with closing(scan_files(copies, workers=workers, chunk_bytes=chunk_bytes)) as chunks:
+        for chunk in chunks:
+            first = lines_before[chunk.file]
+            lines_before[chunk.file] += chunk.num_lines
+            kinds += chunk.kinds
+            problems += [
+                f"{sources[chunk.file].location(first + fault.line)}: {fault.message}"
+                for fault in chunk.faults[: MAX_LISTED - len(problems)]
+            ]
+            tables.append(_with_places(chunk, first))
     if problems:
         raise DataError(problems, total=kinds.total(), kinds=kinds)
     if not sum(table.num_rows for table in tables):

@@ -46,7 +46,7 @@ class LineParser:
     def __init__(self) -> None:
         self._known: BoundedMemory[bytes, dict[str, Any]] = BoundedMemory()
         self._middle = b"\n"  # of the line before; no line holds this one
-        self._start = b"\n"  # what the line before had up to the rest
+        self._start: bytes | tuple[()] = ()  # up to the rest; no line starts with one of none
         self._members: list[tuple[str, Any]] = []  # of that
 
     def parse_all(self, block: bytearray, end: int) -> tuple[list[Any], list[int]]:

@@ -1,8 +1,11 @@
 """Reads JSONL files once, in chunks and on several cores, and notes where each sample lies."""
 
+import logging
 import os
+import signal
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +22,8 @@ from featurize.data.plain import plain_columns
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
 _BLOCK_BYTES = 256 << 10  # what fits the caches of a core
 _WORKER_BYTES = 128 << 20  # a further process pays from about here on
+_SECONDS_BETWEEN_REPORTS = 10
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +49,7 @@ class ScannedChunk:
 
 def scan_files(
     paths: Sequence[Path], *, workers: int | None = None, chunk_bytes: int = CHUNK_BYTES
-) -> Iterator[ScannedChunk]:
+) -> Generator[ScannedChunk, None, None]:
     """Scan the chunks of all files, in order; `workers` None takes what the size is worth."""
     sizes = [path.stat().st_size for path in paths]
     chunks = [
@@ -56,11 +61,28 @@ def scan_files(
         workers = min(_num_cores(), 1 + sum(sizes) // _WORKER_BYTES)
     workers = min(workers, len(chunks))
     if workers <= 1:
-        yield from map(scan_chunk, chunks)
+        yield from _report(map(scan_chunk, chunks), chunks)
+        _line_parser.cache_clear()
         return
     # NOTE: spawn, because the caller may hold threads (torch, Arrow), which a fork would break.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(scan_chunk, chunks)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
+        yield from _report(pool.map(scan_chunk, chunks), chunks)
+
+
+def _report(scanned: Iterable[ScannedChunk], chunks: Sequence[Chunk]) -> Iterator[ScannedChunk]:
+    """Log now and then how far it is."""
+    last = time.monotonic()
+    for number, chunk in enumerate(scanned, start=1):
+        yield chunk
+        if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
+            last = time.monotonic()
+            logger.info("checking the dataset: %d%% of its rows", 100 * number // len(chunks))
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent tells of it and ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def scan_chunk(chunk: Chunk) -> ScannedChunk:

@@ -94,4 +94,6 @@ class StoreReport:
 
 
 def _show(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else value

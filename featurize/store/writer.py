@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +64,11 @@ class StoreWriter:
 
     def finished_units(self) -> dict[int, Unit]:
         """The units whose receipt agrees with the files; torn ones are left out, to be redone."""
-        units = {}
-        for receipt in sorted((self.path / "units").glob("*.json")):
-            try:
-                unit = self._parse_receipt(receipt.read_bytes())
-                _check_unit(self.path, unit)
-            except (ValueError, OSError):
-                continue
-            units[unit.number] = unit
-        return units
+        receipts = sorted((self.path / "units").glob("*.json"))
+        # Checksums of all cores at once: at the end of a large run everybody waits for this.
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "checksums") as pool:
+            units = pool.map(self._find_unit, receipts)
+            return {unit.number: unit for unit in units if unit is not None}
 
     def write_unit(self, number: int, features: UnitFeatures, counts: Mapping[str, int]) -> Unit:
         """Writes one unit; its receipt comes last, so that what it names is whole.
@@ -152,6 +150,15 @@ class StoreWriter:
     def _first_spans(self) -> dict[str, Span]:
         """The tensors of the first unit; every other one has the same."""
         return Shard(str(self.path / "units" / "00000.safetensors")).spans
+
+    def _find_unit(self, receipt: Path) -> Unit | None:
+        """The unit of a receipt whose files are as it says."""
+        try:
+            unit = self._parse_receipt(receipt.read_bytes())
+            _check_unit(self.path, unit)
+        except (ValueError, OSError):
+            return None
+        return unit
 
     def _parse_receipt(self, content: bytes) -> Unit:
         """The unit a receipt names; ValueError where it is damaged or of another plan."""

@@ -23,62 +23,12 @@ from pathlib import Path
 from featurize.data.index import DatasetIndex
 
 ROWS_OF_A_PROBLEM = 240
-WORDS = [
-    "the",
-    "of",
-    "a",
-    "and",
-    "to",
-    "in",
-    "is",
-    "number",
-    "integers",
-    "given",
-    "you",
-    "for",
-    "each",
-    "that",
-    "are",
-    "it",
-    "contains",
-    "first",
-    "line",
-    "by",
-    "Vasya",
-    "array",
-    "string",
-    "length",
-    "output",
-    "print",
-    "input",
-    "test",
-    "cases",
-    "minimum",
-    "maximum",
-    "1",
-    "≤",
-    "n",
-    "≤",
-    "10^5",
-    "×",
-    "such",
-    "sum",
-    "possible",
-    "answer",
-    "exactly",
-    "two",
-    "edges",
-    "vertices",
-    "tree",
-    "“good”",
-    "moves",
-    "player",
-    "wins",
-    "if",
-    "there",
-    "no",
-    "…",
-]
+TEXT = """
+the of a and to in is number integers given you for each that are it contains first line by
+Vasya array string length output print input test cases minimum maximum 1 ≤ n ≤ 10^5 such sum
+possible answer exactly two edges vertices tree “good” moves player wins if there no …
+"""
+WORDS = TEXT.split()
 LANGUAGES = ("python3", "cpp", "java")
 
 

@@ -101,7 +101,7 @@ def disturb(
     for victim in victims if target == "worker" else [process.pid, *victims]:
         with contextlib.suppress(ProcessLookupError):  # it went with the launcher
             os.kill(victim, by)
-    outcome = finish(process)
+    outcome = finish(process, timeout=1200)
     wait(lambda: not any(map(is_alive, found)))
     is_through = outcome.code == 0 and (store / "manifest.json").exists()
     codes = EXPECTED_CODES[target, by]
@@ -110,7 +110,7 @@ def disturb(
     return f"{signal.Signals(by).name} of {target}"
 
 
-def wait(is_so: object, most: float = 240) -> None:
+def wait(is_so: object, most: float = 1200) -> None:
     """Returns when it is so."""
     assert callable(is_so)
     give_up = time.monotonic() + most

@@ -14,7 +14,13 @@ from featurize.data.plain import plain_columns
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ["a", 'x", "output": "y', '"instruction": "a",', "\\", '\\",', " \n", "é\u2028"]
 )
-scalars = texts | st.none() | st.booleans() | st.integers(-2, 2) | st.floats(allow_nan=False)
+scalars = (
+    texts
+    | st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
 values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(texts, scalars, max_size=2)
 keys = st.sampled_from(["instruction", "output", "input", "task_id", "x"])
 objects = st.lists(st.tuples(keys, texts | values), max_size=5)  # a key may come twice
@@ -47,7 +53,7 @@ def parse_in_parts(lines: list[bytes]) -> list[Any] | None:
     return rows
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(objects, min_size=1, max_size=4),
     order=st.lists(st.integers(0, 3), min_size=1, max_size=7),
@@ -56,12 +62,10 @@ def parse_in_parts(lines: list[bytes]) -> list[Any] | None:
 )
 def test_lines_in_parts_are_the_lines_as_a_whole(rows, order, space, is_ascii):
     lines = [to_line(rows[n % len(rows)], space, is_ascii).encode() for n in order]
-    assert repr(parse_in_parts(lines)) == repr(parse_whole(lines)) or parse_in_parts(
-        lines
-    ) == parse_whole(lines)
+    assert parse_in_parts(lines) == parse_whole(lines)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(objects, min_size=1, max_size=2),
     cut=st.integers(0, 200),
@@ -93,7 +97,7 @@ ROW = st.fixed_dictionaries(
 MOSTLY_GOOD = ROW.map(lambda row: {"instruction": "a", "output": "b"} | row) | ROW
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(rows=st.lists(MOSTLY_GOOD, min_size=1, max_size=4))
 def test_rows_by_column_are_the_rows_one_by_one(rows):
     lines = [json.dumps(row).encode() + b"\n" for row in rows]

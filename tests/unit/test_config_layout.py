@@ -42,6 +42,13 @@ def test_experiments_with_one_store_name_share_their_features() -> None:
     assert layout.evaluation_dir == Path("storage/evaluation/demo")
 
 
+def test_features_may_lie_at_a_uri() -> None:
+    layout = _layout("storage.features_dir=s3://bucket/features/")
+    assert layout.features_dir("train") == "s3://bucket/features/demo/train"
+    assert layout.features_dir("validation") == "s3://bucket/features/demo/valid"
+    assert layout.cache_dir == Path("storage/cache")
+
+
 def test_a_tracking_server_is_taken_as_it_is() -> None:
     assert _layout("mlflow.tracking_uri=http://host:5000").tracking_uri == "http://host:5000"
 

@@ -15,7 +15,7 @@ import zstandard
 import featurize.data.index as index_module
 from featurize.data.index import DatasetIndex
 from featurize.data.records import DataError, Sample
-from tests.indexed import read_samples
+from tests.indexed import parse_row
 
 PLACE = ("file", "line", "offset")
 
@@ -158,11 +158,14 @@ def write_as(folder: Path, suffix: str, rows: list[dict]) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
-def test_random_access_gives_the_samples_that_reading_gives(tmp_path, suffix):
+def test_random_access_gives_the_samples_of_the_rows(tmp_path, suffix):
     rows = [row for row in make_rows() if suffix != ".parquet" or "chosen" not in row]
     path = write_as(tmp_path, suffix, rows)
     index = build(path, tmp_path)
-    read = list(read_samples(path))
+    if suffix == ".parquet":
+        rows = pa.Table.from_pylist(rows).to_pylist()  # has only the columns of the first row
+    place = f"{path}:row " if suffix == ".parquet" else f"{path}:"
+    read = [s for n, row in enumerate(rows, 1) for s in parse_row(row, f"{place}{n}")]
     order = np.random.default_rng(0).permutation(len(index))
     samples = index.read(order)
     assert [s.task_id for s in samples] == index.table["task_id"].take(order).to_pylist()
@@ -259,3 +262,10 @@ def test_taking_more_problems_than_there_are_takes_all(tmp_path):
     assert index.take_problems(99).content_fingerprint == index.content_fingerprint
     with pytest.raises(DataError, match="limit of problems is 0; it must be at least 1"):
         index.take_problems(0)
+
+
+def test_an_index_of_no_row_is_an_index(tmp_path):
+    index = build(write_jsonl(tmp_path / "a.jsonl", make_rows()), tmp_path)
+    none = index.take(np.zeros(len(index), bool))
+    assert (len(none), none.num_problems, none.read(np.array([], np.int64))) == (0, 0, [])
+    assert none.content_fingerprint != index.content_fingerprint

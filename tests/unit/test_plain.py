@@ -1,5 +1,7 @@
 """Rows checked column by column give what rows checked one by one give."""
 
+import json
+
 import pytest
 
 from featurize.data.notes import Notes
@@ -24,8 +26,6 @@ PLAIN = {"instruction": "a", "output": "b"}
     ids=str,
 )
 def test_a_plain_row_is_noted_as_it_is_one_by_one(row):
-    import json
-
     others = [PLAIN | {"metadata": {"difficulty": 1, "source": "1"}, "problem_id": "0"}, PLAIN]
     rows = [*others, row, *others]
     lines = [json.dumps(row).encode() + b"\n" for row in rows]

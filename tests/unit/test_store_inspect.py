@@ -8,7 +8,7 @@ import torch
 from featurize.files import read_json, write_json
 from featurize.store import FeatureStoreError
 from featurize.store.inspect import inspect_store
-from tests.unit_features import TENSORS, make_unit, make_writer, write_missing
+from tests.unit_features import RECIPE, TENSORS, make_unit, make_writer, write_missing
 
 
 def flip(path: Path, place: int = -1) -> None:
@@ -125,11 +125,12 @@ def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_store_is_told_with_how_to_go_on(tmp_path: Path) -> None:
-    writer = make_writer(tmp_path, num_units=5)
+    writer = make_writer(tmp_path, num_units=5, recipe=RECIPE | {"likelihood": True})
     writer.begin()
     writer.write_unit(3, make_unit(3), {})
     report = inspect_store(tmp_path)
     assert report.describe()["units"] == "1 of 5"
+    assert report.describe()["likelihood"] == "yes"
     with pytest.raises(FeatureStoreError, match="4 of 5 units are not finished; go on with `"):
         report.check()
 

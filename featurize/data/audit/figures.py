@@ -8,7 +8,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from featurize.data.audit.labels import LabelAudit
 from featurize.data.audit.lengths import LengthAudit
@@ -86,16 +86,19 @@ def draw_pairs(path: Path, audit: LabelAudit) -> None:
 def draw_overlap(path: Path, audit: OverlapAudit) -> None:
     """Pairs of like problems by similarity."""
     figure, axes = _new_figure("Problems that come again")
-    bins = np.linspace(audit.threshold, 1, 21).tolist()
-    for pairs, colour, name in (
-        (audit.shared, INCORRECT, f"with {audit.against}"),
-        (audit.within, NEUTRAL, "within the split"),
-    ):
-        if pairs:
-            similarities = [pair.similarity for pair in pairs]
-            axes.hist(
-                similarities, bins, histtype="step", color=colour, label=f"{len(pairs):,} {name}"
-            )
+    parts = {
+        f"{len(audit.shared):,} with {audit.against}": (audit.shared, INCORRECT),
+        f"{len(audit.within):,} within the split": (audit.within, NEUTRAL),
+    }
+    shown = {name: part for name, part in parts.items() if part[0]}
+    axes.hist(
+        [[pair.similarity for pair in pairs] for pairs, _ in shown.values()],
+        np.linspace(min(audit.threshold, 0.95), 1, 21).tolist(),
+        stacked=True,
+        color=[colour for _, colour in shown.values()],
+        label=list(shown),
+    )
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"share of {audit.ngram}-grams that two statements have in common")
     axes.set_ylabel("pairs of problems")
     _save(figure, axes, path)

@@ -1,0 +1,102 @@
+"""`critic sweep` as a user runs it, on features that are there already."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import Outcome, WarmCritic
+from tests.synthetic_stores import write_store
+
+OPTIONS = (
+    *("--config", "configs/demo.yaml"),
+    *("--set", "runtime.device=cpu"),
+    *("--set", "training.n_epochs=2"),
+    *("--set", "evaluation.bootstrap_rounds=50"),
+    *("--set", "evaluation.train_holdout=0.2"),
+)
+
+
+@pytest.fixture(scope="module")
+def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
+    warm = WarmCritic(tmp_path_factory.mktemp("home"))
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    for split, seed in (("train", 1), ("valid", 2)):
+        write_store(
+            folder / "storage/features/demo" / split,
+            tensors={"mean.1": 16, "mean.2": 16},
+            fingerprint=split,
+            seed=seed,
+            likelihood=True,
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(critic: WarmCritic, project: Path) -> Outcome:
+    grid = ("--grid", "features=mean.1,mean.2,mean.1+mean.2", "--grid", "training.dropout=0.1,0.3")
+    return critic.run("sweep", *grid, "--seeds", "2", *OPTIONS, folder=project)
+
+
+def test_a_sweep_ends_with_a_table_a_figure_and_an_ensemble(swept: Outcome, project: Path) -> None:
+    assert swept.code == 0, swept.err
+    assert "12 heads at 6 points" in swept.out
+    assert "features=mean.1+mean.2 training.dropout=0.1" in swept.out
+    assert "problems that did not" in swept.out
+    folder = project / "storage/checkpoints/critic/demo/sweep"
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((folder / "sweep.json").read_text())
+    assert len(found["points"]) == 6
+    record = json.loads((folder / "winner/head.json").read_text())
+    assert record["num_members"] == 2
+    winner = found["points"][0]["varied"]
+    assert record["config"]["training"]["features"] == winner["features"].split("+")
+    assert str(record["config"]["training"]["dropout"]) == winner["training.dropout"]
+
+
+def test_every_head_is_a_child_run_of_the_sweep(swept: Outcome, project: Path) -> None:
+    assert swept.code == 0
+    with sqlite3.connect(project / "storage/mlruns/mlflow.db") as database:
+        parents = database.execute(
+            "select value, count(*) from tags where key = 'mlflow.parentRunId' group by value"
+        ).fetchall()
+        statuses = set(database.execute("select status from runs").fetchall())
+    assert [count for _, count in parents] == [12]
+    assert statuses == {("FINISHED",)}
+
+
+def test_the_winner_is_judged_like_any_head(
+    swept: Outcome, critic: WarmCritic, project: Path
+) -> None:
+    assert swept.code == 0
+    head = "storage/checkpoints/critic/demo/sweep/winner"
+    outcome = critic.run("eval", "--split", "valid", "--head", head, *OPTIONS, folder=project)
+    assert outcome.code == 0, outcome.err
+    assert "accuracy over pairs" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--grid", "training.droput=0.1"), "droput"),
+        (("--grid", "training.dropout=0.1,2"), "less than 1"),
+        (("--grid", "features=mean.7"), "has no tensor 'mean.7'"),
+        (("--grid", "runtime.seed=1,2"), "give that with --set"),
+        (("--set", "dataset.validation=null"), "name a dataset.validation"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_in_one_line(
+    critic: WarmCritic, project: Path, arguments: tuple[str, str], reason: str
+) -> None:
+    outcome = critic.run("sweep", *OPTIONS, *arguments, folder=project)
+    assert outcome.code == 2
+    assert reason in outcome.err
+    assert outcome.err.count("\n") == 1
