@@ -28,17 +28,20 @@ def describe_unknown(key: KeyPath) -> str:
 def _nearest_keys(key: KeyPath) -> list[str]:
     section, siblings = _siblings_of(key)
     depth = len(section)
-    beside = difflib.get_close_matches(key[depth], siblings, n=1)
-    if beside:
-        corrected = (*section, beside[0], *key[depth + 1 :])
-        return [".".join(corrected if corrected in known_keys() else corrected[: depth + 1])]
     wanted = ".".join(key)
     # The right name in the wrong place: training.seed is runtime.seed or data_sampling.seed.
     elsewhere = [".".join(known) for known in known_keys() if known[-1] == key[-1]]
+    beside = difflib.get_close_matches(key[depth], siblings, n=1)
+    if beside and (depth < len(key) - 1 or not elsewhere):
+        corrected = (*section, beside[0], *key[depth + 1 :])
+        return [".".join(corrected if corrected in known_keys() else corrected[: depth + 1])]
     if elsewhere:
         return difflib.get_close_matches(wanted, elsewhere, n=2, cutoff=0.0)
     sections = {known[:-1] for known in known_keys()}
-    everywhere = [".".join(known) for known in known_keys() if known not in sections]
+    names = set(difflib.get_close_matches(key[-1], {known[-1] for known in known_keys()}))
+    everywhere = [
+        ".".join(known) for known in known_keys() if known not in sections and known[-1] in names
+    ]
     return difflib.get_close_matches(wanted, everywhere, n=1, cutoff=0.7)
 
 

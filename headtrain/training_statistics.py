@@ -53,18 +53,19 @@ class Statistics:
     def _measure(self) -> None:
         if not self._waiting:
             return
-        first, other, shares = (
-            torch.cat([part.view(self.num_heads, -1) for part in column], dim=1)
-            for column in zip(*self._waiting, strict=True)
-        )  # [heads, terms]
+        first, other, shares = (self._join(column) for column in zip(*self._waiting, strict=True))
         self._waiting = []
         if isinstance(self.loss, PairLoss):
-            costs = self.loss.costs(first, other)
-            is_right = first > other
-            parts = [first - other, torch.ones_like(first), *[torch.zeros_like(first)] * 2]
+            columns = [self.loss.costs(first, other), first > other, first - other]
+            self._sums[3] += shares.sum(-1)  # the margin is one difference, not two means
         else:
-            costs = self.loss.costs(first, other)
             is_right = (first > self.loss.middle) == (other > 0)
             parts = [first * other, other, first * (1 - other), 1 - other]
-        columns = torch.stack([costs, is_right.float(), *parts])  # [6, heads, terms]
-        self._sums += (columns * shares).sum(-1)
+            columns = [self.loss.costs(first, other), is_right, *parts]
+        self._sums[: len(columns)] += (torch.stack(columns) * shares).sum(-1)
+
+    def _join(self, parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Batches side by side, [heads, terms]."""
+        if self.num_heads == 1:
+            return torch.cat(parts).unsqueeze(0)
+        return torch.cat([part.view(self.num_heads, -1) for part in parts], dim=1)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -69,6 +70,7 @@ def s3_server() -> Iterator[Wire]:
     os.environ.update(s3_environment(wire))
     s3fs.S3FileSystem.clear_instance_cache()  # of another server
     try:
+        _empty(server)
         s3fs.S3FileSystem().mkdir(BUCKET)
         yield wire
     finally:
@@ -77,6 +79,14 @@ def s3_server() -> Iterator[Wire]:
         os.environ.update(before)
         listener.close()
         server.stop()
+
+
+def _empty(server: ThreadedMotoServer) -> None:
+    """Servers of one process share what they hold."""
+    host, port = server.get_host_and_port()
+    request = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener.open(request, timeout=30).close()
 
 
 def s3_environment(wire: Wire) -> dict[str, str]:

@@ -124,10 +124,11 @@ def _train(critic: WarmCritic, folder: Path, name: str, pairs: tuple[str, ...]) 
         f"experiment.name={name}",
         "data_sampling.pairwise.length_matched=true",
         "evaluation.train_holdout=0.2",
+        "dataset.validation=null",
+        "training.n_epochs=1",
     )
     for command in (
         ("featurize", "--split", "train", *pairs),
-        ("featurize", "--split", "valid"),
         ("train-head", "--pairs", str(PAIRS)),
     ):
         outcome = critic.run(*command, *settings, folder=folder)

@@ -2,7 +2,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headtrain.draws import Draws
@@ -17,6 +17,7 @@ SAMPLE = st.tuples(st.integers(-3, 4), st.booleans(), st.integers(0, 2))
 """Its problem, its label and its class."""
 
 
+@settings(max_examples=60)
 @given(
     samples=st.lists(SAMPLE, max_size=60).map(lambda more: [(0, True, 0), (0, False, 0), *more]),
     has_classes=st.booleans(),
@@ -72,6 +73,7 @@ def test_pairs_are_exactly_what_was_asked_for(
         assert all(drawn[code] >= min(limits[code], most - 1) for code in limits)
 
 
+@settings(max_examples=60)
 @given(
     members=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), min_size=1, max_size=20),
     data=st.data(),
@@ -112,6 +114,7 @@ ONE_PAIR = [
 ]
 
 
+@settings(max_examples=60)
 @given(
     rows=st.lists(ROW, max_size=60).map(lambda more: [*ONE_PAIR, *more]),
     width=st.integers(1, 20),

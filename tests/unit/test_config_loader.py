@@ -153,11 +153,13 @@ def test_to_dict_is_plain_and_resolved(write: Callable[[str], Path]) -> None:
         ),
         (
             "evaluation: {zzz: 3}",
-            "evaluation.zzz: unknown key; the keys there are bootstrap_rounds, confidence",
+            "evaluation.zzz: unknown key; the keys there are train_holdout, bootstrap_rounds,"
+            " confidence, length_tolerance, minimal_edit, most_texts, mistakes",
         ),
         (
             "evaluation: {3: 3}",
-            "evaluation.3: unknown key; the keys there are bootstrap_rounds, confidence",
+            "evaluation.3: unknown key; the keys there are train_holdout, bootstrap_rounds,"
+            " confidence, length_tolerance, minimal_edit, most_texts, mistakes",
         ),
     ],
 )

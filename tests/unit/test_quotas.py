@@ -41,11 +41,11 @@ def test_uniform_quotas_are_hypergeometric() -> None:
     draws = Draws(1)
     limits = np.array([3, 1, 4])
     counts = Counter(
-        tuple(spread_uniformly(limits, 2, np.ones(3, np.int64), draws).tolist()) for _ in range(600)
+        tuple(spread_uniformly(limits, 2, np.ones(3, np.int64), draws).tolist()) for _ in range(420)
     )
     expected = {(2, 0, 0): 3, (0, 0, 2): 6, (1, 1, 0): 3, (1, 0, 1): 12, (0, 1, 1): 4}  # of 28
     assert set(counts) == set(expected)
-    frequencies = [600 * ways / 28 for ways in expected.values()]
+    frequencies = [420 * ways / 28 for ways in expected.values()]
     assert chisquare([counts[key] for key in expected], frequencies).pvalue > 1e-4
 
 

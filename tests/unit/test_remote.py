@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -20,7 +21,8 @@ def remote() -> RemoteFolder:
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it would have waited."""
     waits: list[float] = []
-    monkeypatch.setattr("featurize.remote.time.sleep", waits.append)
+    # NOTE: not time.sleep itself, which threads of other tests use, too.
+    monkeypatch.setattr("featurize.remote.time", SimpleNamespace(sleep=waits.append))
     return waits
 
 
