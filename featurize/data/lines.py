@@ -9,6 +9,7 @@ from featurize.data.errors import RowFault, shorten
 from featurize.data.memory import BoundedMemory
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_KEY = b'"instruction"'
 _BACKSLASH, _BRACE, _COMMA = b"\\{,"
 _SPACE = b" \t\r\n"  # what JSON takes for space
 
@@ -52,6 +53,8 @@ class LineParser:
     def parse_all(self, block: bytearray, end: int) -> tuple[list[Any], list[int]]:
         """Parse the lines up to `end`; returns rows, and lengths with the ends of the lines.
 
+        The block is as before when this returns, though not while it runs.
+
         Raises:
             orjson.JSONDecodeError: a line is not strict JSON.
         """
@@ -84,7 +87,7 @@ class LineParser:
         return rows, lengths
 
     def _parse_in_parts(self, line: bytes) -> Any:
-        start = line.find(b'"instruction"')
+        start = line.find(_KEY)
         if start > 0:
             try:
                 if row := self._join_parts(line, start):
@@ -101,10 +104,12 @@ class LineParser:
         if head is None or not middle:
             return None
         stop = start + len(middle)
-        members = head | self._parse_middle(middle)
+        members = self._parse_middle(middle)
         rest: dict[str, Any] = orjson.loads(b"{" + line[stop:])
-        self._middle, self._start, self._members = middle, line[:stop], list(members.items())
-        return members | rest if rest else None
+        self._middle = middle
+        if not head:  # lines of this instruction are likely to start alike
+            self._start, self._members = line[:stop], list(members.items())
+        return head | members | rest if rest else None
 
     def _parse_middle(self, middle: bytes) -> dict[str, Any]:
         members = self._known.get(middle)

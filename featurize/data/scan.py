@@ -15,9 +15,10 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 
+from featurize.data.errors import DataError
 from featurize.data.lines import LineParser
 from featurize.data.notes import Fault, Notes
-from featurize.data.plain import plain_columns
+from featurize.data.plain import Columns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
 _BLOCK_BYTES = 256 << 10  # what fits the caches of a core
@@ -89,11 +90,7 @@ def scan_chunk(chunk: Chunk) -> ScannedChunk:
     """Check every row of a chunk and note its keys, its lengths and its place."""
     notes = Notes()
     for block, num_bytes, offset in _read_blocks(chunk):
-        try:
-            rows, lengths = _line_parser().parse_all(block, num_bytes)
-            columns = plain_columns(rows)
-        except orjson.JSONDecodeError:
-            columns = None
+        columns, lengths = _try_plain(block, num_bytes)
         if columns is None:
             notes.add_any(bytes(block[:num_bytes]), offset)
         else:
@@ -107,6 +104,17 @@ def scan_chunk(chunk: Chunk) -> ScannedChunk:
     )
 
 
+def _try_plain(block: bytearray, num_bytes: int) -> tuple[Columns | None, list[int]]:
+    """Check plain rows many at a time; None where there are others, or bad ones, among them."""
+    if b'"instruction"' not in block[: block.find(b"\n") + 1]:
+        return None, []  # as in a file of preferences: the lines are not worth parsing for this
+    try:
+        rows, lengths = _line_parser().parse_all(block, num_bytes)
+    except orjson.JSONDecodeError:
+        return None, []
+    return plain_columns(rows), lengths
+
+
 @cache
 def _line_parser() -> LineParser:
     """One a process: what it knows of a problem helps with all chunks."""
@@ -118,14 +126,16 @@ def _read_blocks(chunk: Chunk) -> Iterator[tuple[bytearray, int, int]]:
 
     The block is overwritten by the next one.
     """
-    with chunk.path.open("rb", buffering=0) as file:
+    with chunk.path.open("rb") as file:
         offset, end = (_line_start(chunk.path, at) for at in (chunk.start, chunk.end))
         block = bytearray(_BLOCK_BYTES)
         while offset < end:
             file.seek(offset)
             num_bytes = min(file.readinto(block), end - offset)
             if offset + num_bytes < end:
-                num_bytes = block.rfind(b"\n", 0, num_bytes) + 1
+                if num_bytes < len(block):
+                    raise DataError(f"{chunk.path}: became shorter while it was read; start again")
+                num_bytes = block.rfind(b"\n") + 1
             if num_bytes:
                 yield block, num_bytes, offset
             else:

@@ -9,6 +9,7 @@ speed.
 
 import argparse
 import json
+import os
 import random
 import resource
 import shutil
@@ -53,6 +54,7 @@ def write_rows(path: Path, num_rows: int, ways: random.Random, *, is_shuffled: b
             ways.shuffle(lines)
             rows = iter(lines)
         file.writelines(rows)
+        os.fsync(file.fileno())  # or the first way to read would share the disk with this
 
 
 def _rows(num_rows: int, pool: list[str], ways: random.Random) -> Iterator[str]:

@@ -10,6 +10,7 @@ program's part is largest. The store is removed afterwards.
 
 import argparse
 import contextlib
+import functools
 import json
 import mmap
 import os
@@ -154,6 +155,11 @@ def make_writer(path: Path, num_units: int) -> StoreWriter:
     return StoreWriter(path, plan)
 
 
+@functools.cache  # drawing them takes longer than writing them
+def random_rows(num_rows: int, width: int) -> torch.Tensor:
+    return torch.randn(num_rows, width).to(torch.bfloat16)
+
+
 def make_unit(number: int, num_rows: int, width: int) -> UnitFeatures:
     """Features and a sample table as those of CodeContests are."""
     columns = {
@@ -169,7 +175,7 @@ def make_unit(number: int, num_rows: int, width: int) -> UnitFeatures:
         "output_truncated": [False] * num_rows,
         "feature_row": list(range(num_rows)),
     }
-    tensor = torch.randn(num_rows, width).to(torch.bfloat16)
+    tensor = random_rows(num_rows, width).roll(number, 1)  # no two units alike
     return UnitFeatures(tensors={NAME: tensor}, samples=pa.table(columns, schema=SAMPLE_SCHEMA))
 
 

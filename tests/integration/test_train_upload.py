@@ -8,34 +8,15 @@ import pytest
 
 from headtrain.checkpoint import CheckpointError, load_head
 from headtrain.run import TrainProgress
+from tests.s3_server import BUCKET, s3_server
 from tests.train_runs import Killed, assert_same_weights, kill_at, make_train
-
-pytest.importorskip("s3fs")
-server = pytest.importorskip("moto.server")
-
-ADDRESSES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """An empty bucket; its URI."""
-    import s3fs
-
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ADDRESSES:
-            patch.delenv(name, raising=False)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket/critic"
-        s3fs.S3FileSystem.clear_instance_cache()
-    running.stop()
+    with s3_server():
+        yield f"s3://{BUCKET}/critic"
 
 
 def test_best_and_final_are_whole_on_the_server(bucket: str, tmp_path: Path) -> None:

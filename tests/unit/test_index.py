@@ -269,3 +269,10 @@ def test_an_index_of_no_row_is_an_index(tmp_path):
     none = index.take(np.zeros(len(index), bool))
     assert (len(none), none.num_problems, none.read(np.array([], np.int64))) == (0, 0, [])
     assert none.content_fingerprint != index.content_fingerprint
+
+
+def test_the_fingerprint_of_a_dataset_is_what_it_was_in_other_versions(tmp_path):
+    index = build(write_jsonl(tmp_path / "a.jsonl", make_rows()), tmp_path)
+    assert index.content_fingerprint == "99a78081d6bf8b69fdb2a06e7ac94aba", (
+        "stored features of all datasets would be made anew"
+    )

@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
+from featurize.data import columns, notes, plain, records, scan
 from featurize.data.index import DatasetIndex
 from featurize.data.records import DataError
-from featurize.data.scan import scan_files
+from featurize.data.scan import Chunk, scan_chunk, scan_files
 
 MISSING = "'output' is missing; every row needs the program text"
 
@@ -167,3 +168,59 @@ def test_a_given_id_that_equals_a_default_one_is_refused_and_not_renamed(tmp_pat
     default = build(path, tmp_path).table["task_id"][0].as_py()
     both = write_lines(tmp_path / "b.jsonl", row(1), row(1, task_id=default))
     assert f"'task_id' '{default}' is taken by" in str(refusal(both, tmp_path))
+
+
+def mixed_lines() -> list[str]:
+    """Plain rows with odd and bad ones between them."""
+    preference = '{"prompt": "p", "chosen": "a", "rejected": "b"}'
+    lines = [row(n, task_id=n) for n in range(1, 25)]
+    lines[5:5] = [preference, "", '{"instruction": "x"}', '{"instruction": "a",}', "[", preference]
+    return lines
+
+
+@pytest.mark.parametrize("block_bytes", [1, 100, 400, 1 << 20])
+def test_rows_read_many_at_a_time_are_those_read_one_by_one(tmp_path, monkeypatch, block_bytes):
+    path = Path(write_lines(tmp_path / "a.jsonl", *mixed_lines()))
+    chunk = Chunk(path=path, file=0, start=0, end=path.stat().st_size)
+    monkeypatch.setattr(scan, "_BLOCK_BYTES", block_bytes)
+    both = scan_chunk(chunk)
+    monkeypatch.setattr(scan, "_try_plain", lambda *_: (None, []))
+    one_by_one = scan_chunk(chunk)
+    assert both.samples.equals(one_by_one.samples)
+    assert both.samples.num_rows == 28
+    assert (both.num_lines, both.faults, both.kinds) == (30, one_by_one.faults, one_by_one.kinds)
+    assert [fault.line for fault in both.faults] == [8, 9, 10]
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
+    path = Path(write_lines(tmp_path / "a.jsonl", row(1)))
+    chunk = Chunk(path=path, file=0, start=0, end=path.stat().st_size + 10)
+    with pytest.raises(DataError, match="became shorter while it was read; start again"):
+        scan_chunk(chunk)
+
+
+def patch_hash(monkeypatch: pytest.MonkeyPatch, name: str, hash_all) -> None:
+    for module in (plain, notes, columns, records):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, hash_all)
+
+
+def test_ids_with_equal_checks_are_still_told_apart(tmp_path, monkeypatch):
+    patch_hash(monkeypatch, "task_id_checks", lambda ids: [7 for _ in ids])
+    path = write_lines(tmp_path / "a.jsonl", row(1), row(1), *(row(n, task_id=n) for n in (2, 3)))
+    assert len(build(path, tmp_path)) == 4
+    again = write_lines(tmp_path / "b.jsonl", row(1), *(row(n, task_id="x") for n in (2, 3)))
+    assert f"{again}:3: 'task_id' 'x' is taken by {again}:2" in str(refusal(again, tmp_path))
+
+
+def test_rows_whose_keys_begin_alike_are_sorted_by_the_whole_keys(tmp_path, monkeypatch):
+    def hash_all(outputs):
+        return [bytes(12) + bytes([255 - len(output) % 7]) + bytes(3) for output in outputs]
+
+    patch_hash(monkeypatch, "output_keys", hash_all)
+    rows = [row(n, task_id=f"t{n}", is_correct=n % 2 == 0) for n in range(1, 40)]
+    table = build(write_lines(tmp_path / "a.jsonl", *rows), tmp_path).table
+    names = ("prompt_key", "output_key", "task_id")
+    keys = [tuple(row[name] for name in names) for row in table.select(names).to_pylist()]
+    assert keys == sorted(keys)
+    assert len({key[1] for key in keys}) == 7
