@@ -65,7 +65,7 @@ def play(folder: Path, draw: random.Random, rounds: int, workers: int) -> None:
         tally[what] += 1
         took = time.monotonic() - began
         print(
-            f"round {round_ + 1:3}: {what:26} store {number}: {before} -> {kept} units, {took:.0f} s"
+            f"round {round_ + 1:3}: {what:26} store {number}: {before} -> {kept}, {took:.0f} s"
         )
         if (store / "manifest.json").exists():
             assert_same(FeatureStore.open(store), expected)
