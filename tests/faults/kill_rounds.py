@@ -64,9 +64,7 @@ def play(folder: Path, draw: random.Random, rounds: int, workers: int) -> None:
         assert kept >= before, "a finished unit is gone"
         tally[what] += 1
         took = time.monotonic() - began
-        print(
-            f"round {round_ + 1:3}: {what:26} store {number}: {before} -> {kept}, {took:.0f} s"
-        )
+        print(f"round {round_ + 1:3}: {what:26} store {number}: {before} -> {kept}, {took:.0f} s")
         if (store / "manifest.json").exists():
             assert_same(FeatureStore.open(store), expected)
             number += 1
