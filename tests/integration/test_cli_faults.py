@@ -87,18 +87,16 @@ def assert_whole(store: Path, whole: dict[str, bytes]) -> None:
 # --- damage to a finished store
 
 
-@pytest.mark.parametrize("name", ["00007.safetensors", "00007.parquet"])
 def test_a_rerun_redoes_a_unit_whose_file_was_cut_or_lost(
-    critic: WarmCritic, project: Path, whole: dict[str, bytes], name: str
+    critic: WarmCritic, project: Path, whole: dict[str, bytes]
 ) -> None:
     store = make(critic, project, "torn")
-    (store / "units" / name).write_bytes(whole[name][:-3])
+    cut = store / "units/00007.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-3])
+    (store / "units/00012.parquet").unlink()
     outcome = critic.run(*featurize("torn"), folder=project)
-    assert num_resumed(outcome) == NUM_UNITS - 1
-    assert "damaged units of a finished store are made again: 7\n" in outcome.out
-    assert_whole(store, whole)
-    (store / "units" / name).unlink()
-    assert num_resumed(critic.run(*featurize("torn"), folder=project)) == NUM_UNITS - 1
+    assert num_resumed(outcome) == NUM_UNITS - 2
+    assert "damaged units of a finished store are made again: 7, 12\n" in outcome.out
     assert_whole(store, whole)
     assert "up to date" in critic.run(*featurize("torn"), folder=project).out
 
