@@ -29,9 +29,7 @@ def to_canonical(samples: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
     """
     samples = with_sorted_dictionaries(samples)
     order = pa.array(_content_order(samples))
-    unsorted = {name: samples[name] for name in samples.column_names}
-    del samples  # each column gives way to the sorted one, where nobody else holds the table
-    columns = {name: unsorted.pop(name).combine_chunks().take(order) for name in list(unsorted)}
+    columns = {name: samples[name].combine_chunks().take(order) for name in samples.column_names}
     checks = columns["task_id_check"].to_numpy().copy()
     again = _repeats(columns["task_id"], columns["has_default_id"])
     if again.any():
@@ -44,8 +42,9 @@ def with_sorted_dictionaries(samples: pa.Table) -> pa.Table:
     """Rebuild the dictionary columns with the values in use, sorted."""
     for name in DICTIONARY_COLUMNS:
         position = samples.schema.get_field_index(name)
-        column = _with_sorted_values(samples[name].combine_chunks())
-        samples = samples.set_column(position, name, column)
+        samples = samples.set_column(
+            position, name, _with_sorted_values(samples[name].combine_chunks())
+        )
     return samples
 
 

@@ -98,16 +98,8 @@ def read_plainly(path: Path) -> int:
     return number
 
 
-def warm(path: Path) -> None:
-    """Read the file once, so that no way waits for the disk, which is not what is measured."""
-    with path.open("rb", buffering=0) as file:
-        while file.read(8 << 20):
-            pass
-
-
 def measure(way: str, read: Callable[..., int], *arguments: object) -> Measured:
     """Run `read` and take its time and memory; to be called in a fresh process."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
     rows = read(*arguments)
     seconds = time.perf_counter() - start
@@ -118,8 +110,7 @@ def measure(way: str, read: Callable[..., int], *arguments: object) -> Measured:
         way=way,
         rows=rows,
         seconds=seconds,
-        cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
-        - (before.ru_utime + before.ru_stime),
+        cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in (own, children)),
         # NOTE: of children the system keeps the largest peak, not their sum.
         peak_bytes=1024 * (own.ru_maxrss + num_children * children.ru_maxrss),
     )
@@ -136,11 +127,10 @@ def open_index(path: Path, cache: Path) -> int:
     return len(DatasetIndex.build(str(path), cache))
 
 
-def in_fresh_process(way: str, read: Callable[..., int], path: Path, *more: object) -> Measured:
+def in_fresh_process(*arguments: object) -> Measured:
     """Call `measure` where nothing has used memory or time before."""
-    warm(path)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, way, read, path, *more).result()
+        return pool.submit(measure, *arguments).result()
 
 
 def main() -> None:
