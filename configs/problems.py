@@ -124,5 +124,10 @@ def _expected(detail: ErrorDetails, num_details: int) -> str:
 
 
 def _dotted(key: Sequence[str | int]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{_named(part)}" for part in key)
     return text.removeprefix(".")
+
+
+def _named(part: str) -> str:
+    """A name of a file, which may hold anything, as it fits on a line."""
+    return part if part.isprintable() else repr(part)

@@ -16,6 +16,10 @@ DEFAULT_NAME = "critic_pairwise.yaml"
 class ConfigError(ValueError):
     """A configuration that cannot be used; each line names one problem and its place."""
 
+    def __init__(self, message: str) -> None:
+        """What a file quotes may hold anything; nothing in it may begin a line of its own."""
+        super().__init__("\n".join(map(_printable, message.split("\n"))))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigSource:
@@ -82,6 +86,10 @@ class ConfigSource:
 def first_line(error: Exception) -> str:
     """What `error` says, without the lines of detail below it."""
     return str(error).partition("\n")[0]
+
+
+def _printable(line: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def _find(path: Path | None) -> Path:

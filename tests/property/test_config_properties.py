@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from configs.keys import known_keys
@@ -75,6 +75,11 @@ VALUES = st.recursive(
 
 @settings(deadline=None, max_examples=25)
 @given(st.sampled_from(known_keys()), VALUES)
+@example(("project",), {"\x1e": None})
+@example(("storage",), {"a\nb": {"c\x85": None}})
+@example(("storage", "root"), {"\u2028": 1})
+@example(("featurize", "layers"), ["\x1c", {"\r": 0}])
+@example(("project", "name"), "${\x1e}")
 def test_any_value_in_a_file_is_taken_or_refused_with_the_name_of_the_file(
     key: tuple[str, ...], value: object
 ) -> None:
