@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML file [default: configs/critic_pairwise.yaml]"),
+    typer.Option("--config", "-c", help="YAML file", show_default="configs/critic_pairwise.yaml"),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
 ]
 SplitOption = Annotated[str, typer.Option(help="train, valid or test")]
-OverwriteOption = Annotated[bool, typer.Option(help="Replace what an earlier run left.")]
-DebugOption = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run left.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 TERMINATED = 128 + signal.SIGTERM

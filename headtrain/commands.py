@@ -19,7 +19,8 @@ from headtrain.project import make_tracker, open_store
 @reports_errors
 def train_head_command(
     pairs: Annotated[
-        int | None, typer.Option(help="Pairs to sample [default: data_sampling.pairwise.n_pairs]")
+        int | None,
+        typer.Option(help="Pairs to sample", show_default="data_sampling.pairwise.n_pairs"),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,

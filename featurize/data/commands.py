@@ -34,7 +34,9 @@ def audit_command(
     tokens: Annotated[
         bool, typer.Option(help="Count tokens too; plans and --pairs use them from then on.")
     ] = False,
-    strict: Annotated[bool, typer.Option(help="Exit with 1 when the splits overlap.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 when the splits overlap.")
+    ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     debug: DebugOption = False,

@@ -29,7 +29,7 @@ def eval_command(
     split: SplitOption = "valid",
     head: Annotated[
         str | None,
-        typer.Option(help="Folder or URI of a head [default: best, else final]"),
+        typer.Option(help="Folder or URI of a head", show_default="best, else final"),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,

