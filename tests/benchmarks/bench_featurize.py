@@ -31,6 +31,7 @@ from featurize.model.batch import Batch, make_padded
 from featurize.model.device import resolve_dtype
 from featurize.model.engine import Engine, relative_error
 from featurize.model.forward import FeatureSpec, forward_batch
+from featurize.model.gguf import PACKAGE_PREFIX, find_packaged_gguf
 from featurize.planning import PromptGroup, plan_padded
 from featurize.settings import BackboneSettings
 
@@ -127,6 +128,33 @@ def run_sentence_transformers(
     return _result("sentence-transformers encode", time.perf_counter() - started, groups, None)
 
 
+def run_llama_cpp(gguf: Path, folder: Path, groups: list[PromptGroup]) -> Result | None:
+    """llama.cpp's embeddings with mean pooling over all tokens, in the number format of its file.
+
+    None where it is not installed.
+    """
+    try:
+        import llama_cpp
+    except ImportError:
+        return None
+    model = llama_cpp.Llama(
+        str(gguf),
+        embedding=True,
+        pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN,
+        **dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), MAX_LENGTH),
+        **dict.fromkeys(("n_threads", "n_threads_batch"), 1),
+        verbose=False,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [
+        tokenizer.decode(group.prompt + output) for group in groups for output in group.outputs
+    ]
+    started = time.perf_counter()
+    model.embed(texts)
+    way = f"llama.cpp, {gguf.suffixes[-2].removeprefix('.')}"
+    return _result(way, time.perf_counter() - started, groups, None)
+
+
 def _result(way: str, seconds: float, groups: list[PromptGroup], features: Tensor | None) -> Result:
     return Result(
         way=way,
@@ -148,7 +176,12 @@ def plain_features(backbone: Backbone, spec: FeatureSpec, groups: list[PromptGro
 
 
 def compare(
-    backbone: Backbone, folder: Path, dtype: torch.dtype, groups: list[PromptGroup], few: int
+    backbone: Backbone,
+    folder: Path,
+    gguf: Path | None,
+    dtype: torch.dtype,
+    groups: list[PromptGroup],
+    few: int,
 ) -> list[tuple[Result, float | None]]:
     """All ways on the same problems; the slowest on `few` of them, rates being what counts."""
     spec = FeatureSpec(layers=(backbone.num_layers,), poolings=("mean",), likelihood=False)
@@ -163,6 +196,7 @@ def compare(
         lambda: run_batches("sorted, token budget", backbone, spec, some, by_budget),
         lambda: run_batches("padded to longest of 16", backbone, spec, some, by_16),
         lambda: run_sentence_transformers(folder, dtype, some),
+        lambda: run_llama_cpp(gguf, folder, some) if gguf else None,
         lambda: _of_singles(backbone, spec, some, singles[:4], to_max),
     ]
     found = [result for run in runs if (result := run()) is not None]
@@ -199,6 +233,13 @@ def _difference(result: Result, expected: Tensor) -> float | None:
     return relative_error(result.features[: len(expected)], expected)
 
 
+def find_gguf(backbone: str) -> Path | None:
+    """The GGUF file of a backbone, which llama.cpp reads as it is; None of another kind."""
+    if backbone.startswith(PACKAGE_PREFIX):
+        return find_packaged_gguf(backbone.removeprefix(PACKAGE_PREFIX))
+    return Path(backbone) if backbone.endswith(".gguf") else None
+
+
 def main() -> None:
     """Runs all workloads and prints a table for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -218,6 +259,7 @@ def main() -> None:
     backbone = load_backbone(
         source, settings, device=CPU, dtype=dtype, deepest_layer=10**6, with_lm_head=False
     )
+    gguf = find_gguf(options.backbone)
     vocab = len(AutoTokenizer.from_pretrained(source.folder))
     weights = sum(p.numel() for block in backbone.blocks for p in block.parameters())
     ranges = [(n, n) for n in options.prompt_tokens or []] or [(150, 600)]
@@ -225,7 +267,7 @@ def main() -> None:
         for candidates in options.candidates:
             groups = make_workload(options.problems, candidates, prompt_tokens, vocab)
             before = gemm_flops(dtype)
-            rows = compare(backbone, source.folder, dtype, groups, options.few)
+            rows = compare(backbone, source.folder, gguf, dtype, groups, options.few)
             peak = max(before, gemm_flops(dtype))
             print_table(rows, candidates, prompt_tokens, 2 * weights, peak, dtype)
 
