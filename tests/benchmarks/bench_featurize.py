@@ -8,6 +8,7 @@ the same samples; ratios are against this engine. The GEMM peak is measured in t
 """
 
 import argparse
+import functools
 import os
 import random
 import sys
@@ -46,8 +47,8 @@ class Result:
     way: str
     seconds: float
     samples: int
-    unique_tokens: int
-    features: Tensor | None  # [samples, hidden]
+    features: Tensor | None  # [all samples, hidden]
+    rows: Tensor | None  # those of them that were computed
 
 
 def make_workload(
@@ -81,15 +82,16 @@ def gemm_flops(dtype: torch.dtype, seconds: float = 1.0) -> float:
 
 
 def run_batches(
-    way: str, backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup], batches: list[Batch]
+    way: str, backbone: Backbone, spec: FeatureSpec, num_rows: int, batches: list[Batch]
 ) -> Result:
     """A plain loop over padded batches."""
-    samples = sum(len(group.rows) for group in groups)
-    features = torch.empty((samples, backbone.hidden_size))
+    features = torch.empty((num_rows, backbone.hidden_size))
     started = time.perf_counter()
     for batch in batches:
         features[batch.rows] = forward_batch(backbone, batch, spec).tensors[spec.tensor_names[0]]
-    return _result(way, time.perf_counter() - started, groups, features)
+    seconds = time.perf_counter() - started
+    rows = torch.cat([batch.rows for batch in batches])
+    return Result(way=way, seconds=seconds, samples=len(rows), features=features, rows=rows)
 
 
 def run_engine(
@@ -100,9 +102,9 @@ def run_engine(
     started = time.perf_counter()
     features = Engine(backbone, spec, "packed", budget).run(groups, rows)
     seconds = time.perf_counter() - started
-    return _result(
-        "critic, shared prompts", seconds, groups, features.tensors[spec.tensor_names[0]]
-    )
+    found = features.tensors[spec.tensor_names[0]]
+    way, every = "critic, shared prompts", torch.arange(rows)
+    return Result(way=way, seconds=seconds, samples=rows, features=found, rows=every)
 
 
 def run_sentence_transformers(
@@ -125,7 +127,9 @@ def run_sentence_transformers(
     ]
     started = time.perf_counter()
     model.encode(texts, show_progress_bar=False)
-    return _result("sentence-transformers encode", time.perf_counter() - started, groups, None)
+    seconds = time.perf_counter() - started
+    way = "sentence-transformers encode"
+    return Result(way=way, seconds=seconds, samples=len(texts), features=None, rows=None)
 
 
 def run_llama_cpp(gguf: Path, folder: Path, groups: list[PromptGroup]) -> Result | None:
@@ -151,28 +155,9 @@ def run_llama_cpp(gguf: Path, folder: Path, groups: list[PromptGroup]) -> Result
     ]
     started = time.perf_counter()
     model.embed(texts)
+    seconds = time.perf_counter() - started
     way = f"llama.cpp, {gguf.suffixes[-2].removeprefix('.')}"
-    return _result(way, time.perf_counter() - started, groups, None)
-
-
-def _result(way: str, seconds: float, groups: list[PromptGroup], features: Tensor | None) -> Result:
-    return Result(
-        way=way,
-        seconds=seconds,
-        samples=sum(len(group.rows) for group in groups),
-        unique_tokens=sum(group.num_tokens for group in groups),
-        features=features,
-    )
-
-
-def plain_features(backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup]) -> Tensor:
-    """Row by row, each sequence alone: what all others have to agree with."""
-    singles = [single for batch in plan_padded(groups, 1) for single in batch]
-    found = torch.empty((len(singles), backbone.hidden_size))
-    for single in singles:
-        batch = make_padded([single], CPU)
-        found[batch.rows] = forward_batch(backbone, batch, spec).tensors[spec.tensor_names[0]]
-    return found
+    return Result(way=way, seconds=seconds, samples=len(texts), features=None, rows=None)
 
 
 def compare(
@@ -183,54 +168,44 @@ def compare(
     groups: list[PromptGroup],
     few: int,
 ) -> list[tuple[Result, float | None]]:
-    """All ways on the same problems; the slowest on `few` of them, rates being what counts."""
+    """All ways on the same samples, those that share nothing on `few` of them.
+
+    Without sharing a sample costs the same in any company, so that rates can be compared. Each is
+    held against the plain forward, a sample at a time.
+    """
     spec = FeatureSpec(layers=(backbone.num_layers,), poolings=("mean",), likelihood=False)
-    some = groups[:few]
-    singles = [single for batch in plan_padded(some, 1) for single in batch]
+    num_rows = sum(len(group.rows) for group in groups)
+    singles = [single for batch in plan_padded(groups, 1) for single in batch]
     random.Random(1).shuffle(singles)
-    by_16 = [make_padded(singles[i : i + 16], CPU) for i in range(0, len(singles), 16)]
-    to_max = [make_padded(singles[i : i + 2], CPU, length=MAX_LENGTH) for i in range(0, 4, 2)]
+    some = singles[:few]
+    alone = [make_padded([single], CPU) for single in some]
+    by_16 = [make_padded(some[i : i + 16], CPU) for i in range(0, len(some), 16)]
+    to_max = [
+        make_padded(some[i : i + 2], CPU, length=MAX_LENGTH) for i in range(0, min(few, 4), 2)
+    ]
     by_budget = [make_padded(batch, CPU) for batch in plan_padded(some, 4096)]
+    loop = functools.partial(run_batches, backbone=backbone, spec=spec, num_rows=num_rows)
     runs: list[Callable[[], Result | None]] = [
         lambda: run_engine(backbone, spec, groups, 4096),
-        lambda: run_batches("sorted, token budget", backbone, spec, some, by_budget),
-        lambda: run_batches("padded to longest of 16", backbone, spec, some, by_16),
+        lambda: loop("sorted, token budget", batches=by_budget),
+        lambda: loop("padded to longest of 16", batches=by_16),
         lambda: run_sentence_transformers(folder, dtype, some),
         lambda: run_llama_cpp(gguf, folder, some) if gguf else None,
-        lambda: _of_singles(backbone, spec, some, singles[:4], to_max),
+        lambda: loop(f"padded to max_length {MAX_LENGTH}", batches=to_max),
     ]
+    plain = loop("one by one", batches=alone)
     found = [result for run in runs if (result := run()) is not None]
-    expected = plain_features(backbone, spec, some)
-    return [(result, _difference(result, expected)) for result in found]
+    return [(result, _difference(result, plain)) for result in found]
 
 
-def _of_singles(
-    backbone: Backbone,
-    spec: FeatureSpec,
-    groups: list[PromptGroup],
-    singles: list[PromptGroup],
-    batches: list[Batch],
-) -> Result:
-    """Padding to max_length is so slow that a few samples must do."""
-    started = time.perf_counter()
-    for batch in batches:
-        forward_batch(backbone, batch, spec)
-    seconds = time.perf_counter() - started
-    samples = sum(len(group.rows) for group in groups)
-    tokens = sum(group.num_tokens for group in groups)
-    return Result(
-        way=f"padded to max_length {MAX_LENGTH}",
-        seconds=seconds,
-        samples=len(singles),
-        unique_tokens=tokens * len(singles) // samples,
-        features=None,
-    )
-
-
-def _difference(result: Result, expected: Tensor) -> float | None:
-    if result.features is None:
+def _difference(result: Result, plain: Result) -> float | None:
+    """Largest relative error of the rows that both computed."""
+    if result.features is None or result.rows is None:
         return None
-    return relative_error(result.features[: len(expected)], expected)
+    assert plain.features is not None
+    assert plain.rows is not None
+    rows = plain.rows[torch.isin(plain.rows, result.rows)]
+    return relative_error(result.features[rows], plain.features[rows])
 
 
 def find_gguf(backbone: str) -> Path | None:
@@ -247,7 +222,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, nargs="+", default=[2, 8, 32])
     parser.add_argument("--prompt-tokens", type=int, nargs="*", help="instead of 150 to 600")
     parser.add_argument("--problems", type=int, default=3)
-    parser.add_argument("--few", type=int, default=1, help="problems for the slower ways")
+    parser.add_argument("--few", type=int, default=16, help="samples for the slower ways")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--cache", type=Path, default=Path("storage/cache"))
     options = parser.parse_args()
@@ -269,13 +244,15 @@ def main() -> None:
             before = gemm_flops(dtype)
             rows = compare(backbone, source.folder, gguf, dtype, groups, options.few)
             peak = max(before, gemm_flops(dtype))
-            print_table(rows, candidates, prompt_tokens, 2 * weights, peak, dtype)
+            per_sample = sum(group.num_tokens for group in groups) / rows[0][0].samples
+            print_table(rows, candidates, prompt_tokens, per_sample, 2 * weights, peak, dtype)
 
 
 def print_table(
     rows: list[tuple[Result, float | None]],
     candidates: int,
     prompt_tokens: tuple[int, int],
+    tokens_per_sample: float,
     flops_per_token: int,
     peak: float,
     dtype: torch.dtype,
@@ -290,7 +267,7 @@ def print_table(
     print("| way | unique tok/s | samples/s | critic is faster | of GEMM | differs by |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for result, difference in rows:
-        rate = result.unique_tokens / result.seconds
+        rate = result.samples / result.seconds * tokens_per_sample
         ratio = (ours.samples / ours.seconds) / (result.samples / result.seconds)
         print(
             f"| {result.way} | {rate:.0f} | {result.samples / result.seconds:.2f} | {ratio:.1f}x"
