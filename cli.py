@@ -13,6 +13,7 @@ from featurize.data.prepare.commands import (
 )
 from headtrain.commands import sweep_command, train_head_command
 from headtrain.evaluation.commands import compare_command, eval_command
+from headtrain.scoring.commands import score_command
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
@@ -43,6 +44,7 @@ app.command("train-head")(train_head_command)
 app.command("sweep")(sweep_command)
 app.command("eval")(eval_command)
 app.command("compare")(compare_command)
+app.command("score")(score_command)
 
 if __name__ == "__main__":
     app()

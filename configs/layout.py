@@ -69,6 +69,19 @@ class Layout:
         """The feature store of `split`: train, valid (or validation), test; a folder or a URI."""
         return _below(self.features_root, to_split(split))
 
+    def file_features_dir(self, content: str) -> Path | str:
+        """The feature store of a file that is no split, named after what it holds."""
+        return _below(self.features_root, f"data-{content}")
+
+    def random_features_dir(self, split: str, fingerprint: str) -> Path | str:
+        """The features of a random backbone for the samples of a store, named after that store."""
+        folder = _below(self.features_root, "random-backbone")
+        return _below(folder, f"{to_split(split)}-{fingerprint[:12]}")
+
+    def random_checkpoint_dir(self, fingerprint: str) -> Path:
+        """The head on those features, named after what it was made of."""
+        return self.checkpoint_dir / "random-backbone" / fingerprint[:12]
+
 
 def _below(folder: Path | str, name: str) -> Path | str:
     """A name in a folder or URI; a Path would make one slash of the two of a URI."""

@@ -1,7 +1,8 @@
 """Reads a configuration: the YAML file, the overrides of the command line, then every check."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from configs.overrides import Override, merge
 from configs.problems import describe, find_bools_read_as_numbers, locate, show
 from configs.source import ConfigError, ConfigSource, first_line
 
-__all__ = ["ConfigError", "load_config", "notes", "to_dict"]
+__all__ = ["ConfigError", "load_config", "load_recorded", "notes", "to_dict"]
 
 # Below every file, so that a short one may leave storage out and still refer to it.
 _BASE = {
@@ -36,7 +37,29 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     Without a path it is the packaged critic_pairwise.yaml. Whatever is wrong is a ConfigError
     with one line a problem.
     """
-    source = ConfigSource.read(path)
+    return _load(ConfigSource.read(path), overrides)
+
+
+def load_recorded(record: Mapping[str, Any], name: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `to_dict` made plain, with overrides on top; messages call it `name`.
+
+    Folders that lie in storage.root follow it when it is overridden.
+    """
+    tree = dict(record)
+    storage = tree.get("storage")
+    if isinstance(storage, dict):
+        inside = f"{storage.get('root')}/"
+        tree["storage"] = {
+            key: f"${{storage.root}}/{folder.removeprefix(inside)}"
+            if isinstance(folder, str) and folder.startswith(inside)
+            else folder
+            for key, folder in storage.items()
+        }
+    return _load(ConfigSource(name=name, text=json.dumps(tree)), overrides)
+
+
+def _load(source: ConfigSource, overrides: Sequence[str]) -> Config:
+    """The checked configuration of a source."""
     tree = source.parse()
     parsed, problems = _parse_overrides(overrides)
     raw = _resolve(tree, parsed, source)

@@ -21,9 +21,11 @@ def refuse_other_recipe(config: Config, store: Path | str, recipe: Mapping[str, 
         "featurize.poolings": set(settings.poolings),
         "featurize.likelihood": settings.likelihood,
         "featurize.storage_dtype": settings.storage_dtype,
+        "models.policy.weights": config.models.policy.weights,
     }
+    recipe = {"weights": "pretrained", **recipe}  # a recipe tells only of others
     for key, asked in wanted.items():
-        found = recipe.get(key.partition(".")[2], asked)
+        found = recipe.get(key.rpartition(".")[2], asked)
         if asked != (set(found) if isinstance(asked, set) else found):
             raise ConfigError(
                 f"{store}: its features were made with {key} {found!r}, the config says {asked!r};"

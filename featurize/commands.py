@@ -1,22 +1,18 @@
 """The commands of stage 1: `critic featurize`."""
 
 import os
-import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from configs.command import (
-    TERMINATED,
     ConfigOption,
     DebugOption,
     OverwriteOption,
     SetOption,
     SplitOption,
-    Terminated,
     load_settings,
     reports_errors,
 )
@@ -40,28 +36,25 @@ def featurize_command(
     ] = None,
     nproc_per_node: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes on this machine [default: featurize.workers]"),
+        typer.Option(min=1, help="Processes on this machine", show_default="featurize.workers"),
     ] = None,
-    plan_only: Annotated[bool, typer.Option(help="Show the plan and stop.")] = False,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the plan and stop.")] = False,
     repair: Annotated[
-        bool, typer.Option(help="Read every finished unit first; redo those that are damaged.")
+        bool,
+        typer.Option(
+            "--repair", help="Read every finished unit first; redo those that are damaged."
+        ),
     ] = False,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run the frozen backbone once and store the features of every sample of a split."""
-    from featurize.launch import LAUNCHED, choose_workers, follow_launcher, launch
+    from featurize.launch import LAUNCHED, follow_launcher
 
     follow_launcher()  # first of all: what comes now takes seconds
 
-    from transformers.utils.logging import disable_progress_bar
-
-    from featurize.extract import remove_store, run_featurize
-    from featurize.job import FeaturizeJob, plan_featurize
-    from featurize.model.device import resolve_device
-    from featurize.model.sharing import group_size, plan_sharing
-    from featurize.progress import TokenProgress
-    from featurize.ranks import Ranks
+    from featurize.job import FeaturizeJob
+    from featurize.session import run_session, to_repeat
 
     extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
     settings, layout = load_settings(config, [*(overrides or []), *extra])
@@ -76,58 +69,26 @@ def featurize_command(
         distributed=settings.distributed,
         limit_problems=limit_problems,
         repair=repair,
-        command=_to_repeat(sys.argv[1:]),
+        command=to_repeat(sys.argv[1:]),
     )
-    is_launched = LAUNCHED in os.environ
-    is_rank = "RANK" in os.environ
-    if is_rank and not is_launched:
+    if "RANK" in os.environ and LAUNCHED not in os.environ:
         _refuse_options_of_a_launcher(nproc_per_node, overwrite)
-    disable_progress_bar()  # of transformers, which would draw over ours
-    ranks = Ranks()
-    # The first rank plans before the others, who find in the cache what it read and converted.
-    if not ranks.is_first and ranks.hear("is_finished"):
-        return
-    plan = plan_featurize(job, _pair_planner(settings, split) if pairs is not None else None)
-    if overwrite and not is_rank and not plan_only:
-        remove_store(job)  # after the plan: a mistake found there costs no features
-        plan = replace(plan, finished=None)
-    if not ranks.is_first:
-        plan = replace(plan, finished=None)  # whatever another run may have written meanwhile
-    elif ranks.share("is_finished", lambda: plan.finished is not None):
-        console().print(f"featurize: up to date, nothing done: {job.store_dir}")
-        return
-    if not is_launched and ranks.is_first:
-        console().print(rows_table(f"plan: featurize {split}", plan.describe()))
-    if plan_only:
-        return
-    if not is_rank:
-        workers = choose_workers(
-            resolve_device(job.runtime.device),
-            nproc_per_node or job.featurize.workers,
-            len(plan.units),
-            plan.memory_bytes,
-            group_size(job.distributed),
-        )
-        plan_sharing(job.distributed, workers, workers)  # refuses what makes no whole groups
-        if workers > 1:
-            arguments = [argument for argument in sys.argv[1:] if argument != "--overwrite"]
-            code = launch(workers, arguments, max_restarts=job.distributed.max_restarts)
-            if code == TERMINATED:
-                raise Terminated
-            if code:
-                raise typer.Exit(code)
-            return
-    with TokenProgress(console(), plan.estimated_tokens, is_shown=ranks.is_first) as reporter:
-        summary = run_featurize(plan, ranks, reporter)
-        reporter.finish(summary.counts.get("unique_tokens", 0))
-    if ranks.is_first:
-        console().print(rows_table(f"features in {job.store_dir}", summary.describe()))
+    run_session(
+        job,
+        title=f"plan: featurize {split}",
+        nproc_per_node=nproc_per_node,
+        plan_only=plan_only,
+        overwrite=overwrite,
+        choose=_pair_planner(settings, split) if pairs is not None else None,
+    )
 
 
 @reports_errors
 def inspect_command(
     store: Annotated[str, typer.Argument(help="Folder or URI of a feature store")],
-    verify: Annotated[bool, typer.Option(help="Read every file and compare its checksum.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file and compare its checksum.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what a feature store is, from what it was made, and whether it is whole."""
@@ -171,18 +132,6 @@ def _pair_planner(settings: "Config", split: str) -> "Choose":
         return Selection(pairs=to_planned(plan, sampling, **terms), also=plan.held_out)
 
     return choose
-
-
-def _to_repeat(arguments: Sequence[str]) -> str:
-    """The command with what makes it go on, rather than start anew or stop early.
-
-    It is kept with the store; the address of a tracking server may hold a password and is not.
-    """
-    once = ("--overwrite", "--plan-only", "--repair", "--debug")
-    words = [word for word in arguments if word not in once]
-    for place in reversed([at for at, word in enumerate(words) if word.startswith("mlflow.")]):
-        del words[place - 1 : place + 1]
-    return shlex.join(["critic", *words])
 
 
 def _refuse_options_of_a_launcher(nproc_per_node: int | None, overwrite: bool) -> None:

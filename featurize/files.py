@@ -27,8 +27,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # NOTE: the rename itself lives in the folder; without this a power cut may undo it.
         _sync(path.parent)
     except OSError as error:
-        if error.filename is not None:
-            raise
+        if error.filename is not None or error.errno is None:
+            raise  # it says what is wrong
         # What fails on an open file (a full disk, say) does not say which file it was.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:

@@ -33,7 +33,7 @@ from featurize.model.sharing import check_tensor_parallel
 from featurize.planning import plan_units
 from featurize.recipe import Recipe, make_recipe
 from featurize.remote import is_remote
-from featurize.selection import Choose, select
+from featurize.selection import Choose, fingerprint_of, select
 from featurize.settings import (
     BackboneSettings,
     DatasetSettings,
@@ -147,6 +147,12 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
             " devices contradict; set it to null, or distributed.shard_backbone to false and"
             " distributed.tensor_parallel_size to 1"
         )
+    if job.distributed.is_shared and job.backbone.weights == "random":
+        raise ValueError(
+            "models.policy.weights 'random' and a backbone shared among devices contradict: it is"
+            " drawn as a whole; set distributed.shard_backbone to false and"
+            " distributed.tensor_parallel_size to 1"
+        )
     device = resolve_device(job.runtime.device)
     dtype = resolve_dtype(
         job.backbone.dtype,
@@ -163,17 +169,17 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
     recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
-    selection = None
+    pairs = None
     if choose is not None:
         selection = choose(index.table, functools.partial(_count_outputs, index, source, job))
-        index = select(index, selection)
+        index, pairs = select(index, selection), selection.pairs
     identity = {
         "recipe": recipe.fingerprint,
         "dataset": index.content_fingerprint,
         "unit_tokens": job.featurize.unit_tokens,
     }
     # NOTE: only where there is one, so that whole stores keep the fingerprint they had.
-    fingerprint = digest(identity | ({"pairs": selection.fingerprint} if selection else {}))
+    fingerprint = digest(identity | ({"pairs": fingerprint_of(pairs)} if pairs else {}))
     return FeaturizePlan(
         job=job,
         recipe=recipe,
@@ -181,7 +187,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         index=index,
         units=tuple(_cut_units(index, job.featurize.unit_tokens)),
         num_read=num_read,
-        num_pairs=len(selection.pairs.correct) if selection else None,
+        num_pairs=len(pairs.correct) if pairs else None,
         counted_tokens=_counted_tokens(index, job.dataset),
         fingerprint=fingerprint,
         finished=_find_finished(job, fingerprint),

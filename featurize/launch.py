@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurize.memory import available_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -58,18 +60,6 @@ def choose_workers(
     if is_chosen and asked > group:
         asked -= asked % group
     return max(1, min(asked, num_units * group))
-
-
-def available_memory() -> int:
-    """Bytes this process may still take: what the machine has left, or its control group."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    fields = dict(line.split(":") for line in lines)
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (allowed := limit.read_text().strip()).isdigit():
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        available = min(available, int(allowed) - used)
-    return available
 
 
 def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 0) -> int:

@@ -68,6 +68,9 @@ def make_recipe(
         "compute_dtype": str(compute_dtype).removeprefix("torch."),
         "storage_dtype": featurize.storage_dtype,
     }
+    if backbone.weights != "pretrained":
+        # NOTE: only then, so that the features of every other backbone keep their fingerprint.
+        fields["weights"] = backbone.weights
     return Recipe(
         spec=spec,
         num_layers=num_layers,

@@ -1,14 +1,16 @@
 """A folder of files wherever it lies: on this machine, or by URI on anything fsspec knows."""
 
+import errno
 import functools
 import hashlib
 import logging
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from featurize.files import checksum
 
@@ -21,6 +23,8 @@ FILES_AT_ONCE = 64
 
 _BLOCK_BYTES = 8 << 20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +101,8 @@ class RemoteFolder:
         Raises:
             OSError: the URI's filesystem is not installed, or unknown.
         """
-        import fsspec
-
         self.uri = uri.rstrip("/")
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(self.uri)
-        except (ImportError, ValueError) as error:
-            raise OSError(f"{uri}: cannot be opened ({error}); s3:// needs critic[s3]") from error
+        self._files, self._root = open_filesystem(self.uri)
 
     def sizes(self, subfolder: str) -> dict[str, int]:
         """Bytes of each file directly in a subfolder, by its name there; {} where there is none."""
@@ -200,17 +199,62 @@ class RemoteFolder:
 
     def _again(self, work: Callable[[], Value], name: str) -> Value:
         """Does the work, some times over if need be."""
-        for number in range(1, TRIES + 1):
-            try:
-                return work()
-            except _FINAL as error:
-                raise type(error)(f"{self.uri}/{name}: {error}") from error
-            # NOTE: each filesystem raises what its library does; there is no common ancestor.
-            except Exception as error:
-                what = f"{self.uri}/{name}: {type(error).__name__}: {error}".partition("\n")[0]
-                if number == TRIES:
-                    raise OSError(f"{what} (tried {TRIES} times); rerun to go on") from error
-                wait = FIRST_WAIT * 2 ** (number - 1)
-                logger.warning("%s; trying again in %.1f s", what, wait)
-                time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+        return try_again(work, f"{self.uri}/{name}")
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The filesystem of a URI, and its path there.
+
+    Raises:
+        OSError: the URI's filesystem is not installed, or unknown.
+    """
+    import fsspec
+
+    try:
+        files, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise OSError(f"{uri}: cannot be opened ({error}); s3:// needs critic[s3]") from error
+    return files, path
+
+
+def try_again(work: Callable[[], Value], where: str) -> Value:
+    """Does work at a URI, some times over if need be.
+
+    Raises:
+        OSError: it fails for good, or again and again; one line, which names the URI.
+    """
+    for number in range(1, TRIES + 1):
+        try:
+            return work()
+        except _FINAL as error:
+            raise type(error)(f"{where}: {error}") from error
+        # NOTE: each filesystem raises what its library does; there is no common ancestor.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL_DISK:
+                raise
+            if refusal := _refusal(error):
+                raise PermissionError(f"{where}: {refusal}") from error
+            what = f"{where}: {type(error).__name__}: {error}".partition("\n")[0]
+            if number == TRIES:
+                raise OSError(f"{what} (tried {TRIES} times); rerun to go on") from error
+            wait = FIRST_WAIT * 2 ** (number - 1)
+            logger.warning("%s; trying again in %.1f s", what, wait)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def user_cache_dir() -> Path:
+    """Where this user's programs keep what can be fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "critic"
+
+
+def _refusal(error: Exception) -> str | None:
+    """Why a server will not let us in, if that is what it says."""
+    if type(error).__name__ in _NO_CREDENTIALS:
+        return (
+            f"no credentials ({error}); s3:// takes them from AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, a profile or the machine's role"
+        )
+    if (status := getattr(error, "status", None)) in (401, 403):
+        return f"refused ({status} {getattr(error, 'message', '')})"
+    return None

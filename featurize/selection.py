@@ -1,4 +1,4 @@
-"""Featurizing only the samples that planned pairs touch: which rows stay, and what they carry."""
+"""Featurizing only some samples, such as those of planned pairs: which stay, what they carry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,16 +18,15 @@ Ints = npt.NDArray[np.int64]
 class Selection:
     """Pairs planned over a dataset, and what else is wanted of it."""
 
-    pairs: PlannedPairs
-    """Pairs of rows of the index."""
+    pairs: PlannedPairs | None
+    """Pairs of rows of the index; None where none are planned."""
     also: Ints
-    """Rows of the index that are in no pair and wanted all the same: problems held out."""
+    """Rows of the index that are wanted in a pair or not, such as those of problems held out."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Tells two plans apart that touch the same samples."""
-        numbers = [self.pairs.correct.tolist(), self.pairs.incorrect.tolist()]
-        return digest([self.pairs.record, *numbers])
+
+def fingerprint_of(pairs: PlannedPairs) -> str:
+    """Tells two plans apart that touch the same samples."""
+    return digest([pairs.record, pairs.correct.tolist(), pairs.incorrect.tolist()])
 
 
 Choose = Callable[[pa.Table, Callable[[], Ints]], Selection]
@@ -37,8 +36,10 @@ Choose = Callable[[pa.Table, Callable[[], Ints]], Selection]
 def select(index: DatasetIndex, selection: Selection) -> DatasetIndex:
     """The selected rows of an index, in their order, marked with the pairs they are part of."""
     is_kept = np.zeros(len(index), bool)
-    is_kept[selection.pairs.rows] = True
     is_kept[selection.also] = True
+    if selection.pairs is None:
+        return index.take(is_kept)
+    is_kept[selection.pairs.rows] = True
     places = np.cumsum(is_kept) - 1  # of each kept row among the kept
     kept = index.take(is_kept)
     pairs = replace(

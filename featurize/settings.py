@@ -5,6 +5,24 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from featurize.distributed_settings import DistributedSettings, FsdpSettings
+
+__all__ = [
+    "BackboneParams",
+    "BackboneSettings",
+    "DatasetSettings",
+    "DistributedSettings",
+    "FeaturizeSettings",
+    "FsdpSettings",
+    "ModelsSettings",
+    "Paths",
+    "PositiveInt",
+    "RuntimeSettings",
+    "Split",
+    "to_folder_name",
+    "to_split",
+]
+
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -90,6 +108,9 @@ class BackboneSettings:
     quantization: Literal["4bit", "8bit"] | None = None
     """Weights squeezed while loading, where the device can; null: as they are."""
 
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """random: the model as it was before any training, drawn with a fixed seed; a baseline."""
+
     mtp_output: Literal["next_token", "trunk"] = "next_token"
     """Of a llama-MTP checkpoint: all layers of next-token prediction, or the trunk below them."""
 
@@ -104,6 +125,11 @@ class BackboneSettings:
             raise ValueError(
                 f"revision {self.revision!r} and path {self.path!r} contradict: only a hub id has "
                 "revisions; set revision to null"
+            )
+        if self.quantization is not None and self.weights == "random":
+            raise ValueError(
+                f"quantization {self.quantization!r} and weights 'random' contradict: what is "
+                "drawn is not loaded; set quantization to null"
             )
         if self.quantization is not None and self.dtype == "float32":
             raise ValueError(
@@ -128,7 +154,7 @@ class DatasetSettings:
     """What reports call the dataset."""
 
     train: Paths | None = None
-    """Samples the head learns from: a file, a glob, or a list of them."""
+    """Samples the head learns from: a file, a glob, a URI, or a list of them."""
 
     validation: Paths | None = None
     """Samples of other problems, which choose the best head."""
@@ -184,7 +210,7 @@ class FeaturizeSettings:
     likelihood: bool = False
     """Also store the backbone's log-probabilities and entropy of the output."""
 
-    storage_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    storage_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Number format of the stored features."""
 
     token_budget: PositiveInt = 8192
@@ -216,75 +242,6 @@ class FeaturizeSettings:
     @classmethod
     def _refuse_unsafe_name(cls, name: str | None) -> str | None:
         return None if name is None else to_folder_name(name)
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
-class FsdpSettings:
-    """How a backbone is sharded over devices; read only with shard_backbone."""
-
-    sharding_strategy: Literal[
-        "FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2"
-    ] = "FULL_SHARD"
-    """FULL_SHARD gathers a layer while it runs; HYBRID_SHARD does so within each machine."""
-
-    group_size: PositiveInt | None = None
-    """Devices that hold one backbone together; null: all, or with HYBRID_SHARD a machine's."""
-
-    mixed_precision: bool = True
-    """Lets dtype auto choose 16 bits, as runtime.mixed_precision does; false: 32 bits."""
-
-    cpu_offload: bool = False
-    """Keep the shards in host memory; means nothing on the CPU."""
-
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass; a frozen backbone has none."""
-
-    def __post_init__(self) -> None:
-        if self.group_size is not None and not self.shards_all:
-            raise ValueError(
-                f"group_size {self.group_size} and sharding_strategy {self.sharding_strategy!r} "
-                "contradict: that strategy knows its groups; set group_size to null"
-            )
-
-    @property
-    def shards_all(self) -> bool:
-        """Whether a group may be any number of devices, on one machine or several."""
-        return self.sharding_strategy in ("FULL_SHARD", "SHARD_GRAD_OP")
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
-class DistributedSettings:
-    """How the backbone lies on the devices; the samples are always shared out among the ranks."""
-
-    shard_backbone: bool = False
-    """Shard the backbone over devices as `fsdp` says, for one that does not fit a device."""
-
-    tensor_parallel_size: PositiveInt = 1
-    """Devices that compute each layer together, for a backbone that does not fit a device."""
-
-    max_restarts: Annotated[int, Field(ge=0)] = 0
-    """Times all processes are started anew after one died; torchrun has an option of its own."""
-
-    fsdp: FsdpSettings | None = None
-    """How shard_backbone shards; null: its defaults."""
-
-    def __post_init__(self) -> None:
-        if self.shard_backbone and self.tensor_parallel_size > 1:
-            raise ValueError(
-                f"shard_backbone true and tensor_parallel_size {self.tensor_parallel_size} "
-                "contradict: a backbone is cut one way or the other; set shard_backbone to false "
-                "or tensor_parallel_size to 1"
-            )
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether a backbone may lie on several devices."""
-        return self.shard_backbone or self.tensor_parallel_size > 1
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether dtype auto may choose 16 bits, as far as `fsdp` has a say."""
-        return not self.shard_backbone or self.fsdp is None or self.fsdp.mixed_precision
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)

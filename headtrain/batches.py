@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """One forward and backward pass; h heads, r rows each, t terms each, the shorter padded."""
 
     num_rows: int  # r
-    rows: torch.Tensor  # [h * r] rows of the features, padded with any row
+    rows: torch.Tensor  # [h * r] rows of the features, where these lie; padded with any row
     first: torch.Tensor  # [h * t] places among the h * r values
     second: torch.Tensor | None  # [h * t]
     labels: torch.Tensor | None  # [h * t]
@@ -140,8 +140,10 @@ class BatchMaker:
         num_terms = np.max([np.bincount(one.batches) for one in laid], axis=0)
         row_ends, term_ends = np.cumsum(num_rows * len(laid)), np.cumsum(num_terms * len(laid))
         rows = np.zeros(row_ends[-1], np.int64)
-        first = np.zeros(term_ends[-1], np.int64)
-        second, labels = np.zeros_like(first), np.zeros(len(first), np.float32)
+        # NOTE: padding compares a value of its own head: NaN of another times a share of 0 is NaN.
+        own = np.arange(len(laid)) * num_rows[:, None]  # [batches, heads]
+        first = np.repeat(own.reshape(-1), np.repeat(num_terms, len(laid)))
+        second, labels = first.copy(), np.zeros(len(first), np.float32)
         shares = np.zeros(len(first), np.float32)
         for head, one in enumerate(laid):
             places = _places(one.row_batches, num_rows, row_ends, len(laid), head)
@@ -159,7 +161,7 @@ class BatchMaker:
         empty: list[torch.Tensor | None] = [None] * len(num_rows)
         columns = zip(
             num_rows.tolist(),
-            self._split(rows, row_sizes),
+            self._split(rows, row_sizes, self.objectives[0].features.device),
             self._split(first, term_sizes),
             self._split(second, term_sizes) if has_second else empty,
             self._split(labels, term_sizes) if has_labels else empty,
@@ -168,9 +170,11 @@ class BatchMaker:
         )
         return [Batch(*column) for column in columns]
 
-    def _split(self, column: npt.NDArray[np.generic], sizes: Ints) -> tuple[torch.Tensor, ...]:
+    def _split(
+        self, column: npt.NDArray[np.generic], sizes: Ints, device: torch.device | None = None
+    ) -> tuple[torch.Tensor, ...]:
         parts: tuple[torch.Tensor, ...]
-        parts = torch.from_numpy(column).to(self.device).split(sizes.tolist())
+        parts = torch.from_numpy(column).to(device or self.device).split(sizes.tolist())
         return parts
 
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -20,6 +21,7 @@ from featurize.files import atomic_path, write_json
 from featurize.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
 from headtrain.ensemble import EnsembleModel, put_state, read_state
+from headtrain.evaluation.numbers.calibration import Decision
 from headtrain.head import HeadModel
 from headtrain.holdout import Holdout
 from headtrain.inputs import ROWS_AT_ONCE, InputColumns, choose_columns, read_rows
@@ -59,6 +61,8 @@ class HeadRecord:
     """The resolved configuration of the run."""
     tracking_run_id: str | None
     """MLflow run of the training."""
+    likelihood_direct: bool = False
+    """Whether they lead straight to the value as well."""
     feature_mix: str = "concat"
     """concat, or mix: a learned mix of the tensors (and of the likelihood as one more)."""
     num_members: int = 1
@@ -71,6 +75,8 @@ class HeadRecord:
     """What it was trained on: numbers of pairs, problems and samples, and a digest of the pairs."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Versions of the libraries that made it."""
+    fitted: dict[str, Any] | None = None
+    """What turns its values into probabilities and calls; None where it was not fitted."""
     weights_checksum: str = ""
     """SHA-256 of head.safetensors: the two files belong together."""
     format_version: int = FORMAT_VERSION
@@ -89,12 +95,18 @@ class HeadRecord:
         """The train problems that were held out, None where none were."""
         return Holdout(**self.train_holdout) if self.train_holdout else None
 
+    @property
+    def decision(self) -> Decision | None:
+        """The calibration and threshold fitted on train; None of a checkpoint on the way."""
+        return Decision.from_dict(self.fitted) if self.fitted else None
+
     def make_model(self) -> HeadModel | EnsembleModel:
         """A model of this shape, with weights of no meaning."""
         columns = self.columns
         mixed = columns.blocks if self.feature_mix == "mix" else None
+        direct = columns.num_direct if self.likelihood_direct else 0
         members = [
-            HeadModel(columns.width, self.head_type, self.dropout, mixed)
+            HeadModel(columns.width, self.head_type, self.dropout, mixed, direct)
             for _ in range(self.num_members)
         ]
         return members[0] if self.num_members == 1 else EnsembleModel(members)
@@ -134,16 +146,23 @@ class TrainedHead:
         Every sample is scored, with or without a label; a feature row they share is scored once.
         """
         if isinstance(inputs, FeatureStore):
-            return self._score_store(inputs)
+            return self._over_store(inputs, self.score)
         with torch.inference_mode():
             values: torch.Tensor = self.model(inputs.to(self.device, torch.float32))
         return values.squeeze(-1).cpu()
 
-    def spread(self, inputs: torch.Tensor) -> torch.Tensor:
-        """How far the members of an ensemble disagree: deviation of their values, [...].
+    @overload
+    def spread(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    @overload
+    def spread(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
-        0 for a single head.
+    def spread(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
+        """How far the members of an ensemble disagree: deviation of their values.
+
+        Of a whole store or of inputs, as `score`; 0 for a single head.
         """
+        if isinstance(inputs, FeatureStore):
+            return self._over_store(inputs, self.spread)
         with torch.inference_mode():
             inputs = inputs.to(self.device, torch.float32)
             if isinstance(self.model, EnsembleModel):
@@ -155,7 +174,9 @@ class TrainedHead:
         """Where the head computes."""
         return next(self.model.buffers()).device
 
-    def _score_store(self, store: FeatureStore) -> npt.NDArray[np.float32]:
+    def _over_store(
+        self, store: FeatureStore, of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> npt.NDArray[np.float32]:
         self.check(store)
         feature_rows, table_rows, samples = np.unique(
             store.samples["feature_row"].to_numpy(), return_index=True, return_inverse=True
@@ -164,7 +185,7 @@ class TrainedHead:
         for start in range(0, len(feature_rows), ROWS_AT_ONCE):
             piece = slice(start, start + ROWS_AT_ONCE)
             features = read_rows(store, self.record.columns, feature_rows[piece], table_rows[piece])
-            values[piece] = self.score(features).numpy()
+            values[piece] = of(features).numpy()
         return values[samples]
 
 
@@ -187,6 +208,12 @@ def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecor
     )
     write_json(folder / RECORD_FILE, dataclasses.asdict(record))
     return folder
+
+
+def write_decision(folder: Path, decision: Decision) -> None:
+    """Add to a head's head.json what was fitted on its train samples."""
+    record = dataclasses.replace(_read_record(str(folder)), fitted=dataclasses.asdict(decision))
+    write_json(folder / RECORD_FILE, dataclasses.asdict(record))
 
 
 def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHead:

@@ -51,6 +51,7 @@ def train_head_command(
             run_config=to_dict(settings),
             checkpoint_dir=layout.checkpoint_dir,
             tracker=make_tracker(settings, layout),
+            cache_dir=layout.cache_dir,
             overwrite=overwrite,
             mixed_precision=settings.runtime.mixed_precision,
             progress=lambda now: count(now.step, now.num_steps),
@@ -73,6 +74,7 @@ def sweep_command(
     seeds: Annotated[int, typer.Option(min=1, help="Heads at each point, averaged.")] = 1,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
@@ -80,9 +82,10 @@ def sweep_command(
     from featurize.model.device import resolve_device
     from featurize.progress import CountProgress
     from headtrain.sweep.figure import FIGURE_FILE, draw_sweep
+    from headtrain.sweep.folder import RESULT_FILE, WINNER
     from headtrain.sweep.grid import combine, parse_axis, to_overrides
     from headtrain.sweep.points import SweepPoint
-    from headtrain.sweep.run import RESULT_FILE, WINNER, run_sweep
+    from headtrain.sweep.run import run_sweep
     from headtrain.sweep.tables import points_table, winner_rows
 
     settings, layout = load_settings(config, overrides)
@@ -113,9 +116,15 @@ def sweep_command(
             mixed_precision=settings.runtime.mixed_precision,
             folder=folder,
             tracker=make_tracker(settings, layout),
+            cache_dir=layout.cache_dir,
+            overwrite=overwrite,
             progress=count,
         )
-    figure = draw_sweep(result, folder / FIGURE_FILE)
+    figure = folder / FIGURE_FILE
+    if result.was_up_to_date:
+        console().print(f"sweep: up to date, nothing done: {folder}", markup=False)
+    if not result.was_up_to_date or not figure.exists():
+        draw_sweep(result, figure)
     console().print(points_table(result))
     console().print(rows_table(f"head in {folder / WINNER}", winner_rows(result)))
     console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")

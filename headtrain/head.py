@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 SMALLEST_MLP_INPUT = 16
+DIRECT_SPEED = 10.0
+"""How much faster the direct weights learn: AdamW moves every weight alike, and they are few."""
 
 
 class MLPValueHead(nn.Module):
@@ -107,9 +109,14 @@ class FeatureNormaliser(nn.Module):
         return (features - self.mean) / self.scale
 
     @torch.no_grad()
-    def normalise_(self, features: torch.Tensor) -> None:
-        """The same as forward, bit for bit, in place: for features that are read many times."""
-        features.sub_(self.mean).div_(self.scale)
+    def normalise_(self, features: torch.Tensor, rows_at_once: int = 16_384) -> None:
+        """The same as forward, bit for bit, in place: for features that are read many times.
+
+        Piece by piece, so that features mapped from a file are gone through once and not twice.
+        """
+        mean, scale = self.mean.to(features.device), self.scale.to(features.device)
+        for piece in torch.split(features, rows_at_once):
+            piece.sub_(mean).div_(scale)
 
 
 class HeadModel(nn.Module):
@@ -118,6 +125,9 @@ class HeadModel(nn.Module):
     With `mixed` blocks of columns (a block a tensor) the first layer has the size it would have for
     the widest block alone and reads a learned mix of the blocks: each weighs as much as its share
     of softmax(mix), times the number of blocks, so that all weigh 1 at the start.
+
+    The last `direct` columns are read by the head like all others and lead straight to the value as
+    well: value = head(x) + 10 w x[-direct:]. A few columns that say much drown among thousands.
     """
 
     column_blocks: torch.Tensor  # [width] block of each column
@@ -128,6 +138,7 @@ class HeadModel(nn.Module):
         head_type: str = "mlp",
         dropout: float = 0.0,
         mixed: Sequence[int] | None = None,
+        direct: int = 0,
     ) -> None:
         """`mixed` are the widths of the blocks; None reads all columns alike."""
         super().__init__()
@@ -139,6 +150,8 @@ class HeadModel(nn.Module):
             blocks = torch.arange(len(mixed)).repeat_interleave(torch.tensor(mixed))
             self.register_buffer("column_blocks", blocks, persistent=False)
             self.mix = nn.Parameter(torch.zeros(len(mixed)))
+        if direct:
+            self.direct = nn.Parameter(torch.zeros(1, direct))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., 1]."""
@@ -146,8 +159,12 @@ class HeadModel(nn.Module):
 
     def judge(self, normalised: torch.Tensor) -> torch.Tensor:
         """Normalised features [..., width] -> [..., 1]."""
+        gated = normalised
         if hasattr(self, "mix"):
             gates = self.mix.softmax(0) * len(self.mix)
-            normalised = normalised * gates[self.column_blocks]
-        values: torch.Tensor = self.head(normalised)
+            gated = normalised * gates[self.column_blocks]
+        values: torch.Tensor = self.head(gated)
+        if hasattr(self, "direct"):
+            weights = DIRECT_SPEED * self.direct
+            values = values + normalised[..., -weights.shape[1] :] @ weights.T
         return values

@@ -15,6 +15,7 @@ import torch
 
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
 from headtrain.columns import Ints, rank_strings
+from headtrain.feature_memory import FeatureMemory
 
 ROWS_AT_ONCE = 16_384
 
@@ -35,6 +36,11 @@ class InputColumns:
     def blocks(self) -> tuple[int, ...]:
         """Widths of the tensors, and of the likelihood as one more."""
         return (*self.widths, *([len(LIKELIHOOD_COLUMNS)] if self.likelihood else []))
+
+    @property
+    def num_direct(self) -> int:
+        """Columns at the end that may lead straight to the value: those of the likelihood."""
+        return len(LIKELIHOOD_COLUMNS) if self.likelihood else 0
 
     @property
     def width(self) -> int:
@@ -80,7 +86,7 @@ class HeadInputs:
 
     samples: LabelledSamples
     features: torch.Tensor
-    """[rows, width] float32, on the device asked for."""
+    """[rows, width] float32, on the device asked for, or mapped from a file."""
     rows: Ints
     """Row of `features` that each sample reads, [samples]."""
 
@@ -146,10 +152,12 @@ def read_head_inputs(
     *,
     samples: LabelledSamples | None = None,
     device: torch.device | str = "cpu",
+    memory: FeatureMemory | None = None,
 ) -> HeadInputs:
     """Read the vectors of the given samples (default: all labelled ones), moved to the device once.
 
-    A distinct feature row is read once, however many samples share it.
+    A distinct feature row is read once, however many samples share it. Where `memory` has no room
+    for all of them, they lie in a file instead.
     """
     if samples is None:
         samples = read_labelled_samples(store)
@@ -157,7 +165,8 @@ def read_head_inputs(
         samples.feature_rows, return_index=True, return_inverse=True
     )
     table_rows = samples.table_rows[first]
-    features = torch.empty((len(feature_rows), columns.width), device=device)
+    memory = memory or FeatureMemory(device=torch.device(device))
+    features = memory.allocate(len(feature_rows), columns.width)
     for start in range(0, len(feature_rows), ROWS_AT_ONCE):
         piece = slice(start, start + ROWS_AT_ONCE)
         features[piece] = read_rows(store, columns, feature_rows[piece], table_rows[piece])

@@ -12,6 +12,7 @@ import torch
 
 from headtrain.batches import Batch, BatchMaker
 from headtrain.dropout import Dropout
+from headtrain.feature_memory import gather
 from headtrain.head import HeadModel
 from headtrain.loss import PairLoss, PointLoss
 from headtrain.objective import Objective
@@ -48,6 +49,7 @@ STACKED_ALIKE = (
     "gradient_accumulation_steps",
     "value_head_type",
     "feature_mix",
+    "likelihood_direct",
 )
 """Settings that heads of one stack share; in all others each may go its own way."""
 
@@ -129,7 +131,7 @@ class Trainer:
     def _add_gradients(self, step: int, number: int, batch: Batch) -> None:
         features = self.jobs[0].objective.features
         masks = self._dropout.draw(step, number, batch.num_rows)
-        inputs = features.index_select(0, batch.rows)  # [heads * rows, width]
+        inputs = gather(features, batch.rows, self.device)  # [heads * rows, width]
         shape = (*self.stack.heads, batch.num_rows)
         values = self.stack.forward(inputs.view(*shape, -1), masks).reshape(-1)
         first = values.index_select(0, batch.first)  # [heads * terms]

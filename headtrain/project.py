@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from configs.config import Config
     from configs.layout import Layout
+    from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
     from featurize.store import FeatureStore
     from headtrain.checkpoint import TrainedHead
@@ -61,10 +62,6 @@ def open_texts(
     settings: "Config", layout: "Layout", split: str, store: "FeatureStore"
 ) -> "TextSource":
     """The texts a store was made of, if its dataset is still there and still holds its samples."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     from configs.terminal import one_line
     from featurize.data.index import DatasetIndex
     from headtrain.evaluation.samples.texts import TextSource
@@ -73,6 +70,17 @@ def open_texts(
         index = DatasetIndex.build(settings.dataset.path_of(split), layout.cache_dir / "index")
     except (ValueError, OSError) as error:
         return TextSource(why_not=one_line(error).partition("\n")[0])
+    return texts_of(index, store)
+
+
+def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
+    """The texts of a store's samples, if the indexed files hold all of them."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from headtrain.evaluation.samples.texts import TextSource
+
     task_ids = index.table["task_id"].combine_chunks()
     num_gone = pc.sum(pc.invert(pc.is_in(store.samples["task_id"], value_set=task_ids))).as_py()
     if num_gone:

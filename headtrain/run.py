@@ -12,10 +12,13 @@ from headtrain.checkpoint import (
     RECORD_FILE,
     WEIGHTS_FILE,
     HeadRecord,
+    TrainedHead,
     load_head,
     upload_head,
+    write_decision,
     write_head,
 )
+from headtrain.evaluation.numbers.calibration import Decision
 from headtrain.loop import Trainer, refuse_divergence
 from headtrain.run_folder import Best, RunFolder, RunState, has_head
 from headtrain.settings import CheckpointSettings
@@ -50,6 +53,7 @@ class Run:
         validations: Mapping[str, Validation],
         settings: CheckpointSettings,
         head: HeadRecord,
+        decide: Callable[[TrainedHead], Decision],
         tracker: Tracker,
         progress: Callable[[TrainProgress], None] | None,
     ) -> None:
@@ -58,6 +62,7 @@ class Run:
         self.validations = validations
         self.settings = settings
         self.head = head
+        self.decide = decide
         self.tracker = tracker
         self.progress = progress
         self.best: Best | None = None
@@ -178,14 +183,21 @@ class Run:
     ) -> None:
         """Write a head to use, and copy it to where the settings say."""
         self._write(folder, step, metrics, selection)
+        self._upload(folder)
+
+    def _upload(self, folder: Path) -> None:
         if self.settings.s3_upload and self.settings.s3_uri:
             upload_head(folder, self.settings.s3_uri)
 
     def _publish(self) -> None:
-        """Hand the kept heads to the tracker, never a torn one (a kill amid its writing)."""
+        """Fit the kept heads' decisions, and hand them to the tracker.
+
+        Never a torn head (a kill amid its writing): it is read back.
+        """
         for folder in (self.folder.best, self.folder.final):
             if has_head(folder):
-                load_head(folder)
+                write_decision(folder, self.decide(load_head(folder)))
+                self._upload(folder)
                 files = [folder / WEIGHTS_FILE, folder / RECORD_FILE]
                 self.tracker.log_files(files, f"heads/{folder.name}")
 

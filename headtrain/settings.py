@@ -178,6 +178,12 @@ class TrainingSettings:
     likelihood: bool | None = None
     """Also read the backbone's log-probabilities of the output; null: if the store has them."""
 
+    max_feature_memory_gb: NonNegative | None = None
+    """Features kept in memory; those beyond are read from a file. null: most of what is free."""
+
+    likelihood_direct: bool = True
+    """Lead them straight to the value as well: among thousands of features four would drown."""
+
     early_stopping_patience: PositiveInt | None = None
     """Stop after so many validations in a row without a better one; null: go to the end."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from headtrain.head import HeadModel
+from headtrain.head import DIRECT_SPEED, HeadModel
 
 
 class Masks(NamedTuple):
@@ -25,6 +25,7 @@ class _Passed(NamedTuple):
     """What the way back needs of the way there."""
 
     inputs: torch.Tensor  # [*heads, rows, width]
+    direct: torch.Tensor | None  # [*heads, rows, columns that lead straight to the value]
     weights: tuple[torch.Tensor, ...]  # in the dtype of the products, the first one gated
     before: tuple[torch.Tensor, ...]  # hidden layers before GELU
     after: tuple[torch.Tensor, ...]  # hidden layers after GELU and dropout
@@ -63,8 +64,9 @@ class HeadStack:
                 parameter.data = weight
             self._weights[name] = weights.view(*self.heads, *shape)
             self._gradients[name] = self.gradients[:, place].view(*self.heads, *shape)
-        self._names = [name for name in shapes[0] if name != "mix"]
+        self._names = [name for name in shapes[0] if name not in ("mix", "direct")]
         self._columns = models[0].column_blocks if "mix" in shapes[0] else None
+        self._num_direct = self._weights["direct"].shape[-1] if "direct" in shapes[0] else 0
         self._passed: _Passed | None = None
 
     @property
@@ -74,6 +76,7 @@ class HeadStack:
 
     def forward(self, inputs: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Normalised inputs [*heads, rows, width] -> values [*heads, rows] in float32."""
+        direct = inputs[..., -self._num_direct :].float() if self._num_direct else None
         inputs = inputs.to(self.product_dtype)
         weights = self._product_weights()
         before, after = [], []
@@ -86,7 +89,9 @@ class HeadStack:
             before.append(hidden)
             after.append(flow)
         values = (flow @ weights[-1].mT).squeeze(-1).float()
-        self._passed = _Passed(inputs, weights, tuple(before), tuple(after), masks)
+        if direct is not None:
+            values += (direct @ (DIRECT_SPEED * self._weights["direct"]).mT).squeeze(-1)
+        self._passed = _Passed(inputs, direct, weights, tuple(before), tuple(after), masks)
         return values
 
     def backward(self, gradient: torch.Tensor, *, accumulate: bool) -> None:
@@ -96,6 +101,9 @@ class HeadStack:
         """
         assert self._passed is not None, "forward comes first"
         passed = self._passed
+        if passed.direct is not None:
+            weighted = DIRECT_SPEED * gradient.unsqueeze(-2)  # [*heads, 1, rows]
+            self._put("direct", weighted @ passed.direct, accumulate)
         flow = gradient.to(self.product_dtype).unsqueeze(-1)  # [*heads, rows, 1]
         for layer in range(len(passed.weights) - 1, 0, -1):
             self._add(self._names[layer], flow.mT, passed.after[layer - 1], accumulate)
@@ -131,10 +139,15 @@ class HeadStack:
         if self.product_dtype == torch.float32:
             product = torch.baddbmm if self.heads else torch.addmm
             product(gradient, left, right, beta=int(accumulate), out=gradient)
-        elif accumulate:
-            gradient.add_(left @ right)
         else:
-            gradient.copy_(left @ right)
+            self._put(name, left @ right, accumulate)
+
+    def _put(self, name: str, value: torch.Tensor, accumulate: bool) -> None:
+        gradient = self._gradients[name]
+        if accumulate:
+            gradient.add_(value)
+        else:
+            gradient.copy_(value)
 
     def _add_gated(self, gated: torch.Tensor, accumulate: bool) -> None:
         """The first layer reads x_c W_c g(c), with g = blocks * softmax(mix) of column c's block.
@@ -149,11 +162,5 @@ class HeadStack:
         by_gate = torch.zeros_like(gates).index_add_(-1, self._columns, by_column)
         mean = (gates * by_gate).mean(-1, keepdim=True)
         weight_gradient = gated * gates[..., self._columns].unsqueeze(-2)
-        for target, value in (
-            (self._gradients[name], weight_gradient),
-            (self._gradients["mix"], gates * (by_gate - mean)),
-        ):
-            if accumulate:
-                target.add_(value)
-            else:
-                target.copy_(value)
+        self._put(name, weight_gradient, accumulate)
+        self._put("mix", gates * (by_gate - mean), accumulate)

@@ -1,6 +1,6 @@
 """What training and evaluation tell about themselves, and a listener that follows nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -36,6 +36,9 @@ class Tracker(Protocol):
         history: Sequence[tuple[int, Mapping[str, float]]],
     ) -> None:
         """Note a whole run below this one: its parameters, and its metrics at some steps."""
+
+    def child_names(self) -> Collection[str]:
+        """Names of the whole runs noted below this one; what a kill left of others goes."""
 
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
@@ -76,6 +79,10 @@ class NullTracker:
         history: Sequence[tuple[int, Mapping[str, float]]],
     ) -> None:
         """Do nothing."""
+
+    def child_names(self) -> Collection[str]:
+        """None were noted."""
+        return ()
 
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]

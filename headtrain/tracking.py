@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,25 @@ class MlflowTracker:
             for start in range(900, len(metrics), 900):
                 self._connect().log_batch(child, metrics=metrics[start : start + 900])
             self._connect().set_terminated(child)
+
+    def child_names(self) -> Collection[str]:
+        """Names of the whole runs noted below this one; what a kill left of others goes."""
+        assert self.run_id is not None, "begin comes first"
+        names: set[str] = set()
+        with self._one_line_errors():
+            client, below = self._connect(), f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+            token: str | None = None
+            while token is None or token:
+                page = client.search_runs(
+                    [self._experiment_id()], below, max_results=1000, page_token=token
+                )
+                for run in page:
+                    if run.info.status == "FINISHED":
+                        names.add(str(run.info.run_name))
+                    else:
+                        client.delete_run(run.info.run_id)
+                token = page.token or ""
+        return names
 
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]

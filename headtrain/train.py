@@ -12,6 +12,8 @@ import torch
 
 from featurize.store import FeatureStore
 from headtrain.checkpoint import CheckpointError, HeadRecord, check_upload_uri, load_head
+from headtrain.decision import fit_decision
+from headtrain.feature_memory import FeatureMemory
 from headtrain.head import HeadModel
 from headtrain.inputs import InputColumns, choose_columns, read_head_inputs
 from headtrain.loop import HeadJob, Trainer, TrainingError
@@ -44,6 +46,7 @@ def train_head(
     run_config: dict[str, Any],
     checkpoint_dir: Path,
     tracker: Tracker,
+    cache_dir: Path | None = None,
     overwrite: bool = False,
     mixed_precision: bool = True,
     progress: Callable[[TrainProgress], None] | None = None,
@@ -52,7 +55,8 @@ def train_head(
 
     A rerun of a finished run does nothing, one of a killed run goes on from its last checkpoint to
     the same weights (bitwise on a CPU). A folder that holds a run of other settings or data is
-    refused. `overwrite` replaces whatever run is there.
+    refused. `overwrite` replaces whatever run is there. Features that do not fit into memory lie in
+    a file in cache_dir (default: checkpoint_dir) meanwhile.
 
     Raises:
         ValueError: of the subclass of whoever found the mistake; the message is one line.
@@ -73,8 +77,13 @@ def train_head(
 
     columns = choose_columns(train, training.features, training.likelihood)
     data = read_training_data(train, sampling, excluded=excluded, train_holdout=train_holdout)
+    memory = FeatureMemory(
+        device=device,
+        folder=cache_dir or checkpoint_dir,
+        most_gb=training.max_feature_memory_gb,
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        inputs = read_head_inputs(train, columns, samples=data.samples, device=device)
+        inputs = read_head_inputs(train, columns, samples=data.samples, memory=memory)
         model = make_model(columns, training, seed).to(device).train()
         model.normaliser.fit(inputs.features)
         model.normaliser.normalise_(inputs.features)
@@ -92,10 +101,12 @@ def train_head(
             seed=sampling.seed,
             device=device,
             normaliser=model.normaliser,
+            memory=memory,
         )
         validations = {VALID: read(valid)} if valid is not None else {}
         if data.holdout is not None:
             validations[HOLDOUT] = read(train, samples=data.held_out)
+        logger.info("%s", memory.describe())
         if record is None:  # only now: a mistake found above leaves the folder as it was
             record = folder.begin(identity)
         run_id = tracker.begin(run_config, record["tracking_run_id"])
@@ -106,6 +117,7 @@ def train_head(
             validations=validations,
             settings=checkpoint,
             head=head_record(train, training, columns, data, run_config, run_id),
+            decide=functools.partial(fit_decision, train),
             tracker=tracker,
             progress=progress,
         )
@@ -154,7 +166,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Everything the resulting heads depend on, and nothing else."""
     trained = dataclasses.asdict(training)
-    del trained["log_interval"]
+    for name in ("log_interval", "max_feature_memory_gb"):
+        del trained[name]
     kept = ("save_checkpoint_every", "save_best", "save_final")
     return {
         "training": trained,
@@ -186,7 +199,8 @@ def make_model(columns: InputColumns, training: TrainingSettings, seed: int) -> 
     """A head with the first weights of this seed, drawn on the CPU."""
     torch.default_generator.manual_seed(mix_seed(seed, 0, 2))
     mixed = columns.blocks if training.feature_mix == "mix" else None
-    return HeadModel(columns.width, training.value_head_type, training.dropout, mixed)
+    direct = columns.num_direct if training.likelihood_direct else 0
+    return HeadModel(columns.width, training.value_head_type, training.dropout, mixed, direct)
 
 
 def head_record(
@@ -200,6 +214,7 @@ def head_record(
     """What every head of the run has in common."""
     return HeadRecord(
         head_type=training.value_head_type,
+        likelihood_direct=training.likelihood_direct and columns.likelihood,
         dropout=training.dropout,
         tensors=dict(zip(columns.tensors, columns.widths, strict=True)),
         likelihood=columns.likelihood,

@@ -14,6 +14,7 @@ from headtrain.evaluation.metrics import (
     pairwise_accuracy,
     pairwise_counts,
 )
+from headtrain.feature_memory import FeatureMemory
 from headtrain.head import FeatureNormaliser, HeadModel
 from headtrain.inputs import (
     ROWS_AT_ONCE,
@@ -46,11 +47,11 @@ class Validation:
     @torch.no_grad()
     def score(self, model: HeadModel) -> Floats:
         """The model's value of every sample, [samples]."""
-        was_training = model.training
+        was_training, device = model.training, next(model.buffers()).device
         model.eval()
         values = torch.cat(
             [
-                model.judge(piece).squeeze(-1).float()
+                model.judge(piece.to(device)).squeeze(-1).float()
                 for piece in torch.split(self.inputs.features, ROWS_AT_ONCE)
             ]
         )  # [rows]
@@ -59,14 +60,7 @@ class Validation:
 
     def count_scores(self, scores: Floats) -> PerProblem:
         """Won comparisons of every problem, by the given values, [samples]."""
-        samples = self.inputs.samples
-        scored = ScoredSamples(
-            scores=scores,
-            is_correct=samples.is_correct,
-            problem=samples.problems,
-            output_tokens=samples.output_tokens,
-        )
-        return pairwise_counts(scored)
+        return count_wins(self.inputs.samples, scores)
 
 
 def read_validation(
@@ -78,20 +72,41 @@ def read_validation(
     device: torch.device,
     samples: LabelledSamples | None = None,
     normaliser: FeatureNormaliser | None = None,
+    memory: FeatureMemory | None = None,
 ) -> Validation:
     """Read at most `limit` of the samples (default: all) of problems that have both labels."""
     if samples is None:
         samples = read_labelled_samples(store)
+    samples = take_whole_problems(store, samples, limit=limit, seed=seed)
+    inputs = read_head_inputs(store, columns, samples=samples, device=device, memory=memory)
+    if normaliser is not None:
+        normaliser.normalise_(inputs.features)
+    return Validation(inputs=inputs)
+
+
+def take_whole_problems(
+    store: FeatureStore, samples: LabelledSamples, *, limit: int | None, seed: int
+) -> LabelledSamples:
+    """At most `limit` of the samples of a store, of problems that have both labels."""
     kept = choose_whole_problems(samples, limit, seed)
     if not len(kept):
         raise InputError(
             f"{store.path}: no problem has both a correct and an incorrect output, so no head can "
             "be validated on it; name another dataset.validation"
         )
-    inputs = read_head_inputs(store, columns, samples=samples.take(kept), device=device)
-    if normaliser is not None:
-        normaliser.normalise_(inputs.features)
-    return Validation(inputs=inputs)
+    return samples.take(kept)
+
+
+def count_wins(samples: LabelledSamples, scores: Floats) -> PerProblem:
+    """Won comparisons of every problem, by the scores of its samples, [samples]."""
+    return pairwise_counts(
+        ScoredSamples(
+            scores=scores,
+            is_correct=samples.is_correct,
+            problem=samples.problems,
+            output_tokens=samples.output_tokens,
+        )
+    )
 
 
 def choose_whole_problems(

@@ -37,10 +37,14 @@ def make_plan(inputs: HeadInputs, num_pairs: int = 30) -> PairPlan:
 
 
 def make_model(
-    seed: int = 1, width: int = 16, mixed: tuple[int, ...] | None = None, kind: str = "mlp"
+    seed: int = 1,
+    width: int = 16,
+    mixed: tuple[int, ...] | None = None,
+    kind: str = "mlp",
+    direct: int = 0,
 ) -> HeadModel:
     torch.default_generator.manual_seed(seed)
-    return HeadModel(width, kind, 0.3, mixed).train()
+    return HeadModel(width, kind, 0.3, mixed, direct).train()
 
 
 def make_job(seed: int = 3, **settings: Any) -> HeadJob:

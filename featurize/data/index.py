@@ -56,9 +56,10 @@ class DatasetIndex:
     ) -> "DatasetIndex":
         """Check and index a dataset, or open the table that an earlier build left in `cache_dir`.
 
-        `workers` processes read it; None takes as many as its size is worth.
+        What lies at a URI is copied there first. `workers` processes read it; None takes as many
+        as its size is worth.
         """
-        sources = find_sources(paths)
+        sources = find_sources(paths, cache_dir)
         copies = [seekable_copy(source, cache_dir) for source in sources]
         cached = cache_dir / f"index-{_cache_key(sources)}.arrow"
         table = _open_table(cached)

@@ -5,7 +5,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import zstandard
 
 from featurize.data.errors import DataError, shorten
+from featurize.remote import is_remote, user_cache_dir
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_LOCAL = ("file://", "local://")
 _BLOCK_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
 # A Parquet file that has one of these sets is read without its other columns.
@@ -36,6 +38,7 @@ class Source:
     suffix: str  # one of SUFFIXES
     size: int
     mtime_ns: int
+    version: str | None = None  # of the object at a URI that `path` is a copy of
 
     @property
     def is_plain(self) -> bool:
@@ -45,7 +48,13 @@ class Source:
     @property
     def key(self) -> str:
         """Name for what is derived from the file; changes when the file changes."""
-        return blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode()).hexdigest()[:16]
+        content = "\0".join(map(str, [self.path, *self.state]))
+        return blake2b(content.encode()).hexdigest()[:16]
+
+    @property
+    def state(self) -> list[int | str]:
+        """Size and time of change, by which a file is taken to be the same; or its version."""
+        return [self.size, self.version or self.mtime_ns]
 
     def location(self, line: int) -> str:
         """Return the place of a line for messages; lines count from 1."""
@@ -60,12 +69,14 @@ class Source:
         return (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns)
 
 
-def find_sources(paths: str | Sequence[str]) -> list[Source]:
-    """Return the files that paths and globs name, each once; globs in sorted order."""
+def find_sources(paths: str | Sequence[str], cache_dir: Path | None = None) -> list[Source]:
+    """Return the files that paths, globs and URIs name, each once; globs in sorted order.
+
+    What lies at a URI is copied into `cache_dir` first; None: into the user's cache folder.
+    """
     sources: dict[str, Source] = {}
     for pattern in [paths] if isinstance(paths, str) else paths:
-        for name in _expand(os.fspath(pattern)):
-            source = _to_source(name)
+        for source in _find(os.fspath(pattern), cache_dir or user_cache_dir()):
             sources.setdefault(source.path, source)
     if not sources:
         raise DataError("no dataset file is given; name at least one file or glob")
@@ -94,7 +105,23 @@ def read_blocks(source: Source) -> Iterator[bytes]:
         raise DataError(message) from error
 
 
+def _find(pattern: str, cache_dir: Path) -> Iterator[Source]:
+    if not is_remote(pattern) or pattern.startswith(_LOCAL):
+        yield from map(_to_source, _expand(pattern))
+        return
+    from featurize.data.downloads import find_remote_files
+
+    found = find_remote_files(pattern)
+    for file in found:
+        _suffix_of(file.name)  # before anything is fetched
+    for file in found:
+        copy = _to_source(str(file.fetch(cache_dir)))
+        yield replace(copy, name=file.name, version=file.version)
+
+
 def _expand(pattern: str) -> list[str]:
+    for protocol in _LOCAL:
+        pattern = pattern.removeprefix(protocol)
     expanded = Path(pattern).expanduser()
     if expanded.is_dir():
         raise DataError(f"{pattern!r} is a folder; name a file or a glob such as '{pattern}/*'")
@@ -108,9 +135,7 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _to_source(name: str) -> Source:
-    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-    if suffix is None:
-        raise DataError(f"{name!r} has an unknown ending; known are {', '.join(SUFFIXES)}")
+    suffix = _suffix_of(name)
     status = Path(name).stat()
     return Source(
         name=name,
@@ -119,6 +144,13 @@ def _to_source(name: str) -> Source:
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
     )
+
+
+def _suffix_of(name: str) -> str:
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+    if suffix is None:
+        raise DataError(f"{name!r} has an unknown ending; known are {', '.join(SUFFIXES)}")
+    return suffix
 
 
 def _read_plain(source: Source) -> Iterator[bytes]:

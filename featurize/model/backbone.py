@@ -1,32 +1,14 @@
-"""The frozen language model: found, identified, loaded and cut to the layers that are asked for."""
+"""The frozen language model: loaded, checked and cut to the layers that are asked for."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from featurize.model.checks import check_causal, check_complete, check_logits, check_params
-from featurize.model.gguf import PACKAGE_PREFIX, convert_gguf, find_packaged_gguf
-from featurize.model.identity import digest_files, model_files, tokenizer_files
-from featurize.model.llama_mtp import (
-    is_llama_mtp,
-    load_llama_mtp,
-    load_llama_mtp_tokenizer,
-    read_llama_config,
-)
+from featurize.model.llama_mtp import load_llama_mtp, read_llama_config
 from featurize.model.quantization import quantization_config
 from featurize.model.sharing import (
     WHOLE,
@@ -35,23 +17,29 @@ from featurize.model.sharing import (
     finish_sharing,
     to_distributed_config,
 )
+from featurize.model.source import (
+    UNREADABLE,
+    BackboneSource,
+    find_backbone,
+    load_tokenizer,
+    read_backbone_config,
+    text_config,
+    unreadable,
+)
 from featurize.settings import BackboneSettings
 
-_UNREADABLE = (
-    OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError, UnpicklingError,
-)  # fmt: skip
-"""What transformers raises over files that are damaged."""
+__all__ = [
+    "Backbone",
+    "BackboneSource",
+    "find_backbone",
+    "load_backbone",
+    "load_tokenizer",
+    "read_backbone_config",
+    "resolve_layers",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneSource:
-    """Where a backbone lies on this machine, and what it is; nothing is loaded yet."""
-
-    folder: Path  # a transformers folder, or a llama-MTP one
-    tokenizer_folder: Path
-    digest: str  # of the weights as they were given (the GGUF file, not its conversion)
-    tokenizer_digest: str
-    is_mtp: bool
+RANDOM_SEED = 0
+"""Of the weights of `models.policy.weights: random`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,64 +66,6 @@ class Backbone:
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = cap * torch.tanh(logits / cap)
         return logits
-
-
-def find_backbone(
-    settings: BackboneSettings, cache_dir: Path, dtype: torch.dtype
-) -> BackboneSource:
-    """Finds the files of a backbone, fetching a hub id and converting a GGUF file when needed.
-
-    Raises:
-        ValueError: nothing readable is there; the message says what was looked for.
-    """
-    path = settings.path
-    if path.startswith(PACKAGE_PREFIX):
-        path = str(find_packaged_gguf(path.removeprefix(PACKAGE_PREFIX)))
-    if path.endswith(".gguf"):
-        if not Path(path).is_file():
-            raise ValueError(f"models.policy.path: {path}: no such file")
-        digest = digest_files([Path(path)])
-        name = f"{digest}-{str(dtype).removeprefix('torch.')}"
-        folder = convert_gguf(Path(path), cache_dir / "backbones" / name, dtype)
-    else:
-        folder = Path(path) if Path(path).is_dir() else _download(settings, cache_dir)
-        if folder == Path(path) and settings.revision is not None:
-            raise ValueError(
-                f"models.policy.revision {settings.revision!r}: {path} is a folder here, and only a"
-                " hub id has revisions; set revision to null"
-            )
-        if not model_files(folder):
-            raise ValueError(f"models.policy.path: {folder}: holds no weights and no config.json")
-        digest = digest_files(model_files(folder))
-    tokenizer_folder = Path(settings.tokenizer_path) if settings.tokenizer_path else folder
-    if tokenizer_folder.is_file():
-        tokenizer_folder = tokenizer_folder.parent
-    if not tokenizer_folder.is_dir():
-        raise ValueError(f"models.policy.tokenizer_path: {tokenizer_folder}: no such folder")
-    return BackboneSource(
-        folder=folder,
-        tokenizer_folder=tokenizer_folder,
-        digest=digest,
-        tokenizer_digest=digest_files(tokenizer_files(tokenizer_folder)),
-        is_mtp=is_llama_mtp(folder),
-    )
-
-
-def load_tokenizer(source: BackboneSource, settings: BackboneSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer of a backbone.
-
-    Raises:
-        ValueError: its files cannot be read.
-    """
-    if source.is_mtp:
-        return load_llama_mtp_tokenizer(source.tokenizer_folder)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.tokenizer_folder, trust_remote_code=settings.trust_remote_code
-        )
-    except Exception as error:  # NOTE: the tokenizers library raises nothing narrower
-        raise ValueError(_unreadable(source.tokenizer_folder, "tokenizer", error)) from error
-    return tokenizer
 
 
 def resolve_layers(layers: tuple[int, ...] | str, num_layers: int) -> list[int]:
@@ -187,7 +117,7 @@ def load_backbone(
     model.eval().requires_grad_(False)
     finish_sharing(model, sharing)
     decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
-    config = _text_config(decoder.config)
+    config = text_config(decoder.config)
     name, blocks = _find_blocks(decoder, int(config.num_hidden_layers))
     if num_blocks < len(blocks):
         # Blocks above the deepest layer asked for would be computed for nothing.
@@ -231,6 +161,8 @@ def _load_model(
                 "the trunk predicts no next token, so there is no likelihood; set"
                 " models.policy.mtp_output to next_token or featurize.likelihood to false"
             )
+        if settings.weights == "random":
+            return _draw_model(source, settings, device, dtype, with_lm_head)
         return load_llama_mtp(
             source.folder,
             output=settings.mtp_output,
@@ -240,6 +172,8 @@ def _load_model(
             device=device,
             sharing=sharing,
         )
+    if settings.weights == "random":
+        return _draw_model(source, settings, device, dtype, with_lm_head)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": settings.trust_remote_code}
     if settings.quantization:
         options["quantization_config"] = quantization_config(settings.quantization, dtype)
@@ -254,33 +188,42 @@ def _load_model(
     auto: Any = AutoModelForCausalLM if with_lm_head else AutoModel
     try:
         loaded, report = auto.from_pretrained(source.folder, output_loading_info=True, **options)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ValueError(_unreadable(source.folder, "backbone", error)) from error
+        raise ValueError(unreadable(source.folder, "backbone", error)) from error
     check_complete(source.folder, report["missing_keys"])
     return cast(PreTrainedModel, loaded)
 
 
-def read_backbone_config(source: BackboneSource, settings: BackboneSettings) -> PreTrainedConfig:
-    """The configuration of the language model, without its weights.
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    if source.is_mtp:
-        return read_llama_config(source.folder, output=settings.mtp_output)
+def _draw_model(
+    source: BackboneSource,
+    settings: BackboneSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+    with_lm_head: bool,
+) -> PreTrainedModel:
+    """The model as transformers starts one, the same weights each time; none are read."""
+    auto: Any = AutoModelForCausalLM
     try:
-        return _text_config(
-            AutoConfig.from_pretrained(source.folder, trust_remote_code=settings.trust_remote_code)
+        config = (
+            read_llama_config(source.folder, output=settings.mtp_output)
+            if source.is_mtp
+            else AutoConfig.from_pretrained(
+                source.folder, trust_remote_code=settings.trust_remote_code
+            )
         )
-    except _UNREADABLE as error:
-        raise ValueError(_unreadable(source.folder, "backbone", error)) from error
-
-
-def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The language part of a config that may hold several."""
-    return config.get_text_config()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(RANDOM_SEED)
+            # NOTE: with its output matrix even where that is not wanted, and on the CPU: so the
+            # numbers do not depend on what is asked for nor on the device.
+            model: PreTrainedModel = auto.from_config(
+                config, dtype=dtype, trust_remote_code=settings.trust_remote_code
+            )
+    except UNREADABLE as error:
+        raise ValueError(unreadable(source.folder, "backbone", error)) from error
+    model.to(device)  # type: ignore[arg-type]
+    return model if with_lm_head else cast(PreTrainedModel, model.base_model)
 
 
 def _find_blocks(decoder: nn.Module, num_layers: int) -> tuple[str, nn.ModuleList]:
@@ -292,32 +235,3 @@ def _find_blocks(decoder: nn.Module, num_layers: int) -> tuple[str, nn.ModuleLis
         f"{type(decoder).__name__}: no list of {num_layers} blocks found in it; it is not a plain"
         " decoder that features can be taken from"
     )
-
-
-def _download(settings: BackboneSettings, cache_dir: Path) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    patterns = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.txt"]
-    patterns += ["*.py"] if settings.trust_remote_code else []
-    try:
-        for more in ([], ["*.bin"]):  # weights in pickles only where there are no others
-            folder = snapshot_download(
-                settings.path,
-                revision=settings.revision,
-                allow_patterns=patterns + more,
-                cache_dir=cache_dir / "hub",
-            )
-            if any(Path(folder).glob("*.safetensors")):
-                break
-        return Path(folder)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise ValueError(
-            f"models.policy.path: {settings.path!r} is no folder here, and not to be had from the"
-            f" hub ({str(error).splitlines()[0]}); give a model folder, a .gguf file or a hub id"
-        ) from error
-
-
-def _unreadable(folder: Path, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{folder}: the {what} cannot be read ({reason})"

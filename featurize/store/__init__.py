@@ -9,6 +9,7 @@ A store is a folder (see docs/format.md):
     manifest.json             written when every unit is there: what readers open
 """
 
+from featurize.remote import user_cache_dir
 from featurize.store.format import (
     LIKELIHOOD_COLUMNS,
     SAMPLE_SCHEMA,
@@ -44,4 +45,5 @@ __all__ = [
     "read_pairs",
     "repair_command",
     "sole_writer",
+    "user_cache_dir",
 ]

@@ -1,26 +1,28 @@
 """Copies of a remote store's files on this machine, fetched when they are first needed."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from featurize.files import TEMPORARY_SUFFIX, checksum
 from featurize.remote import FILES_AT_ONCE, RemoteFolder
-from featurize.store.format import DamagedFileError, Manifest
+from featurize.store.format import DamagedFileError
 
 
 class CachedFiles:
-    """Files of units, downloaded once and checked against the manifest.
+    """Files of a store's units, downloaded once and compared with their checksums.
 
     A copy that is there under its own name was whole when it came, so it is not checked again.
     """
 
-    def __init__(self, remote: RemoteFolder, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder  # of this very manifest: a store made anew has another one
+    def __init__(
+        self, remote: RemoteFolder, folder: Path, expected: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """`expected`: bytes and checksum of each file, as the manifest has them."""
+        self.folder = folder  # of these very files: a store made anew has another one
         self._remote = remote
-        self._expected = {
-            name: file for unit in manifest.units for name, file in unit.files.items()
-        }
+        self._expected = expected
         self._present: set[str] = set()
 
     def fetch(self, names: Sequence[str]) -> None:

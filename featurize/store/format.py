@@ -13,6 +13,9 @@ from featurize.remote import open_folder
 
 FORMAT_VERSION = 1
 
+SAMPLES_FILE = "samples.parquet"
+"""Beside the files of the units, in a store of many: the sample tables of all as one."""
+
 LIKELIHOOD_COLUMNS = ("logprob_sum", "logprob_mean", "logprob_min", "entropy_mean")
 """Log-probability of the output given the prompt, in nats, and mean next-token entropy."""
 
@@ -80,6 +83,15 @@ class Manifest:
     dtype: str
     counts: dict[str, int]
     units: list[Unit]
+    sample_table: dict[str, Any] | None = (
+        None  # bytes and checksum of SAMPLES_FILE, if there is one
+    )
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """All in `units/` but for receipts: file name -> {"bytes": int, "checksum": hex}."""
+        files = {name: file for unit in self.units for name, file in unit.files.items()}
+        return files if self.sample_table is None else files | {SAMPLES_FILE: self.sample_table}
 
 
 def read_manifest(store: Path | str) -> Manifest | None:
@@ -112,17 +124,18 @@ def parse_manifest(store: Path | str, content: bytes) -> Manifest:
 
 
 def lost_files(store: Path | str, manifest: Manifest) -> dict[str, str]:
-    """Files of finished units that are missing or of another size, and which of the two."""
+    """Files of a finished store that are missing or of another size, and which of the two."""
     sizes = open_folder(store).sizes("units")
-    expected = {name: file for unit in manifest.units for name, file in unit.files.items()}
     return {
         name: "missing" if name not in sizes else f"{sizes[name]:,} bytes of {file['bytes']:,}"
-        for name, file in expected.items()
+        for name, file in manifest.files.items()
         if sizes.get(name) != file["bytes"]
     }
 
 
 def repair_command(store: Path | str) -> str:
-    """What mends a damaged store; its folder is called as its split is."""
+    """What mends a damaged store; its folder is called as its split is, or data-... of a file."""
     split = str(store).rstrip("/").rpartition("/")[2]
+    if split.startswith("data-"):
+        return "critic score FILE --out FILE --repair"
     return f"critic featurize --split {split} --repair"

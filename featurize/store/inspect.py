@@ -11,10 +11,10 @@ import torch
 
 from featurize.remote import Folder, open_folder
 from featurize.store.format import (
+    SAMPLES_FILE,
     DamagedFileError,
     FeatureStoreError,
     Manifest,
-    Unit,
     lost_files,
 )
 from featurize.store.reader import FeatureStore
@@ -51,7 +51,13 @@ def inspect_store(
             raise
         return _report_unfinished(path, folder, plan)
     manifest = store.manifest
-    damaged = _find_damage(path, folder, manifest, verify=verify)
+    damage = _find_damage(path, folder, manifest, verify=verify)
+    damaged = {
+        unit.number: damage[name]
+        for unit in manifest.units
+        for name in unit.files
+        if name in damage
+    }
     tensors, unreadable = _measure(store, damaged, progress)
     damaged |= unreadable
     return StoreReport(
@@ -62,10 +68,11 @@ def inspect_store(
         num_units=len(manifest.units),
         num_unfinished=0,
         counts=manifest.counts,
-        bytes_of=_sum_bytes(manifest.units),
+        bytes_of=_sum_bytes(manifest),
         labels={} if damaged else _count_labels(store.samples),
         tensors=tensors,
         damaged=damaged,
+        damaged_table=damage.get(SAMPLES_FILE),
         were_checksums_read=verify,
     )
 
@@ -98,17 +105,13 @@ def _read_plan(folder: Folder) -> dict[str, Any] | None:
 
 def _find_damage(
     path: Path | str, folder: Folder, manifest: Manifest, *, verify: bool
-) -> dict[int, str]:
-    """Units whose files are not as the manifest says, and how."""
-    lost = lost_files(path, manifest)
-    damaged = {}
-    for unit in manifest.units:
-        for name, expected in unit.files.items():
-            if name in lost:
-                damaged[unit.number] = f"{name}: {lost[name]}"
-            elif verify and folder.checksum(f"units/{name}") != expected["checksum"]:
-                damaged[unit.number] = f"{name}: another checksum"
-    return damaged
+) -> dict[str, str]:
+    """Files that are not as the manifest says, and how."""
+    damage = {name: f"{name}: {how}" for name, how in lost_files(path, manifest).items()}
+    for name, expected in manifest.files.items() if verify else ():
+        if name not in damage and folder.checksum(f"units/{name}") != expected["checksum"]:
+            damage[name] = f"{name}: another checksum"
+    return damage
 
 
 def _measure(
@@ -144,12 +147,11 @@ def _facts(width: int, norms: list[torch.Tensor]) -> TensorFacts:
     )
 
 
-def _sum_bytes(units: list[Unit]) -> dict[str, int]:
+def _sum_bytes(manifest: Manifest) -> dict[str, int]:
     total = {"features": 0, "sample tables": 0}
-    for unit in units:
-        for name, file in unit.files.items():
-            kind = "features" if name.endswith(".safetensors") else "sample tables"
-            total[kind] += file["bytes"]
+    for name, file in manifest.files.items():
+        kind = "features" if name.endswith(".safetensors") else "sample tables"
+        total[kind] += file["bytes"]
     return total
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-import os
+import logging
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from featurize.remote import RemoteFolder, is_remote, open_folder
+from featurize.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
 from featurize.store.cache import CachedFiles
-from featurize.store.format import DamagedFileError, FeatureStoreError, Manifest, parse_manifest
+from featurize.store.format import (
+    SAMPLES_FILE,
+    DamagedFileError,
+    FeatureStoreError,
+    Manifest,
+    parse_manifest,
+)
 from featurize.store.runs import Ints, plan_runs
-from featurize.store.samples import read_samples
+from featurize.store.samples import read_joined, read_samples
 from featurize.store.shards import DTYPES, Shard
 
 MOST_GAP_BYTES = 4096
@@ -25,6 +31,8 @@ MOST_GAP_BYTES = 4096
 
 MOST_OPEN_SHARDS = 128
 """Shards kept open, fewer where the process may open few files."""
+
+logger = logging.getLogger(__name__)
 
 Fetch = Callable[[Sequence[str]], None]
 """Brings files of a store onto this machine."""
@@ -76,12 +84,19 @@ class FeatureStore:
             return cls(store, manifest, Path(path) / "units", lambda _names: None)
         # A store made anew has another manifest, and so another folder.
         name = hashlib.blake2b(content, digest_size=16).hexdigest()
-        files = CachedFiles(folder, (cache_dir or user_cache_dir()) / "stores" / name, manifest)
+        copies = (cache_dir or user_cache_dir()) / "stores" / name
+        files = CachedFiles(folder, copies, manifest.files)
         return cls(store, manifest, files.folder, files.fetch)
 
     @functools.cached_property
     def samples(self) -> pa.Table:
         """One row a sample; feature_row counts through the whole store."""
+        if self.manifest.sample_table is not None:
+            try:
+                self._fetch([SAMPLES_FILE])
+                return read_joined(self.path, self._folder, self.manifest.sample_table)
+            except DamagedFileError as error:
+                logger.warning("%s; until then the tables of its units are read", error)
         self._fetch([f"{unit.number:05d}.parquet" for unit in self.manifest.units])
         return read_samples(self.path, self._folder, self.manifest.units)
 
@@ -153,11 +168,6 @@ class FeatureStore:
                 f"{self.path}: has no tensor {name!r}, only {', '.join(self.tensor_names)};"
                 " name it in featurize.layers and featurize.poolings and featurize again"
             )
-
-
-def user_cache_dir() -> Path:
-    """Where this user's programs keep what can be fetched again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "critic"
 
 
 def _open_shard(path: Path | str, folder: Path, manifest: Manifest, unit: int) -> Shard:

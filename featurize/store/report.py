@@ -35,6 +35,7 @@ class StoreReport:
     tensors: dict[str, TensorFacts]
     damaged: dict[int, str]  # unit -> what is wrong with it
     were_checksums_read: bool
+    damaged_table: str | None = None  # what is wrong with the table of all samples
 
     def describe(self) -> dict[str, Any]:
         """The lines of the table."""
@@ -56,7 +57,8 @@ class StoreReport:
         if self.num_unfinished:
             return lines
         whole = "all as written" if self.were_checksums_read else "not read (--verify reads them)"
-        return lines | {"checksums": f"{len(self.damaged):,} damaged" if self.damaged else whole}
+        damaged = len(self.damaged) + self.is_table_damaged
+        return lines | {"checksums": f"{damaged:,} damaged" if damaged else whole}
 
     def describe_tensors(self) -> list[tuple[Any, ...]]:
         """The rows of the table of tensors, under TENSOR_COLUMNS."""
@@ -66,17 +68,24 @@ class StoreReport:
         ]
 
     @property
+    def is_table_damaged(self) -> bool:
+        """Whether the table of all samples is not as it was written; those of the units may be."""
+        return self.damaged_table is not None
+
+    @property
     def remedy(self) -> str:
         """The command that redoes what is damaged or missing, and nothing else."""
         if self.command is None:
             return f"`{repair_command(self.path)}` with the config it was made with"
-        return f"`{self.command} --repair`" if self.damaged else f"`{self.command}`"
+        is_damaged = self.damaged or self.is_table_damaged
+        return f"`{self.command} --repair`" if is_damaged else f"`{self.command}`"
 
     def check(self) -> None:
         """Raises FeatureStoreError unless the store is whole."""
         bad = [name for name, facts in self.tensors.items() if facts.num_bad]
-        if self.damaged:
+        if self.damaged or self.is_table_damaged:
             found = [f"unit {number} ({reason})" for number, reason in sorted(self.damaged.items())]
+            found += [] if self.damaged_table is None else [self.damaged_table]
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise FeatureStoreError(
                 f"{self.path}: damaged: {', '.join(found[:3])}{more}; redo only that with"

@@ -1,12 +1,15 @@
 """Writes a feature store to a URI: each unit on this machine first, then sent whole."""
 
-from collections.abc import Mapping
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featurize.files import atomic_path
 from featurize.remote import RemoteFolder
-from featurize.store.format import Manifest, Unit, UnitFeatures
+from featurize.store.cache import CachedFiles
+from featurize.store.format import SAMPLES_FILE, Manifest, Unit, UnitFeatures
 from featurize.store.shards import Span, header_bytes, parse_header
 from featurize.store.writer import StoreWriter
 
@@ -90,6 +93,27 @@ class RemoteStoreWriter(StoreWriter):
             self.remote.upload(folder / name, f"units/{name}")
         for name in (receipt, *unit.files):
             (folder / name).unlink()
+
+    def _join_samples(self, units: Sequence[Unit]) -> dict[str, Any] | None:
+        described = super()._join_samples(units)
+        if described is not None:
+            path = self.path / "units" / SAMPLES_FILE
+            self.remote.upload(path, f"units/{SAMPLES_FILE}")
+            path.unlink()
+        return described
+
+    @contextlib.contextmanager
+    def _tables(self, units: Sequence[Unit]) -> Iterator[Path]:
+        """Copies of the tables, which other machines may have written."""
+        files = {name: file for unit in units for name, file in unit.files.items()}
+        names = [name for name in files if name.endswith(".parquet")]
+        folder = self.path / "tables"
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+        try:
+            CachedFiles(self.remote, folder, files).fetch(names)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _check(self, unit: Unit, sizes: Mapping[str, int]) -> None:
         """Raises ValueError unless the unit's files at the URI are as its receipt says."""

@@ -1,9 +1,10 @@
 """Writes a feature store unit by unit, so that a killed run loses one unit at most."""
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from featurize.files import (
     write_json,
 )
 from featurize.remote import Folder, LocalFolder
+from featurize.store import samples
 from featurize.store.format import (
     FORMAT_VERSION,
     LIKELIHOOD_COLUMNS,
+    SAMPLES_FILE,
     FeatureStoreError,
     Manifest,
     Unit,
@@ -88,10 +91,7 @@ class StoreWriter:
             temporary.write_bytes(save(tensors))
         with atomic_path(folder / names[1]) as temporary:
             pq.write_table(features.samples, temporary, compression="zstd")
-        files = {
-            name: {"bytes": (folder / name).stat().st_size, "checksum": checksum(folder / name)}
-            for name in names
-        }
+        files = {name: _describe(folder / name) for name in names}
         unit = Unit(
             number=number,
             samples=features.samples.num_rows,
@@ -119,6 +119,7 @@ class StoreWriter:
                 " rerun the same command, it redoes only those"
             )
         spans = self._first_spans()
+        in_order = [units[number] for number in sorted(units)]
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             fingerprint=self.plan["fingerprint"],
@@ -127,7 +128,8 @@ class StoreWriter:
             tensors={name: spans[name].shape[1] for name in sorted(spans)},
             dtype=next(iter(spans.values())).dtype,
             counts=dict(counts),
-            units=[units[number] for number in sorted(units)],
+            units=in_order,
+            sample_table=self._join_samples(in_order),
         )
         write_json(self.path / "manifest.json", dataclasses.asdict(manifest))
         for leftover in self.path.rglob(f"*{TEMPORARY_SUFFIX}"):
@@ -143,6 +145,20 @@ class StoreWriter:
         was_finished = folder.read("manifest.json") is not None
         folder.remove("manifest.json")
         return was_finished
+
+    def _join_samples(self, units: Sequence[Unit]) -> dict[str, Any] | None:
+        """Writes the tables of many units as one; returns what the manifest says of it."""
+        if len(units) <= samples.TABLES_AT_ONCE:
+            return None
+        path = self.path / "units" / SAMPLES_FILE
+        with atomic_path(path) as temporary:
+            samples.join_samples(temporary, self.path, units, self._tables)
+        return _describe(path)
+
+    @contextlib.contextmanager
+    def _tables(self, _units: Sequence[Unit]) -> Iterator[Path]:
+        """A folder with the tables of units."""
+        yield self.path / "units"
 
     def _has_units(self) -> bool:
         return any((self.path / "units").glob("*.json"))
@@ -175,6 +191,11 @@ class StoreWriter:
     def _receipt_checksum(self, unit: Unit) -> str:
         """Tells a receipt of this plan from a damaged one and from another plan's."""
         return digest([self.plan["fingerprint"], dataclasses.asdict(unit)])
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    """Size and checksum, as receipts and the manifest name them."""
+    return {"bytes": file.stat().st_size, "checksum": checksum(file)}
 
 
 def _check_unit(path: Path, unit: Unit) -> None:

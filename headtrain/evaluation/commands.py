@@ -1,5 +1,7 @@
 """The commands that judge: `critic eval`."""
 
+import functools
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,6 +33,14 @@ def eval_command(
         str | None,
         typer.Option(help="Folder or URI of a head", show_default="best, else final"),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Pairs of another's making (a file or a glob) in place of a split"),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="random-backbone: also a head on an untrained backbone (a featurize)"),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     debug: DebugOption = False,
@@ -40,6 +50,10 @@ def eval_command(
 
     from featurize.settings import to_split
 
+    _refuse_unknown_baseline(baseline, data)
+    if data is not None:
+        _evaluate_file(data, head, config, overrides or [])
+        return
     settings, layout = load_settings(config, overrides)
     # NOTE: before the first import of matplotlib, which keeps a list of fonts there.
     os.environ.setdefault("MPLCONFIGDIR", str(layout.cache_dir / "matplotlib"))
@@ -52,6 +66,15 @@ def eval_command(
     split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
     stores = {str(name): open_store(settings, layout, name) for name in {"train": 0, split: 0}}
+    baselines = None
+    if baseline is not None:
+        from headtrain.evaluation.random_backbone import score_with_random_backbone
+
+        baselines = score_with_random_backbone(
+            trained, stores, settings, layout, functools.partial(open_store, settings, layout)
+        )
+        if baselines is None:  # a process that was started to featurize, and has
+            return
     judgement = judge_head(
         trained,
         stores,
@@ -59,6 +82,7 @@ def eval_command(
         texts={name: open_texts(settings, layout, name, store) for name, store in stores.items()},
         closely=[split],
         seed=settings.runtime.seed,
+        baselines=baselines,
     )
     evaluation = judgement.evaluation
     path = layout.evaluation_dir / f"{split}.json"
@@ -88,6 +112,37 @@ def eval_command(
         console().print(line, markup=False)
     console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}", markup=False)
     console().print(f"report written to {report[0]}", markup=False)
+
+
+def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
+    """Raises ValueError; where there is one, this process follows the one that launched it."""
+    if baseline is None:
+        return
+    if baseline != "random-backbone":
+        raise ValueError(f"--baseline {baseline!r} is unknown; there is random-backbone")
+    if data is not None:
+        raise ValueError("--baseline is trained for splits; leave it or --data out")
+    from featurize.launch import follow_launcher
+
+    follow_launcher()  # first of all: what comes now takes seconds
+
+
+def _evaluate_file(data: str, head: str | None, config: Path | None, overrides: list[str]) -> None:
+    """`critic eval --data`, which featurizes what it judges."""
+    import os
+
+    from featurize.launch import follow_launcher
+
+    follow_launcher()  # first of all: what comes now takes seconds
+
+    from headtrain.foreign import find_head
+
+    at_hand = find_head(head, config, overrides)
+    # NOTE: before the first import of matplotlib, which keeps a list of fonts there.
+    os.environ.setdefault("MPLCONFIGDIR", str(at_hand.layout.cache_dir / "matplotlib"))
+    from headtrain.evaluation.benchmarks.command import evaluate_file
+
+    evaluate_file(at_hand, data)
 
 
 @reports_errors

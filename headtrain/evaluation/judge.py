@@ -4,13 +4,15 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from featurize.files import read_json, write_json
 from featurize.store import FeatureStore
 from headtrain.checkpoint import TrainedHead
 from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.numbers.calibration import Decision
 from headtrain.evaluation.results import Evaluation, PairResult
-from headtrain.evaluation.samples.reading import ReadSplit, read_splits
+from headtrain.evaluation.samples.reading import Floats, ReadSplit, read_splits
 from headtrain.evaluation.samples.texts import TextSource
 from headtrain.settings import EvaluationSettings
 
@@ -31,15 +33,22 @@ def judge_head(
     texts: Mapping[str, TextSource] | None = None,
     closely: Collection[str] | None = None,
     seed: int = 0,
+    decision: Decision | None = None,
+    baselines: Mapping[str, Mapping[str, Floats]] | None = None,
 ) -> Judgement:
     """The head on every store by the name of its split; `train` fits calibration and threshold.
+
+    Where there is no `train`, they are the given decision.
+
+    `baselines` are scores of other trained judges, by split and name, [samples] of the store; they
+    stand beside the shortcuts.
 
     `closely` names the splits whose every side is looked at, see `evaluate`.
 
     Raises:
         ValueError: a store of another recipe, or without a problem that has both labels.
     """
-    splits = read_splits(head, stores, settings, texts=texts, seed=seed)
+    splits = read_splits(head, stores, settings, texts=texts, seed=seed, baselines=baselines)
     evaluation = evaluate(
         splits={name: split.scored for name, split in splits.items()},
         shortcuts={name: split.shortcuts for name, split in splits.items()},
@@ -47,18 +56,26 @@ def judge_head(
         settings=settings,
         seed=seed,
         closely=closely,
+        decision=None if "train" in splits else decision,
     )
     return Judgement(evaluation=evaluation, splits=splits)
 
 
-def write_evaluation(path: Path, evaluation: Evaluation, head: TrainedHead) -> bool:
+def write_evaluation(
+    path: Path,
+    evaluation: Evaluation,
+    head: TrainedHead,
+    *,
+    benchmark: Mapping[str, Any] | None = None,
+) -> bool:
     """Writes the evaluation as JSON, beside what it is of; False where it stood there already."""
     about = {
         "path": head.path,
         "weights_checksum": head.record.weights_checksum,
         "recipe_fingerprint": head.record.recipe_fingerprint,
     }
-    content = json.loads(json.dumps({"head": about, **evaluation.to_dict()}))
+    more = {} if benchmark is None else {"benchmark": benchmark}
+    content = json.loads(json.dumps({"head": about, **more, **evaluation.to_dict()}))
     if path.exists() and read_json(path) == content:
         return False
     write_json(path, content)

@@ -1,6 +1,7 @@
 """What a sweep tries: the settings of a point of the grid, and the inputs that points share."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,22 @@ from typing import Any
 import torch
 
 from featurize.store import FeatureStore
+from headtrain.feature_memory import FeatureMemory
 from headtrain.head import FeatureNormaliser
-from headtrain.inputs import HeadInputs, InputColumns, choose_columns, read_head_inputs
+from headtrain.inputs import (
+    HeadInputs,
+    InputColumns,
+    LabelledSamples,
+    choose_columns,
+    read_head_inputs,
+)
 from headtrain.pair_plan import read_excluded_problems
 from headtrain.settings import DataSamplingSettings, TrainingSettings
 from headtrain.sweep.halves import Halves
 from headtrain.training_data import TrainingData, read_training_data
-from headtrain.validation import Validation, read_validation
+from headtrain.validation import Validation, read_validation, take_whole_problems
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +59,15 @@ class SweepInputs:
     holdout: Validation | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgedSamples:
+    """The samples whose values heads are judged by; no features."""
+
+    choose: LabelledSamples
+    report: LabelledSamples
+    holdout: LabelledSamples | None
+
+
 class SweepReader:
     """Reads the inputs of points, each only once while it is wanted."""
 
@@ -60,12 +79,14 @@ class SweepReader:
         *,
         train_holdout: float,
         device: torch.device,
+        memory: FeatureMemory | None = None,
     ) -> None:
         self.train = train
         self.valid = valid
         self.halves = halves
         self.train_holdout = train_holdout
         self.device = device
+        self.memory = memory or FeatureMemory(device=device)
         self._data: dict[str, TrainingData] = {}
         self._inputs: dict[tuple[str, InputColumns], SweepInputs] = {}
 
@@ -92,6 +113,19 @@ class SweepReader:
             self._inputs[key] = self._read(point)
         return self._inputs[key]
 
+    def judged(self, point: SweepPoint) -> JudgedSamples:
+        """The samples in `inputs` that heads are judged by, without reading a feature."""
+        data, seed = self.data(point), point.sampling.seed
+
+        def whole(store: FeatureStore, samples: LabelledSamples) -> LabelledSamples:
+            return take_whole_problems(store, samples, limit=None, seed=seed)
+
+        return JudgedSamples(
+            choose=whole(self.valid, self.halves.choose),
+            report=whole(self.valid, self.halves.report),
+            holdout=whole(self.train, data.held_out) if data.holdout else None,
+        )
+
     def keep_only(self, points: list[SweepPoint]) -> None:
         """Forget the inputs of all other points."""
         wanted = {(_key(point), self.columns(point)) for point in points}
@@ -99,7 +133,7 @@ class SweepReader:
 
     def _read(self, point: SweepPoint) -> SweepInputs:
         columns, data = self.columns(point), self.data(point)
-        train = read_head_inputs(self.train, columns, samples=data.samples, device=self.device)
+        train = read_head_inputs(self.train, columns, samples=data.samples, memory=self.memory)
         normaliser = FeatureNormaliser(columns.width).to(self.device)
         normaliser.fit(train.features)
         normaliser.normalise_(train.features)
@@ -113,9 +147,10 @@ class SweepReader:
                 device=self.device,
                 samples=samples,
                 normaliser=normaliser,
+                memory=self.memory,
             )
 
-        return SweepInputs(
+        inputs = SweepInputs(
             columns=columns,
             data=data,
             train=train,
@@ -125,6 +160,9 @@ class SweepReader:
             report=validation(self.valid, self.halves.report),
             holdout=validation(self.train, data.held_out) if data.holdout else None,
         )
+        level = logging.INFO if self.memory.num_mapped else logging.DEBUG
+        logger.log(level, "%s", self.memory.describe())
+        return inputs
 
 
 def _key(point: SweepPoint) -> str:

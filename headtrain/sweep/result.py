@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from headtrain.evaluation.metrics import PerProblem, pairwise_accuracy
 from headtrain.evaluation.numbers.intervals import Interval, ratio, resample_sums
-from headtrain.sweep.points import SweepInputs, SweepPoint
-from headtrain.sweep.stacks import Trained
-from headtrain.validation import Floats, Validation
+from headtrain.inputs import LabelledSamples
+from headtrain.sweep.points import JudgedSamples, SweepPoint
+from headtrain.sweep.trained import Trained
+from headtrain.validation import Floats, count_wins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +53,31 @@ class SweepResult:
     seconds: float
     seconds_training: float
     confidence: float
+    was_up_to_date: bool = False
+    """The sweep had finished before and nothing was done."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain values, for JSON."""
-        return asdict(self)
+        """Nested dicts of plain values, for JSON: what was found."""
+        fields = asdict(self)
+        del fields["was_up_to_date"]
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> Self:
+        """The result that `to_dict` gave.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        found: Self = TypeAdapter(cls).validate_python(fields)
+        return found
 
 
 def judge_point(
     point: SweepPoint,
     heads: Sequence[Trained],
-    inputs: SweepInputs,
+    tensors: tuple[str, ...],
+    judged: JudgedSamples,
     *,
     rounds: int,
     confidence: float,
@@ -71,30 +88,30 @@ def judge_point(
     options = {"rounds": rounds, "confidence": confidence}
     return PointResult(
         varied=dict(point.varied),
-        tensors=inputs.columns.tensors,
+        tensors=tensors,
         seeds=tuple(head.candidate.seed for head in heads),
         best_steps=tuple(head.best_step for head in heads),
         num_steps=max(head.num_steps for head in heads),
         of_seeds=tuple(
             None
             if head.choose is None
-            else pairwise_accuracy(inputs.choose.count_scores(head.choose)).over_problems
+            else pairwise_accuracy(count_wins(judged.choose, head.choose)).over_problems
             for head in heads
         ),
         choose=judge(
-            inputs.choose, [head.choose for head in whole if head.choose is not None], **options
+            judged.choose, [head.choose for head in whole if head.choose is not None], **options
         ),
-        holdout=judge(inputs.holdout, holdouts, **options) if inputs.holdout else None,
+        holdout=judge(judged.holdout, holdouts, **options) if judged.holdout else None,
     )
 
 
 def judge(
-    validation: Validation, values: Sequence[Floats], *, rounds: float, confidence: float
+    samples: LabelledSamples, values: Sequence[Floats], *, rounds: float, confidence: float
 ) -> Judgement | None:
     """Accuracy of the mean of several heads' values; None without any."""
     if not values:
         return None
-    counts = validation.count_scores(np.mean(values, axis=0))
+    counts = count_wins(samples, np.mean(values, axis=0))
     return Judgement(
         over_pairs=pairwise_accuracy(counts).over_pairs,
         over_problems=_interval(counts, int(rounds), confidence),

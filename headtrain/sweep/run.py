@@ -1,27 +1,35 @@
 """The whole sweep: train the grid, choose on half of valid, report on the rest, keep the best."""
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from featurize.files import write_json
 from featurize.store import FeatureStore
-from headtrain.checkpoint import write_head
+from headtrain.checkpoint import TrainedHead, write_head
+from headtrain.decision import fit_decision
 from headtrain.ensemble import EnsembleModel
+from headtrain.feature_memory import FeatureMemory
 from headtrain.loop import TrainingError
+from headtrain.pair_plan import pair_settings, read_excluded_problems
 from headtrain.settings import EvaluationSettings
+from headtrain.sweep.folder import SweepFolder
 from headtrain.sweep.halves import split_in_two
+from headtrain.sweep.kept import KeptStacks, trained_settings
 from headtrain.sweep.points import SweepPoint, SweepReader
 from headtrain.sweep.result import Judgement, PointResult, SweepResult, judge, judge_point
-from headtrain.sweep.stacks import Candidate, Trained, train_candidates
+from headtrain.sweep.stacks import train_candidates
+from headtrain.sweep.trained import Candidate, Trained
 from headtrain.tracking import Tracker
 from headtrain.train import head_record, refuse_mismatch
 
-RESULT_FILE, WINNER = "sweep.json", "winner"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,87 +59,132 @@ def run_sweep(
     mixed_precision: bool,
     folder: Path,
     tracker: Tracker,
+    cache_dir: Path | None = None,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepResult:
     """Train every point with every seed; sweep.json and the winner's head go into `folder`.
 
     The winner is the point whose seeds, averaged, have the highest accuracy over the problems of
-    the choosing half. Its head is the ensemble of its seeds.
+    the choosing half. Its head is the ensemble of its seeds. A rerun of a finished sweep does
+    nothing, one of a killed sweep trains only the stacks that were not finished; what it finds is
+    the same. `overwrite` trains all of them again. Features that do not fit into memory lie in a
+    file in cache_dir (default: folder) meanwhile.
     """
     started = time.monotonic()
     refuse_mismatch(train, valid)
+    home = SweepFolder(folder)
+    terms = {
+        "train_features": train.manifest.fingerprint,
+        "valid_features": valid.manifest.fingerprint,
+        "save_checkpoint_every": save_checkpoint_every,
+        "mixed_precision": mixed_precision,
+    }
+    identity = terms | _identity(points, seeds, evaluation)
+    record = None if overwrite else home.find(identity)
+    if record is not None and record["is_finished"]:
+        if (found := home.read_result()) is not None:
+            return dataclasses.replace(found, was_up_to_date=True)
+        record = None
     reader = SweepReader(
         train,
         valid,
         split_in_two(valid),
         train_holdout=evaluation.train_holdout,
         device=device,
+        memory=FeatureMemory(
+            device=device,
+            folder=cache_dir or folder,
+            most_gb=points[0].training.max_feature_memory_gb,
+        ),
     )
-    parent = tracker.begin(points[0].run_config, None)
-    judged: list[_Judged] = []
+    for point in points:
+        reader.columns(point)  # a mistake found here leaves the folder as it was
+    if overwrite:
+        home.clear()
+    record = record or home.begin(identity)
+    parent = tracker.begin(points[0].run_config, record["tracking_run_id"])
+    record = home.update(record, tracking_run_id=parent)
+    kept = KeptStacks(home.stacks, reader, terms)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            judged = _train(
-                points,
-                seeds,
+            trained = train_candidates(
+                [Candidate(point=point, seed=seed) for point in points for seed in seeds],
                 reader,
-                evaluation,
+                kept,
                 save_checkpoint_every=save_checkpoint_every,
                 mixed_precision=mixed_precision,
                 progress=progress,
             )
-        trained = time.monotonic()
+            judged = _judge_all(trained, reader, evaluation, num_seeds=len(seeds))
         judged.sort(key=lambda one: -one.accuracy)
         winner = judged[0]
         if winner.report is None:
             raise TrainingError(
                 "every head of the sweep diverged; lower training.value_head_learning_rate"
             )
+        if kept.num_read:
+            logger.info("%d heads were there from an earlier start", kept.num_read)
         result = SweepResult(
             points=tuple(one.result for one in judged),
             report=winner.report,
             num_heads=len(points) * len(seeds),
-            seconds=time.monotonic() - started,
-            seconds_training=trained - started,
+            seconds=kept.seconds + time.monotonic() - started,
+            seconds_training=sum(head.seconds for one in judged for head in one.heads),
             confidence=evaluation.confidence,
         )
-        _write_winner(winner, reader, result, folder / WINNER, parent)
-        write_json(folder / RESULT_FILE, result.to_dict())
+        _write_winner(winner, reader, result, home.winner, parent)
+        write_json(home.result_file, result.to_dict())
         _track(judged, tracker)
+        report = {"report/accuracy_over_problems": result.report.over_problems.estimate}
+        tracker.log_metrics(report, 0)
+        tracker.log_files([home.result_file], "sweep")
     except BaseException as error:
         tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    tracker.log_metrics({"report/accuracy_over_problems": result.report.over_problems.estimate}, 0)
-    tracker.log_files([folder / RESULT_FILE], "sweep")
     tracker.finish()
+    home.update(record, is_finished=True)
+    kept.clear()
     return result
 
 
-def _train(
-    points: Sequence[SweepPoint],
-    seeds: Sequence[int],
+def _identity(
+    points: Sequence[SweepPoint], seeds: Sequence[int], evaluation: EvaluationSettings
+) -> dict[str, Any]:
+    """What decides the result besides the stores and what all heads have in common."""
+    return {
+        "points": [
+            {
+                "varied": dict(point.varied),
+                "training": trained_settings(point.training),
+                "data_sampling": dataclasses.asdict(point.sampling)
+                | pair_settings(point.sampling, read_excluded_problems(point.sampling.pairwise)),
+            }
+            for point in points
+        ],
+        "seeds": list(seeds),
+        "evaluation": {
+            name: getattr(evaluation, name)
+            for name in ("train_holdout", "bootstrap_rounds", "confidence")
+        },
+    }
+
+
+def _judge_all(
+    trained: Iterable[Trained],
     reader: SweepReader,
     evaluation: EvaluationSettings,
     *,
-    save_checkpoint_every: float | None,
-    mixed_precision: bool,
-    progress: Callable[[int, int], None] | None,
+    num_seeds: int,
 ) -> list[_Judged]:
-    """Every point is judged as soon as its last head is trained: then its inputs may go."""
-    candidates = [Candidate(point=point, seed=seed) for point in points for seed in seeds]
+    """Every point is judged as soon as its last head is there."""
     waiting: dict[str, list[Trained]] = {}
     judged = []
-    for head in train_candidates(
-        candidates,
-        reader,
-        save_checkpoint_every=save_checkpoint_every,
-        mixed_precision=mixed_precision,
-        progress=progress,
-    ):
+    for head in trained:
         point = head.candidate.point
         heads = waiting.setdefault(point.name, [])
         heads.append(head)
-        if len(heads) == len(seeds):
+        if len(heads) == num_seeds:
             heads.sort(key=lambda one: one.candidate.seed)
             judged.append(_judge(point, tuple(waiting.pop(point.name)), reader, evaluation))
     return judged
@@ -143,14 +196,14 @@ def _judge(
     reader: SweepReader,
     evaluation: EvaluationSettings,
 ) -> _Judged:
-    inputs = reader.inputs(point)
+    judged, tensors = reader.judged(point), reader.columns(point).tensors
     rounds, confidence = evaluation.bootstrap_rounds, evaluation.confidence
     values = [head.report for head in heads if head.report is not None]
     return _Judged(
         point=point,
         heads=heads,
-        result=judge_point(point, heads, inputs, rounds=rounds, confidence=confidence),
-        report=judge(inputs.report, values, rounds=rounds, confidence=confidence),
+        result=judge_point(point, heads, tensors, judged, rounds=rounds, confidence=confidence),
+        report=judge(judged.report, values, rounds=rounds, confidence=confidence),
     )
 
 
@@ -185,11 +238,15 @@ def _write_winner(
             "varied": dict(winner.point.varied),
         },
     )
-    write_head(folder, models[0] if len(models) == 1 else EnsembleModel(models), record)
+    model = models[0] if len(models) == 1 else EnsembleModel(models)
+    head = TrainedHead(model=model.eval(), record=record, path=str(folder))
+    fitted = dataclasses.asdict(fit_decision(reader.train, head))
+    write_head(folder, model, dataclasses.replace(record, fitted=fitted))
 
 
 def _track(judged: Sequence[_Judged], tracker: Tracker) -> None:
-    """A child run for every head."""
+    """A child run for every head, but for those an earlier start has noted."""
+    noted = tracker.child_names()
     for one in judged:
         for head, accuracy in zip(one.heads, one.result.of_seeds, strict=True):
             parameters = {**one.point.varied, "seed": str(head.candidate.seed)}
@@ -198,4 +255,5 @@ def _track(judged: Sequence[_Judged], tracker: Tracker) -> None:
                 final = {"choose/accuracy": accuracy, "best_step": float(head.best_step)}
                 history.append((head.num_steps, final))
             name = f"{one.point.name} seed={head.candidate.seed}"
-            tracker.log_child(name, parameters, history)
+            if name not in noted:
+                tracker.log_child(name, parameters, history)

@@ -1,8 +1,9 @@
 """Trains the heads of a sweep: those of one shape stacked, each kept as it was at its best."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -10,54 +11,35 @@ from headtrain.head import HeadModel
 from headtrain.inputs import HeadInputs
 from headtrain.loop import STACKED_ALIKE, HeadJob, Trainer
 from headtrain.objective import Objective, make_objective
-from headtrain.sweep.points import SweepInputs, SweepPoint, SweepReader
+from headtrain.sweep.kept import KeptStacks
+from headtrain.sweep.points import SweepInputs, SweepReader
+from headtrain.sweep.trained import Candidate, Trained
 from headtrain.train import make_model
-from headtrain.validation import Floats
 
 HEADS_AT_ONCE = 16
 """Heads of one stack. More of them cost no less a head, but memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One head to train: a point of the grid with a seed."""
-
-    point: SweepPoint
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A trained head, as it was at its best on the watched problems."""
-
-    candidate: Candidate
-    model: HeadModel
-    best_step: int
-    num_steps: int
-    num_validations: int
-    history: tuple[tuple[int, dict[str, float]], ...]
-    """Metrics at every validation."""
-    choose: Floats | None
-    """Its values of the choosing half, [samples]; None if it diverged."""
-    report: Floats | None
-    holdout: Floats | None
-
-
 def train_candidates(
     candidates: Sequence[Candidate],
     reader: SweepReader,
+    kept: KeptStacks,
     *,
     save_checkpoint_every: float | None,
     mixed_precision: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Trained]:
-    """Train every candidate; yields them stack by stack."""
+    """Train every candidate that is not kept from an earlier start; yields them stack by stack."""
     stacks = stack_up(candidates, reader)
     done = 0
     for stack in stacks:
-        reader.keep_only([candidate.point for candidate in stack])
-        run = StackRun(stack, reader, mixed_precision=mixed_precision)
-        yield from run.go(save_checkpoint_every)
+        heads = kept.read(stack)
+        if heads is None:
+            reader.keep_only([candidate.point for candidate in stack])
+            run = StackRun(stack, reader, mixed_precision=mixed_precision)
+            heads = run.go(save_checkpoint_every)
+            kept.write(stack, heads)
+        yield from heads
         done += len(stack)
         if progress is not None:
             progress(done, len(candidates))
@@ -77,7 +59,8 @@ def stack_up(candidates: Sequence[Candidate], reader: SweepReader) -> list[list[
             point.training.problem_pairs,
         )
         alike = [getattr(point.training, name) for name in STACKED_ALIKE]
-        key = repr((alike, columns.width, columns.blocks if is_mix else None, objective))
+        blocks = columns.blocks if is_mix else (columns.width, columns.num_direct)
+        key = repr((alike, blocks, objective))
         groups.setdefault(key, []).append(candidate)
     stacks = []
     for group in groups.values():
@@ -93,7 +76,9 @@ class StackRun:
     def __init__(
         self, candidates: Sequence[Candidate], reader: SweepReader, *, mixed_precision: bool
     ) -> None:
+        self._started = time.monotonic()
         self.candidates = list(candidates)
+        self.memory = reader.memory
         self.inputs = [reader.inputs(candidate.point) for candidate in candidates]
         jobs = [
             HeadJob(
@@ -164,13 +149,14 @@ class StackRun:
             choose=inputs.choose.score(model) if has_values else None,
             report=inputs.report.score(model) if has_values else None,
             holdout=inputs.holdout.score(model) if has_values and inputs.holdout else None,
+            seconds=(time.monotonic() - self._started) / len(self.candidates),
         )
 
     def _objectives(self) -> list[Objective]:
         """All over one block of features: that of the only inputs, or those of several in turn."""
         distinct = list({id(inputs): inputs.train for inputs in self.inputs}.values())
         features = [one.features for one in distinct]
-        block = features[0] if len(features) == 1 else torch.cat(features)
+        block = features[0] if len(features) == 1 else self._join(features)
         starts, start = {}, 0
         for one in distinct:
             starts[id(one)] = start
@@ -183,6 +169,14 @@ class StackRun:
             )
             for candidate, inputs in zip(self.candidates, self.inputs, strict=True)
         ]
+
+    def _join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Features below each other, in memory or in a file."""
+        num_rows = sum(len(part) for part in parts)
+        block = self.memory.allocate(num_rows, parts[0].shape[1])
+        for place, part in zip(block.split([len(part) for part in parts]), parts, strict=True):
+            place.copy_(part)
+        return block
 
 
 def _make_model(candidate: Candidate, inputs: SweepInputs, device: torch.device) -> HeadModel:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import torch
 
 from featurize.store import SAMPLE_SCHEMA, FeatureStore, StoreWriter, UnitFeatures
+from featurize.store.samples import read_samples
 
 NAME = "mean.2"
 ROUNDS = 3
@@ -63,6 +64,8 @@ def measure_reading(path: Path, options: argparse.Namespace) -> None:
     asked = options.gather * options.width * 2
     print(f"open                   {best['open'] * 1e3:8.1f} ms")
     print(f"sample table           {best['samples']:8.2f} s")
+    print(f"  from the units' own  {best['unit_samples']:8.2f} s   ratio"
+          f" {best['unit_samples'] / best['samples']:.1f}")  # fmt: skip
     print(f"gather {options.gather:,} random  {best['gather']:8.3f} s")
     for way in ("pread", "mmap"):
         print(
@@ -93,6 +96,8 @@ def read_once(path: Path, rows: np.ndarray) -> dict[str, float]:
     result["pread"] = clock(lambda: shards.by_pread(rows))
     result["mmap"] = clock(lambda: shards.by_mmap(rows))
     result["raw_sequential"] = clock(lambda: shards.by_pread(in_a_row.numpy(), whole=True))
+    units = store.manifest.units
+    result["unit_samples"] = clock(lambda: read_samples(path, path / "units", units))
     result["samples"] = clock(lambda: store.samples)
     return result
 

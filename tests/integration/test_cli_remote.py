@@ -93,6 +93,32 @@ def test_a_rerun_does_nothing_and_after_a_loss_only_what_was_lost(remote: str, r
     assert "up to date" in run("featurize", "--split", "train").out
 
 
+def test_a_dataset_on_a_server_gives_the_store_of_the_local_file(
+    local: FeatureStore, project: Path, run: Any, wire: Wire
+) -> None:
+    uri = f"s3://{BUCKET}/data/train.jsonl"
+    rows = (project / "train.jsonl").read_bytes()
+    s3fs.S3FileSystem().pipe_file(uri, rows + b'{"instruction": "a"}\n')
+    more = (f"dataset.train={uri}", "experiment.name=by-uri", "logging.level=INFO")
+    outcome = run("featurize", "--split", "train", features=None, more=more)
+    assert outcome.code == 2
+    assert f"error: {uri}:{len(rows.splitlines()) + 1}: 'output' is missing" in outcome.err
+    s3fs.S3FileSystem().pipe_file(uri, rows)
+    wire.cuts, wire.cut_after = 2, 700
+    outcome = run("featurize", "--split", "train", features=None, more=more)
+    assert outcome.code == 0, outcome.err
+    assert wire.cuts == 0
+    assert f"fetched {uri} (0.0 MB) in " in outcome.err
+    store = FeatureStore.open(project / "storage/features/by-uri/train")
+    assert store.manifest.fingerprint == local.manifest.fingerprint
+    assert store.samples.equals(local.samples)
+    for name in local.tensor_names:
+        assert torch.equal(store.read(name), local.read(name))
+    outcome = run("featurize", "--split", "train", features=None, more=more)
+    assert "up to date" in outcome.out
+    assert "fetch" not in outcome.err
+
+
 def test_inspect_reads_a_store_on_a_server(
     remote: str, run: Any, critic: WarmCritic, project: Path
 ) -> None:

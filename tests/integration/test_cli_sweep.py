@@ -18,6 +18,12 @@ OPTIONS = (
     *("--set", "evaluation.train_holdout=0.2"),
 )
 
+GRID = (
+    *("--grid", "features=mean.1,mean.2,mean.1+mean.2"),
+    *("--grid", "training.dropout=0.1,0.3"),
+    *("--seeds", "2"),
+)
+
 
 @pytest.fixture(scope="module")
 def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
@@ -42,8 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(critic: WarmCritic, project: Path) -> Outcome:
-    grid = ("--grid", "features=mean.1,mean.2,mean.1+mean.2", "--grid", "training.dropout=0.1,0.3")
-    return critic.run("sweep", *grid, "--seeds", "2", *OPTIONS, folder=project)
+    return critic.run("sweep", *GRID, *OPTIONS, folder=project)
 
 
 def test_a_sweep_ends_with_a_table_a_figure_and_an_ensemble(swept: Outcome, project: Path) -> None:
@@ -81,6 +86,20 @@ def test_the_winner_is_judged_like_any_head(
     outcome = critic.run("eval", "--split", "valid", "--head", head, *OPTIONS, folder=project)
     assert outcome.code == 0, outcome.err
     assert "accuracy over pairs" in outcome.out
+
+
+def test_a_rerun_of_a_finished_sweep_does_nothing_over_again_and_says_so(
+    swept: Outcome, critic: WarmCritic, project: Path
+) -> None:
+    storage = project / "storage"
+    before = {path: path.stat().st_mtime_ns for path in storage.rglob("*") if path.is_file()}
+    again = critic.run("sweep", *GRID, *OPTIONS, folder=project)
+    assert again.code == 0, again.err
+    assert "sweep: up to date, nothing done" in again.out
+    tables = [outcome.out[outcome.out.index("12 heads at") :] for outcome in (swept, again)]
+    assert tables[0] == tables[1]
+    after = {path: path.stat().st_mtime_ns for path in storage.rglob("*") if path.is_file()}
+    assert after == before
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,19 @@ def test_a_learned_mix_comes_back(folder: Path) -> None:
         assert torch.equal(head.score(features), model(features).squeeze(-1))
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_direct_weights_of_the_likelihood_come_back(folder: Path, members: int) -> None:
+    models = [HeadModel(36, "mlp", 0.3, direct=4).eval() for _ in range(members)]
+    for model in models:
+        model.direct.data = torch.randn(1, 4)
+    whole = models[0] if members == 1 else EnsembleModel(models)
+    record = dataclasses.replace(RECORD, likelihood_direct=True, num_members=members)
+    head = load_head(write_head(folder.parent / "direct", whole, record))
+    features = torch.randn(5, 36)
+    with torch.no_grad():
+        assert torch.equal(head.score(features), whole(features).squeeze(-1))
+
+
 def test_samples_without_a_label_are_scored_too(folder: Path, tmp_path: Path) -> None:
     store = write_store(tmp_path / "unlabelled", labels=[None] * 96, likelihood=True)
     values = load_head(folder).score(store)

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import configs.config
+import featurize.distributed_settings
 import featurize.settings
 from configs.keys import known_keys
 from configs.loader import load_config, notes, to_dict
@@ -246,7 +247,9 @@ def test_the_demo_needs_neither_a_gpu_nor_weights_from_elsewhere() -> None:
     assert demo.runtime.device == "auto"
 
 
-@pytest.mark.parametrize("module", [featurize.settings, configs.config])
+@pytest.mark.parametrize(
+    "module", [featurize.settings, featurize.distributed_settings, configs.config]
+)
 def test_every_setting_is_documented_in_its_class(module: Any) -> None:
     undocumented = []
     for section in ast.parse(inspect.getsource(module)).body:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from featurize.commands import _to_repeat
+from featurize.session import to_repeat
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ from featurize.commands import _to_repeat
     ],
 )
 def test_what_is_meant_for_once_or_secret_is_left_out(arguments: str, expected: str) -> None:
-    assert _to_repeat(arguments.split()) == expected
+    assert to_repeat(arguments.split()) == expected

@@ -96,3 +96,15 @@ def test_the_normaliser_travels_with_the_weights() -> None:
     features = torch.randn(4, 32)
     assert torch.equal(model(features), other(features))
     assert {"normaliser.mean", "normaliser.scale"} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_the_last_columns_lead_straight_to_the_value_as_well(kind: str) -> None:
+    model = HeadModel(36, kind, direct=4).eval()
+    model.normaliser.fit(torch.randn(50, 36) * 3 + 1)
+    features = torch.randn(7, 36)
+    without = model.head(model.normaliser(features))
+    torch.testing.assert_close(model(features), without)  # the weights begin at 0
+    model.direct.data = torch.tensor([[0.1, -0.2, 0.3, 0.0]])
+    added = model.normaliser(features)[:, 32:] @ torch.tensor([1.0, -2.0, 3.0, 0.0])
+    torch.testing.assert_close(model(features), without + added[:, None])

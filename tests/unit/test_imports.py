@@ -28,6 +28,7 @@ MAY_IMPORT = {
         "headtrain",
         "featurize.data.records",
         "featurize.files",
+        "featurize.memory",
         "featurize.remote",
         "featurize.store",
     },
@@ -35,12 +36,19 @@ MAY_IMPORT = {
 MAY_IMPORT_MORE = {
     "configs.command": {"featurize.launch"},
     "featurize.commands": {"configs", "headtrain.pair_plan", "headtrain.training_plan"},
+    "featurize.session": {"configs"},
     "featurize.data.commands": {"configs"},
     "featurize.data.prepare.commands": {"configs"},
     "headtrain.project": {"configs", "featurize"},
     "headtrain.commands": {"configs", "featurize"},
     "headtrain.evaluation.commands": {"configs", "featurize"},
+    "headtrain.evaluation.random_backbone": {"configs", "featurize"},
     "headtrain.critic": {"featurize"},
+    "headtrain.origin": {"featurize"},
+    "headtrain.foreign": {"configs", "featurize"},
+    "headtrain.evaluation.benchmarks.command": {"configs", "featurize"},
+    "headtrain.scoring.commands": {"configs", "featurize"},
+    "headtrain.scoring.output": {"featurize.data"},
 }
 """Commands put configuration and stages together; a critic scores texts, so it needs both."""
 

@@ -10,11 +10,16 @@ from tests.head_jobs import CPU, make_model
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 @pytest.mark.parametrize("mixed", [None, (20, 12)])
+@pytest.mark.parametrize("direct", [0, 3])
 def test_values_and_gradients_are_those_of_autograd(
-    number: int, kind: str, mixed: tuple[int, ...] | None
+    number: int, kind: str, mixed: tuple[int, ...] | None, direct: int
 ) -> None:
-    models = [make_model(seed, 32, mixed, kind).eval() for seed in range(number)]
-    references = [make_model(seed, 32, mixed, kind).eval() for seed in range(number)]
+    models = [make_model(seed, 32, mixed, kind, direct).eval() for seed in range(number)]
+    references = [make_model(seed, 32, mixed, kind, direct).eval() for seed in range(number)]
+    if direct:
+        for place, pair in enumerate(zip(models, references, strict=True)):
+            for model in pair:
+                model.direct.data = torch.tensor([[0.4, -0.3, 0.1]]) * (place + 1)
     if mixed:
         for place, pair in enumerate(zip(models, references, strict=True)):
             for model in pair:

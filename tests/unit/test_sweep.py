@@ -21,8 +21,9 @@ from headtrain.sweep.halves import split_in_two
 from headtrain.sweep.points import SweepPoint, SweepReader
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
-from headtrain.sweep.stacks import Candidate, stack_up
+from headtrain.sweep.stacks import stack_up
 from headtrain.sweep.tables import points_table, winner_rows
+from headtrain.sweep.trained import Candidate
 from headtrain.tracking import NullTracker
 from headtrain.train import train_head
 from tests.synthetic_stores import write_store

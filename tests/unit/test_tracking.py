@@ -88,6 +88,24 @@ def test_a_run_goes_on_under_its_id(database: Path) -> None:
     assert sorted(line.step for line in history) == [1, 2]
 
 
+def test_whole_runs_below_a_run_are_told_and_torn_ones_go(database: Path) -> None:
+    tracker, other = make(database, "sweeps"), make(database, "sweeps")
+    run_id = tracker.begin({}, None)
+    assert other.begin({}, None) != run_id
+    assert tracker.child_names() == set()
+    tracker.log_child("seed=1", {"seed": "1"}, [(1, {"loss": 0.5})])
+    other.log_child("another's", {}, [])
+    client = tracker._connect()
+    tags = {"mlflow.parentRunId": str(run_id)}
+    torn = client.create_run(tracker._experiment_id(), tags=tags, run_name="seed=2").info.run_id
+    again = make(database, "sweeps")
+    assert again.begin({}, run_id) == run_id
+    assert again.child_names() == {"seed=1"}
+    assert client.get_run(torn).info.lifecycle_stage == "deleted"
+    again.log_child("seed=2", {}, [])
+    assert again.child_names() == {"seed=1", "seed=2"}
+
+
 def test_a_run_the_database_has_lost_begins_anew(database: Path) -> None:
     tracker = make(database)
     run_id = tracker.begin(CONFIG, "0" * 32)

@@ -14,7 +14,6 @@ from featurize.data.prepare.prepared import (
     Counts,
     Prepared,
     PrepareError,
-    describe_file,
     refuse_own_source,
 )
 from featurize.data.prepare.statements import group_problems, split_groups
@@ -36,13 +35,14 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class SplitJob:
     """What is split, into which shares, and what counts as a near-duplicate."""
 
-    sources: Sequence[str]  # files or globs
+    sources: Sequence[str]  # files, globs or URIs
     out_dir: Path
     valid: float = 0.1  # share of the problems
     test: float = 0.1
     seed: int = 42
     similarity: float = 0.8
     ngram: int = 5
+    cache_dir: Path | None = None  # for copies of what lies at a URI; None: the user's cache folder
 
     def __post_init__(self) -> None:
         for name, share in self.shares.items():
@@ -85,7 +85,7 @@ class _Scan:
 
 def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     """Write train.jsonl, valid.jsonl, test.jsonl and summary.json; rows are copied as they are."""
-    sources = find_sources(job.sources)
+    sources = find_sources(job.sources, job.cache_dir)
     names = ["train", *(name for name, share in job.shares.items() if share > 0)]
     targets = {name: job.out_dir / f"{name}.jsonl" for name in names}
     refuse_own_source(targets.values(), [source.path for source in sources])
@@ -135,7 +135,7 @@ def _recipe(job: SplitJob, sources: Sequence[Source]) -> dict[str, Any]:
         "similarity": job.similarity,
         "ngram": job.ngram,
         "rules_version": RULES_VERSION,
-        "source files": {source.path: describe_file(Path(source.path)) for source in sources},
+        "source files": {source.path: source.state for source in sources},
     }
 
 

@@ -17,7 +17,6 @@ from featurize.data.prepare.prepared import (
     Counts,
     Prepared,
     PrepareError,
-    describe_file,
     refuse_own_source,
 )
 from featurize.data.prepare.writers import ENDINGS, Row, sample_writer
@@ -37,10 +36,11 @@ Progress = Callable[[int, int], None]
 class ColumnsJob:
     """What is read, where it is written, and what its columns mean."""
 
-    sources: Sequence[str]  # files or globs
+    sources: Sequence[str]  # files, globs or URIs
     out: Path  # a .jsonl or .parquet file for all of them, or a folder with a file for each
     columns: ColumnMap
     output_format: str = "jsonl"  # of the files in a folder
+    cache_dir: Path | None = None  # for copies of what lies at a URI; None: the user's cache folder
 
 
 def prepare_columns(
@@ -53,7 +53,7 @@ def prepare_columns(
     Raises:
         DataError: rows that cannot be samples; it tells of all, and nothing is written.
     """
-    sources = find_sources(job.sources)
+    sources = find_sources(job.sources, job.cache_dir)
     folder, summary_path = _places(job.out)
     targets = _targets(job, sources)
     refuse_own_source(targets.keys(), [source.path for source in sources])
@@ -107,7 +107,7 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source]) -> dict[str, Any]:
         "correct values": sorted(job.columns.labels.correct),
         "incorrect values": sorted(job.columns.labels.incorrect),
         "rules_version": RULES_VERSION,
-        "source files": {source.path: describe_file(Path(source.path)) for source in sources},
+        "source files": {source.path: source.state for source in sources},
     }
 
 

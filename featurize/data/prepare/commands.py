@@ -60,7 +60,8 @@ def prepare_tests_command(
 @reports_errors
 def prepare_codecontests_command(
     source: Annotated[
-        str, typer.Option(help="Folder, glob or file: the Parquet files of deepmind/code_contests")
+        str,
+        typer.Option(help="Folder, glob, file or URI: the Parquet files of deepmind/code_contests"),
     ],
     out: Annotated[
         Path | None,
@@ -102,6 +103,7 @@ def prepare_codecontests_command(
         settings=settings.prepare,
         split_files=split_files or (),
         token_limit=token_limit,
+        cache_dir=layout.cache_dir / "index",
     )
     with CountProgress(console(), "prepare", "problems") as count:
         prepared = prepare_codecontests(job, overwrite=overwrite, progress=count)
@@ -110,7 +112,7 @@ def prepare_codecontests_command(
 
 @reports_errors
 def prepare_columns_command(
-    source: Annotated[list[str], typer.Option(help="JSONL or Parquet file or glob; repeatable")],
+    source: Annotated[list[str], typer.Option(help="JSONL or Parquet file, glob, URI; repeatable")],
     out: Annotated[
         Path, typer.Option(help="A .jsonl or .parquet file, or a folder with a file for each")
     ],
@@ -144,7 +146,7 @@ def prepare_columns_command(
     from featurize.data.prepare.mapping import ColumnMap, LabelValues, to_values
     from featurize.progress import CountProgress
 
-    settings, _ = load_settings(config, overrides)
+    settings, layout = load_settings(config, overrides)
     labels = LabelValues(
         correct=to_values(correct_values or ()), incorrect=to_values(incorrect_values or ())
     )
@@ -153,6 +155,7 @@ def prepare_columns_command(
         out=out,
         columns=ColumnMap.parse(columns or (), labels),
         output_format=settings.prepare.output_format,
+        cache_dir=layout.cache_dir / "index",
     )
     with CountProgress(console(), "prepare", "MB") as count:
         prepared = prepare_columns(job, overwrite=overwrite, progress=count)
@@ -161,7 +164,7 @@ def prepare_columns_command(
 
 @reports_errors
 def prepare_split_command(
-    source: Annotated[list[str], typer.Option(help="JSONL or Parquet file or glob; repeatable")],
+    source: Annotated[list[str], typer.Option(help="JSONL or Parquet file, glob, URI; repeatable")],
     out: Annotated[Path, typer.Option(help="Folder to write train, valid and test.jsonl into")],
     valid: Annotated[float, typer.Option(help="Share of the problems; 0: no such file")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the problems; 0: no such file")] = 0.1,
@@ -177,7 +180,7 @@ def prepare_split_command(
     """
     from featurize.data.prepare.by_problem import SplitJob, prepare_split
 
-    settings, _ = load_settings(config, overrides)
+    settings, layout = load_settings(config, overrides)
     job = SplitJob(
         sources=source,
         out_dir=out,
@@ -186,6 +189,7 @@ def prepare_split_command(
         seed=seed,
         similarity=settings.prepare.similarity,
         ngram=settings.prepare.ngram,
+        cache_dir=layout.cache_dir / "index",
     )
     _show(prepare_split(job, overwrite=overwrite), job.out_dir)
 

@@ -5,8 +5,9 @@ likelihood with Platt's targets (c+1)/(c+2) and 1/(i+2) in place of 1 and 0, whe
 the correct and incorrect samples. With them the optimum is finite even where train is separable.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,12 @@ class Decision:
             f1_threshold=best_f1_threshold(train.scores, train.is_correct),  # needs both labels
             calibration=fit_calibration(train.scores, train.is_correct),
         )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The decision that `dataclasses.asdict` made a dict of."""
+        calibration = Calibration(**fields["calibration"])
+        return cls(calibration=calibration, f1_threshold=fields["f1_threshold"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,9 +52,11 @@ def read_splits(
     *,
     texts: Mapping[str, TextSource] | None = None,
     seed: int = 0,
+    baselines: Mapping[str, Mapping[str, Floats]] | None = None,
 ) -> dict[str, ReadSplit]:
     """Score every store, by the name of its split, and look up what is known of its samples.
 
+    `baselines` are scores of the samples of a store by judges that were trained elsewhere.
     Train problems that the head was not trained on become a split of their own, `train_holdout`.
     """
     splits: dict[str, ReadSplit] = {}
@@ -69,12 +71,17 @@ def read_splits(
             parts = {name: labelled.take(~is_held), HOLDOUT: labelled.take(is_held)}
         for part, samples in parts.items():
             if len(samples):
-                splits[part] = _read_split(store, samples, values, source)
+                others = (baselines or {}).get(name, {})
+                splits[part] = _read_split(store, samples, values, source, others)
     return _with_texts(head, stores, splits, settings, seed)
 
 
 def _read_split(
-    store: FeatureStore, labelled: LabelledSamples, values: Floats, source: TextSource
+    store: FeatureStore,
+    labelled: LabelledSamples,
+    values: Floats,
+    source: TextSource,
+    others: Mapping[str, Floats],
 ) -> ReadSplit:
     table = store.samples.take(pa.array(labelled.table_rows))
     attributes = {
@@ -90,7 +97,8 @@ def _read_split(
             problem=labelled.problems,
             output_tokens=labelled.output_tokens,
         ),
-        shortcuts=shortcut_scores(table),
+        shortcuts=shortcut_scores(table)
+        | {judge: scores[labelled.table_rows] for judge, scores in others.items()},
         # samples of one prompt and one output share their features
         facts=SampleFacts(attributes=attributes, outputs=labelled.feature_rows),
         texts=SplitTexts(task_ids=table["task_id"], source=source),

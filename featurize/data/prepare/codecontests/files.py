@@ -8,6 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from featurize.data.prepare.prepared import PrepareError
+from featurize.data.sources import find_sources
+from featurize.remote import is_remote
 from featurize.settings import to_split
 
 log = logging.getLogger(__name__)
@@ -16,13 +18,16 @@ AS_PUBLISHED = {"train": ("train-*",), "valid": ("valid-*", "validation-*"), "te
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)\b")
 
 
-def find_splits(source: str, patterns: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
+def find_splits(
+    source: str, patterns: Mapping[str, Sequence[str]], cache_dir: Path | None = None
+) -> dict[str, list[Path]]:
     """Return the files of each split that has any, in the order of their names.
 
-    `source` is a folder, a glob or a file; `patterns` match names of files.
+    `source` is a folder, a glob, a file or a URI, of which the copies in `cache_dir` are returned;
+    `patterns` match names of files.
     """
     found: dict[str, list[Path]] = {split: [] for split in patterns}
-    for path in _find_files(source):
+    for path in _find_files(source, cache_dir):
         splits = [
             split
             for split, globs in patterns.items()
@@ -53,9 +58,11 @@ def to_patterns(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {split: patterns[split] for split in AS_PUBLISHED if split in patterns} or AS_PUBLISHED
 
 
-def _find_files(source: str) -> list[Path]:
+def _find_files(source: str, cache_dir: Path | None) -> list[Path]:
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if is_remote(source):
+        paths = [Path(found.path) for found in find_sources(source, cache_dir)]
+    elif folder.is_dir():
         paths = [path for path in folder.rglob("*.parquet") if path.is_file()]
         if not paths:
             raise PrepareError(

@@ -38,11 +38,12 @@ Progress = Callable[[int, int], None]
 class CodeContestsJob:
     """What is read, where it is written, and what of it is taken."""
 
-    source: str  # a folder, a glob or a file
+    source: str  # a folder, a glob, a file or a URI
     out_dir: Path
     settings: PrepareSettings
     split_files: Sequence[str] = ()  # options such as "train=part-*"; none: names as published
     token_limit: "TokenLimit | None" = None  # for settings.codecontests.max_tokens
+    cache_dir: Path | None = None  # for copies of what lies at a URI; None: the user's cache folder
 
 
 def prepare_codecontests(
@@ -52,7 +53,7 @@ def prepare_codecontests(
 
     `progress` is called with the numbers of problems done and of all problems.
     """
-    splits = find_splits(job.source, to_patterns(job.split_files))
+    splits = find_splits(job.source, to_patterns(job.split_files), job.cache_dir)
     path = job.out_dir / SUMMARY_FILE
     targets = {split: job.out_dir / f"{split}.{job.settings.output_format}" for split in splits}
     prepared = Prepared.open(

@@ -1,0 +1,80 @@
+"""The folder of a sweep: what the sweep is, whether it is finished, and what it leaves.
+
+run.json       what the sweep is made of, written first; that it is finished, written last
+stacks/        heads that are trained, while others are not (see kept.py)
+sweep.json     every point;  winner/  the best head
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featurize.files import read_json, write_json
+from headtrain.checkpoint import CheckpointError, load_head
+from headtrain.sweep.result import SweepResult
+
+FORMAT_VERSION = 1
+RUN_FILE, RESULT_FILE, WINNER, STACKS = "run.json", "sweep.json", "winner", "stacks"
+
+logger = logging.getLogger(__name__)
+
+
+class SweepFolder:
+    """Reads and writes one sweep's folder; every file appears whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.winner = path / WINNER
+        self.stacks = path / STACKS
+        self.result_file = path / RESULT_FILE
+
+    def find(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """run.json of this very sweep; None where there is none, or another's."""
+        if not (self.path / RUN_FILE).exists():
+            return None
+        try:
+            run: dict[str, Any] = read_json(self.path / RUN_FILE)
+        except ValueError as error:
+            logger.warning("%s", error)
+            return None
+        wanted = json.loads(json.dumps(identity))  # as it is read back
+        is_same = run.get("format_version") == FORMAT_VERSION and run.get("identity") == wanted
+        return run if is_same else None
+
+    def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Write run.json of a new sweep over that of another.
+
+        Stacks of the other stay: those that are the same in both are not trained again.
+        """
+        run = {
+            "format_version": FORMAT_VERSION,
+            "identity": json.loads(json.dumps(identity)),
+            "tracking_run_id": None,
+            "is_finished": False,
+        }
+        write_json(self.path / RUN_FILE, run)
+        return run
+
+    def update(self, run: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """Write run.json with other fields."""
+        run = run | fields
+        write_json(self.path / RUN_FILE, run)
+        return run
+
+    def clear(self) -> None:
+        """Delete what would be gone on with."""
+        (self.path / RUN_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.stacks, ignore_errors=True)
+
+    def read_result(self) -> SweepResult | None:
+        """What a finished sweep found; None where that or its head is gone or damaged."""
+        try:
+            load_head(self.winner)
+            return SweepResult.from_dict(read_json(self.result_file))
+        except (CheckpointError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            logger.warning("the finished sweep is not whole; sweeping again (%s)", reason)
+            return None

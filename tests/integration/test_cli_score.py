@@ -1,0 +1,212 @@
+"""Scoring files without labels, and judging on other people's pairs, as a user runs them."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featurize.store import FeatureStore
+from headtrain.checkpoint import load_head
+from headtrain.critic import Critic
+from tests.benchmark_rows import REWARD_BENCH, RM_BENCH
+from tests.command_line import Outcome, WarmCritic
+from tests.tiny_project import make_rows, options, write_project, write_rows
+
+pytestmark = pytest.mark.slow
+
+HEAD = ("--head", "storage/checkpoints/critic/demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A folder with a trained head."""
+
+    folder: Path
+    critic: WarmCritic
+
+    def run(self, *arguments: str, code: int = 0) -> Outcome:
+        outcome = self.critic.run(*arguments, folder=self.folder)
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / name).open()]
+
+    @property
+    def head(self) -> Path:
+        return self.folder / "storage/checkpoints/critic/demo/best"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    base = tmp_path_factory.mktemp("scored")
+    critic = WarmCritic(base / "home")
+    project = Project(
+        folder=write_project(base / "project", num_train=8, num_valid=6), critic=critic
+    )
+    for command in ("featurize --split train", "featurize --split valid", "train-head --pairs 60"):
+        project.run(*command.split(), *options())
+    rows = [{**row, "note": {"kept": [1, None]}} for row in make_rows("valid", 6)]
+    for row in rows:
+        del row["is_correct"]
+    random.Random(0).shuffle(rows)
+    write_rows(project.folder / "unlabelled.jsonl", rows)
+    project.run("score", "unlabelled.jsonl", "--out", "scored.jsonl", *HEAD)
+    yield project
+    critic.close()
+
+
+def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {row["task_id"]: row["score"] for row in rows}
+
+
+def test_rows_come_back_in_order_with_the_values_of_the_store(project: Project) -> None:
+    before, after = project.read("unlabelled.jsonl"), project.read("scored.jsonl")
+    added = ("score", "probability", "rank")
+    assert [{k: v for k, v in row.items() if k not in added} for row in after] == before
+    head, store = (
+        load_head(project.head),
+        FeatureStore.open(project.folder / "storage/features/demo/valid"),
+    )
+    task_ids = store.samples["task_id"].to_pylist()
+    expected = dict(zip(task_ids, head.score(store).tolist(), strict=True))
+    assert scores(after) == pytest.approx(expected, rel=0, abs=1e-5)
+    assert head.record.decision is not None
+    line = head.record.decision.calibration
+    for row in after:
+        logit = line.slope * row["score"] + line.intercept
+        assert row["probability"] == pytest.approx(1 / (1 + math.exp(-logit)))
+        others = [other for other in after if other["problem_id"] == row["problem_id"]]
+        assert row["rank"] == 1 + sum(other["score"] > row["score"] for other in others)
+
+
+def test_the_same_file_again_is_not_featurized_again(project: Project) -> None:
+    done = project.run("score", "unlabelled.jsonl", "--out", "again.jsonl", *HEAD)
+    assert "up to date, nothing done" in done.out
+    assert (project.folder / "again.jsonl").read_bytes() == (
+        project.folder / "scored.jsonl"
+    ).read_bytes()
+
+
+def test_every_row_is_accounted_for(project: Project) -> None:
+    done = project.run("score", "unlabelled.jsonl", "--out", "again.parquet", *HEAD)
+    lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in table(done.out)}
+    assert lines["rows written"] == "37"
+    assert lines["samples scored"] == "37"
+    assert lines["repeats of another sample, scored as it is"] == "1"
+    assert lines["problems"] == "6"
+
+
+def table(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("│")]
+
+
+def test_order_company_and_a_config_do_not_change_a_score(project: Project) -> None:
+    rows = [*make_rows("train", 3), *sorted(make_rows("valid", 6), key=lambda r: r["output"])]
+    write_rows(project.folder / "company.jsonl", rows)
+    project.run("score", "company.jsonl", "--out", "crowd.jsonl", *options())
+    crowd = scores(project.read("crowd.jsonl"))
+    alone = scores(project.read("scored.jsonl"))
+    assert {name: crowd[name] for name in alone} == pytest.approx(alone, rel=0, abs=1e-5)
+
+
+def test_a_program_gets_the_values_of_the_command(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)  # the head records the backbone as `model`
+    critic = Critic.load(project.head, device="cpu")
+    rows = [row for row in project.read("scored.jsonl") if row["problem_id"] == "valid-1"]
+    found = critic.judge(rows[0]["instruction"], [row["output"] for row in rows])
+    for verdict, row in zip(found, rows, strict=True):
+        assert verdict.value == pytest.approx(row["score"], abs=1e-5)
+        assert verdict.probability == pytest.approx(row["probability"], abs=1e-5)
+
+
+def test_mistakes_end_in_one_line(project: Project) -> None:
+    for arguments, told in (
+        (("scored.jsonl", "--out", "x.jsonl", *HEAD), "--prefix critic_"),
+        (("unlabelled.jsonl", "--out", "unlabelled.jsonl", *HEAD), "is the file that is scored"),
+        (("unlabelled.jsonl", "--out", "x.csv", *HEAD), "unknown ending"),
+        (("nothing.jsonl", "--out", "x.jsonl", *HEAD), "matches no file"),
+        (("unlabelled.jsonl", "--out", "x.jsonl", "--head", "nowhere"), "critic train-head"),
+        (
+            ("unlabelled.jsonl", "--out", "x.jsonl", *HEAD, "--set", "models.policy.path=gone"),
+            "gone",
+        ),
+    ):
+        done = project.run("score", *arguments, code=2)
+        lines = [line for line in done.err.splitlines() if not line.startswith("INFO")]
+        assert len(lines) == 1, done.err
+        assert told in lines[0]
+    assert not (project.folder / "x.jsonl").exists()
+
+
+def test_other_peoples_pairs_are_judged_in_their_own_metric(project: Project) -> None:
+    others = [
+        REWARD_BENCH | {"subset": "hep-go", "prompt": f"Add {number}.", "id": number}
+        for number in range(3)
+    ]
+    write_rows(project.folder / "reward-bench.jsonl", [REWARD_BENCH, *others])
+    done = project.run("eval", "--data", "reward-bench.jsonl", *HEAD)
+    assert "data-reward-bench: 4 pairs of 4 problems (8 samples, 0 in no pair)" in done.out
+    assert "bag of ngrams" in done.out  # the train store is at hand
+    assert "hep-python" in done.out
+    found = json.loads(
+        (project.folder / "storage/evaluation/demo/data-reward-bench.json").read_text()
+    )
+    subsets = found["benchmark"]["subsets"]
+    assert {name: one["num_pairs"] for name, one in subsets["subsets"].items()} == {
+        "hep-go": 3,
+        "hep-python": 1,
+    }
+    assert subsets["all_pairs"]["accuracy"] == pytest.approx(
+        found["splits"]["data-reward-bench"]["judges"]["head"]["accuracy_over_pairs"]["estimate"]
+    )
+    assert found["benchmark"]["styles"] is None
+    assert (project.folder / "storage/evaluation/demo/data-reward-bench.html").exists()
+
+
+def test_styles_are_told_apart_and_no_train_features_are_needed(project: Project) -> None:
+    rows = [RM_BENCH, RM_BENCH | {"id": 9, "prompt": "Write it in C."}]
+    write_rows(project.folder / "rm-bench.jsonl", rows)
+    features = project.folder / "storage/features/demo"
+    (features / "train").rename(features / "away")
+    try:
+        done = project.run("eval", "--data", "rm-bench.jsonl", *HEAD)
+    finally:
+        (features / "away").rename(features / "train")
+    assert "18 pairs of 2 problems" in done.out
+    assert "the train features are not at hand" in done.out
+    assert "P(correct) of correct" in done.out  # by the calibration the head carries
+    found = json.loads((project.folder / "storage/evaluation/demo/data-rm-bench.json").read_text())
+    styles, all_pairs = found["benchmark"]["styles"], found["benchmark"]["subsets"]["all_pairs"]
+    assert styles["num_prompts"] == 2
+    assert styles["average"] == pytest.approx(all_pairs["accuracy"])
+
+
+def test_a_head_without_calibration_scores_while_its_train_features_are_there(
+    project: Project,
+) -> None:
+    bare = project.folder / "bare"
+    bare.mkdir()
+    record = json.loads((project.head / "head.json").read_text())
+    decision = record.pop("fitted")
+    (bare / "head.json").write_text(json.dumps(record))
+    (bare / "head.safetensors").write_bytes((project.head / "head.safetensors").read_bytes())
+    arguments = ("score", "unlabelled.jsonl", "--head", "bare", "--out")
+    project.run(*arguments, "bare.jsonl")
+    assert decision is not None
+    assert project.read("bare.jsonl") == project.read("scored.jsonl")
+    features = project.folder / "storage/features/demo"
+    (features / "train").rename(features / "away")
+    try:
+        done = project.run(*arguments, "none.jsonl", code=2)
+    finally:
+        (features / "away").rename(features / "train")
+    assert "has no calibration" in done.err
+    assert "critic train-head" in done.err

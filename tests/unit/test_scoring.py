@@ -1,0 +1,212 @@
+"""Scored files: ranks, which row gets what, and what the files look like."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from featurize.data.index import DatasetIndex
+from featurize.data.records import DataError
+from headtrain.scoring.output import FieldsToAdd, check_output, write_rows
+from headtrain.scoring.rows import RowFields, field_names, fields_of_rows
+from headtrain.scoring.values import rank_within
+
+ROWS = (
+    '{"instruction": "Add.", "output": "return 1", "id": 7, "ratio": 1.0, "name": "\\u00e9"}',
+    '{"output":"return 2","instruction":"Add.","tags":["a"],"ratio":1e3}',
+    '{"instruction": "Sub.", "output": "return 3", "metadata": {"score": 9}, "ratio": null}  ',
+)
+PREFERENCE = '{"prompt": "Add.", "chosen": "return 4", "rejected": "return 5"}'
+
+
+def scored(
+    paths: str | Sequence[str], cache: Path, prefix: str = ""
+) -> tuple[DatasetIndex, FieldsToAdd, dict[str, float]]:
+    """An indexed dataset whose samples get scores by their output's last character."""
+    index = DatasetIndex.build(paths, cache)
+    samples = index.read(np.arange(len(index)))
+    values = np.array([float(sample.output[-1]) for sample in samples])
+    columns = {"score": values, "rank": np.argsort(np.argsort(values)) + 1}
+
+    def rows() -> Iterator[RowFields]:
+        return fields_of_rows(index.table, columns, prefix)
+
+    names = field_names(index.table, list(columns), prefix)
+    return (
+        index,
+        FieldsToAdd(names=names, rows=rows),
+        {s.output: float(s.output[-1]) for s in samples},
+    )
+
+
+def write(tmp_path: Path, out: str, *files: Path, prefix: str = "") -> Path:
+    index, added, _ = scored([str(file) for file in files], tmp_path / "cache", prefix)
+    check_output(tmp_path / out, index.sources, added.names)
+    num_rows = write_rows(tmp_path / out, index.sources, added)
+    assert num_rows == len({(row.file, row.line) for row in added.rows()})
+    return tmp_path / out
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*ROWS[:2], "", ROWS[2]]) + "\n")
+    return path
+
+
+@pytest.fixture
+def columns(tmp_path: Path) -> Path:
+    table = pa.table(
+        {
+            "instruction": ["Add.", "Add.", "Sub."],
+            "output": ["return 3", "return 1", "return 2"],
+            "small": pa.array([1, None, 3], pa.int8()),
+            "when": pa.array([0, 1, 2], pa.timestamp("s")),
+            "raw": pa.array([b"\xff", b"", b"a"], pa.binary()),
+        }
+    )
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("scores", "groups", "ranks"),
+    [
+        ([], [], []),
+        ([5.0], [0], [1]),
+        ([1.0, 3.0, 2.0], [0, 0, 0], [3, 1, 2]),
+        ([1.0, 3.0, 3.0, 0.0], [0, 0, 0, 0], [3, 1, 1, 4]),
+        ([1.0, 2.0, 9.0, 2.0], [1, 0, 1, 0], [2, 1, 1, 1]),
+        ([-1.0, -1.0], [0, 1], [1, 1]),
+    ],
+)
+def test_ranks_count_from_the_best_and_ties_share_the_smaller(
+    scores: list[float], groups: list[int], ranks: list[int]
+) -> None:
+    found = rank_within(np.array(scores), np.array(groups, np.int64))
+    assert found.tolist() == ranks
+
+
+def test_lines_stay_the_bytes_they_were_but_for_what_is_added(tmp_path: Path, lines: Path) -> None:
+    out = write(tmp_path, "out.jsonl", lines).read_text().splitlines()
+    assert [line.partition(',"score"')[0] + "}" for line in out] == [row.strip() for row in ROWS]
+    assert [json.loads(line)["score"] for line in out] == [1.0, 2.0, 3.0]
+    assert [json.loads(line)["rank"] for line in out] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_any_compression_is_read_and_written(tmp_path: Path, lines: Path, ending: str) -> None:
+    plain = write(tmp_path, "plain.jsonl", lines).read_bytes()
+    packed = tmp_path / f"packed{ending}"
+    content = lines.read_bytes()
+    if ending == ".jsonl.gz":
+        content = gzip.compress(content)
+    elif ending == ".jsonl.zst":
+        content = zstandard.compress(content)
+    packed.write_bytes(content)
+    written = write(tmp_path, f"out{ending}", packed).read_bytes()
+    if ending == ".jsonl.gz":
+        written = gzip.decompress(written)
+    elif ending == ".jsonl.zst":
+        written = zstandard.ZstdDecompressor().decompressobj().decompress(written)
+    assert written == plain
+
+
+def test_columns_of_parquet_keep_their_types_and_values(tmp_path: Path, columns: Path) -> None:
+    out = pq.read_table(write(tmp_path, "out.parquet", columns))
+    before = pq.read_table(columns)
+    assert out.select(before.column_names).equals(before)
+    assert out["score"].to_pylist() == [3.0, 1.0, 2.0]
+    assert out.schema.field("rank").type == pa.int64()
+
+
+def test_lines_become_parquet_with_a_type_for_every_field(tmp_path: Path, lines: Path) -> None:
+    out = pq.read_table(write(tmp_path, "out.parquet", lines))
+    assert out["output"].to_pylist() == ["return 1", "return 2", "return 3"]
+    assert out["ratio"].to_pylist() == [1.0, 1000.0, None]
+    assert out["tags"].to_pylist() == [None, ["a"], None]
+    assert out["score"].to_pylist() == [1.0, 2.0, 3.0]
+
+
+def test_fields_of_two_types_are_no_parquet_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROWS[0] + '\n{"instruction": "Add.", "output": "2", "id": "seven"}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl: .*write \.jsonl"):
+        write(tmp_path, "out.parquet", path)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_parquet_becomes_lines_with_all_its_columns(tmp_path: Path, columns: Path) -> None:
+    table = pq.read_table(columns).drop(["raw"])
+    pq.write_table(table, columns)
+    out = [json.loads(line) for line in write(tmp_path, "out.jsonl", columns).open()]
+    assert [row["small"] for row in out] == [1, None, 3]
+    assert [row["score"] for row in out] == [3.0, 1.0, 2.0]
+    assert "when" in out[0]
+
+
+def test_several_files_come_in_their_order(tmp_path: Path, lines: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"instruction": "Mul.", "output": "return 0"}')  # no line end
+    out = [json.loads(line) for line in write(tmp_path, "out.jsonl", lines, other).open()]
+    assert [row["score"] for row in out] == [1.0, 2.0, 3.0, 0.0]
+    backwards = [json.loads(line) for line in write(tmp_path, "back.jsonl", other, lines).open()]
+    assert [row["score"] for row in backwards] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_preference_row_gets_the_fields_of_both_sides(tmp_path: Path, lines: Path) -> None:
+    lines.write_text(f"{PREFERENCE}\n{ROWS[0]}\n")
+    pair, plain = map(json.loads, write(tmp_path, "out.jsonl", lines).open())
+    assert (pair["chosen_score"], pair["rejected_score"]) == (4.0, 5.0)
+    assert pair["chosen_rank"] == 2
+    assert "score" not in pair
+    assert plain["score"] == 1.0
+    table = pq.read_table(write(tmp_path, "out.parquet", lines))
+    assert table["chosen_score"].to_pylist() == [4.0, None]
+    assert table["score"].to_pylist() == [None, 1.0]
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_field_that_is_there_is_never_replaced(tmp_path: Path, lines: Path, row: int) -> None:
+    taken: list[dict[str, Any]] = [json.loads(line) for line in ROWS]
+    taken[row]["rank"] = "mine"
+    lines.write_text("".join(json.dumps(one) + "\n" for one in taken))
+    with pytest.raises(DataError, match=rf"rows\.jsonl:{row + 1}: .*'rank'.*--prefix critic_"):
+        write(tmp_path, "out.jsonl", lines)
+    assert not (tmp_path / "out.jsonl").exists()
+    out = [
+        json.loads(line) for line in write(tmp_path, "out.jsonl", lines, prefix="critic_").open()
+    ]
+    assert out[row]["rank"] == "mine"
+    assert [one["critic_rank"] for one in out] == [1, 2, 3]
+
+
+def test_the_file_itself_is_not_overwritten_under_any_name(tmp_path: Path, lines: Path) -> None:
+    os.link(lines, tmp_path / "link.jsonl")
+    before = lines.read_bytes()
+    for name in ("rows.jsonl", "link.jsonl"):
+        with pytest.raises(DataError, match="is the file that is scored"):
+            write(tmp_path, name, lines)
+    assert lines.read_bytes() == before
+
+
+def test_an_unknown_ending_is_refused(tmp_path: Path, lines: Path) -> None:
+    with pytest.raises(DataError, match=r"'.*out\.csv' has an unknown ending"):
+        write(tmp_path, "out.csv", lines)
+
+
+def test_a_file_that_changes_while_it_is_scored_is_refused(tmp_path: Path, lines: Path) -> None:
+    index, added, _ = scored(str(lines), tmp_path / "cache")
+    lines.write_text(ROWS[0] + "\n")
+    with pytest.raises(DataError, match="has changed"):
+        write_rows(tmp_path / "out.jsonl", index.sources, added)
+    assert not (tmp_path / "out.jsonl").exists()
