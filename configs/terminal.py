@@ -43,7 +43,8 @@ def columns_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[An
 
     table = Table(title=title, title_justify="left", title_style="bold")
     for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if place else "left")
+        # NOTE: folded, not cut with an ellipsis: names of settings differ at their ends.
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(show, row))
     return table
