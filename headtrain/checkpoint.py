@@ -96,6 +96,11 @@ class HeadRecord:
         return Holdout(**self.train_holdout) if self.train_holdout else None
 
     @property
+    def is_finished(self) -> bool:
+        """Whether its run went to the end; the best head of a run on its way is not the last."""
+        return self.fitted is not None
+
+    @property
     def decision(self) -> Decision | None:
         """The calibration and threshold fitted on train; None of a checkpoint on the way."""
         return Decision.from_dict(self.fitted) if self.fitted else None

@@ -65,6 +65,12 @@ def eval_command(
 
     split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
+    if not trained.record.is_finished:
+        console().print(
+            f"note: {trained.path} is the head of a run that has not ended, or of an older version;"
+            " the same `critic train-head` again goes on with it",
+            markup=False,
+        )
     stores = {str(name): open_store(settings, layout, name) for name in {"train": 0, split: 0}}
     baselines = None
     if baseline is not None:

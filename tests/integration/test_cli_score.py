@@ -202,6 +202,8 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
     project.run(*arguments, "bare.jsonl")
     assert decision is not None
     assert project.read("bare.jsonl") == project.read("scored.jsonl")
+    judged = project.run("eval", "--split", "valid", "--head", "bare", *options())
+    assert "bare is the head of a run that has not ended" in judged.out
     features = project.folder / "storage/features/demo"
     (features / "train").rename(features / "away")
     try:
