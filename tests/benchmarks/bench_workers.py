@@ -3,8 +3,9 @@
     .venv/bin/python tests/benchmarks/bench_workers.py --config configs/demo.yaml
 
 Featurizes the train split of the config anew each way, from the command line, and takes the tokens
-a second of the run itself, loading the backbone included: give it a minute a way. The ways take
-turns, and the median of the rounds counts, because machines are shared.
+a second of the run itself, loading the backbone and waiting for the last unit included: give it
+minutes a way and small units (--set featurize.unit_tokens=512), or these will be what is measured.
+The ways take turns, and the median of the rounds counts, because machines are shared.
 """
 
 import argparse
@@ -36,9 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit-problems", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes-only", action="store_true", help="leave threads out")
     options, rest = parser.parse_known_args()
     cores = len(os.sched_getaffinity(0))
-    speeds: dict[tuple[int, int], list[float]] = {(1, 1): [], (cores, 1): [], (1, cores): []}
+    ways = [(1, 1), (cores, 1), *([] if options.processes_only else [(1, cores)])]
+    speeds: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
     for number in range(options.rounds):
         for (workers, threads), found in speeds.items():
             tokens, seconds = measure(workers, threads, rest, options.limit_problems)
