@@ -21,9 +21,10 @@ from headtrain.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.decision import fit_decision
 from headtrain.evaluation.numbers.calibration import Decision
 from headtrain.origin import Origin
-from headtrain.project import open_store_of
+from headtrain.project import open_train_store_of
 
 _POLICY = "models.policy"
+_PLACE = ("path", "tokenizer_path", "revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def find_decision(at_hand: HeadAtHand) -> Decision:
     if head.record.decision is not None:
         return head.record.decision
     try:
-        train = open_store_of(head, at_hand.settings, at_hand.layout, "train")
+        train = open_train_store_of(head, at_hand.layout)
     except FeatureStoreError as error:
         raise CheckpointError(
             f"{head.path}: has no calibration (a checkpoint on the way, or of an older version),"
@@ -142,6 +143,7 @@ def _places(
     if not has_config and f"{_POLICY}.trust_remote_code" not in said:
         named = replace(named, trust_remote_code=False)
     recorded = replace(origin.backbone, trust_remote_code=named.trust_remote_code)
-    if f"{_POLICY}.path" in said or f"{_POLICY}.tokenizer_path" in said:
+    if said & {f"{_POLICY}.{name}" for name in _PLACE}:
         return (named,)
-    return (recorded, named) if has_config and named.path != recorded.path else (recorded,)
+    is_elsewhere = any(getattr(named, name) != getattr(recorded, name) for name in _PLACE)
+    return (named, recorded) if has_config and is_elsewhere else (recorded,)

@@ -1,6 +1,7 @@
 """What the commands of stage 2 work on: the stores and the tracker of a configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,31 +32,63 @@ def open_store_of(
 
     A head of another recipe, such as of another backbone, names the folder its run used.
     """
+    from featurize.store import FeatureStoreError
+
+    wanted = head.record.recipe_fingerprint
+    folders = _folders_of(head, layout, split)
+    for store in _stores_in(folders, layout):
+        if store.manifest.recipe_fingerprint == wanted:
+            return store
+    raise FeatureStoreError(
+        f"{head.path} reads features of recipe {wanted}, which neither "
+        f"{' nor '.join(map(str, folders))} holds; run `critic "
+        f"featurize --split {split}` with the head's config"
+    )
+
+
+def open_train_store_of(head: "TrainedHead", layout: "Layout") -> "FeatureStore":
+    """The very features the head was trained on, no others of their kind.
+
+    Raises:
+        FeatureStoreError: they are not where the configuration, or the head, says.
+    """
+    from featurize.store import FeatureStoreError
+
+    folders = _folders_of(head, layout, "train")
+    for store in _stores_in(folders, layout):
+        if store.manifest.fingerprint == head.record.store_fingerprint:
+            return store
+    raise FeatureStoreError(
+        f"the features {head.path} was trained on ({head.record.store_fingerprint}) are not in "
+        f"{' nor in '.join(map(str, folders))}; run `critic featurize --split train` with the "
+        "head's config"
+    )
+
+
+def _folders_of(head: "TrainedHead", layout: "Layout", split: str) -> "list[Path | str]":
+    """Where a split's features may be: as configured, and as the head's run had it."""
     from pydantic import TypeAdapter, ValidationError
 
     from configs.config import Config
     from configs.layout import Layout
-    from featurize.store import FeatureStore, FeatureStoreError
 
-    wanted = head.record.recipe_fingerprint
     folders = [layout.features_dir(split)]
     try:
         recorded = TypeAdapter(Config).validate_python(head.record.config)
         folders.append(Layout.from_config(recorded).features_dir(split))
     except ValidationError:  # written by another version; then only the configuration counts
         pass
+    return list(dict.fromkeys(folders))
+
+
+def _stores_in(folders: "Sequence[Path | str]", layout: "Layout") -> "Iterator[FeatureStore]":
+    from featurize.store import FeatureStore, FeatureStoreError
+
     for folder in folders:
         try:
-            store = FeatureStore.open(folder, layout.cache_dir)
+            yield FeatureStore.open(folder, layout.cache_dir)
         except FeatureStoreError:
             continue
-        if store.manifest.recipe_fingerprint == wanted:
-            return store
-    raise FeatureStoreError(
-        f"{head.path} reads features of recipe {wanted}, which neither "
-        f"{' nor '.join(str(folder) for folder in dict.fromkeys(folders))} holds; run `critic "
-        f"featurize --split {split}` with the head's config"
-    )
 
 
 def open_texts(

@@ -29,7 +29,9 @@ def to_canonical(samples: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
     """
     samples = with_sorted_dictionaries(samples)
     order = pa.array(_content_order(samples))
-    columns = {name: samples[name].combine_chunks().take(order) for name in samples.column_names}
+    unsorted = {name: samples[name] for name in samples.column_names}
+    del samples  # each column gives way to the sorted one, where nobody else holds the table
+    columns = {name: unsorted.pop(name).combine_chunks().take(order) for name in list(unsorted)}
     checks = columns["task_id_check"].to_numpy().copy()
     again = _repeats(columns["task_id"], columns["has_default_id"])
     if again.any():
@@ -42,9 +44,8 @@ def with_sorted_dictionaries(samples: pa.Table) -> pa.Table:
     """Rebuild the dictionary columns with the values in use, sorted."""
     for name in DICTIONARY_COLUMNS:
         position = samples.schema.get_field_index(name)
-        samples = samples.set_column(
-            position, name, _with_sorted_values(samples[name].combine_chunks())
-        )
+        column = _with_sorted_values(samples[name].combine_chunks())
+        samples = samples.set_column(position, name, column)
     return samples
 
 

@@ -177,9 +177,16 @@ def _scan(
         raise DataError(problems, total=kinds.total(), kinds=kinds)
     if not sum(table.num_rows for table in tables):
         raise _no_rows(sources)
-    table, used_again = to_canonical(pa.concat_tables(tables))
+    table, used_again = to_canonical(_concat(tables))
     if used_again:
         raise _repeated_ids(table, used_again, sources)
+    return table
+
+
+def _concat(tables: list[pa.Table]) -> pa.Table:
+    """Put tables together and let go of them: the memory of a large dataset is not held twice."""
+    table = pa.concat_tables(tables)
+    tables.clear()
     return table
 
 

@@ -41,31 +41,26 @@ def plain_columns(rows: Sequence[Any]) -> Columns | None:
         and _are(metadata, dict, _NONE)
     ):
         return None
-    given_problems, given_tasks = _ids(problem_ids), _ids(task_ids)
+    given_problems, given_ids = _ids(problem_ids), _ids(task_ids)
     objects = [fields or {} for fields in metadata] if None in metadata else metadata
     scalars: dict[str, Any] = {name: _scalars(objects, name) for name in _SCALARS}
-    if given_problems is None or given_tasks is None or None in scalars.values():
+    if given_problems is None or given_ids is None or None in scalars.values():
         return None
-    inputs = [text or "" for text in inputs]
-    prompts = prompt_keys(instructions, inputs)
-    answers = output_keys(outputs)
-    task_ids = [
-        task_id or default_task_id(prompt, answer)
-        for task_id, prompt, answer in zip(given_tasks, prompts, answers, strict=True)
-    ]
+    if None in inputs:
+        inputs = [text or "" for text in inputs]
+    prompts, answers = prompt_keys(instructions, inputs), output_keys(outputs)
+    problem_ids = _or_default(given_problems, map(default_problem_id, prompts))
+    task_ids = _or_default(given_ids, map(default_task_id, prompts, answers))
     return {
         "task_id": task_ids,
-        "problem_id": [
-            problem_id or default_problem_id(prompt)
-            for problem_id, prompt in zip(given_problems, prompts, strict=True)
-        ],
+        "problem_id": problem_ids,
         "is_correct": labels,
         **scalars,
         "prompt_key": prompts,
         "output_key": answers,
         "prompt_chars": list(map(add, map(len, instructions), map(len, inputs))),
         "output_chars": list(map(len, outputs)),
-        "has_default_id": [task_id is None for task_id in given_tasks],
+        "has_default_id": [task_id is None for task_id in given_ids],
         "task_id_check": task_id_checks(task_ids),
     }
 
@@ -78,28 +73,37 @@ def _are(values: Sequence[Any], *types: type) -> bool:
     return set(map(type, values)).issubset(types)
 
 
-def _any_blank(texts: Sequence[str]) -> bool:
+def _any_blank(texts: list[Any]) -> bool:
     return not all(texts) or any(map(str.isspace, texts))
 
 
-def _ids(values: Sequence[Any]) -> Sequence[str | None] | None:
+def _ids(values: list[Any]) -> list[str | None] | None:
     """Return ids as text; None where one of them is no id."""
-    if not _are(values, str, int, _NONE):
+    kinds = set(map(type, values))
+    if not kinds <= {str, int, _NONE}:
         return None
-    texts = _with_numbers_as_text(values)
-    return None if _any_blank([text for text in texts if text is not None]) else texts
+    texts = _to_text(values) if int in kinds else values
+    given = [text for text in texts if text is not None] if _NONE in kinds else texts
+    return None if _any_blank(given) else texts
 
 
-def _scalars(objects: Sequence[dict[str, Any]], key: str) -> Sequence[str | None] | None:
+def _or_default(given: list[Any], defaults: Iterable[str]) -> list[str]:
+    if None not in given:
+        return given
+    return [text or default for text, default in zip(given, defaults, strict=True)]
+
+
+def _scalars(objects: Sequence[dict[str, Any]], key: str) -> list[str | None] | None:
     """Return single values as text; None where one of them is something else."""
     values = _column(objects, key)
-    if _are(values, str, int, _NONE):
-        return _with_numbers_as_text(values)
-    return list(map(scalar_to_text, values)) if _are(values, str, int, float, bool, _NONE) else None
-
-
-def _with_numbers_as_text(values: Sequence[Any]) -> Sequence[str | None]:
-    if _are(values, str, _NONE):
+    kinds = set(map(type, values))
+    if kinds <= {str, _NONE}:
         return values
+    if kinds <= {str, int, _NONE}:
+        return _to_text(values)
+    return list(map(scalar_to_text, values)) if kinds <= {str, int, float, bool, _NONE} else None
+
+
+def _to_text(values: list[Any]) -> list[Any]:
     texts = {value: value if value is None else str(value) for value in set(values)}
     return list(map(texts.__getitem__, values))

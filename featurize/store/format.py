@@ -135,7 +135,9 @@ def lost_files(store: Path | str, manifest: Manifest) -> dict[str, str]:
 
 def repair_command(store: Path | str) -> str:
     """What mends a damaged store; its folder is called as its split is, or data-... of a file."""
-    split = str(store).rstrip("/").rpartition("/")[2]
+    folder, _, split = str(store).rstrip("/").rpartition("/")
+    if folder.endswith("random-backbone"):
+        return f"rm -r {store}` and then `critic eval --baseline random-backbone"
     if split.startswith("data-"):
-        return "critic score FILE --out FILE --repair"
+        return "critic score FILE --out FILE --repair` or `critic eval --data FILE --repair"
     return f"critic featurize --split {split} --repair"

@@ -41,6 +41,10 @@ def eval_command(
         str | None,
         typer.Option(help="random-backbone: also a head on an untrained backbone (a featurize)"),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="With --data: read stored features; redo damaged ones."),
+    ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     debug: DebugOption = False,
@@ -48,12 +52,17 @@ def eval_command(
     """Judge a head on a split: accuracy, gaps, and what trivial judges get on the same pairs."""
     import os
 
+    from featurize.launch import LAUNCHED
     from featurize.settings import to_split
 
     _refuse_unknown_baseline(baseline, data)
     if data is not None:
-        _evaluate_file(data, head, config, overrides or [])
+        _evaluate_file(data, head, config, overrides or [], repair=repair)
         return
+    if repair:
+        raise ValueError(
+            "--repair is of --data; a split's features are repaired by `critic featurize --repair`"
+        )
     settings, layout = load_settings(config, overrides)
     # NOTE: before the first import of matplotlib, which keeps a list of fonts there.
     os.environ.setdefault("MPLCONFIGDIR", str(layout.cache_dir / "matplotlib"))
@@ -65,7 +74,7 @@ def eval_command(
 
     split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
-    if not trained.record.is_finished:
+    if not trained.record.is_finished and LAUNCHED not in os.environ:
         console().print(
             f"note: {trained.path} is the head of a run that has not ended, or of an older version;"
             " the same `critic train-head` again goes on with it",
@@ -133,7 +142,9 @@ def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
     follow_launcher()  # first of all: what comes now takes seconds
 
 
-def _evaluate_file(data: str, head: str | None, config: Path | None, overrides: list[str]) -> None:
+def _evaluate_file(
+    data: str, head: str | None, config: Path | None, overrides: list[str], *, repair: bool
+) -> None:
     """`critic eval --data`, which featurizes what it judges."""
     import os
 
@@ -148,7 +159,7 @@ def _evaluate_file(data: str, head: str | None, config: Path | None, overrides: 
     os.environ.setdefault("MPLCONFIGDIR", str(at_hand.layout.cache_dir / "matplotlib"))
     from headtrain.evaluation.benchmarks.command import evaluate_file
 
-    evaluate_file(at_hand, data)
+    evaluate_file(at_hand, data, repair=repair)
 
 
 @reports_errors

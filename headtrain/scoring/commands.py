@@ -26,7 +26,9 @@ def score_command(
     debug: DebugOption = False,
 ) -> None:
     """Write the rows of a file again, each with its score, probability and rank."""
-    from featurize.launch import follow_launcher
+    import os
+
+    from featurize.launch import LAUNCHED, follow_launcher
 
     follow_launcher()  # first of all: what comes now takes seconds
 
@@ -38,12 +40,13 @@ def score_command(
     from headtrain.scoring.values import column_names, judge_samples
 
     at_hand = find_head(head, config, overrides or [])
-    decision = find_decision(at_hand)
+    # Only the process that writes needs it, but it is to fail before hours of work.
+    decision = None if LAUNCHED in os.environ else find_decision(at_hand)
     index = DatasetIndex.build(file, at_hand.layout.cache_dir / "index")
     names = field_names(index.table, column_names(at_hand.head), prefix)
     check_output(out, index.sources, names)
     store = featurize_file(at_hand, index, repair=repair)
-    if store is None:  # another process goes on
+    if store is None or decision is None:  # another process goes on
         return
     values = judge_samples(at_hand.head, store, decision.calibration)
     added = FieldsToAdd(

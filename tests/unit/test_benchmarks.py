@@ -1,12 +1,21 @@
 """Other people's metrics: strict accuracy by subset, and accuracy by style."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
+from configs.terminal import columns_table
 from headtrain.evaluation.benchmarks.command import data_name
 from headtrain.evaluation.benchmarks.styles import measure_styles
-from headtrain.evaluation.benchmarks.subsets import NO_SUBSET, measure_subsets
-from headtrain.evaluation.benchmarks.tables import subset_rows
+from headtrain.evaluation.benchmarks.subsets import (
+    NO_SUBSET,
+    SubsetAccuracy,
+    SubsetResults,
+    measure_subsets,
+)
+from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, subset_rows
 from headtrain.evaluation.metrics import EvaluationError, ScoredSamples
 
 
@@ -114,11 +123,25 @@ def test_plain_pairs_and_uneven_lists_have_no_styles() -> None:
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        ("pairs/rm-bench.jsonl.gz", "data-rm-bench"),
-        ("train.jsonl", "data-train"),
-        ("some/*.parquet", "data-file"),
-        ("s3://bucket/a b/part?.jsonl", "data-part"),
+        ("pairs/rm-bench.jsonl.gz", "data-rm-bench-abcdef"),
+        ("train.jsonl", "data-train-abcdef"),
+        ("bench.v2.parquet", "data-bench.v2-abcdef"),
+        ("some/*.parquet", "data-file-abcdef"),
+        ("s3://bucket/a b/part?.jsonl", "data-part-abcdef"),
     ],
 )
 def test_reports_are_named_after_the_file(data: str, name: str) -> None:
-    assert data_name(data) == name
+    assert data_name(data, "abcdef0123") == name
+
+
+def test_names_of_subsets_are_shown_as_they_are_and_move_no_cursor() -> None:
+    one = SubsetAccuracy(num_pairs=2, num_ties=0, accuracy=0.5)
+    results = SubsetResults(
+        subsets={"[python]": one, "[/x]\x1b[2J": one}, all_pairs=one, mean_over_subsets=0.5
+    )
+    shown = io.StringIO()
+    table = columns_table("subsets", SUBSET_COLUMNS, subset_rows(results))
+    Console(file=shown, width=100).print(table)
+    assert "[python]" in shown.getvalue()
+    assert "[/x]" in shown.getvalue()
+    assert "\x1b" not in shown.getvalue()

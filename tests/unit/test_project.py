@@ -10,7 +10,7 @@ from configs.config import Config
 from configs.layout import Layout
 from configs.loader import load_config, to_dict
 from featurize.store import FeatureStore, FeatureStoreError
-from headtrain.project import open_store_of, open_texts
+from headtrain.project import open_store_of, open_texts, open_train_store_of
 from tests.synthetic_stores import write_store
 from tests.tiny_project import write_rows
 
@@ -65,6 +65,7 @@ def test_texts_that_are_not_there_are_explained(
 class Record:
     recipe_fingerprint: str
     config: dict[str, Any]
+    store_fingerprint: str = "content"
 
 
 @dataclasses.dataclass
@@ -87,3 +88,17 @@ def test_a_head_of_another_recipe_brings_the_store_of_its_own_run(
         open_store_of(Head(Record("third", theirs)), settings, layout, "valid")  # type: ignore[arg-type]
     with pytest.raises(FeatureStoreError, match="of recipe other"):
         open_store_of(Head(Record("other", {"old": 1})), settings, layout, "valid")  # type: ignore[arg-type]
+
+
+def test_other_features_of_the_same_kind_are_not_those_a_head_was_trained_on(
+    tmp_path: Path,
+) -> None:
+    write_store(tmp_path / "features/demo/train", fingerprint="of another dataset")
+    its_own = write_store(tmp_path / "features/random/train", fingerprint="its own")
+    _, layout = configured(tmp_path)
+    theirs = to_dict(configured(tmp_path, "experiment.name=random")[0])
+    head = Head(Record("recipe", theirs, store_fingerprint="its own"))
+    assert open_train_store_of(head, layout).path == its_own.path  # type: ignore[arg-type]
+    head = Head(Record("recipe", theirs, store_fingerprint="gone"))
+    with pytest.raises(FeatureStoreError, match="was trained on \\(gone\\) are not in"):
+        open_train_store_of(head, layout)  # type: ignore[arg-type]

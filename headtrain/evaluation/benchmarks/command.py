@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.terminal import columns_table, console, rows_table
 from featurize.data.index import DatasetIndex
 from featurize.data.pair_rows import write_plain_rows
+from featurize.data.sources import SUFFIXES
 from featurize.store import FeatureStore, FeatureStoreError
 from headtrain.evaluation.benchmarks.styles import measure_styles
 from headtrain.evaluation.benchmarks.subsets import measure_subsets
@@ -16,7 +17,7 @@ from headtrain.evaluation.report.write import write_report
 from headtrain.evaluation.samples.texts import TextSource
 from headtrain.evaluation.tables import judges_table, summary_lines, values_table
 from headtrain.foreign import HeadAtHand, featurize_file
-from headtrain.project import open_store_of, open_texts, texts_of
+from headtrain.project import open_texts, open_train_store_of, texts_of
 
 TRAIN = "train"
 
@@ -33,7 +34,7 @@ def evaluate_file(at_hand: HeadAtHand, data: str, *, repair: bool = False) -> No
     store = featurize_file(at_hand, index, repair=repair)
     if store is None:  # another process goes on
         return
-    name = data_name(data)
+    name = data_name(data, index.content_fingerprint)
     stores, texts = {name: store}, {name: texts_of(index, store)}
     if (train := _open_train(at_hand)) is not None:
         stores = {TRAIN: train, **stores}
@@ -77,16 +78,21 @@ def evaluate_file(at_hand: HeadAtHand, data: str, *, repair: bool = False) -> No
     console().print(f"report written to {page}", markup=False)
 
 
-def data_name(data: str) -> str:
-    """What reports call a file or glob: `data-` and the name without its ending."""
-    stem = Path(data).name.partition(".")[0]
-    return "data-" + (re.sub(r"[^\w-]+", "-", stem).strip("-") or "file")
+def data_name(data: str, fingerprint: str) -> str:
+    """What reports call a file or glob: its name without the ending, and what tells it apart.
+
+    Files of one name, or other content under it, do not replace each other's results.
+    """
+    name = Path(data).name
+    stem = next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
+    words = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
+    return f"data-{words or 'file'}-{fingerprint[:6]}"
 
 
 def _open_train(at_hand: HeadAtHand) -> FeatureStore | None:
     """What the head was trained on, where it is still there: it fits the n-grams."""
     try:
-        return open_store_of(at_hand.head, at_hand.settings, at_hand.layout, TRAIN)
+        return open_train_store_of(at_hand.head, at_hand.layout)
     except FeatureStoreError:
         return None
 
