@@ -22,10 +22,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
         # NOTE: the rename itself lives in the folder; without this a power cut may undo it.
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise  # it says what is wrong
@@ -62,7 +62,7 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flushes a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -136,12 +136,19 @@ class RemoteFolder:
         contents: dict[str, bytes] = {}
         for start in range(0, len(names), FILES_AT_ONCE):
             paths = {self._path(name): name for name in names[start : start + FILES_AT_ONCE]}
-            read = functools.partial(self._files.cat, list(paths), on_error="omit")
-            found = self._again(read, "")
-            # NOTE: of a single path fsspec returns the bytes themselves.
-            found = found if isinstance(found, Mapping) else dict.fromkeys(paths, found)
+            found = self._again(functools.partial(self._read_those_there, list(paths)), "")
             contents |= {paths[path]: content for path, content in found.items()}
         return contents
+
+    def _read_those_there(self, paths: list[str]) -> dict[str, bytes]:
+        # NOTE: on_error="omit" would take a dropped connection for a file that is not there.
+        found = self._files.cat(paths, on_error="return")
+        # NOTE: of a single path fsspec returns the bytes themselves.
+        found = found if isinstance(found, Mapping) else dict.fromkeys(paths, found)
+        for content in found.values():
+            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                raise content
+        return {path: content for path, content in found.items() if isinstance(content, bytes)}
 
     def checksum(self, name: str) -> str:
         """BLAKE2b-128 of a file, hex; it is read in pieces and kept nowhere."""
@@ -213,7 +220,8 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
-        raise OSError(f"{uri}: cannot be opened ({error}); s3:// needs critic[s3]") from error
+        shown = _without_queries(uri)
+        raise OSError(f"{shown}: cannot be opened ({error}); s3:// needs critic[s3]") from error
     return files, path
 
 
@@ -227,20 +235,25 @@ def try_again(work: Callable[[], Value], where: str) -> Value:
         try:
             return work()
         except _FINAL as error:
-            raise type(error)(f"{where}: {error}") from error
+            raise type(error)(f"{where}: {_without_queries(error)}") from error
         # NOTE: each filesystem raises what its library does; there is no common ancestor.
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _FULL_DISK:
                 raise
             if refusal := _refusal(error):
                 raise PermissionError(f"{where}: {refusal}") from error
-            what = f"{where}: {type(error).__name__}: {error}".partition("\n")[0]
+            what = f"{where}: {type(error).__name__}: {_without_queries(error)}".partition("\n")[0]
             if number == TRIES:
                 raise OSError(f"{what} (tried {TRIES} times); rerun to go on") from error
             wait = FIRST_WAIT * 2 ** (number - 1)
             logger.warning("%s; trying again in %.1f s", what, wait)
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def _without_queries(message: object) -> str:
+    """A message without what stands behind the ? of web addresses, which may be a signature."""
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", str(message))
 
 
 def user_cache_dir() -> Path:

@@ -81,8 +81,8 @@ def sweep_command(
     from configs.loader import load_config, to_dict
     from featurize.model.device import resolve_device
     from featurize.progress import CountProgress
-    from headtrain.sweep.figure import FIGURE_FILE, draw_sweep
-    from headtrain.sweep.folder import RESULT_FILE, WINNER
+    from headtrain.sweep.figure import draw_sweep
+    from headtrain.sweep.folder import FIGURE_FILE, RESULT_FILE, WINNER
     from headtrain.sweep.grid import combine, parse_axis, to_overrides
     from headtrain.sweep.points import SweepPoint
     from headtrain.sweep.run import run_sweep

@@ -215,12 +215,12 @@ class MlflowTracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            client.get_run(run_id)
+            stage: str = client.get_run(run_id).info.lifecycle_stage
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
-        return True
+        return stage == "active"  # one that was deleted is kept for a while, but takes nothing
 
     def _to_metrics(self, metrics: Mapping[str, float], step: int) -> "list[Metric]":
         from mlflow.entities import Metric

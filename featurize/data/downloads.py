@@ -122,7 +122,7 @@ def find_remote_files(pattern: str) -> list[RemoteFile]:
 
 
 def _expand(files: Any, pattern: str, shown: str) -> dict[str, tuple[int | None, str]]:
-    """Size and mark of every file that a glob matches: one listing, no request for each."""
+    """Size and mark of every file that a glob matches: one listing where that says enough."""
 
     def look() -> Mapping[str, Mapping[str, Any]]:
         files.invalidate_cache()
@@ -130,7 +130,9 @@ def _expand(files: Any, pattern: str, shown: str) -> dict[str, tuple[int | None,
         return found
 
     entries = try_again(look, shown)
-    return {path: _size_and_mark(at) for path, at in entries.items() if at["type"] == "file"}
+    found = {path: _size_and_mark(at) for path, at in entries.items() if at["type"] == "file"}
+    # A list of links, as the web's, says nothing about the files; each is asked then.
+    return {path: at if at[1] else _look(files, path, shown) for path, at in found.items()}
 
 
 def _look(files: Any, path: str, shown: str) -> tuple[int | None, str]:

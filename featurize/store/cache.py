@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurize.files import TEMPORARY_SUFFIX, checksum
+from featurize.files import TEMPORARY_SUFFIX, checksum, sync
 from featurize.remote import FILES_AT_ONCE, RemoteFolder
 from featurize.store.format import DamagedFileError
 
@@ -31,14 +31,14 @@ class CachedFiles:
         Raises:
             DamagedFileError: a file is missing there, or not the one the manifest names.
         """
-        missing = [
-            name
-            for name in names
-            if name not in self._present and not (self.folder / name).exists()
-        ]
+        missing = [name for name in names if name not in self._present and not self._is_here(name)]
         for start in range(0, len(missing), FILES_AT_ONCE):
             self._download(missing[start : start + FILES_AT_ONCE])
         self._present.update(names)
+
+    def _is_here(self, name: str) -> bool:
+        path = self.folder / name
+        return path.exists() and path.stat().st_size == self._expected[name]["bytes"]
 
     def _download(self, names: Sequence[str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,9 @@ class CachedFiles:
             for name, copy in zip(names, copies, strict=True):
                 if checksum(copy) != self._expected[name]["checksum"]:
                     raise DamagedFileError(self._remote.uri, name, "another checksum")
+                sync(copy)
                 copy.replace(self.folder / name)
+            sync(self.folder)
         except FileNotFoundError as error:
             there = self._remote.sizes("units")
             lost = next((name for name in names if name not in there), names[0])

@@ -10,7 +10,6 @@ from headtrain.sweep.result import PointResult, SweepResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIGURE_FILE = "accuracy.png"
 
 MOST_SERIES = 10
 """Lines that can be told apart; beyond them the best are drawn."""

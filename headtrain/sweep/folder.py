@@ -18,6 +18,7 @@ from headtrain.sweep.result import SweepResult
 
 FORMAT_VERSION = 1
 RUN_FILE, RESULT_FILE, WINNER, STACKS = "run.json", "sweep.json", "winner", "stacks"
+FIGURE_FILE = "accuracy.png"
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class SweepFolder:
             "is_finished": False,
         }
         write_json(self.path / RUN_FILE, run)
+        # What the other found would stand for what this one has not found yet.
+        for file in (self.result_file, self.path / FIGURE_FILE):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.winner, ignore_errors=True)
         return run
 
     def update(self, run: dict[str, Any], **fields: Any) -> dict[str, Any]:

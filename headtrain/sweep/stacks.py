@@ -36,8 +36,10 @@ def train_candidates(
         heads = kept.read(stack)
         if heads is None:
             reader.keep_only([candidate.point for candidate in stack])
-            run = StackRun(stack, reader, mixed_precision=mixed_precision)
-            heads = run.go(save_checkpoint_every)
+            # NOTE: no name for the run: it would hold its features while the next reads others.
+            heads = StackRun(stack, reader, mixed_precision=mixed_precision).go(
+                save_checkpoint_every
+            )
             kept.write(stack, heads)
         yield from heads
         done += len(stack)

@@ -216,7 +216,7 @@ def test_the_accuracy_is_that_of_the_heads_values(pipeline: Pipeline) -> None:
     judges = pipeline.evaluation()["splits"]["valid"]["judges"]
     assert judges["head"]["accuracy_over_pairs"]["estimate"] == pytest.approx(wins / num_pairs)
     # Correctness shows in which token comes more often, not in the length.
-    assert wins / num_pairs > 0.9
+    assert wins / num_pairs > 0.85
     assert judges["longer_is_correct"]["accuracy_over_pairs"]["estimate"] < 0.8
 
 

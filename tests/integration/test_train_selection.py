@@ -26,7 +26,7 @@ def train(tmp_path: Path) -> Train:
 def test_the_head_learns_what_separates_the_labels(train: Train) -> None:
     result = train(training={"n_epochs": 10})
     assert result.valid_over_problems is not None
-    assert result.valid_over_problems > 0.95
+    assert result.valid_over_problems > 0.9
     assert result.num_pairs == 100
     assert result.num_problems == 12
     assert result.num_possible_pairs == 12 * 16

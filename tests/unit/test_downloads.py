@@ -337,7 +337,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
 
 
 def test_a_file_of_the_web_is_read_and_its_signature_not_shown(
-    site: tuple[str, Path], tmp_path: Path, no_waits: list[float]
+    site: tuple[str, Path],
+    tmp_path: Path,
+    no_waits: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     address, folder = site
     for name in ("train.jsonl", "busy.jsonl"):
@@ -349,12 +352,24 @@ def test_a_file_of_the_web_is_read_and_its_signature_not_shown(
     DatasetIndex.build(f"{address}/train.jsonl?signature=secret", tmp_path)
     assert len(copies(tmp_path)) == 2
     Answers.failures = 3
-    assert len(DatasetIndex.build(f"{address}/busy.jsonl", tmp_path)) == len(ROWS)
+    with caplog.at_level("WARNING"):
+        found = DatasetIndex.build(f"{address}/busy.jsonl?signature=secret", tmp_path)
+    assert len(found) == len(ROWS)
+    assert "trying again" in caplog.text
+    assert "secret" not in caplog.text
     assert no_waits  # "not found" it was not
     with pytest.raises(DataError, match=rf"'{address}/none.jsonl' is not there"):
         DatasetIndex.build(f"{address}/none.jsonl?signature=secret", tmp_path)
     with pytest.raises(PermissionError, match=rf"^{address}/private.jsonl: refused \(403"):
         DatasetIndex.build(f"{address}/private.jsonl?signature=secret", tmp_path)
+
+
+def test_a_glob_of_the_web_is_read(site: tuple[str, Path], tmp_path: Path) -> None:
+    address, folder = site
+    (folder / "parts").mkdir()
+    for number in range(2):
+        (folder / f"parts/{number}.jsonl").write_bytes(to_lines(ROWS[number::2]))
+    assert len(DatasetIndex.build(f"{address}/parts/*.jsonl", tmp_path)) == len(ROWS)
 
 
 def test_a_split_is_prepared_from_a_uri_and_not_again(tmp_path: Path, folder: str) -> None:

@@ -117,6 +117,24 @@ def test_a_dropped_connection_is_tried_again(
     assert remote.sizes("") == {"a": 7}
 
 
+def test_a_dropped_connection_is_not_taken_for_a_missing_file(
+    tmp_path: Path, remote: RemoteFolder, no_waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.upload(write(tmp_path / "a"), "a")
+    files, cat = remote._files, remote._files.cat
+    answers = [ConnectionResetError("the line is dead")]
+
+    def dropping(paths: list[str], **options: Any) -> Any:
+        found = cat(paths, **options)
+        return {path: answers.pop() if answers else found[path] for path in paths}
+
+    monkeypatch.setattr(files, "cat", dropping, raising=False)
+    assert remote.read_all(["a"]) == {"a": b"content"}
+    assert no_waits == [0.5]
+    monkeypatch.undo()
+    assert remote.read_all(["a", "b"]) == {"a": b"content"}
+
+
 def test_a_line_that_stays_dead_is_one_clear_line(
     remote: RemoteFolder, no_waits: list[float]
 ) -> None:

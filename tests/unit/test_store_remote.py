@@ -90,6 +90,14 @@ def test_what_was_fetched_is_read_without_the_uri(tmp_path: Path, uri: str) -> N
     assert torch.equal(FeatureStore.open(uri, tmp_path / "cache").read("mean.2"), whole)
 
 
+def test_a_copy_that_a_power_cut_tore_is_fetched_again(tmp_path: Path, uri: str) -> None:
+    finish(uri, tmp_path / "staging")
+    whole = FeatureStore.open(uri, tmp_path / "cache").read("mean.2")
+    for copy in (tmp_path / "cache").rglob("00000.safetensors"):
+        copy.write_bytes(b"")
+    assert torch.equal(FeatureStore.open(uri, tmp_path / "cache").read("mean.2"), whole)
+
+
 def test_a_store_made_anew_is_fetched_anew(tmp_path: Path, uri: str) -> None:
     finish(uri, tmp_path / "staging")
     before = FeatureStore.open(uri, tmp_path / "cache").read("mean.2")

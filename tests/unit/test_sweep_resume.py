@@ -235,6 +235,17 @@ def test_another_sweep_in_the_folder_replaces_it(
     assert trained
 
 
+def test_what_another_sweep_found_does_not_stand_for_one_that_was_killed(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    sweep(points=POINTS[:1], seeds=[5])
+    assert (tmp_path / "sweep/winner/head.json").exists()
+    with pytest.raises(Killed):
+        sweep(points=POINTS[:1], seeds=[6], progress=kill_after(1))
+    assert not (tmp_path / "sweep/winner").exists()
+    assert not (tmp_path / "sweep/sweep.json").exists()
+
+
 def test_a_larger_grid_keeps_the_stacks_that_are_the_same(
     sweep: Sweep, trained: list[int], tmp_path: Path
 ) -> None:

@@ -113,6 +113,21 @@ def test_a_run_the_database_has_lost_begins_anew(database: Path) -> None:
     assert run_id not in (None, "0" * 32)
 
 
+def test_a_run_that_was_deleted_begins_anew_and_an_evaluation_makes_another(
+    database: Path,
+) -> None:
+    tracker = make(database)
+    deleted = tracker.begin(CONFIG, None)
+    tracker.finish()
+    assert deleted is not None
+    tracker._connect().delete_run(deleted)
+    again = make(database)
+    assert again.begin(CONFIG, deleted) not in (None, deleted)
+    again.finish()
+    make(database).log_evaluation(deleted, {"eval/accuracy": 0.7}, [])
+    assert again.history(deleted, ["eval/accuracy"]) == {}
+
+
 def test_metrics_wait_until_flushed(database: Path) -> None:
     tracker = make(database)
     run_id = tracker.begin(CONFIG, None)
