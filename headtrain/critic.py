@@ -57,6 +57,7 @@ class Critic:
         *,
         device: str = "auto",
         backbone: str | None = None,
+        tokenizer: str | None = None,
         cache_dir: Path | None = None,
         trust_remote_code: bool = False,
     ) -> Self:
@@ -66,6 +67,7 @@ class Critic:
             path: the head's folder, the folder of its run, or a URI.
             device: auto, cpu or cuda; of the backbone.
             backbone: where the backbone is, if not where the head's run had it.
+            tokenizer: where its tokenizer is, if not with the backbone.
             cache_dir: where converted backbones are kept; None: the user's cache folder.
             trust_remote_code: lets a model folder's own Python code run.
 
@@ -76,7 +78,9 @@ class Critic:
         origin = Origin.of(head)
         place = replace(origin.backbone, trust_remote_code=trust_remote_code)
         if backbone is not None:
-            place = replace(place, path=backbone, revision=None)
+            place = replace(place, path=backbone, revision=None, tokenizer_path=tokenizer)
+        elif tokenizer is not None:
+            place = replace(place, tokenizer_path=tokenizer)
         where = resolve_device(device)
         found = origin.find(where, cache_dir or user_cache_dir(), [place])
         encoder = Encoder(

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from featurize.data.conventions import to_plain_rows
-from featurize.data.errors import MAX_LISTED, DataError, RowFault, kind_of
+from featurize.data.errors import MAX_LISTED, DataError, RowFault, kind_of, shorten
 from featurize.data.fields import Row, describe, optional_id, optional_object
 from featurize.data.keys import default_task_id, output_keys, prompt_key
 from featurize.data.lines import parse_line
@@ -20,7 +20,7 @@ from featurize.files import atomic_path
 CORRECT, INCORRECT = "correct", "incorrect"
 """What follows `#` in the task ids written here, before the number of the answer."""
 
-_VERSION = 1
+_VERSION = 2
 _SIDES = {CORRECT: ("chosen", CORRECT), INCORRECT: ("rejected", INCORRECT)}  # names of the fields
 _PAIR_FIELDS = ("correct", "incorrect", "pair_id", "id", "subset", "domain", "language")
 
@@ -28,10 +28,13 @@ _PAIR_FIELDS = ("correct", "incorrect", "pair_id", "id", "subset", "domain", "la
 def write_plain_rows(paths: str | Sequence[str], folder: Path) -> Path:
     """Write the rows of all files as one file of plain rows in `folder`; once for each content.
 
+    What lies at a URI is copied into `folder` as well. A pair whose id or texts came before is a
+    problem of its own: the second of `p` is `p#2`.
+
     Raises:
-        DataError: rows that are neither samples nor pairs; names file and line.
+        DataError: rows that are neither samples nor pairs, or a task_id again; names file and line.
     """
-    sources = find_sources(paths)
+    sources = find_sources(paths, folder)
     key = "\0".join([str(_VERSION), *(source.key for source in sources)])
     path = folder / f"{blake2b(key.encode(), digest_size=8).hexdigest()}.jsonl"
     if path.exists():
@@ -78,40 +81,55 @@ def _read_plain_rows(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
     problems: list[str] = []
     kinds = Counter[str]()
     again = Counter[str]()
+    taken: dict[str, str] = {}
     for source in sources:
         for number, line in enumerate(read_lines(source, columns=_PAIR_FIELDS), start=1):
             if not line or line.isspace():
                 continue
             try:
                 row = parse_line(line)
-                plain = to_pair_rows(row)  # type: ignore[arg-type]
+                plain = _numbered(to_pair_rows(row), again)  # type: ignore[arg-type]
                 for one in plain:
                     check_row(one)
+                    _refuse_taken(one, source.location(number), taken)
             except RowFault as fault:
                 kinds[kind_of(str(fault))] += 1
                 if len(problems) < MAX_LISTED:
                     problems.append(f"{source.location(number)}: {fault}")
                 continue
             if not problems:
-                has_id = isinstance(row, dict) and row.get("pair_id") is not None
-                yield from plain if has_id else _numbered(plain, again)
+                yield from plain
     if problems:
         raise DataError(problems, total=kinds.total(), kinds=kinds)
 
 
 def _numbered(plain: list[dict[str, Any]], again: Counter[str]) -> list[dict[str, Any]]:
-    """A pair that comes again, word for word, counts again, under another name."""
+    """A pair whose name came before, under another: answers of two pairs are never compared."""
     if len(plain) < 2:
         return plain
     name = plain[0]["problem_id"]
     again[name] += 1
     if again[name] == 1:
         return plain
-    other = f"{name}-{again[name]}"
+    while again[other := f"{name}#{again[name]}"]:
+        again[name] += 1
+    again[other] += 1
     return [
         one | {"problem_id": other, "task_id": other + one["task_id"].removeprefix(name)}
         for one in plain
     ]
+
+
+def _refuse_taken(one: Row, where: str, taken: dict[str, str]) -> None:
+    # NOTE: the index would tell of it too, but by the lines of a file that the user never wrote.
+    task_id = optional_id(one, "task_id")
+    if task_id is None:
+        return
+    first = taken.setdefault(task_id, where)
+    if first != where:
+        raise RowFault(
+            f"'task_id' {shorten(task_id)} is taken by {first}; every row needs its own, or none"
+        )
 
 
 def _about(row: Row) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from featurize.session import run_session
 from featurize.settings import RuntimeSettings
 from featurize.store import FeatureStore, read_pairs
 from headtrain.checkpoint import CheckpointError, TrainedHead, load_head
+from headtrain.pair_plan import pair_settings, read_excluded_problems
 from headtrain.run import VALID
 from headtrain.settings import (
     CheckpointSettings,
@@ -170,8 +171,17 @@ def _train(
     )
     valid = made[chosen_on] if chosen_on else None
     sections: list[Any] = [asdict(one) for one in (training, sampling, runtime)]
-    key = digest([*sections, checkpoint.save_checkpoint_every, record.train_holdout, chosen_on])
-    folder = layout.random_checkpoint_dir(digest([key, made["train"].manifest.fingerprint]))
+    # All that train_head takes a run to be: a run of anything else is not in the way of this one.
+    key = [
+        *sections,
+        pair_settings(sampling, read_excluded_problems(sampling.pairwise)),
+        checkpoint.save_checkpoint_every,
+        record.train_holdout,
+        chosen_on,
+        made["train"].manifest.fingerprint,
+        valid.manifest.fingerprint if valid else None,
+    ]
+    folder = layout.random_checkpoint_dir(digest(key))
     with CountProgress(console(), "random backbone", "steps") as count:
         result = train_head(
             train=made["train"],

@@ -1,6 +1,5 @@
 """The command that scores what has no label: `critic score`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from configs.terminal import console, rows_table
 @reports_errors
 def score_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Rows to score: a file or a glob")],
-    out: Annotated[Path, typer.Option(help="File to write: .jsonl, .jsonl.gz or .zst, .parquet")],
+    out: Annotated[str, typer.Option(help="File to write: .jsonl, .jsonl.gz or .zst, .parquet")],
     head: Annotated[
         str | None,
         typer.Option(help="Folder or URI of a head", show_default="best, else final"),
@@ -34,17 +33,18 @@ def score_command(
 
     from featurize.data.index import DatasetIndex
     from headtrain.foreign import featurize_file, find_decision, find_head
-    from headtrain.scoring.output import FieldsToAdd, check_output, write_rows
+    from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
     from headtrain.scoring.rows import field_names, fields_of_rows
     from headtrain.scoring.summary import describe_scores
     from headtrain.scoring.values import column_names, judge_samples
 
+    path = to_output(out)
     at_hand = find_head(head, config, overrides or [])
     # Only the process that writes needs it, but it is to fail before hours of work.
     decision = None if LAUNCHED in os.environ else find_decision(at_hand)
     index = DatasetIndex.build(file, at_hand.layout.cache_dir / "index")
     names = field_names(index.table, column_names(at_hand.head), prefix)
-    check_output(out, index.sources, names)
+    check_output(path, index.sources, names)
     store = featurize_file(at_hand, index, repair=repair)
     if store is None or decision is None:  # another process goes on
         return
@@ -52,6 +52,6 @@ def score_command(
     added = FieldsToAdd(
         names=names, rows=lambda: fields_of_rows(index.table, values.columns, prefix)
     )
-    num_rows = write_rows(out, index.sources, added)
+    num_rows = write_rows(path, index.sources, added)
     summary = describe_scores(values, store.samples, num_rows)
     console().print(rows_table(f"scores of {at_hand.head.path} in {out}", summary))

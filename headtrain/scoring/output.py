@@ -2,6 +2,8 @@
 
 import contextlib
 import gzip
+import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from featurize.data.lines import parse_line
 from featurize.data.records import DataError
 from featurize.data.sources import SUFFIXES, Source, read_lines
 from featurize.files import atomic_path
+from featurize.remote import is_remote
 from headtrain.scoring.rows import Fields, RowFields, refuse_taken
 from headtrain.scoring.values import RANK
 
@@ -33,16 +36,33 @@ class FieldsToAdd:
     """Begins anew with the first row; a row of the files that it leaves out is blank."""
 
 
+def to_output(out: str) -> Path:
+    """The file that --out names; needs nothing else, so that it comes before any work.
+
+    Raises:
+        DataError: a URI, a folder, an unknown ending, or a place where nothing can be written.
+    """
+    if is_remote(out):
+        raise DataError(f"--out {out!r} is a URI; write a file of this machine and copy it there")
+    path = Path(out)
+    if path.is_dir():
+        raise DataError(f"--out {out!r} is a folder; name a file in it")
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"--out {out!r} has an unknown ending; known are {', '.join(SUFFIXES)}")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise DataError(f"--out {out!r} is below {parent}, which is no folder; name another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise DataError(f"--out {out!r}: {parent} is not writable; name another folder")
+    return path
+
+
 def check_output(out: Path, sources: Sequence[Source], names: Sequence[str]) -> None:
     """Refuse, before any work, what could not be written.
 
     Raises:
-        DataError: an unknown ending, a file that is read, or a first row with a field so named.
+        DataError: a file that is read, or a first row with a field so named.
     """
-    if not out.name.endswith(SUFFIXES):
-        raise DataError(
-            f"--out {str(out)!r} has an unknown ending; known are {', '.join(SUFFIXES)}"
-        )
     for source in sources:
         if out.exists() and out.samefile(source.path):
             raise DataError(f"--out {str(out)!r} is the file that is scored; name another")
@@ -62,13 +82,25 @@ def write_rows(out: Path, sources: Sequence[Source], added: FieldsToAdd) -> int:
         DataError: a file has changed, or a row has a field of one of the names.
     """
     with atomic_path(out) as temporary:
+        _refuse_changed(sources)
         if not out.name.endswith(".parquet"):
             num_rows = _write_json_lines(temporary, out.name, sources, added)
         elif all(source.suffix == ".parquet" for source in sources):
             num_rows = _write_columns(temporary, sources, added)
         else:
             num_rows = _write_as_parquet(temporary, sources, added)
+        _refuse_changed(sources)  # meanwhile
     return num_rows
+
+
+def _refuse_changed(sources: Sequence[Source]) -> None:
+    for source in sources:
+        if source.has_changed():
+            raise _changed(source)
+
+
+def _changed(source: Source) -> DataError:
+    return DataError(f"{source.name}: has changed since it was scored; start again")
 
 
 def _write_json_lines(path: Path, name: str, sources: Sequence[Source], added: FieldsToAdd) -> int:
@@ -100,7 +132,9 @@ def _write_columns(path: Path, sources: Sequence[Source], added: FieldsToAdd) ->
                     " or write .jsonl"
                 )
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                given = [next(rows).fields for _ in range(batch.num_rows)]
+                given = [row.fields for row in itertools.islice(rows, batch.num_rows)]
+                if len(given) < batch.num_rows:
+                    raise _changed(source)
                 columns = [*batch.columns, *_to_arrays(given, added.names)]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=target))
                 num_rows += batch.num_rows
@@ -136,13 +170,12 @@ def _with_fields(
     """Every line that is a row, with its fields."""
     rows = added.rows()
     for file, source in enumerate(sources):
-        if source.has_changed():
-            raise DataError(f"{source.name}: has changed since it was scored; start again")
         for number, line in enumerate(_lines(source), start=1):
             if _is_blank(line):
                 continue
-            row = next(rows)
-            assert (row.file, row.line) == (file, number), "every row was indexed"
+            row = next(rows, None)
+            if row is None or (row.file, row.line) != (file, number):
+                raise _changed(source)  # every row was indexed
             _refuse_taken_in_line(line, added.names, source.location(number))
             yield line, row
 

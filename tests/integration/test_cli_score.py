@@ -132,6 +132,7 @@ def test_mistakes_end_in_one_line(project: Project) -> None:
         (("scored.jsonl", "--out", "x.jsonl", *HEAD), "--prefix critic_"),
         (("unlabelled.jsonl", "--out", "unlabelled.jsonl", *HEAD), "is the file that is scored"),
         (("unlabelled.jsonl", "--out", "x.csv", *HEAD), "unknown ending"),
+        (("unlabelled.jsonl", "--out", "s3://bucket/x.jsonl", *HEAD), "is a URI; write a file"),
         (("nothing.jsonl", "--out", "x.jsonl", *HEAD), "matches no file"),
         (("unlabelled.jsonl", "--out", "x.jsonl", "--head", "nowhere"), "critic train-head"),
         (

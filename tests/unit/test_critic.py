@@ -181,6 +181,26 @@ def test_another_backbone_is_refused_and_a_moved_one_found(
     assert Critic.load(gone, backbone=str(moved)).score("Add.", ["x"])
 
 
+def test_a_moved_backbone_leaves_the_recorded_tokenizer_behind(
+    project: ScoredProject, tmp_path: Path
+) -> None:
+    keys = ("models", "policy", "tokenizer_path")
+    head = rewritten_head(project.head, tmp_path / "h", keys, "/gone/tokenizer")
+    with pytest.raises(ValueError, match="/gone/tokenizer"):
+        Critic.load(head)
+    values = [
+        Critic.load(head, backbone=backbone, tokenizer=tokenizer).score("Add.", ["x"])
+        for backbone, tokenizer in (
+            (str(project.model), None),
+            (str(project.model), str(project.model)),
+            (None, str(project.model)),
+        )
+    ]
+    assert values[0] == values[1] == values[2]
+    with pytest.raises(ValueError, match="/none/here"):
+        Critic.load(head, backbone=str(project.model), tokenizer="/none/here")
+
+
 def test_an_automatic_number_format_is_that_of_the_heads_features(
     project: ScoredProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

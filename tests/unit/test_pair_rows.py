@@ -101,6 +101,40 @@ def test_a_pair_that_comes_again_counts_again(tmp_path: Path) -> None:
     assert (len(index), index.num_problems) == (6, 3)
 
 
+def test_pairs_of_one_pair_id_are_not_compared_with_each_other(tmp_path: Path) -> None:
+    pairs = [
+        {"pair_id": name, "prompt": "Add.", "chosen": f"a{place}", "rejected": f"b{place}"}
+        for place, name in enumerate(["p#2", "p", "p", "q", "p", "p#3"])
+    ]
+    rows = read(tmp_path, *pairs)
+    names = [row["problem_id"] for row in rows]
+    assert names[::2] == names[1::2] == ["p#2", "p", "p#3", "q", "p#4", "p#3#2"]
+    assert rows[4]["task_id"] == "p#3#correct.0"
+    index = DatasetIndex.build(write(tmp_path, *rows), tmp_path / "cache")
+    assert (len(index), index.num_problems) == (12, 6)
+
+
+def test_a_task_id_that_comes_again_is_told_by_the_lines_of_the_file(tmp_path: Path) -> None:
+    sample = {"instruction": "Add.", "output": "a", "is_correct": True, "task_id": 7}
+    path = write(tmp_path, REWARD_BENCH, sample, sample | {"output": "b", "task_id": "7"})
+    with pytest.raises(DataError, match=r"pairs\.jsonl:3: 'task_id' '7' is taken by .*jsonl:2;"):
+        write_plain_rows(path, tmp_path / "cache")
+
+
+def test_a_uri_is_copied_into_the_folder_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    fsspec.filesystem("memory").pipe("/b/pairs.jsonl", json.dumps(REWARD_BENCH).encode())
+    path = write_plain_rows("memory://b/pairs.jsonl", tmp_path / "cache")
+    assert len(path.read_text().splitlines()) == 2
+    assert not (tmp_path / "home").exists()
+    assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file != path]
+
+
 def test_a_file_is_written_once_and_anew_when_it_changes(tmp_path: Path) -> None:
     path = write(tmp_path, REWARD_BENCH)
     first = write_plain_rows(path, tmp_path / "cache")

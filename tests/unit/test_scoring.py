@@ -15,7 +15,7 @@ import zstandard
 
 from featurize.data.index import DatasetIndex
 from featurize.data.records import DataError
-from headtrain.scoring.output import FieldsToAdd, check_output, write_rows
+from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
 from headtrain.scoring.rows import RowFields, field_names, fields_of_rows
 from headtrain.scoring.values import rank_within
 
@@ -48,6 +48,7 @@ def scored(
 
 
 def write(tmp_path: Path, out: str, *files: Path, prefix: str = "") -> Path:
+    to_output(str(tmp_path / out))
     index, added, _ = scored([str(file) for file in files], tmp_path / "cache", prefix)
     check_output(tmp_path / out, index.sources, added.names)
     num_rows = write_rows(tmp_path / out, index.sources, added)
@@ -202,6 +203,52 @@ def test_the_file_itself_is_not_overwritten_under_any_name(tmp_path: Path, lines
 def test_an_unknown_ending_is_refused(tmp_path: Path, lines: Path) -> None:
     with pytest.raises(DataError, match=r"'.*out\.csv' has an unknown ending"):
         write(tmp_path, "out.csv", lines)
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("s3://bucket/x.jsonl", "is a URI; write a file of this machine and copy it"),
+        ("folder.jsonl", "is a folder"),
+        ("file.txt/x.jsonl", r"is below .*file\.txt, which is no folder"),
+        ("locked/deep/x.jsonl", r"locked is not writable"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "file.txt").touch()
+    # The superuser, as whom tests may run, can write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "locked")
+    with pytest.raises(DataError, match=told) as caught:
+        to_output(out)
+    assert "\n" not in str(caught.value)
+    assert to_output("new/folder/x.jsonl") == Path("new/folder/x.jsonl")
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 1, 0], [0]])
+def test_columns_that_change_while_they_are_scored_are_refused(
+    tmp_path: Path, columns: Path, rows: list[int]
+) -> None:
+    index, added, _ = scored(str(columns), tmp_path / "cache")
+    pq.write_table(pq.read_table(columns).take(rows), columns)
+    os.utime(columns, ns=(1, 1))  # as some seconds later
+    with pytest.raises(DataError, match="has changed"):
+        write_rows(tmp_path / "out.parquet", index.sources, added)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.parquet"])
+def test_more_rows_than_scores_are_refused(tmp_path: Path, columns: Path, out: str) -> None:
+    pq.write_table(pq.read_table(columns).drop(["raw"]), columns)
+    index, added, _ = scored(str(columns), tmp_path / "cache")
+    fewer = FieldsToAdd(names=added.names, rows=lambda: iter([*added.rows()][:2]))
+    with pytest.raises(DataError, match="has changed"):
+        write_rows(tmp_path / out, index.sources, fewer)
+    assert not (tmp_path / out).exists()
 
 
 def test_a_file_that_changes_while_it_is_scored_is_refused(tmp_path: Path, lines: Path) -> None:
