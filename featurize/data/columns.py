@@ -115,7 +115,7 @@ def _number_repeats(task_ids: pa.Array, again: np.ndarray) -> tuple[pa.Array, li
     ranks = positions - np.maximum.accumulate(np.where(again, 0, positions)) + 1
     numbered = [f"{task_ids[int(row)]}-{ranks[row]}" for row in positions[again]]
     ids = pc.replace_with_mask(task_ids, pa.array(again), pa.array(numbered))
-    return ids, task_id_checks(numbered)
+    return ids, task_id_checks(map(str.encode, numbered))
 
 
 def _used_again(samples: pa.Table, checks: np.ndarray) -> list[tuple[int, int]]:

@@ -50,6 +50,6 @@ def default_task_id(prompt: bytes, output: bytes) -> str:
     return xxh3_128_hexdigest(prompt + output)[:24]
 
 
-def task_id_checks(task_ids: Iterable[str]) -> list[int]:
-    """Return 64 bits for each id that hardly ever are equal where ids are not."""
-    return list(map(xxh3_64_intdigest, map(str.encode, task_ids)))
+def task_id_checks(task_ids: Iterable[bytes]) -> list[int]:
+    """Return 64 bits for each id, in UTF-8, that hardly ever are equal where ids are not."""
+    return list(map(xxh3_64_intdigest, task_ids))

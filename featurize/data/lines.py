@@ -1,6 +1,7 @@
 """Parses the JSON lines of a dataset; an instruction that many lines repeat is parsed once."""
 
 import json
+import secrets
 from typing import Any
 
 import orjson
@@ -10,8 +11,10 @@ from featurize.data.memory import BoundedMemory
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KEY = b'"instruction"'
-_BACKSLASH, _BRACE, _COMMA = b"\\{,"
+_BACKSLASH = ord("\\")
 _SPACE = b" \t\r\n"  # what JSON takes for space
+_MARK = secrets.randbits(62)  # what no file can hold on purpose
+_OPENING = b'{"instruction":%d,' % _MARK
 
 
 def parse_line(line: bytes) -> object:
@@ -40,51 +43,64 @@ class LineParser:
     """Parses lines of strict JSON, sooner where they share their instruction.
 
     A line is cut into `{...,`, then `"instruction": "...",`, then the rest. Each part is parsed as
-    an object of its own, the middle one only when its bytes are new. Where the parts are no objects
-    (a cut inside a nested object, say), the line is parsed as a whole.
+    an object of its own, the middle one only when its bytes are new. Lines that follow each other
+    and begin with the same instruction have all their rests parsed at once. Where the parts are no
+    objects (a cut inside a nested object, say), the line is parsed as a whole.
     """
 
     def __init__(self) -> None:
         self._known: BoundedMemory[bytes, dict[str, Any]] = BoundedMemory()
         self._middle = b"\n"  # of the line before; no line holds this one
         self._start: bytes | tuple[()] = ()  # up to the rest; no line starts with one of none
-        self._members: list[tuple[str, Any]] = []  # of that
+        self._instruction: Any = None  # of that start
 
     def parse_all(self, block: bytearray, end: int) -> tuple[list[Any], list[int]]:
         """Parse the lines up to `end`; returns rows, and lengths with the ends of the lines.
-
-        The block is as before when this returns, though not while it runs.
 
         Raises:
             orjson.JSONDecodeError: a line is not strict JSON.
         """
         # NOTE: this loop is run for every row: local names, no calls of ours, no copies.
-        rows, lengths = list[Any](), list[int]()
-        starts_with, find, loads, add = block.startswith, block.find, orjson.loads, rows.append
+        rows, lengths, rests = list[Any](), list[int](), list[memoryview]()
+        starts_with, find = block.startswith, block.find
+        add_rest, add_length = rests.append, lengths.append
         view = memoryview(block)
-        start, members = self._start, self._members
+        start, start_length = self._start, len(self._start)
         at = 0
         while at < end:
             if starts_with(start, at):
-                cut = at + len(start) - 1
+                cut = at + start_length
                 stop = find(b"\n", cut, end) + 1 or end
-                block[cut] = _BRACE  # for the comma there: what follows is parsed as an object
-                try:
-                    row = loads(view[cut:stop])
-                finally:
-                    block[cut] = _COMMA
-                if not row:  # `{"instruction": "a",}` is no object, though `{}` behind the cut is
-                    row = loads(view[at:stop])
-                for key, value in members:
-                    row.setdefault(key, value)  # where a key comes twice the later one counts
+                add_rest(view[cut:stop])
             else:
+                rows += self._parse_rests(rests)
+                rests.clear()
                 stop = find(b"\n", at, end) + 1 or end
-                row = self._parse_in_parts(bytes(view[at:stop]))
-                start, members = self._start, self._members
-            add(row)
-            lengths.append(stop - at)
+                rows.append(self._parse_in_parts(bytes(view[at:stop])))
+                start, start_length = self._start, len(self._start)
+            add_length(stop - at)
             at = stop
+        rows += self._parse_rests(rests)
         return rows, lengths
+
+    def _parse_rests(self, rests: list[memoryview]) -> list[Any]:
+        """Parse what follows the start, of several lines at once."""
+        if not rests:
+            return []
+        try:
+            rows: list[Any] = orjson.loads(b"[" + _OPENING + (b"," + _OPENING).join(rests) + b"]")
+            # Broken lines may mend each other, `[1` and `2]`. Where each row begins with a mark and
+            # there are as many as lines, each line is one object.
+            if len(rows) == len(rests):
+                for row in rows:
+                    if row["instruction"] != _MARK:
+                        break  # it comes twice, and the later one counts
+                    row["instruction"] = self._instruction
+                else:
+                    return rows
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            pass
+        return [orjson.loads(self._start + bytes(rest)) for rest in rests]  # type: ignore[operator]
 
     def _parse_in_parts(self, line: bytes) -> Any:
         start = line.find(_KEY)
@@ -107,8 +123,8 @@ class LineParser:
         members = self._parse_middle(middle)
         rest: dict[str, Any] = orjson.loads(b"{" + line[stop:])
         self._middle = middle
-        if not head:  # lines of this instruction are likely to start alike
-            self._start, self._members = line[:stop], list(members.items())
+        if not head and len(members) == 1:  # lines of this instruction are likely to start alike
+            self._start, [self._instruction] = line[:stop], members.values()
         return head | members | rest if rest else None
 
     def _parse_middle(self, middle: bytes) -> dict[str, Any]:

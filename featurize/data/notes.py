@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import accumulate, repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from featurize.data.arrays import Column, empty_column
 from featurize.data.errors import MAX_LISTED, RowFault, kind_of
 from featurize.data.keys import task_id_checks
 from featurize.data.lines import parse_line
@@ -52,17 +53,19 @@ class Notes:
     num_lines: int = 0
     faults: list[Fault] = field(default_factory=list)  # the first few
     kinds: Counter[str] = field(default_factory=Counter)  # how many faults there are of each
-    _columns: dict[str, list[Any]] = field(
-        default_factory=lambda: {name: [] for name in SCAN_SCHEMA.names}
+    _columns: dict[str, Column] = field(
+        default_factory=lambda: {field.name: empty_column(field.type) for field in SCAN_SCHEMA}
     )
 
     def add_plain(self, columns: Columns, lengths: Sequence[int], offset: int) -> None:
         """Add lines of one sample each; `offset` is where the first one starts."""
+        in_bytes = np.array(lengths, np.int64)
+        first = self.num_lines + 1
         places: Columns = {
-            "line": range(self.num_lines + 1, self.num_lines + len(lengths) + 1),
-            "offset": accumulate(lengths[:-1], initial=offset),
-            "length": lengths,
-            "part": repeat(0, len(lengths)),
+            "line": np.arange(first, first + len(lengths), dtype=np.int32),
+            "offset": offset + np.cumsum(in_bytes) - in_bytes,
+            "length": in_bytes,
+            "part": np.zeros(len(lengths), np.int8),
         }
         self._extend(columns | places)
         self.num_lines += len(lengths)
@@ -84,7 +87,7 @@ class Notes:
 
     def to_table(self) -> pa.Table:
         """Return the samples."""
-        arrays = [_to_array(self._columns[field.name], field.type) for field in SCAN_SCHEMA]
+        arrays = [column.to_array() for column in self._columns.values()]
         return pa.Table.from_arrays(arrays, schema=SCAN_SCHEMA)
 
     def _check(self, line: bytes) -> list[CheckedRow]:
@@ -98,22 +101,18 @@ class Notes:
 
     def _extend(self, columns: Columns) -> None:
         for name, values in columns.items():
-            self._columns[name] += values
+            self._columns[name].extend(values)
 
 
 def _to_columns(rows: Sequence[CheckedRow]) -> Columns:
     """Return what `plain_columns` returns, of rows that were checked one by one."""
-    same = ("task_id", "problem_id", "is_correct", "language", "difficulty", "source")
+    same = ("problem_id", "is_correct", "language", "difficulty", "source")
     keys = ("prompt_key", "output_key", "has_default_id")
     columns: Columns = {name: [getattr(row, name) for row in rows] for name in (*same, *keys)}
+    task_ids = [row.task_id.encode() for row in rows]
     return columns | {
+        "task_id": task_ids,
         "prompt_chars": [len(row.instruction) + len(row.input) for row in rows],
         "output_chars": [len(row.output) for row in rows],
-        "task_id_check": task_id_checks(row.task_id for row in rows),
+        "task_id_check": task_id_checks(task_ids),
     }
-
-
-def _to_array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_fixed_size_binary(kind):  # joined, they are what Arrow would copy together
-        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(b"".join(values))])
-    return pa.array(values, kind)

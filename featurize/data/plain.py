@@ -1,7 +1,6 @@
 """Checks plain rows many at a time, column by column; leaves the rest to those who can explain."""
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Collection, Iterable, Sequence
 from operator import add
 from typing import Any
 
@@ -14,7 +13,7 @@ from featurize.data.keys import (
     task_id_checks,
 )
 
-Columns = dict[str, Iterable[Any]]
+Columns = dict[str, Collection[Any]]
 
 _NONE = type(None)
 _KEYS = ("instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata")
@@ -51,8 +50,9 @@ def plain_columns(rows: Sequence[Any]) -> Columns | None:
     prompts, answers = prompt_keys(instructions, inputs), output_keys(outputs)
     problem_ids = _or_default(given_problems, map(default_problem_id, prompts))
     task_ids = _or_default(given_ids, map(default_task_id, prompts, answers))
+    encoded = list(map(str.encode, task_ids))
     return {
-        "task_id": task_ids,
+        "task_id": encoded,
         "problem_id": problem_ids,
         "is_correct": labels,
         **scalars,
@@ -61,12 +61,15 @@ def plain_columns(rows: Sequence[Any]) -> Columns | None:
         "prompt_chars": list(map(add, map(len, instructions), map(len, inputs))),
         "output_chars": list(map(len, outputs)),
         "has_default_id": [task_id is None for task_id in given_ids],
-        "task_id_check": task_id_checks(task_ids),
+        "task_id_check": task_id_checks(encoded),
     }
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> list[Any]:
-    return list(map(dict.get, rows, repeat(key)))
+    try:
+        return [row[key] for row in rows]  # twice as fast as `get`, and most files give all keys
+    except KeyError:
+        return [row.get(key) for row in rows]
 
 
 def _are(values: Sequence[Any], *types: type) -> bool:

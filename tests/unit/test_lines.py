@@ -120,6 +120,21 @@ def test_what_is_not_strict_json_is_refused_wherever_it_stands(bad):
             parse(*lines)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ['"x": [1', "2]}"],
+        ['"x": 1}, {"y": 2}', '"x": [0', '"z": 1}]}'],
+        ['"x": 1}, 5', '"x": [0', '"z": 1}]}'],
+        ['"x": 1}, {"instruction": 7}', '"x": [{}', '"z": 1}]}'],
+    ],
+)
+def test_broken_lines_that_would_mend_each_other_are_refused(broken):
+    plain = line(instruction="a", output="b")
+    with pytest.raises(orjson.JSONDecodeError):
+        parse(plain, *(f'{{"instruction": "a", {rest}\n' for rest in broken), plain)
+
+
 def test_the_last_line_needs_no_end():
     lines = [line(instruction="a", output=str(n)) for n in range(3)]
     lines[-1] = lines[-1].rstrip()
