@@ -2,6 +2,7 @@
 
     make bench-featurize                       # 2, 8 and 32 candidates a problem
     make bench-featurize ARGS="--candidates 8 --prompt-tokens 100 400 1600"
+    make bench-featurize ARGS="--profile"      # where this engine's time goes
 
 Every figure is unique tokens a second (a problem's prompt counted once) of the same backbone and
 the same samples; ratios are against this engine. The GEMM peak is measured in the same run.
@@ -37,6 +38,7 @@ from featurize.planning import PromptGroup, plan_padded
 from featurize.settings import BackboneSettings
 
 MAX_LENGTH = 2048
+MASK_OPERATORS = ("cat", "where", "sub", "ge", "arange", "scalar_tensor", "slice", "copy_")
 CPU = torch.device("cpu")
 
 
@@ -107,6 +109,28 @@ def run_engine(
     return Result(way=way, seconds=seconds, samples=rows, features=found, rows=every)
 
 
+def print_profile(backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup]) -> None:
+    """Where the time of this engine goes, by the profiler's own time of each operator."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        result = run_engine(backbone, spec, groups, 4096)
+    kinds = {"products of weights": 0.0, "attention": 0.0, "its masks and copies": 0.0}
+    kinds |= {"elementwise": 0.0}
+    for event in profile.key_averages():
+        name = event.key.removeprefix("aten::")
+        seconds = event.self_cpu_time_total / 1e6
+        if name in ("mm", "addmm"):
+            kinds["products of weights"] += seconds
+        elif "attention" in name:
+            kinds["attention"] += seconds
+        elif name in MASK_OPERATORS:
+            kinds["its masks and copies"] += seconds
+        else:
+            kinds["elementwise"] += seconds
+    kinds["outside of operators"] = result.seconds - sum(kinds.values())
+    shares = ", ".join(f"{kind} {taken / result.seconds:.1%}" for kind, taken in kinds.items())
+    print(f"of {result.seconds:.1f} s: {shares}")
+
+
 def run_sentence_transformers(
     folder: Path, dtype: torch.dtype, groups: list[PromptGroup]
 ) -> Result | None:
@@ -173,7 +197,7 @@ def compare(
     Without sharing a sample costs the same in any company, so that rates can be compared. Each is
     held against the plain forward, a sample at a time.
     """
-    spec = FeatureSpec(layers=(backbone.num_layers,), poolings=("mean",), likelihood=False)
+    spec = features_of(backbone)
     num_rows = sum(len(group.rows) for group in groups)
     singles = [single for batch in plan_padded(groups, 1) for single in batch]
     random.Random(1).shuffle(singles)
@@ -196,6 +220,11 @@ def compare(
     plain = loop("one by one", batches=alone)
     found = [result for run in runs if (result := run()) is not None]
     return [(result, _difference(result, plain)) for result in found]
+
+
+def features_of(backbone: Backbone) -> FeatureSpec:
+    """What all ways compute: the mean over the last layer."""
+    return FeatureSpec(layers=(backbone.num_layers,), poolings=("mean",), likelihood=False)
 
 
 def _difference(result: Result, plain: Result) -> float | None:
@@ -223,6 +252,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, nargs="*", help="instead of 150 to 600")
     parser.add_argument("--problems", type=int, default=3)
     parser.add_argument("--few", type=int, default=16, help="samples for the slower ways")
+    parser.add_argument("--profile", action="store_true", help="this engine alone, by operator")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--cache", type=Path, default=Path("storage/cache"))
     options = parser.parse_args()
@@ -241,6 +271,10 @@ def main() -> None:
     for prompt_tokens in ranges:
         for candidates in options.candidates:
             groups = make_workload(options.problems, candidates, prompt_tokens, vocab)
+            if options.profile:
+                print(f"\n{candidates} candidates a problem, prompts of {prompt_tokens} tokens")
+                print_profile(backbone, features_of(backbone), groups)
+                continue
             before = gemm_flops(dtype)
             rows = compare(backbone, source.folder, gguf, dtype, groups, options.few)
             peak = max(before, gemm_flops(dtype))
