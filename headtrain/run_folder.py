@@ -6,7 +6,6 @@ best/  final/                 heads to use
 """
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -21,9 +20,10 @@ from torch import nn
 from featurize.files import atomic_path, checksum, read_json, write_json
 from headtrain.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError
 from headtrain.optimizer import StackedAdamW
+from headtrain.run_file import RunFile, as_read
 
 FORMAT_VERSION = 2
-RUN_FILE, STATE_FILE, OPTIMIZER_FILE = "run.json", "state.json", "optimizer.safetensors"
+STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.file = RunFile(path, FORMAT_VERSION)
         self.best = path / "best"
         self.final = path / "final"
 
@@ -72,13 +73,10 @@ class RunFolder:
         Raises:
             CheckpointError: the folder holds a run of other settings or data.
         """
-        if not (self.path / RUN_FILE).exists():
-            return None
-        wanted = json.loads(json.dumps(identity))  # as it is read back
-        run: dict[str, Any] = read_json(self.path / RUN_FILE)
-        if run.get("format_version") == FORMAT_VERSION and run.get("identity") == wanted:
+        run = self.file.read()
+        if run is None or self.file.is_of(run, identity):
             return run
-        changes = ", ".join(_changes(run.get("identity", {}), wanted)) or "its format"
+        changes = ", ".join(_changes(run.get("identity", {}), as_read(identity))) or "its format"
         raise CheckpointError(
             f"{self.path}: holds another run (changed: {changes}); give --overwrite to "
             "replace it, or another checkpoint.save_dir to keep both"
@@ -87,24 +85,11 @@ class RunFolder:
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Clear the folder and write run.json of a new run."""
         self.clear()
-        run = {
-            "format_version": FORMAT_VERSION,
-            "identity": json.loads(json.dumps(identity)),
-            "tracking_run_id": None,
-            "result": None,
-        }
-        write_json(self.path / RUN_FILE, run)
-        return run
-
-    def update(self, run: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """Write run.json with other fields."""
-        run = run | fields
-        write_json(self.path / RUN_FILE, run)
-        return run
+        return self.file.begin(identity, result=None)
 
     def clear(self) -> None:
         """Delete what a run writes, and nothing else."""
-        (self.path / RUN_FILE).unlink(missing_ok=True)  # first: what is half deleted is no run
+        self.file.remove()  # first: what is half deleted is no run
         for folder in (*self._step_folders(), self.best, self.final):
             shutil.rmtree(folder, ignore_errors=True)
 

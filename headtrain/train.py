@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 import torch
 
-from featurize.store import FeatureStore
+from featurize.store import FeatureStore, sole_writer
 from headtrain.checkpoint import CheckpointError, HeadRecord, check_upload_uri, load_head
 from headtrain.decision import fit_decision
 from headtrain.feature_memory import FeatureMemory
@@ -68,12 +68,12 @@ def train_head(
     identity = _identity(train, valid, training, sampling, checkpoint, seed, mixed_precision)
     identity["data_sampling"] |= pair_settings(sampling, excluded)
     identity["evaluation"] = {"train_holdout": train_holdout}
-    record = None if overwrite else folder.find(identity)
+    record, is_new = (None, True) if overwrite else (folder.find(identity), False)
     if record is not None and record["result"] is not None:
         if _has_all_heads(record["result"], folder):
             return TrainResult.from_run(folder, record["result"], was_up_to_date=True)
         logger.warning("%s: the heads of the finished run are gone; training again", folder.path)
-        record = None
+        is_new = True
 
     columns = choose_columns(train, training.features, training.likelihood)
     data = read_training_data(train, sampling, excluded=excluded, train_holdout=train_holdout)
@@ -107,28 +107,28 @@ def train_head(
         if data.holdout is not None:
             validations[HOLDOUT] = read(train, samples=data.held_out)
         logger.info("%s", memory.describe())
-        if record is None:  # only now: a mistake found above leaves the folder as it was
-            record = folder.begin(identity)
-        run_id = tracker.begin(run_config, record["tracking_run_id"])
-        record = folder.update(record, tracking_run_id=run_id)
-        run = Run(
-            folder=folder,
-            trainer=trainer,
-            validations=validations,
-            settings=checkpoint,
-            head=head_record(train, training, columns, data, run_config, run_id),
-            decide=functools.partial(fit_decision, train),
-            tracker=tracker,
-            progress=progress,
-        )
-        try:
-            outcome = run.go()
-        except BaseException as error:
-            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        tracker.finish()
-    result = {**data.describe(), **outcome, "tracking_run_id": run_id}
-    folder.update(record, result=result)
+        with sole_writer(checkpoint_dir):  # only now: a mistake found above leaves it as it was
+            record = (None if is_new else folder.find(identity)) or folder.begin(identity)
+            run_id = tracker.begin(run_config, record["tracking_run_id"])
+            record = folder.file.update(record, tracking_run_id=run_id)
+            run = Run(
+                folder=folder,
+                trainer=trainer,
+                validations=validations,
+                settings=checkpoint,
+                head=head_record(train, training, columns, data, run_config, run_id),
+                decide=functools.partial(fit_decision, train),
+                tracker=tracker,
+                progress=progress,
+            )
+            try:
+                outcome = run.go()
+            except BaseException as error:
+                tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+                raise
+            tracker.finish()
+            result = {**data.describe(), **outcome, "tracking_run_id": run_id}
+            folder.file.update(record, result=result)
     _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
 

@@ -42,7 +42,7 @@ def sole_writer(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
         while not _lock(file):
             if time.monotonic() >= give_up:
                 raise FeatureStoreError(
-                    f"{folder}: another run writes this store ({_holder(file)}); wait for it to"
+                    f"{folder}: another run writes in this folder ({_holder(file)}); wait for it to"
                     " end, or stop it and run this again"
                 )
             time.sleep(0.1)

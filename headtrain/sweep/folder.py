@@ -5,19 +5,19 @@ stacks/        heads that are trained, while others are not (see kept.py)
 sweep.json     every point;  winner/  the best head
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featurize.files import read_json, write_json
+from featurize.files import read_json
 from headtrain.checkpoint import CheckpointError, load_head
+from headtrain.run_file import RunFile
 from headtrain.sweep.result import SweepResult
 
 FORMAT_VERSION = 1
-RUN_FILE, RESULT_FILE, WINNER, STACKS = "run.json", "sweep.json", "winner", "stacks"
+RESULT_FILE, WINNER, STACKS = "sweep.json", "winner", "stacks"
 FIGURE_FILE = "accuracy.png"
 
 logger = logging.getLogger(__name__)
@@ -28,50 +28,35 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.file = RunFile(path, FORMAT_VERSION)
         self.winner = path / WINNER
         self.stacks = path / STACKS
         self.result_file = path / RESULT_FILE
 
     def find(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """run.json of this very sweep; None where there is none, or another's."""
-        if not (self.path / RUN_FILE).exists():
-            return None
         try:
-            run: dict[str, Any] = read_json(self.path / RUN_FILE)
+            run = self.file.read()
         except ValueError as error:
             logger.warning("%s", error)
             return None
-        wanted = json.loads(json.dumps(identity))  # as it is read back
-        is_same = run.get("format_version") == FORMAT_VERSION and run.get("identity") == wanted
-        return run if is_same else None
+        return run if run is not None and self.file.is_of(run, identity) else None
 
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Write run.json of a new sweep over that of another.
 
         Stacks of the other stay: those that are the same in both are not trained again.
         """
-        run = {
-            "format_version": FORMAT_VERSION,
-            "identity": json.loads(json.dumps(identity)),
-            "tracking_run_id": None,
-            "is_finished": False,
-        }
-        write_json(self.path / RUN_FILE, run)
+        run = self.file.begin(identity, is_finished=False)
         # What the other found would stand for what this one has not found yet.
         for file in (self.result_file, self.path / FIGURE_FILE):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.winner, ignore_errors=True)
         return run
 
-    def update(self, run: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """Write run.json with other fields."""
-        run = run | fields
-        write_json(self.path / RUN_FILE, run)
-        return run
-
     def clear(self) -> None:
         """Delete what would be gone on with."""
-        (self.path / RUN_FILE).unlink(missing_ok=True)
+        self.file.remove()
         shutil.rmtree(self.stacks, ignore_errors=True)
 
     def read_result(self) -> SweepResult | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from featurize.files import write_json
-from featurize.store import FeatureStore
+from featurize.store import FeatureStore, sole_writer
 from headtrain.checkpoint import TrainedHead, write_head
 from headtrain.decision import fit_decision
 from headtrain.ensemble import EnsembleModel
@@ -81,11 +81,11 @@ def run_sweep(
         "mixed_precision": mixed_precision,
     }
     identity = terms | _identity(points, seeds, evaluation)
-    record = None if overwrite else home.find(identity)
+    record, is_new = (None, True) if overwrite else (home.find(identity), False)
     if record is not None and record["is_finished"]:
         if (found := home.read_result()) is not None:
             return dataclasses.replace(found, was_up_to_date=True)
-        record = None
+        is_new = True
     reader = SweepReader(
         train,
         valid,
@@ -100,52 +100,53 @@ def run_sweep(
     )
     for point in points:
         reader.columns(point)  # a mistake found here leaves the folder as it was
-    if overwrite:
-        home.clear()
-    record = record or home.begin(identity)
-    parent = tracker.begin(points[0].run_config, record["tracking_run_id"])
-    record = home.update(record, tracking_run_id=parent)
-    kept = KeptStacks(home.stacks, reader, terms)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            trained = train_candidates(
-                [Candidate(point=point, seed=seed) for point in points for seed in seeds],
-                reader,
-                kept,
-                save_checkpoint_every=save_checkpoint_every,
-                mixed_precision=mixed_precision,
-                progress=progress,
+    with sole_writer(folder):
+        if overwrite:
+            home.clear()
+        record = (None if is_new else home.find(identity)) or home.begin(identity)
+        parent = tracker.begin(points[0].run_config, record["tracking_run_id"])
+        record = home.file.update(record, tracking_run_id=parent)
+        kept = KeptStacks(home.stacks, reader, terms)
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                trained = train_candidates(
+                    [Candidate(point=point, seed=seed) for point in points for seed in seeds],
+                    reader,
+                    kept,
+                    save_checkpoint_every=save_checkpoint_every,
+                    mixed_precision=mixed_precision,
+                    progress=progress,
+                )
+                judged = _judge_all(trained, reader, evaluation, num_seeds=len(seeds))
+            judged.sort(key=lambda one: -one.accuracy)
+            winner = judged[0]
+            if winner.report is None:
+                raise TrainingError(
+                    "every head of the sweep diverged; lower training.value_head_learning_rate"
+                )
+            if kept.num_read:
+                logger.info("%d heads were there from an earlier start", kept.num_read)
+            result = SweepResult(
+                points=tuple(one.result for one in judged),
+                report=winner.report,
+                num_heads=len(points) * len(seeds),
+                seconds=kept.seconds + time.monotonic() - started,
+                seconds_training=sum(head.seconds for one in judged for head in one.heads),
+                confidence=evaluation.confidence,
             )
-            judged = _judge_all(trained, reader, evaluation, num_seeds=len(seeds))
-        judged.sort(key=lambda one: -one.accuracy)
-        winner = judged[0]
-        if winner.report is None:
-            raise TrainingError(
-                "every head of the sweep diverged; lower training.value_head_learning_rate"
-            )
-        if kept.num_read:
-            logger.info("%d heads were there from an earlier start", kept.num_read)
-        result = SweepResult(
-            points=tuple(one.result for one in judged),
-            report=winner.report,
-            num_heads=len(points) * len(seeds),
-            seconds=kept.seconds + time.monotonic() - started,
-            seconds_training=sum(head.seconds for one in judged for head in one.heads),
-            confidence=evaluation.confidence,
-        )
-        _write_winner(winner, reader, result, home.winner, parent)
-        write_json(home.result_file, result.to_dict())
-        _track(judged, tracker)
-        report = {"report/accuracy_over_problems": result.report.over_problems.estimate}
-        tracker.log_metrics(report, 0)
-        tracker.log_files([home.result_file], "sweep")
-    except BaseException as error:
-        tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    tracker.finish()
-    home.update(record, is_finished=True)
-    kept.clear()
-    return result
+            _write_winner(winner, reader, result, home.winner, parent)
+            write_json(home.result_file, result.to_dict())
+            _track(judged, tracker)
+            report = {"report/accuracy_over_problems": result.report.over_problems.estimate}
+            tracker.log_metrics(report, 0)
+            tracker.log_files([home.result_file], "sweep")
+        except BaseException as error:
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        tracker.finish()
+        home.file.update(record, is_finished=True)
+        kept.clear()
+        return result
 
 
 def _identity(

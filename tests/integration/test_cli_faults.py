@@ -274,7 +274,7 @@ def test_a_run_that_is_kept_out_is_refused_and_disturbs_nothing(
         for more in ((), ("--overwrite",)):
             outcome = critic.run(*featurize("shared", *more), folder=project)
             assert outcome.code == 2
-            assert "shared/train: another run writes this store (process " in outcome.err
+            assert "shared/train: another run writes in this folder (process " in outcome.err
             assert len(outcome.err.splitlines()) == 1
             assert read_tree(store / "units") == before
     assert num_resumed(critic.run(*featurize("shared"), folder=project)) == NUM_UNITS - 1

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from featurize.store import sole_writer
 from tests.command_line import Outcome, WarmCritic
 from tests.synthetic_stores import write_store
+from tests.unit_features import read_tree
 
 OPTIONS = (
     *("--config", "configs/demo.yaml"),
@@ -100,6 +102,20 @@ def test_a_rerun_of_a_finished_sweep_does_nothing_over_again_and_says_so(
     assert tables[0] == tables[1]
     after = {path: path.stat().st_mtime_ns for path in storage.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_sweep_that_another_one_keeps_out_is_refused_and_leaves_what_is_there(
+    swept: Outcome, critic: WarmCritic, project: Path
+) -> None:
+    assert swept.code == 0, swept.err
+    folder = project / "storage/checkpoints/critic/demo/sweep"
+    before = read_tree(folder / "winner")
+    with sole_writer(folder):
+        outcome = critic.run("sweep", *GRID, *OPTIONS, "--overwrite", folder=project)
+    assert outcome.code == 2
+    [line] = outcome.err.splitlines()
+    assert "demo/sweep: another run writes in this folder (process " in line
+    assert read_tree(folder / "winner") == before
 
 
 @pytest.mark.parametrize(

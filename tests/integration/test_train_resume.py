@@ -1,8 +1,10 @@
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 
+from featurize.store import FeatureStoreError, sole_writer
 from headtrain.checkpoint import CheckpointError
 from tests.synthetic_stores import write_store
 from tests.train_runs import (
@@ -117,6 +119,20 @@ def test_overwrite_leaves_files_of_others_alone(train: Train, tmp_path: Path) ->
     (tmp_path / "run" / "notes.txt").write_text("mine")
     train(overwrite=True)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_two_runs_never_train_in_one_folder_at_once(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train()
+    monkeypatch.setattr("headtrain.train.sole_writer", functools.partial(sole_writer, patience=0))
+    with (
+        sole_writer(tmp_path / "run"),
+        pytest.raises(FeatureStoreError, match="another run writes in this folder"),
+    ):
+        train(overwrite=True)
+    assert train().was_up_to_date
+    assert_same_weights(train(overwrite=True).final, first.final)
 
 
 def test_a_torn_checkpoint_is_passed_over(train: Train, tmp_path: Path) -> None:

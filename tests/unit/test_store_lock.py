@@ -42,7 +42,7 @@ def test_a_second_writer_is_refused_with_who_the_first_is(tmp_path: Path) -> Non
     finally:
         end(child)
     message = str(caught.value)
-    assert f"{tmp_path}: another run writes this store (process {child} on " in message
+    assert f"{tmp_path}: another run writes in this folder (process {child} on " in message
     assert " since 2" in message
     assert "wait for it to end" in message
     assert len(message.splitlines()) == 1
