@@ -1,5 +1,6 @@
 """The figures of an evaluation, each a picture of one question."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_PROBLEMS = 2000
 """Problems drawn one by one; of more, so many at even distances."""
+WIDEST_LABEL = 22
+"""Characters of a line of a label, so that the plot beside it has most of the width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,13 +244,15 @@ def training_curve(history: History) -> Drawn:
 
 def layer_sweep(sweep: Mapping[str, Interval]) -> Drawn:
     """Accuracy by tensor, in the order given."""
-    with drawing(height=0.9 + 0.26 * len(sweep)) as (figure, axes):
-        names = list(sweep)[::-1]
+    names = list(sweep)[::-1]
+    labels = [textwrap.fill(name, WIDEST_LABEL) for name in names]
+    num_lines = sum(1 + label.count("\n") for label in labels)
+    with drawing(height=0.9 + 0.26 * num_lines) as (figure, axes):
         for place, name in enumerate(names):
             _whisker(axes, place, sweep[name], HEAD)
         axes.axvline(0.5, color=FAINT, linestyle=":")
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel("accuracy, mean over problems")
+        axes.set_yticks(range(len(names)), labels)
+        axes.set_xlabel("accuracy over problems", loc="right")
         return Drawn(figure)
 
 
