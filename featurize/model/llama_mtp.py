@@ -290,11 +290,10 @@ def _to_fast_tokenizer(file: Path) -> PreTrainedTokenizerBase:
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     fast_class: Any = PreTrainedTokenizerFast
+    specials = {name: getattr(llama, name) for name in ("bos_token", "eos_token", "unk_token")}
     tokenizer: PreTrainedTokenizerBase = fast_class(
         tokenizer_object=backend,
-        bos_token=llama.bos_token,
-        eos_token=llama.eos_token,
-        unk_token=llama.unk_token,
+        **specials,
         # "<s>" written in a text is text, as in Meta's tokenizer, and not the start of a sequence.
         split_special_tokens=True,
     )

@@ -5,16 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.loader import ConfigError, load_config, notes, to_dict
-
-SHORT = """
-experiment:
-  name: short
-models:
-  policy: {name: tiny, path: tiny}
-dataset:
-  name: few
-"""
+from configs.loader import load_config, notes, to_dict
+from tests.config_problems import SHORT, demo_problem, problems_of
 
 
 @pytest.fixture
@@ -25,19 +17,6 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write_text
-
-
-def _problems(path: Path | None, *overrides: str) -> list[str]:
-    """The lines of the error, with the folder of a temporary file cut off."""
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, overrides)
-    folder = f"{path.parent}/" if path else ""
-    return [line.removeprefix(folder) for line in str(caught.value).splitlines()]
-
-
-def _demo_problem(override: str) -> str:
-    (line,) = _problems(Path("demo.yaml"), override)
-    return line
 
 
 def test_no_path_is_the_production_config_from_any_folder(
@@ -166,7 +145,7 @@ def test_to_dict_is_plain_and_resolved(write: Callable[[str], Path]) -> None:
 def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
     text: str, expected: str, write: Callable[[str], Path]
 ) -> None:
-    assert _problems(write(f"{SHORT}{text}\n")) == [f"x.yaml:8: {expected}"]
+    assert problems_of(write(f"{SHORT}{text}\n")) == [f"x.yaml:8: {expected}"]
 
 
 @pytest.mark.parametrize(
@@ -190,51 +169,21 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
     ],
 )
 def test_a_wrong_value_is_told_with_what_is_expected(override: str, expected: str) -> None:
-    assert _demo_problem(override) == f"--set {override}: {expected}"
+    assert demo_problem(override) == f"--set {override}: {expected}"
 
 
 def test_a_wrong_value_in_a_file_is_told_with_its_key_and_line(
     write: Callable[[str], Path],
 ) -> None:
     path = write(f"{SHORT}\ntraining:\n  batch_size: many\n")
-    assert _problems(path) == [
+    assert problems_of(path) == [
         "x.yaml:10: training.batch_size: got 'many', expected a whole number"
     ]
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("bad", "not of the form section.key=value"),
-        ("", "not of the form section.key=value"),
-        ("=3", "not of the form section.key=value"),
-        ("training..n_epochs=3", "not of the form section.key=value"),
-        ("training.n_epoch=3", "unknown key; did you mean training.n_epochs?"),
-        ("train.n_epochs=3", "unknown key; did you mean training.n_epochs?"),
-        ("training.seed=3", "unknown key; did you mean runtime.seed or data_sampling.seed?"),
-        ("experiment.tags[0]=x", "unknown key; did you mean experiment.tags?"),
-        ("storage.root=${nope.x}", "Interpolation key 'nope.x' not found"),
-        ("storage.root=${storage.root}", "Recursive interpolation detected"),
-        ("experiment.name=???", "missing, and it has no default"),
-    ],
-)
-def test_a_bad_override_is_refused(override: str, expected: str) -> None:
-    assert _demo_problem(override) == f"--set {override}: {expected}"
-
-
-def test_an_override_that_is_not_yaml_is_refused() -> None:
-    line = _demo_problem("logging.format=%(message)s")
-    assert line.startswith("--set logging.format=%(message)s: the value is not YAML")
-    assert line.endswith("quote it")
-
-
-def test_an_override_of_several_lines_is_refused_in_one() -> None:
-    assert _demo_problem("a\nb") == r"--set 'a\nb': not of the form section.key=value"
-
-
 def test_every_problem_is_listed_the_overrides_first(write: Callable[[str], Path]) -> None:
     path = write("models:\n  policy: {path: tiny, nam: x}\ntraining:\n  n_epoch: 3\n")
-    assert _problems(path, "bad", "runtime.seed=-1") == [
+    assert problems_of(path, "bad", "runtime.seed=-1") == [
         "--set bad: not of the form section.key=value",
         "x.yaml: experiment: missing, and it has no default",
         "x.yaml:2: models.policy.name: missing, and it has no default",
@@ -266,11 +215,11 @@ def test_every_problem_is_listed_the_overrides_first(write: Callable[[str], Path
 def test_a_file_that_cannot_be_read_as_settings_is_refused_in_one_line(
     text: str, expected: str, write: Callable[[str], Path]
 ) -> None:
-    assert _problems(write(text)) == [expected]
+    assert problems_of(write(text)) == [expected]
 
 
 def test_a_missing_file_is_refused_with_the_files_there_are(tmp_path: Path) -> None:
-    (line,) = _problems(tmp_path / "none.yaml")
+    (line,) = problems_of(tmp_path / "none.yaml")
     assert line == (
         "none.yaml: no such file; the packaged ones are critic_pairwise.yaml, "
         "critic_pointwise.yaml, demo.yaml"
@@ -281,39 +230,8 @@ def test_a_folder_and_a_file_that_is_not_text_are_refused(tmp_path: Path) -> Non
     folder, binary = tmp_path / "folder", tmp_path / "x.yaml"
     folder.mkdir()
     binary.write_bytes(b"a: \xff")
-    assert _problems(folder) == ["folder: cannot be read: Is a directory"]
-    assert _problems(binary) == ["x.yaml: byte 3 is not UTF-8 text; save it so"]
-
-
-def test_a_contradiction_within_a_section_names_the_override_that_made_it() -> None:
-    line = _demo_problem("dataset.max_prompt_length=5000")
-    assert line.startswith("configs/demo.yaml:") or line.startswith("demo.yaml:")
-    assert "max_prompt_length 5000 leaves an output no room within max_length 1024" in line
-    assert line.endswith("(with --set dataset.max_prompt_length=5000)")
-
-
-def test_a_contradiction_between_sections_is_refused() -> None:
-    (line,) = _problems(Path("demo.yaml"), "featurize.likelihood=false", "training.likelihood=true")
-    assert "training.likelihood true and featurize.likelihood false contradict" in line
-
-
-@pytest.mark.parametrize(
-    ("override", "reason"),
-    [
-        ("distributed={shard_backbone: true, tensor_parallel_size: 2}", "one way or the other"),
-        ("data_sampling.sampling_method=problems", "broke the pairs"),
-        ("training.num_unfrozen_layers=2", "the backbone is frozen"),
-        ("training.trunk_learning_rate=1e-5", "the backbone is frozen"),
-        ("experiment.name=../other", "cannot name a folder"),
-        ("featurize.store_name=a/b", "cannot name a folder"),
-        ("storage.root=s3://bucket", "is not a local folder"),
-        ("checkpoint.save_dir=s3://bucket", "is not a local folder"),
-        ("models.policy.quantization=4bit", "a .gguf file has its own quantization"),
-        ("models.policy.revision=main", "only a hub id has revisions"),
-    ],
-)
-def test_a_refused_value_says_why(override: str, reason: str) -> None:
-    assert reason in _demo_problem(override)
+    assert problems_of(folder) == ["folder: cannot be read: Is a directory"]
+    assert problems_of(binary) == ["x.yaml: byte 3 is not UTF-8 text; save it so"]
 
 
 def test_validating_on_the_training_data_is_noted() -> None:

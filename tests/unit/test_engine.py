@@ -10,11 +10,7 @@ import torch
 from featurize.model import engine as engine_module
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import (
-    Engine,
-    Forward,
-    relative_error,
-)
+from featurize.model.engine import Engine, Forward, relative_error
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.pooling import POOLINGS
 from featurize.planning import PromptGroup, group_samples
@@ -224,9 +220,7 @@ CPU_MESSAGE = (
 
 
 def spy_batches(
-    monkeypatch: pytest.MonkeyPatch,
-    largest: int = 10**9,
-    error: Exception | None = None,
+    monkeypatch: pytest.MonkeyPatch, largest: int = 10**9, error: Exception | None = None
 ) -> list[int]:
     """Tokens of each batch that ran; one above `largest` raises `error` instead."""
     sizes: list[int] = []
