@@ -36,9 +36,10 @@ from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.gguf import PACKAGE_PREFIX, find_packaged_gguf
 from featurize.planning import PromptGroup, plan_padded
 from featurize.settings import BackboneSettings
+from tests.benchmarks.operator_shares import operator_shares
 
 MAX_LENGTH = 2048
-MASK_OPERATORS = ("cat", "where", "sub", "ge", "arange", "scalar_tensor", "slice", "copy_")
+TOKEN_BUDGET = 4096
 CPU = torch.device("cpu")
 
 
@@ -107,28 +108,6 @@ def run_engine(
     found = features.tensors[spec.tensor_names[0]]
     way, every = "critic, shared prompts", torch.arange(rows)
     return Result(way=way, seconds=seconds, samples=rows, features=found, rows=every)
-
-
-def print_profile(backbone: Backbone, spec: FeatureSpec, groups: list[PromptGroup]) -> None:
-    """Where the time of this engine goes, by the profiler's own time of each operator."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        result = run_engine(backbone, spec, groups, 4096)
-    kinds = {"products of weights": 0.0, "attention": 0.0, "its masks and copies": 0.0}
-    kinds |= {"elementwise": 0.0}
-    for event in profile.key_averages():
-        name = event.key.removeprefix("aten::")
-        seconds = event.self_cpu_time_total / 1e6
-        if name in ("mm", "addmm"):
-            kinds["products of weights"] += seconds
-        elif "attention" in name:
-            kinds["attention"] += seconds
-        elif name in MASK_OPERATORS:
-            kinds["its masks and copies"] += seconds
-        else:
-            kinds["elementwise"] += seconds
-    kinds["outside of operators"] = result.seconds - sum(kinds.values())
-    shares = ", ".join(f"{kind} {taken / result.seconds:.1%}" for kind, taken in kinds.items())
-    print(f"of {result.seconds:.1f} s: {shares}")
 
 
 def run_sentence_transformers(
@@ -207,10 +186,10 @@ def compare(
     to_max = [
         make_padded(some[i : i + 2], CPU, length=MAX_LENGTH) for i in range(0, min(few, 4), 2)
     ]
-    by_budget = [make_padded(batch, CPU) for batch in plan_padded(some, 4096)]
+    by_budget = [make_padded(batch, CPU) for batch in plan_padded(some, TOKEN_BUDGET)]
     loop = functools.partial(run_batches, backbone=backbone, spec=spec, num_rows=num_rows)
     runs: list[Callable[[], Result | None]] = [
-        lambda: run_engine(backbone, spec, groups, 4096),
+        lambda: run_engine(backbone, spec, groups, TOKEN_BUDGET),
         lambda: loop("sorted, token budget", batches=by_budget),
         lambda: loop("padded to longest of 16", batches=by_16),
         lambda: run_sentence_transformers(folder, dtype, some),
@@ -273,7 +252,12 @@ def main() -> None:
             groups = make_workload(options.problems, candidates, prompt_tokens, vocab)
             if options.profile:
                 print(f"\n{candidates} candidates a problem, prompts of {prompt_tokens} tokens")
-                print_profile(backbone, features_of(backbone), groups)
+                run = functools.partial(
+                    run_engine, backbone, features_of(backbone), groups, TOKEN_BUDGET
+                )
+                seconds, shares = operator_shares(run)
+                parts = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
+                print(f"of {seconds:.1f} s: {parts}")
                 continue
             before = gemm_flops(dtype)
             rows = compare(backbone, source.folder, gguf, dtype, groups, options.few)
