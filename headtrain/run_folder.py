@@ -3,6 +3,7 @@
 run.json                      what the run is made of, written first; its result, written last
 step-00000200/                a checkpoint to go on from: the head, the optimizer, state.json last
 best/  final/                 heads to use
+writer.lock                   keeps a second run out while one trains (featurize/store/lock.py)
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from featurize.files import atomic_path, checksum, read_json, write_json
-from headtrain.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError
+from headtrain.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError, load_head
 from headtrain.optimizer import StackedAdamW
 from headtrain.run_file import RunFile, as_read
 
@@ -81,6 +82,29 @@ class RunFolder:
             f"{self.path}: holds another run (changed: {changes}); give --overwrite to "
             "replace it, or another checkpoint.save_dir to keep both"
         )
+
+    def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the result of this very run; None where it has not ended or its heads are gone.
+
+        Raises:
+            CheckpointError: the folder holds a run of other settings or data.
+        """
+        run = self.find(identity)
+        result: dict[str, Any] | None = run["result"] if run else None
+        return result if result is not None and self._has_all_heads(result) else None
+
+    def go_on(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return run.json of this very run to go on with, of a new one where nothing is left of it.
+
+        Raises:
+            CheckpointError: the folder holds a run of other settings or data.
+        """
+        run = self.find(identity)
+        if run is not None and run["result"] is None:
+            return run
+        if run is not None:
+            logger.warning("%s: the heads of the finished run are gone; training again", self.path)
+        return self.begin(identity)
 
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Clear the folder and write run.json of a new run."""
@@ -147,6 +171,17 @@ class RunFolder:
                 # NOTE: the state goes first: what is half deleted is no checkpoint.
                 (folder / STATE_FILE).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _has_all_heads(self, result: Mapping[str, Any]) -> bool:
+        """Whether the heads a finished run left are still there and whole."""
+        try:
+            if result["has_best"]:
+                load_head(self.best)
+            if result["has_final"]:
+                load_head(self.final)
+        except (CheckpointError, OSError):
+            return False
+        return True
 
     def _step_folders(self) -> list[Path]:
         return sorted(self.path.glob("step-" + "[0-9]" * 8))

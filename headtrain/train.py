@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.store import FeatureStore, sole_writer
-from headtrain.checkpoint import CheckpointError, HeadRecord, check_upload_uri, load_head
+from headtrain.checkpoint import HeadRecord, check_upload_uri
 from headtrain.decision import fit_decision
 from headtrain.feature_memory import FeatureMemory
 from headtrain.head import HeadModel
@@ -54,9 +54,9 @@ def train_head(
     """Train, validate and keep a head in checkpoint_dir.
 
     A rerun of a finished run does nothing, one of a killed run goes on from its last checkpoint to
-    the same weights (bitwise on a CPU). A folder that holds a run of other settings or data is
-    refused. `overwrite` replaces whatever run is there. Features that do not fit into memory lie in
-    a file in cache_dir (default: checkpoint_dir) meanwhile.
+    the same weights (bitwise on a CPU). A folder that holds a run of other settings or data, or in
+    which another run trains, is refused. `overwrite` replaces whatever run is there. Features that
+    do not fit into memory lie in a file in cache_dir (default: checkpoint_dir) meanwhile.
 
     Raises:
         ValueError: of the subclass of whoever found the mistake; the message is one line.
@@ -68,13 +68,8 @@ def train_head(
     identity = _identity(train, valid, training, sampling, checkpoint, seed, mixed_precision)
     identity["data_sampling"] |= pair_settings(sampling, excluded)
     identity["evaluation"] = {"train_holdout": train_holdout}
-    record, is_new = (None, True) if overwrite else (folder.find(identity), False)
-    if record is not None and record["result"] is not None:
-        if _has_all_heads(record["result"], folder):
-            return TrainResult.from_run(folder, record["result"], was_up_to_date=True)
-        logger.warning("%s: the heads of the finished run are gone; training again", folder.path)
-        is_new = True
-
+    if not overwrite and (result := folder.finished(identity)) is not None:
+        return TrainResult.from_run(folder, result, was_up_to_date=True)
     columns = choose_columns(train, training.features, training.likelihood)
     data = read_training_data(train, sampling, excluded=excluded, train_holdout=train_holdout)
     memory = FeatureMemory(
@@ -82,7 +77,12 @@ def train_head(
         folder=cache_dir or checkpoint_dir,
         most_gb=training.max_feature_memory_gb,
     )
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    # The lock comes now: a mistake found above leaves the folder as it was.
+    with sole_writer(checkpoint_dir), torch.random.fork_rng(devices=devices):
+        if not overwrite and (result := folder.finished(identity)) is not None:
+            # The run that held the lock was this one.
+            return TrainResult.from_run(folder, result, was_up_to_date=True)
         inputs = read_head_inputs(train, columns, samples=data.samples, memory=memory)
         model = make_model(columns, training, seed).to(device).train()
         model.normaliser.fit(inputs.features)
@@ -107,28 +107,27 @@ def train_head(
         if data.holdout is not None:
             validations[HOLDOUT] = read(train, samples=data.held_out)
         logger.info("%s", memory.describe())
-        with sole_writer(checkpoint_dir):  # only now: a mistake found above leaves it as it was
-            record = (None if is_new else folder.find(identity)) or folder.begin(identity)
-            run_id = tracker.begin(run_config, record["tracking_run_id"])
-            record = folder.file.update(record, tracking_run_id=run_id)
-            run = Run(
-                folder=folder,
-                trainer=trainer,
-                validations=validations,
-                settings=checkpoint,
-                head=head_record(train, training, columns, data, run_config, run_id),
-                decide=functools.partial(fit_decision, train),
-                tracker=tracker,
-                progress=progress,
-            )
-            try:
-                outcome = run.go()
-            except BaseException as error:
-                tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-                raise
-            tracker.finish()
-            result = {**data.describe(), **outcome, "tracking_run_id": run_id}
-            folder.file.update(record, result=result)
+        record = folder.begin(identity) if overwrite else folder.go_on(identity)
+        run_id = tracker.begin(run_config, record["tracking_run_id"])
+        record = folder.file.update(record, tracking_run_id=run_id)
+        run = Run(
+            folder=folder,
+            trainer=trainer,
+            validations=validations,
+            settings=checkpoint,
+            head=head_record(train, training, columns, data, run_config, run_id),
+            decide=functools.partial(fit_decision, train),
+            tracker=tracker,
+            progress=progress,
+        )
+        try:
+            outcome = run.go()
+        except BaseException as error:
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        tracker.finish()
+        result = {**data.describe(), **outcome, "tracking_run_id": run_id}
+        folder.file.update(record, result=result)
     _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
 
@@ -228,15 +227,3 @@ def head_record(
         config=run_config,
         tracking_run_id=run_id,
     )
-
-
-def _has_all_heads(result: dict[str, Any], folder: RunFolder) -> bool:
-    """Whether the heads a finished run left are still there and whole."""
-    try:
-        if result["has_best"]:
-            load_head(folder.best)
-        if result["has_final"]:
-            load_head(folder.final)
-    except (CheckpointError, OSError):
-        return False
-    return True

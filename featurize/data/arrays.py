@@ -11,6 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from featurize.data.errors import DataError
+
+_MOST_BYTES = np.iinfo(np.int32).max  # of all texts of an Arrow array
 _TYPE_CODES = {pa.int8(): "b", pa.int32(): "i", pa.int64(): "q", pa.uint64(): "Q"}
 
 
@@ -85,9 +88,11 @@ def _from_buffers(
 
 def _joined(texts: Sequence[bytes]) -> tuple[pa.Buffer, pa.Buffer]:
     """Return where each text starts, int32 [texts + 1], and all of them joined."""
-    starts = np.zeros(len(texts) + 1, np.int32)
-    np.cumsum(np.fromiter(map(len, texts), np.int32, len(texts)), out=starts[1:])
-    return pa.py_buffer(starts), pa.py_buffer(b"".join(texts))
+    starts = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=starts[1:])
+    if starts[-1] > _MOST_BYTES:
+        raise DataError(f"{starts[-1]:,} bytes of ids in one part of a file; shorten the ids")
+    return pa.py_buffer(starts.astype(np.int32)), pa.py_buffer(b"".join(texts))
 
 
 def _bits(flags: Any) -> pa.Buffer:

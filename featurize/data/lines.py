@@ -89,8 +89,8 @@ class LineParser:
             return []
         try:
             rows: list[Any] = orjson.loads(b"[" + _OPENING + (b"," + _OPENING).join(rests) + b"]")
-            # Broken lines may mend each other, `[1` and `2]`. Where each row begins with a mark and
-            # there are as many as lines, each line is one object.
+            # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row begins
+            # with a mark and there are as many as lines, each line is one object.
             if len(rows) == len(rests):
                 for row in rows:
                     if row["instruction"] != _MARK:

@@ -22,6 +22,7 @@ from featurize.data.plain import Columns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
 _BLOCK_BYTES = 512 << 10  # what fits the caches of a core
+_LINE_BYTES = 1 << 30  # more is no sample; lengths are kept in 32 bits
 _WORKER_BYTES = 128 << 20  # a further process pays from about here on
 _SECONDS_BETWEEN_REPORTS = 10
 logger = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def _read_blocks(chunk: Chunk) -> Iterator[tuple[bytearray, int, int]]:
                 num_bytes = block.rfind(b"\n") + 1
             if num_bytes:
                 yield block, num_bytes, offset
+            elif len(block) > _LINE_BYTES:
+                raise _too_long(chunk.path, offset)
             else:
                 block = bytearray(2 * len(block))  # a long line
             offset += num_bytes
@@ -149,8 +152,17 @@ def _line_start(path: Path, offset: int) -> int:
         return 0
     with path.open("rb") as file:
         file.seek(offset - 1)
-        file.readline()  # the rest of a line that began before; only "\n" where none did
+        # The rest of a line that began before; only "\n" where none did.
+        if len(file.readline(_LINE_BYTES)) == _LINE_BYTES:
+            raise _too_long(path, offset)
         return file.tell()
+
+
+def _too_long(path: Path, offset: int) -> DataError:
+    return DataError(
+        f"{path}: the line at byte {offset:,} is longer than {_LINE_BYTES:,} bytes; every line must"
+        " be one JSON object, a sample (a file that is one JSON list has to be converted)"
+    )
 
 
 def _num_cores() -> int:

@@ -1,4 +1,7 @@
-"""One run at a time writes a store: a lock of the operating system, which dies with its holder."""
+"""One run at a time writes a store or trains in a folder.
+
+By a lock of the operating system, which dies with its holder.
+"""
 
 import contextlib
 import errno

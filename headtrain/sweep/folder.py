@@ -3,6 +3,7 @@
 run.json       what the sweep is made of, written first; that it is finished, written last
 stacks/        heads that are trained, while others are not (see kept.py)
 sweep.json     every point;  winner/  the best head
+writer.lock    keeps a second sweep out while one trains (featurize/store/lock.py)
 """
 
 import logging
@@ -42,6 +43,26 @@ class SweepFolder:
             return None
         return run if run is not None and self.file.is_of(run, identity) else None
 
+    def finished(self, identity: Mapping[str, Any]) -> SweepResult | None:
+        """What this very sweep found; None where it has not ended, or that or its head is gone."""
+        run = self.find(identity)
+        if run is None or not run["is_finished"]:
+            return None
+        try:
+            load_head(self.winner)
+            return SweepResult.from_dict(read_json(self.result_file))
+        except (CheckpointError, OSError, ValueError):
+            return None
+
+    def go_on(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return run.json of this very sweep to go on with, of a new one where nothing is left."""
+        run = self.find(identity)
+        if run is not None and not run["is_finished"]:
+            return run
+        if run is not None:
+            logger.warning("%s: the finished sweep is not whole; sweeping again", self.path)
+        return self.begin(identity)
+
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Write run.json of a new sweep over that of another.
 
@@ -58,13 +79,3 @@ class SweepFolder:
         """Delete what would be gone on with."""
         self.file.remove()
         shutil.rmtree(self.stacks, ignore_errors=True)
-
-    def read_result(self) -> SweepResult | None:
-        """What a finished sweep found; None where that or its head is gone or damaged."""
-        try:
-            load_head(self.winner)
-            return SweepResult.from_dict(read_json(self.result_file))
-        except (CheckpointError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            logger.warning("the finished sweep is not whole; sweeping again (%s)", reason)
-            return None

@@ -81,11 +81,8 @@ def run_sweep(
         "mixed_precision": mixed_precision,
     }
     identity = terms | _identity(points, seeds, evaluation)
-    record, is_new = (None, True) if overwrite else (home.find(identity), False)
-    if record is not None and record["is_finished"]:
-        if (found := home.read_result()) is not None:
-            return dataclasses.replace(found, was_up_to_date=True)
-        is_new = True
+    if not overwrite and (found := home.finished(identity)) is not None:
+        return dataclasses.replace(found, was_up_to_date=True)
     reader = SweepReader(
         train,
         valid,
@@ -103,7 +100,10 @@ def run_sweep(
     with sole_writer(folder):
         if overwrite:
             home.clear()
-        record = (None if is_new else home.find(identity)) or home.begin(identity)
+        elif (found := home.finished(identity)) is not None:
+            # The run that held the lock was this one.
+            return dataclasses.replace(found, was_up_to_date=True)
+        record = home.go_on(identity)
         parent = tracker.begin(points[0].run_config, record["tracking_run_id"])
         record = home.file.update(record, tracking_run_id=parent)
         kept = KeptStacks(home.stacks, reader, terms)

@@ -1,4 +1,7 @@
+import contextlib
+import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,6 +9,7 @@ import torch
 
 from featurize.store import FeatureStoreError, sole_writer
 from headtrain.checkpoint import CheckpointError
+from headtrain.run import TrainProgress
 from tests.synthetic_stores import write_store
 from tests.train_runs import (
     Killed,
@@ -133,6 +137,29 @@ def test_two_runs_never_train_in_one_folder_at_once(
         train(overwrite=True)
     assert train().was_up_to_date
     assert_same_weights(train(overwrite=True).final, first.final)
+
+
+def test_a_run_that_waited_for_the_same_one_does_nothing(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firsts = []
+
+    @contextlib.contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        """What a run sees that another one kept out until it had ended."""
+        monkeypatch.setattr("headtrain.train.sole_writer", sole_writer)
+        firsts.append(train())
+        with sole_writer(folder):
+            yield
+
+    monkeypatch.setattr("headtrain.train.sole_writer", after_another)
+    tracker = RecordingTracker()
+    steps: list[TrainProgress] = []
+    second = train(tracker=tracker, progress=steps.append)
+    [first] = firsts
+    assert not first.was_up_to_date
+    assert second == dataclasses.replace(first, was_up_to_date=True)
+    assert (steps, tracker.begun_with) == ([], [])
 
 
 def test_a_torn_checkpoint_is_passed_over(train: Train, tmp_path: Path) -> None:

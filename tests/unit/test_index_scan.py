@@ -4,10 +4,12 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from featurize.data import columns, notes, plain, records, scan
+from featurize.data import arrays, columns, notes, plain, records, scan
+from featurize.data.arrays import empty_column
 from featurize.data.index import DatasetIndex
 from featurize.data.records import DataError
 from featurize.data.scan import Chunk, scan_chunk, scan_files
@@ -197,6 +199,30 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
     chunk = Chunk(path=path, file=0, start=0, end=path.stat().st_size + 10)
     with pytest.raises(DataError, match="became shorter while it was read; start again"):
         scan_chunk(chunk)
+
+
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_a_line_longer_than_any_sample_is_refused_before_it_fills_the_memory(
+    tmp_path, monkeypatch, chunk_bytes
+):
+    path = Path(write_lines(tmp_path / "a.jsonl", row(1, output="x" * 5000)))
+    monkeypatch.setattr(scan, "_BLOCK_BYTES", 16)
+    monkeypatch.setattr(scan, "_LINE_BYTES", 1000)
+    with pytest.raises(DataError, match=r"a.jsonl: the line at byte \d+ is longer than 1,000"):
+        list(scan_files([path], workers=1, chunk_bytes=chunk_bytes))
+    monkeypatch.setattr(scan, "_LINE_BYTES", 10000)
+    [chunk, *_] = scan_files([path], workers=1, chunk_bytes=chunk_bytes)
+    assert chunk.num_lines == 1
+
+
+def test_ids_that_no_table_can_hold_are_refused(monkeypatch):
+    column = empty_column(pa.string())
+    column.extend([b"one", b"two"])
+    monkeypatch.setattr(arrays, "_MOST_BYTES", 6)
+    assert column.to_array().to_pylist() == ["one", "two"]
+    monkeypatch.setattr(arrays, "_MOST_BYTES", 5)
+    with pytest.raises(DataError, match="6 bytes of ids in one part of a file"):
+        column.to_array()
 
 
 def patch_hash(monkeypatch: pytest.MonkeyPatch, name: str, hash_all) -> None:

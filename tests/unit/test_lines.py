@@ -123,7 +123,7 @@ def test_what_is_not_strict_json_is_refused_wherever_it_stands(bad):
 @pytest.mark.parametrize(
     "broken",
     [
-        ['"x": [1', "2]}"],
+        ['"x": [1', '"z": 1}]}'],
         ['"x": 1}, {"y": 2}', '"x": [0', '"z": 1}]}'],
         ['"x": 1}, 5', '"x": [0', '"z": 1}]}'],
         ['"x": 1}, {"instruction": 7}', '"x": [{}', '"z": 1}]}'],

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from headtrain.evaluation.numbers.intervals import Interval
+from headtrain.evaluation.report.figures import layer_sweep
 from headtrain.evaluation.report.sweep import read_sweep
 from headtrain.evaluation.samples.visible import to_visible
 
@@ -59,3 +61,12 @@ def test_what_is_no_layer_sweep_is_not_drawn(tmp_path):
     assert read_sweep(sweep_file(tmp_path, [point(["mean.2"], 0.6)])) == {}
     (tmp_path / "sweep.json").write_text('{"points": [{}]}')
     assert read_sweep(tmp_path / "sweep.json") == {}
+
+
+def test_long_names_leave_the_sweep_figure_most_of_its_width():
+    names = ("mean.2", " + ".join(f"mean.{n}" for n in range(10, 14)))
+    drawn = layer_sweep({name: Interval(estimate=0.7, low=0.6, high=0.8) for name in names})
+    [axes] = drawn.figure.axes
+    assert axes.get_position().width > 0.55
+    [_, label] = axes.get_yticklabels()
+    assert " ".join(label.get_text().split()) == names[0]

@@ -1,7 +1,9 @@
+import contextlib
+import dataclasses
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.store import FeatureStore
+from featurize.store import FeatureStore, sole_writer
 from headtrain.settings import (
     DataSamplingSettings,
     EvaluationSettings,
@@ -124,6 +126,28 @@ def test_a_rerun_of_a_finished_sweep_does_nothing_and_says_so(
     assert second.to_dict() == first.to_dict()
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_sweep_that_waited_for_the_same_one_does_nothing(
+    sweep: Sweep, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    firsts = []
+
+    @contextlib.contextmanager
+    def after_another(folder: Path) -> Iterator[None]:
+        """What a sweep sees that another one kept out until it had ended."""
+        monkeypatch.setattr("headtrain.sweep.run.sole_writer", sole_writer)
+        firsts.append(sweep())
+        trained.clear()
+        with sole_writer(folder):
+            yield
+
+    monkeypatch.setattr("headtrain.sweep.run.sole_writer", after_another)
+    tracker = Children()
+    second = sweep(tracker=tracker)
+    [first] = firsts
+    assert second == dataclasses.replace(first, was_up_to_date=True)
+    assert (trained, tracker.run_ids) == ([], [])
 
 
 def test_a_sweep_asked_to_overwrite_trains_all_again(sweep: Sweep, trained: list[int]) -> None:

@@ -27,6 +27,7 @@ from headtrain.evaluation.results import BestOfN, Evaluation, JudgeResult, Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_PROBLEMS = 2000
 """Problems drawn one by one; of more, so many at even distances."""
@@ -113,13 +114,13 @@ def _picture(name: str, drawn: "Drawn", title: str, caption: str) -> Picture:
 class Drawn:
     """A figure kept as bytes and ready to be made an element of a page."""
 
-    def __init__(self, figure: object) -> None:
-        self._figure = figure
-        self.png = to_png(figure)  # type: ignore[arg-type]
+    def __init__(self, figure: "Figure") -> None:
+        self.figure = figure
+        self.png = to_png(figure)
 
     def svg(self, name: str) -> str:
         """The figure as an SVG element whose ids begin with `name`."""
-        return to_svg(self._figure, name)  # type: ignore[arg-type]
+        return to_svg(self.figure, name)
 
 
 def shortcuts(judges: Mapping[str, JudgeResult]) -> Drawn:
