@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from featurize.model.checks import check_causal, check_complete, check_logits, check_params
+from featurize.model.cpu_blocks import can_pack, speed_up
 from featurize.model.llama_mtp import load_llama_mtp, read_llama_config
 from featurize.model.quantization import quantization_config
 from featurize.model.sharing import (
@@ -101,10 +102,12 @@ def load_backbone(
     deepest_layer: int,
     with_lm_head: bool,
     sharing: Sharing = WHOLE,
+    is_plain: bool = False,
 ) -> Backbone:
     """Loads the backbone, checks it against `models.policy.params`, drops what is not needed.
 
-    A shared backbone is loaded by all ranks of a group at once, each reading its own part.
+    A shared backbone is loaded by all ranks of a group at once, each reading its own part. On a CPU
+    its blocks are made faster unless `is_plain`, for comparisons.
 
     Raises:
         ValueError: unreadable weights, or another model than the config says it is.
@@ -124,6 +127,9 @@ def load_backbone(
         blocks = blocks[:num_blocks]
         setattr(decoder, name, blocks)
         config.num_hidden_layers = len(blocks)
+    is_whole = not sharing.is_shared and settings.quantization is None
+    if not is_plain and is_whole and device.type == "cpu" and can_pack():
+        speed_up(blocks)
     backbone = Backbone(
         decoder=decoder,
         blocks=blocks,

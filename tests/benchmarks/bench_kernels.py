@@ -1,4 +1,4 @@
-"""Prints what the kernels under the engine reach on one thread, and ways around them that were tried.
+"""Prints what kernels reach on one thread, and ways around attention that were tried.
 
     PYTHONPATH=. python tests/benchmarks/bench_kernels.py
 
@@ -82,7 +82,7 @@ def batched_products(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> lis
 
 
 def merged(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-    """All outputs to the prompt at once, unmasked, each to itself, merged: by a private operator."""
+    """All outputs to the prompt at once, unmasked, each to itself, merged: a private operator."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     to_prompt, lse_prompt = flash(q, keys[0], values[0], 0.0, False, scale=SCALE)
     found, at = [], 0
@@ -131,8 +131,11 @@ def main() -> None:
     plain = 2e-6 * 2048 * WIDTH * MLP / milliseconds(lambda: functional.linear(x, weight), 20)
     print(f"plain products: {plain:.1f} GFLOP/s")
     products = compare_products()
-    print("\n| prompt, outputs | attention, GFLOP/s | by batched products | merged | of products,")
-    print(" at most | the same by the fastest way |")
+    print(
+        "\n| prompt, outputs | attention, GFLOP/s | by batched products | merged"
+        " | products' share at most | by the fastest way |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for prompt, outputs in WORKLOADS:
         compare_attention(prompt, outputs, products)
 

@@ -40,6 +40,7 @@ def load(
     deepest_layer: int = NUM_LAYERS,
     with_lm_head: bool = False,
     dtype: torch.dtype = torch.float32,
+    is_plain: bool = False,
     **settings: Any,
 ) -> Backbone:
     """Finds and loads a backbone and its tokenizer, as the job does."""
@@ -53,6 +54,7 @@ def load(
         dtype=dtype,
         deepest_layer=deepest_layer,
         with_lm_head=with_lm_head,
+        is_plain=is_plain,
     )
 
 
@@ -112,7 +114,7 @@ def test_the_whole_backbone_has_all_its_blocks(llama: Path) -> None:
 
 @pytest.mark.parametrize("deepest_layer", range(NUM_LAYERS + 1))
 def test_blocks_above_the_deepest_layer_are_dropped(llama: Path, deepest_layer: int) -> None:
-    backbone = load(llama, deepest_layer=deepest_layer)
+    backbone = load(llama, deepest_layer=deepest_layer, is_plain=True)
     assert len(backbone.blocks) == max(1, deepest_layer)
     assert backbone.num_layers == NUM_LAYERS
     calls = []

@@ -33,7 +33,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(path: Path, **options: Any) -> dict[str, torch.Tensor]:
-    return load(path, **options).decoder.state_dict()
+    return load(path, is_plain=True, **options).decoder.state_dict()
 
 
 def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -91,7 +91,12 @@ def test_a_llama_mtp_checkpoint_is_drawn_in_the_shape_it_is_read_in(tmp_path: Pa
             source = find_backbone(settings, Path("nowhere"), torch.float32)
             options: dict[str, Any] = {"device": CPU, "dtype": torch.float32}
             backbone = load_backbone(
-                source, settings, deepest_layer=num_layers, with_lm_head=False, **options
+                source,
+                settings,
+                deepest_layer=num_layers,
+                with_lm_head=False,
+                is_plain=True,
+                **options,
             )
             assert backbone.num_layers == num_layers
             sizes.append({n: t.shape for n, t in backbone.decoder.state_dict().items()})
