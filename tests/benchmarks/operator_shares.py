@@ -24,7 +24,7 @@ def operator_shares(run: Callable[[], object]) -> tuple[float, dict[str, float]]
 
 
 def _kind_of(operator: str) -> str:
-    if operator in ("mm", "addmm"):
+    if operator in ("mm", "addmm", "mkldnn::_linear_pointwise"):
         return "products of weights"
     if "attention" in operator:
         return "attention"
