@@ -61,6 +61,8 @@ class HeadRecord:
     """The resolved configuration of the run."""
     tracking_run_id: str | None
     """MLflow run of the training."""
+    head_width: int | None = None
+    """Units of the mlp's first layer; None is an eighth of its inputs."""
     likelihood_direct: bool = False
     """Whether they lead straight to the value as well."""
     feature_mix: str = "concat"
@@ -111,7 +113,7 @@ class HeadRecord:
         mixed = columns.blocks if self.feature_mix == "mix" else None
         direct = columns.num_direct if self.likelihood_direct else 0
         members = [
-            HeadModel(columns.width, self.head_type, self.dropout, mixed, direct)
+            HeadModel(columns.width, self.head_type, self.dropout, mixed, direct, self.head_width)
             for _ in range(self.num_members)
         ]
         return members[0] if self.num_members == 1 else EnsembleModel(members)

@@ -5,37 +5,36 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-SMALLEST_MLP_INPUT = 16
 DIRECT_SPEED = 10.0
 """How much faster the direct weights learn: AdamW moves every weight alike, and they are few."""
 
 
 class MLPValueHead(nn.Module):
-    """hidden -> hidden//8 -> hidden//16 -> 1 with GELU, dropout after each GELU and no bias.
+    """hidden -> units -> units//2 -> 1 with GELU, dropout after each GELU and no bias.
 
     Dropout keeps the head from memorising which problem a feature belongs to.
     """
 
     head_type = "mlp"
 
-    def __init__(self, hidden_size: int, dropout: float = 0.0, size: int | None = None) -> None:
-        """`size` is what the widths of the layers are taken from [default: hidden_size]."""
-        size = size or hidden_size
-        if size < SMALLEST_MLP_INPUT:
+    def __init__(self, hidden_size: int, dropout: float = 0.0, units: int | None = None) -> None:
+        """`units` are those of the first layer [default: hidden_size // 8]."""
+        units = hidden_size // 8 if units is None else units
+        if units < 2:
             raise ValueError(
-                f"an mlp head needs at least {SMALLEST_MLP_INPUT} inputs (its second layer has "
-                f"inputs // 16 units), got {size}; use value_head_type linear"
+                f"an mlp head has at least 2 units in its first layer, got {units} (an eighth of "
+                f"{hidden_size} inputs if not set); set value_head_width or value_head_type linear"
             )
         super().__init__()
         self.hidden_size = hidden_size
         self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, size // 8, bias=False),
+            nn.Linear(hidden_size, units, bias=False),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(size // 8, size // 16, bias=False),
+            nn.Linear(units, units // 2, bias=False),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(size // 16, 1, bias=False),
+            nn.Linear(units // 2, 1, bias=False),
         )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -63,21 +62,21 @@ class LinearValueHead(nn.Module):
 
 
 def create_value_head(
-    hidden_size: int, head_type: str = "mlp", dropout: float = 0.0, size: int | None = None
+    hidden_size: int, head_type: str = "mlp", dropout: float = 0.0, units: int | None = None
 ) -> MLPValueHead | LinearValueHead:
     """Make a head by its type; a linear head has no dropout."""
     if head_type == "mlp":
-        return MLPValueHead(hidden_size, dropout=dropout, size=size)
+        return MLPValueHead(hidden_size, dropout=dropout, units=units)
     if head_type == "linear":
         return LinearValueHead(hidden_size)
     raise ValueError(f"value_head_type {head_type!r} is unknown; use mlp or linear")
 
 
 class FeatureNormaliser(nn.Module):
-    """Brings each feature to mean 0 and deviation 1 over the training samples.
+    """Brings features to mean 0 and deviation 1 over the training samples.
 
     Its numbers are buffers: they travel with the head, so that whoever scores uses the same ones.
-    A feature that never varies keeps scale 1.
+    Until it is fitted it changes nothing. What never varies keeps scale 1.
     """
 
     mean: torch.Tensor  # [width]
@@ -89,8 +88,17 @@ class FeatureNormaliser(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     @torch.no_grad()
-    def fit(self, features: torch.Tensor, rows_at_once: int = 16_384) -> None:
-        """Take mean and deviation over features [rows, width], in float64, piece by piece."""
+    def fit(
+        self,
+        features: torch.Tensor,
+        blocks: Sequence[int] | None = None,
+        rows_at_once: int = 16_384,
+    ) -> None:
+        """Take mean and deviation over features [rows, width], in float64, piece by piece.
+
+        Each feature gets its own deviation or, with the widths of `blocks` of columns, the root
+        mean square of those of its block: then the features of a block keep their proportions.
+        """
         total = torch.zeros_like(self.mean, dtype=torch.float64, device=features.device)
         for piece in torch.split(features, rows_at_once):
             total += piece.sum(dim=0, dtype=torch.float64)
@@ -99,8 +107,13 @@ class FeatureNormaliser(nn.Module):
         for piece in torch.split(features, rows_at_once):
             # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
             squares += (piece.double() - mean).square_().sum(dim=0)
-        deviation = (squares / len(features)).sqrt()
-        is_constant = deviation <= 1e-6 * mean.abs()  # what float32 cannot tell from rounding
+        variance = squares / len(features)
+        is_constant = variance <= (1e-6 * mean).square()  # what float32 cannot tell from rounding
+        if blocks is not None:
+            shared = [block.mean().expand(len(block)) for block in variance.split(list(blocks))]
+            variance = torch.cat(shared)
+            is_constant = variance == 0
+        deviation = variance.sqrt()
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(is_constant, 1.0, deviation))
 
@@ -139,11 +152,13 @@ class HeadModel(nn.Module):
         dropout: float = 0.0,
         mixed: Sequence[int] | None = None,
         direct: int = 0,
+        units: int | None = None,
     ) -> None:
-        """`mixed` are the widths of the blocks; None reads all columns alike."""
+        """`mixed` are widths of blocks, None reads all columns alike; `units`: the mlp's."""
         super().__init__()
-        size = max(mixed) if mixed else None
-        self.head = create_value_head(width, head_type, dropout, size)
+        if units is None and mixed:
+            units = max(mixed) // 8
+        self.head = create_value_head(width, head_type, dropout, units)
         self.normaliser = FeatureNormaliser(width)
         if mixed:
             assert sum(mixed) == width, "blocks make up the whole input"

@@ -38,6 +38,11 @@ class InputColumns:
         return (*self.widths, *([len(LIKELIHOOD_COLUMNS)] if self.likelihood else []))
 
     @property
+    def scaled_alike(self) -> tuple[int, ...]:
+        """Widths of the columns of one unit: a tensor's; each of the likelihood has its own."""
+        return (*self.widths, *([1] * self.num_direct))
+
+    @property
     def num_direct(self) -> int:
         """Columns at the end that may lead straight to the value: those of the likelihood."""
         return len(LIKELIHOOD_COLUMNS) if self.likelihood else 0

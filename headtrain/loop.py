@@ -48,6 +48,7 @@ STACKED_ALIKE = (
     "batch_size",
     "gradient_accumulation_steps",
     "value_head_type",
+    "value_head_width",
     "feature_mix",
     "likelihood_direct",
 )

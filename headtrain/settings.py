@@ -163,6 +163,12 @@ class TrainingSettings:
     value_head_type: Literal["mlp", "linear"] = "mlp"
     """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear: hidden -> 1."""
 
+    value_head_width: Annotated[int, Field(ge=2)] | None = None
+    """Units of the mlp's first layer, the second has half of them; null is hidden/8."""
+
+    normaliser: Literal["standardize", "tensor", "none"] = "standardize"
+    """What brings features to mean 0 and deviation 1: each by its own; by one a tensor; nothing."""
+
     dropout: Share = 0.3
     """Dropout after each activation of the mlp head; a linear head has none."""
 
@@ -215,6 +221,15 @@ class TrainingSettings:
             raise ValueError(
                 "features is empty and likelihood is false: the head would read nothing; name a "
                 "store tensor or set likelihood to true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_width_of_linear(self) -> Self:
+        if self.value_head_width is not None and self.value_head_type == "linear":
+            raise ValueError(
+                f"value_head_width {self.value_head_width} is of the mlp, but value_head_type is "
+                "linear; leave it out"
             )
         return self
 

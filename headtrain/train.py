@@ -14,7 +14,7 @@ from featurize.store import FeatureStore, sole_writer
 from headtrain.checkpoint import HeadRecord, check_upload_uri
 from headtrain.decision import fit_decision
 from headtrain.feature_memory import FeatureMemory
-from headtrain.head import HeadModel
+from headtrain.head import FeatureNormaliser, HeadModel
 from headtrain.inputs import InputColumns, choose_columns, read_head_inputs
 from headtrain.loop import HeadJob, Trainer, TrainingError
 from headtrain.objective import make_objective
@@ -85,7 +85,7 @@ def train_head(
             return TrainResult.from_run(folder, result, was_up_to_date=True)
         inputs = read_head_inputs(train, columns, samples=data.samples, memory=memory)
         model = make_model(columns, training, seed).to(device).train()
-        model.normaliser.fit(inputs.features)
+        fit_normaliser(model.normaliser, inputs.features, columns, training)
         model.normaliser.normalise_(inputs.features)
         job = HeadJob(
             model=model,
@@ -199,7 +199,26 @@ def make_model(columns: InputColumns, training: TrainingSettings, seed: int) -> 
     torch.default_generator.manual_seed(mix_seed(seed, 0, 2))
     mixed = columns.blocks if training.feature_mix == "mix" else None
     direct = columns.num_direct if training.likelihood_direct else 0
-    return HeadModel(columns.width, training.value_head_type, training.dropout, mixed, direct)
+    return HeadModel(
+        columns.width,
+        training.value_head_type,
+        training.dropout,
+        mixed,
+        direct,
+        training.value_head_width,
+    )
+
+
+def fit_normaliser(
+    normaliser: FeatureNormaliser,
+    features: torch.Tensor,
+    columns: InputColumns,
+    training: TrainingSettings,
+) -> None:
+    """Fit it to the train features as the settings say; with `none` it stays as it is."""
+    if training.normaliser != "none":
+        is_by_tensor = training.normaliser == "tensor"
+        normaliser.fit(features, columns.scaled_alike if is_by_tensor else None)
 
 
 def head_record(
@@ -214,6 +233,7 @@ def head_record(
     return HeadRecord(
         head_type=training.value_head_type,
         likelihood_direct=training.likelihood_direct and columns.likelihood,
+        head_width=training.value_head_width,
         dropout=training.dropout,
         tensors=dict(zip(columns.tensors, columns.widths, strict=True)),
         likelihood=columns.likelihood,

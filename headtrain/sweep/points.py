@@ -21,6 +21,7 @@ from headtrain.inputs import (
 from headtrain.pair_plan import read_excluded_problems
 from headtrain.settings import DataSamplingSettings, TrainingSettings
 from headtrain.sweep.halves import Halves
+from headtrain.train import fit_normaliser
 from headtrain.training_data import TrainingData, read_training_data
 from headtrain.validation import Validation, read_validation, take_whole_problems
 
@@ -88,7 +89,7 @@ class SweepReader:
         self.device = device
         self.memory = memory or FeatureMemory(device=device)
         self._data: dict[str, TrainingData] = {}
-        self._inputs: dict[tuple[str, InputColumns], SweepInputs] = {}
+        self._inputs: dict[tuple[str, InputColumns, str], SweepInputs] = {}
 
     def columns(self, point: SweepPoint) -> InputColumns:
         """The tensors a point reads."""
@@ -107,8 +108,8 @@ class SweepReader:
         return self._data[key]
 
     def inputs(self, point: SweepPoint) -> SweepInputs:
-        """The inputs of a point; points of the same pairs and tensors share them."""
-        key = (_key(point), self.columns(point))
+        """The inputs of a point; points of the same pairs, tensors and normaliser share them."""
+        key = self._inputs_key(point)
         if key not in self._inputs:
             self._inputs[key] = self._read(point)
         return self._inputs[key]
@@ -128,14 +129,17 @@ class SweepReader:
 
     def keep_only(self, points: list[SweepPoint]) -> None:
         """Forget the inputs of all other points."""
-        wanted = {(_key(point), self.columns(point)) for point in points}
+        wanted = {self._inputs_key(point) for point in points}
         self._inputs = {key: kept for key, kept in self._inputs.items() if key in wanted}
+
+    def _inputs_key(self, point: SweepPoint) -> tuple[str, InputColumns, str]:
+        return _key(point), self.columns(point), point.training.normaliser
 
     def _read(self, point: SweepPoint) -> SweepInputs:
         columns, data = self.columns(point), self.data(point)
         train = read_head_inputs(self.train, columns, samples=data.samples, memory=self.memory)
         normaliser = FeatureNormaliser(columns.width).to(self.device)
-        normaliser.fit(train.features)
+        fit_normaliser(normaliser, train.features, columns, point.training)
         normaliser.normalise_(train.features)
 
         def validation(store: FeatureStore, samples: Any, limit: int | None = None) -> Validation:

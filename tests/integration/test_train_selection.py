@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
 from headtrain.checkpoint import load_head
 from tests.synthetic_stores import write_store
 from tests.train_runs import (
@@ -182,6 +184,8 @@ def test_without_a_validation_set_held_out_train_problems_choose(train: Train) -
         {"margin": 1.0, "label_smoothing": 0.1, "center_coefficient": 0.01},
         {"feature_mix": "mix"},
         {"value_head_type": "linear", "value_head_learning_rate": 0.01},
+        {"value_head_width": 2, "normaliser": "tensor"},
+        {"normaliser": "none"},
     ],
     ids=str,
 )
@@ -191,3 +195,23 @@ def test_every_kind_of_head_and_loss_learns_what_separates_the_labels(
     result = train(training={"n_epochs": 15, **training})
     assert result.valid_over_problems is not None
     assert result.valid_over_problems > 0.9
+
+
+@pytest.mark.parametrize("normaliser", ["standardize", "tensor", "none"])
+def test_a_head_normalises_by_what_its_training_samples_vary(
+    train: Train, tmp_path: Path, normaliser: str
+) -> None:
+    training = {"normaliser": normaliser, "features": ["mean.2"], "n_epochs": 0.1}
+    result = train(training=training, pairwise={"n_pairs": 1000})
+    state = weights_of(result.final)
+    store = FeatureStore.open(tmp_path / "train")
+    tensor = store.gather("mean.2", torch.tensor(store.samples["feature_row"].to_numpy())).numpy()
+    columns = [store.samples[name].to_numpy() for name in LIKELIHOOD_COLUMNS]
+    features = np.column_stack([tensor, *columns]).astype(np.float64)
+    scale, width = features.std(0), tensor.shape[1]
+    if normaliser == "tensor":
+        scale[:width] = np.sqrt((scale[:width] ** 2).mean())
+    is_none = normaliser == "none"
+    mean = np.zeros_like(scale) if is_none else features.mean(0)
+    np.testing.assert_allclose(state["normaliser.mean"], mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state["normaliser.scale"], 1 if is_none else scale, rtol=1e-4)

@@ -148,6 +148,15 @@ def test_a_learned_mix_comes_back(folder: Path) -> None:
         assert torch.equal(head.score(features), model(features).squeeze(-1))
 
 
+def test_a_head_of_another_width_comes_back(folder: Path) -> None:
+    model = HeadModel(36, "mlp", 0.3, units=7).eval()
+    record = dataclasses.replace(RECORD, head_width=7)
+    head = load_head(write_head(folder.parent / "narrow", model, record))
+    features = torch.randn(5, 36)
+    with torch.no_grad():
+        assert torch.equal(head.score(features), model(features).squeeze(-1))
+
+
 @pytest.mark.parametrize("members", [1, 2])
 def test_the_direct_weights_of_the_likelihood_come_back(folder: Path, members: int) -> None:
     models = [HeadModel(36, "mlp", 0.3, direct=4).eval() for _ in range(members)]

@@ -16,6 +16,13 @@ def test_the_mlp_head_has_the_plans_layers() -> None:
     assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
 
 
+def test_a_width_of_the_first_layer_halves_in_the_second() -> None:
+    shapes = [tuple(weight.shape) for weight in HeadModel(64, units=21).head.parameters()]
+    assert shapes == [(21, 64), (10, 21), (1, 10)]
+    mixed = HeadModel(64, mixed=(32, 32), units=6).head
+    assert [tuple(weight.shape) for weight in mixed.parameters()] == [(6, 64), (3, 6), (1, 3)]
+
+
 def test_dropout_is_off_by_default_and_in_evaluation() -> None:
     hidden = torch.randn(4, 32)
     plain = create_value_head(32).train()
@@ -47,8 +54,9 @@ def test_the_mlp_head_computes_what_numpy_computes() -> None:
 
 def test_an_input_too_narrow_for_an_mlp_is_refused() -> None:
     assert create_value_head(16).hidden_size == 16
-    with pytest.raises(ValueError, match=r"at least 16 inputs.*got 15; use value_head_type linear"):
+    with pytest.raises(ValueError, match=r"at least 2 units.*got 1 .*15 inputs.*linear"):
         create_value_head(15)
+    assert create_value_head(15, units=2).hidden_size == 15
     assert create_value_head(1, "linear").hidden_size == 1
     with pytest.raises(ValueError, match="got 0"):
         create_value_head(0, "linear")
@@ -77,6 +85,18 @@ def test_a_feature_that_never_varies_keeps_its_scale() -> None:
     normaliser.fit(features)
     assert normaliser.scale[[0, 2]].tolist() == [1.0, 1.0]
     assert normaliser(features)[:, [0, 2]].abs().max() < 1e-6
+
+
+def test_the_columns_of_a_block_keep_their_proportions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1000, 7, generator=generator) * torch.tensor([1, 10, 3, 1, 1, 0, 0]) + 5
+    normaliser = FeatureNormaliser(7)
+    normaliser.fit(features, (2, 2, 1, 2))
+    deviations = features.double().numpy().std(0)
+    first, second = np.sqrt((deviations[:2] ** 2).mean()), np.sqrt((deviations[2:4] ** 2).mean())
+    expected = [first, first, second, second, deviations[4], 1, 1]
+    np.testing.assert_allclose(normaliser.scale, expected, rtol=1e-5)
+    np.testing.assert_allclose(normaliser(features).mean(0), 0, atol=1e-5)
 
 
 def test_normalising_in_place_is_bitwise_the_same() -> None:

@@ -68,6 +68,8 @@ POINTS = [
     point("mean.2", dropout=0.1, value_head_learning_rate=0.01),
     point("last.2", dropout=0.3),
     point("mean.1+last.2", dropout=0.1),
+    point("mean.1", dropout=0.1, normaliser="tensor"),
+    point("last.2", dropout=0.1, value_head_width=5, normaliser="none"),
 ]
 
 
@@ -106,11 +108,11 @@ def test_heads_of_one_shape_are_stacked_and_others_are_not(
     reader = SweepReader(*stores, split_in_two(stores[1]), train_holdout=0.0, device=CPU)
     candidates = [Candidate(point=one, seed=seed) for one in POINTS for seed in range(8)]
     stacks = stack_up(candidates, reader)
-    assert sorted(len(stack) for stack in stacks) == [8, 12, 12]  # 24 of one shape, 16 at most
+    assert sorted(len(stack) for stack in stacks) == [8, 8, 16, 16]  # 32 of one shape, 16 at most
     assert {id(c) for stack in stacks for c in stack} == {id(c) for c in candidates}
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.parametrize("place", range(len(POINTS)))
 def test_a_head_of_a_sweep_is_the_head_that_train_head_trains(
     swept: tuple[SweepResult, Path, RecordingTracker],
     stores: tuple[FeatureStore, FeatureStore],
@@ -167,12 +169,12 @@ def test_the_winner_is_chosen_on_one_half_and_reported_on_the_other(
     assert head.record.num_members == 2
     assert head.record.selection["varied"] == result.points[0].varied
     assert head.record.train_holdout is not None
-    assert json.loads((folder / "sweep.json").read_text())["num_heads"] == 8
+    assert json.loads((folder / "sweep.json").read_text())["num_heads"] == 2 * len(POINTS)
 
 
 def test_every_head_is_a_child_run(swept: tuple[SweepResult, Path, RecordingTracker]) -> None:
     children = swept[2].children
-    assert len({name for name, _, _ in children}) == 8
+    assert len({name for name, _, _ in children}) == 2 * len(POINTS)
     name, parameters, history = children[0]
     assert parameters["seed"] in name
     assert {"train/loss", "choose/accuracy_over_problems"} <= set(history[0][1])
@@ -183,8 +185,8 @@ def test_the_table_says_what_the_best_of_many_is_worth(
 ) -> None:
     result = swept[0]
     table = points_table(result)
-    assert table.row_count == 4
-    assert "8 heads at 4 points" in str(table.title)
+    assert table.row_count == len(POINTS)
+    assert "12 heads at 6 points" in str(table.title)
     assert "flatters" in str(table.title)
     rows = winner_rows(result)
     assert (

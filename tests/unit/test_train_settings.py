@@ -35,6 +35,13 @@ from headtrain.settings import (
         (TrainingSettings, {"label_smoothing": 0.5}, "less than 0.5"),
         (TrainingSettings, {"loss_type": "pointwise", "margin": 1.0}, "margin 1.0 is of pairs"),
         (TrainingSettings, {"loss_type": "pointwise", "batching": "problems"}, "is of pairs"),
+        (TrainingSettings, {"value_head_width": 1}, "greater than or equal to 2"),
+        (
+            TrainingSettings,
+            {"value_head_width": 8, "value_head_type": "linear"},
+            "value_head_width 8 is of the mlp",
+        ),
+        (TrainingSettings, {"normaliser": "layer"}, "'standardize', 'tensor' or 'none'"),
         (TrainingSettings, {"problem_pairs": "all"}, "needs batching 'problems'"),
         (EvaluationSettings, {"train_holdout": 1.0}, "less than 1"),
         (SchedulerSettings, {"warmup_ratio": 1.0}, "less than 1"),
