@@ -22,14 +22,19 @@ def points_table(result: SweepResult) -> Table:
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("point")
+    keys = list(dict.fromkeys(key for point in result.points for key in point.varied))
+    for key in keys:  # NOTE: a value cut short would leave nothing to tell the points by.
+        table.add_column(key.rpartition(".")[2], overflow="fold")
+    if not keys:
+        table.add_column("point")
     level = f"{result.confidence:.0%}"
     has_holdout = any(point.holdout for point in result.points)
     names = ["one head, over problems", f"all seeds, over problems ({level})", "over pairs"]
     for name in [*names, *(["held-out train problems"] if has_holdout else [])]:
         table.add_column(name, justify="right")
     for place, point in enumerate(result.points[:MOST_ROWS]):
-        cells = [_name(point), _of_seeds(point), _over_problems(point.choose)]
+        cells = [point.varied.get(key, "-") for key in keys] or [_name(point)]
+        cells += [_of_seeds(point), _over_problems(point.choose)]
         cells.append(f"{point.choose.over_pairs:.3f}" if point.choose else "-")
         if has_holdout:
             cells.append(_over_problems(point.holdout))

@@ -1,3 +1,5 @@
+import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -5,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from featurize.store import FeatureStore
 from headtrain.checkpoint import load_head
@@ -193,6 +196,22 @@ def test_the_table_says_what_the_best_of_many_is_worth(
         f"{result.report.over_problems.estimate:.3f}"
         in rows["accuracy on the 8 problems that did not"]
     )
+
+
+def test_points_can_be_told_apart_in_a_narrow_terminal(
+    swept: tuple[SweepResult, Path, RecordingTracker],
+) -> None:
+    varied = [
+        {"training.value_head_learning_rate": f"0.000{place}"} for place in range(len(POINTS))
+    ]
+    points = [
+        dataclasses.replace(one, varied=values)
+        for one, values in zip(swept[0].points, varied, strict=True)
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(points_table(dataclasses.replace(swept[0], points=points)))
+    text = console.export_text()
+    assert all(value in text for values in varied for value in values.values())
 
 
 def test_the_figure_is_a_picture(
