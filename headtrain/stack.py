@@ -5,13 +5,17 @@ step costs a few large operations instead of many small ones for each head. The 
 autograd would derive from `HeadModel`; the tests hold the two against each other.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 from headtrain.head import DIRECT_SPEED, HeadModel
+
+SMALL = 2**14
+"""Numbers in a hidden layer up to which oneDNN's GELU, 20 and 50 us a call, starts too slowly."""
 
 
 class Masks(NamedTuple):
@@ -67,6 +71,10 @@ class HeadStack:
         self._names = [name for name in shapes[0] if name not in ("mix", "direct")]
         self._columns = models[0].column_blocks if "mix" in shapes[0] else None
         self._num_direct = self._weights["direct"].shape[-1] if "direct" in shapes[0] else 0
+        is_plain = self._columns is None and product_dtype == torch.float32
+        # NOTE: views of the block, made once: a step is so short that making them shows.
+        self._plain = tuple(self._weights[name] for name in self._names) if is_plain else None
+        self._turned = tuple(weight.mT for weight in self._plain or ())
         self._passed: _Passed | None = None
 
     @property
@@ -77,18 +85,21 @@ class HeadStack:
     def forward(self, inputs: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Normalised inputs [*heads, rows, width] -> values [*heads, rows] in float32."""
         direct = inputs[..., -self._num_direct :].float() if self._num_direct else None
-        inputs = inputs.to(self.product_dtype)
-        weights = self._product_weights()
+        weights = self._plain
+        if weights is None:
+            inputs, weights = inputs.to(self.product_dtype), self._product_weights()
+        turned = self._turned or tuple(weight.mT for weight in weights)
         before, after = [], []
         flow = inputs
-        for layer, weight in enumerate(weights[:-1]):
-            hidden = flow @ weight.mT  # [*heads, rows, hidden]
-            flow = functional.gelu(hidden)
+        for layer, weight in enumerate(turned[:-1]):
+            hidden = flow @ weight  # [*heads, rows, hidden]
+            with _quick_start(hidden):
+                flow = functional.gelu(hidden)
             if masks is not None:
                 flow.mul_(masks[layer])
             before.append(hidden)
             after.append(flow)
-        values = (flow @ weights[-1].mT).squeeze(-1).float()
+        values = (flow @ turned[-1]).squeeze(-1).float()
         if direct is not None:
             values += (direct @ (DIRECT_SPEED * self._weights["direct"]).mT).squeeze(-1)
         self._passed = _Passed(inputs, direct, weights, tuple(before), tuple(after), masks)
@@ -112,7 +123,8 @@ class HeadStack:
             flow = flow * weight if flow.shape[-1] == 1 else flow @ weight
             if passed.masks is not None:
                 flow.mul_(passed.masks[layer - 1])
-            flow = torch.ops.aten.gelu_backward(flow, passed.before[layer - 1])
+            with _quick_start(flow):
+                flow = torch.ops.aten.gelu_backward(flow, passed.before[layer - 1])
         if self._columns is None:
             self._add(self._names[0], flow.mT, passed.inputs, accumulate)
         else:
@@ -164,3 +176,14 @@ class HeadStack:
         weight_gradient = gated * gates[..., self._columns].unsqueeze(-2)
         self._put(name, weight_gradient, accumulate)
         self._put("mix", gates * (by_gate - mean), accumulate)
+
+
+@contextlib.contextmanager
+def _quick_start(numbers: torch.Tensor) -> Iterator[None]:
+    """Without oneDNN where its kernel would take longer to start than torch's own to finish."""
+    was_enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = was_enabled and numbers.numel() > SMALL
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = was_enabled

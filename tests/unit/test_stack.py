@@ -152,3 +152,16 @@ def test_an_optimizer_goes_on_from_its_state() -> None:
     first.step([0.1], None)
     second.step([0.1], None)
     assert torch.equal(weights, other)
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_onednn_is_left_as_it_was(is_enabled: bool) -> None:
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = is_enabled
+    try:
+        stack = HeadStack([make_model(1, 256).eval()])
+        values = stack.forward(torch.randn(8, 256))
+        stack.backward(torch.randn(values.shape), accumulate=False)
+        assert torch.backends.mkldnn.enabled == is_enabled
+    finally:
+        torch.backends.mkldnn.enabled = before
