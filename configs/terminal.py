@@ -24,7 +24,8 @@ def console() -> "Console":
     from rich.console import Console
 
     # A file or pipe has no width of its own; 80 columns would break paths in two.
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    # No markup: names of files, settings and samples may hold brackets.
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
 
 
 def rows_table(title: str, rows: dict[str, Any]) -> "Table":

@@ -62,7 +62,7 @@ class HeadRecord:
     tracking_run_id: str | None
     """MLflow run of the training."""
     head_width: int | None = None
-    """Units of the mlp's first layer; None is an eighth of its inputs."""
+    """Units of the mlp's first layer; None is an eighth of the inputs (mixed: of the widest)."""
     likelihood_direct: bool = False
     """Whether they lead straight to the value as well."""
     feature_mix: str = "concat"

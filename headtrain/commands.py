@@ -122,7 +122,7 @@ def sweep_command(
         )
     figure = folder / FIGURE_FILE
     if result.was_up_to_date:
-        console().print(f"sweep: up to date, nothing done: {folder}", markup=False)
+        console().print(f"sweep: up to date, nothing done: {folder}")
     if not result.was_up_to_date or not figure.exists():
         draw_sweep(result, figure)
     console().print(points_table(result))

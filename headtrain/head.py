@@ -22,8 +22,8 @@ class MLPValueHead(nn.Module):
         units = hidden_size // 8 if units is None else units
         if units < 2:
             raise ValueError(
-                f"an mlp head has at least 2 units in its first layer, got {units} (an eighth of "
-                f"{hidden_size} inputs if not set); set value_head_width or value_head_type linear"
+                f"an mlp head has at least 2 units in its first layer, got {units} for "
+                f"{hidden_size} inputs; set value_head_width, or value_head_type to linear"
             )
         super().__init__()
         self.hidden_size = hidden_size
@@ -107,15 +107,15 @@ class FeatureNormaliser(nn.Module):
         for piece in torch.split(features, rows_at_once):
             # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
             squares += (piece.double() - mean).square_().sum(dim=0)
-        variance = squares / len(features)
-        is_constant = variance <= (1e-6 * mean).square()  # what float32 cannot tell from rounding
+        deviation = (squares / len(features)).sqrt()
+        # What float32 cannot tell from rounding is no deviation.
+        deviation = deviation.where(deviation > 1e-6 * mean.abs(), 0.0)
         if blocks is not None:
-            shared = [block.mean().expand(len(block)) for block in variance.split(list(blocks))]
-            variance = torch.cat(shared)
-            is_constant = variance == 0
-        deviation = variance.sqrt()
+            parts = deviation.square().split(list(blocks))
+            deviation = torch.cat([part.mean().sqrt().expand(len(part)) for part in parts])
+        scale = deviation.to(self.scale.dtype)
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(is_constant, 1.0, deviation))
+        self.scale.copy_(scale.where(scale > 0, 1.0))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""

@@ -164,7 +164,7 @@ class TrainingSettings:
     """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear: hidden -> 1."""
 
     value_head_width: Annotated[int, Field(ge=2)] | None = None
-    """Units of the mlp's first layer, the second has half of them; null is hidden/8."""
+    """Units of the mlp's first layer, half of them in the second; null: as value_head_type says."""
 
     normaliser: Literal["standardize", "tensor", "none"] = "standardize"
     """What brings features to mean 0 and deviation 1: each by its own; by one a tensor; nothing."""

@@ -180,10 +180,16 @@ class HeadStack:
 
 @contextlib.contextmanager
 def _quick_start(numbers: torch.Tensor) -> Iterator[None]:
-    """Without oneDNN where its kernel would take longer to start than torch's own to finish."""
+    """Without oneDNN where its kernel would take longer to start than torch's own to finish.
+
+    NOTE: the switch is the process's: heads are trained in one thread.
+    """
     was_enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = was_enabled and numbers.numel() > SMALL
+    if not was_enabled or numbers.device.type != "cpu" or numbers.numel() > SMALL:
+        yield
+        return
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = was_enabled
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]

@@ -164,18 +164,31 @@ def _identity(
     mixed_precision: bool,
 ) -> dict[str, Any]:
     """Everything the resulting heads depend on, and nothing else."""
-    trained = dataclasses.asdict(training)
-    for name in ("log_interval", "max_feature_memory_gb"):
-        del trained[name]
     kept = ("save_checkpoint_every", "save_best", "save_final")
     return {
-        "training": trained,
+        "training": trained_settings(training),
         "data_sampling": dataclasses.asdict(sampling),
         "checkpoint": {name: getattr(checkpoint, name) for name in kept},
         "runtime": {"seed": seed, "mixed_precision": mixed_precision},
         "train_features": train.manifest.fingerprint,
         "valid_features": valid.manifest.fingerprint if valid else None,
     }
+
+
+def trained_settings(training: TrainingSettings) -> dict[str, Any]:
+    """The settings that decide what a head becomes."""
+    fields = dataclasses.asdict(training)
+    for name in ("log_interval", "max_feature_memory_gb"):
+        del fields[name]
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in _CAME_LATER or value != _CAME_LATER[name]
+    }
+
+
+_CAME_LATER = {"value_head_width": None, "normaliser": "standardize"}
+"""Settings of later versions, and how heads were made before: a run of then is still the same."""
 
 
 def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) -> None:

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     CohereConfig,
     DeepseekV3Config,
     Gemma2Config,
@@ -131,8 +132,9 @@ FAMILIES: dict[str, Family] = {
         },
         is_packable=False,
     ),
+    "bloom": Family(config_class=BloomConfig, is_packable=False),
 }
-"""Soft capping (Gemma 2) and attention sinks (gpt-oss) need the padded forward."""
+"""Soft capping (Gemma 2), attention sinks (gpt-oss) and ALiBi (Bloom) need the padded forward."""
 
 PACKABLE = [name for name, family in FAMILIES.items() if family.is_packable]
 

@@ -6,6 +6,7 @@ lies between its products stays in the cache. tests/benchmarks/bench_featurize.p
 """
 
 import platform
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,11 +70,11 @@ class SlicedMLP(nn.Module):
         super().__init__()
         self.mlp = mlp
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[batch, tokens, hidden] -> the same."""
-        size = max(_SLICE // hidden.shape[0], 1)
-        if hidden.shape[1] <= size:
-            found: Tensor = self.mlp(hidden)
+    def forward(self, hidden: Tensor, *others: Any, **named: Any) -> Tensor:
+        """[batch, tokens, hidden] -> the same; anything else goes through whole."""
+        size = max(_SLICE // max(hidden.shape[0], 1), 1)
+        if others or named or hidden.ndim != 3 or hidden.shape[1] <= size:
+            found: Tensor = self.mlp(hidden, *others, **named)
             return found
         return torch.cat([self.mlp(part) for part in hidden.split(size, dim=1)], dim=1)
 

@@ -77,8 +77,7 @@ def eval_command(
     if not trained.record.is_finished and LAUNCHED not in os.environ:
         console().print(
             f"note: {trained.path} is the head of a run that has not ended, or of an older version;"
-            " the same `critic train-head` again goes on with it",
-            markup=False,
+            " the same `critic train-head` again goes on with it"
         )
     stores = {str(name): open_store(settings, layout, name) for name in {"train": 0, split: 0}}
     baselines = None
@@ -124,9 +123,9 @@ def eval_command(
     console().print(judges_table(evaluation, split))
     console().print(values_table(evaluation, split))
     for line in summary_lines(evaluation, split):
-        console().print(line, markup=False)
-    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}", markup=False)
-    console().print(f"report written to {report[0]}", markup=False)
+        console().print(line)
+    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
+    console().print(f"report written to {report[0]}")
 
 
 def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
@@ -200,10 +199,10 @@ def compare_command(
         num_telling=settings.evaluation.mistakes,
     )
     for name, head in zip((FIRST, SECOND), heads, strict=True):
-        console().print(f"{name}: {head.path}", markup=False)
+        console().print(f"{name}: {head.path}")
     console().print(comparison_table(comparison, split, settings.evaluation.confidence))
     for line in comparison_lines(comparison):
-        console().print(line, markup=False)
+        console().print(line)
     if shared.num_left_out:
         console().print(f"samples that only one of the stores has: {shared.num_left_out:,}")
     texts = SplitTexts(
@@ -218,8 +217,8 @@ def compare_command(
                 correct, incorrect = texts.read(np.array([pair.correct, pair.incorrect]))
                 console().print(telling_text(title, pair, correct, incorrect), soft_wrap=True)
     else:
-        console().print(f"no code to show: {texts.source.why_not}", markup=False)
+        console().print(f"no code to show: {texts.source.why_not}")
     path = layout.evaluation_dir / f"compare-{split}.json"
     heads_told = {name: head.path for name, head in zip((FIRST, SECOND), heads, strict=True)}
     write_json(path, {"heads_compared": heads_told, **comparison.to_dict()})
-    console().print(f"comparison written to {path}", markup=False)
+    console().print(f"comparison written to {path}")

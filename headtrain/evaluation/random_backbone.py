@@ -203,7 +203,7 @@ def _train(
     kept: Path | None = result.final if is_last or result.best is None else result.best
     assert kept is not None, "a final head is always kept"
     state = "up to date" if result.was_up_to_date else "trained"
-    console().print(f"head on a random backbone {state}: {kept}", markup=False)
+    console().print(f"head on a random backbone {state}: {kept}")
     return load_head(kept)
 
 

@@ -16,10 +16,9 @@ import torch
 from safetensors import SafetensorError
 
 from featurize.files import atomic_path, checksum, digest, read_json, write_json
-from headtrain.settings import TrainingSettings
 from headtrain.sweep.points import SweepReader
 from headtrain.sweep.trained import Candidate, Trained
-from headtrain.train import make_model
+from headtrain.train import make_model, trained_settings
 from headtrain.validation import Floats
 
 FORMAT_VERSION = 1
@@ -133,14 +132,6 @@ class KeptStacks:
             "validation": [point.sampling.val_n_samples, point.sampling.seed],
             "seed": candidate.seed,
         }
-
-
-def trained_settings(training: TrainingSettings) -> dict[str, Any]:
-    """The settings that decide what a head becomes."""
-    fields = dataclasses.asdict(training)
-    for name in ("log_interval", "max_feature_memory_gb"):
-        del fields[name]
-    return fields
 
 
 def _part(tensors: Mapping[str, torch.Tensor], name: object) -> dict[str, torch.Tensor]:

@@ -21,13 +21,13 @@ from headtrain.pair_plan import pair_settings, read_excluded_problems
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.folder import SweepFolder
 from headtrain.sweep.halves import split_in_two
-from headtrain.sweep.kept import KeptStacks, trained_settings
+from headtrain.sweep.kept import KeptStacks
 from headtrain.sweep.points import SweepPoint, SweepReader
 from headtrain.sweep.result import Judgement, PointResult, SweepResult, judge, judge_point
 from headtrain.sweep.stacks import train_candidates
 from headtrain.sweep.trained import Candidate, Trained
 from headtrain.tracking import Tracker
-from headtrain.train import head_record, refuse_mismatch
+from headtrain.train import head_record, refuse_mismatch, trained_settings
 
 logger = logging.getLogger(__name__)
 

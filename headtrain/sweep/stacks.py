@@ -66,7 +66,8 @@ def stack_up(candidates: Sequence[Candidate], reader: SweepReader) -> list[list[
         groups.setdefault(key, []).append(candidate)
     stacks = []
     for group in groups.values():
-        group.sort(key=lambda c: reader.columns(c.point).tensors)  # stable: the grid's order within
+        # Stable: the grid's order within.
+        group.sort(key=lambda c: (reader.columns(c.point).tensors, c.point.training.normaliser))
         size = math.ceil(len(group) / math.ceil(len(group) / HEADS_AT_ONCE))  # stacks of even size
         stacks += [group[start : start + size] for start in range(0, len(group), size)]
     return stacks

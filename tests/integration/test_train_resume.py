@@ -104,6 +104,12 @@ def test_changed_settings_are_refused_by_name_and_replaced_with_overwrite(train:
     assert_same_weights(replaced.final, fresh.final)
 
 
+def test_settings_that_came_later_leave_an_older_run_what_it_was(train: Train) -> None:
+    train()
+    with pytest.raises(CheckpointError, match=r"changed: training\.normaliser None -> none"):
+        train(training={"normaliser": "none"})
+
+
 def test_changed_data_is_refused(train: Train, tmp_path: Path) -> None:
     train()
     other = write_store(tmp_path / "other", fingerprint="other", likelihood=True)

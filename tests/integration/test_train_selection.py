@@ -195,6 +195,9 @@ def test_every_kind_of_head_and_loss_learns_what_separates_the_labels(
     result = train(training={"n_epochs": 15, **training})
     assert result.valid_over_problems is not None
     assert result.valid_over_problems > 0.9
+    if "value_head_width" in training:
+        weights = weights_of(result.final)
+        assert weights["head.mlp.0.weight"].shape[0] == training["value_head_width"]
 
 
 @pytest.mark.parametrize("normaliser", ["standardize", "tensor", "none"])

@@ -1,12 +1,9 @@
 """Other people's metrics: strict accuracy by subset, and accuracy by style."""
 
-import io
-
 import numpy as np
 import pytest
-from rich.console import Console
 
-from configs.terminal import columns_table
+from configs.terminal import columns_table, console
 from headtrain.evaluation.benchmarks.command import data_name
 from headtrain.evaluation.benchmarks.styles import measure_styles
 from headtrain.evaluation.benchmarks.subsets import (
@@ -139,9 +136,8 @@ def test_names_of_subsets_are_shown_as_they_are_and_move_no_cursor() -> None:
     results = SubsetResults(
         subsets={"[python]": one, "[/x]\x1b[2J": one}, all_pairs=one, mean_over_subsets=0.5
     )
-    shown = io.StringIO()
-    table = columns_table("subsets", SUBSET_COLUMNS, subset_rows(results))
-    Console(file=shown, width=100).print(table)
-    assert "[python]" in shown.getvalue()
-    assert "[/x]" in shown.getvalue()
-    assert "\x1b" not in shown.getvalue()
+    with console().capture() as shown:
+        console().print(columns_table("subsets", SUBSET_COLUMNS, subset_rows(results)))
+    assert "[python]" in shown.get()
+    assert "[/x]" in shown.get()
+    assert "\x1b" not in shown.get()

@@ -55,6 +55,34 @@ def test_a_long_sequence_goes_through_the_mlp_in_slices():
     assert mlp.lengths == [512, 512, 276]
 
 
+@torch.inference_mode()
+def test_an_mlp_that_is_given_more_than_hidden_states_sees_them_whole():
+    class Residual(Mlp):  # as Bloom has it
+        def forward(self, hidden, residual):
+            return super().forward(hidden) + residual
+
+    blocks = nn.ModuleList([Block(Residual())])
+    hidden, residual = torch.randn(1, 1300, 48), torch.randn(1, 1300, 48)
+    expected = blocks[0].mlp(hidden, residual)
+    speed_up(blocks)
+    assert isinstance(blocks[0].mlp, SlicedMLP)
+    torch.testing.assert_close(blocks[0].mlp(hidden, residual), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        blocks[0].mlp(hidden, residual=residual), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+@torch.inference_mode()
+def test_hidden_states_of_another_shape_go_through_the_mlp_whole():
+    blocks = nn.ModuleList([Block(Mlp())])
+    hidden = torch.randn(3, 1300, 48)
+    expected = blocks[0].mlp(hidden)
+    speed_up(blocks)
+    for shape in ((3900, 48), (3, 1, 1300, 48)):
+        found = blocks[0].mlp(hidden.view(shape))
+        torch.testing.assert_close(found.view(3, 1300, 48), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_packed_weight_can_be_looked_at_and_is_kept_once():
     linear = nn.Linear(48, 96)
     packed = PackedLinear(linear)

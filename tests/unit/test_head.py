@@ -54,7 +54,9 @@ def test_the_mlp_head_computes_what_numpy_computes() -> None:
 
 def test_an_input_too_narrow_for_an_mlp_is_refused() -> None:
     assert create_value_head(16).hidden_size == 16
-    with pytest.raises(ValueError, match=r"at least 2 units.*got 1 .*15 inputs.*linear"):
+    with pytest.raises(
+        ValueError, match=r"at least 2 units.*got 1 for 15 inputs; set value_head_width"
+    ):
         create_value_head(15)
     assert create_value_head(15, units=2).hidden_size == 15
     assert create_value_head(1, "linear").hidden_size == 1
@@ -97,6 +99,18 @@ def test_the_columns_of_a_block_keep_their_proportions() -> None:
     expected = [first, first, second, second, deviations[4], 1, 1]
     np.testing.assert_allclose(normaliser.scale, expected, rtol=1e-5)
     np.testing.assert_allclose(normaliser(features).mean(0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [None, (1, 1, 1, 1), (2, 2)])
+def test_rounding_is_not_taken_for_a_deviation(blocks: tuple[int, ...] | None) -> None:
+    features = torch.full((1000, 4), 5.0)
+    features[::2, 0] += 5e-7
+    features[:, 2:] = 0
+    features[0, 3] = 1e-44  # float32 holds it, but not the deviation that follows from it
+    normaliser = FeatureNormaliser(4)
+    normaliser.fit(features, blocks)
+    assert normaliser.scale.tolist() == [1, 1, 1, 1]
+    assert normaliser(features).isfinite().all()
 
 
 def test_normalising_in_place_is_bitwise_the_same() -> None:

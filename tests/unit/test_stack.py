@@ -3,7 +3,7 @@ import torch
 
 from headtrain.dropout import Dropout
 from headtrain.optimizer import StackedAdamW
-from headtrain.stack import HeadStack, Masks
+from headtrain.stack import SMALL, HeadStack, Masks
 from tests.head_jobs import CPU, make_model
 
 
@@ -154,14 +154,25 @@ def test_an_optimizer_goes_on_from_its_state() -> None:
     assert torch.equal(weights, other)
 
 
-@pytest.mark.parametrize("is_enabled", [True, False])
-def test_onednn_is_left_as_it_was(is_enabled: bool) -> None:
+@pytest.mark.parametrize(("rows", "is_small"), [(8, True), (SMALL, False)])
+def test_only_small_hidden_layers_go_without_onednn(
+    rows: int, is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, gelu = [], torch.nn.functional.gelu
+
+    def watched(hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.mkldnn.enabled)
+        if hidden.isnan().any():
+            raise ValueError("stopped")
+        return gelu(hidden)
+
+    monkeypatch.setattr(torch.nn.functional, "gelu", watched)
+    stack = HeadStack([make_model(1, 32).eval()])
     before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = is_enabled
-    try:
-        stack = HeadStack([make_model(1, 256).eval()])
-        values = stack.forward(torch.randn(8, 256))
-        stack.backward(torch.randn(values.shape), accumulate=False)
-        assert torch.backends.mkldnn.enabled == is_enabled
-    finally:
-        torch.backends.mkldnn.enabled = before
+    values = stack.forward(torch.randn(rows, 32))
+    stack.backward(torch.randn(values.shape), accumulate=False)
+    assert seen == [before and not is_small] * 2
+    assert torch.backends.mkldnn.enabled == before
+    with pytest.raises(ValueError, match="stopped"):
+        stack.forward(torch.full((rows, 32), torch.nan))
+    assert torch.backends.mkldnn.enabled == before

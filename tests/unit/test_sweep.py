@@ -1,5 +1,4 @@
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
+from configs.terminal import console
 from featurize.store import FeatureStore
 from headtrain.checkpoint import load_head
 from headtrain.settings import (
@@ -198,20 +197,18 @@ def test_the_table_says_what_the_best_of_many_is_worth(
     )
 
 
+@pytest.mark.parametrize("value", ["0.0001{}", "[easy{}]", "[/x]{}"])
 def test_points_can_be_told_apart_in_a_narrow_terminal(
-    swept: tuple[SweepResult, Path, RecordingTracker],
+    swept: tuple[SweepResult, Path, RecordingTracker], value: str
 ) -> None:
-    varied = [
-        {"training.value_head_learning_rate": f"0.000{place}"} for place in range(len(POINTS))
-    ]
+    values = [value.format(place) for place in range(len(POINTS))]
     points = [
-        dataclasses.replace(one, varied=values)
-        for one, values in zip(swept[0].points, varied, strict=True)
+        dataclasses.replace(one, varied={"training.value_head_learning_rate": value})
+        for one, value in zip(swept[0].points, values, strict=True)
     ]
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(points_table(dataclasses.replace(swept[0], points=points)))
-    text = console.export_text()
-    assert all(value in text for values in varied for value in values.values())
+    with console().capture() as shown:
+        console().print(points_table(dataclasses.replace(swept[0], points=points)))
+    assert all(value in shown.get() for value in values)
 
 
 def test_the_figure_is_a_picture(

@@ -70,12 +70,12 @@ def evaluate_file(at_hand: HeadAtHand, data: str, *, repair: bool = False) -> No
     console().print(judges_table(evaluation, name))
     console().print(values_table(evaluation, name))
     for line in summary_lines(evaluation, name):
-        console().print(line, markup=False)
+        console().print(line)
     console().print(columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(subsets)))
     if styles is not None:
         console().print(rows_table("the head by style", style_rows(styles)))
-    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}", markup=False)
-    console().print(f"report written to {page}", markup=False)
+    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
+    console().print(f"report written to {page}")
 
 
 def data_name(data: str, fingerprint: str) -> str:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from rich.markup import escape
-
 from headtrain.evaluation.benchmarks.styles import StyleAccuracy
 from headtrain.evaluation.benchmarks.subsets import SubsetAccuracy, SubsetResults
 from headtrain.evaluation.samples.visible import to_visible
@@ -32,5 +30,5 @@ def style_rows(styles: StyleAccuracy) -> dict[str, Any]:
 
 
 def _row(name: str, one: SubsetAccuracy) -> list[Any]:
-    # The names are other people's text: no markup, and nothing that moves a cursor.
-    return [escape(to_visible(name)), one.num_pairs, one.num_ties, one.accuracy]
+    # The names are other people's text: nothing that moves a cursor.
+    return [to_visible(name), one.num_pairs, one.num_ties, one.accuracy]
