@@ -68,7 +68,8 @@ def eval_command(
     os.environ.setdefault("MPLCONFIGDIR", str(layout.cache_dir / "matplotlib"))
     from headtrain.checkpoint import load_head
     from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
-    from headtrain.evaluation.report.sweep import SWEEP_FILE, read_sweep
+    from headtrain.evaluation.place import results_dir
+    from headtrain.evaluation.report.sweep import find_sweep, read_sweep
     from headtrain.evaluation.report.write import write_report
     from headtrain.evaluation.tables import judges_table, summary_lines, values_table
 
@@ -99,11 +100,12 @@ def eval_command(
         baselines=baselines,
     )
     evaluation = judgement.evaluation
-    path = layout.evaluation_dir / f"{split}.json"
+    results = results_dir(trained.path, layout)
+    path = results / f"{split}.json"
     is_new = write_evaluation(path, evaluation, trained)
     tracker = make_tracker(settings, layout)
     report = write_report(
-        layout.evaluation_dir,
+        results,
         judgement,
         split,
         title=f"{settings.experiment.name} on {split}",
@@ -115,7 +117,7 @@ def eval_command(
         },
         num_mistakes=settings.evaluation.mistakes,
         history=tracker.history(trained.record.tracking_run_id, TRACKED),
-        sweep=read_sweep(layout.checkpoint_dir / SWEEP_FILE),
+        sweep=read_sweep(find_sweep(trained.path, layout.checkpoint_dir)),
     )
     if is_new:
         metrics = to_metrics(evaluation, split)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from featurize.store import FeatureStore
-from headtrain.checkpoint import load_head
+from headtrain.checkpoint import load_head, write_head
 from headtrain.critic import Critic
+from headtrain.head import HeadModel
 from tests.benchmark_rows import REWARD_BENCH, RM_BENCH
 from tests.command_line import Outcome, WarmCritic
 from tests.tiny_project import make_rows, options, write_project, write_rows
@@ -213,3 +214,22 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
         (features / "away").rename(features / "train")
     assert "has no calibration" in done.err
     assert "critic train-head" in done.err
+
+
+def test_heads_that_judge_differently_are_compared_with_the_code_they_differ_on(
+    project: Project,
+) -> None:
+    head = load_head(project.head)
+    assert isinstance(head.model, HeadModel)
+    *_, last = head.model.head.parameters()
+    for weight in (last, head.model.direct):
+        weight.data.neg_()
+    write_head(project.folder / "opposite", head.model, head.record)
+    shown = project.run("compare", str(project.head), "opposite", "--split", "valid", *options())
+    path = project.folder / "storage/evaluation/demo/compare-valid.json"
+    found = json.loads(path.read_text())
+    assert found["num_both_right"] == found["num_both_wrong"] == 0
+    told = len(found["wins"]) + len(found["losses"])
+    assert shown.out.count("\ncorrect:\n") == told > 0
+    outputs = {row["task_id"]: row["output"] for row in project.read("valid.jsonl")}
+    assert sum(output.splitlines()[0] in shown.out for output in outputs.values()) >= 2

@@ -90,6 +90,10 @@ def test_the_winner_is_judged_like_any_head(
     outcome = critic.run("eval", "--split", "valid", "--head", head, *OPTIONS, folder=project)
     assert outcome.code == 0, outcome.err
     assert "accuracy over pairs" in outcome.out
+    results = project / "storage/evaluation/demo/sweep-winner"
+    assert (results / "valid/sweep.png").read_bytes().startswith(b"\x89PNG")
+    page = (results / "valid.html").read_text()
+    assert all(tensors in page for tensors in ("mean.1", "mean.2", "mean.1 + mean.2"))
 
 
 def test_a_rerun_of_a_finished_sweep_does_nothing_over_again_and_says_so(

@@ -12,12 +12,13 @@ from featurize.store import FeatureStore, FeatureStoreError
 from headtrain.evaluation.benchmarks.styles import measure_styles
 from headtrain.evaluation.benchmarks.subsets import measure_subsets
 from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, style_rows, subset_rows
-from headtrain.evaluation.judge import judge_head, write_evaluation
+from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
+from headtrain.evaluation.place import results_dir
 from headtrain.evaluation.report.write import write_report
 from headtrain.evaluation.samples.texts import TextSource
 from headtrain.evaluation.tables import judges_table, summary_lines, values_table
 from headtrain.foreign import HeadAtHand, featurize_file
-from headtrain.project import open_texts, open_train_store_of, texts_of
+from headtrain.project import make_tracker, open_texts, open_train_store_of, texts_of
 
 TRAIN = "train"
 
@@ -53,20 +54,25 @@ def evaluate_file(at_hand: HeadAtHand, data: str, *, repair: bool = False) -> No
     evaluation, read = judgement.evaluation, judgement.splits[name]
     subsets = measure_subsets(read.scored, read.facts.attributes.get("source"))
     styles = measure_styles(read.scored, read.texts.task_ids.to_pylist())
-    path = layout.evaluation_dir / f"{name}.json"
+    results = results_dir(head.path, layout)
+    path = results / f"{name}.json"
     benchmark = {
         "subsets": dataclasses.asdict(subsets),
         "styles": dataclasses.asdict(styles) | {"average": styles.average} if styles else None,
     }
     is_new = write_evaluation(path, evaluation, head, benchmark=benchmark)
-    page, *_ = write_report(
-        layout.evaluation_dir,
+    report = write_report(
+        results,
         judgement,
         name,
         title=f"{settings.experiment.name} on {data}",
         about={"head": head.path, "data": data, "backbone": settings.models.policy.name},
         num_mistakes=settings.evaluation.mistakes,
     )
+    if is_new:
+        metrics = to_metrics(evaluation, name)
+        tracker = make_tracker(settings, layout)
+        tracker.log_evaluation(head.record.tracking_run_id, metrics, [path, *report])
     console().print(judges_table(evaluation, name))
     console().print(values_table(evaluation, name))
     for line in summary_lines(evaluation, name):
@@ -75,7 +81,7 @@ def evaluate_file(at_hand: HeadAtHand, data: str, *, repair: bool = False) -> No
     if styles is not None:
         console().print(rows_table("the head by style", style_rows(styles)))
     console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
-    console().print(f"report written to {page}")
+    console().print(f"report written to {report[0]}")
 
 
 def data_name(data: str, fingerprint: str) -> str:
