@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from configs.layout import Layout
 from featurize.files import digest
 
+if TYPE_CHECKING:
+    from configs.layout import Layout
 
-def results_dir(head: str, layout: Layout) -> Path:
+
+def results_dir(head: str, layout: "Layout") -> Path:
     """The folder for evaluations of the head at this path or URI.
 
     Those of the head that is judged by default are on top, those of any other in a folder named
