@@ -100,7 +100,7 @@ def eval_command(
         baselines=baselines,
     )
     evaluation = judgement.evaluation
-    results = results_dir(trained.path, layout)
+    results = results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir)
     path = results / f"{split}.json"
     is_new = write_evaluation(path, evaluation, trained)
     tracker = make_tracker(settings, layout)

@@ -2,28 +2,24 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featurize.files import digest
 
-if TYPE_CHECKING:
-    from configs.layout import Layout
 
-
-def results_dir(head: str, layout: "Layout") -> Path:
+def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
     """The folder for evaluations of the head at this path or URI.
 
     Those of the head that is judged by default are on top, those of any other in a folder named
     after it.
     """
-    folder, own = Path(head).absolute(), layout.checkpoint_dir.absolute()
+    folder, own = Path(head).absolute(), checkpoint_dir.absolute()
     default = own / "best" if (own / "best").exists() else own / "final"
     if folder == default:
-        return layout.evaluation_dir
+        return evaluation_dir
     if folder.is_relative_to(own):
-        return layout.evaluation_dir / _name(folder.relative_to(own).parts)
+        return evaluation_dir / _name(folder.relative_to(own).parts)
     place = head if "://" in head else str(folder)
-    return layout.evaluation_dir / f"{_name(folder.parts[-2:])}-{digest([place])[:6]}"
+    return evaluation_dir / f"{_name(folder.parts[-2:])}-{digest([place])[:6]}"
 
 
 def _name(parts: tuple[str, ...]) -> str:

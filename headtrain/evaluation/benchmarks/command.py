@@ -54,7 +54,7 @@ def evaluate_file(at_hand: HeadAtHand, data: str, *, repair: bool = False) -> No
     evaluation, read = judgement.evaluation, judgement.splits[name]
     subsets = measure_subsets(read.scored, read.facts.attributes.get("source"))
     styles = measure_styles(read.scored, read.texts.task_ids.to_pylist())
-    results = results_dir(head.path, layout)
+    results = results_dir(head.path, layout.checkpoint_dir, layout.evaluation_dir)
     path = results / f"{name}.json"
     benchmark = {
         "subsets": dataclasses.asdict(subsets),
