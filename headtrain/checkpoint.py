@@ -228,7 +228,7 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
 
     `path` may be any URI fsspec knows.
     """
-    folder = _find_head(str(path).rstrip("/"))
+    folder = find_head(str(path).rstrip("/"))
     record = _read_record(folder)
     content = open_folder(folder).read(WEIGHTS_FILE) or b""
     if hashlib.sha256(content).hexdigest() != record.weights_checksum:
@@ -270,7 +270,8 @@ def upload_head(folder: Path, uri: str) -> str:
     return target
 
 
-def _find_head(path: str) -> str:
+def find_head(path: str) -> str:
+    """The folder `load_head` reads; CheckpointError where there is no head."""
     if path.endswith((WEIGHTS_FILE, RECORD_FILE)):
         path = path.rpartition("/")[0] or "."
     for folder in (path, f"{path}/best", f"{path}/final"):

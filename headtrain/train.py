@@ -175,6 +175,10 @@ def _identity(
     }
 
 
+_CAME_LATER = {"value_head_width": None, "normaliser": "standardize"}
+"""Settings of later versions, and how heads were made before: a run of then is still the same."""
+
+
 def trained_settings(training: TrainingSettings) -> dict[str, Any]:
     """The settings that decide what a head becomes."""
     fields = dataclasses.asdict(training)
@@ -185,10 +189,6 @@ def trained_settings(training: TrainingSettings) -> dict[str, Any]:
         for name, value in fields.items()
         if name not in _CAME_LATER or value != _CAME_LATER[name]
     }
-
-
-_CAME_LATER = {"value_head_width": None, "normaliser": "standardize"}
-"""Settings of later versions, and how heads were made before: a run of then is still the same."""
 
 
 def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) -> None:

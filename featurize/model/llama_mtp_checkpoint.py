@@ -140,7 +140,7 @@ def open_weights(path: Path, files: ExitStack) -> Weights:
 def _open_pickled(file: Path) -> Weights:
     try:
         tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError as error:  # weights_only refused it: nothing was unpickled
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({found[1]})" if found else ""
         raise LlamaMtpError(

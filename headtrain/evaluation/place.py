@@ -1,9 +1,11 @@
 """Where the results of a head go: heads of one experiment do not replace each other's."""
 
+import contextlib
 import re
 from pathlib import Path
 
 from featurize.files import digest
+from headtrain.checkpoint import CheckpointError, find_head
 
 
 def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
@@ -13,14 +15,19 @@ def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
     after it.
     """
     folder, own = Path(head).absolute(), checkpoint_dir.absolute()
-    default = own / "best" if (own / "best").exists() else own / "final"
-    if folder == default:
-        return evaluation_dir
+    with contextlib.suppress(CheckpointError):  # the experiment has no head of its own yet
+        if folder == Path(find_head(str(own))):
+            return evaluation_dir
     if folder.is_relative_to(own):
         return evaluation_dir / _name(folder.relative_to(own).parts)
     place = head if "://" in head else str(folder)
     return evaluation_dir / f"{_name(folder.parts[-2:])}-{digest([place])[:6]}"
 
 
+def to_name(text: str) -> str:
+    """Text as part of a file's name: what is neither letter nor digit becomes a dash."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+
+
 def _name(parts: tuple[str, ...]) -> str:
-    return "-".join(re.sub(r"[^\w.-]+", "-", part).strip("-.") for part in parts)
+    return "-".join(map(to_name, parts))

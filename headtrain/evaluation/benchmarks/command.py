@@ -1,7 +1,6 @@
 """`critic eval --data`: a head on a file of pairs that is no split of its dataset."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 from configs.terminal import columns_table, console, rows_table
@@ -13,7 +12,7 @@ from headtrain.evaluation.benchmarks.styles import measure_styles
 from headtrain.evaluation.benchmarks.subsets import measure_subsets
 from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, style_rows, subset_rows
 from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
-from headtrain.evaluation.place import results_dir
+from headtrain.evaluation.place import results_dir, to_name
 from headtrain.evaluation.report.write import write_report
 from headtrain.evaluation.samples.texts import TextSource
 from headtrain.evaluation.tables import judges_table, summary_lines, values_table
@@ -91,8 +90,7 @@ def data_name(data: str, fingerprint: str) -> str:
     """
     name = Path(data).name
     stem = next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
-    words = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
-    return f"data-{words or 'file'}-{fingerprint[:6]}"
+    return f"data-{to_name(stem) or 'file'}-{fingerprint[:6]}"
 
 
 def _open_train(at_hand: HeadAtHand) -> FeatureStore | None:

@@ -5,17 +5,15 @@ from pathlib import Path
 
 from featurize.files import read_json
 from headtrain.evaluation.numbers.intervals import Interval
-
-_FILE = "sweep.json"
-"""Where `critic sweep` leaves its result, beside the folder of the winner."""
+from headtrain.sweep.folder import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
 
 def find_sweep(head: str, checkpoint_dir: Path) -> Path:
     """The file of the sweep that the head won, or of the experiment's own sweep."""
-    own = Path(head).parent / _FILE
-    return own if own.exists() else checkpoint_dir / "sweep" / _FILE
+    own = Path(head).parent / RESULT_FILE
+    return own if own.exists() else checkpoint_dir / "sweep" / RESULT_FILE
 
 
 def read_sweep(path: Path) -> dict[str, Interval]:
