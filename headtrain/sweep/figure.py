@@ -1,6 +1,7 @@
 """Draws a sweep: accuracy by layer, and by combination of tensors, with intervals over problems."""
 
 import itertools
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ MOST_SERIES = 10
 """Lines that can be told apart; beyond them the best are drawn."""
 
 
+_LETTERS = 11
+"""Of the title in an inch."""
+
+
 def draw_sweep(result: SweepResult, path: Path) -> Path:
     """Write the figure: single tensors over their layer on the left, combinations on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,7 +31,8 @@ def draw_sweep(result: SweepResult, path: Path) -> Path:
     names = list(dict.fromkeys(_tensors(point) for point in several))
     ratios = [max(4.0, len({_layer(point) for point in single}) * 0.9)] if single else []
     ratios += [max(2.0, 0.9 * len(names))] if several else []
-    figure = Figure(figsize=(2.2 + sum(ratios), 5.0), layout="constrained")
+    width = 2.2 + sum(ratios)
+    figure = Figure(figsize=(width, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(ratios), width_ratios=ratios, sharey=True, squeeze=False)[0]
     if single:
@@ -45,11 +51,11 @@ def draw_sweep(result: SweepResult, path: Path) -> Path:
         one.grid(axis="y", alpha=0.3)
         one.legend(fontsize=8, loc="best")
     num_problems = judged[0].choose.num_problems if judged[0].choose else 0
-    figure.suptitle(
+    title = (
         f"On the {num_problems} problems that choose; mean of {len(judged[0].seeds)} seeds,"
-        f" {result.confidence:.0%} intervals over problems",
-        fontsize=10,
+        f" {result.confidence:.0%} intervals over problems"
     )
+    figure.suptitle(textwrap.fill(title, int(_LETTERS * width)), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path

@@ -211,6 +211,27 @@ def test_points_can_be_told_apart_in_a_narrow_terminal(
     assert all(value in shown.get() for value in values)
 
 
+@pytest.mark.parametrize("num_tensors", [1, 2])
+def test_the_title_fits_a_narrow_figure(
+    swept: tuple[SweepResult, Path, RecordingTracker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_tensors: int,
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    points = [one for one in swept[0].points if len(one.tensors) == num_tensors]
+    draw_sweep(dataclasses.replace(swept[0], points=points[:1]), tmp_path / "accuracy.png")
+    (figure,) = drawn
+    figure.canvas.draw()
+    (title,) = figure.texts
+    box = title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert "that choose; mean of 2 seeds" in " ".join(title.get_text().split())
+
+
 def test_the_figure_is_a_picture(
     swept: tuple[SweepResult, Path, RecordingTracker], tmp_path: Path
 ) -> None:
