@@ -5,7 +5,9 @@ installed: half a second a process. Here the kind is known, and what lies in one
 """
 
 from array import array
+from collections import defaultdict
 from collections.abc import Collection, Sequence
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +35,8 @@ def empty_column(kind: pa.DataType) -> Column:
     Texts that are no dictionary come as bytes of UTF-8; only booleans and the values of a
     dictionary may be None.
     """
+    if pa.types.is_dictionary(kind):
+        return _Categories()
     return _Numbers(kind) if kind in _TYPE_CODES else _Objects(kind)
 
 
@@ -67,17 +71,33 @@ class _Objects:
             return _from_buffers(kind, values, pa.py_buffer(b"".join(values)))
         if pa.types.is_string(kind):
             return _from_buffers(kind, values, *_joined(values))
-        nothing: Any = False if pa.types.is_boolean(kind) else ""
+        return _from_buffers(kind, values, _bits(values), validity=_validity(values))
+
+
+class _Categories:
+    """Texts of which few differ, each kept once, in the order they came in."""
+
+    def __init__(self) -> None:
+        self._codes: defaultdict[str | None, int] = defaultdict(count().__next__)
+        self._indices = array("i")
+
+    def extend(self, values: Collection[Any]) -> None:
+        self._indices.extend(map(self._codes.__getitem__, values))
+
+    def to_array(self) -> pa.Array:
+        texts = [(text or "").encode() for text in self._codes]
         validity = None
-        if None in values:
-            validity = _bits([value is not None for value in values])
-            values = [value or nothing for value in values]
-        if pa.types.is_boolean(kind):
-            return _from_buffers(kind, values, _bits(values), validity=validity)
-        texts = list(map(str.encode, values))
-        return _from_buffers(
-            pa.string(), texts, *_joined(texts), validity=validity
-        ).dictionary_encode()
+        if None in self._codes:
+            validity = _bits(np.array(self._indices) != self._codes[None])
+        indices = _from_buffers(
+            pa.int32(), self._indices, pa.py_buffer(self._indices), validity=validity
+        )
+        names = _from_buffers(pa.string(), texts, *_joined(texts))
+        return pa.DictionaryArray.from_arrays(indices, names)
+
+
+def _validity(values: Sequence[Any]) -> pa.Buffer | None:
+    return _bits([value is not None for value in values]) if None in values else None
 
 
 def _from_buffers(

@@ -2,8 +2,10 @@
 
 import json
 import secrets
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
+import msgspec
 import orjson
 
 from featurize.data.errors import RowFault, shorten
@@ -12,9 +14,42 @@ from featurize.data.memory import BoundedMemory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KEY = b'"instruction"'
 _BACKSLASH = ord("\\")
-_SPACE = b" \t\r\n"  # what JSON takes for space
-_MARK = secrets.randbits(62)  # what no file can hold on purpose
-_OPENING = b'{"instruction":%d,' % _MARK
+_MARK = secrets.token_hex(12)  # what no file can hold on purpose
+_MEMBER = b'"instruction":"%s",' % _MARK.encode()
+
+# NOTE: orjson, which reads what this module does not, takes larger numbers for floats.
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class PlainFields(msgspec.Struct, gc=False):
+    """What is read of a row's metadata."""
+
+    language: str | Whole | float | bool | None = None
+    difficulty: str | Whole | float | bool | None = None
+    source: str | Whole | float | bool | None = None
+
+
+class PlainRow(msgspec.Struct, gc=False):
+    """What is read of a row that is a sample, with the types that it must have."""
+
+    instruction: str
+    output: str
+    input: str | None = None
+    is_correct: bool | None = None
+    problem_id: str | Whole | None = None
+    task_id: str | Whole | None = None
+    metadata: PlainFields | None = None
+
+
+class _Middle(msgspec.Struct, forbid_unknown_fields=True):
+    instruction: str
+
+
+# What they raise on lines that are no plain rows, or bad ones.
+PLAIN_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_one_row = msgspec.json.Decoder(PlainRow)
+_rows = msgspec.json.Decoder(list[PlainRow])
+_middle = msgspec.json.Decoder(_Middle)
 
 
 def parse_line(line: bytes) -> object:
@@ -40,99 +75,94 @@ def parse_line(line: bytes) -> object:
 
 
 class LineParser:
-    """Parses lines of strict JSON, sooner where they share their instruction.
+    """Parses lines that hold a plain row each, sooner where they share their instruction.
 
-    A line is cut into `{...,`, then `"instruction": "...",`, then the rest. Each part is parsed as
-    an object of its own, the middle one only when its bytes are new. Lines that follow each other
-    and begin with the same instruction have all their rests parsed at once. Where the parts are no
-    objects (a cut inside a nested object, say), the line is parsed as a whole.
+    A line is cut into `{...,`, then `"instruction": "...",`, then the rest. The middle is parsed
+    only when its bytes are new; in its place the others are parsed with a mark, which must come
+    out as the row's instruction. Lines that follow each other and begin with the same instruction
+    have all their rests parsed at once. Where that fails (a cut inside a nested object, say), the
+    line is parsed as a whole.
     """
 
     def __init__(self) -> None:
-        self._known: BoundedMemory[bytes, dict[str, Any]] = BoundedMemory()
+        self._known: BoundedMemory[bytes, str] = BoundedMemory()
         self._middle = b"\n"  # of the line before; no line holds this one
         self._start: bytes | tuple[()] = ()  # up to the rest; no line starts with one of none
-        self._instruction: Any = None  # of that start
+        self._instruction = ""  # of that start
 
-    def parse_all(self, block: bytearray, end: int) -> tuple[list[Any], list[int]]:
-        """Parse the lines up to `end`; returns rows, and lengths with the ends of the lines.
-
-        Raises:
-            orjson.JSONDecodeError: a line is not strict JSON.
-        """
-        # NOTE: this loop is run for every row: local names, no calls of ours, no copies.
-        rows, lengths, rests = list[Any](), list[int](), list[memoryview]()
-        starts_with, find = block.startswith, block.find
-        add_rest, add_length = rests.append, lengths.append
-        view = memoryview(block)
-        start, start_length = self._start, len(self._start)
-        at = 0
-        while at < end:
-            if starts_with(start, at):
-                cut = at + start_length
-                stop = find(b"\n", cut, end) + 1 or end
-                add_rest(view[cut:stop])
-            else:
-                rows += self._parse_rests(rests)
-                rests.clear()
-                stop = find(b"\n", at, end) + 1 or end
-                rows.append(self._parse_in_parts(bytes(view[at:stop])))
-                start, start_length = self._start, len(self._start)
-            add_length(stop - at)
-            at = stop
+    def parse_all(self, lines: Sequence[bytes]) -> list[PlainRow]:
+        """Parse lines; one of PLAIN_ERRORS says that one of them is no plain row."""
+        rows, rests = list[PlainRow](), list[bytes]()
+        start, cut = self._start, len(self._start)
+        for line in lines:  # run for every row: no calls of ours where lines start alike
+            if line.startswith(start):
+                rests.append(line[cut:])
+                continue
+            rows += self._parse_rests(rests)
+            rests.clear()
+            rows.append(self._parse_in_parts(line) or _one_row.decode(_checked(line)))
+            start, cut = self._start, len(self._start)
         rows += self._parse_rests(rests)
-        return rows, lengths
+        return rows
 
-    def _parse_rests(self, rests: list[memoryview]) -> list[Any]:
+    def _parse_rests(self, rests: list[bytes]) -> list[PlainRow]:
         """Parse what follows the start, of several lines at once."""
         if not rests:
             return []
         try:
-            rows: list[Any] = orjson.loads(b"[" + _OPENING + (b"," + _OPENING).join(rests) + b"]")
-            # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row begins
-            # with a mark and there are as many as lines, each line is one object.
-            if len(rows) == len(rests):
-                for row in rows:
-                    if row["instruction"] != _MARK:
-                        break  # it comes twice, and the later one counts
-                    row["instruction"] = self._instruction
-                else:
-                    return rows
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            opening = b"{" + _MEMBER
+            joined = (b"," + opening).join(rests)
+            rows = _rows.decode(b"[" + opening + _checked(joined) + b"]")
+            # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row has a
+            # mark and there are as many as lines, each line is one object.
+            if len(rows) == len(rests) and _put(self._instruction, rows):
+                return rows
+        except PLAIN_ERRORS:
             pass
-        return [orjson.loads(self._start + bytes(rest)) for rest in rests]  # type: ignore[operator]
+        return [_one_row.decode(_checked(self._start + rest)) for rest in rests]  # type: ignore[operator]
 
-    def _parse_in_parts(self, line: bytes) -> Any:
+    def _parse_in_parts(self, line: bytes) -> PlainRow | None:
+        """Cut a line and parse the parts; None where they are none."""
         start = line.find(_KEY)
-        if start > 0:
-            try:
-                if row := self._join_parts(line, start):
-                    return row
-            except orjson.JSONDecodeError:
-                pass
-        return orjson.loads(line)
-
-    def _join_parts(self, line: bytes, start: int) -> dict[str, Any] | None:
-        """Cut a line at `start` and parse the parts; None where they are no objects."""
-        head = _head_members(line[:start])
+        if start < 0:
+            return None
         is_like_last = line.startswith(self._middle, start)
         middle = self._middle if is_like_last else _string_member(line, start)
-        if head is None or not middle:
+        head, rest = line[:start], line[start + len(middle) :]
+        try:
+            instruction = self._parse_middle(middle)
+            row = _one_row.decode(_checked(head + _MEMBER + rest))
+        except PLAIN_ERRORS:
             return None
-        stop = start + len(middle)
-        members = self._parse_middle(middle)
-        rest: dict[str, Any] = orjson.loads(b"{" + line[stop:])
+        if not _put(instruction, [row]):
+            return None  # the cut is elsewhere, or there is another that counts
         self._middle = middle
-        if not head and len(members) == 1:  # lines of this instruction are likely to start alike
-            self._start, [self._instruction] = line[:stop], members.values()
-        return head | members | rest if rest else None
+        if head.strip() == b"{":  # lines of this instruction are likely to start alike
+            self._start, self._instruction = head + middle, instruction
+        return row
 
-    def _parse_middle(self, middle: bytes) -> dict[str, Any]:
-        members = self._known.get(middle)
-        if members is None:
-            members = orjson.loads(b"{" + middle[:-1] + b"}")
-            self._known.add(middle, members, len(middle))
-        return members
+    def _parse_middle(self, middle: bytes) -> str:
+        instruction = self._known.get(middle)
+        if instruction is None:
+            instruction = _middle.decode(b"{" + middle[:-1] + b"}").instruction
+            self._known.add(middle, instruction, len(middle))
+        return instruction
+
+
+def _put(instruction: str, rows: list[PlainRow]) -> bool:
+    """Put an instruction in the place of marks; whether all rows had one."""
+    for row in rows:
+        if row.instruction != _MARK:
+            return False
+        row.instruction = instruction
+    return True
+
+
+def _checked(text: bytes) -> bytes:
+    """Refuse what is not UTF-8; the decoders do not look into what they skip."""
+    if not text.isascii():
+        text.decode()
+    return text
 
 
 def _string_member(line: bytes, start: int) -> bytes:
@@ -141,13 +171,3 @@ def _string_member(line: bytes, start: int) -> bytes:
     while stop > 0 and line[stop - 1] == _BACKSLASH:
         stop = line.find(b'",', stop + 1)
     return line[start : stop + 2] if stop > 0 else b""
-
-
-def _head_members(head: bytes) -> dict[str, Any] | None:
-    """Return the members before the cut; None where it is not a cut between members."""
-    head = head.strip(_SPACE)
-    if head == b"{":
-        return {}
-    if not head.endswith(b","):
-        return None
-    return orjson.loads(head[:-1] + b"}") or None  # nor is `{,` an object

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
@@ -70,11 +69,11 @@ class Notes:
         self._extend(columns | places)
         self.num_lines += len(lengths)
 
-    def add_any(self, block: bytes, offset: int) -> None:
-        """Add the lines of a block one by one, whatever they hold."""
+    def add_any(self, lines: Sequence[bytes], offset: int) -> None:
+        """Add lines one by one, whatever they hold."""
         rows: list[CheckedRow] = []
         places: dict[str, list[int]] = {"line": [], "offset": [], "length": [], "part": []}
-        for line in BytesIO(block):
+        for line in lines:
             self.num_lines += 1
             checked = [] if line.isspace() else self._check(line)
             for part, row in enumerate(checked, start=len(checked) > 1):

@@ -1,4 +1,4 @@
-"""Checks plain rows many at a time, column by column; leaves the rest to those who can explain."""
+"""Takes plain rows many at a time, column by column; leaves the rest to those who can explain."""
 
 from collections.abc import Collection, Iterable, Sequence
 from operator import add
@@ -12,41 +12,28 @@ from featurize.data.keys import (
     prompt_keys,
     task_id_checks,
 )
+from featurize.data.lines import PlainFields, PlainRow
 
 Columns = dict[str, Collection[Any]]
 
 _NONE = type(None)
-_KEYS = ("instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata")
-_SCALARS = ("language", "difficulty", "source")
+_NO_FIELDS = PlainFields()
 
 
-def plain_columns(rows: Sequence[Any]) -> Columns | None:
-    """Return what the index notes of rows of strict JSON, by the names of its columns.
+def plain_columns(rows: Sequence[PlainRow]) -> Columns | None:
+    """Return what the index notes of rows, by the names of its columns.
 
-    None where a row is not plain (a preference, say) or something is wrong with it. The rules are
-    those of `records.check_row`, which takes one row at a time and says what is wrong with it.
+    None where something is wrong with a row. The rules are those of `records.check_row`, which
+    takes one row at a time and says what is wrong with it.
     """
-    if not _are(rows, dict):
+    outputs = [row.output for row in rows]
+    given_problems = _to_text([row.problem_id for row in rows])
+    given_ids = _to_text([row.task_id for row in rows])
+    if any(_any_blank(texts) for texts in (outputs, given_problems, given_ids)):
         return None
-    instructions, inputs, outputs, labels, problem_ids, task_ids, metadata = (
-        _column(rows, key) for key in _KEYS
-    )
-    if not (
-        _are(instructions, str)
-        and _are(inputs, str, _NONE)
-        and _are(outputs, str)
-        and not _any_blank(outputs)
-        and _are(labels, bool, _NONE)
-        and _are(metadata, dict, _NONE)
-    ):
-        return None
-    given_problems, given_ids = _ids(problem_ids), _ids(task_ids)
-    objects = [fields or {} for fields in metadata] if None in metadata else metadata
-    scalars: dict[str, Any] = {name: _scalars(objects, name) for name in _SCALARS}
-    if given_problems is None or given_ids is None or None in scalars.values():
-        return None
-    if None in inputs:
-        inputs = [text or "" for text in inputs]
+    instructions = [row.instruction for row in rows]
+    inputs = [row.input or "" for row in rows]
+    fields = [row.metadata or _NO_FIELDS for row in rows]
     prompts, answers = prompt_keys(instructions, inputs), output_keys(outputs)
     problem_ids = _or_default(given_problems, map(default_problem_id, prompts))
     task_ids = _or_default(given_ids, map(default_task_id, prompts, answers))
@@ -54,8 +41,10 @@ def plain_columns(rows: Sequence[Any]) -> Columns | None:
     return {
         "task_id": encoded,
         "problem_id": problem_ids,
-        "is_correct": labels,
-        **scalars,
+        "is_correct": [row.is_correct for row in rows],
+        "language": _to_text([field.language for field in fields]),
+        "difficulty": _to_text([field.difficulty for field in fields]),
+        "source": _to_text([field.source for field in fields]),
         "prompt_key": prompts,
         "output_key": answers,
         "prompt_chars": list(map(add, map(len, instructions), map(len, inputs))),
@@ -65,29 +54,10 @@ def plain_columns(rows: Sequence[Any]) -> Columns | None:
     }
 
 
-def _column(rows: Sequence[dict[str, Any]], key: str) -> list[Any]:
-    try:
-        return [row[key] for row in rows]  # twice as fast as `get`, and most files give all keys
-    except KeyError:
-        return [row.get(key) for row in rows]
-
-
-def _are(values: Sequence[Any], *types: type) -> bool:
-    return set(map(type, values)).issubset(types)
-
-
-def _any_blank(texts: list[Any]) -> bool:
-    return not all(texts) or any(map(str.isspace, texts))
-
-
-def _ids(values: list[Any]) -> list[str | None] | None:
-    """Return ids as text; None where one of them is no id."""
-    kinds = set(map(type, values))
-    if not kinds <= {str, int, _NONE}:
-        return None
-    texts = _to_text(values) if int in kinds else values
-    given = [text for text in texts if text is not None] if _NONE in kinds else texts
-    return None if _any_blank(given) else texts
+def _any_blank(texts: Sequence[str | None]) -> bool:
+    """Whether one of the texts that are given says nothing."""
+    given = [text for text in texts if text is not None] if None in texts else texts
+    return not all(given) or any(map(str.isspace, given))  # type: ignore[arg-type]
 
 
 def _or_default(given: list[Any], defaults: Iterable[str]) -> list[str]:
@@ -96,17 +66,12 @@ def _or_default(given: list[Any], defaults: Iterable[str]) -> list[str]:
     return [text or default for text, default in zip(given, defaults, strict=True)]
 
 
-def _scalars(objects: Sequence[dict[str, Any]], key: str) -> list[str | None] | None:
-    """Return single values as text; None where one of them is something else."""
-    values = _column(objects, key)
+def _to_text(values: list[Any]) -> list[str | None]:
+    """Return single values as text, as they are written in the file."""
     kinds = set(map(type, values))
     if kinds <= {str, _NONE}:
         return values
-    if kinds <= {str, int, _NONE}:
-        return _to_text(values)
-    return list(map(scalar_to_text, values)) if kinds <= {str, int, float, bool, _NONE} else None
-
-
-def _to_text(values: list[Any]) -> list[Any]:
-    texts = {value: value if value is None else str(value) for value in set(values)}
-    return list(map(texts.__getitem__, values))
+    if kinds <= {str, int, _NONE}:  # of few values: each is written once
+        texts = {value: scalar_to_text(value) for value in set(values)}
+        return list(map(texts.__getitem__, values))
+    return list(map(scalar_to_text, values))

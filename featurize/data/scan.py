@@ -4,24 +4,23 @@ import logging
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
-import orjson
 import pyarrow as pa
 
 from featurize.data.errors import DataError
-from featurize.data.lines import LineParser
+from featurize.data.lines import PLAIN_ERRORS, LineParser
 from featurize.data.notes import Fault, Notes
 from featurize.data.plain import Columns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
-_BLOCK_BYTES = 512 << 10  # what fits the caches of a core
+_BLOCK_BYTES = 256 << 10  # what fits the caches of a core
 _LINE_BYTES = 1 << 30  # more is no sample; lengths are kept in 32 bits
 _WORKER_BYTES = 128 << 20  # a further process pays from about here on
 _SECONDS_BETWEEN_REPORTS = 10
@@ -68,8 +67,30 @@ def scan_files(
         return
     # NOTE: spawn, because the caller may hold threads (torch, Arrow), which a fork would break.
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
-        yield from _report(pool.map(scan_chunk, chunks), chunks)
+    others = workers - 1  # this process is one of them
+    with ProcessPoolExecutor(others, mp_context=context, initializer=_leave_interrupts) as pool:
+        try:
+            yield from _report(_scan_together(chunks, pool, others), chunks)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            _line_parser.cache_clear()
+
+
+def _scan_together(
+    chunks: Iterable[Chunk], pool: ProcessPoolExecutor, others: int
+) -> Iterator[ScannedChunk]:
+    """Scan here whatever the other processes have no time for; in order all the same."""
+    scanned = deque[Future[ScannedChunk]]()
+    for chunk in chunks:
+        if sum(not future.done() for future in scanned) < 2 * others:
+            scanned.append(pool.submit(scan_chunk, chunk))
+        else:
+            scanned.append(Future())
+            scanned[-1].set_result(scan_chunk(chunk))
+        while scanned and scanned[0].done():
+            yield scanned.popleft().result()
+    while scanned:
+        yield scanned.popleft().result()
 
 
 def _report(scanned: Iterable[ScannedChunk], chunks: Sequence[Chunk]) -> Iterator[ScannedChunk]:
@@ -90,12 +111,12 @@ def _leave_interrupts() -> None:
 def scan_chunk(chunk: Chunk) -> ScannedChunk:
     """Check every row of a chunk and note its keys, its lengths and its place."""
     notes = Notes()
-    for block, num_bytes, offset in _read_blocks(chunk):
-        columns, lengths = _try_plain(block, num_bytes)
+    for lines, offset in _read_blocks(chunk):
+        columns = _try_plain(lines)
         if columns is None:
-            notes.add_any(bytes(block[:num_bytes]), offset)
+            notes.add_any(lines, offset)
         else:
-            notes.add_plain(columns, lengths, offset)
+            notes.add_plain(columns, list(map(len, lines)), offset)
     return ScannedChunk(
         file=chunk.file,
         samples=notes.to_table(),
@@ -105,15 +126,14 @@ def scan_chunk(chunk: Chunk) -> ScannedChunk:
     )
 
 
-def _try_plain(block: bytearray, num_bytes: int) -> tuple[Columns | None, list[int]]:
+def _try_plain(lines: Sequence[bytes]) -> Columns | None:
     """Check plain rows many at a time; None where there are others, or bad ones, among them."""
-    if b'"instruction"' not in block[: block.find(b"\n") + 1]:
-        return None, []  # as in a file of preferences: the lines are not worth parsing for this
+    if b'"instruction"' not in lines[0]:
+        return None  # as in a file of preferences: the lines are not worth parsing for this
     try:
-        rows, lengths = _line_parser().parse_all(block, num_bytes)
-    except orjson.JSONDecodeError:
-        return None, []
-    return plain_columns(rows), lengths
+        return plain_columns(_line_parser().parse_all(lines))
+    except PLAIN_ERRORS:
+        return None
 
 
 @cache
@@ -122,27 +142,21 @@ def _line_parser() -> LineParser:
     return LineParser()
 
 
-def _read_blocks(chunk: Chunk) -> Iterator[tuple[bytearray, int, int]]:
-    """Yield whole lines, a block at a time: the block, its length and its offset in the file.
-
-    The block is overwritten by the next one.
-    """
-    with chunk.path.open("rb") as file:
+def _read_blocks(chunk: Chunk) -> Iterator[tuple[list[bytes], int]]:
+    """Yield whole lines, about a block at a time, and the offset of the first one in the file."""
+    with chunk.path.open("rb", buffering=_BLOCK_BYTES) as file:
         offset, end = (_line_start(chunk.path, at) for at in (chunk.start, chunk.end))
-        block = bytearray(_BLOCK_BYTES)
+        file.seek(offset)
         while offset < end:
-            file.seek(offset)
-            num_bytes = min(file.readinto(block), end - offset)
-            if offset + num_bytes < end:
-                if num_bytes < len(block):
-                    raise DataError(f"{chunk.path}: became shorter while it was read; start again")
-                num_bytes = block.rfind(b"\n") + 1
-            if num_bytes:
-                yield block, num_bytes, offset
-            elif len(block) > _LINE_BYTES:
-                raise _too_long(chunk.path, offset)
-            else:
-                block = bytearray(2 * len(block))  # a long line
+            lines = file.readlines(min(_BLOCK_BYTES, end - offset))
+            num_bytes = sum(map(len, lines))
+            while offset + num_bytes > end:  # what begins at the end is of the next chunk
+                num_bytes -= len(lines.pop())
+            if not lines or (offset + num_bytes < end and not lines[-1].endswith(b"\n")):
+                raise DataError(f"{chunk.path}: became shorter while it was read; start again")
+            if len(lines[-1]) > _LINE_BYTES:
+                raise _too_long(chunk.path, offset + num_bytes - len(lines[-1]))
+            yield lines, offset
             offset += num_bytes
 
 

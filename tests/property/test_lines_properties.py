@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+import msgspec
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.data.lines import LineParser
+from featurize.data.lines import PLAIN_ERRORS, LineParser, PlainRow
 from featurize.data.notes import Notes
 from featurize.data.plain import plain_columns
 
@@ -35,22 +36,18 @@ def to_line(members: list[tuple[str, Any]], space: str, is_ascii: bool) -> str:
     return "{" + f"{space},{space}".join(parts) + "}\n"
 
 
-def parse_whole(lines: list[bytes]) -> list[Any] | None:
+def parse_whole(lines: list[bytes]) -> list[PlainRow] | None:
     try:
-        return [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError:
+        return [msgspec.convert(orjson.loads(line), PlainRow) for line in lines]
+    except (orjson.JSONDecodeError, msgspec.ValidationError):
         return None
 
 
-def parse_in_parts(lines: list[bytes]) -> list[Any] | None:
-    block = bytearray(b"".join(lines))
+def parse_in_parts(lines: list[bytes]) -> list[PlainRow] | None:
     try:
-        rows, lengths = LineParser().parse_all(block, len(block))
-    except orjson.JSONDecodeError:
-        assert bytes(block) == b"".join(lines)
+        return LineParser().parse_all(lines)
+    except PLAIN_ERRORS:
         return None
-    assert lengths == [len(line) for line in lines]
-    return rows
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,8 +99,9 @@ MOSTLY_GOOD = ROW.map(lambda row: {"instruction": "a", "output": "b"} | row) | R
 def test_rows_by_column_are_the_rows_one_by_one(rows):
     lines = [json.dumps(row).encode() + b"\n" for row in rows]
     careful = Notes()
-    careful.add_any(b"".join(lines), offset=0)
-    columns = plain_columns([orjson.loads(line) for line in lines])
+    careful.add_any(lines, offset=0)
+    parsed = parse_in_parts(lines)
+    columns = parsed and plain_columns(parsed)
     if columns is None:
         is_plain = all(isinstance(row.get("instruction"), str) for row in rows)
         assert careful.kinds or not is_plain, "good plain rows went the slow way"

@@ -2,31 +2,33 @@
 
 import json
 
+import msgspec
 import orjson
 import pytest
 
-from featurize.data.lines import LineParser
+from featurize.data import lines as lines_module
+from featurize.data.lines import PLAIN_ERRORS, LineParser, PlainRow
 
 
-def parse(*lines: str | bytes) -> list[object]:
-    """Parse lines as one block."""
-    block = bytearray(b"".join(b if isinstance(b, bytes) else b.encode() for b in lines))
-    before = bytes(block)
+def parse(*lines: str | bytes) -> list[PlainRow] | None:
+    """Parse lines as one block; None where one of them is no plain row."""
+    block = [line if isinstance(line, bytes) else line.encode() for line in lines]
     try:
-        rows, lengths = LineParser().parse_all(block, len(block))
-    finally:
-        assert bytes(block) == before, "the block is not as it was"
-    assert sum(lengths) == len(block)
-    assert len(rows) == len(lengths)
-    return rows
+        return LineParser().parse_all(block)
+    except PLAIN_ERRORS:
+        return None
 
 
 def line(**fields: object) -> str:
     return json.dumps(fields) + "\n"
 
 
-def whole(*lines: str) -> list[object]:
-    return [orjson.loads(line) for line in lines]
+def whole(*lines: str) -> list[PlainRow] | None:
+    """Parse each line by itself, with another library."""
+    try:
+        return [msgspec.convert(orjson.loads(line), PlainRow) for line in lines]
+    except (orjson.JSONDecodeError, msgspec.ValidationError):
+        return None
 
 
 SAME = 'Say "hi",\\ and {"instruction": "no", }\n'
@@ -47,7 +49,9 @@ def test_lines_of_one_instruction_differ_in_the_rest(keys):
     values = {"instruction": SAME, "input": "", "metadata": {"instruction": "x", "n": [1, {}]}}
     lines = [line(**{key: values.get(key, f"{key} {n}") for key in keys}) for n in range(4)]
     lines.append(line(**{key: values.get(key, "b") for key in keys} | {"instruction": "other"}))
-    assert parse(*lines, lines[0]) == whole(*lines, lines[0])
+    expected = whole(*lines, lines[0])
+    assert expected
+    assert parse(*lines, lines[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,7 @@ def test_lines_of_one_instruction_differ_in_the_rest(keys):
 )
 def test_any_instruction_comes_back(text):
     lines = [line(instruction=text, output=str(n)) for n in range(3)]
+    assert [row.instruction for row in parse(*lines) or []] == [text] * 3
     assert parse(*lines) == whole(*lines)
 
 
@@ -116,8 +121,7 @@ def test_an_odd_line_is_what_it_is_wherever_it_stands(odd):
 def test_what_is_not_strict_json_is_refused_wherever_it_stands(bad):
     plain = line(instruction="a", output="b")
     for lines in ((bad,), (plain, bad), (plain, plain, bad), (bad, plain)):
-        with pytest.raises(orjson.JSONDecodeError):
-            parse(*lines)
+        assert parse(*lines) is None
 
 
 @pytest.mark.parametrize(
@@ -126,13 +130,14 @@ def test_what_is_not_strict_json_is_refused_wherever_it_stands(bad):
         ['"x": [1', '"z": 1}]}'],
         ['"x": 1}, {"y": 2}', '"x": [0', '"z": 1}]}'],
         ['"x": 1}, 5', '"x": [0', '"z": 1}]}'],
-        ['"x": 1}, {"instruction": 7}', '"x": [{}', '"z": 1}]}'],
+        ['"x": 1}, {"instruction": "a", "output": "c"}', '"x": [{}', '"z": 1}]}'],
     ],
 )
 def test_broken_lines_that_would_mend_each_other_are_refused(broken):
     plain = line(instruction="a", output="b")
-    with pytest.raises(orjson.JSONDecodeError):
-        parse(plain, *(f'{{"instruction": "a", {rest}\n' for rest in broken), plain)
+    assert parse(plain, plain)
+    lines = (f'{{"instruction": "a", "output": "b", {rest}\n' for rest in broken)
+    assert parse(plain, *lines, plain) is None
 
 
 def test_the_last_line_needs_no_end():
@@ -142,18 +147,38 @@ def test_the_last_line_needs_no_end():
     assert parse(lines[-1]) == whole(lines[-1])
 
 
-def test_no_byte_behind_the_block_is_read():
-    lines = [line(instruction="a", output=str(n)) for n in range(3)]
-    block = bytearray("".join(lines).encode() + b'{"instruction": "a", "rest of the buffer')
-    rows, lengths = LineParser().parse_all(block, sum(map(len, lines)))
-    assert rows == whole(*lines)
-    assert lengths == [len(line) for line in lines]
-
-
 def test_an_instruction_is_parsed_once_for_all_its_lines(monkeypatch):
-    parsed = []
-    loads = orjson.loads
-    monkeypatch.setattr(orjson, "loads", lambda text: parsed.append(bytes(text)) or loads(text))
     lines = [line(instruction=f"statement {n % 3}", output=str(n)) for n in range(12)]
-    assert parse(*lines) == [loads(line) for line in lines]
+    expected = whole(*lines)
+    parsed: list[bytes] = []
+
+    class Spy:
+        def __init__(self, decoder):
+            self.decode = lambda text: parsed.append(text) or decoder.decode(text)
+
+    for name in ("_one_row", "_rows", "_middle"):
+        monkeypatch.setattr(lines_module, name, Spy(getattr(lines_module, name)))
+    assert parse(*lines) == expected
     assert sum(b"statement" in text for text in parsed) == 3
+
+
+def test_what_is_skipped_is_checked_all_the_same():
+    plain = line(instruction="a", output="b")
+    for bad in (
+        b'"x": "\xff"',
+        b'"\xff": 1',
+        b'"x": "\\q"',
+        b'"x": 01',
+        b'"x": [1,]',
+        b'"x": "\x01"',
+    ):
+        broken = b'{"instruction": "a", "output": "b", ' + bad + b"}\n"
+        for lines in ((broken,), (plain, broken), (broken, plain)):
+            assert parse(*lines) is None
+
+
+def test_a_number_that_another_parser_would_round_is_left_to_it():
+    for key in ("problem_id", "task_id"):
+        assert parse(line(instruction="a", output="b", **{key: 2**63 - 1}))
+        assert parse(line(instruction="a", output="b", **{key: 10**24})) is None
+    assert parse(line(instruction="a", output="b", metadata={"difficulty": 10**24})) is None

@@ -4,10 +4,20 @@ import json
 
 import pytest
 
+from featurize.data.lines import PLAIN_ERRORS, LineParser
 from featurize.data.notes import Notes
-from featurize.data.plain import plain_columns
+from featurize.data.plain import Columns, plain_columns
 
 PLAIN = {"instruction": "a", "output": "b"}
+
+
+def columns_of(*rows: object) -> Columns | None:
+    """Parse rows and take their columns; None where they have to go the other way."""
+    try:
+        parsed = LineParser().parse_all([json.dumps(row).encode() + b"\n" for row in rows])
+    except PLAIN_ERRORS:
+        return None
+    return plain_columns(parsed)
 
 
 @pytest.mark.parametrize(
@@ -29,11 +39,11 @@ def test_a_plain_row_is_noted_as_it_is_one_by_one(row):
     others = [PLAIN | {"metadata": {"difficulty": 1, "source": "1"}, "problem_id": "0"}, PLAIN]
     rows = [*others, row, *others]
     lines = [json.dumps(row).encode() + b"\n" for row in rows]
-    columns = plain_columns(rows)
+    columns = columns_of(*rows)
     assert columns is not None
     fast, slow = Notes(), Notes()
     fast.add_plain(columns, [len(line) for line in lines], offset=100)
-    slow.add_any(b"".join(lines), offset=100)
+    slow.add_any(lines, offset=100)
     assert fast.to_table().equals(slow.to_table())
     assert fast.num_lines == slow.num_lines == len(rows)
 
@@ -68,5 +78,5 @@ def test_a_plain_row_is_noted_as_it_is_one_by_one(row):
     ids=str,
 )
 def test_a_row_that_is_not_plain_or_not_right_is_left_alone(row):
-    assert plain_columns([PLAIN, PLAIN]) is not None
-    assert plain_columns([PLAIN, row]) is None
+    assert columns_of(PLAIN, PLAIN) is not None
+    assert columns_of(PLAIN, row) is None
