@@ -7,7 +7,7 @@ installed: half a second a process. Here the kind is known, and what lies in one
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from itertools import count
+from itertools import count, repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,7 +82,12 @@ class _Categories:
         self._indices = array("i")
 
     def extend(self, values: Collection[Any]) -> None:
-        self._indices.extend(map(self._codes.__getitem__, values))
+        texts = list(values)
+        # To count equal texts is cheaper than to hash each, and mostly a block has one problem.
+        if texts and texts.count(texts[0]) == len(texts):
+            self._indices.extend(repeat(self._codes[texts[0]], len(texts)))
+        else:
+            self._indices.extend(map(self._codes.__getitem__, texts))
 
     def to_array(self) -> pa.Array:
         texts = [(text or "").encode() for text in self._codes]
