@@ -18,10 +18,16 @@ def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
     with contextlib.suppress(CheckpointError):  # the experiment has no head of its own yet
         if folder == Path(find_head(str(own))):
             return evaluation_dir
+    return evaluation_dir / head_name(head, checkpoint_dir)
+
+
+def head_name(head: str, checkpoint_dir: Path) -> str:
+    """A name for files about the head at this path or URI, which no other head shares."""
+    folder, own = Path(head).absolute(), checkpoint_dir.absolute()
     if folder.is_relative_to(own):
-        return evaluation_dir / _name(folder.relative_to(own).parts)
+        return _name(folder.relative_to(own).parts)
     place = head if "://" in head else str(folder)
-    return evaluation_dir / f"{_name(folder.parts[-2:])}-{digest([place])[:6]}"
+    return f"{_name(folder.parts[-2:])}-{digest([place])[:6]}"
 
 
 def to_name(text: str) -> str:

@@ -51,8 +51,10 @@ def draw_sweep(result: SweepResult, path: Path) -> Path:
         one.grid(axis="y", alpha=0.3)
         one.legend(fontsize=8, loc="best")
     num_problems = judged[0].choose.num_problems if judged[0].choose else 0
+    num_seeds = len(judged[0].seeds)
+    seeds = "one seed" if num_seeds == 1 else f"mean of {num_seeds} seeds"
     title = (
-        f"On the {num_problems} problems that choose; mean of {len(judged[0].seeds)} seeds,"
+        f"On the {num_problems} problems that choose; {seeds},"
         f" {result.confidence:.0%} intervals over problems"
     )
     figure.suptitle(textwrap.fill(title, int(_LETTERS * width)), fontsize=10)
