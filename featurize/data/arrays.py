@@ -75,10 +75,10 @@ class _Objects:
 
 
 class _Categories:
-    """Texts of which few differ, each kept once, in the order they came in."""
+    """Texts of which few differ, each kept once, in the order they came in; or nothing, null."""
 
     def __init__(self) -> None:
-        self._codes: defaultdict[str | None, int] = defaultdict(count().__next__)
+        self._codes: defaultdict[str | None, int] = defaultdict(count().__next__, {None: -1})
         self._indices = array("i")
 
     def extend(self, values: Collection[Any]) -> None:
@@ -90,15 +90,16 @@ class _Categories:
             self._indices.extend(map(self._codes.__getitem__, texts))
 
     def to_array(self) -> pa.Array:
-        texts = [(text or "").encode() for text in self._codes]
-        validity = None
-        if None in self._codes:
-            validity = _bits(np.array(self._indices) != self._codes[None])
-        indices = _from_buffers(
-            pa.int32(), self._indices, pa.py_buffer(self._indices), validity=validity
+        codes = np.array(self._indices)
+        is_there = codes >= 0
+        validity = None if is_there.all() else _bits(is_there)
+        indices = pa.py_buffer(np.maximum(codes, 0))
+        # NOTE: null has no place among the texts: chunks whose dictionaries agree are not unified.
+        texts = [text.encode() for text in self._codes if text is not None]
+        return pa.DictionaryArray.from_arrays(
+            _from_buffers(pa.int32(), self._indices, indices, validity=validity),
+            _from_buffers(pa.string(), texts, *_joined(texts)),
         )
-        names = _from_buffers(pa.string(), texts, *_joined(texts))
-        return pa.DictionaryArray.from_arrays(indices, names)
 
 
 def _validity(values: Sequence[Any]) -> pa.Buffer | None:

@@ -17,7 +17,8 @@ _BACKSLASH = ord("\\")
 _MARK = secrets.token_hex(12)  # what no file can hold on purpose
 _MEMBER = b'"instruction":"%s",' % _MARK.encode()
 
-# NOTE: orjson, which reads what this module does not, takes larger numbers for floats.
+# NOTE: orjson, which parses what is no plain row, takes numbers from 2**64 on for floats, and a
+# decoder knows no bound between the two.
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 

@@ -67,11 +67,11 @@ def _or_default(given: list[Any], defaults: Iterable[str]) -> list[str]:
 
 
 def _to_text(values: list[Any]) -> list[str | None]:
-    """Return single values as text, as they are written in the file."""
+    """Return single values as text."""
     kinds = set(map(type, values))
     if kinds <= {str, _NONE}:
         return values
-    if kinds <= {str, int, _NONE}:  # of few values: each is written once
+    if kinds <= {str, int, _NONE}:  # each value is written once
         texts = {value: scalar_to_text(value) for value in set(values)}
         return list(map(texts.__getitem__, values))
     return list(map(scalar_to_text, values))

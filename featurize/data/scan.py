@@ -62,8 +62,10 @@ def scan_files(
         workers = min(_num_cores(), 1 + sum(sizes) // _WORKER_BYTES)
     workers = min(workers, len(chunks))
     if workers <= 1:
-        yield from _report(map(scan_chunk, chunks), chunks)
-        _line_parser.cache_clear()
+        try:
+            yield from _report(map(scan_chunk, chunks), chunks)
+        finally:
+            _line_parser.cache_clear()
         return
     # NOTE: spawn, because the caller may hold threads (torch, Arrow), which a fork would break.
     context = get_context("spawn")

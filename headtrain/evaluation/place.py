@@ -22,7 +22,7 @@ def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
 
 
 def head_name(head: str, checkpoint_dir: Path) -> str:
-    """A name for files about the head at this path or URI, which no other head shares."""
+    """A name for files about the head at this path or URI: its folder, hashed where far away."""
     folder, own = Path(head).absolute(), checkpoint_dir.absolute()
     if folder.is_relative_to(own):
         return _name(folder.relative_to(own).parts)

@@ -248,7 +248,7 @@ def test_two_heads_are_compared_with_the_code_they_differ_on(
     command = ["compare", *heads, "--split", "valid"]
     outcome = critic.run(*command, *arguments("eval")[3:], folder=pipeline.folder)
     assert outcome.code == 0, outcome.err
-    path = pipeline.storage / "evaluation/demo/compare-valid-best-final.json"
+    path = pipeline.storage / "evaluation/demo/compare-valid-best+final.json"
     found = json.loads(path.read_text())
     judges = pipeline.evaluation()["splits"]["valid"]["judges"]
     accuracy = found["heads"]["A"]["accuracy_over_pairs"]["estimate"]

@@ -226,7 +226,7 @@ def test_heads_that_judge_differently_are_compared_with_the_code_they_differ_on(
         weight.data.neg_()
     write_head(project.folder / "opposite", head.model, head.record)
     shown = project.run("compare", str(project.head), "opposite", "--split", "valid", *options())
-    [path] = (project.folder / "storage/evaluation/demo").glob("compare-valid-*-opposite-*.json")
+    [path] = (project.folder / "storage/evaluation/demo").glob("compare-valid-*+*-opposite-*.json")
     found = json.loads(path.read_text())
     assert found["num_both_right"] == found["num_both_wrong"] == 0
     told = len(found["wins"]) + len(found["losses"])

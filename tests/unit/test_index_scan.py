@@ -165,6 +165,35 @@ def test_numbered_ids_follow_the_label_and_not_the_line(tmp_path):
     assert len(labels[0]) == 3
 
 
+def test_nothing_and_the_empty_text_are_told_apart_wherever_they_stand(tmp_path):
+    languages = [None, "", "", None, "c"]
+    lines = [row(n, metadata={"language": name}) for n, name in enumerate(languages, 1)]
+    whole = build(write_lines(tmp_path / "a.jsonl", *lines), tmp_path)
+    parts = [
+        write_lines(tmp_path / "b.jsonl", *lines[:2]),
+        write_lines(tmp_path / "c.jsonl", *lines[2:]),
+    ]
+    apart = DatasetIndex.build(parts, tmp_path)
+    assert apart.content_fingerprint == whole.content_fingerprint
+    for index in (whole, apart):
+        column = index.table["language"].combine_chunks()
+        column.validate(full=True)
+        assert column.dictionary.to_pylist() == ["", "c"]
+        assert sorted(column.to_pylist(), key=str) == ["", "", None, None, "c"]
+
+
+@pytest.mark.parametrize("languages", [[], [None], [None, None], ["", None], ["a", None, "", "a"]])
+def test_a_column_of_few_texts_is_what_was_put_in(languages):
+    column = empty_column(pa.dictionary(pa.int32(), pa.string()))
+    for language in languages:
+        column.extend([language])
+    column.extend(languages)
+    array = column.to_array()
+    array.validate(full=True)
+    assert array.to_pylist() == languages * 2
+    assert pa.concat_arrays([array, array]).to_pylist() == languages * 4
+
+
 def test_a_given_id_that_equals_a_default_one_is_refused_and_not_renamed(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", row(1))
     default = build(path, tmp_path).table["task_id"][0].as_py()
