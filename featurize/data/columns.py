@@ -1,5 +1,9 @@
 """Brings scanned samples into one order and names their content, whatever order they came in."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -28,10 +32,11 @@ def to_canonical(samples: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
     Returns the table and the (first, later) rows of every task id that is used again.
     """
     samples = with_sorted_dictionaries(samples)
-    order = pa.array(_content_order(samples))
-    unsorted = {name: samples[name] for name in samples.column_names}
-    del samples  # each column gives way to the sorted one, where nobody else holds the table
-    columns = {name: unsorted.pop(name).combine_chunks().take(order) for name in list(unsorted)}
+    columns = {name: samples[name] for name in samples.column_names}
+    del samples  # each column gives way to its successor, where nobody else holds the table
+    columns = _replaced(columns, pa.ChunkedArray.combine_chunks)
+    order = pa.array(_content_order(pa.table(columns)))
+    columns = _replaced(columns, lambda column: column.take(order))
     checks = columns["task_id_check"].to_numpy().copy()
     again = _repeats(columns["task_id"], columns["has_default_id"])
     if again.any():
@@ -67,6 +72,14 @@ def content_fingerprint(samples: pa.Table) -> str:
     return digest.hexdigest()
 
 
+def _replaced(columns: dict[str, Any], change: Callable[[Any], pa.Array]) -> dict[str, pa.Array]:
+    """Change every column, two at a time, and let go of what it was."""
+    names = list(columns)
+    with ThreadPoolExecutor(2) as pool:
+        changed = pool.map(lambda name: change(columns.pop(name)), names)
+        return dict(zip(names, changed, strict=True))
+
+
 def _with_sorted_values(column: pa.DictionaryArray) -> pa.DictionaryArray:
     """Codes are int32 [rows]; a null stays null."""
     values, codes = column.dictionary, _codes(column)
@@ -96,7 +109,7 @@ def _content_order(samples: pa.Table) -> np.ndarray:
     is_same = numbers[1:] == numbers[:-1]
     places = np.flatnonzero(np.append(is_same, False) | np.append(False, is_same))
     rows = np.sort(order[places])
-    keys = pa.table({name: _sortable(samples[name]).take(pa.array(rows)) for name in _SORT_KEYS})
+    keys = pa.table({name: _sortable(samples[name].take(pa.array(rows))) for name in _SORT_KEYS})
     among = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _SORT_KEYS])
     order[places] = rows[among.to_numpy()]
     return order

@@ -20,7 +20,7 @@ from featurize.data.notes import Fault, Notes
 from featurize.data.plain import Columns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
-_BLOCK_BYTES = 256 << 10  # what fits the caches of a core
+_BLOCK_BYTES = 512 << 10  # what fits the caches of a core
 _LINE_BYTES = 1 << 30  # more is no sample; lengths are kept in 32 bits
 _WORKER_BYTES = 128 << 20  # a further process pays from about here on
 _SECONDS_BETWEEN_REPORTS = 10
