@@ -238,7 +238,7 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
         )
     model = record.make_model()
     try:
-        put_state(model, safetensors.torch.load(content))
+        put_state(model, safetensors.torch.load(content))  # no pickle: bytes of tensors alone
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: damaged ({reason}); train the head again") from error

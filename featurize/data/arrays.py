@@ -71,7 +71,8 @@ class _Objects:
             return _from_buffers(kind, values, pa.py_buffer(b"".join(values)))
         if pa.types.is_string(kind):
             return _from_buffers(kind, values, *_joined(values))
-        return _from_buffers(kind, values, _bits(values), validity=_validity(values))
+        validity = _bits([value is not None for value in values]) if None in values else None
+        return _from_buffers(kind, values, _bits(values), validity=validity)
 
 
 class _Categories:
@@ -100,10 +101,6 @@ class _Categories:
             _from_buffers(pa.int32(), self._indices, indices, validity=validity),
             _from_buffers(pa.string(), texts, *_joined(texts)),
         )
-
-
-def _validity(values: Sequence[Any]) -> pa.Buffer | None:
-    return _bits([value is not None for value in values]) if None in values else None
 
 
 def _from_buffers(

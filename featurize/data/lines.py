@@ -16,18 +16,20 @@ _KEY = b'"instruction"'
 _BACKSLASH = ord("\\")
 _MARK = secrets.token_hex(12)  # what no file can hold on purpose
 _MEMBER = b'"instruction":"%s",' % _MARK.encode()
+_OPENING = b"{" + _MEMBER
 
 # NOTE: orjson, which parses what is no plain row, takes numbers from 2**64 on for floats, and a
 # decoder knows no bound between the two.
-Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Scalar = str | _Whole | float | bool | None
 
 
 class PlainFields(msgspec.Struct, gc=False):
     """What is read of a row's metadata."""
 
-    language: str | Whole | float | bool | None = None
-    difficulty: str | Whole | float | bool | None = None
-    source: str | Whole | float | bool | None = None
+    language: _Scalar = None
+    difficulty: _Scalar = None
+    source: _Scalar = None
 
 
 class PlainRow(msgspec.Struct, gc=False):
@@ -37,8 +39,8 @@ class PlainRow(msgspec.Struct, gc=False):
     output: str
     input: str | None = None
     is_correct: bool | None = None
-    problem_id: str | Whole | None = None
-    task_id: str | Whole | None = None
+    problem_id: str | _Whole | None = None
+    task_id: str | _Whole | None = None
     metadata: PlainFields | None = None
 
 
@@ -111,9 +113,8 @@ class LineParser:
         if not rests:
             return []
         try:
-            opening = b"{" + _MEMBER
-            joined = (b"," + opening).join(rests)
-            rows = _rows.decode(b"[" + opening + _checked(joined) + b"]")
+            joined = (b"," + _OPENING).join(rests)
+            rows = _rows.decode(b"[" + _OPENING + _checked(joined) + b"]")
             # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row has a
             # mark and there are as many as lines, each line is one object.
             if len(rows) == len(rests) and _put(self._instruction, rows):

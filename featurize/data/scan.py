@@ -20,6 +20,7 @@ from featurize.data.notes import Fault, Notes
 from featurize.data.plain import Columns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
+_BUFFER_BYTES = 256 << 10  # of a file, read at once
 _BLOCK_BYTES = 512 << 10  # what fits the caches of a core
 _LINE_BYTES = 1 << 30  # more is no sample; lengths are kept in 32 bits
 _WORKER_BYTES = 128 << 20  # a further process pays from about here on
@@ -146,7 +147,7 @@ def _line_parser() -> LineParser:
 
 def _read_blocks(chunk: Chunk) -> Iterator[tuple[list[bytes], int]]:
     """Yield whole lines, about a block at a time, and the offset of the first one in the file."""
-    with chunk.path.open("rb", buffering=_BLOCK_BYTES) as file:
+    with chunk.path.open("rb", buffering=_BUFFER_BYTES) as file:
         offset, end = (_line_start(chunk.path, at) for at in (chunk.start, chunk.end))
         file.seek(offset)
         while offset < end:

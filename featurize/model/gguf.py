@@ -21,7 +21,8 @@ PACKAGE_PREFIX = "package:"
 _UNREADABLE = (
     ValueError, OSError, LookupError, TypeError, NotImplementedError, struct.error,
 )  # fmt: skip
-"""What transformers raises over files that are damaged or of an unknown make."""
+"""What transformers and gguf raise over files that are damaged or of an unknown make; of a kind of
+quantisation that they cannot read, NotImplementedError."""
 
 
 def find_packaged_gguf(distribution: str) -> Path:

@@ -221,8 +221,8 @@ def compare_command(
                 console().print(telling_text(title, pair, correct, incorrect), soft_wrap=True)
     else:
         console().print(f"no code to show: {texts.source.why_not}")
-    names = [head_name(head.path, layout.checkpoint_dir) for head in heads]
-    path = layout.evaluation_dir / f"compare-{split}-{names[0]}+{names[1]}.json"
+    names = "+".join(head_name(head.path, layout.checkpoint_dir) for head in heads)
+    path = layout.evaluation_dir / f"compare-{split}-{names}.json"
     heads_told = {name: head.path for name, head in zip((FIRST, SECOND), heads, strict=True)}
     write_json(path, {"heads_compared": heads_told, **comparison.to_dict()})
     console().print(f"comparison written to {path}")

@@ -14,9 +14,8 @@ def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
     Those of the head that is judged by default are on top, those of any other in a folder named
     after it.
     """
-    folder, own = Path(head).absolute(), checkpoint_dir.absolute()
     with contextlib.suppress(CheckpointError):  # the experiment has no head of its own yet
-        if folder == Path(find_head(str(own))):
+        if Path(head).absolute() == Path(find_head(str(checkpoint_dir.absolute()))):
             return evaluation_dir
     return evaluation_dir / head_name(head, checkpoint_dir)
 

@@ -209,7 +209,7 @@ def mixed_lines() -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("block_bytes", [2, 100, 400, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [1, 100, 400, 1 << 20])
 def test_rows_read_many_at_a_time_are_those_read_one_by_one(tmp_path, monkeypatch, block_bytes):
     path = Path(write_lines(tmp_path / "a.jsonl", *mixed_lines()))
     chunk = Chunk(path=path, file=0, start=0, end=path.stat().st_size)

@@ -13,10 +13,15 @@ from featurize.data.lines import PLAIN_ERRORS, LineParser, PlainRow
 def parse(*lines: str | bytes) -> list[PlainRow] | None:
     """Parse lines as one block; None where one of them is no plain row."""
     block = [line if isinstance(line, bytes) else line.encode() for line in lines]
+    before = list(block)
     try:
-        return LineParser().parse_all(block)
+        rows = LineParser().parse_all(block)
     except PLAIN_ERRORS:
         return None
+    finally:
+        assert block == before, "the block is not as it was"
+    assert len(rows) == len(lines)
+    return rows
 
 
 def line(**fields: object) -> str:
@@ -130,6 +135,7 @@ def test_what_is_not_strict_json_is_refused_wherever_it_stands(bad):
         ['"x": [1', '"z": 1}]}'],
         ['"x": 1}, {"y": 2}', '"x": [0', '"z": 1}]}'],
         ['"x": 1}, 5', '"x": [0', '"z": 1}]}'],
+        ['"x": 1}, {"instruction": 7}', '"x": [{}', '"z": 1}]}'],
         ['"x": 1}, {"instruction": "a", "output": "c"}', '"x": [{}', '"z": 1}]}'],
     ],
 )
