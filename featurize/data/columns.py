@@ -122,13 +122,13 @@ def _repeats(task_ids: pa.Array, has_default_id: pa.Array) -> np.ndarray:
     return np.append(False, is_same & is_default[1:] & is_default[:-1])
 
 
-def _number_repeats(task_ids: pa.Array, again: np.ndarray) -> tuple[pa.Array, list[int]]:
+def _number_repeats(task_ids: pa.Array, again: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     """Append -2, -3, ... to ids that come again; returns all ids and the checks of these."""
     positions = np.arange(len(again))
     ranks = positions - np.maximum.accumulate(np.where(again, 0, positions)) + 1
     numbered = [f"{task_ids[int(row)]}-{ranks[row]}" for row in positions[again]]
     ids = pc.replace_with_mask(task_ids, pa.array(again), pa.array(numbered))
-    return ids, task_id_checks(map(str.encode, numbered))
+    return ids, task_id_checks([task_id.encode() for task_id in numbered])
 
 
 def _used_again(samples: pa.Table, checks: np.ndarray) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from xxhash import xxh3_64_intdigest, xxh3_128_digest, xxh3_128_hexdigest
 
 from featurize.data.fields import to_bytes
@@ -50,6 +51,6 @@ def default_task_id(prompt: bytes, output: bytes) -> str:
     return xxh3_128_hexdigest(prompt + output)[:24]
 
 
-def task_id_checks(task_ids: Iterable[bytes]) -> list[int]:
-    """Return 64 bits for each id, in UTF-8, that hardly ever are equal where ids are not."""
-    return list(map(xxh3_64_intdigest, task_ids))
+def task_id_checks(task_ids: Sequence[bytes]) -> np.ndarray:
+    """Hash ids, in UTF-8, so that hardly ever two get equal ones: uint64 [ids]."""
+    return np.fromiter(map(xxh3_64_intdigest, task_ids), np.uint64, len(task_ids))

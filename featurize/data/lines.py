@@ -113,8 +113,8 @@ class LineParser:
         if not rests:
             return []
         try:
-            joined = (b"," + _OPENING).join(rests)
-            rows = _rows.decode(b"[" + _OPENING + _checked(joined) + b"]")
+            joined = _checked((b"," + _OPENING).join(rests))
+            rows = _rows.decode(b"".join((b"[", _OPENING, joined, b"]")))
             # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row has a
             # mark and there are as many as lines, each line is one object.
             if len(rows) == len(rests) and _put(self._instruction, rows):

@@ -1,77 +1,83 @@
 """Takes plain rows many at a time, column by column; leaves the rest to those who can explain."""
 
-from collections.abc import Collection, Iterable, Sequence
-from operator import add
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from featurize.data.contexts import Context
 from featurize.data.fields import scalar_to_text
-from featurize.data.keys import (
-    default_problem_id,
-    default_task_id,
-    output_keys,
-    prompt_keys,
-    task_id_checks,
-)
+from featurize.data.keys import default_task_id, output_keys, prompt_keys, task_id_checks
 from featurize.data.lines import PlainFields, PlainRow
 
-Columns = dict[str, Collection[Any]]
-
 _NONE = type(None)
+_IDS = {str, _NONE}
+_LABELS = {str, int, _NONE}
 _NO_FIELDS = PlainFields()
 
 
-def plain_columns(rows: Sequence[PlainRow]) -> Columns | None:
-    """Return what the index notes of rows, by the names of its columns.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainColumns:
+    """What the index notes of rows."""
 
-    None where something is wrong with a row. The rules are those of `records.check_row`, which
-    takes one row at a time and says what is wrong with it.
+    contexts: Iterable[Context]  # to be read once
+    own: dict[str, Sequence[Any] | np.ndarray]  # by the names of its columns
+
+
+def plain_columns(rows: Sequence[PlainRow]) -> PlainColumns | None:
+    """Return what the index notes of rows; None where something is wrong with one.
+
+    The rules are those of `records.check_row`, which takes one row at a time and says what is
+    wrong with it.
     """
     outputs = [row.output for row in rows]
-    given_problems = _to_text([row.problem_id for row in rows])
-    given_ids = _to_text([row.task_id for row in rows])
-    if any(_any_blank(texts) for texts in (outputs, given_problems, given_ids)):
+    problem_ids = _to_text([row.problem_id for row in rows])
+    task_ids = _to_text([row.task_id for row in rows])
+    if any(_any_blank(texts) for texts in (outputs, problem_ids, task_ids)):
         return None
     instructions = [row.instruction for row in rows]
     inputs = [row.input or "" for row in rows]
     fields = [row.metadata or _NO_FIELDS for row in rows]
-    prompts, answers = prompt_keys(instructions, inputs), output_keys(outputs)
-    problem_ids = _or_default(given_problems, map(default_problem_id, prompts))
-    task_ids = _or_default(given_ids, map(default_task_id, prompts, answers))
-    encoded = list(map(str.encode, task_ids))
-    return {
-        "task_id": encoded,
-        "problem_id": problem_ids,
-        "is_correct": [row.is_correct for row in rows],
-        "language": _to_text([field.language for field in fields]),
-        "difficulty": _to_text([field.difficulty for field in fields]),
-        "source": _to_text([field.source for field in fields]),
-        "prompt_key": prompts,
-        "output_key": answers,
-        "prompt_chars": list(map(add, map(len, instructions), map(len, inputs))),
-        "output_chars": list(map(len, outputs)),
-        "has_default_id": [task_id is None for task_id in given_ids],
-        "task_id_check": task_id_checks(encoded),
-    }
+    answers = output_keys(outputs)
+    has_default_id = np.zeros(len(rows), bool)
+    if not all(task_ids):
+        defaults = map(default_task_id, prompt_keys(instructions, inputs), answers)
+        has_default_id[:] = [task_id is None for task_id in task_ids]
+        task_ids = [text or default for text, default in zip(task_ids, defaults, strict=True)]
+    encoded_ids = list(map(str.encode, task_ids))  # type: ignore[arg-type]
+    return PlainColumns(
+        contexts=zip(
+            instructions,
+            inputs,
+            problem_ids,
+            _one_kind([field.language for field in fields]),
+            _one_kind([field.difficulty for field in fields]),
+            _one_kind([field.source for field in fields]),
+            strict=True,
+        ),
+        own={
+            "task_id": encoded_ids,
+            "is_correct": [row.is_correct for row in rows],
+            "output_key": answers,
+            "output_chars": np.fromiter(map(len, outputs), np.int32, len(rows)),
+            "has_default_id": has_default_id,
+            "task_id_check": task_id_checks(encoded_ids),
+        },
+    )
 
 
 def _any_blank(texts: Sequence[str | None]) -> bool:
     """Whether one of the texts that are given says nothing."""
-    given = [text for text in texts if text is not None] if None in texts else texts
+    given = texts if all(texts) else [text for text in texts if text is not None]
     return not all(given) or any(map(str.isspace, given))  # type: ignore[arg-type]
 
 
-def _or_default(given: list[Any], defaults: Iterable[str]) -> list[str]:
-    if None not in given:
-        return given
-    return [text or default for text, default in zip(given, defaults, strict=True)]
-
-
 def _to_text(values: list[Any]) -> list[str | None]:
-    """Return single values as text."""
-    kinds = set(map(type, values))
-    if kinds <= {str, _NONE}:
-        return values
-    if kinds <= {str, int, _NONE}:  # each value is written once
-        texts = {value: scalar_to_text(value) for value in set(values)}
-        return list(map(texts.__getitem__, values))
-    return list(map(scalar_to_text, values))
+    """Return ids as text."""
+    return values if set(map(type, values)) <= _IDS else list(map(scalar_to_text, values))
+
+
+def _one_kind(values: list[Any]) -> list[str | int | None]:
+    """Return values of which those are equal that have one text; 1 equals 1.0 and true."""
+    return values if set(map(type, values)) <= _LABELS else list(map(scalar_to_text, values))

@@ -12,12 +12,13 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from featurize.data.errors import DataError
 from featurize.data.lines import PLAIN_ERRORS, LineParser
 from featurize.data.notes import Fault, Notes
-from featurize.data.plain import Columns, plain_columns
+from featurize.data.plain import PlainColumns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
 _BUFFER_BYTES = 256 << 10  # of a file, read at once
@@ -114,12 +115,12 @@ def _leave_interrupts() -> None:
 def scan_chunk(chunk: Chunk) -> ScannedChunk:
     """Check every row of a chunk and note its keys, its lengths and its place."""
     notes = Notes()
-    for lines, offset in _read_blocks(chunk):
+    for lines, lengths, offset in _read_blocks(chunk):
         columns = _try_plain(lines)
         if columns is None:
             notes.add_any(lines, offset)
         else:
-            notes.add_plain(columns, list(map(len, lines)), offset)
+            notes.add_plain(columns, lengths, offset)
     return ScannedChunk(
         file=chunk.file,
         samples=notes.to_table(),
@@ -129,7 +130,7 @@ def scan_chunk(chunk: Chunk) -> ScannedChunk:
     )
 
 
-def _try_plain(lines: Sequence[bytes]) -> Columns | None:
+def _try_plain(lines: Sequence[bytes]) -> PlainColumns | None:
     """Check plain rows many at a time; None where there are others, or bad ones, among them."""
     if b'"instruction"' not in lines[0]:
         return None  # as in a file of preferences: the lines are not worth parsing for this
@@ -145,21 +146,22 @@ def _line_parser() -> LineParser:
     return LineParser()
 
 
-def _read_blocks(chunk: Chunk) -> Iterator[tuple[list[bytes], int]]:
-    """Yield whole lines, about a block at a time, and the offset of the first one in the file."""
+def _read_blocks(chunk: Chunk) -> Iterator[tuple[list[bytes], np.ndarray, int]]:
+    """Yield whole lines, about a block at a time, their lengths and the offset of the first one."""
     with chunk.path.open("rb", buffering=_BUFFER_BYTES) as file:
         offset, end = (_line_start(chunk.path, at) for at in (chunk.start, chunk.end))
         file.seek(offset)
         while offset < end:
             lines = file.readlines(min(_BLOCK_BYTES, end - offset))
-            num_bytes = sum(map(len, lines))
+            lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+            num_bytes = int(lengths.sum())
             while offset + num_bytes > end:  # what begins at the end is of the next chunk
                 num_bytes -= len(lines.pop())
             if not lines or (offset + num_bytes < end and not lines[-1].endswith(b"\n")):
                 raise DataError(f"{chunk.path}: became shorter while it was read; start again")
             if len(lines[-1]) > _LINE_BYTES:
                 raise _too_long(chunk.path, offset + num_bytes - len(lines[-1]))
-            yield lines, offset
+            yield lines, lengths[: len(lines)], offset
             offset += num_bytes
 
 

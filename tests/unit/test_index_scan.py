@@ -4,12 +4,13 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from featurize.data import arrays, columns, notes, plain, records, scan
-from featurize.data.arrays import empty_column
+from featurize.data.arrays import dictionary_array, empty_column
 from featurize.data.index import DatasetIndex
 from featurize.data.records import DataError
 from featurize.data.scan import Chunk, scan_chunk, scan_files
@@ -184,14 +185,13 @@ def test_nothing_and_the_empty_text_are_told_apart_wherever_they_stand(tmp_path)
 
 @pytest.mark.parametrize("languages", [[], [None], [None, None], ["", None], ["a", None, "", "a"]])
 def test_a_column_of_few_texts_is_what_was_put_in(languages):
-    column = empty_column(pa.dictionary(pa.int32(), pa.string()))
-    for language in languages:
-        column.extend([language])
-    column.extend(languages)
-    array = column.to_array()
+    rows = np.arange(len(languages)).repeat(2)
+    array = dictionary_array(languages, rows)
     array.validate(full=True)
-    assert array.to_pylist() == languages * 2
-    assert pa.concat_arrays([array, array]).to_pylist() == languages * 4
+    assert array.to_pylist() == [languages[row] for row in rows]
+    texts = set(languages) - {None}
+    assert sorted(array.dictionary.to_pylist()) == sorted(texts)
+    assert pa.concat_arrays([array, array]).to_pylist() == array.to_pylist() * 2
 
 
 def test_a_given_id_that_equals_a_default_one_is_refused_and_not_renamed(tmp_path):

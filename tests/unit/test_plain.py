@@ -2,16 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from featurize.data.lines import PLAIN_ERRORS, LineParser
 from featurize.data.notes import Notes
-from featurize.data.plain import Columns, plain_columns
+from featurize.data.plain import PlainColumns, plain_columns
 
 PLAIN = {"instruction": "a", "output": "b"}
 
 
-def columns_of(*rows: object) -> Columns | None:
+def columns_of(*rows: object) -> PlainColumns | None:
     """Parse rows and take their columns; None where they have to go the other way."""
     try:
         parsed = LineParser().parse_all([json.dumps(row).encode() + b"\n" for row in rows])
@@ -42,7 +43,7 @@ def test_a_plain_row_is_noted_as_it_is_one_by_one(row):
     columns = columns_of(*rows)
     assert columns is not None
     fast, slow = Notes(), Notes()
-    fast.add_plain(columns, [len(line) for line in lines], offset=100)
+    fast.add_plain(columns, np.array([len(line) for line in lines]), offset=100)
     slow.add_any(lines, offset=100)
     assert fast.to_table().equals(slow.to_table())
     assert fast.num_lines == slow.num_lines == len(rows)
