@@ -7,17 +7,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 
 from featurize.data.errors import DataError
 from featurize.data.lines import PLAIN_ERRORS, LineParser
-from featurize.data.notes import Fault, Notes
+from featurize.data.notes import SCAN_SCHEMA, Fault, Notes
 from featurize.data.plain import PlainColumns, plain_columns
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
@@ -72,29 +73,54 @@ def scan_files(
     # NOTE: spawn, because the caller may hold threads (torch, Arrow), which a fork would break.
     context = get_context("spawn")
     others = workers - 1  # this process is one of them
-    with ProcessPoolExecutor(others, mp_context=context, initializer=_leave_interrupts) as pool:
+    with (
+        TemporaryDirectory(prefix="critic-") as folder,
+        ProcessPoolExecutor(others, mp_context=context, initializer=_leave_interrupts) as pool,
+    ):
         try:
-            yield from _report(_scan_together(chunks, pool, others), chunks)
+            yield from _report(_scan_together(chunks, pool, others, Path(folder)), chunks)
         finally:
             pool.shutdown(cancel_futures=True)
             _line_parser.cache_clear()
 
 
 def _scan_together(
-    chunks: Iterable[Chunk], pool: ProcessPoolExecutor, others: int
+    chunks: Iterable[Chunk], pool: ProcessPoolExecutor, others: int, folder: Path
 ) -> Iterator[ScannedChunk]:
     """Scan here whatever the other processes have no time for; in order all the same."""
-    scanned = deque[Future[ScannedChunk]]()
-    for chunk in chunks:
-        if sum(not future.done() for future in scanned) < 2 * others:
-            scanned.append(pool.submit(scan_chunk, chunk))
+    scanned = deque[tuple[Future[ScannedChunk], Path | None]]()
+    for number, chunk in enumerate(chunks):
+        if sum(not future.done() for future, _ in scanned) < 2 * others:
+            path = folder / f"{number}.arrow"
+            scanned.append((pool.submit(_scan_apart, chunk, path), path))
         else:
-            scanned.append(Future())
-            scanned[-1].set_result(scan_chunk(chunk))
-        while scanned and scanned[0].done():
-            yield scanned.popleft().result()
+            scanned.append((Future(), None))
+            scanned[-1][0].set_result(scan_chunk(chunk))
+        while scanned and scanned[0][0].done():
+            yield _take_over(*scanned.popleft())
     while scanned:
-        yield scanned.popleft().result()
+        yield _take_over(*scanned.popleft())
+
+
+def _scan_apart(chunk: Chunk, path: Path) -> ScannedChunk:
+    """Scan a chunk for another process, which finds its samples in a file.
+
+    Through a pipe they would go in pieces, and for each this process would have to wait until the
+    other one, busy with a chunk of its own, comes to read it.
+    """
+    scanned = scan_chunk(chunk)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCAN_SCHEMA) as writer:
+        writer.write_table(scanned.samples)
+    return replace(scanned, samples=SCAN_SCHEMA.empty_table())
+
+
+def _take_over(future: Future[ScannedChunk], path: Path | None) -> ScannedChunk:
+    scanned = future.result()
+    if path is None:
+        return scanned
+    samples = pa.ipc.open_stream(path.read_bytes()).read_all()
+    path.unlink()
+    return replace(scanned, samples=samples)
 
 
 def _report(scanned: Iterable[ScannedChunk], chunks: Sequence[Chunk]) -> Iterator[ScannedChunk]:
