@@ -1,8 +1,7 @@
 """Brings scanned samples into one order and names their content, whatever order they came in."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import orjson
@@ -19,8 +18,9 @@ INDEX_COLUMNS = (
     "file", "line", "offset", "length", "part",
     "prompt_key", "output_key", "prompt_chars", "output_chars",
 )  # fmt: skip
+_LEADING_KEYS = ("prompt_key", "output_key")
 _SORT_KEYS = (
-    "prompt_key", "output_key", "task_id",
+    *_LEADING_KEYS, "task_id",
     # Rows that default ids cannot tell apart; without these the suffixes would follow the file.
     "is_correct", "problem_id", "language", "difficulty", "source",
 )  # fmt: skip
@@ -31,12 +31,16 @@ def to_canonical(samples: pa.Table) -> tuple[pa.Table, list[tuple[int, int]]]:
 
     Returns the table and the (first, later) rows of every task id that is used again.
     """
-    samples = with_sorted_dictionaries(samples)
-    columns = {name: samples[name] for name in samples.column_names}
+    columns = {name: samples[name] for name in _LEADING_KEYS}
+    columns |= {name: samples[name] for name in samples.column_names}
     del samples  # each column gives way to its successor, where nobody else holds the table
-    columns = _replaced(columns, pa.ChunkedArray.combine_chunks)
-    order = pa.array(_content_order(pa.table(columns)))
-    columns = _replaced(columns, lambda column: column.take(order))
+    with ThreadPoolExecutor(2) as pool:
+        whole = {name: pool.submit(_in_one, columns.pop(name)) for name in list(columns)}
+        leading = _leading_order(*(whole[name].result() for name in _LEADING_KEYS))
+        columns = {name: whole.pop(name).result() for name in list(whole)}
+        order = pa.array(_content_order(leading, columns))
+        taken = {name: pool.submit(columns.pop(name).take, order) for name in list(columns)}
+        columns = {name: column.result() for name, column in taken.items()}
     checks = columns["task_id_check"].to_numpy().copy()
     again = _repeats(columns["task_id"], columns["has_default_id"])
     if again.any():
@@ -49,8 +53,7 @@ def with_sorted_dictionaries(samples: pa.Table) -> pa.Table:
     """Rebuild the dictionary columns with the values in use, sorted."""
     for name in DICTIONARY_COLUMNS:
         position = samples.schema.get_field_index(name)
-        column = _with_sorted_values(samples[name].combine_chunks())
-        samples = samples.set_column(position, name, column)
+        samples = samples.set_column(position, name, _in_one(samples[name]))
     return samples
 
 
@@ -61,55 +64,60 @@ def content_fingerprint(samples: pa.Table) -> str:
         column = samples[name].combine_chunks()
         if name in DICTIONARY_COLUMNS:
             digest.update(orjson.dumps([name, len(column), column.dictionary.to_pylist()]))
-            digest.update(_codes(column).tobytes())
+            digest.update(_codes(column).data)
         elif name == "task_id":
-            digest.update(pc.binary_length(column).to_numpy().tobytes())
+            digest.update(pc.binary_length(column).to_numpy())
             digest.update(_text_bytes(column))
         else:
-            digest.update(_codes(column.cast(pa.int8())).tobytes())
+            digest.update(_codes(column.cast(pa.int8())).data)
     for name in ("prompt_key", "output_key"):
-        digest.update(_key_bytes(samples[name]).tobytes())
+        digest.update(_key_bytes(samples[name].combine_chunks()).data)
     return digest.hexdigest()
 
 
-def _replaced(columns: dict[str, Any], change: Callable[[Any], pa.Array]) -> dict[str, pa.Array]:
-    """Change every column, two at a time, and let go of what it was."""
-    names = list(columns)
-    with ThreadPoolExecutor(2) as pool:
-        changed = pool.map(lambda name: change(columns.pop(name)), names)
-        return dict(zip(names, changed, strict=True))
+def _in_one(column: pa.ChunkedArray) -> pa.Array:
+    """Put chunks together; a dictionary is left with the values in use, sorted."""
+    whole = column.combine_chunks()
+    return _with_sorted_values(whole) if pa.types.is_dictionary(whole.type) else whole
 
 
 def _with_sorted_values(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Codes are int32 [rows]; a null stays null."""
-    values, codes = column.dictionary, _codes(column)
-    used = np.flatnonzero(np.bincount(codes + 1, minlength=len(values) + 1)[1:])
-    order = used[pc.sort_indices(values.take(pa.array(used))).to_numpy()]
-    ranks = np.full(len(values) + 1, -1, np.int32)  # its last place is where -1, a null, leads
-    ranks[order] = np.arange(len(order), dtype=np.int32)
-    codes = ranks[codes]
-    indices = pa.array(codes, mask=codes < 0)
-    return pa.DictionaryArray.from_arrays(indices, values.take(pa.array(order)))
+    """Return the same values; a null stays null."""
+    values = column.dictionary
+    used = pc.unique(column.indices).drop_null()
+    order = used.take(pc.sort_indices(values.take(used)))
+    ranks = np.zeros(len(values), np.int32)
+    ranks[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    indices = pa.array(ranks).take(column.indices)
+    return pa.DictionaryArray.from_arrays(indices, values.take(order))
 
 
-def _content_order(samples: pa.Table) -> np.ndarray:
-    """Return the rows in the order of _SORT_KEYS: int64 [rows].
+def _leading_order(prompt_keys: pa.Array, output_keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows by their leading keys alone.
 
-    The first two keys are hashes, so that one number, of the prompt's rank and the leading bits of
-    the output's key, orders nearly all rows; only where it is equal do all keys count.
+    Both are hashes, so that one number, of the prompt's rank and the leading bits of the output's
+    key, orders nearly all rows. Returns int64 [rows] and the places in it of rows whose numbers
+    are equal, int64 [places].
     """
-    prompts = samples["prompt_key"].combine_chunks().dictionary_encode()
+    prompts = prompt_keys.dictionary_encode()
     ranks = np.empty(len(prompts.dictionary), np.uint64)
     ranks[pc.sort_indices(prompts.dictionary).to_numpy()] = np.arange(len(ranks), dtype=np.uint64)
     bits = np.uint64(len(ranks).bit_length())
-    outputs = _key_bytes(samples["output_key"])[:, :8].copy().view(">u8")[:, 0]
+    outputs = _key_bytes(output_keys)[:, :8].copy().view(">u8")[:, 0]
     numbers = ranks[prompts.indices.to_numpy()] << (np.uint64(64) - bits) | outputs >> bits
     order = np.argsort(numbers)
     numbers = numbers[order]
     is_same = numbers[1:] == numbers[:-1]
-    places = np.flatnonzero(np.append(is_same, False) | np.append(False, is_same))
+    return order, np.flatnonzero(np.append(is_same, False) | np.append(False, is_same))
+
+
+def _content_order(
+    leading: tuple[np.ndarray, np.ndarray], columns: Mapping[str, pa.Array]
+) -> np.ndarray:
+    """Return the rows in the order of _SORT_KEYS, from `_leading_order`: int64 [rows]."""
+    order, places = leading
     rows = np.sort(order[places])
-    keys = pa.table({name: _sortable(samples[name].take(pa.array(rows))) for name in _SORT_KEYS})
+    keys = pa.table({name: _sortable(columns[name].take(pa.array(rows))) for name in _SORT_KEYS})
     among = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _SORT_KEYS])
     order[places] = rows[among.to_numpy()]
     return order
@@ -151,12 +159,11 @@ def _used_again(samples: pa.Table, checks: np.ndarray) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (files[pair[1]], lines[pair[1]]))
 
 
-def _sortable(column: pa.ChunkedArray) -> pa.Array:
+def _sortable(column: pa.Array) -> pa.Array:
     """Sorted dictionaries sort by their codes."""
-    combined = column.combine_chunks()
-    if pa.types.is_dictionary(combined.type):
-        return combined.indices
-    return combined.cast(pa.int8()) if pa.types.is_boolean(combined.type) else combined
+    if pa.types.is_dictionary(column.type):
+        return column.indices
+    return column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
 
 
 def _codes(column: pa.Array) -> np.ndarray:
@@ -165,9 +172,8 @@ def _codes(column: pa.Array) -> np.ndarray:
     return np.asarray(indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
 
 
-def _key_bytes(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column of keys without nulls as uint8 [rows, 16]."""
-    keys = column.combine_chunks()
+def _key_bytes(keys: pa.Array) -> np.ndarray:
+    """Return keys without nulls as uint8 [rows, 16]."""
     content = np.frombuffer(keys.buffers()[1] or b"", np.uint8)
     return content[16 * keys.offset :][: 16 * len(keys)].reshape(-1, 16)
 
