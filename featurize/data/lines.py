@@ -14,6 +14,7 @@ from featurize.data.memory import BoundedMemory
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KEY = b'"instruction"'
 _BACKSLASH = ord("\\")
+_SPACE = b" \t\r\n"  # of JSON; bytes.strip takes more
 _MARK = secrets.token_hex(12)  # what no file can hold on purpose
 _MEMBER = b'"instruction":"%s",' % _MARK.encode()
 _OPENING = b"{" + _MEMBER
@@ -82,66 +83,71 @@ class LineParser:
 
     A line is cut into `{...,`, then `"instruction": "...",`, then the rest. The middle is parsed
     only when its bytes are new; in its place the others are parsed with a mark, which must come
-    out as the row's instruction. Lines that follow each other and begin with the same instruction
-    have all their rests parsed at once. Where that fails (a cut inside a nested object, say), the
-    line is parsed as a whole.
+    out as the row's instruction. Where lines begin with their instruction, all their rests are
+    parsed at once. Where that fails (a cut inside a nested object, say), a line is parsed as a
+    whole.
     """
 
     def __init__(self) -> None:
         self._known: BoundedMemory[bytes, str] = BoundedMemory()
         self._middle = b"\n"  # of the line before; no line holds this one
-        self._start: bytes | tuple[()] = ()  # up to the rest; no line starts with one of none
-        self._instruction = ""  # of that start
 
     def parse_all(self, lines: Sequence[bytes]) -> list[PlainRow]:
         """Parse lines; one of PLAIN_ERRORS says that one of them is no plain row."""
-        rows, rests = list[PlainRow](), list[bytes]()
-        start, cut = self._start, len(self._start)
+        try:
+            rows = self._parse_together(lines)
+        except PLAIN_ERRORS:
+            rows = None
+        return rows or list(map(self._parse, lines))
+
+    def _parse_together(self, lines: Sequence[bytes]) -> list[PlainRow] | None:
+        """Parse lines that begin with their instruction; None where one does not."""
+        rests, instructions = list[bytes](), list[str]()
+        start: bytes | tuple[()] = ()  # up to the rest; no line starts with one of none
         for line in lines:  # run for every row: no calls of ours where lines start alike
-            if line.startswith(start):
-                rests.append(line[cut:])
-                continue
-            rows += self._parse_rests(rests)
-            rests.clear()
-            rows.append(self._parse_in_parts(line) or _one_row.decode(_checked(line)))
-            start, cut = self._start, len(self._start)
-        rows += self._parse_rests(rests)
+            if not line.startswith(start):
+                head, middle = self._cut(line)
+                if head.strip(_SPACE) != b"{":
+                    return None
+                start, instruction = head + middle, self._parse_middle(middle)
+                cut = len(start)
+            rests.append(line[cut:])
+            instructions.append(instruction)
+        joined = _checked((b"," + _OPENING).join(rests))
+        rows = _rows.decode(b"".join((b"[", _OPENING, joined, b"]")))
+        # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row has a mark
+        # and there are as many as lines, each line is one object.
+        if len(rows) != len(lines):
+            return None
+        for row, instruction in zip(rows, instructions, strict=True):
+            if row.instruction != _MARK:
+                return None
+            row.instruction = instruction
         return rows
 
-    def _parse_rests(self, rests: list[bytes]) -> list[PlainRow]:
-        """Parse what follows the start, of several lines at once."""
-        if not rests:
-            return []
-        try:
-            joined = _checked((b"," + _OPENING).join(rests))
-            rows = _rows.decode(b"".join((b"[", _OPENING, joined, b"]")))
-            # Broken lines may mend each other, `"x": [1` and `"y": 2}]}`. Where each row has a
-            # mark and there are as many as lines, each line is one object.
-            if len(rows) == len(rests) and _put(self._instruction, rows):
-                return rows
-        except PLAIN_ERRORS:
-            pass
-        return [_one_row.decode(_checked(self._start + rest)) for rest in rests]  # type: ignore[operator]
-
-    def _parse_in_parts(self, line: bytes) -> PlainRow | None:
-        """Cut a line and parse the parts; None where they are none."""
-        start = line.find(_KEY)
-        if start < 0:
-            return None
-        is_like_last = line.startswith(self._middle, start)
-        middle = self._middle if is_like_last else _string_member(line, start)
-        head, rest = line[:start], line[start + len(middle) :]
+    def _parse(self, line: bytes) -> PlainRow:
+        """Parse one line, in parts where it has them."""
+        head, middle = self._cut(line)
         try:
             instruction = self._parse_middle(middle)
-            row = _one_row.decode(_checked(head + _MEMBER + rest))
+            row = _one_row.decode(_checked(head + _MEMBER + line[len(head) + len(middle) :]))
+            if row.instruction == _MARK:  # or the cut is elsewhere, or there is another that counts
+                row.instruction = instruction
+                return row
         except PLAIN_ERRORS:
-            return None
-        if not _put(instruction, [row]):
-            return None  # the cut is elsewhere, or there is another that counts
-        self._middle = middle
-        if head.strip() == b"{":  # lines of this instruction are likely to start alike
-            self._start, self._instruction = head + middle, instruction
-        return row
+            pass
+        return _one_row.decode(_checked(line))
+
+    def _cut(self, line: bytes) -> tuple[bytes, bytes]:
+        """Return a line's parts before the rest; the middle is empty where there is none."""
+        start = line.find(_KEY)
+        if start < 0:
+            return b"", b""
+        middle = self._middle
+        if not line.startswith(middle, start):
+            middle = _string_member(line, start)
+            self._middle = middle or self._middle
+        return line[:start], middle
 
     def _parse_middle(self, middle: bytes) -> str:
         instruction = self._known.get(middle)
@@ -149,15 +155,6 @@ class LineParser:
             instruction = _middle.decode(b"{" + middle[:-1] + b"}").instruction
             self._known.add(middle, instruction, len(middle))
         return instruction
-
-
-def _put(instruction: str, rows: list[PlainRow]) -> bool:
-    """Put an instruction in the place of marks; whether all rows had one."""
-    for row in rows:
-        if row.instruction != _MARK:
-            return False
-        row.instruction = instruction
-    return True
 
 
 def _checked(text: bytes) -> bytes:
@@ -168,8 +165,10 @@ def _checked(text: bytes) -> bytes:
 
 
 def _string_member(line: bytes, start: int) -> bytes:
-    """Return the bytes from `start` to the comma behind a string; nothing where there is none."""
-    stop = line.find(b'",', start)
+    """Return the bytes from the key at `start` to the comma behind its string, nothing if none."""
+    opening = line.find(b'"', start + len(_KEY))
+    stop = line.find(b'"', opening + 1)  # one byte is found sooner than the two of `",`
     while stop > 0 and line[stop - 1] == _BACKSLASH:
-        stop = line.find(b'",', stop + 1)
-    return line[start : stop + 2] if stop > 0 else b""
+        stop = line.find(b'"', stop + 1)
+    member = line[start : stop + 2]
+    return member if stop > 0 and member.endswith(b'",') else b""

@@ -153,8 +153,11 @@ def test_the_last_line_needs_no_end():
     assert parse(lines[-1]) == whole(lines[-1])
 
 
-def test_an_instruction_is_parsed_once_for_all_its_lines(monkeypatch):
-    lines = [line(instruction=f"statement {n % 3}", output=str(n)) for n in range(12)]
+@pytest.mark.parametrize("first", [{}, {"task_id": "t"}], ids=["first", "second"])
+@pytest.mark.parametrize("odd", [[], [line(output="b", instruction="last")]], ids=["even", "odd"])
+def test_an_instruction_is_parsed_once_for_all_its_lines(monkeypatch, first, odd):
+    lines = [line(**first, instruction=f"statement {n % 3}", output=str(n)) for n in range(12)]
+    lines[3:3] = odd
     expected = whole(*lines)
     parsed: list[bytes] = []
 
