@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 
 from featurize.data.errors import DataError
-from featurize.files import atomic_path
+from featurize.files import TEMPORARY_SUFFIX, atomic_path
 from featurize.remote import open_filesystem, try_again
 
 _MARKS = (
@@ -59,7 +59,10 @@ class RemoteFile:
         if copy.exists():
             return copy
         folder.mkdir(parents=True, exist_ok=True)
-        with _sole_holder(folder / "lock", self.name):
+        with _sole_holder(folder / "lock", self.name) as is_sole:
+            if is_sole:  # what is unfinished was left by a killed process
+                for leftover in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+                    leftover.unlink()
             if not copy.exists():
                 self._download(copy)
         return copy
@@ -182,19 +185,21 @@ def _without_query(uri: str) -> str:
 
 
 @contextmanager
-def _sole_holder(lock: Path, name: str) -> Iterator[None]:
-    """One process of this machine is in this block; the others wait.
+def _sole_holder(lock: Path, name: str) -> Iterator[bool]:
+    """One process is in this block, the others wait; yields whether that is so.
 
     Where the file system has no locks all go on: each writes under a name of its own.
     """
     with lock.open("a") as file:
+        is_sole = False
         with suppress(OSError):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 logger.info("waiting for another process to fetch %s", name)
                 fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            is_sole = True
+        yield is_sole
 
 
 def _in_megabytes(num_bytes: int | None) -> str:

@@ -1,5 +1,6 @@
 """Datasets by URI: the rows of the local file, fetched once, never torn, with the URI's name."""
 
+import errno
 import threading
 import uuid
 from collections.abc import Iterator
@@ -152,6 +153,29 @@ def test_one_process_fetches_and_the_others_wait(
         found = pool.map(lambda _: find_remote_files(uri)[0].fetch(tmp_path), range(4))
     assert len(set(found)) == 1
     assert len(calls) == 1
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path, folder: str) -> None:
+    file = find_remote_files(put(f"{folder}/train.jsonl", to_lines(ROWS)))[0]
+    copy = file.fetch(tmp_path)
+    copy.rename(leftover := copy.with_name("train.jsonl.1234abcd.partial"))
+    assert file.fetch(tmp_path) == copy
+    assert copy.read_bytes() == to_lines(ROWS)
+    assert not leftover.exists()
+
+
+def test_without_locks_nobody_removes_what_another_may_be_writing(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("featurize.data.downloads.fcntl.flock", refuse)
+    file = find_remote_files(put(f"{folder}/train.jsonl", to_lines(ROWS)))[0]
+    copy = file.fetch(tmp_path)
+    copy.rename(unfinished := copy.with_name("train.jsonl.1234abcd.partial"))
+    assert file.fetch(tmp_path) == copy
+    assert unfinished.exists()
 
 
 def test_a_dropped_connection_is_tried_again(
