@@ -21,18 +21,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        # NOTE: the rename itself lives in the folder; without this a power cut may undo it.
-        sync(path.parent)
+        with naming_errors(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            # NOTE: the rename itself lives in the folder; without this a power cut may undo it.
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming_errors(path: Path) -> Iterator[None]:
+    """What fails on an open file (a full disk, say) is told with the name of the file."""
+    try:
+        yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise  # it says what is wrong
-        # What fails on an open file (a full disk, say) does not say which file it was.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,6 +20,7 @@ from featurize.data.errors import DataError
 from featurize.data.lines import PLAIN_ERRORS, LineParser
 from featurize.data.notes import SCAN_SCHEMA, Fault, Notes
 from featurize.data.plain import PlainColumns, plain_columns
+from featurize.files import naming_errors
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
 _BUFFER_BYTES = 256 << 10  # of a file, read at once
@@ -109,8 +110,11 @@ def _scan_apart(chunk: Chunk, path: Path) -> ScannedChunk:
     other one, busy with a chunk of its own, comes to read it.
     """
     scanned = scan_chunk(chunk)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCAN_SCHEMA) as writer:
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_stream(content, SCAN_SCHEMA) as writer:
         writer.write_table(scanned.samples)
+    with naming_errors(path):
+        path.write_bytes(content.getvalue())
     return replace(scanned, samples=SCAN_SCHEMA.empty_table())
 
 

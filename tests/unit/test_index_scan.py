@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,31 @@ def test_a_line_longer_than_any_sample_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(scan, "_LINE_BYTES", 10000)
     [chunk, *_] = scan_files([path], workers=1, chunk_bytes=chunk_bytes)
     assert chunk.num_lines == 1
+
+
+def test_nothing_is_left_of_what_processes_hand_over(tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    lines = [row(n) for n in range(40)]
+    path = Path(write_lines(tmp_path / "a.jsonl", *lines))
+    one, two = (list(scan_files([path], workers=n, chunk_bytes=200)) for n in (1, 2))
+    assert [chunk.samples for chunk in two] == [chunk.samples for chunk in one]
+    assert [chunk.num_lines for chunk in two] == [chunk.num_lines for chunk in one]
+    assert list(folder.iterdir()) == []
+    chunks = scan_files([path], workers=2, chunk_bytes=200)
+    next(chunks)
+    assert list(folder.iterdir()) != []
+    chunks.close()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_is_told_with_the_file_that_is_handed_over(tmp_path):
+    path = Path(write_lines(tmp_path / "a.jsonl", row(1)))
+    chunk = Chunk(path=path, file=0, start=0, end=path.stat().st_size)
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        scan._scan_apart(chunk, Path("/dev/full"))
 
 
 def test_ids_that_no_table_can_hold_are_refused(monkeypatch):
