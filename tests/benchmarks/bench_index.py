@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from featurize.data.index import DatasetIndex
 
@@ -44,8 +45,9 @@ class Measured:
     peak_bytes: int  # at most: the peaks of all processes, as if they fell together
 
 
-def write_rows(path: Path, num_rows: int, ways: random.Random, *, is_shuffled: bool) -> None:
+def write_rows(path: Path, num_rows: int, *, is_shuffled: bool) -> None:
     """Write a dataset as `critic prepare codecontests` does, problem by problem."""
+    ways = random.Random(0)
     pool = [json.dumps(_code_line(ways), ensure_ascii=False)[1:-1] for _ in range(4000)]
     with path.open("w", encoding="utf-8") as file:
         rows = _rows(num_rows, pool, ways)
@@ -127,10 +129,10 @@ def open_index(path: Path, cache: Path) -> int:
     return len(DatasetIndex.build(str(path), cache))
 
 
-def in_fresh_process(*arguments: object) -> Measured:
-    """Call `measure` where nothing has used memory or time before."""
+def in_fresh_process(call: Callable[..., Any], *arguments: object, **options: object) -> Any:
+    """Call something where nothing has used memory or time before, and leave none behind."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
+        return pool.submit(call, *arguments, **options).result()
 
 
 def main() -> None:
@@ -143,17 +145,18 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path, cache = Path(folder, "rows.jsonl"), Path(folder, "cache")
-        write_rows(path, options.rows, random.Random(0), is_shuffled=options.shuffled)
+        # Not here: a process hands its peak of memory on to those it starts.
+        in_fresh_process(write_rows, path, options.rows, is_shuffled=options.shuffled)
         print(f"{options.rows:,} rows, {path.stat().st_size / 1e9:.2f} GB\n")
         print("| way | rows/s | seconds | speed | CPU seconds | peak memory |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")
         for _ in range(options.rounds):
-            plain = in_fresh_process("json.loads line by line", read_plainly, path)
-            ways = [plain]
+            plain = in_fresh_process(measure, "json.loads line by line", read_plainly, path)
+            ways: list[Measured] = [plain]
             for workers in (1, 2):
                 name = f"critic, {workers} process" + "es" * (workers > 1)
-                ways.append(in_fresh_process(name, build_index, path, cache, workers))
-            ways.append(in_fresh_process("critic, second open", open_index, path, cache))
+                ways.append(in_fresh_process(measure, name, build_index, path, cache, workers))
+            ways.append(in_fresh_process(measure, "critic, second open", open_index, path, cache))
             for way in ways:
                 print(
                     f"| {way.way} | {way.rows / way.seconds:,.0f} | {way.seconds:.2f}"
