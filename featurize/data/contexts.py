@@ -41,7 +41,7 @@ class Contexts:
             "problem_id": dictionary_array(_problem_ids(problems, keys), indices),
         }
         for name, values in zip(("language", "difficulty", "source"), fields, strict=True):
-            arrays[name] = dictionary_array(list(map(scalar_to_text, values)), indices)
+            arrays[name] = dictionary_array(map(scalar_to_text, values), indices)
         return arrays
 
 
