@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -80,6 +81,11 @@ def scan_files(
     ):
         try:
             yield from _report(_scan_together(chunks, pool, others, Path(folder)), chunks)
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a process that reads the dataset was killed (memory may have run out); run the "
+                "same command again"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
             _line_parser.cache_clear()

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -30,6 +32,11 @@ def row(n: int, **fields: object) -> str:
 
 def build(paths, tmp_path: Path, **options) -> DatasetIndex:
     return DatasetIndex.build(paths, tmp_path / "cache", **options)
+
+
+def die() -> None:
+    """What a system without memory does to a process."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def refusal(paths, tmp_path: Path, **options) -> DataError:
@@ -260,6 +267,13 @@ def test_nothing_is_left_of_what_processes_hand_over(tmp_path, monkeypatch):
     assert list(folder.iterdir()) != []
     chunks.close()
     assert list(folder.iterdir()) == []
+
+
+def test_a_process_that_is_killed_is_told_of(tmp_path, monkeypatch):
+    path = Path(write_lines(tmp_path / "a.jsonl", *(row(n) for n in range(400))))
+    monkeypatch.setattr(scan, "_leave_interrupts", die)
+    with pytest.raises(ChildProcessError, match="that reads the dataset was killed"):
+        list(scan_files([path], workers=2, chunk_bytes=200))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
