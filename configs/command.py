@@ -16,7 +16,7 @@ from configs.terminal import console, one_line, set_up_logging
 
 if TYPE_CHECKING:
     from configs.config import Config
-    from configs.layout import Layout
+    from configs.paths import Layout
 
 ConfigOption = Annotated[
     Path | None,
@@ -84,8 +84,8 @@ def _raises_when_terminated() -> Iterator[None]:
 
 def load_settings(config: Path | None, overrides: list[str] | None) -> "tuple[Config, Layout]":
     """The configuration and where its files lie; says on what terms some keys are honoured."""
-    from configs.layout import Layout
     from configs.loader import load_config, notes
+    from configs.paths import Layout
 
     settings = load_config(config, overrides or [])
     set_up_logging(settings.logging.level, settings.logging.format)
@@ -106,7 +106,7 @@ def _fail(message: str, code: int, debug: bool, details: Sequence[str] = ()) -> 
 
 def _is_to_report(code: int) -> bool:
     """Whether this worker tells of the failure; interrupted ones leave it to their parent."""
-    from featurize.launch import LAUNCHED, claim_report
+    from featurize.run.launch import LAUNCHED, claim_report
 
     if code in (130, TERMINATED):
         return LAUNCHED not in os.environ and os.environ["RANK"] == "0"

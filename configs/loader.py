@@ -11,9 +11,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from configs.config import Config
+from configs.errors import describe, find_bools_read_as_numbers, locate, show
 from configs.notes import notes
 from configs.overrides import Override, merge
-from configs.problems import describe, find_bools_read_as_numbers, locate, show
 from configs.source import ConfigError, ConfigSource, first_line
 
 __all__ = ["ConfigError", "load_config", "load_recorded", "notes", "to_dict"]

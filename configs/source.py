@@ -9,11 +9,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from featurize.errors import CriticError
+
 PACKAGED = Path(__file__).parent
 DEFAULT_NAME = "critic_pairwise.yaml"
 
 
-class ConfigError(ValueError):
+class ConfigError(CriticError):
     """A configuration that cannot be used; each line names one problem and its place."""
 
     def __init__(self, message: str) -> None:

@@ -20,7 +20,8 @@ from configs.terminal import columns_table, console, rows_table
 
 if TYPE_CHECKING:
     from configs.config import Config
-    from featurize.selection import Choose, Ints
+    from featurize.arrays import Ints
+    from featurize.run.selection import Choose
 
 
 @reports_errors
@@ -49,12 +50,12 @@ def featurize_command(
     debug: DebugOption = False,
 ) -> None:
     """Run the frozen backbone once and store the features of every sample of a split."""
-    from featurize.launch import LAUNCHED, follow_launcher
+    from featurize.run.launch import LAUNCHED, follow_launcher
 
     follow_launcher()  # first of all: what comes now takes seconds
 
-    from featurize.job import FeaturizeJob
-    from featurize.session import run_session, to_repeat
+    from featurize.run.plan import FeaturizeJob
+    from featurize.run.session import run_session, to_repeat
 
     extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
     settings, layout = load_settings(config, [*(overrides or []), *extra])
@@ -92,7 +93,7 @@ def inspect_command(
     debug: DebugOption = False,
 ) -> None:
     """Show what a feature store is, from what it was made, and whether it is whole."""
-    from featurize.progress import CountProgress
+    from configs.progress import CountProgress
     from featurize.store.inspect import inspect_store
     from featurize.store.report import TENSOR_COLUMNS
 
@@ -108,10 +109,10 @@ def _pair_planner(settings: "Config", split: str) -> "Choose":
     """Plans the pairs that train-head will ask for, with the same settings, over an index."""
     import pyarrow as pa
 
-    from featurize.selection import Selection
+    from featurize.run.selection import Selection
     from featurize.settings import to_split
-    from headtrain.pair_plan import read_excluded_problems
-    from headtrain.training_plan import plan_training, to_planned
+    from headtrain.pairs.pair_plan import read_excluded_problems
+    from headtrain.pairs.training_plan import plan_training, to_planned
 
     if to_split(split) != "train":
         raise ValueError(

@@ -12,8 +12,8 @@ from configs.command import (
     load_settings,
     reports_errors,
 )
+from configs.project import make_tracker, open_store
 from configs.terminal import console, rows_table
-from headtrain.project import make_tracker, open_store
 
 
 @reports_errors
@@ -29,9 +29,9 @@ def train_head_command(
 ) -> None:
     """Train a value head on cached features of pairs of the same problem."""
     from configs.loader import to_dict
+    from configs.progress import CountProgress
     from featurize.model.device import resolve_device
-    from featurize.progress import CountProgress
-    from headtrain.train import train_head
+    from headtrain.training.train import train_head
 
     extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
     settings, layout = load_settings(config, [*(overrides or []), *extra])
@@ -79,9 +79,9 @@ def sweep_command(
 ) -> None:
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
     from configs.loader import load_config, to_dict
+    from configs.progress import CountProgress
     from featurize.model.device import resolve_device
-    from featurize.progress import CountProgress
-    from headtrain.sweep.figure import draw_sweep
+    from headtrain.report.sweep_figure import draw_sweep
     from headtrain.sweep.folder import FIGURE_FILE, RESULT_FILE, WINNER
     from headtrain.sweep.grid import combine, parse_axis, to_overrides
     from headtrain.sweep.points import SweepPoint

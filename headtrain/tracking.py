@@ -9,13 +9,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurize.errors import CriticError
 from headtrain.tracker import NullTracker, Point, Status, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-__all__ = ["MlflowTracker", "NullTracker", "Point", "Status", "Tracker", "TrackingError", "flatten"]
+__all__ = ["CriticError", "MlflowTracker", "NullTracker", "Point", "Status", "Tracker", "flatten"]
 
 # NOTE: a step of training takes about a millisecond, a metric in the database a third of one; so
 # metrics wait, and a run that is over in a minute writes them when it is done. Checkpoints keep
@@ -25,10 +26,6 @@ SECONDS_BETWEEN_WRITES = 60.0
 LONGEST_PARAMETER = 500  # what every MLflow server accepts; config.json has the whole value
 
 logger = logging.getLogger(__name__)
-
-
-class TrackingError(ValueError):
-    """The tracking server or database cannot be used."""
 
 
 class MlflowTracker:
@@ -204,7 +201,7 @@ class MlflowTracker:
             location = self.artifact_root.absolute().as_uri() if self.artifact_root else None
             return str(client.create_experiment(self.experiment, artifact_location=location))
         if found.lifecycle_stage == "deleted":
-            raise TrackingError(
+            raise CriticError(
                 f"mlflow.experiment {self.experiment!r} was deleted in {self.tracking_uri}; "
                 "restore it there or name another"
             )
@@ -242,7 +239,7 @@ class MlflowTracker:
             yield
         except (MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
-            raise TrackingError(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
+            raise CriticError(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

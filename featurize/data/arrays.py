@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from featurize.data.errors import DataError
+from featurize.errors import DataError
 
 _MOST_BYTES = np.iinfo(np.int32).max  # of all texts of an Arrow array
 _TYPE_CODES = {pa.int8(): "b", pa.int32(): "i", pa.int64(): "q", pa.uint64(): "Q"}

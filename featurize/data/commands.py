@@ -17,7 +17,7 @@ from configs.terminal import columns_table, console, rows_table
 
 if TYPE_CHECKING:
     from configs.config import Config
-    from configs.layout import Layout
+    from configs.paths import Layout
     from featurize.data.audit.report import CountedTokens
     from featurize.data.index import DatasetIndex
 
@@ -42,10 +42,10 @@ def audit_command(
     debug: DebugOption = False,
 ) -> None:
     """Tell what a split would teach: overlap, labels, lengths, contradictions, and its tokens."""
+    from configs.progress import CountProgress
     from featurize.data.audit.report import AuditRequest, audit_split
     from featurize.data.audit.tables import Rows, to_tables
     from featurize.data.index import DatasetIndex
-    from featurize.progress import CountProgress
     from featurize.settings import to_split
 
     settings, layout = load_settings(config, overrides)
@@ -91,11 +91,11 @@ def audit_command(
 
 def _count(settings: "Config", layout: "Layout", index: "DatasetIndex") -> "CountedTokens":
     """Count the tokens of a split by the backbone's tokenizer, or find them counted."""
+    from configs.progress import CountProgress
     from featurize.data.audit.report import CountedTokens
     from featurize.data.token_counts import count_tokens, counts_path, find_counts, write_counts
     from featurize.model.backbone import find_backbone, load_tokenizer
     from featurize.model.device import resolve_device, resolve_dtype
-    from featurize.progress import CountProgress
 
     policy, runtime = settings.models.policy, settings.runtime
     dtype = resolve_dtype(

@@ -1,6 +1,5 @@
 """Turns preference and unpaired rows, as the TRL library defines them, into plain rows."""
 
-from featurize.data.errors import RowFault, shorten
 from featurize.data.fields import (
     Row,
     describe,
@@ -10,6 +9,7 @@ from featurize.data.fields import (
     to_answer,
     to_text,
 )
+from featurize.errors import RowFault, shorten
 
 _SHARED_KEYS = ("input", "problem_id", "metadata")
 

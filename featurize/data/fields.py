@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping
 
-from featurize.data.errors import RowFault, shorten
+from featurize.errors import RowFault, shorten
 
 Row = Mapping[str, object]
 

@@ -18,13 +18,13 @@ from featurize.data.columns import (
     to_canonical,
     with_sorted_dictionaries,
 )
-from featurize.data.errors import MAX_LISTED, DataError, RowFault, shorten
 from featurize.data.lines import parse_line
 from featurize.data.records import Sample, check_row, to_sample
 from featurize.data.scan import CHUNK_BYTES, ScannedChunk, scan_files
 from featurize.data.sources import Source, find_sources
 from featurize.data.spool import seekable_copy
-from featurize.files import atomic_path
+from featurize.errors import MAX_LISTED, DataError, RowFault, shorten
+from featurize.io.files import atomic_path
 
 # Of the cached table; a change of its columns, its hashes or of a rule of reading raises it.
 _FORMAT_VERSION = 2

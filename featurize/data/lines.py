@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import orjson
 
-from featurize.data.errors import RowFault, shorten
 from featurize.data.memory import BoundedMemory
+from featurize.errors import RowFault, shorten
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _KEY = b'"instruction"'

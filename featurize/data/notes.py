@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from featurize.data.arrays import Column, empty_column
 from featurize.data.contexts import Contexts
-from featurize.data.errors import MAX_LISTED, RowFault, kind_of
 from featurize.data.keys import task_id_checks
 from featurize.data.lines import parse_line
 from featurize.data.plain import PlainColumns
 from featurize.data.records import CheckedRow, check_row
+from featurize.errors import MAX_LISTED, RowFault, kind_of
 
 # One row a sample. `part`: 0 a plain row, 1 and 2 the chosen and rejected side of a preference.
 SCAN_SCHEMA = pa.schema(

@@ -9,13 +9,13 @@ from typing import Any
 import orjson
 
 from featurize.data.conventions import to_plain_rows
-from featurize.data.errors import MAX_LISTED, DataError, RowFault, kind_of, shorten
 from featurize.data.fields import Row, describe, optional_id, optional_object
 from featurize.data.keys import default_task_id, output_keys, prompt_key
 from featurize.data.lines import parse_line
 from featurize.data.records import check_row
 from featurize.data.sources import Source, find_sources, read_lines
-from featurize.files import atomic_path
+from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of, shorten
+from featurize.io.files import atomic_path
 
 CORRECT, INCORRECT = "correct", "incorrect"
 """What follows `#` in the task ids written here, before the number of the answer."""

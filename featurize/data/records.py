@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from featurize.data.conventions import to_plain_rows
-from featurize.data.errors import DataError, RowFault
 from featurize.data.fields import (
     Row,
     describe,
@@ -18,6 +17,7 @@ from featurize.data.fields import (
     to_string,
 )
 from featurize.data.keys import default_problem_id, default_task_id, output_keys, prompt_key
+from featurize.errors import DataError, RowFault
 
 __all__ = ["CheckedRow", "DataError", "Sample", "check_row", "to_sample"]
 

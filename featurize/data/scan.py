@@ -17,11 +17,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
-from featurize.data.errors import DataError
 from featurize.data.lines import PLAIN_ERRORS, LineParser
 from featurize.data.notes import SCAN_SCHEMA, Fault, Notes
 from featurize.data.plain import PlainColumns, plain_columns
-from featurize.files import naming_errors
+from featurize.errors import DataError
+from featurize.io.files import naming_errors
 
 CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
 _BUFFER_BYTES = 256 << 10  # of a file, read at once

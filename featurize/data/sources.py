@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from featurize.data.errors import DataError, shorten
-from featurize.remote import is_remote, user_cache_dir
+from featurize.errors import DataError, shorten
+from featurize.io.remote import is_remote, user_cache_dir
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _LOCAL = ("file://", "local://")
@@ -109,7 +109,7 @@ def _find(pattern: str, cache_dir: Path) -> Iterator[Source]:
     if not is_remote(pattern) or pattern.startswith(_LOCAL):
         yield from map(_to_source, _expand(pattern))
         return
-    from featurize.data.downloads import find_remote_files
+    from featurize.io.downloads import find_remote_files
 
     found = find_remote_files(pattern)
     for file in found:

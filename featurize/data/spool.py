@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from featurize.data.sources import Source, read_blocks, read_lines
-from featurize.files import atomic_path
+from featurize.io.files import atomic_path
 
 
 def seekable_copy(source: Source, cache_dir: Path) -> Path:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import Encoder, template_digest
-from featurize.files import atomic_path, digest
+from featurize.io.files import atomic_path, digest
 
 ROWS_AT_ONCE = 4096
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from featurize.model.checks import check_causal, check_complete, check_logits, check_params
 from featurize.model.cpu_blocks import can_pack, speed_up
-from featurize.model.llama_mtp import load_llama_mtp, read_llama_config
+from featurize.model.families.llama_mtp import load_llama_mtp, read_llama_config
 from featurize.model.quantization import quantization_config
 from featurize.model.sharing import (
     WHOLE,

@@ -7,7 +7,7 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from featurize.planning import PromptGroup
+from featurize.model.packing import PromptGroup
 
 
 @dataclass(frozen=True, kw_only=True)

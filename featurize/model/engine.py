@@ -12,7 +12,7 @@ from featurize.model.attention import UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch, make_pack, make_padded
 from featurize.model.forward import Features, FeatureSpec, forward_batch
-from featurize.planning import PromptGroup, plan_packs, plan_padded
+from featurize.model.packing import PromptGroup, plan_packs, plan_padded
 from featurize.store import LIKELIHOOD_COLUMNS
 
 logger = logging.getLogger(__name__)

@@ -8,9 +8,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from featurize.model.gguf import PACKAGE_PREFIX, convert_gguf, find_packaged_gguf
+from featurize.model.families.gguf import PACKAGE_PREFIX, convert_gguf, find_packaged_gguf
+from featurize.model.families.llama_mtp import (
+    is_llama_mtp,
+    load_llama_mtp_tokenizer,
+    read_llama_config,
+)
 from featurize.model.identity import digest_files, model_files, tokenizer_files
-from featurize.model.llama_mtp import is_llama_mtp, load_llama_mtp_tokenizer, read_llama_config
 from featurize.settings import BackboneSettings
 
 UNREADABLE = (

@@ -9,11 +9,12 @@ A store is a folder (see docs/format.md):
     manifest.json             written when every unit is there: what readers open
 """
 
-from featurize.remote import user_cache_dir
+from featurize.errors import FeatureStoreError
+from featurize.io.lock import sole_writer
+from featurize.io.remote import user_cache_dir
 from featurize.store.format import (
     LIKELIHOOD_COLUMNS,
     SAMPLE_SCHEMA,
-    FeatureStoreError,
     Manifest,
     Unit,
     UnitFeatures,
@@ -21,10 +22,9 @@ from featurize.store.format import (
     read_manifest,
     repair_command,
 )
-from featurize.store.lock import sole_writer
-from featurize.store.marks import PlannedPairs, copy_marks, mark_pairs, read_pairs
+from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
 from featurize.store.reader import FeatureStore
-from featurize.store.upload import RemoteStoreWriter
+from featurize.store.remote import RemoteStoreWriter
 from featurize.store.writer import StoreWriter
 
 __all__ = [

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurize.files import TEMPORARY_SUFFIX, checksum, sync
-from featurize.remote import FILES_AT_ONCE, RemoteFolder
+from featurize.io.files import TEMPORARY_SUFFIX, checksum, sync
+from featurize.io.remote import FILES_AT_ONCE, RemoteFolder
 from featurize.store.format import DamagedFileError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from featurize.remote import open_folder
+from featurize.errors import FeatureStoreError
+from featurize.io.remote import open_folder
 
 FORMAT_VERSION = 1
 
@@ -34,10 +35,6 @@ SAMPLE_SCHEMA = pa.schema(
         ("feature_row", pa.int64()),
     ]
 )
-
-
-class FeatureStoreError(ValueError):
-    """A store that is missing, damaged, unfinished or of another make."""
 
 
 class DamagedFileError(FeatureStoreError):

@@ -9,14 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from featurize.remote import Folder, open_folder
-from featurize.store.format import (
-    SAMPLES_FILE,
-    DamagedFileError,
-    FeatureStoreError,
-    Manifest,
-    lost_files,
-)
+from featurize.errors import FeatureStoreError
+from featurize.io.remote import Folder, open_folder
+from featurize.store.format import SAMPLES_FILE, DamagedFileError, Manifest, lost_files
 from featurize.store.reader import FeatureStore
 from featurize.store.report import StoreReport, TensorFacts
 

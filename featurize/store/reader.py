@@ -13,16 +13,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from featurize.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
+from featurize.arrays import Ints
+from featurize.errors import FeatureStoreError
+from featurize.io.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
 from featurize.store.cache import CachedFiles
-from featurize.store.format import (
-    SAMPLES_FILE,
-    DamagedFileError,
-    FeatureStoreError,
-    Manifest,
-    parse_manifest,
-)
-from featurize.store.runs import Ints, plan_runs
+from featurize.store.format import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
+from featurize.store.runs import plan_runs
 from featurize.store.samples import read_joined, read_samples
 from featurize.store.shards import DTYPES, Shard
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from featurize.store.format import FeatureStoreError, repair_command
+from featurize.errors import FeatureStoreError
+from featurize.store.format import repair_command
 
 TENSOR_COLUMNS = ("tensor", "width", "least norm", "mean norm", "largest norm", "rows with NaN/inf")
 

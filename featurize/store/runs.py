@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from featurize.arrays import Ints
 
 
 @dataclass(frozen=True, kw_only=True)

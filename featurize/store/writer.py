@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from featurize.files import (
+from featurize.errors import FeatureStoreError
+from featurize.io.files import (
     TEMPORARY_SUFFIX,
     atomic_path,
     checksum,
@@ -22,13 +23,12 @@ from featurize.files import (
     read_json,
     write_json,
 )
-from featurize.remote import Folder, LocalFolder
+from featurize.io.remote import Folder, LocalFolder
 from featurize.store import samples
 from featurize.store.format import (
     FORMAT_VERSION,
     LIKELIHOOD_COLUMNS,
     SAMPLES_FILE,
-    FeatureStoreError,
     Manifest,
     Unit,
     UnitFeatures,

@@ -14,8 +14,8 @@ from configs.command import (
     load_settings,
     reports_errors,
 )
+from configs.project import make_tracker, open_store, open_texts
 from configs.terminal import console
-from headtrain.project import make_tracker, open_store, open_texts
 
 TRACKED = (
     "train/accuracy",
@@ -52,7 +52,7 @@ def eval_command(
     """Judge a head on a split: accuracy, gaps, and what trivial judges get on the same pairs."""
     import os
 
-    from featurize.launch import LAUNCHED
+    from featurize.run.launch import LAUNCHED
     from featurize.settings import to_split
 
     _refuse_unknown_baseline(baseline, data)
@@ -66,12 +66,12 @@ def eval_command(
     settings, layout = load_settings(config, overrides)
     # NOTE: before the first import of matplotlib, which keeps a list of fonts there.
     os.environ.setdefault("MPLCONFIGDIR", str(layout.cache_dir / "matplotlib"))
-    from headtrain.checkpoint import load_head
     from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
     from headtrain.evaluation.place import results_dir
-    from headtrain.evaluation.report.sweep import find_sweep, read_sweep
-    from headtrain.evaluation.report.write import write_report
     from headtrain.evaluation.tables import judges_table, summary_lines, values_table
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.sweep import find_sweep, read_sweep
+    from headtrain.report.write import write_report
 
     split = to_split(split)
     trained = load_head(head or layout.checkpoint_dir)
@@ -138,7 +138,7 @@ def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
         raise ValueError(f"--baseline {baseline!r} is unknown; there is random-backbone")
     if data is not None:
         raise ValueError("--baseline is trained for splits; leave it or --data out")
-    from featurize.launch import follow_launcher
+    from featurize.run.launch import follow_launcher
 
     follow_launcher()  # first of all: what comes now takes seconds
 
@@ -149,11 +149,11 @@ def _evaluate_file(
     """`critic eval --data`, which featurizes what it judges."""
     import os
 
-    from featurize.launch import follow_launcher
+    from featurize.run.launch import follow_launcher
 
     follow_launcher()  # first of all: what comes now takes seconds
 
-    from headtrain.foreign import find_head
+    from headtrain.scoring.external import find_head
 
     at_hand = find_head(head, config, overrides)
     # NOTE: before the first import of matplotlib, which keeps a list of fonts there.
@@ -175,9 +175,9 @@ def compare_command(
     """Compare two heads on a split: which is better, how surely, and on which pairs."""
     import numpy as np
 
-    from featurize.files import write_json
+    from configs.project import open_store_of
+    from featurize.io.files import write_json
     from featurize.settings import to_split
-    from headtrain.checkpoint import load_head
     from headtrain.evaluation.comparison.compare import FIRST, SECOND, compare
     from headtrain.evaluation.comparison.read import read_shared
     from headtrain.evaluation.comparison.tables import (
@@ -187,7 +187,7 @@ def compare_command(
     )
     from headtrain.evaluation.place import head_name
     from headtrain.evaluation.samples.texts import SplitTexts
-    from headtrain.project import open_store_of
+    from headtrain.head.checkpoint import load_head
 
     settings, layout = load_settings(config, overrides)
     split = to_split(split)

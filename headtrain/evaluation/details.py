@@ -7,17 +7,6 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from headtrain.evaluation.candidates.best_of_n import (
-    choose_sizes,
-    mean_rates,
-    oracle_rates,
-    pass_rates,
-)
-from headtrain.evaluation.candidates.majority import majority_rates
-from headtrain.evaluation.metrics import ScoredSamples, pairwise_counts
-from headtrain.evaluation.numbers.accuracies import PairTally, resample_accuracies
-from headtrain.evaluation.numbers.calibration import Decision, reliability
-from headtrain.evaluation.numbers.intervals import Interval, JointSums, ratio, resample_sums
 from headtrain.evaluation.results import BestOfN, Control, Details, Slice, Verdict
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.shortcuts.controls import (
@@ -34,10 +23,18 @@ from headtrain.evaluation.slices.lengths import PairWindows, difference_edges
 from headtrain.evaluation.slices.minimal import near_tally
 from headtrain.evaluation.slices.problems import group_counts, group_problems, problem_values
 from headtrain.evaluation.split import HEAD, MeasuredSplit
+from headtrain.metrics.accuracies import PairTally, resample_accuracies
+from headtrain.metrics.best_of_n import (
+    choose_sizes,
+    mean_rates,
+    oracle_rates,
+    pass_rates,
+)
+from headtrain.metrics.bootstrap import Interval, JointSums, ratio, resample_sums
+from headtrain.metrics.calibration import Decision, reliability
+from headtrain.metrics.majority import majority_rates
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,14 @@
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
+from featurize.arrays import Floats
 from headtrain.evaluation.details import Look
-from headtrain.evaluation.metrics import EvaluationError, ScoredSamples
-from headtrain.evaluation.numbers.calibration import Decision
 from headtrain.evaluation.results import Evaluation, TrainDifference
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.split import HEAD, MeasuredSplit, measure_split
+from headtrain.metrics.calibration import Decision
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.settings import EvaluationSettings
-
-Floats = npt.NDArray[np.float64]
 
 
 def evaluate(

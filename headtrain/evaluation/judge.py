@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.files import read_json, write_json
+from featurize.arrays import Floats
+from featurize.io.files import read_json, write_json
 from featurize.store import FeatureStore
-from headtrain.checkpoint import TrainedHead
 from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.numbers.calibration import Decision
 from headtrain.evaluation.results import Evaluation, PairResult
-from headtrain.evaluation.samples.reading import Floats, ReadSplit, read_splits
+from headtrain.evaluation.samples.reading import ReadSplit, read_splits
 from headtrain.evaluation.samples.texts import TextSource
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.metrics.calibration import Decision
 from headtrain.settings import EvaluationSettings
 
 

@@ -4,8 +4,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from featurize.files import digest
-from headtrain.checkpoint import CheckpointError, find_head
+from featurize.io.files import digest
+from headtrain.head.checkpoint import CheckpointError, find_head
 
 
 def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:

@@ -12,36 +12,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter, ValidationError
 
+from configs.progress import CountProgress
 from configs.terminal import console
-from featurize.files import digest
-from featurize.job import FeaturizeJob
-from featurize.launch import LAUNCHED
+from featurize.arrays import Floats
+from featurize.io.files import digest
 from featurize.model.device import resolve_device
-from featurize.progress import CountProgress
-from featurize.selection import Selection
-from featurize.session import run_session
+from featurize.run.launch import LAUNCHED
+from featurize.run.plan import FeaturizeJob
+from featurize.run.selection import Selection
+from featurize.run.session import run_session
 from featurize.settings import RuntimeSettings
 from featurize.store import FeatureStore, read_pairs
-from headtrain.checkpoint import CheckpointError, TrainedHead, load_head
-from headtrain.pair_plan import pair_settings, read_excluded_problems
-from headtrain.run import VALID
+from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
+from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
 from headtrain.settings import (
     CheckpointSettings,
     DataSamplingSettings,
     TrainingSettings,
 )
 from headtrain.tracking import NullTracker
-from headtrain.train import train_head
+from headtrain.training.run import VALID
+from headtrain.training.train import train_head
 
 if TYPE_CHECKING:
     from configs.config import Config
-    from configs.layout import Layout
-    from featurize.selection import Choose
+    from configs.paths import Layout
+    from featurize.run.selection import Choose
 
 NAME = "random_backbone"
 """Among the judges."""
@@ -49,7 +49,6 @@ NAME = "random_backbone"
 _SPLIT = "CRITIC_RANDOM_BACKBONE_SPLIT"
 """Tells processes that are started to featurize which split is theirs."""
 
-Floats = npt.NDArray[np.float64]
 Section = TypeVar("Section")
 
 logger = logging.getLogger(__name__)

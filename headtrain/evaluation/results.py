@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from headtrain.evaluation.numbers.calibration import Decision, ReliabilityBin
-from headtrain.evaluation.numbers.intervals import Interval
+from headtrain.metrics.bootstrap import Interval
+from headtrain.metrics.calibration import Decision, ReliabilityBin
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,22 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import (
+from featurize.arrays import Floats
+from headtrain.evaluation.results import Counts, JudgeResult, SplitResult
+from headtrain.metrics.accuracies import Accuracies, PairTally, resample_accuracies
+from headtrain.metrics.bootstrap import JointSums, Resampled
+from headtrain.metrics.calibration import Decision
+from headtrain.metrics.pairwise import (
     EvaluationError,
     PerProblem,
     ScoredSamples,
     pairwise_counts,
 )
-from headtrain.evaluation.numbers.accuracies import Accuracies, PairTally, resample_accuracies
-from headtrain.evaluation.numbers.calibration import Decision
-from headtrain.evaluation.numbers.intervals import JointSums, Resampled
-from headtrain.evaluation.numbers.values import add_auc, measure_decision, measure_values
-from headtrain.evaluation.results import Counts, JudgeResult, SplitResult
+from headtrain.metrics.values import add_auc, measure_decision, measure_values
 from headtrain.settings import EvaluationSettings
-
-Floats = npt.NDArray[np.float64]
 
 HEAD = "head"
 """Name of the head among the judges."""

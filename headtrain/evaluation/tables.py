@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from headtrain.evaluation.numbers.intervals import Interval
 from headtrain.evaluation.results import DecisionResult, Evaluation, SplitResult
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
+from headtrain.metrics.bootstrap import Interval
 
 
 def judges_table(evaluation: Evaluation, split: str) -> Table:

@@ -27,12 +27,12 @@ def score_command(
     """Write the rows of a file again, each with its score, probability and rank."""
     import os
 
-    from featurize.launch import LAUNCHED, follow_launcher
+    from featurize.run.launch import LAUNCHED, follow_launcher
 
     follow_launcher()  # first of all: what comes now takes seconds
 
     from featurize.data.index import DatasetIndex
-    from headtrain.foreign import featurize_file, find_decision, find_head
+    from headtrain.scoring.external import featurize_file, find_decision, find_head
     from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
     from headtrain.scoring.rows import field_names, fields_of_rows
     from headtrain.scoring.summary import describe_scores

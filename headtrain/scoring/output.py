@@ -17,8 +17,8 @@ import zstandard
 from featurize.data.lines import parse_line
 from featurize.data.records import DataError
 from featurize.data.sources import SUFFIXES, Source, read_lines
-from featurize.files import atomic_path
-from featurize.remote import is_remote
+from featurize.io.files import atomic_path
+from featurize.io.remote import is_remote
 from headtrain.scoring.rows import Fields, RowFields, refuse_taken
 from headtrain.scoring.values import RANK
 

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from featurize.arrays import Floats, Ints
 from featurize.store import FeatureStore
-from headtrain.checkpoint import TrainedHead
-from headtrain.columns import rank_strings
-from headtrain.evaluation.numbers.calibration import Calibration
+from headtrain.features.columns import rank_strings
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.metrics.calibration import Calibration
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Numbers = Ints | Floats
 
 SCORE, PROBABILITY, RANK, SPREAD = "score", "probability", "rank", "score_spread"

@@ -3,7 +3,7 @@
 run.json       what the sweep is made of, written first; that it is finished, written last
 stacks/        heads that are trained, while others are not (see kept.py)
 sweep.json     every point;  winner/  the best head
-writer.lock    keeps a second sweep out while one trains (featurize/store/lock.py)
+writer.lock    keeps a second sweep out while one trains (featurize/io/lock.py)
 """
 
 import logging
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featurize.files import read_json
-from headtrain.checkpoint import CheckpointError, load_head
-from headtrain.run_file import RunFile
+from featurize.io.files import read_json
+from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.sweep.result import SweepResult
+from headtrain.training.run_file import RunFile
 
 FORMAT_VERSION = 1
 RESULT_FILE, WINNER, STACKS = "sweep.json", "winner", "stacks"

@@ -4,12 +4,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featurize.errors import CriticError
+
 SECTIONS = ("training", "data_sampling")
 """What a sweep may vary: all else is the same features and the same evaluation."""
-
-
-class GridError(ValueError):
-    """A grid that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +38,14 @@ def parse_axis(text: str) -> Axis:
     key, equals, listed = text.partition("=")
     values = _split(listed)
     if not equals or not key or not all(values):
-        raise GridError(f"--grid {text}: not of the form key=value,value")
+        raise CriticError(f"--grid {text}: not of the form key=value,value")
     if key != "features" and key.partition(".")[0] not in SECTIONS:
-        raise GridError(
+        raise CriticError(
             f"--grid {text}: a sweep varies features and keys of {' and '.join(SECTIONS)}, "
             f"not {key!r}; give that with --set"
         )
     if len(set(values)) != len(values):
-        raise GridError(f"--grid {text}: names a value twice")
+        raise CriticError(f"--grid {text}: names a value twice")
     return Axis(key=key, values=values)
 
 
@@ -56,7 +54,7 @@ def combine(axes: Sequence[Axis]) -> list[dict[str, str]]:
     settings = [axis.setting for axis in axes]
     for setting in settings:
         if settings.count(setting) > 1:
-            raise GridError(f"--grid {setting}: given twice; put its values into one")
+            raise CriticError(f"--grid {setting}: given twice; put its values into one")
     return [
         dict(zip([axis.key for axis in axes], values, strict=True))
         for values in itertools.product(*(axis.values for axis in axes))

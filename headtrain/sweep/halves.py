@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from featurize.errors import CriticError
 from featurize.store import FeatureStore
-from headtrain.holdout import labelled_problems
-from headtrain.inputs import InputError, LabelledSamples, read_labelled_samples
+from headtrain.features.inputs import LabelledSamples, read_labelled_samples
+from headtrain.pairs.holdout import labelled_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ def split_in_two(store: FeatureStore) -> Halves:
     """Every second problem with both labels, in the order of the hash of its id, reports."""
     names = sorted(labelled_problems(store.samples), key=_hash)
     if len(names) < 2:
-        raise InputError(
+        raise CriticError(
             f"{store.path}: a sweep needs two problems with both labels, one to choose by and one "
             f"to report on, there is {len(names)}; name another dataset.validation"
         )

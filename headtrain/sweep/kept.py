@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from featurize.files import atomic_path, checksum, digest, read_json, write_json
+from featurize.arrays import Floats
+from featurize.io.files import atomic_path, checksum, digest, read_json, write_json
 from headtrain.sweep.points import SweepReader
 from headtrain.sweep.trained import Candidate, Trained
-from headtrain.train import make_model, trained_settings
-from headtrain.validation import Floats
+from headtrain.training.train import make_model, trained_settings
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE, STACK_FILE = "heads.safetensors", "stack.json"

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 
 from featurize.store import FeatureStore
-from headtrain.feature_memory import FeatureMemory
-from headtrain.head import FeatureNormaliser
-from headtrain.inputs import (
+from headtrain.features.inputs import (
     HeadInputs,
     InputColumns,
     LabelledSamples,
     choose_columns,
     read_head_inputs,
 )
-from headtrain.pair_plan import read_excluded_problems
+from headtrain.features.memory import FeatureMemory
+from headtrain.head.model import FeatureNormaliser
+from headtrain.pairs.pair_plan import read_excluded_problems
+from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import DataSamplingSettings, TrainingSettings
 from headtrain.sweep.halves import Halves
-from headtrain.train import fit_normaliser
-from headtrain.training_data import TrainingData, read_training_data
-from headtrain.validation import Validation, read_validation, take_whole_problems
+from headtrain.training.train import fit_normaliser
+from headtrain.training.validation import Validation, read_validation, take_whole_problems
 
 logger = logging.getLogger(__name__)
 

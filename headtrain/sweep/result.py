@@ -7,12 +7,13 @@ from typing import Any, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from headtrain.evaluation.metrics import PerProblem, pairwise_accuracy
-from headtrain.evaluation.numbers.intervals import Interval, ratio, resample_sums
-from headtrain.inputs import LabelledSamples
+from featurize.arrays import Floats
+from headtrain.features.inputs import LabelledSamples
+from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
+from headtrain.metrics.pairwise import PerProblem, pairwise_accuracy
 from headtrain.sweep.points import JudgedSamples, SweepPoint
 from headtrain.sweep.trained import Trained
-from headtrain.validation import Floats, count_wins
+from headtrain.training.validation import count_wins
 
 
 @dataclass(frozen=True, kw_only=True)

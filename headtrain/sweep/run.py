@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from featurize.files import write_json
+from featurize.errors import CriticError
+from featurize.io.files import write_json
 from featurize.store import FeatureStore, sole_writer
-from headtrain.checkpoint import TrainedHead, write_head
-from headtrain.decision import fit_decision
-from headtrain.ensemble import EnsembleModel
-from headtrain.feature_memory import FeatureMemory
-from headtrain.loop import TrainingError
-from headtrain.pair_plan import pair_settings, read_excluded_problems
+from headtrain.features.memory import FeatureMemory
+from headtrain.head.checkpoint import TrainedHead, write_head
+from headtrain.head.ensemble import EnsembleModel
+from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.folder import SweepFolder
 from headtrain.sweep.halves import split_in_two
@@ -27,7 +26,8 @@ from headtrain.sweep.result import Judgement, PointResult, SweepResult, judge, j
 from headtrain.sweep.stacks import train_candidates
 from headtrain.sweep.trained import Candidate, Trained
 from headtrain.tracking import Tracker
-from headtrain.train import head_record, refuse_mismatch, trained_settings
+from headtrain.training.decision import fit_decision
+from headtrain.training.train import head_record, refuse_mismatch, trained_settings
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def run_sweep(
             judged.sort(key=lambda one: -one.accuracy)
             winner = judged[0]
             if winner.report is None:
-                raise TrainingError(
+                raise CriticError(
                     "every head of the sweep diverged; lower training.value_head_learning_rate"
                 )
             if kept.num_read:

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from headtrain.head import HeadModel
-from headtrain.inputs import HeadInputs
-from headtrain.loop import STACKED_ALIKE, HeadJob, Trainer
-from headtrain.objective import Objective, make_objective
+from headtrain.features.inputs import HeadInputs
+from headtrain.head.model import HeadModel
 from headtrain.sweep.kept import KeptStacks
 from headtrain.sweep.points import SweepInputs, SweepReader
 from headtrain.sweep.trained import Candidate, Trained
-from headtrain.train import make_model
+from headtrain.training.loop import STACKED_ALIKE, HeadJob, Trainer
+from headtrain.training.objective import Objective, make_objective
+from headtrain.training.train import make_model
 
 HEADS_AT_ONCE = 16
 """Heads of one stack. More of them cost no less a head, but memory."""

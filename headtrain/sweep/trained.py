@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from headtrain.head import HeadModel
+from featurize.arrays import Floats
+from headtrain.head.model import HeadModel
 from headtrain.sweep.points import SweepPoint
-from headtrain.validation import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from featurize.arrays import Floats
 from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.metrics import ScoredSamples, pairwise_counts
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.slices.agreement import count_agreement
 from headtrain.evaluation.slices.lengths import PairWindows
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 
 Found = TypeVar("Found")
-Floats = npt.NDArray[np.float64]
 
 
 def make_samples(num_samples: int, num_problems: int, seed: int) -> ScoredSamples:

@@ -32,9 +32,9 @@ from featurize.model.backbone import Backbone, find_backbone, load_backbone
 from featurize.model.batch import Batch, make_padded
 from featurize.model.device import resolve_dtype
 from featurize.model.engine import Engine, relative_error
+from featurize.model.families.gguf import PACKAGE_PREFIX, find_packaged_gguf
 from featurize.model.forward import FeatureSpec, forward_batch
-from featurize.model.gguf import PACKAGE_PREFIX, find_packaged_gguf
-from featurize.planning import PromptGroup, plan_padded
+from featurize.model.packing import PromptGroup, plan_padded
 from featurize.settings import BackboneSettings
 from tests.benchmarks.operator_shares import operator_shares
 

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from headtrain.head import HeadModel
-from headtrain.loop import HeadJob, Trainer
-from headtrain.loss import pairwise_ranking_loss
-from headtrain.objective import PairObjective, ProblemObjective
+from headtrain.head.model import HeadModel
 from headtrain.settings import TrainingSettings
 from headtrain.tracking import MlflowTracker, Tracker
+from headtrain.training.loop import HeadJob, Trainer
+from headtrain.training.loss import pairwise_ranking_loss
+from headtrain.training.objective import PairObjective, ProblemObjective
 
 OURS, PRODUCTS = "critic train-head, log_interval 10", "the matrix products alone"
 NUM_PAIRS, NUM_PROBLEMS, SAMPLES_PER_PROBLEM, BATCH = 50_000, 600, 20, 32

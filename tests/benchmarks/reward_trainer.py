@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from featurize.data.prompt import render_prompt
-from headtrain.evaluation.metrics import ScoredSamples, pairwise_accuracy, pairwise_counts
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_accuracy, pairwise_counts
 
 MOST_SAMPLES, MAX_LENGTH, BATCH = 4, 1024, 4
 

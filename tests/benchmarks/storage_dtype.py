@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from configs.config import Config
-from configs.layout import Layout
 from configs.loader import load_config
+from configs.paths import Layout
 from featurize.store import FeatureStore, FeatureStoreError, StoreWriter, UnitFeatures
 from headtrain.tracking import NullTracker
-from headtrain.train import train_head
+from headtrain.training.train import train_head
 
 
 def write_in(dtype: torch.dtype, store: FeatureStore, path: Path) -> FeatureStore:

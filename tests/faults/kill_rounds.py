@@ -19,9 +19,9 @@ from collections import Counter
 from pathlib import Path
 
 from featurize.store import FeatureStore
-from tests.command_line import finish, run_critic, start_critic
 from tests.integration.test_cli_interrupts import assert_same, find_workers, is_alive
-from tests.tiny_project import options, write_project
+from tests.support.command_line import finish, run_critic, start_critic
+from tests.support.tiny_project import options, write_project
 
 NUM_UNITS = 60
 MOST_SECONDS = 1200  # for a single command, on a machine that is shared

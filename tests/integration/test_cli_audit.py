@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from featurize.store import FeatureStore
-from headtrain.checkpoint import load_head
-from tests.command_line import Outcome, WarmCritic
-from tests.tiny_project import make_rows, options, write_project, write_rows
+from headtrain.head.checkpoint import load_head
+from tests.support.command_line import Outcome, WarmCritic
+from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ import torch
 from torch.distributed import run
 
 from featurize.store import FeatureStore
-from tests.tiny_models import write_tiny_model
-from tests.tiny_project import options, write_project
-from tests.unit.test_llama_mtp import make_weights, write_checkpoint
-from tests.warm_ranks import WarmRanks, free_port
+from tests.support.tiny_models import write_tiny_model
+from tests.support.tiny_project import options, write_project
+from tests.support.warm_ranks import WarmRanks, free_port
+from tests.unit.featurize.model.test_llama_mtp import make_weights, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ def test_backbones_of_many_makes_are_shared_by_reading_only_a_part(
     cases += [(str(folders["tied"]), kind, [1, 3], True) for kind in kinds]
     cases += [(str(folders["mtp"]), kind, [2, 4], True) for kind in kinds]
     result = tmp_path / "result"
-    outcomes = warm.call("tests.shared_backbones:compare", cases, str(result), num_ranks=2)
+    outcomes = warm.call("tests.support.shared_backbones:compare", cases, str(result), num_ranks=2)
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err + outcomes[1].err
     for rank in range(2):
         found = json.loads(result.with_suffix(f".{rank}").read_text())

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.command_line import Outcome, WarmCritic
-from tests.synthetic_stores import write_store
-from tests.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.command_line import Outcome, WarmCritic
+from tests.support.synthetic_stores import write_store
+from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -296,5 +296,5 @@ def test_debug_shows_the_traceback(run: Any) -> None:
     assert "Traceback" not in run(*arguments).err
     err = run(*arguments, "--debug").err
     assert err.startswith("Traceback")
-    assert "headtrain/checkpoint.py" in err
+    assert "headtrain/head/checkpoint.py" in err
     assert "CheckpointError: nowhere: holds no head.json" in err

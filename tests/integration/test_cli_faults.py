@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from featurize.store import FeatureStoreError, sole_writer
-from tests.command_line import REPOSITORY, Outcome, WarmCritic
-from tests.tiny_project import options, write_project
-from tests.unit_features import read_tree
+from tests.support.command_line import REPOSITORY, Outcome, WarmCritic
+from tests.support.tiny_project import options, write_project
+from tests.support.unit_features import read_tree
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from featurize.store import FeatureStore
-from tests.command_line import Outcome, finish, run_critic, start_critic
-from tests.tiny_project import options, write_project
+from tests.support.command_line import Outcome, finish, run_critic, start_critic
+from tests.support.tiny_project import options, write_project
 
 pytestmark = pytest.mark.slow
 

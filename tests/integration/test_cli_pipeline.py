@@ -15,14 +15,14 @@ from transformers import AutoTokenizer
 
 from featurize.data.prompt import render_prompt
 from featurize.model.forward import FeatureSpec
-from featurize.planning import PromptGroup
+from featurize.model.packing import PromptGroup
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
-from headtrain.checkpoint import load_head
-from headtrain.evaluation.numbers.intervals import Interval
 from headtrain.evaluation.tables import show_interval
-from tests.command_line import Outcome, WarmCritic, run_critic
-from tests.plain_features import load_plain, plain_features
-from tests.tiny_project import make_rows, options, write_project
+from headtrain.head.checkpoint import load_head
+from headtrain.metrics.bootstrap import Interval
+from tests.support.command_line import Outcome, WarmCritic, run_critic
+from tests.support.plain_features import load_plain, plain_features
+from tests.support.tiny_project import make_rows, options, write_project
 
 pytestmark = pytest.mark.slow
 

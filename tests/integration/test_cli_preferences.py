@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.command_line import WarmCritic
-from tests.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.command_line import WarmCritic
+from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
 pytestmark = pytest.mark.slow
 

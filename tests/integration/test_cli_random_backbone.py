@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from featurize.store import FeatureStore
-from headtrain.checkpoint import load_head
-from tests.command_line import Outcome, WarmCritic
-from tests.tiny_project import options, write_project
+from headtrain.head.checkpoint import load_head
+from tests.support.command_line import Outcome, WarmCritic
+from tests.support.tiny_project import options, write_project
 
 BASELINE = ("eval", "--split", "valid", "--baseline", "random-backbone")
 

@@ -11,11 +11,11 @@ import pytest
 import s3fs
 import torch
 
-from featurize.remote import RemoteFolder
+from featurize.io.remote import RemoteFolder
 from featurize.store import FeatureStore
-from tests.command_line import Outcome, WarmCritic
-from tests.s3_server import BUCKET, Wire, s3_environment, s3_server
-from tests.tiny_project import options, write_project
+from tests.support.command_line import Outcome, WarmCritic
+from tests.support.s3_server import BUCKET, Wire, s3_environment, s3_server
+from tests.support.tiny_project import options, write_project
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from featurize.store import FeatureStore
-from headtrain.checkpoint import load_head, write_head
-from headtrain.critic import Critic
-from headtrain.head import HeadModel
-from tests.benchmark_rows import REWARD_BENCH, RM_BENCH
-from tests.command_line import Outcome, WarmCritic
-from tests.tiny_project import make_rows, options, write_project, write_rows
+from headtrain.head.checkpoint import load_head, write_head
+from headtrain.head.model import HeadModel
+from headtrain.scoring.critic import Critic
+from tests.support.benchmark_rows import REWARD_BENCH, RM_BENCH
+from tests.support.command_line import Outcome, WarmCritic
+from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
 pytestmark = pytest.mark.slow
 

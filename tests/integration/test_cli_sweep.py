@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from featurize.store import sole_writer
-from tests.command_line import Outcome, WarmCritic
-from tests.synthetic_stores import write_store
-from tests.unit_features import read_tree
+from tests.support.command_line import Outcome, WarmCritic
+from tests.support.synthetic_stores import write_store
+from tests.support.unit_features import read_tree
 
 OPTIONS = (
     *("--config", "configs/demo.yaml"),

@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 import configs.command
 from cli import app
-from tests.contest_files import CPP, PYTHON3, problem, solutions, write_problems
-from tests.tiny_models import write_tiny_llama
+from tests.support.contest_files import CPP, PYTHON3, problem, solutions, write_problems
+from tests.support.tiny_models import write_tiny_llama
 
 
 @pytest.fixture

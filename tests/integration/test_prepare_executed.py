@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from featurize.data.prepare.executed import prepare_tests
-from featurize.data.prepare.folder import PrepareTestsError
+from featurize.data.prepare.from_tests.job import prepare_tests
+from featurize.data.prepare.from_tests.summary import longer_is_correct, mean_output_chars
 from featurize.data.prepare.settings import PrepareTestsSettings
-from featurize.data.prepare.summary import longer_is_correct, mean_output_chars
+from featurize.errors import CriticError
 
 PROBLEMS = [
     {
@@ -184,7 +184,7 @@ def test_other_parameters_need_overwrite(source: str, tmp_path: Path):
     out = tmp_path / "out"
     prepare_tests(source=source, out_dir=out, settings=SETTINGS)
     other = {"correct": 1, "incorrect": 2, "train_fraction": 1.0, "valid_fraction": 0.0}
-    with pytest.raises(PrepareTestsError, match="made with correct 3, not 1: choose another"):
+    with pytest.raises(CriticError, match="made with correct 3, not 1: choose another"):
         prepare_tests(source=source, out_dir=out, settings=PrepareTestsSettings(**other))
     summary = prepare_tests(
         source=source, out_dir=out, settings=PrepareTestsSettings(**other), overwrite=True
@@ -196,7 +196,7 @@ def test_other_parameters_need_overwrite(source: str, tmp_path: Path):
 def test_a_source_without_any_sample_is_refused(tmp_path: Path):
     path = tmp_path / "broken.jsonl"
     path.write_text(json.dumps(BROKEN))
-    with pytest.raises(PrepareTestsError, match=r"no problem gave a sample \(reference does not"):
+    with pytest.raises(CriticError, match=r"no problem gave a sample \(reference does not"):
         prepare_tests(source=str(path), out_dir=tmp_path / "out", settings=SETTINGS)
     assert not (tmp_path / "out").exists()
 

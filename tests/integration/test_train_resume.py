@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from featurize.store import FeatureStoreError, sole_writer
-from headtrain.checkpoint import CheckpointError
-from headtrain.run import TrainProgress
-from tests.synthetic_stores import write_store
-from tests.train_runs import (
+from headtrain.head.checkpoint import CheckpointError
+from headtrain.training.run import TrainProgress
+from tests.support.synthetic_stores import write_store
+from tests.support.train_runs import (
     Killed,
     RecordingTracker,
     Train,
@@ -135,7 +135,9 @@ def test_two_runs_never_train_in_one_folder_at_once(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train()
-    monkeypatch.setattr("headtrain.train.sole_writer", functools.partial(sole_writer, patience=0))
+    monkeypatch.setattr(
+        "headtrain.training.train.sole_writer", functools.partial(sole_writer, patience=0)
+    )
     with (
         sole_writer(tmp_path / "run"),
         pytest.raises(FeatureStoreError, match="another run writes in this folder"),
@@ -153,12 +155,12 @@ def test_a_run_that_waited_for_the_same_one_does_nothing(
     @contextlib.contextmanager
     def after_another(folder: Path) -> Iterator[None]:
         """What a run sees that another one kept out until it had ended."""
-        monkeypatch.setattr("headtrain.train.sole_writer", sole_writer)
+        monkeypatch.setattr("headtrain.training.train.sole_writer", sole_writer)
         firsts.append(train())
         with sole_writer(folder):
             yield
 
-    monkeypatch.setattr("headtrain.train.sole_writer", after_another)
+    monkeypatch.setattr("headtrain.training.train.sole_writer", after_another)
     tracker = RecordingTracker()
     steps: list[TrainProgress] = []
     second = train(tracker=tracker, progress=steps.append)

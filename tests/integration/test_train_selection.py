@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
-from headtrain.checkpoint import load_head
-from tests.synthetic_stores import write_store
-from tests.train_runs import (
+from headtrain.head.checkpoint import load_head
+from tests.support.synthetic_stores import write_store
+from tests.support.train_runs import (
     Killed,
     RecordingTracker,
     Train,

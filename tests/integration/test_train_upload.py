@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from headtrain.checkpoint import CheckpointError, load_head
-from headtrain.run import TrainProgress
-from tests.s3_server import BUCKET, s3_server
-from tests.train_runs import Killed, assert_same_weights, kill_at, make_train
+from headtrain.head.checkpoint import CheckpointError, load_head
+from headtrain.training.run import TrainProgress
+from tests.support.s3_server import BUCKET, s3_server
+from tests.support.train_runs import Killed, assert_same_weights, kill_at, make_train
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurize.data.index import DatasetIndex
-from tests.indexed import parse_row
+from tests.support.indexed import parse_row
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
     ["\u2028", "\n", "\r\n\n", "\x00", "\x85", "\ufeff", '"\\', "\U0001f600", "{}\n{}"]

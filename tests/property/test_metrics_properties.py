@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from headtrain.evaluation.metrics import (
+from headtrain.metrics.pairwise import (
     ScoredSamples,
     auc,
     best_f1_threshold,

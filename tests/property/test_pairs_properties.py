@@ -5,10 +5,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headtrain.draws import Draws
-from headtrain.pair_plan import plan_pairs
-from headtrain.pairs import sample_pairs
-from headtrain.quotas import share_out
+from headtrain.pairs.allocation import share_out
+from headtrain.pairs.pair_plan import plan_pairs
+from headtrain.pairs.rng import Draws
+from headtrain.pairs.sampler import sample_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 
 Samples = list[tuple[int, bool, int]]

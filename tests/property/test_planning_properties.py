@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.planning import (
+from featurize.model.packing import (
     PromptGroup,
     group_samples,
     plan_packs,

@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.data.prepare.edits import normalise
-from featurize.data.prepare.rewrites import rewrite_once
+from featurize.data.prepare.from_tests.edits import normalise
+from featurize.data.prepare.from_tests.rewrites import rewrite_once
 
 NUMBERS = st.one_of(
     st.sampled_from(["n", "t", "len(x)", "(x[0] if x else 1)", "sum([a * a for a in x])"]),

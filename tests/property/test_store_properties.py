@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurize.store import FeatureStore
-from tests.unit_features import make_unit, make_writer, read_tree, write_missing
+from tests.support.unit_features import make_unit, make_writer, read_tree, write_missing
 
 FILES = [f"units/{n:05d}.{suffix}" for n in (0, 1) for suffix in ("safetensors", "parquet", "json")]
 

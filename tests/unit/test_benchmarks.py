@@ -13,7 +13,7 @@ from headtrain.evaluation.benchmarks.subsets import (
     measure_subsets,
 )
 from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, subset_rows
-from headtrain.evaluation.metrics import EvaluationError, ScoredSamples
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 
 
 def pairs(*scores: tuple[float, float]) -> ScoredSamples:

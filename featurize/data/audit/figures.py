@@ -14,7 +14,7 @@ from featurize.data.audit.labels import LabelAudit
 from featurize.data.audit.lengths import LengthAudit
 from featurize.data.audit.overlap import OverlapAudit
 from featurize.data.audit.tokens import TokenAudit
-from featurize.files import atomic_path
+from featurize.io.files import atomic_path
 
 CORRECT, INCORRECT, NEUTRAL = "#0072b2", "#d55e00", "#6b7280"  # told apart by the colour-blind too
 NUM_BINS = 40

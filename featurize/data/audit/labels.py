@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from featurize.data.audit.rows import UNKNOWN, Ints, LabelledRows, by_power_of_two, encode
+from featurize.arrays import Ints
+from featurize.data.audit.rows import UNKNOWN, LabelledRows, by_power_of_two, encode
 
 BALANCE_BINS = 10
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurize.data.audit.rows import Ints, LabelledRows
+from featurize.arrays import Ints
+from featurize.data.audit.rows import LabelledRows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from featurize.arrays import Bools, Ints
 
 UNKNOWN = "unknown"
 """What a value that is not given is called."""

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurize.data.audit.rows import Bools, LabelledRows
+from featurize.arrays import Bools
+from featurize.data.audit.rows import LabelledRows
 from featurize.data.index import DatasetIndex
 
 ROWS_AT_ONCE = 4096

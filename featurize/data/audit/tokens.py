@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurize.data.audit.rows import Bools, by_power_of_two
+from featurize.arrays import Bools
+from featurize.data.audit.rows import by_power_of_two
 from featurize.data.token_counts import Int32s, TokenCounts, first_of_prompts, unique_tokens
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)

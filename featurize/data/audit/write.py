@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from featurize.data.audit import figures
 from featurize.data.audit.report import Audit, CountedTokens
 from featurize.data.index import DatasetIndex
-from featurize.files import atomic_path, write_json
+from featurize.io.files import atomic_path, write_json
 
 
 def write_audit(

@@ -8,18 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from featurize.data.errors import DataError, RowFault
 from featurize.data.lines import parse_line
-from featurize.data.prepare.prepared import (
-    Counts,
-    Prepared,
-    PrepareError,
-    refuse_own_source,
-)
+from featurize.data.prepare.prepared import Counts, Prepared, refuse_own_source
 from featurize.data.prepare.statements import group_problems, split_groups
 from featurize.data.records import CheckedRow, check_row
 from featurize.data.sources import Source, find_sources, read_lines
-from featurize.files import atomic_path
+from featurize.errors import CriticError, DataError, RowFault
+from featurize.io.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +42,9 @@ class SplitJob:
     def __post_init__(self) -> None:
         for name, share in self.shares.items():
             if not 0 <= share < 1:
-                raise PrepareError(f"--{name} is {share:g}; give a share from 0 to below 1")
+                raise CriticError(f"--{name} is {share:g}; give a share from 0 to below 1")
         if sum(self.shares.values()) >= 1:
-            raise PrepareError(
+            raise CriticError(
                 f"--valid {self.valid:g} and --test {self.test:g} leave nothing to train on; "
                 "lower one of them"
             )
@@ -114,7 +109,7 @@ def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     largest = max(map(len, groups))
     for name in names:
         if name not in of_problems:
-            raise PrepareError(
+            raise CriticError(
                 f"{sources[0].name}: {name} would get none of the {len(ids)} problems (the "
                 f"largest group of near-duplicates has {largest}); change the shares"
             )

@@ -9,19 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurize.data.errors import MAX_LISTED, DataError, RowFault
 from featurize.data.fields import describe
 from featurize.data.lines import parse_line
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
-from featurize.data.prepare.prepared import (
-    Counts,
-    Prepared,
-    PrepareError,
-    refuse_own_source,
-)
+from featurize.data.prepare.prepared import Counts, Prepared, refuse_own_source
 from featurize.data.prepare.writers import ENDINGS, Row, sample_writer
 from featurize.data.records import check_row
 from featurize.data.sources import Source, find_sources, read_lines
+from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
 COMMAND = "prepare columns"
 # Raised when the rules change what comes out of the same files.
@@ -77,7 +72,7 @@ def _places(out: Path) -> tuple[Path, Path]:
     if out.suffix in ENDINGS:
         return out.parent, out.with_name(f"{out.name}.summary.json")
     if out.suffix in (".json", ".csv", ".gz", ".zst"):
-        raise PrepareError(
+        raise CriticError(
             f"--out {str(out)!r} has an unknown ending; known are {', '.join(ENDINGS)}, "
             "and a folder has none"
         )
@@ -93,7 +88,7 @@ def _targets(job: ColumnsJob, sources: Sequence[Source]) -> dict[Path, list[Sour
         stem = Path(source.name).name.removesuffix(source.suffix)
         target = job.out / f"{stem}.{job.output_format}"
         if target in targets:
-            raise PrepareError(
+            raise CriticError(
                 f"{targets[target][0].name} and {source.name}: both would become {target}; "
                 f"prepare them apart, or both into one file, --out {job.out}.{job.output_format}"
             )
@@ -121,7 +116,7 @@ def _left_out(source: Source, columns: ColumnMap) -> Iterator[str]:
         return  # reading it says so
     for target, path in columns.paths.items():
         if path not in names and path.partition(".")[0] not in names:
-            raise PrepareError(
+            raise CriticError(
                 f"{source.name}: --map {target}={path}: there is no column {path!r}; "
                 f"there are {', '.join(names)}"
             )

@@ -38,8 +38,8 @@ def prepare_tests_command(
 
     Settings are those of the section `prepare`, e.g. --set prepare.correct=2.
     """
-    from featurize.data.prepare.executed import prepare_tests
-    from featurize.progress import CountProgress
+    from configs.progress import CountProgress
+    from featurize.data.prepare.from_tests.job import prepare_tests
 
     settings, layout = load_settings(config, overrides)
     folder = out or layout.datasets_dir / Path(source).name.split(".")[0]
@@ -87,8 +87,8 @@ def prepare_codecontests_command(
     Settings are those of the section `prepare.codecontests`,
     e.g. --set prepare.codecontests.max_solutions=50.
     """
+    from configs.progress import CountProgress
     from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
-    from featurize.progress import CountProgress
 
     settings, layout = load_settings(config, overrides)
     max_tokens = settings.prepare.codecontests.max_tokens
@@ -142,9 +142,9 @@ def prepare_columns_command(
     Fields: instruction, input, output, is_correct, problem_id, task_id, metadata.language and so
     on; or prompt, chosen, rejected, completion, label. Columns with these names need no --map.
     """
+    from configs.progress import CountProgress
     from featurize.data.prepare.columns import ColumnsJob, prepare_columns
     from featurize.data.prepare.mapping import ColumnMap, LabelValues, to_values
-    from featurize.progress import CountProgress
 
     settings, layout = load_settings(config, overrides)
     labels = LabelValues(

@@ -6,9 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurize.data.errors import RowFault, shorten
 from featurize.data.fields import Row, describe, optional_scalar
-from featurize.data.prepare.prepared import PrepareError
+from featurize.errors import CriticError, RowFault, shorten
 
 PLAIN = ("instruction", "input", "output", "is_correct", "problem_id", "task_id")
 CONVENTIONS = ("prompt", "chosen", "rejected", "completion", "label")
@@ -29,9 +28,9 @@ class LabelValues:
     def __post_init__(self) -> None:
         both = sorted(self.correct & self.incorrect)
         if both:
-            raise PrepareError(f"value {both[0]!r} cannot be both correct and incorrect")
+            raise CriticError(f"value {both[0]!r} cannot be both correct and incorrect")
         if self.incorrect and not self.correct:
-            raise PrepareError("--incorrect-values needs --correct-values beside it")
+            raise CriticError("--incorrect-values needs --correct-values beside it")
 
     def to_label(self, value: object) -> object:
         """True or false; null stays unknown."""
@@ -67,10 +66,10 @@ class ColumnMap:
         for option in options:
             name, equals, path = (part.strip() for part in option.partition("="))
             if not (equals and path):
-                raise PrepareError(f"--map {option!r} names no column; write e.g. output=code")
+                raise CriticError(f"--map {option!r} names no column; write e.g. output=code")
             _check_target(name)
             if paths.setdefault(name, path) != path:
-                raise PrepareError(
+                raise CriticError(
                     f"--map {name!r} is given twice, as {paths[name]!r} and {path!r}; drop one"
                 )
         return cls(paths=paths, labels=labels or LabelValues())
@@ -137,11 +136,11 @@ class UsedColumns:
         """Refuse a map of which a part was never used."""
         for name, path in columns.paths.items():
             if path not in self.paths:
-                raise PrepareError(f"--map {name}={path}: no row has {path!r}; correct the path")
+                raise CriticError(f"--map {name}={path}: no row has {path!r}; correct the path")
         wanted = columns.labels.correct
         if wanted and not any(label is True for label, _ in self.labels):
             values = self.describe(False) or "none: there is no label column; --map is_correct=..."
-            raise PrepareError(
+            raise CriticError(
                 f"--correct-values {','.join(sorted(wanted))}: no row has one of them; "
                 f"the values are {values}"
             )
@@ -186,4 +185,4 @@ def _check_target(name: str) -> None:
     near = difflib.get_close_matches(name, [*known, *KEPT_METADATA], n=1)
     meant = near[0] if near and near[0] in known else METADATA + near[0] if near else None
     remedy = f"did you mean {meant!r}?" if meant else f"the fields are {', '.join(known)}"
-    raise PrepareError(f"--map {name!r} is no field of a sample; {remedy}")
+    raise CriticError(f"--map {name!r} is no field of a sample; {remedy}")

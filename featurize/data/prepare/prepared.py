@@ -7,13 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from featurize.files import read_json, write_json
+from featurize.errors import CriticError
+from featurize.io.files import read_json, write_json
 
 FORMAT_VERSION = 1
-
-
-class PrepareError(ValueError):
-    """The dataset cannot be made as asked."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,7 +97,7 @@ class Prepared:
         if not path.exists():
             for target in targets:
                 if target.exists():
-                    raise PrepareError(
+                    raise CriticError(
                         f"{target}: is there already, and no {path.name} beside it tells of "
                         f"{command}; choose another --out or give --overwrite"
                     )
@@ -108,7 +105,7 @@ class Prepared:
         found = cls._read(path, command)
         changed = [key for key, value in recipe.items() if found.recipe.get(key) != value]
         if changed:
-            raise PrepareError(
+            raise CriticError(
                 f"{path}: tells of a dataset made with {_difference(found.recipe, recipe, changed)}"
                 "; choose another --out or give --overwrite"
             )
@@ -141,7 +138,7 @@ class Prepared:
     @classmethod
     def _remove(cls, path: Path, command: str, but: Collection[Path]) -> None:
         """Delete what an earlier run made and this one will not replace, such as a split less."""
-        with contextlib.suppress(PrepareError, FileNotFoundError):
+        with contextlib.suppress(CriticError, FileNotFoundError):
             for name in cls._read(path, command).files:
                 if path.parent / name not in but:
                     (path.parent / name).unlink(missing_ok=True)
@@ -155,7 +152,7 @@ class Prepared:
                 return cls(**{**content, "counts": counts})
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
-        raise PrepareError(
+        raise CriticError(
             f"{path}: not a summary of {command}; choose another --out or give --overwrite"
         )
 
@@ -164,7 +161,7 @@ def refuse_own_source(targets: Collection[Path], sources: Collection[str]) -> No
     """No file is written over one that it is made from; `sources` are absolute paths."""
     for target in targets:
         if str(target.absolute()) in sources:
-            raise PrepareError(f"{target}: is one of the files read; choose another --out")
+            raise CriticError(f"{target}: is one of the files read; choose another --out")
 
 
 def describe_file(path: Path) -> list[int]:

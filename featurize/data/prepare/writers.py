@@ -9,8 +9,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurize.data.prepare.prepared import PrepareError
-from featurize.files import atomic_path
+from featurize.errors import CriticError
+from featurize.io.files import atomic_path
 
 Row: TypeAlias = dict[str, Any]
 
@@ -30,7 +30,7 @@ def sample_writer(
     A Parquet file has the same columns whatever the samples hold; JSONL holds what they hold.
     """
     if path.suffix not in ENDINGS:
-        raise PrepareError(f"{str(path)!r} has an unknown ending; known are {', '.join(ENDINGS)}")
+        raise CriticError(f"{str(path)!r} has an unknown ending; known are {', '.join(ENDINGS)}")
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             with _parquet_writer(temporary, metadata) as write:

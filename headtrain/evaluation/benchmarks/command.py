@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from configs.project import make_tracker, open_texts, open_train_store_of, texts_of
 from configs.terminal import columns_table, console, rows_table
 from featurize.data.index import DatasetIndex
 from featurize.data.pair_rows import write_plain_rows
@@ -13,11 +14,10 @@ from headtrain.evaluation.benchmarks.subsets import measure_subsets
 from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, style_rows, subset_rows
 from headtrain.evaluation.judge import judge_head, to_metrics, write_evaluation
 from headtrain.evaluation.place import results_dir, to_name
-from headtrain.evaluation.report.write import write_report
 from headtrain.evaluation.samples.texts import TextSource
 from headtrain.evaluation.tables import judges_table, summary_lines, values_table
-from headtrain.foreign import HeadAtHand, featurize_file
-from headtrain.project import make_tracker, open_texts, open_train_store_of, texts_of
+from headtrain.report.write import write_report
+from headtrain.scoring.external import HeadAtHand, featurize_file
 
 TRAIN = "train"
 

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
+from headtrain.metrics.pairwise import ScoredSamples
 
 _ANSWER = re.compile(r"#(correct|incorrect)\.(\d+)$")
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples, pairwise_counts
-
-Floats = npt.NDArray[np.float64]
-Strings = npt.NDArray[np.object_]
+from featurize.arrays import Floats, Strings
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 
 NO_SUBSET = "(no subset)"
 

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from headtrain.evaluation.comparison.mcnemar import McNemar, mcnemar
 from headtrain.evaluation.comparison.telling import TellingPair, telling_pairs
-from headtrain.evaluation.metrics import EvaluationError, ScoredSamples, pairwise_counts
-from headtrain.evaluation.numbers.accuracies import PairTally, resample_accuracies
 from headtrain.evaluation.results import PairResult
 from headtrain.evaluation.slices.agreement import count_agreement
+from headtrain.metrics.accuracies import PairTally, resample_accuracies
+from headtrain.metrics.mcnemar import McNemar, mcnemar
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 
 FIRST, SECOND = "A", "B"

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurize.store import FeatureStore
-from headtrain.checkpoint import TrainedHead
-from headtrain.evaluation.metrics import EvaluationError, ScoredSamples
-from headtrain.inputs import read_labelled_samples
+from headtrain.features.inputs import read_labelled_samples
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

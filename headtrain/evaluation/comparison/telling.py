@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
-from headtrain.evaluation.report.mistakes import widest_pairs
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from featurize.arrays import Floats
+from headtrain.metrics.pairwise import ScoredSamples
+from headtrain.report.mistakes import widest_pairs
 
 
 @dataclass(frozen=True, kw_only=True)

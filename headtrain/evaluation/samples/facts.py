@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
-Ints = npt.NDArray[np.int64]
-Strings = npt.NDArray[np.object_]
+from featurize.arrays import Ints, Strings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,25 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from featurize.arrays import Floats
 from featurize.store import FeatureStore
-from headtrain.checkpoint import TrainedHead
-from headtrain.evaluation.metrics import ScoredSamples
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.samples.texts import SplitTexts, TextSource
 from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
 from headtrain.evaluation.shortcuts.ngrams import NgramJudge
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.evaluation.slices.minimal import find_near_pairs
-from headtrain.inputs import LabelledSamples, read_labelled_samples
-from headtrain.pair_plan import read_excluded_problems
+from headtrain.features.inputs import LabelledSamples, read_labelled_samples
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.metrics.pairwise import ScoredSamples
+from headtrain.pairs.pair_plan import read_excluded_problems
+from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import DataSamplingSettings, EvaluationSettings
-from headtrain.training_data import TrainingData, read_training_data
-
-Floats = npt.NDArray[np.float64]
 
 TRAIN, HOLDOUT = "train", "train_holdout"
 """What the head was trained on, and the train problems it was not."""

@@ -1,13 +1,11 @@
 """Judges that must get 50%: they show that the harness itself gives nothing away."""
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples, pairwise_counts
-from headtrain.evaluation.numbers.accuracies import Accuracies, PairTally
+from featurize.arrays import Floats
 from headtrain.evaluation.results import Control
-
-Floats = npt.NDArray[np.float64]
+from headtrain.metrics.accuracies import Accuracies, PairTally
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 
 PROMPT_ONLY, SHUFFLED = "prompt_only", "labels_shuffled"
 MOST_SHUFFLES, MOST_SHUFFLED = 20, 2_000_000

@@ -1,12 +1,9 @@
 """How much a judge's score goes with the length of the output, within problems."""
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from featurize.arrays import Floats, Ints
+from headtrain.metrics.pairwise import ScoredSamples
 
 
 def rank_correlations(scored: ScoredSamples) -> Floats:

@@ -1,10 +1,9 @@
 """Judges without training, which a head has to beat: output length and the LLM's likelihood."""
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-Floats = npt.NDArray[np.float64]
+from featurize.arrays import Floats
 
 LIKELIHOOD_JUDGES = ("logprob_mean", "logprob_sum")
 """Columns of a sample table made with likelihood: mean and sum over the output tokens."""

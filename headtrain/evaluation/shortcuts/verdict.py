@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
-from headtrain.evaluation.numbers.accuracies import Accuracies
-from headtrain.evaluation.numbers.intervals import ratio, resample_sums
 from headtrain.evaluation.results import Verdict
 from headtrain.evaluation.slices.agreement import count_agreement
-
-Floats = npt.NDArray[np.float64]
+from headtrain.metrics.accuracies import Accuracies
+from headtrain.metrics.bootstrap import ratio, resample_sums
+from headtrain.metrics.pairwise import ScoredSamples
 
 
 def choose_best(accuracies: Mapping[str, Accuracies]) -> str:

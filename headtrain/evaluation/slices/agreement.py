@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
+from featurize.arrays import Ints
 from headtrain.evaluation.slices.dominance import WaveletMatrix
 from headtrain.evaluation.slices.lengths import ranks_within
-
-Ints = npt.NDArray[np.int64]
+from headtrain.metrics.pairwise import ScoredSamples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,9 +9,8 @@ O(n levels) in time and memory, a query O(levels), where 2**levels exceeds the l
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from featurize.arrays import Ints
 
 
 class _Level(NamedTuple):

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
-from headtrain.evaluation.numbers.accuracies import PairTally
+from featurize.arrays import Floats, Ints
 from headtrain.evaluation.slices.dominance import WaveletMatrix
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from headtrain.metrics.accuracies import PairTally
+from headtrain.metrics.pairwise import ScoredSamples
 
 NUM_BINS = 6
 

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.metrics import ScoredSamples
-from headtrain.evaluation.numbers.accuracies import PairTally
+from featurize.arrays import Ints
 from headtrain.evaluation.samples.facts import NearPairs
-
-Ints = npt.NDArray[np.int64]
+from headtrain.metrics.accuracies import PairTally
+from headtrain.metrics.pairwise import ScoredSamples
 
 MOST_OF_A_LABEL = 32
 """Samples of either label compared in one problem; of more, so many are drawn."""

@@ -3,8 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Strings = npt.NDArray[np.object_]
+from featurize.arrays import Ints, Strings
 
 MOST_GROUPS = 12
 NUM_BINS = 4

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from featurize.data.prepare.prepared import PrepareError
 from featurize.data.sources import find_sources
-from featurize.remote import is_remote
+from featurize.errors import CriticError
+from featurize.io.remote import is_remote
 from featurize.settings import to_split
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def find_splits(
         ]
         if len(splits) != 1:
             told = f"of {' and '.join(splits)}" if splits else "of no split"
-            raise PrepareError(
+            raise CriticError(
                 f"{path}: by its name the file is {told}; say which files are, "
                 f"e.g. --split train='{path.name}', or give a narrower --source"
             )
@@ -51,7 +51,7 @@ def to_patterns(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
     for option in options:
         name, equals, pattern = option.partition("=")
         if not (equals and pattern):
-            raise PrepareError(f"--split {option!r} names no files; write e.g. train='train-*'")
+            raise CriticError(f"--split {option!r} names no files; write e.g. train='train-*'")
         split = to_split(name.strip())
         patterns[split] = (*patterns.get(split, ()), pattern.strip())
     # In one order, whichever the options were given in.
@@ -65,7 +65,7 @@ def _find_files(source: str, cache_dir: Path | None) -> list[Path]:
     elif folder.is_dir():
         paths = [path for path in folder.rglob("*.parquet") if path.is_file()]
         if not paths:
-            raise PrepareError(
+            raise CriticError(
                 f"{source!r} holds no .parquet file; download those of deepmind/code_contests into "
                 "it, or name another folder"
             )
@@ -74,7 +74,7 @@ def _find_files(source: str, cache_dir: Path | None) -> list[Path]:
         names = [str(folder)] if folder.is_file() else glob.glob(str(folder), recursive=True)  # noqa: PTH207
         paths = [Path(name) for name in names if Path(name).is_file()]
         if not paths:
-            raise PrepareError(
+            raise CriticError(
                 f"{source!r} matches no file; check the path (now in {str(Path.cwd())!r})"
             )
     return sorted(paths, key=lambda path: (path.name, str(path)))

@@ -16,9 +16,10 @@ from featurize.data.prepare.codecontests.problems import (
     read_problems,
 )
 from featurize.data.prepare.codecontests.selection import select
-from featurize.data.prepare.prepared import Counts, Prepared, PrepareError, describe_file
+from featurize.data.prepare.prepared import Counts, Prepared, describe_file
 from featurize.data.prepare.settings import PrepareSettings
 from featurize.data.prepare.writers import TEXT_METADATA, Row, sample_writer
+from featurize.errors import CriticError
 
 if TYPE_CHECKING:  # it brings transformers, which takes seconds and is rarely asked for
     from featurize.data.prepare.codecontests.tokens import TokenLimit
@@ -109,7 +110,7 @@ def _write_split(
         if not counts.samples:
             reasons = counts.problems_left_out.most_common(1)
             why = f"{reasons[0][1]} problems {reasons[0][0]}" if reasons else "there are no rows"
-            raise PrepareError(
+            raise CriticError(
                 f"{paths[0]}: {split} would hold no sample ({why}); change prepare.codecontests, "
                 "or give other files"
             )

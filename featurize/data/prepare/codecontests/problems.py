@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurize.data.errors import shorten
-from featurize.data.prepare.prepared import PrepareError
+from featurize.errors import CriticError, shorten
 
 # The labels as they are numbered on the Hugging Face hub; the protocol buffers number others.
 SOURCES = ("unknown", "codechef", "codeforces", "hackerearth", "codejam", "atcoder", "aizu")
@@ -93,21 +92,21 @@ def _open(path: Path) -> pq.ParquetFile:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> PrepareError:
+def _unreadable(path: Path, error: Exception) -> CriticError:
     reason = shorten(str(error).partition("\n")[0], 120)
-    return PrepareError(f"{path}: cannot be read as Parquet ({reason}); fetch it again")
+    return CriticError(f"{path}: cannot be read as Parquet ({reason}); fetch it again")
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
     for name, wanted in _COLUMNS.items():
         if name not in schema.names:
-            raise PrepareError(
+            raise CriticError(
                 f"{path}: column {name!r} is missing (there are {', '.join(schema.names)}); "
                 "give the Parquet files of deepmind/code_contests, or use critic prepare columns"
             )
         found = schema.field(name).type
         if not _is_as_wanted(found, wanted):
-            raise PrepareError(
+            raise CriticError(
                 f"{path}: column {name!r} is {found}, and deepmind/code_contests has {wanted} "
                 "there; give its Parquet files as they are published"
             )
@@ -131,7 +130,7 @@ def _is_as_wanted(found: pa.DataType, wanted: str) -> bool:
 
 def _to_problem(row: dict[str, Any], place: str) -> ContestProblem:
     if not row["name"]:
-        raise PrepareError(f"{place}: 'name' is {row['name']!r}; a problem is told by its name")
+        raise CriticError(f"{place}: 'name' is {row['name']!r}; a problem is told by its name")
     source = _label(row["source"], SOURCES, "source", place)
     return ContestProblem(
         problem_id=f"{source}/{row['name']}",
@@ -148,7 +147,7 @@ def _solutions(row: dict[str, Any], column: str, is_correct: bool, place: str) -
     lists = row[column] or {}
     languages, texts = (lists.get(name) or [] for name in ("language", "solution"))
     if len(languages) != len(texts):
-        raise PrepareError(
+        raise CriticError(
             f"{place}: {column!r} has {len(languages)} languages and {len(texts)} solutions; "
             "they belong together one by one: fetch the file again"
         )
@@ -167,7 +166,7 @@ def _label(
     number: int | None, names: tuple[str | None, ...], column: str, place: str
 ) -> str | None:
     if number is None or not 0 <= number < len(names):
-        raise PrepareError(
+        raise CriticError(
             f"{place}: {column!r} is {number}; deepmind/code_contests has 0 to {len(names) - 1}"
         )
     return names[number]

@@ -1,0 +1,1 @@
+"""Bytes on disks and behind URIs: atomic files, transfers, downloads and locks."""

@@ -1,0 +1,255 @@
+"""What a featurize run is asked for, and its plan: units, size and fingerprint."""
+
+import functools
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from featurize.data.index import DatasetIndex
+from featurize.data.prompt import TEMPLATE
+from featurize.data.token_counts import (
+    count_tokens,
+    counts_of,
+    counts_path,
+    find_counts,
+    unique_tokens,
+    with_counts,
+    write_counts,
+)
+from featurize.io.files import digest
+from featurize.io.remote import is_remote
+from featurize.model.backbone import (
+    BackboneSource,
+    find_backbone,
+    load_tokenizer,
+    read_backbone_config,
+)
+from featurize.model.device import resolve_device, resolve_dtype
+from featurize.model.identity import model_files
+from featurize.model.packing import plan_units
+from featurize.model.sharing import check_tensor_parallel
+from featurize.run.recipe import Recipe, make_recipe
+from featurize.run.selection import Choose, fingerprint_of, select
+from featurize.settings import (
+    BackboneSettings,
+    DatasetSettings,
+    DistributedSettings,
+    FeaturizeSettings,
+    RuntimeSettings,
+)
+from featurize.store import Manifest, lost_files, read_manifest
+
+logger = logging.getLogger(__name__)
+
+CHARS_PER_TOKEN = 3
+"""For sizing units before anything is tokenised; programs run from 2.5 to 3.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturizeJob:
+    """What is asked for."""
+
+    backbone: BackboneSettings
+    dataset: DatasetSettings
+    featurize: FeaturizeSettings
+    runtime: RuntimeSettings
+    split: str
+    store_dir: Path | str  # a folder or a URI
+    cache_dir: Path
+    distributed: DistributedSettings = field(default_factory=DistributedSettings)
+    limit_problems: int | None = None
+    repair: bool = False  # trust no finished unit before its checksums are right
+    command: str = ""  # what a person ran, for whoever has to run it again
+
+    @property
+    def writing_dir(self) -> Path:
+        """Folder of this machine into which units are written: the store, or on the way to it."""
+        if not is_remote(self.store_dir):
+            return Path(self.store_dir)
+        return self.cache_dir / "stores" / digest(str(self.store_dir))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturizePlan:
+    """What will be done, and its size; made from the index and the backbone's files alone."""
+
+    job: FeaturizeJob
+    recipe: Recipe
+    source: BackboneSource
+    index: DatasetIndex = field(repr=False)
+    units: tuple[tuple[int, int], ...]  # [start, stop) rows of the index
+    num_read: int  # samples in the files
+    num_pairs: int | None  # planned, where only the samples of pairs are featurized
+    counted_tokens: int | None  # to compute, where an audit has counted them
+    fingerprint: str
+    finished: Manifest | None  # of the same fingerprint: there is nothing to do
+
+    def describe(self) -> dict[str, Any]:
+        """The lines of the plan, and what it will cost."""
+        tokens, rows = self.estimated_tokens, len(self.index)
+        width = sum(self.store_widths)
+        return {
+            "samples read": self.num_read,
+            "not selected": self.num_read - rows,
+            **({} if self.num_pairs is None else {"pairs planned": self.num_pairs}),
+            "to featurize": rows,
+            "problems": self.index.num_problems,
+            "units of work": len(self.units),
+            "tensors": ", ".join(self.recipe.spec.tensor_names)
+            + (" and likelihood" if self.recipe.spec.likelihood else ""),
+            "backbone": f"{self.job.backbone.name}, {self.recipe.fields['compute_dtype']},"
+            f" {self.recipe.spec.deepest(self.recipe.num_layers)} of"
+            f" {self.recipe.num_layers} layers",
+            "tokens, about" if self.counted_tokens is None else "tokens, counted": tokens,
+            "store, about": f"{rows * width * self.recipe.storage_dtype.itemsize / 1e6:,.0f} MB",
+            "goes to": str(self.job.store_dir),
+        }
+
+    @property
+    def store_widths(self) -> list[int]:
+        """Width of each tensor."""
+        return [self.recipe.hidden_size] * len(self.recipe.spec.tensor_names)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a process on the CPU may need: the weights while they are converted, and a pack."""
+        weights = sum(file.stat().st_size for file in model_files(self.source.folder))
+        return 2 * weights + (1 << 30)
+
+    @property
+    def estimated_tokens(self) -> int:
+        """Tokens to compute, each prompt once: counted, or from the number of characters."""
+        if self.counted_tokens is not None:
+            return self.counted_tokens
+        return int(_group_chars(self.index, group_starts(self.index)).sum()) // CHARS_PER_TOKEN
+
+
+def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> FeaturizePlan:
+    """Reads and checks everything that can be known before the backbone is loaded.
+
+    `choose` plans pairs over the dataset, of which only the samples are featurized.
+
+    Raises:
+        ValueError: bad data, an unreadable backbone, contradicting settings.
+    """
+    if job.featurize.token_budget < job.dataset.max_length:
+        raise ValueError(
+            f"featurize.token_budget {job.featurize.token_budget} is below dataset.max_length"
+            f" {job.dataset.max_length}: the longest sample would not fit; raise it"
+        )
+    if job.distributed.is_shared and job.backbone.quantization is not None:
+        raise ValueError(
+            f"models.policy.quantization {job.backbone.quantization!r} and a backbone shared among"
+            " devices contradict; set it to null, or distributed.shard_backbone to false and"
+            " distributed.tensor_parallel_size to 1"
+        )
+    if job.distributed.is_shared and job.backbone.weights == "random":
+        raise ValueError(
+            "models.policy.weights 'random' and a backbone shared among devices contradict: it is"
+            " drawn as a whole; set distributed.shard_backbone to false and"
+            " distributed.tensor_parallel_size to 1"
+        )
+    device = resolve_device(job.runtime.device)
+    dtype = resolve_dtype(
+        job.backbone.dtype,
+        device,
+        mixed_precision=job.runtime.mixed_precision and job.distributed.mixed_precision,
+    )
+    paths = job.dataset.path_of(job.split)
+    index = DatasetIndex.build(paths, job.cache_dir / "index")
+    num_read = len(index)
+    source = find_backbone(job.backbone, job.cache_dir, dtype)
+    index = with_counts(index, job.cache_dir, source.tokenizer_digest)
+    if job.limit_problems is not None:
+        index = index.take_problems(job.limit_problems)
+    config = read_backbone_config(source, job.backbone)
+    check_tensor_parallel(config, job.distributed.tensor_parallel_size)
+    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
+    pairs = None
+    if choose is not None:
+        selection = choose(index.table, functools.partial(_count_outputs, index, source, job))
+        index, pairs = select(index, selection), selection.pairs
+    identity = {
+        "recipe": recipe.fingerprint,
+        "dataset": index.content_fingerprint,
+        "unit_tokens": job.featurize.unit_tokens,
+    }
+    # NOTE: only where there is one, so that whole stores keep the fingerprint they had.
+    fingerprint = digest(identity | ({"pairs": fingerprint_of(pairs)} if pairs else {}))
+    return FeaturizePlan(
+        job=job,
+        recipe=recipe,
+        source=source,
+        index=index,
+        units=tuple(_cut_units(index, job.featurize.unit_tokens)),
+        num_read=num_read,
+        num_pairs=len(pairs.correct) if pairs else None,
+        counted_tokens=_counted_tokens(index, job.dataset),
+        fingerprint=fingerprint,
+        finished=_find_finished(job, fingerprint),
+    )
+
+
+def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:
+    """The manifest of a store that has nothing left to do, as far as file sizes tell."""
+    if job.repair:
+        return None
+    manifest = read_manifest(job.store_dir)
+    if manifest is None or manifest.fingerprint != fingerprint:
+        return None
+    return None if lost_files(job.store_dir, manifest) else manifest
+
+
+def _counted_tokens(index: DatasetIndex, dataset: DatasetSettings) -> int | None:
+    """Tokens to compute, as an earlier count has them; None where there was none."""
+    counts = counts_of(index.table)
+    if counts is None:
+        return None
+    return unique_tokens(index.table, counts.cut(dataset.max_length, dataset.prompt_limit))
+
+
+def _count_outputs(index: DatasetIndex, source: BackboneSource, job: FeaturizeJob) -> np.ndarray:
+    """Tokens of every output as the store will have them, counted now if need be: [rows]."""
+    counts = counts_of(index.table)
+    if counts is None:
+        path = counts_path(job.cache_dir, index, source.tokenizer_digest)
+        counts = find_counts(path, index)
+    if counts is None:
+        logger.info("counting the tokens of %d samples", len(index))
+        counts = count_tokens(index, load_tokenizer(source, job.backbone))
+        write_counts(path, counts)
+    return counts.cut(job.dataset.max_length, job.dataset.prompt_limit).outputs
+
+
+def group_starts(index: DatasetIndex) -> np.ndarray:
+    """Rows at which a new prompt begins, and the number of rows: int64 [prompts + 1]."""
+    keys = index.table["prompt_key"].combine_chunks()
+    is_new = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(index)]]).astype(np.int64)
+
+
+def _cut_units(index: DatasetIndex, unit_tokens: int) -> list[tuple[int, int]]:
+    """Rows [start, stop) of each unit: consecutive whole problems of about `unit_tokens`."""
+    starts = group_starts(index)
+    sizes = _group_chars(index, starts) // CHARS_PER_TOKEN
+    return [
+        (int(starts[first]), int(starts[last]))
+        for first, last in plan_units(sizes.tolist(), unit_tokens)
+    ]
+
+
+def _group_chars(index: DatasetIndex, starts: np.ndarray) -> np.ndarray:
+    """Characters of each prompt and of all its distinct outputs: int64 [prompts]."""
+    outputs = index.table["output_chars"].to_numpy().astype(np.int64)
+    keys = index.table["output_key"].combine_chunks()
+    # Rows of one prompt are sorted by output, so that a repeat stands behind its like.
+    is_repeat = np.zeros(len(index), bool)
+    is_repeat[1:] = pc.equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    is_repeat[starts[:-1]] = False
+    prompts = index.table["prompt_chars"].to_numpy().astype(np.int64)[starts[:-1]]
+    totals = np.add.reduceat(np.where(is_repeat, 0, outputs), starts[:-1])
+    return np.asarray(totals + prompts + len(TEMPLATE))

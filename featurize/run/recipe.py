@@ -1,0 +1,81 @@
+"""What a feature depends on, and the fingerprint that keeps features of different makes apart."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from featurize.data.prompt import template_digest
+from featurize.io.files import digest
+from featurize.model.backbone import BackboneSource, read_backbone_config, resolve_layers
+from featurize.model.forward import FeatureSpec
+from featurize.model.pooling import POOLINGS
+from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides a feature but the dataset.
+
+    World size, batch sizes and the order of the file are not in it: the result does not depend on
+    them.
+    """
+
+    spec: FeatureSpec
+    num_layers: int
+    hidden_size: int
+    compute_dtype: torch.dtype
+    storage_dtype: torch.dtype
+    fields: dict[str, Any]  # JSON, as the manifest shows it
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for every store a head may be used on; the backbone's name is only a name."""
+        backbone = {key: value for key, value in self.fields["backbone"].items() if key != "name"}
+        return digest({**self.fields, "backbone": backbone})
+
+
+def make_recipe(
+    source: BackboneSource,
+    backbone: BackboneSettings,
+    dataset: DatasetSettings,
+    featurize: FeaturizeSettings,
+    compute_dtype: torch.dtype,
+) -> Recipe:
+    """The recipe the settings ask for.
+
+    Raises:
+        ValueError: a layer the backbone does not have.
+    """
+    config = read_backbone_config(source, backbone)
+    num_layers, hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
+    spec = FeatureSpec(
+        layers=tuple(resolve_layers(featurize.layers, num_layers)),
+        poolings=tuple(featurize.poolings),
+        likelihood=featurize.likelihood,
+    )
+    fields = {
+        "backbone": {"name": backbone.name, "digest": source.digest, "layers": num_layers},
+        "mtp_output": backbone.mtp_output if source.is_mtp else None,
+        "quantization": backbone.quantization,
+        "tokenizer": source.tokenizer_digest,
+        "template": template_digest(),
+        "max_length": dataset.max_length,
+        "max_prompt_length": dataset.prompt_limit,
+        "layers": list(spec.layers),
+        "poolings": [pooling for pooling in POOLINGS if pooling in spec.poolings],
+        "likelihood": spec.likelihood,
+        "compute_dtype": str(compute_dtype).removeprefix("torch."),
+        "storage_dtype": featurize.storage_dtype,
+    }
+    if backbone.weights != "pretrained":
+        # NOTE: only then, so that the features of every other backbone keep their fingerprint.
+        fields["weights"] = backbone.weights
+    return Recipe(
+        spec=spec,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        compute_dtype=compute_dtype,
+        storage_dtype=getattr(torch, featurize.storage_dtype),
+        fields=fields,
+    )

@@ -1,0 +1,121 @@
+"""One unit of work: some whole problems, from texts to rows of the store."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+
+from featurize.data.index import DatasetIndex
+from featurize.data.prompt import Encoder, TokenIds
+from featurize.data.records import DataError, Sample
+from featurize.model.forward import Features
+from featurize.model.packing import Grouping, group_samples
+from featurize.run.recipe import Recipe
+from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures, copy_marks
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitWork:
+    """A unit read and tokenised, ready for the backbone."""
+
+    number: int
+    samples: Sequence[Sample]
+    prompts: Sequence[TokenIds]  # of each sample
+    outputs: Sequence[TokenIds]
+    grouping: Grouping
+    rows: pa.Table  # of the index, for what the store keeps of it: pairs planned
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the summary says about these samples."""
+        groups = self.grouping.groups
+        return {
+            "samples": len(self.samples),
+            "feature_rows": self.grouping.num_rows,
+            "duplicates": len(self.samples) - self.grouping.num_rows,
+            "prompts_truncated": sum(prompt.is_truncated for prompt in self.prompts),
+            "outputs_truncated": sum(output.is_truncated for output in self.outputs),
+            "prompts": len(groups),
+            "unique_tokens": sum(group.num_tokens for group in groups),
+            "all_tokens": sum(
+                len(prompt.ids) + len(output.ids)
+                for prompt, output in zip(self.prompts, self.outputs, strict=True)
+            ),
+        }
+
+
+def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encoder) -> UnitWork:
+    """Reads and tokenises the samples of `rows`; those of one prompt stand together.
+
+    Raises:
+        DataError: an output without tokens (names file and line).
+    """
+    samples = index.read(rows)
+    prompts: list[TokenIds] = []
+    outputs: list[TokenIds] = []
+    for (instruction, input_text), same in groupby(samples, lambda s: (s.instruction, s.input)):
+        company = list(same)
+        prompt = encoder.encode_prompt(instruction, input_text)
+        outputs += _encode_outputs(company, len(prompt.ids), encoder)
+        prompts += [prompt] * len(company)
+    pairs = zip(prompts, outputs, strict=True)
+    grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
+    return UnitWork(
+        number=number,
+        samples=samples,
+        prompts=prompts,
+        outputs=outputs,
+        grouping=grouping,
+        rows=index.table.take(pa.array(rows)),
+    )
+
+
+def _encode_outputs(
+    samples: Sequence[Sample], num_prompt_tokens: int, encoder: Encoder
+) -> list[TokenIds]:
+    """Ids of the outputs of one prompt; DataError names the sample that has none."""
+    try:
+        return encoder.encode_outputs([sample.output for sample in samples], num_prompt_tokens)
+    except ValueError:
+        for sample in samples:
+            try:
+                encoder.encode_outputs([sample.output], num_prompt_tokens)
+            except ValueError as error:
+                raise DataError(f"{sample.location}: {error}") from error
+        raise
+
+
+def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> UnitFeatures:
+    """The tensors in their storage format and the sample table."""
+    columns = {
+        "task_id": [s.task_id for s in work.samples],
+        "problem_id": [s.problem_id for s in work.samples],
+        "is_correct": [s.is_correct for s in work.samples],
+        "language": [s.language for s in work.samples],
+        "difficulty": [s.difficulty for s in work.samples],
+        "source": [s.source for s in work.samples],
+        "prompt_tokens": [len(prompt.ids) for prompt in work.prompts],
+        "output_tokens": [len(output.ids) for output in work.outputs],
+        "prompt_truncated": [prompt.is_truncated for prompt in work.prompts],
+        "output_truncated": [output.is_truncated for output in work.outputs],
+        "feature_row": work.grouping.row_of_sample,
+    }
+    table = pa.table(columns, schema=SAMPLE_SCHEMA)
+    if features.likelihood is not None:
+        of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, 4]
+        for place, name in enumerate(LIKELIHOOD_COLUMNS):
+            table = table.append_column(name, pa.array(of_samples[:, place], pa.float32()))
+    table = copy_marks(table, work.rows)
+    tensors = {name: tensor.to(recipe.storage_dtype) for name, tensor in features.tensors.items()}
+    return UnitFeatures(tensors=tensors, samples=table)
+
+
+def sum_counts(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Adds the counts of all units."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)

@@ -1,1 +1,0 @@
-"""What is won when a judge picks one of n candidate outputs."""

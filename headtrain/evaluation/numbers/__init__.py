@@ -1,1 +1,0 @@
-"""How good scores are, and how far each number could have come out otherwise."""

@@ -1,0 +1,1 @@
+"""Which samples and columns of a feature store a head reads."""

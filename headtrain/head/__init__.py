@@ -1,0 +1,1 @@
+"""The value head: its shape, its weights and its checkpoint."""

@@ -1,0 +1,300 @@
+"""A trained head on disk: head.safetensors (weights, normaliser) and head.json (what it is)."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from featurize.errors import CriticError
+from featurize.io.files import atomic_path, write_json
+from featurize.io.remote import RemoteFolder, open_folder
+from featurize.store import FeatureStore
+from headtrain.features.inputs import ROWS_AT_ONCE, InputColumns, choose_columns, read_rows
+from headtrain.head.ensemble import EnsembleModel, put_state, read_state
+from headtrain.head.model import HeadModel
+from headtrain.metrics.calibration import Decision
+from headtrain.pairs.holdout import Holdout
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "head.safetensors"
+RECORD_FILE = "head.json"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(CriticError):
+    """A checkpoint that is missing, damaged, of another make or cannot be written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecord:
+    """What head.json says."""
+
+    head_type: str
+    """mlp or linear."""
+    dropout: float
+    """Used while training only."""
+    tensors: dict[str, int]
+    """Store tensors the head reads and their widths, in the order of its input."""
+    likelihood: bool
+    """Whether the four likelihood columns follow them."""
+    recipe_fingerprint: str
+    """Recipe of the features; a store of another recipe is refused."""
+    store_fingerprint: str
+    """Store the head was trained on."""
+    step: int
+    """Optimizer steps taken."""
+    metrics: dict[str, float]
+    """Validation metrics at that step."""
+    config: dict[str, Any]
+    """The resolved configuration of the run."""
+    tracking_run_id: str | None
+    """MLflow run of the training."""
+    head_width: int | None = None
+    """Units of the mlp's first layer; None is an eighth of the inputs (mixed: of the widest)."""
+    likelihood_direct: bool = False
+    """Whether they lead straight to the value as well."""
+    feature_mix: str = "concat"
+    """concat, or mix: a learned mix of the tensors (and of the likelihood as one more)."""
+    num_members: int = 1
+    """Heads of an ensemble, stacked in the weights; its value is the mean of theirs."""
+    selection: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How this head was chosen among those of its run or sweep."""
+    train_holdout: dict[str, Any] | None = None
+    """The train problems it was not trained on (see holdout.py)."""
+    pairs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What it was trained on: numbers of pairs, problems and samples, and a digest of the pairs."""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Versions of the libraries that made it."""
+    fitted: dict[str, Any] | None = None
+    """What turns its values into probabilities and calls; None where it was not fitted."""
+    weights_checksum: str = ""
+    """SHA-256 of head.safetensors: the two files belong together."""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def columns(self) -> InputColumns:
+        """The input columns the head reads."""
+        return InputColumns(
+            tensors=tuple(self.tensors),
+            widths=tuple(self.tensors.values()),
+            likelihood=self.likelihood,
+        )
+
+    @property
+    def holdout(self) -> Holdout | None:
+        """The train problems that were held out, None where none were."""
+        return Holdout(**self.train_holdout) if self.train_holdout else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its run went to the end; the best head of a run on its way is not the last."""
+        return self.fitted is not None
+
+    @property
+    def decision(self) -> Decision | None:
+        """The calibration and threshold fitted on train; None of a checkpoint on the way."""
+        return Decision.from_dict(self.fitted) if self.fitted else None
+
+    def make_model(self) -> HeadModel | EnsembleModel:
+        """A model of this shape, with weights of no meaning."""
+        columns = self.columns
+        mixed = columns.blocks if self.feature_mix == "mix" else None
+        direct = columns.num_direct if self.likelihood_direct else 0
+        members = [
+            HeadModel(columns.width, self.head_type, self.dropout, mixed, direct, self.head_width)
+            for _ in range(self.num_members)
+        ]
+        return members[0] if self.num_members == 1 else EnsembleModel(members)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead:
+    """A head that has been read back and is ready to score."""
+
+    model: HeadModel | EnsembleModel
+    record: HeadRecord
+    path: str
+
+    def check(self, store: FeatureStore) -> None:
+        """Refuse a store whose features are not of the kind the head was trained on."""
+        wanted, found = self.record.recipe_fingerprint, store.manifest.recipe_fingerprint
+        if wanted != found:
+            raise CheckpointError(
+                f"{self.path} was trained on features of recipe {wanted}, but {store.path} holds "
+                f"features of recipe {found}; featurize with the head's config or train a new head"
+            )
+        columns = choose_columns(store, tuple(self.record.tensors), self.record.likelihood)
+        if columns != self.record.columns:
+            raise CheckpointError(
+                f"{self.path} reads tensors of widths {self.record.columns.widths}, but "
+                f"{store.path} has {columns.widths}; featurize again or train a new head"
+            )
+
+    @overload
+    def score(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    @overload
+    def score(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+    def score(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
+        """Values of a whole store, [samples] in the order of its table, or of [..., width] inputs.
+
+        Every sample is scored, with or without a label; a feature row they share is scored once.
+        """
+        if isinstance(inputs, FeatureStore):
+            return self._over_store(inputs, self.score)
+        with torch.inference_mode():
+            values: torch.Tensor = self.model(inputs.to(self.device, torch.float32))
+        return values.squeeze(-1).cpu()
+
+    @overload
+    def spread(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    @overload
+    def spread(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+    def spread(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
+        """How far the members of an ensemble disagree: deviation of their values.
+
+        Of a whole store or of inputs, as `score`; 0 for a single head.
+        """
+        if isinstance(inputs, FeatureStore):
+            return self._over_store(inputs, self.spread)
+        with torch.inference_mode():
+            inputs = inputs.to(self.device, torch.float32)
+            if isinstance(self.model, EnsembleModel):
+                return self.model.member_values(inputs).std(0, correction=0).squeeze(-1).cpu()
+            return torch.zeros(inputs.shape[:-1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head computes."""
+        return next(self.model.buffers()).device
+
+    def _over_store(
+        self, store: FeatureStore, of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> npt.NDArray[np.float32]:
+        self.check(store)
+        feature_rows, table_rows, samples = np.unique(
+            store.samples["feature_row"].to_numpy(), return_index=True, return_inverse=True
+        )
+        values = np.empty(len(feature_rows), dtype=np.float32)
+        for start in range(0, len(feature_rows), ROWS_AT_ONCE):
+            piece = slice(start, start + ROWS_AT_ONCE)
+            features = read_rows(store, self.record.columns, feature_rows[piece], table_rows[piece])
+            values[piece] = of(features).numpy()
+        return values[samples]
+
+
+def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecord) -> Path:
+    """Write the two files, the JSON last: a pair that does not match is refused when read."""
+    weights = read_state(model)
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"weight {name} holds NaN or inf at step {record.step}, so nothing was saved; "
+                "lower training.value_head_learning_rate or set training.max_grad_norm"
+            )
+    content = safetensors.torch.save(weights)
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(content)
+    record = dataclasses.replace(
+        record,
+        versions=_library_versions(),
+        weights_checksum=hashlib.sha256(content).hexdigest(),
+    )
+    write_json(folder / RECORD_FILE, dataclasses.asdict(record))
+    return folder
+
+
+def write_decision(folder: Path, decision: Decision) -> None:
+    """Add to a head's head.json what was fitted on its train samples."""
+    record = dataclasses.replace(_read_record(str(folder)), fitted=dataclasses.asdict(decision))
+    write_json(folder / RECORD_FILE, dataclasses.asdict(record))
+
+
+def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHead:
+    """Read a head from its folder, or the best (else the final) head of a run's folder.
+
+    `path` may be any URI fsspec knows.
+    """
+    folder = find_head(str(path).rstrip("/"))
+    record = _read_record(folder)
+    content = open_folder(folder).read(WEIGHTS_FILE) or b""
+    if hashlib.sha256(content).hexdigest() != record.weights_checksum:
+        raise CheckpointError(
+            f"{folder}: {WEIGHTS_FILE} is not the file {RECORD_FILE} was written with; "
+            "rerun `critic train-head`, or take another checkpoint of the run"
+        )
+    model = record.make_model()
+    try:
+        put_state(model, safetensors.torch.load(content))  # no pickle: bytes of tensors alone
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder}: damaged ({reason}); train the head again") from error
+    return TrainedHead(model=model.to(device).eval(), record=record, path=folder)
+
+
+def check_upload_uri(uri: str) -> None:
+    """Fail before a run, not after it, when the URI's filesystem is not there."""
+    try:
+        RemoteFolder(uri)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint.s3_uri {uri!r} cannot be opened ({error.__cause__}); for s3:// install"
+            " critic[s3]"
+        ) from error
+
+
+def upload_head(folder: Path, uri: str) -> str:
+    """Copy a head to `<uri>/<run's folder>/<head's folder>`, the JSON last; returns the target.
+
+    It returns when the copy is whole, so that no clean-up can take a file away beneath it.
+    """
+    run = folder.absolute().parent.name  # runs that share a bucket keep apart
+    target = f"{uri.rstrip('/')}/{run}/{folder.name}"
+    remote = RemoteFolder(target)
+    for name in (WEIGHTS_FILE, RECORD_FILE):
+        remote.upload(folder / name, name)
+    logger.info("copied %s to %s", folder, target)
+    return target
+
+
+def find_head(path: str) -> str:
+    """The folder `load_head` reads; CheckpointError where there is no head."""
+    if path.endswith((WEIGHTS_FILE, RECORD_FILE)):
+        path = path.rpartition("/")[0] or "."
+    for folder in (path, f"{path}/best", f"{path}/final"):
+        if open_folder(folder).read(RECORD_FILE) is not None:
+            return folder
+    raise CheckpointError(f"{path}: holds no {RECORD_FILE}; run `critic train-head` first")
+
+
+def _read_record(folder: str) -> HeadRecord:
+    path = f"{folder}/{RECORD_FILE}"
+    try:
+        fields = json.loads(open_folder(folder).read(RECORD_FILE) or b"")
+        if fields["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path}: format version {fields['format_version']!r}, this version reads "
+                f"{FORMAT_VERSION}; train the head again"
+            )
+        return HeadRecord(**fields)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); train the head again") from error
+
+
+@functools.cache  # reading them takes ten milliseconds
+def _library_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")}

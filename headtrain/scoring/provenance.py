@@ -1,0 +1,131 @@
+"""How the features a head reads are made: all of it stands in the head's own record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from featurize.model.backbone import BackboneSource, find_backbone
+from featurize.model.device import resolve_dtype
+from featurize.run.recipe import Recipe, make_recipe
+from featurize.settings import (
+    BackboneSettings,
+    DatasetSettings,
+    DistributedSettings,
+    FeaturizeSettings,
+    ModelsSettings,
+    RuntimeSettings,
+)
+from headtrain.head.checkpoint import CheckpointError, TrainedHead
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBackbone:
+    """The backbone a head was trained on, found on this machine."""
+
+    settings: BackboneSettings
+    """With the number format the head's features were computed in."""
+    source: BackboneSource
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a head's record says of its features."""
+
+    backbone: BackboneSettings
+    dataset: DatasetSettings
+    featurize: FeaturizeSettings
+    runtime: RuntimeSettings
+    distributed: DistributedSettings
+    recipe_fingerprint: str
+    head: str
+    """Where the head is, for messages."""
+
+    @classmethod
+    def of(cls, head: TrainedHead) -> Self:
+        """What the record of this head says.
+
+        Raises:
+            CheckpointError: nothing that this version can read.
+        """
+        config = head.record.config
+        try:
+            return cls(
+                backbone=_read(ModelsSettings, config["models"]).policy,
+                dataset=_read(DatasetSettings, config["dataset"]),
+                featurize=_read(FeaturizeSettings, config["featurize"]),
+                runtime=_read(RuntimeSettings, config["runtime"]),
+                distributed=_read(DistributedSettings, config["distributed"]),
+                recipe_fingerprint=head.record.recipe_fingerprint,
+                head=head.path,
+            )
+        except (KeyError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{head.path}: does not say in a form this version reads how its features are made"
+                f" ({reason}); run `critic train-head` again"
+            ) from error
+
+    def find(
+        self, device: torch.device, cache_dir: Path, places: Sequence[BackboneSettings] = ()
+    ) -> FoundBackbone:
+        """The head's backbone, at the first of these places (default: the recorded one) it is at.
+
+        Of a place only counts where the files are and whether their code may run: a head from
+        elsewhere cannot allow that. Where the head's `dtype` is auto, the number format is the one
+        its features have, whatever would be chosen for this device.
+
+        Raises:
+            ValueError: it is at none; the message is about the first.
+        """
+        first: ValueError | None = None
+        for place in places or [replace(self.backbone, trust_remote_code=False)]:
+            try:
+                return self._find_at(place, device, cache_dir)
+            except ValueError as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _find_at(
+        self, place: BackboneSettings, device: torch.device, cache_dir: Path
+    ) -> FoundBackbone:
+        settings = replace(
+            self.backbone,
+            path=place.path,
+            tokenizer_path=place.tokenizer_path,
+            revision=place.revision,
+            trust_remote_code=place.trust_remote_code,
+        )
+        is_mixed = self.runtime.mixed_precision and self.distributed.mixed_precision
+        usual = resolve_dtype(settings.dtype, device, mixed_precision=is_mixed)
+        source = find_backbone(settings, cache_dir, usual)
+        others = (torch.bfloat16, torch.float32, torch.float16)
+        tried = dict.fromkeys([usual, *(others if settings.dtype == "auto" else ())])
+        recipes = [
+            make_recipe(source, settings, self.dataset, self.featurize, dtype) for dtype in tried
+        ]
+        for recipe in recipes:
+            if recipe.fingerprint == self.recipe_fingerprint:
+                named: Any = str(recipe.compute_dtype).removeprefix("torch.")
+                settings = replace(settings, dtype=named)
+                if recipe.compute_dtype != usual:  # a GGUF file is converted for each
+                    source = find_backbone(settings, cache_dir, recipe.compute_dtype)
+                return FoundBackbone(settings=settings, source=source, recipe=recipe)
+        raise CheckpointError(
+            f"{self.head} was trained on features of recipe {self.recipe_fingerprint}, but the"
+            f" backbone {place.path!r} makes recipe {recipes[0].fingerprint}: it has other weights,"
+            " another tokenizer or another prompt template; name the head's own backbone"
+            " (models.policy.path), or train a new head"
+        )
+
+
+def _read(kind: type[Section], fields: Any) -> Section:
+    section: Section = TypeAdapter(kind).validate_python(fields)
+    return section

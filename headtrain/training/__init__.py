@@ -1,0 +1,1 @@
+"""Training a value head on cached features, resumable at every step."""

@@ -1,0 +1,174 @@
+"""Runs critic's commands as a shell would, in a fresh process or forked from a warm one."""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int  # negative: the signal that ended it
+    out: str
+    err: str
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The variables a command runs with: nothing of the caller's home or launcher."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    return kept | {
+        "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "240",  # tables in one piece
+    }
+
+
+def start_critic(*arguments: str, folder: Path, home: Path) -> subprocess.Popen[str]:
+    """Starts `python -m cli` in `folder`, at the head of its own process group."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *arguments],
+        cwd=folder,
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_critic(*arguments: str, folder: Path, home: Path) -> Outcome:
+    """Runs `python -m cli` in `folder` to its end."""
+    process = start_critic(*arguments, folder=folder, home=home)
+    return finish(process)
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> Outcome:
+    """Waits for a started command."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Outcome(code=process.returncode, out=out, err=err)
+
+
+class WarmCritic:
+    """Runs commands in forks of a process that has torch and transformers imported already.
+
+    A fresh process spends seven seconds on imports; a dozen of commands that fail early would take
+    minutes. What a fork does is what `python -m cli` does, its limits and output included.
+    """
+
+    def __init__(self, home: Path, variables: Mapping[str, str] | None = None) -> None:
+        """`variables` are added to the environment of the commands."""
+        self.home = home
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.command_line"],
+            cwd=REPOSITORY,
+            env=environment(home) | dict(variables or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, folder: Path, most_bytes: int | None = None) -> Outcome:
+        """Runs a command in `folder`; a file may not grow beyond `most_bytes`."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        request = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "home": str(self.home),
+            "most_bytes": most_bytes,
+        }
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        code = int(self._server.stdout.readline())
+        out, err = ((self.home / name).read_text() for name in ("stdout", "stderr"))
+        return Outcome(code=code, out=out, err=err)
+
+    @property
+    def process_id(self) -> int:
+        """The warm process; a command that runs is its child."""
+        return self._server.pid
+
+    def close(self) -> None:
+        """Ends the warm process."""
+        self._server.communicate(timeout=60)
+
+
+def serve(requests: Iterator[str]) -> None:
+    """Forks for every request and answers with the exit code."""
+    _import_like_a_command()
+    for line in requests:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become_critic(request)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _import_like_a_command() -> None:
+    """What commands import, after the variables that they set before it."""
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    for name in (
+        "featurize.run.extract",
+        "headtrain.training.train",
+        "headtrain.evaluation.judge",
+        "mlflow",
+    ):
+        importlib.import_module(name)
+
+
+def _become_critic(request: dict[str, Any]) -> None:
+    """Never returns: runs the command as the main program of this process."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(
+            Path(request["home"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600
+        )
+        os.dup2(file, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(request["folder"])
+    sys.argv = ["critic", *request["arguments"]]
+    if request["most_bytes"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: the write fails instead
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["most_bytes"],) * 2)
+    code = 1
+    try:
+        import cli
+
+        cli.app()
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        traceback.print_exc()  # as the interpreter would
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(iter(sys.stdin.readline, ""))

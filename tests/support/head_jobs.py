@@ -1,0 +1,87 @@
+"""Heads to train on random features, for tests of the training loop."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from headtrain.features.inputs import HeadInputs, LabelledSamples
+from headtrain.head.model import HeadModel
+from headtrain.pairs.sampler import PairPlan, sample_pairs
+from headtrain.settings import TrainingSettings
+from headtrain.training.loop import HeadJob, Trainer
+from headtrain.training.objective import make_objective
+
+CPU = torch.device("cpu")
+
+
+def make_inputs(width: int = 16) -> HeadInputs:
+    """40 samples of 5 problems; samples 0 and 1 share a row."""
+    numbers = torch.arange(40).numpy()
+    samples = LabelledSamples(
+        table_rows=numbers,
+        problems=numbers // 8,
+        is_correct=numbers % 3 == 0,
+        output_tokens=numbers + 1,
+        feature_rows=numbers,
+        num_unlabelled=0,
+    )
+    rows = numbers.copy()
+    rows[1:] -= 1
+    features = torch.randn(39, width, generator=torch.Generator().manual_seed(0))
+    return HeadInputs(samples=samples, features=features, rows=rows)
+
+
+def make_plan(inputs: HeadInputs, num_pairs: int = 30) -> PairPlan:
+    return sample_pairs(inputs.samples.problems, inputs.samples.is_correct, num_pairs, seed=0)
+
+
+def make_model(
+    seed: int = 1,
+    width: int = 16,
+    mixed: tuple[int, ...] | None = None,
+    kind: str = "mlp",
+    direct: int = 0,
+) -> HeadModel:
+    torch.default_generator.manual_seed(seed)
+    return HeadModel(width, kind, 0.3, mixed, direct).train()
+
+
+def make_job(seed: int = 3, **settings: Any) -> HeadJob:
+    """A head of 16 inputs over 30 pairs, 4 a batch."""
+    inputs = make_inputs()
+    training = TrainingSettings(**{"batch_size": 4, **settings})
+    kind = training.value_head_type
+    mixed = (16, 16) if training.feature_mix == "mix" else None
+    if mixed:
+        inputs = make_inputs(32)
+    return HeadJob(
+        model=make_model(seed, inputs.features.shape[1], mixed, kind),
+        objective=make_objective(inputs, make_plan(inputs), training),
+        settings=training,
+        seed=seed,
+    )
+
+
+def make_trainer(*jobs: HeadJob, **settings: Any) -> Trainer:
+    return Trainer(list(jobs) or [make_job(**settings)], device=CPU, mixed_precision=True)
+
+
+def run(trainer: Trainer) -> list[dict[str, torch.Tensor]]:
+    """Take all steps; the weights of every head."""
+    for step in range(trainer.num_steps):
+        trainer.take_step(step)
+    return [
+        {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
+        for job in trainer.jobs
+    ]
+
+
+def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], rtol=1e-4, atol=1e-6)
+
+
+def rows_of_pairs(inputs: HeadInputs, plan: PairPlan) -> tuple[np.ndarray, np.ndarray]:
+    return inputs.rows[plan.correct], inputs.rows[plan.incorrect]

@@ -1,0 +1,60 @@
+"""What a terminal gets to see."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.terminal import columns_table
+
+ROOT = Path(__file__).parents[3]
+CTRL_C_IN_A_DESTRUCTOR = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from configs.terminal import keep_interrupts
+
+class Busy:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+if "keep" in sys.argv:
+    keep_interrupts()
+try:
+    Busy()
+    time.sleep(1)
+    print("went on")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CTRL_C_IN_A_DESTRUCTOR, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_an_interrupt_in_a_destructor_is_neither_lost_nor_printed() -> None:
+    done = run("keep")
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_without_that_python_would_go_on() -> None:
+    done = run()
+    assert done.stdout == "went on\n"
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_a_narrow_table_cuts_no_name_short() -> None:
+    names = [f"features=mean.12+last.24 training.dropout=0.{number}" for number in range(3)]
+    table = columns_table("points", ["point", "accuracy"], [[name, 0.5] for name in names])
+    shown = io.StringIO()
+    Console(file=shown, width=40).print(table)
+    cells = "".join(line.split("│")[1].strip() for line in shown.getvalue().splitlines()[4:-1])
+    assert cells.replace(" ", "") == "".join(names).replace(" ", "")

@@ -1,0 +1,241 @@
+"""Reading a configuration: what is found, what is merged, and what each mistake is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.loader import load_config, notes, to_dict
+from tests.support.config_problems import SHORT, demo_problem, problems_of
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    def write_text(text: str) -> Path:
+        path = tmp_path / "x.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_text
+
+
+def test_no_path_is_the_production_config_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None).experiment.name == "critic-pretrain-pairwise"
+
+
+@pytest.mark.parametrize("name", ["configs/demo.yaml", "demo.yaml"])
+def test_a_packaged_file_is_found_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Path(name)).experiment.name == "demo"
+
+
+def test_a_file_in_the_working_folder_comes_before_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo.yaml").write_text(SHORT, encoding="utf-8")
+    assert load_config(Path("demo.yaml")).experiment.name == "short"
+
+
+def test_sections_left_out_have_their_defaults(write: Callable[[str], Path]) -> None:
+    config = load_config(write(SHORT))
+    assert config.training.n_epochs == 1.0
+    assert config.storage.models_dir == "storage/models"
+    assert config.checkpoint.save_dir == "storage/checkpoints/critic/short"
+    assert config.featurize.layers == (-1,)
+    assert config.distributed.fsdp is None
+    assert notes(config) == []
+
+
+def test_interpolations_reach_sections_that_were_left_out(write: Callable[[str], Path]) -> None:
+    path = write(f"{SHORT}  train: ${{storage.datasets_dir}}/few.jsonl\n")
+    assert load_config(path, ["storage.root=/data"]).dataset.train == "/data/datasets/few.jsonl"
+
+
+def test_the_environment_fills_in_with_a_default(
+    write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(f"{SHORT}  max_length: ${{oc.env:CRITIC_TEST_LENGTH,512}}\n")
+    monkeypatch.delenv("CRITIC_TEST_LENGTH", raising=False)
+    assert load_config(path).dataset.max_length == 512
+    monkeypatch.setenv("CRITIC_TEST_LENGTH", "1024")
+    assert load_config(path).dataset.max_length == 1024
+
+
+def test_overrides_are_read_as_yaml_and_the_last_one_counts() -> None:
+    config = load_config(
+        Path("demo.yaml"),
+        [
+            "training.value_head_learning_rate=3e-4",
+            "training.max_grad_norm=null",
+            "checkpoint.save_best=no",
+            "featurize.layers=[3, 6]",
+            "dataset.test=[a.jsonl, b.jsonl]",
+            "experiment.description='a: b=c'",
+            "training.n_epochs=2",
+            "training.n_epochs=3",
+        ],
+    )
+    assert config.training.value_head_learning_rate == 3e-4
+    assert config.training.max_grad_norm is None
+    assert config.checkpoint.save_best is False
+    assert config.featurize.layers == (3, 6)
+    assert config.dataset.test == ("a.jsonl", "b.jsonl")
+    assert config.experiment.description == "a: b=c"
+    assert config.training.n_epochs == 3
+
+
+def test_an_override_reaches_into_a_section_that_was_null_or_left_out() -> None:
+    config = load_config(Path("demo.yaml"), ["models.policy.params.dim=576"])
+    assert config.models.policy.params is not None
+    assert config.models.policy.params.dim == 576
+
+
+def test_an_override_with_a_section_keeps_its_other_keys() -> None:
+    config = load_config(Path("demo.yaml"), ["data_sampling.pairwise={n_pairs: 7}"])
+    assert config.data_sampling.pairwise.n_pairs == 7
+    assert config.data_sampling.pairwise.max_pairs_per_problem == 60
+
+
+def test_to_dict_is_plain_and_resolved(write: Callable[[str], Path]) -> None:
+    plain = to_dict(load_config(write(SHORT)))
+    assert plain["checkpoint"]["save_dir"] == "storage/checkpoints/critic/short"
+    assert plain["featurize"]["layers"] == [-1]
+    assert plain["distributed"] == {
+        "shard_backbone": False,
+        "tensor_parallel_size": 1,
+        "max_restarts": 0,
+        "fsdp": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "training: {n_epoch: 3}",
+            "training.n_epoch: unknown key; did you mean training.n_epochs?",
+        ),
+        ("trainin: {n_epochs: 3}", "trainin: unknown key; did you mean training?"),
+        (
+            "training: {lr_scheduler: {typ: 3}}",
+            "training.lr_scheduler.typ: unknown key; did you mean training.lr_scheduler.type?",
+        ),
+        (
+            "training: {n_pairs: 3}",
+            "training.n_pairs: unknown key; did you mean data_sampling.pairwise.n_pairs?",
+        ),
+        (
+            "evaluation: {zzz: 3}",
+            "evaluation.zzz: unknown key; the keys there are train_holdout, bootstrap_rounds,"
+            " confidence, length_tolerance, minimal_edit, most_texts, mistakes",
+        ),
+        (
+            "evaluation: {3: 3}",
+            "evaluation.3: unknown key; the keys there are train_holdout, bootstrap_rounds,"
+            " confidence, length_tolerance, minimal_edit, most_texts, mistakes",
+        ),
+    ],
+)
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
+    text: str, expected: str, write: Callable[[str], Path]
+) -> None:
+    assert problems_of(write(f"{SHORT}{text}\n")) == [f"x.yaml:8: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.n_epochs=many", "got 'many', expected a number"),
+        ("training.n_epochs=true", "got true, expected a number"),
+        ("training.batch_size=1.5", "got 1.5, expected a whole number"),
+        ("training.batch_size=0", "got 0, expected a number greater than 0"),
+        ("training.batch_size=null", "got null, expected a whole number"),
+        ("training=5", "got 5, expected a section of keys"),
+        ("training=[]", "got [], expected a section of keys"),
+        ("experiment.tags={a: 1}", "got {'a': 1}, expected a list in [brackets]"),
+        ("checkpoint.save_best=maybe", "got 'maybe', expected true or false"),
+        ("project.version=1.0", "got 1.0, expected text (in quotes)"),
+        ("runtime.device=tpu", "got 'tpu', expected 'auto', 'cpu' or 'cuda'"),
+        ("featurize.layers=first", "got 'first', expected a list in [brackets] or 'all'"),
+        ("featurize.layers=[1, x]", "got [1, 'x'], expected 'all' or each item a whole number"),
+        ("featurize.poolings=[meen]", "[0]: got 'meen', expected 'mean', 'last', 'max' or 'std'"),
+        ("dataset.train={a: 1}", "got {'a': 1}, expected text (in quotes) or a list in [brackets]"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_expected(override: str, expected: str) -> None:
+    assert demo_problem(override) == f"--set {override}: {expected}"
+
+
+def test_a_wrong_value_in_a_file_is_told_with_its_key_and_line(
+    write: Callable[[str], Path],
+) -> None:
+    path = write(f"{SHORT}\ntraining:\n  batch_size: many\n")
+    assert problems_of(path) == [
+        "x.yaml:10: training.batch_size: got 'many', expected a whole number"
+    ]
+
+
+def test_every_problem_is_listed_the_overrides_first(write: Callable[[str], Path]) -> None:
+    path = write("models:\n  policy: {path: tiny, nam: x}\ntraining:\n  n_epoch: 3\n")
+    assert problems_of(path, "bad", "runtime.seed=-1") == [
+        "--set bad: not of the form section.key=value",
+        "x.yaml: experiment: missing, and it has no default",
+        "x.yaml:2: models.policy.name: missing, and it has no default",
+        "x.yaml:2: models.policy.nam: unknown key; did you mean models.policy.name?",
+        "x.yaml: dataset: missing, and it has no default",
+        "x.yaml:4: training.n_epoch: unknown key; did you mean training.n_epochs?",
+        "--set runtime.seed=-1: got -1, expected a number greater than or equal to 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1,\nb: 2\n", "x.yaml:3: not valid YAML: did not find expected ',' or ']'"),
+        ("a: 1\na: 2\n", "x.yaml:2: not valid YAML: found duplicate key a"),
+        ("", "x.yaml: holds no sections; see configs/critic_pairwise.yaml"),
+        ("- 1\n", "x.yaml: holds no sections; see configs/critic_pairwise.yaml"),
+        ("hello\n", "x.yaml: holds no sections; see configs/critic_pairwise.yaml"),
+        (
+            f"{SHORT}  train: ${{storage.data}}/x\n",
+            "x.yaml:8: dataset.train: Interpolation key 'storage.data' not found",
+        ),
+        (
+            f"{SHORT}  train: ${{oc.env:CRITIC_TEST_UNSET}}\n",
+            "x.yaml:8: dataset.train: Environment variable 'CRITIC_TEST_UNSET' not found",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_settings_is_refused_in_one_line(
+    text: str, expected: str, write: Callable[[str], Path]
+) -> None:
+    assert problems_of(write(text)) == [expected]
+
+
+def test_a_missing_file_is_refused_with_the_files_there_are(tmp_path: Path) -> None:
+    (line,) = problems_of(tmp_path / "none.yaml")
+    assert line == (
+        "none.yaml: no such file; the packaged ones are critic_pairwise.yaml, "
+        "critic_pointwise.yaml, demo.yaml"
+    )
+
+
+def test_a_folder_and_a_file_that_is_not_text_are_refused(tmp_path: Path) -> None:
+    folder, binary = tmp_path / "folder", tmp_path / "x.yaml"
+    folder.mkdir()
+    binary.write_bytes(b"a: \xff")
+    assert problems_of(folder) == ["folder: cannot be read: Is a directory"]
+    assert problems_of(binary) == ["x.yaml: byte 3 is not UTF-8 text; save it so"]
+
+
+def test_validating_on_the_training_data_is_noted() -> None:
+    config = load_config(Path("demo.yaml"), ["dataset.validation=${dataset.train}"])
+    assert notes(config) == [
+        "dataset.validation is dataset.train: its numbers say nothing about new problems"
+    ]

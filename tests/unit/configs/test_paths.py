@@ -1,0 +1,58 @@
+"""Where the files of a run lie."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from configs.loader import load_config
+from configs.paths import Layout
+
+
+def _layout(*overrides: str) -> Layout:
+    return Layout.from_config(load_config(Path("demo.yaml"), overrides))
+
+
+def test_the_layout_is_the_documented_one() -> None:
+    layout = _layout()
+    assert layout.features_dir("train") == Path("storage/features/demo/train")
+    assert layout.features_dir("validation") == Path("storage/features/demo/valid")
+    assert layout.checkpoint_dir == Path("storage/checkpoints/critic/demo")
+    assert layout.evaluation_dir == Path("storage/evaluation/demo")
+    assert layout.audit_dir == Path("storage/audit/demo")
+    assert layout.cache_dir == Path("storage/cache")
+    assert layout.models_dir == Path("storage/models")
+    assert layout.datasets_dir == Path("storage/datasets")
+    assert layout.artifacts_dir == Path("storage/mlruns/artifacts")
+    assert layout.tracking_uri == "sqlite:///storage/mlruns/mlflow.db"
+
+
+def test_everything_lies_below_the_storage_root(tmp_path: Path) -> None:
+    layout = _layout(f"storage.root={tmp_path}")
+    folders = [value for value in dataclasses.asdict(layout).values() if isinstance(value, Path)]
+    assert len(folders) == 9
+    assert all(folder.is_relative_to(tmp_path) for folder in folders)
+    assert layout.tracking_uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert list(tmp_path.iterdir()) == []  # describing a layout makes nothing
+
+
+def test_experiments_with_one_store_name_share_their_features() -> None:
+    layout = _layout("featurize.store_name=shared")
+    assert layout.features_dir("train") == Path("storage/features/shared/train")
+    assert layout.evaluation_dir == Path("storage/evaluation/demo")
+
+
+def test_features_may_lie_at_a_uri() -> None:
+    layout = _layout("storage.features_dir=s3://bucket/features/")
+    assert layout.features_dir("train") == "s3://bucket/features/demo/train"
+    assert layout.features_dir("validation") == "s3://bucket/features/demo/valid"
+    assert layout.cache_dir == Path("storage/cache")
+
+
+def test_a_tracking_server_is_taken_as_it_is() -> None:
+    assert _layout("mlflow.tracking_uri=http://host:5000").tracking_uri == "http://host:5000"
+
+
+def test_an_unknown_split_has_no_folder() -> None:
+    with pytest.raises(ValueError, match="split 'dev' is unknown"):
+        _layout().features_dir("dev")

@@ -1,0 +1,280 @@
+"""Datasets with other column names become samples; what cannot become one is told by its line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurize.data.index import DatasetIndex
+from featurize.data.prepare.columns import ColumnsJob, prepare_columns
+from featurize.data.prepare.mapping import ColumnMap, LabelValues
+from featurize.data.prepare.prepared import Prepared
+from featurize.errors import CriticError, DataError
+
+ROW = {"question": "Add.", "code": "a + b", "verdict": "AC", "info": {"lang": "c", "id": 7}}
+MAPS = ("instruction=question", "output=code", "is_correct=verdict")
+
+
+def labels(correct: str = "", incorrect: str = "") -> LabelValues:
+    return LabelValues(correct=frozenset(correct.split()), incorrect=frozenset(incorrect.split()))
+
+
+def write(path: Path, *rows: Any) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def prepare(
+    source: Path | list[Path], out: Path, *maps: str, values: LabelValues | None = None, **more: Any
+) -> Prepared:
+    overwrite = more.pop("overwrite", False)
+    sources = [str(path) for path in (source if isinstance(source, list) else [source])]
+    columns = ColumnMap.parse(maps, values)
+    job = ColumnsJob(sources=sources, out=out, columns=columns, **more)
+    return prepare_columns(job, overwrite=overwrite)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_mapped_columns_become_the_fields_of_a_sample(tmp_path: Path, kind: str):
+    source = write(tmp_path / f"in.{kind}", ROW, ROW | {"code": "a - b", "verdict": "WA"})
+    prepared = prepare(
+        source,
+        tmp_path / "out.jsonl",
+        *MAPS,
+        "problem_id=info.id",
+        "metadata.language=info.lang",
+        values=labels("AC passed"),
+    )
+    shared = {"instruction": "Add.", "input": ""}
+    rest = {"problem_id": "7", "metadata": {"language": "c"}}
+    assert read(tmp_path / "out.jsonl") == [
+        {**shared, "output": "a + b", "is_correct": True, **rest},
+        {**shared, "output": "a - b", "is_correct": False, **rest},
+    ]
+    assert prepared.details == {"taken as correct": "'AC' 1", "taken as incorrect": "'WA' 1"}
+    counts = prepared.counts["out.jsonl"]
+    assert (counts.correct, counts.incorrect, counts.unlabelled) == (1, 1, 0)
+
+
+def test_parquet_holds_what_jsonl_holds(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW, ROW | {"verdict": None, "info": {"lang": None}})
+    maps = (*MAPS, "metadata.language=info.lang", "metadata.rating=info.id")
+    for kind in ("jsonl", "parquet"):
+        prepare(source, tmp_path / f"out.{kind}", *maps, values=labels("AC"))
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["metadata"].to_pylist() == [
+        {"source": None, "language": "c", "difficulty": None, "rating": "7"},
+        {"source": None, "language": None, "difficulty": None, "rating": None},
+    ]
+    plain, packed = (
+        DatasetIndex.build(str(tmp_path / f"out.{kind}"), tmp_path / "cache")
+        for kind in ("jsonl", "parquet")
+    )
+    assert plain.content_fingerprint == packed.content_fingerprint
+
+
+def test_columns_that_have_the_right_name_need_no_map(tmp_path: Path):
+    row = {
+        "instruction": "Add.", "output": "wrong column", "code": "a + b", "is_correct": True,
+        "task_id": "t", "metadata": {"language": "c", "secret": 1},
+    }  # fmt: skip
+    prepare(write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl", "output=code")
+    assert read(tmp_path / "out.jsonl") == [
+        {
+            "instruction": "Add.", "input": "", "output": "a + b", "is_correct": True,
+            "task_id": "t", "metadata": {"language": "c"},
+        }
+    ]  # fmt: skip
+
+
+def test_preference_rows_become_two_samples(tmp_path: Path):
+    row = {"prompt": "Add.", "winner": {"text": "a + b"}, "loser": [{"text": "a - b"}], "id": 3}
+    maps = ("chosen=winner.text", "rejected=loser.0.text", "task_id=id")
+    prepare(write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl", *maps)
+    rows = read(tmp_path / "out.jsonl")
+    assert [(r["output"], r["is_correct"], r["task_id"]) for r in rows] == [
+        ("a + b", True, "3-chosen"),
+        ("a - b", False, "3-rejected"),
+    ]
+
+
+def test_a_column_mapped_elsewhere_is_not_taken_under_its_own_name(tmp_path: Path):
+    row = {"prompt": "Add.", "output": "a + b", "rejected": "a - b"}
+    prepare(write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl", "chosen=output")
+    assert [row["output"] for row in read(tmp_path / "out.jsonl")] == ["a + b", "a - b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("AC", True),
+        ("WA", False),
+        (None, None),
+        (1, True),
+        (0, False),
+        (True, True),
+        (False, False),
+    ],
+)
+def test_labels_are_compared_as_text(value: Any, expected: bool | None):
+    assert labels("AC 1 true").to_label(value) is expected
+
+
+def test_a_value_that_is_neither_correct_nor_incorrect_is_refused(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW, ROW | {"verdict": "pending"})
+    with pytest.raises(DataError, match=r"in\.jsonl:2: the label is 'pending', which"):
+        prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("AC", "WA"))
+
+
+def test_labels_without_values_have_to_be_true_or_false(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW)
+    told = r"in\.jsonl:1: the label is 'AC' \(a string\); say which values mean correct"
+    with pytest.raises(DataError, match=told):
+        prepare(source, tmp_path / "out.jsonl", *MAPS)
+    source = write(tmp_path / "in.jsonl", ROW | {"verdict": False})
+    prepare(source, tmp_path / "out.jsonl", *MAPS)
+    assert read(tmp_path / "out.jsonl")[0]["is_correct"] is False
+
+
+def test_values_that_never_occur_are_a_mistake(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW, ROW | {"verdict": "WA"})
+    told = "--correct-values OK,ok: no row has one of them; the values are 'AC' 1, 'WA' 1"
+    with pytest.raises(CriticError, match=re.escape(told)):
+        prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("ok OK"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_path_that_no_row_has_is_a_mistake(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW)
+    maps = (*MAPS, "metadata.language=info.language")
+    told = "--map metadata.language=info.language: no row has 'info.language'; correct the path"
+    with pytest.raises(CriticError, match=re.escape(told)):
+        prepare(source, tmp_path / "out.jsonl", *maps, values=labels("AC"))
+
+
+def test_a_path_that_some_rows_have_is_null_in_the_others(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW, {"question": "Sub.", "code": "a - b"})
+    maps = ("instruction=question", "output=code", "metadata.language=info.lang")
+    prepare(source, tmp_path / "out.jsonl", *maps)
+    assert [row["metadata"] for row in read(tmp_path / "out.jsonl")] == [{"language": "c"}, {}]
+
+
+def test_a_column_that_a_parquet_file_lacks_is_told_with_those_it_has(tmp_path: Path):
+    source = write(tmp_path / "in.parquet", ROW)
+    told = "in.parquet: --map output=solution: there is no column 'solution'; there are question"
+    with pytest.raises(CriticError, match=re.escape(told)):
+        prepare(source, tmp_path / "out.jsonl", "output=solution")
+
+
+def test_all_bad_rows_are_told_by_file_and_line_and_nothing_is_written(tmp_path: Path):
+    good = write(tmp_path / "a.jsonl", ROW)
+    bad = write(tmp_path / "b.jsonl", ROW, {"code": "x"}, ROW | {"code": " "}, ROW | {"code": 1})
+    with bad.open("a") as file:
+        file.write("{broken\n[1]\n")
+    with pytest.raises(DataError) as error:
+        prepare([good, bad], tmp_path / "out", *MAPS, values=labels("AC"))
+    assert error.value.total == 5
+    places = [
+        problem.removeprefix(f"{tmp_path}/").split(" ")[0] for problem in error.value.problems
+    ]
+    assert places == [f"b.jsonl:{line}:" for line in (2, 3, 4, 5, 6)]
+    assert str(error.value).endswith(
+        "b.jsonl:2: 'question' is missing, which --map instruction=question needs (there are code)"
+        " (and 4 more bad rows)"
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_every_file_becomes_one_in_a_folder(tmp_path: Path):
+    sources = [write(tmp_path / f"{name}.jsonl", ROW | {"code": name}) for name in "ab"]
+    maps = ("instruction=question", "output=code")
+    prepared = prepare(sources, tmp_path / "out", *maps, output_format="parquet")
+    assert list(prepared.files) == ["a.parquet", "b.parquet"]
+    assert pq.read_table(tmp_path / "out/b.parquet")["output"].to_pylist() == ["b"]
+    prepare(sources, tmp_path / "both.jsonl", *maps)
+    assert [row["output"] for row in read(tmp_path / "both.jsonl")] == ["a", "b"]
+
+
+def test_two_files_of_one_name_are_not_written_into_one(tmp_path: Path):
+    sources = []
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        sources.append(write(tmp_path / folder / "a.jsonl", ROW))
+    with pytest.raises(CriticError, match=r"both would become .*a\.jsonl; prepare them apart"):
+        prepare(sources, tmp_path / "out", *MAPS, values=labels("AC"))
+
+
+def test_columns_of_parquet_that_are_not_taken_are_told(tmp_path: Path):
+    source = write(tmp_path / "in.parquet", ROW | {"tests": "many", "prompt": "not used"})
+    prepared = prepare(source, tmp_path / "out.jsonl", "instruction=question", "output=code")
+    assert prepared.details == {"columns not taken": "info, tests, verdict"}
+
+
+def test_a_finished_file_is_not_made_again(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW)
+    out = tmp_path / "out.jsonl"
+    prepare(source, out, *MAPS, values=labels("AC"))
+    before = out.stat().st_mtime_ns
+    assert prepare(source, out, *MAPS, values=labels("AC")).was_up_to_date
+    assert out.stat().st_mtime_ns == before
+    with pytest.raises(CriticError, match=r"correct values \['AC'\], not \['AC', 'OK'\]; choose"):
+        prepare(source, out, *MAPS, values=labels("AC OK"))
+    write(source, ROW, ROW)
+    with pytest.raises(CriticError, match="made with other source files; choose another --out"):
+        prepare(source, out, *MAPS, values=labels("AC"))
+    prepare(source, out, *MAPS, values=labels("AC"), overwrite=True)
+    assert len(read(out)) == 2
+
+
+def test_a_file_is_not_written_over_itself(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW)
+    with pytest.raises(CriticError, match=r"in\.jsonl: is one of the files read; choose another"):
+        prepare(source, source, *MAPS, values=labels("AC"), overwrite=True)
+    assert read(source) == [ROW]
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl")
+    with pytest.raises(DataError, match=r"in\.jsonl: holds no rows"):
+        prepare(source, tmp_path / "out.jsonl", "output=code")
+
+
+@pytest.mark.parametrize(
+    ("maps", "told"),
+    [
+        (["output"], "--map 'output' names no column; write e.g. output=code"),
+        (["outptu=code"], "--map 'outptu' is no field of a sample; did you mean 'output'?"),
+        (
+            ["language=lang"],
+            "'language' is no field of a sample; did you mean 'metadata.language'?",
+        ),
+        (["xyz=code"], "--map 'xyz' is no field of a sample; the fields are instruction, input,"),
+        (["output=a", "output=b"], "--map 'output' is given twice, as 'a' and 'b'; drop one"),
+    ],
+)
+def test_maps_that_mean_nothing_are_refused(maps: list[str], told: str):
+    with pytest.raises(CriticError, match=re.escape(told)):
+        ColumnMap.parse(maps)
+
+
+def test_contradicting_values_are_refused():
+    with pytest.raises(CriticError, match="'AC' cannot be both correct and incorrect"):
+        labels("AC", "AC WA")
+    with pytest.raises(CriticError, match="--incorrect-values needs --correct-values beside it"):
+        labels("", "WA")
+
+
+def test_endings_that_cannot_be_written_are_refused(tmp_path: Path):
+    with pytest.raises(CriticError, match="has an unknown ending; known are"):
+        prepare(write(tmp_path / "in.jsonl", ROW), tmp_path / "out.csv", *MAPS)

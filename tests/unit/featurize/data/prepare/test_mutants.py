@@ -1,0 +1,78 @@
+"""Mutations change what a program does, and stay programs."""
+
+import ast
+import random
+
+import pytest
+
+from featurize.data.prepare.from_tests.edits import edit_once, normalise
+from featurize.data.prepare.from_tests.mutants import MUTATIONS, mutate_once
+
+# For each mutation a program it fits and all programs that it may become.
+CASES: dict[str, tuple[str, set[str]]] = {
+    "comparison": ("return a < b", {"return a <= b", "return a > b"}),
+    "number": ("return a + 1", {"return a + 0", "return a + 2"}),
+    "constant": ("return 'abc'", {"return 'ab'", "return 'bc'"}),
+    "operator": ("return a - b", {"return a + b"}),
+    "operand order": ("return a - b", {"return b - a"}),
+    "and/or": ("return a and b", {"return a or b"}),
+    "lost operand": ("return a and b", {"return a", "return b"}),
+    "negation": ("return not a", {"return a"}),
+    "bound": ("return b[a]", {"return b[a + 1]", "return b[a - 1]"}),
+    "slice": ("return a[1:2]", {"return a[1:]", "return a[:2]"}),
+    "variable": ("return a", {"return b"}),
+    "function": ("return max(a, b)", {"return min(a, b)"}),
+    "argument order": ("return g(a, b)", {"return g(b, a)"}),
+    "ternary": ("return 1 if a else 2", {"return 2 if a else 1"}),
+    "lost statement": ("a = 2\n    return a", {"return a"}),
+    "lost condition": ("if a:\n        return b", {"return b"}),
+    "jump": ("for a in b:\n        break", {"for a in b:\n        continue"}),
+    "step": ("a += b", {"a -= b", "a *= b", "a = b"}),
+}
+
+
+def to_program(body: str) -> str:
+    return normalise(f"def f(a, b):\n    {body}\n")
+
+
+def test_every_mutation_has_a_case():
+    assert set(CASES) == set(MUTATIONS)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_mutation_makes_exactly_the_mistakes_it_is_named_after(name: str):
+    body, expected = CASES[name]
+    made = set()
+    for seed in range(40):
+        edited = edit_once(
+            to_program(body),
+            {name: MUTATIONS[name]},
+            functions=frozenset({"f"}),
+            keywords=frozenset(),
+            rng=random.Random(seed),
+        )
+        assert edited is not None
+        made.add(edited.source)
+    assert made == {to_program(text) for text in expected}
+
+
+def test_mutants_parse_and_differ():
+    source = normalise(
+        "def f(x, n):\n    t = 0\n    for i in range(n):\n        if x[i] > 0 and i % 2 == 0:\n"
+        "            t += x[i]\n    return t\n"
+    )
+    for seed in range(100):
+        edited = mutate_once(source, functions=frozenset({"f"}), rng=random.Random(seed))
+        assert edited is not None
+        assert edited.source != source
+        ast.parse(edited.source)
+
+
+def test_a_program_without_any_place_for_a_mistake_has_no_mutant():
+    source = "def f():\n    pass\n"
+    assert mutate_once(source, functions=frozenset({"f"}), rng=random.Random(0)) is None
+
+
+def test_only_the_named_functions_are_mutated():
+    source = "def g(a):\n    return a < 1\n\ndef f(a):\n    return g(a)\n"
+    assert mutate_once(source, functions=frozenset({"f"}), rng=random.Random(0)) is None

@@ -1,0 +1,128 @@
+"""Programs under test end in time, cannot do harm, and pass only by passing."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from featurize.data.prepare.from_tests.sandbox import Limits, Outcome, Sandbox, Verdict
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    limits = Limits(cpu_seconds=0.5, wall_seconds=3.0, memory_bytes=256 << 20)
+    with Sandbox(limits=limits, modules=("threading", "socket", "time", "no_such_module")) as made:
+        yield made
+
+
+def run(sandbox: Sandbox, body: str, tests: str = "f()") -> Outcome:
+    return sandbox.run(program=f"import os, sys\ndef f():\n    {body}\n", tests=tests)
+
+
+@pytest.mark.parametrize(
+    ("body", "tests", "verdict", "detail"),
+    [
+        ("return 1", "assert f() == 1", Verdict.PASSED, ""),
+        ("return 2", "assert f() == 1", Verdict.WRONG, "AssertionError"),
+        ("assert False", "f()", Verdict.CRASHED, "AssertionError"),
+        ("return 1 / 0", "f()", Verdict.CRASHED, "ZeroDivisionError"),
+        ("return unknown", "f()", Verdict.CRASHED, "NameError"),
+        ("return f()", "f()", Verdict.CRASHED, "RecursionError"),
+        ("return (", "f()", Verdict.CRASHED, "SyntaxError"),
+    ],
+)
+def test_the_kinds_of_endings_are_told_apart(
+    sandbox: Sandbox, body: str, tests: str, verdict: Verdict, detail: str
+):
+    outcome = run(sandbox, body, tests)
+    assert (outcome.verdict, outcome.detail) == (verdict, detail)
+
+
+@pytest.mark.parametrize(
+    "body", ["os._exit(0)", "sys.exit(0)", "raise SystemExit", "os.closerange(0, 256); os._exit(0)"]
+)
+def test_a_program_that_exits_has_not_passed(sandbox: Sandbox, body: str):
+    assert run(sandbox, body).verdict is Verdict.CRASHED
+
+
+def test_an_endless_loop_is_stopped(sandbox: Sandbox):
+    outcome = run(sandbox, "while True: pass")
+    assert outcome.verdict is Verdict.TIMED_OUT
+    assert outcome.cpu_seconds < 2
+
+
+def test_an_endless_loop_that_ignores_the_timer_is_stopped(sandbox: Sandbox):
+    body = "import signal\n    signal.signal(signal.SIGPROF, signal.SIG_IGN)\n    while 1: pass"
+    assert run(sandbox, body).verdict is Verdict.TIMED_OUT
+
+
+def test_a_program_that_sleeps_is_stopped_by_the_clock(sandbox: Sandbox):
+    outcome = run(sandbox, "import time\n    time.sleep(60)")
+    assert (outcome.verdict, outcome.detail) == (Verdict.TIMED_OUT, "wall clock")
+
+
+def test_less_time_can_be_given_to_one_program(sandbox: Sandbox):
+    program = "def f():\n    while True: pass\n"
+    outcome = sandbox.run(program=program, tests="f()", cpu_seconds=0.05)
+    assert outcome.verdict is Verdict.TIMED_OUT
+    assert outcome.cpu_seconds < 0.4
+
+
+def test_memory_is_limited(sandbox: Sandbox):
+    outcome = run(sandbox, "return bytearray(1 << 30)")
+    assert (outcome.verdict, outcome.detail) == (Verdict.CRASHED, "MemoryError")
+
+
+def test_no_process_can_be_started(sandbox: Sandbox):
+    spawn = "os.posix_spawn('/bin/true', ['true'], {})"
+    for body in ("while True: os.fork()", "os.system('true')", spawn):
+        assert run(sandbox, body).detail == "RefusedError"
+
+
+def test_no_thread_can_be_started_because_the_number_of_processes_is_limited(sandbox: Sandbox):
+    body = "import threading\n    threading.Thread(target=print).start()"
+    assert run(sandbox, body).detail == "RuntimeError"
+
+
+def test_neither_network_nor_signals_can_be_used(sandbox: Sandbox):
+    assert run(sandbox, "import socket\n    socket.socket()").detail == "RefusedError"
+    assert run(sandbox, f"os.kill({os.getpid()}, 9)").detail == "RefusedError"
+    assert run(sandbox, "os.kill(os.getppid(), 9)").detail == "RefusedError"
+
+
+def test_files_are_small_and_stay_in_the_work_folder(sandbox: Sandbox, tmp_path: Path):
+    write = "open({!r}, 'w').write('x' * {})"
+    assert run(sandbox, write.format("a", 10)).verdict is Verdict.PASSED
+    assert run(sandbox, write.format("a", 10**7)).verdict is Verdict.CRASHED
+    outside = tmp_path / "a"
+    tmp_path.chmod(0o777)
+    assert run(sandbox, write.format(str(outside), 10)).detail == "RefusedError"
+    assert not outside.exists()
+
+
+def test_a_file_of_one_program_is_gone_for_the_next(sandbox: Sandbox):
+    assert run(sandbox, "open('left', 'w').close()").verdict is Verdict.PASSED
+    assert run(sandbox, "return os.listdir()", "assert f() == []").verdict is Verdict.PASSED
+
+
+def test_programs_do_not_see_each_other(sandbox: Sandbox):
+    assert run(sandbox, "sys.left = 1").verdict is Verdict.PASSED
+    assert run(sandbox, "return hasattr(sys, 'left')", "assert not f()").verdict is Verdict.PASSED
+
+
+def test_drawn_numbers_and_the_order_of_sets_are_the_same_in_every_sandbox():
+    program = "import random\ndef f():\n    return (random.random(), list({'a', 'b', 'c', 'd'}))\n"
+    with Sandbox(limits=Limits()) as first, Sandbox(limits=Limits()) as second:
+        seen = [
+            sandbox.run(program=program, tests="raise type(repr(f()), (Exception,), {})")
+            for sandbox in (first, first, second)
+        ]
+    assert len({outcome.detail for outcome in seen}) == 1
+    assert seen[0].detail.startswith("(0.")
+
+
+def test_output_of_a_program_does_not_disturb_the_protocol(sandbox: Sandbox):
+    body = "print('{}', flush=True); os.write(1, b'{}'); os.write(2, b'{}'); return input"
+    assert run(sandbox, body).verdict is Verdict.PASSED
+    assert run(sandbox, "input()").detail == "EOFError"

@@ -1,0 +1,162 @@
+"""Folders by path and by URI do the same; what fails on the way is tried again."""
+
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fsspec
+import pytest
+
+from featurize.io.files import checksum
+from featurize.io.remote import Folder, LocalFolder, RemoteFolder, is_remote, open_folder
+
+
+@pytest.fixture
+def remote() -> RemoteFolder:
+    return RemoteFolder(f"memory://{uuid.uuid4().hex}/train/")
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long it would have waited."""
+    waits: list[float] = []
+    # NOTE: not time.sleep itself, which threads of other tests use, too.
+    monkeypatch.setattr("featurize.io.remote.time", SimpleNamespace(sleep=waits.append))
+    return waits
+
+
+def write(path: Path, content: bytes = b"content") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def check_folder(folder: Folder, content: bytes, reference: Path) -> None:
+    """What holds of a folder with a.json and units/1.bin of this content."""
+    assert folder.sizes("units") == {"1.bin": len(content)}
+    assert "a.json" in folder.sizes("")
+    assert folder.sizes("nothing") == {}
+    assert folder.read("units/1.bin") == content
+    assert folder.read("nothing") is None
+    assert folder.checksum("units/1.bin") == checksum(reference)
+    folder.remove("nothing")
+    folder.remove("a.json")
+    assert folder.read("a.json") is None
+    folder.remove("units")
+    assert folder.sizes("units") == {}
+
+
+def test_a_folder_is_the_same_here_and_elsewhere(tmp_path: Path, remote: RemoteFolder) -> None:
+    content = b"0123456789" * 1000
+    for name in ("a.json", "units/1.bin"):
+        remote.upload(write(tmp_path / name, content), name)
+    reference = write(tmp_path / "reference", content)
+    check_folder(remote, content, reference)
+    check_folder(LocalFolder(tmp_path), content, reference)
+
+
+def test_what_is_a_uri_and_what_a_path() -> None:
+    assert is_remote("s3://bucket/train")
+    assert not is_remote(Path("/s3/bucket"))
+    assert isinstance(open_folder("memory://a"), RemoteFolder)
+    assert isinstance(open_folder("storage/features"), LocalFolder)
+
+
+def test_files_are_copied_here_many_at_a_time(tmp_path: Path, remote: RemoteFolder) -> None:
+    names = [f"units/{number}" for number in range(130)]
+    for name in names:
+        remote.upload(write(tmp_path / name, name.encode()), name)
+    targets = [tmp_path / "copies" / str(number) for number in range(130)]
+    (tmp_path / "copies").mkdir()
+    remote.download(names, targets)
+    assert [target.read_bytes().decode() for target in targets] == names
+    assert remote.read_start("units/7", 3) == b"uni"
+    expected = {name: name.encode() for name in names}
+    assert remote.read_all([*names, "units/none"]) == expected
+    assert remote.read_all(["units/5"]) == {"units/5": b"units/5"}
+    assert remote.read_all([]) == {}
+
+
+def test_folders_are_made_where_files_need_them(tmp_path: Path) -> None:
+    remote = RemoteFolder(f"file://{tmp_path}/new/train")
+    remote.upload(write(tmp_path / "a"), "units/a")
+    assert (tmp_path / "new/train/units/a").read_bytes() == b"content"
+
+
+class Flaky:
+    """Stands before a filesystem and fails the first few calls."""
+
+    def __init__(self, files: Any, failures: int) -> None:
+        self.files = files
+        self.failures = failures
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.failures > 0:
+                self.failures -= 1
+                raise ConnectionResetError("the line is dead\nsecond line")
+            return getattr(self.files, name)(*args, **kwargs)
+
+        return call
+
+
+def make_flaky(remote: RemoteFolder, failures: int) -> None:
+    remote._files = Flaky(fsspec.filesystem("memory"), failures)
+
+
+def test_a_dropped_connection_is_tried_again(
+    tmp_path: Path, remote: RemoteFolder, no_waits: list[float]
+) -> None:
+    make_flaky(remote, 4)
+    remote.upload(write(tmp_path / "a"), "a")
+    assert no_waits == [0.5, 1.0, 2.0, 4.0]
+    make_flaky(remote, 2)
+    assert remote.read("a") == b"content"
+    make_flaky(remote, 1)
+    assert remote.sizes("") == {"a": 7}
+
+
+def test_a_dropped_connection_is_not_taken_for_a_missing_file(
+    tmp_path: Path, remote: RemoteFolder, no_waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.upload(write(tmp_path / "a"), "a")
+    files, cat = remote._files, remote._files.cat
+    answers = [ConnectionResetError("the line is dead")]
+
+    def dropping(paths: list[str], **options: Any) -> Any:
+        found = cat(paths, **options)
+        return {path: answers.pop() if answers else found[path] for path in paths}
+
+    monkeypatch.setattr(files, "cat", dropping, raising=False)
+    assert remote.read_all(["a"]) == {"a": b"content"}
+    assert no_waits == [0.5]
+    monkeypatch.undo()
+    assert remote.read_all(["a", "b"]) == {"a": b"content"}
+
+
+def test_a_line_that_stays_dead_is_one_clear_line(
+    remote: RemoteFolder, no_waits: list[float]
+) -> None:
+    make_flaky(remote, 5)
+    with pytest.raises(OSError, match=r"^memory://\w+/train/a: ConnectionResetError: .*5 times"):
+        remote.read("a")
+    assert len(no_waits) == 4
+
+
+def test_what_will_not_get_better_is_not_tried_again(
+    remote: RemoteFolder, no_waits: list[float]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    remote._files = type("Refusing", (), {"cat_file": staticmethod(refuse)})()
+    with pytest.raises(PermissionError, match=r"memory://\w+/train/a: Access Denied"):
+        remote.read("a")
+    assert no_waits == []
+
+
+@pytest.mark.parametrize("uri", ["nonsense://a/b", "s4://bucket"])
+def test_an_unknown_kind_of_uri_is_refused(uri: str) -> None:
+    with pytest.raises(OSError, match=rf"{uri}: cannot be opened"):
+        RemoteFolder(uri)

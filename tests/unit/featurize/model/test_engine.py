@@ -1,0 +1,300 @@
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from featurize.model import engine as engine_module
+from featurize.model.backbone import Backbone
+from featurize.model.batch import Batch
+from featurize.model.engine import Engine, Forward, relative_error
+from featurize.model.forward import Features, FeatureSpec, forward_batch
+from featurize.model.packing import PromptGroup, group_samples
+from featurize.model.pooling import POOLINGS
+from tests.support.plain_features import (
+    count_rows,
+    largest_error,
+    load_plain,
+    load_tiny,
+    make_groups,
+    plain_features,
+)
+from tests.support.tiny_models import FAMILIES, NUM_LAYERS, PACKABLE, write_tiny_model
+
+SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=POOLINGS, likelihood=True)
+# Lengths of one, below, at and above the sliding window of 8, for prompts and outputs.
+GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8, 1, 2)), (9, (30,)), (1, (4, 4))])
+TOKENS = sum(group.num_tokens for group in GROUPS)
+FP32 = 1e-5
+
+Folders = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Folder of the tiny model of a family, written once."""
+
+    @cache
+    def folder_of(family: str) -> Path:
+        return write_tiny_model(tmp_path_factory.mktemp(family) / family, family)
+
+    return folder_of
+
+
+@pytest.fixture(scope="module")
+def llama(folders: Folders) -> Backbone:
+    return load_tiny(folders("llama"), SPEC)
+
+
+@pytest.fixture(scope="module")
+def expected(folders: Folders) -> Features:
+    return plain_features(load_plain(folders("llama")), GROUPS, SPEC)
+
+
+def run(
+    backbone: Backbone,
+    *,
+    groups: list[PromptGroup] = GROUPS,
+    forward: Forward = "packed",
+    token_budget: int = 100_000,
+    spec: FeatureSpec = SPEC,
+) -> Features:
+    return Engine(backbone, spec, forward, token_budget).run(groups, count_rows(groups))
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_packed_features_are_those_of_the_plain_forward(folders: Folders, family: str) -> None:
+    expected = plain_features(load_plain(folders(family)), GROUPS, SPEC)
+    found = run(load_tiny(folders(family), SPEC))
+    assert list(found.tensors) == SPEC.tensor_names
+    assert largest_error(found, expected) <= FP32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padded_features_are_those_of_the_plain_forward(folders: Folders, family: str) -> None:
+    expected = plain_features(load_plain(folders(family)), GROUPS, SPEC)
+    found = run(load_tiny(folders(family), SPEC), forward="padded", token_budget=120)
+    assert largest_error(found, expected) <= FP32
+
+
+@pytest.mark.parametrize("deepest", range(NUM_LAYERS + 1))
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox"])
+def test_a_backbone_cut_to_its_deepest_layer_gives_the_same_features(
+    folders: Folders, family: str, deepest: int
+) -> None:
+    spec = FeatureSpec(layers=(deepest,), poolings=("mean", "last"), likelihood=False)
+    backbone = load_tiny(folders(family), spec)
+    assert len(backbone.blocks) == max(1, deepest)
+    expected = plain_features(load_plain(folders(family)), GROUPS, spec)
+    for forward in ("packed", "padded"):
+        assert largest_error(run(backbone, spec=spec, forward=forward), expected) <= FP32
+
+
+def test_the_references_tell_layers_poolings_and_rows_apart(expected: Features) -> None:
+    tensors = list(expected.tensors.values())
+    for number, tensor in enumerate(tensors):
+        rows = tensor[tensor.norm(dim=1) > 0]
+        assert torch.cdist(rows, rows).fill_diagonal_(1.0).min() > 1e-2
+        assert all((tensor - other).norm() > 1e-1 for other in tensors[:number])
+
+
+@pytest.mark.parametrize("forward", ["packed", "padded"])
+@pytest.mark.parametrize("token_budget", [1, 20, 40, 64, TOKENS - 1, TOKENS, 10**9])
+def test_the_token_budget_changes_nothing(
+    llama: Backbone, expected: Features, forward: Forward, token_budget: int
+) -> None:
+    found = run(llama, forward=forward, token_budget=token_budget)
+    assert largest_error(found, expected) <= FP32
+
+
+def test_groups_that_are_split_give_the_same_features(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (group,) = groups = make_groups([(10, (5, 6, 7, 8, 9, 10))])
+    whole = run(llama, groups=groups)
+    sizes = spy_batches(monkeypatch)
+    parts = run(llama, groups=groups, token_budget=30)
+    assert len(sizes) == 3
+    assert sum(sizes) == group.num_tokens + 2 * len(group.prompt)
+    assert largest_error(parts, whole) <= FP32
+
+
+def test_the_order_of_groups_and_outputs_changes_nothing(
+    llama: Backbone, expected: Features
+) -> None:
+    turned = [
+        replace(group, outputs=group.outputs[::-1], rows=group.rows[::-1])
+        for group in reversed(GROUPS)
+    ]
+    assert largest_error(run(llama, groups=turned), expected) <= FP32
+
+
+def test_a_group_alone_has_the_features_it_has_in_company(
+    llama: Backbone, expected: Features
+) -> None:
+    for group in GROUPS:
+        alone = replace(group, rows=tuple(range(len(group.rows))))
+        found = run(llama, groups=[alone])
+        for name, tensor in found.tensors.items():
+            assert relative_error(tensor, expected.tensors[name][list(group.rows)]) <= FP32 or (
+                name.startswith("std")
+            )
+        assert expected.likelihood is not None
+        assert found.likelihood is not None
+        torch.testing.assert_close(
+            found.likelihood, expected.likelihood[list(group.rows)], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_duplicates_of_a_sample_share_its_row(llama: Backbone, expected: Features) -> None:
+    samples = [(group.prompt, output) for group in GROUPS for output in group.outputs]
+    grouping = group_samples([*samples, *samples[::-1]])
+    found = run(llama, groups=grouping.groups)
+    assert grouping.num_rows == len(samples)
+    order = [*range(len(samples)), *reversed(range(len(samples)))]
+    for name, tensor in found.tensors.items():
+        torch.testing.assert_close(
+            tensor[grouping.row_of_sample], expected.tensors[name][order], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_an_output_that_begins_another_is_not_mixed_up_with_it(
+    llama: Backbone, folders: Folders
+) -> None:
+    long = GROUPS[2].outputs[0]
+    group = PromptGroup(prompt=(7, 8, 9), outputs=(long[:3], long, long[:29]), rows=(2, 0, 1))
+    expected = plain_features(load_plain(folders("llama")), [group], SPEC)
+    assert largest_error(run(llama, groups=[group]), expected) <= FP32
+
+
+def test_no_groups_give_no_rows(llama: Backbone) -> None:
+    found = run(llama, groups=[])
+    assert {tensor.shape for tensor in found.tensors.values()} == {(0, llama.hidden_size)}
+    assert found.likelihood is not None
+    assert found.likelihood.shape == (0, 4)
+
+
+def test_without_likelihood_there_is_none(folders: Folders) -> None:
+    spec = FeatureSpec(layers=(3,), poolings=("mean",), likelihood=False)
+    backbone = load_tiny(folders("llama"), spec)
+    assert backbone.lm_head is None
+    assert run(backbone, spec=spec).likelihood is None
+
+
+@pytest.mark.parametrize("forward", ["packed", "padded"])
+@pytest.mark.parametrize("token_budget", [1, 40, 10**6])
+def test_progress_counts_every_token_of_a_shared_prompt_once(
+    llama: Backbone, forward: Forward, token_budget: int
+) -> None:
+    told: list[int] = []
+    Engine(llama, SPEC, forward, token_budget).run(GROUPS, count_rows(GROUPS), told.append)
+    assert sum(told) == TOKENS
+    assert len(told) == 1 or token_budget < 10**6
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_in_bfloat16_packing_costs_no_more_than_batching_does(
+    folders: Folders, family: str
+) -> None:
+    spec = FeatureSpec(layers=(2, 3), poolings=("mean", "last"), likelihood=False)
+    backbone = load_tiny(folders(family), spec, torch.bfloat16)
+    groups = make_groups([(20, (30, 12, 25, 9)), (33, (14, 28)), (11, (40, 8, 8))])
+    alone = run(backbone, groups=groups, spec=spec, forward="padded", token_budget=1)
+    batched = run(backbone, groups=groups, spec=spec, forward="padded")
+    packed = run(backbone, groups=groups, spec=spec)
+    assert largest_error(packed, alone) <= 2 * largest_error(batched, alone)
+    exact = plain_features(load_plain(folders(family)), groups, spec)
+    assert largest_error(packed, exact) <= 2 * largest_error(batched, exact)
+
+
+# Out of memory
+
+
+CPU_MESSAGE = (
+    "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory:"
+    " you tried to allocate 8000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+def spy_batches(
+    monkeypatch: pytest.MonkeyPatch, largest: int = 10**9, error: Exception | None = None
+) -> list[int]:
+    """Tokens of each batch that ran; one above `largest` raises `error` instead."""
+    sizes: list[int] = []
+
+    def forward(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
+        if batch.num_tokens > largest:
+            assert error is not None
+            raise error
+        sizes.append(batch.num_tokens)
+        return forward_batch(backbone, batch, spec)
+
+    monkeypatch.setattr(engine_module, "forward_batch", forward)
+    return sizes
+
+
+@pytest.mark.parametrize("forward", ["packed", "padded"])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_MESSAGE)]
+)
+def test_out_of_memory_halves_the_budget_and_the_rest_is_exact(
+    llama: Backbone,
+    expected: Features,
+    forward: Forward,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sizes = spy_batches(monkeypatch, largest=60, error=error)
+    engine = Engine(llama, SPEC, forward, 400)
+    told: list[int] = []
+    with caplog.at_level(logging.WARNING, logger="featurize"):
+        found = engine.run(GROUPS, count_rows(GROUPS), told.append)
+    assert largest_error(found, expected) <= FP32
+    assert max(sizes) <= 60
+    assert sum(told) == TOKENS
+    budgets = [record.args for record in caplog.records]
+    assert budgets == [(200,), (100,), (50,)][: len(budgets)]
+    assert engine.token_budget == 400 // 2 ** len(budgets) < 400
+    assert "featurize.token_budget" in caplog.text
+
+
+def test_batches_that_are_done_are_not_run_again_after_an_error(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = make_groups([(4, (6,))] * 5 + [(20, (9, 9))])
+    sizes = spy_batches(monkeypatch, largest=30, error=torch.OutOfMemoryError("no room"))
+    run(llama, groups=groups, token_budget=40)
+    # 50 tokens in the five small groups; the large one in two pieces of 29.
+    assert sum(sizes) == 5 * 10 + 2 * 29
+
+
+def test_a_shared_backbone_says_which_budget_did_not_fit_and_keeps_it(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy_batches(monkeypatch, largest=60, error=torch.OutOfMemoryError("no room"))
+    engine = Engine(llama, SPEC, "packed", 400, may_halve=False)
+    with pytest.raises(ValueError, match=r"featurize\.token_budget 400.* set it to 200"):
+        engine.run(GROUPS, count_rows(GROUPS))
+    assert engine.token_budget == 400
+
+
+def test_a_single_sequence_that_does_not_fit_is_an_error(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy_batches(monkeypatch, largest=38, error=torch.OutOfMemoryError("no room"))
+    for forward in ("packed", "padded"):
+        with pytest.raises(torch.OutOfMemoryError, match="no room"):
+            run(llama, forward=forward)  # one has 39 tokens
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spy_batches(monkeypatch, largest=0, error=RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(llama)
+    assert not caplog.records

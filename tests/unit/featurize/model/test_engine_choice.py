@@ -1,0 +1,163 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from featurize.model import engine as engine_module
+from featurize.model.attention import SHARED_PROMPT, shared_prompt_attention
+from featurize.model.backbone import Backbone
+from featurize.model.batch import Batch
+from featurize.model.engine import (
+    TOLERANCE,
+    Engine,
+    choose_forward,
+    probe_groups,
+    relative_error,
+)
+from featurize.model.forward import Features, FeatureSpec
+from featurize.model.pooling import POOLINGS
+from tests.support.plain_features import (
+    count_rows,
+    largest_error,
+    load_plain,
+    load_tiny,
+    make_groups,
+    plain_features,
+)
+from tests.support.tiny_models import NUM_LAYERS, PACKABLE, SLIDING_WINDOW, write_tiny_model
+
+SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=POOLINGS, likelihood=True)
+# Prompts and outputs on both sides of the sliding window of 8.
+GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8, 1, 2)), (9, (30,)), (1, (4, 4))])
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Backbone:
+    return load_tiny(write_tiny_model(tmp_path / "llama"), SPEC)
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_plainly_causal_families_are_packed(tmp_path: Path, family: str) -> None:
+    choice = choose_forward(
+        load_tiny(write_tiny_model(tmp_path / family, family), SPEC), SPEC, GROUPS, torch.float32
+    )
+    assert choice.forward == "packed"
+    assert "agree with the plain forward to" in choice.reason
+
+
+@pytest.mark.parametrize(("family", "reason"), [("gemma2", "softcap"), ("gpt_oss", "s_aux")])
+def test_soft_capping_and_sinks_are_not_packed(tmp_path: Path, family: str, reason: str) -> None:
+    backbone = load_tiny(write_tiny_model(tmp_path / family, family), SPEC)
+    choice = choose_forward(backbone, SPEC, GROUPS, torch.float32)
+    assert choice.forward == "padded"
+    assert reason in choice.reason
+    expected = plain_features(load_plain(tmp_path / family), GROUPS, SPEC)
+    found = Engine(backbone, SPEC, choice.forward, 100).run(GROUPS, count_rows(GROUPS))
+    assert largest_error(found, expected) <= 1e-5
+
+
+def test_in_bfloat16_the_packed_forward_is_chosen_too(tmp_path: Path) -> None:
+    spec = FeatureSpec(layers=(3,), poolings=("mean",), likelihood=False)
+    backbone = load_tiny(write_tiny_model(tmp_path / "llama"), spec, torch.bfloat16)
+    assert choose_forward(backbone, spec, GROUPS, torch.bfloat16).forward == "packed"
+
+
+def break_attention(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Makes shared-prompt attention wrong in a way that raises nothing."""
+
+    def broken(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+    ) -> Any:
+        layout = options["layout"]
+        if how == "blind to the prompt":
+            key = key.clone()
+            key[:, :, : layout.prompt_bounds[-1]] = 0
+        elif how == "leaks between prompts" and len(layout.prompt_bounds) > 2:
+            value = value.clone()
+            value[:, :, layout.prompt_bounds[1]] += 1
+        elif how == "not a number":
+            value = value * float("nan")
+        return shared_prompt_attention(module, query, key, value, mask, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, SHARED_PROMPT, broken)
+
+
+@pytest.mark.parametrize("how", ["blind to the prompt", "leaks between prompts", "not a number"])
+def test_a_packed_forward_that_disagrees_is_not_chosen(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    break_attention(monkeypatch, how)
+    choice = choose_forward(llama, SPEC, GROUPS, torch.float32)
+    assert choice.forward == "padded"
+    assert "differ from the plain forward by" in choice.reason
+
+
+def test_a_packed_forward_that_cannot_run_is_not_chosen(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
+        raise error
+
+    monkeypatch.setattr(engine_module, "forward_batch", fail)
+    error = RuntimeError("no such kernel\non this device")
+    choice = choose_forward(llama, SPEC, GROUPS, torch.float32)
+    assert choice.forward == "padded"
+    assert choice.reason == "shared prompts do not fit this model: no such kernel"
+    error = torch.OutOfMemoryError("no room")
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_forward(llama, SPEC, GROUPS, torch.float32)
+
+
+def test_a_model_that_takes_no_layout_is_padded(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = llama.decoder.forward
+
+    def strict(*, input_ids: Tensor, position_ids: Tensor, use_cache: bool) -> Any:
+        return plain(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+
+    monkeypatch.setattr(llama.decoder, "forward", strict)
+    choice = choose_forward(llama, SPEC, GROUPS, torch.float32)
+    assert choice.forward == "padded"
+    assert "layout" in choice.reason
+
+
+def test_the_probe_has_the_longest_sequence_and_a_second_prompt() -> None:
+    probe = probe_groups(GROUPS)
+    # The longest sequence is 9 + 30 tokens; the group with fewest tokens beside it has 1 + 8.
+    assert [group.prompt for group in probe] == [GROUPS[2].prompt, GROUPS[3].prompt]
+    assert [row for group in probe for row in group.rows] == [0, 1, 2]
+
+
+def test_the_probe_is_small() -> None:
+    groups = make_groups(
+        [(10, (*range(1, 30), 39, *range(30, 39))), (12, range(1, 20)), (11, (5, 5, 5))]
+    )
+    probe = probe_groups(groups)
+    assert [group.prompt for group in probe] == [groups[0].prompt, groups[2].prompt]
+    assert [[len(output) for output in group.outputs] for group in probe] == [[39, 1], [5, 5]]
+    assert len({*probe[1].outputs}) == 2
+    assert [group.rows for group in probe] == [(0, 1), (2, 3)]
+
+
+def test_a_single_group_is_probe_enough(llama: Backbone) -> None:
+    groups = make_groups([(3, (2,))])
+    assert probe_groups(groups) == groups
+    assert choose_forward(llama, SPEC, groups, torch.float32).forward == "packed"
+
+
+def test_relative_error_is_the_worst_row() -> None:
+    expected = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    found = expected + torch.tensor([[0.0, 0.05], [0.0, 0.05]])
+    assert relative_error(found, expected) == pytest.approx(0.1)
+    assert relative_error(expected, expected) == 0.0
+    assert relative_error(expected * float("nan"), expected) == float("inf")
+    assert relative_error(expected, expected * float("inf")) == float("inf")
+
+
+def test_the_tolerances_lie_between_rounding_and_a_wrong_mask() -> None:
+    assert TOLERANCE[torch.float32] < TOLERANCE[torch.float16] < TOLERANCE[torch.bfloat16] < 0.1
+    assert max(len(group.prompt) for group in GROUPS) > SLIDING_WINDOW

@@ -1,0 +1,185 @@
+"""What of a llama-MTP checkpoint is read, how, and which checkpoints are refused."""
+
+import re
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from featurize.model.families.llama_mtp import (
+    load_llama_mtp,
+)
+from featurize.model.families.llama_mtp_checkpoint import Weights, open_weights
+from tests.support.llama_mtp_files import (
+    DIM,
+    FFN,
+    LAYERS,
+    PARAMS,
+    VOCAB,
+    W1,
+    WK,
+    Tensors,
+    is_mapped_from,
+    load_error,
+    make_weights,
+    read_hidden,
+    run_meta,
+    write_checkpoint,
+    write_shards,
+)
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, VOCAB, (40,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def weights() -> Tensors:
+    return make_weights()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+@pytest.mark.parametrize("layout", ["pth", "shards"])
+def test_uncast_weights_stay_views_of_the_file(
+    tmp_path: Path, weights: Tensors, layout: str
+) -> None:
+    write = write_shards if layout == "shards" else write_checkpoint
+    folder = write(tmp_path, weights)
+    files = [*folder.glob("*.pth"), *folder.glob("*.safetensors")]
+    model = load_llama_mtp(folder, output="next_token", dtype=torch.float32, with_lm_head=True)
+    for name, parameter in model.named_parameters():
+        is_mapped = any(is_mapped_from(parameter, file) for file in files)
+        assert is_mapped == (not re.search(r"[qk]_proj", name)), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+@pytest.mark.parametrize("layout", ["pth", "shards"])
+def test_a_cast_model_keeps_nothing_of_the_source(
+    tmp_path: Path, weights: Tensors, layout: str
+) -> None:
+    write = write_shards if layout == "shards" else write_checkpoint
+    folder = write(tmp_path, weights)
+    model = load_llama_mtp(folder, output="trunk", dtype=torch.bfloat16, with_lm_head=False)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert str(folder.resolve()) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("layout", ["pth", "shards"])
+def test_unused_tensors_are_never_read(
+    tmp_path: Path, weights: Tensors, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = write_shards if layout == "shards" else write_checkpoint
+    folder = write(tmp_path, weights)
+    read: list[str] = []
+
+    def open_and_listen(path: Path, files: ExitStack) -> Weights:
+        opened = open_weights(path, files)
+
+        def read_and_note(key: str) -> torch.Tensor:
+            read.append(key)
+            return opened.read(key)
+
+        return replace(opened, read=read_and_note)
+
+    monkeypatch.setattr("featurize.model.families.llama_mtp.open_weights", open_and_listen)
+    load_llama_mtp(folder, output="trunk", dtype=torch.float32, with_lm_head=False)
+    unused = {key for key in weights if re.match(r"extra_heads|layers\.3|output", key)}
+    assert sorted(read) == sorted(weights.keys() - unused)
+
+
+@pytest.mark.parametrize(
+    ("change", "claim"),
+    [
+        ({"dim": 32}, "dim is 32"),
+        ({"n_layers": 6}, "n_layers - n_future_tokens + 1 is 5"),
+        ({"n_layers": 6, "n_future_tokens": 3}, "n_future_tokens - 1 is 2"),
+        ({"n_kv_heads": 4}, "n_kv_heads is 4"),
+        ({"vocab_size": 97}, "vocab_size is 97"),
+        ({"multiple_of": 256}, "is 256"),
+        ({"ffn_dim_multiplier": 2.0}, "is 352"),
+    ],
+)
+def test_params_that_contradict_the_weights_are_refused(
+    tmp_path: Path, weights: Tensors, change: dict[str, Any], claim: str
+) -> None:
+    message = load_error(write_checkpoint(tmp_path, weights, PARAMS | change))
+    assert claim in message
+    assert "params.json" in message
+    assert "consolidated.pth has" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"n_heads": 6}, "n_heads 6 does not cut dim 64"),
+        ({"n_heads": 64}, "n_heads 64 does not cut dim 64"),
+        ({"n_heads": 2, "n_kv_heads": 3}, "n_kv_heads is 3"),
+        ({"n_heads": 1, "n_kv_heads": 1}, "wk.weight' has 32 rows"),
+    ],
+)
+def test_heads_that_do_not_fit_the_weights_are_refused(
+    tmp_path: Path, weights: Tensors, change: dict[str, Any], complaint: str
+) -> None:
+    assert complaint in load_error(write_checkpoint(tmp_path, weights, PARAMS | change))
+
+
+@pytest.mark.parametrize("layout", ["pth", "shards"])
+@pytest.mark.parametrize(
+    "key", ["layers.2.attention.wo.weight", "norm.weight", "tok_embeddings.weight", "output.weight"]
+)
+def test_a_missing_key_is_named(tmp_path: Path, weights: Tensors, layout: str, key: str) -> None:
+    del weights[key]
+    write = write_shards if layout == "shards" else write_checkpoint
+    assert f"missing key {key!r}" in load_error(write(tmp_path, weights))
+
+
+def test_a_key_that_is_not_needed_may_be_missing(
+    tmp_path: Path, weights: Tensors, ids: torch.Tensor
+) -> None:
+    del weights["output.weight"]
+    hidden = read_hidden(write_checkpoint(tmp_path, weights), ids, "next_token")
+    assert hidden.shape == (len(ids), DIM)
+
+
+def test_an_unexpected_key_is_named(tmp_path: Path, weights: Tensors) -> None:
+    weights["layers.1.attention.wq.bias"] = torch.zeros(DIM)
+    message = load_error(write_checkpoint(tmp_path, weights))
+    assert "unexpected key 'layers.1.attention.wq.bias'" in message
+
+
+def test_the_rope_cache_of_older_checkpoints_is_ignored(
+    tmp_path: Path, weights: Tensors, ids: torch.Tensor
+) -> None:
+    folder = write_checkpoint(tmp_path, weights | {"rope.freqs": torch.ones(8)})
+    expected = run_meta(ids, weights, num_layers=LAYERS)
+    hidden = read_hidden(folder, ids, "next_token")
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["layers.2.attention.wv.weight", "norm.weight", "output.weight"])
+def test_a_wrong_shape_is_named(tmp_path: Path, weights: Tensors, key: str) -> None:
+    shape = list(weights[key].shape)
+    weights[key] = weights[key][1:].clone()
+    message = load_error(write_checkpoint(tmp_path, weights))
+    assert f"{key!r} is {[shape[0] - 1, *shape[1:]]}, expected {shape}" in message
+
+
+def test_a_vector_in_place_of_a_matrix_is_named(tmp_path: Path, weights: Tensors) -> None:
+    weights[W1] = torch.ones(FFN)
+    assert f"{W1!r} is [192], expected a matrix" in load_error(write_checkpoint(tmp_path, weights))
+
+
+def test_quantised_integers_are_refused(tmp_path: Path, weights: Tensors) -> None:
+    weights[WK] = weights[WK].to(torch.int8)
+    message = load_error(write_checkpoint(tmp_path, weights))
+    assert f"{WK!r} is torch.int8, expected floats" in message
+
+
+def test_the_trunk_has_no_likelihood(tmp_path: Path, weights: Tensors) -> None:
+    message = load_error(write_checkpoint(tmp_path, weights), "trunk")
+    assert "ask for output='next_token'" in message

@@ -1,0 +1,193 @@
+"""The plan of a featurize run depends on what the dataset says, not on how it lies in files."""
+
+import random
+
+import numpy as np
+import pytest
+
+from featurize.data.prompt import TEMPLATE
+from featurize.run.plan import CHARS_PER_TOKEN, group_starts
+from featurize.store import FeatureStoreError
+from tests.support.tiny_jobs import make_plan, make_rows, write_backbone, write_rows, write_store
+from tests.support.unit_features import read_tree
+
+
+@pytest.fixture
+def train(tmp_path) -> str:
+    return write_rows(tmp_path / "train.jsonl", make_rows())
+
+
+def test_the_same_rows_in_other_files_and_order_make_the_same_store(tmp_path):
+    rows = make_rows()
+    one = make_plan(tmp_path, write_rows(tmp_path / "a.jsonl", rows), likelihood=True)
+    random.Random(0).shuffle(rows)
+    files = [
+        write_rows(tmp_path / "b.jsonl", rows[:7]),
+        write_rows(tmp_path / "c.jsonl", rows[7:]),
+    ]
+    other = make_plan(tmp_path, files, likelihood=True)
+    assert len(one.units) > 2
+    assert (other.units, other.fingerprint) == (one.units, one.fingerprint)
+    assert other.estimated_tokens == one.estimated_tokens
+    whole = read_tree(write_store(one))
+    other.job.store_dir.rename(tmp_path / "first")
+    assert read_tree(write_store(other)) == whole
+
+
+def test_units_are_whole_prompts_that_cover_every_row(tmp_path, train):
+    plan = make_plan(tmp_path, train)
+    starts = set(group_starts(plan.index).tolist())
+    covered = [row for start, stop in plan.units for row in range(start, stop)]
+    assert covered == list(range(len(plan.index)))
+    assert {start for start, _ in plan.units} <= starts
+    assert len(make_plan(tmp_path, train, unit_tokens=1).units) == 6
+    assert len(make_plan(tmp_path, train, unit_tokens=10**6).units) == 1
+
+
+def test_a_prompt_begins_where_its_key_changes(tmp_path, train):
+    index = make_plan(tmp_path, train).index
+    keys = index.table["prompt_key"].to_pylist()
+    expected = [n for n in range(len(keys)) if n == 0 or keys[n] != keys[n - 1]]
+    assert group_starts(index).tolist() == [*expected, len(keys)]
+    assert len(expected) == 6
+
+
+def test_one_row_is_one_unit(tmp_path):
+    plan = make_plan(tmp_path, write_rows(tmp_path / "a.jsonl", make_rows(1, 2)[:1]))
+    assert plan.units == ((0, 1),)
+    assert group_starts(plan.index).tolist() == [0, 1]
+
+
+def test_tokens_are_estimated_with_prompts_and_repeats_once(tmp_path):
+    rows = [
+        {"instruction": "a" * 30, "output": "b" * 12, "task_id": "1"},
+        {"instruction": "a" * 30, "output": "b" * 12, "task_id": "2"},
+        {"instruction": "a" * 30, "output": "c" * 18, "task_id": "3"},
+        {"instruction": "d" * 60, "output": "c" * 18, "task_id": "4"},
+    ]
+    plan = make_plan(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
+    chars = 30 + 12 + 18 + 60 + 18 + 2 * len(TEMPLATE)
+    assert plan.estimated_tokens == chars // CHARS_PER_TOKEN
+
+
+def test_an_output_that_comes_under_two_prompts_counts_twice(tmp_path):
+    rows = [{"instruction": text * 30, "output": "c" * 300} for text in "abd"]
+    plan = make_plan(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
+    assert plan.estimated_tokens == 3 * (30 + 300 + len(TEMPLATE)) // CHARS_PER_TOKEN
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": (1,)},
+        {"unit_tokens": 301},
+        {"limit_problems": 5},
+        {"dataset": {"max_length": 100}},
+        {"backbone": {"dtype": "bfloat16"}},
+    ],
+)
+def test_another_job_has_another_fingerprint(tmp_path, train, changes):
+    assert make_plan(tmp_path, train, **changes).fingerprint != (
+        make_plan(tmp_path, train).fingerprint
+    )
+
+
+@pytest.mark.parametrize("field", ["output", "is_correct", "task_id", "problem_id", "metadata"])
+def test_another_row_has_another_fingerprint_but_not_another_recipe(tmp_path, train, field):
+    rows = make_rows()
+    rows[3][field] = {"is_correct": False, "metadata": {}}.get(field, "other")
+    one = make_plan(tmp_path, train)
+    other = make_plan(tmp_path, write_rows(tmp_path / "other.jsonl", rows))
+    assert one.fingerprint != other.fingerprint
+    assert one.recipe.fingerprint == other.recipe.fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"token_budget": 4096, "forward": "padded", "workers": 2},
+        {"runtime": {"seed": 7}},
+        {"limit_problems": 6},
+        {"limit_problems": 99},
+        {"dataset": {"name": "other"}},
+    ],
+)
+def test_how_the_job_is_run_leaves_fingerprint_and_units(tmp_path, train, changes):
+    one, other = make_plan(tmp_path, train), make_plan(tmp_path, train, **changes)
+    assert (other.fingerprint, other.units) == (one.fingerprint, one.units)
+
+
+def test_other_weights_make_another_recipe(tmp_path, train):
+    before = make_plan(tmp_path, train).recipe.fingerprint
+    write_backbone(tmp_path / "model", b"WEIGHTS")
+    assert make_plan(tmp_path, train).recipe.fingerprint != before
+
+
+def test_a_limit_keeps_whole_problems_and_says_what_is_left_out(tmp_path, train):
+    plan = make_plan(tmp_path, train, limit_problems=2)
+    problems = plan.index.table["problem_id"].to_pylist()
+    assert (len(problems), len(set(problems))) == (10, 2)
+    lines = plan.describe()
+    assert (lines["samples read"], lines["not selected"], lines["to featurize"]) == (30, 20, 10)
+    assert (lines["problems"], lines["units of work"]) == (2, len(plan.units))
+
+
+def test_the_plan_says_what_it_will_store(tmp_path, train):
+    plan = make_plan(tmp_path, train, layers=(1, -1), poolings=("mean", "last"), likelihood=True)
+    lines = plan.describe()
+    assert lines["tensors"] == "mean.1, last.1, mean.2, last.2 and likelihood"
+    assert lines["backbone"] == "tiny, float32, 2 of 2 layers"
+    assert plan.store_widths == [8] * 4
+    assert lines["goes to"] == str(tmp_path / "store")
+    assert make_plan(tmp_path, train, layers=(1,)).describe()["backbone"].endswith("1 of 2 layers")
+    size = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert plan.memory_bytes >= 2 * size
+
+
+def test_only_a_finished_store_of_the_same_fingerprint_leaves_nothing_to_do(tmp_path, train):
+    plan = make_plan(tmp_path, train)
+    assert plan.finished is None
+    write_store(plan)
+    finished = make_plan(tmp_path, train).finished
+    assert finished is not None
+    assert finished.fingerprint == plan.fingerprint
+    assert len(finished.units) == len(plan.units)
+    assert make_plan(tmp_path, train, layers=(1,)).finished is None
+    (tmp_path / "store" / "manifest.json").unlink()
+    assert make_plan(tmp_path, train).finished is None
+
+
+def test_a_store_of_another_job_is_not_written_into(tmp_path, train):
+    write_store(make_plan(tmp_path, train))
+    before = read_tree(tmp_path / "store")
+    for changes, named in [
+        ({"layers": (1,)}, "layers;"),
+        ({"poolings": ("last",), "dataset": {"max_length": 100}}, "max_length, max_prompt_length,"),
+        ({"unit_tokens": 301}, "featurize.unit_tokens;"),
+        ({"limit_problems": 1}, "selection of problems"),
+    ]:
+        with pytest.raises(FeatureStoreError, match=named):
+            write_store(make_plan(tmp_path, train, **changes))
+    assert read_tree(tmp_path / "store") == before
+
+
+def test_a_split_without_a_file_is_refused(tmp_path, train):
+    with pytest.raises(ValueError, match=r"dataset\.validation is not set"):
+        make_plan(tmp_path, train, split="valid")
+
+
+def test_a_backbone_that_is_not_there_is_refused(tmp_path, train):
+    with pytest.raises(ValueError, match=r"models\.policy\.path: .*none\.gguf: no such file"):
+        make_plan(tmp_path, train, backbone={"path": str(tmp_path / "none.gguf")})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no weights"):
+        make_plan(tmp_path, train, backbone={"path": str(tmp_path / "empty")})
+
+
+def test_rows_of_a_plan_are_numbered_like_the_index(tmp_path, train):
+    plan = make_plan(tmp_path, train)
+    start, stop = plan.units[1]
+    samples = plan.index.read(np.arange(start, stop))
+    ids = plan.index.table["task_id"].to_pylist()
+    assert [sample.task_id for sample in samples] == ids[start:stop]

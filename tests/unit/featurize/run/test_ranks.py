@@ -1,0 +1,237 @@
+"""The ranks of a run: alone, several in one process, and real processes on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from featurize.model.sharing import WHOLE, Sharing
+from featurize.run.groups import RankGroup
+from featurize.run.ranks import Ranks
+from featurize.run.rendezvous import join_round, store_errors
+
+ROOT = Path(__file__).parents[4]
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@pytest.fixture
+def alone(monkeypatch) -> Ranks:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return Ranks()
+
+
+@pytest.fixture
+def make_ranks(monkeypatch) -> Callable[..., list[Ranks]]:
+    """Ranks that share a key-value store in this process."""
+
+    def make(world_size: int, store: dist.Store | None = None) -> list[Ranks]:
+        store = store or dist.HashStore()
+        monkeypatch.setattr(
+            sys.modules["torch.distributed.rendezvous"],  # dist.rendezvous is the function
+            "rendezvous",
+            lambda _, timeout: iter([(store, 0, world_size)]),
+        )
+        ranks = []
+        for rank in range(world_size):
+            for name, value in zip(VARIABLES, (rank, world_size, rank % 2), strict=True):
+                monkeypatch.setenv(name, str(value))
+            ranks.append(Ranks())
+        return ranks
+
+    return make
+
+
+def test_one_process_is_the_first_and_only_rank(alone):
+    assert (alone.rank, alone.world_size, alone.local_rank, alone.is_first) == (0, 1, 0, True)
+    assert [alone.claim() for _ in range(3)] == [0, 1, 2]
+    assert [alone.count("a"), alone.count("a", 5), alone.count("b", 1), alone.count("a")] == [
+        0,
+        5,
+        1,
+        5,
+    ]
+    value = {"a": (1, 2)}
+    assert alone.share("plan", lambda: value) is value
+    alone.wait_for_all("finished")
+    alone.wait_for_all("finished")
+
+
+def test_the_launcher_says_which_rank_this_is(make_ranks):
+    ranks = make_ranks(4)
+    assert [one.rank for one in ranks] == [0, 1, 2, 3]
+    assert [one.is_first for one in ranks] == [True, False, False, False]
+    assert [one.local_rank for one in ranks] == [0, 1, 0, 1]
+    assert all(one.world_size == 4 for one in ranks)
+
+
+def test_every_number_is_claimed_by_one_rank(make_ranks):
+    ranks = make_ranks(4)
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(lambda one: [one.claim() for _ in range(50)], ranks))
+    assert sorted(number for claimed in claims for number in claimed) == list(range(200))
+
+
+def test_counters_are_added_up_over_ranks_and_kept_apart_by_name(make_ranks):
+    first, second = make_ranks(2)
+    assert first.count("tokens", 5) == 5
+    assert second.count("tokens", 7) == 12
+    assert first.count("tokens") == 12
+    assert second.count("other") == 0
+    assert second.claim() == 0
+
+
+def test_restarted_ranks_count_anew_in_the_store_of_those_that_died(make_ranks):
+    store = dist.HashStore()
+    before, _ = make_ranks(2, store)
+    assert [before.claim(), before.claim()] == [0, 1]
+    before.tell("pending", [1, 2])
+    for world_size in (3, 2):  # a machine may be gone, too
+        ranks = make_ranks(world_size, store)
+        assert [one.claim() for one in ranks] == list(range(world_size))
+        assert not ranks[1].store_for("x").check(["pending"])
+
+
+def test_a_rank_that_comes_before_the_first_one_is_let_into_its_round(make_ranks):
+    store = dist.HashStore()
+    make_ranks(2, store)  # a round that failed
+    with ThreadPoolExecutor(2) as pool:
+        late = pool.submit(join_round, store, 1, 2)
+        time.sleep(0.1)
+        assert not late.done()
+        assert join_round(store, 0, 2) == 2
+        assert late.result(10) == 2
+
+
+def test_a_first_rank_that_never_comes_is_an_error(monkeypatch):
+    monkeypatch.setattr("featurize.run.rendezvous.WELCOME_SECONDS", 0.1)
+    with pytest.raises(TimeoutError, match="the first rank said nothing"):
+        join_round(dist.HashStore(), 1, 2)
+
+
+def test_a_store_that_is_gone_is_said_in_a_sentence():
+    with (
+        pytest.raises(ConnectionError, match=r"does not answer \(Broken pipe\): .*again to go on"),
+        store_errors(),
+    ):
+        raise dist.DistNetworkError("Broken pipe\nat TCPStore.cpp")
+
+
+def test_a_rank_that_gives_no_sign_of_life_is_not_waited_for(make_ranks, monkeypatch):
+    monkeypatch.setattr("featurize.run.heartbeat.LOST_SECONDS", 0.3)
+    monkeypatch.setattr("featurize.run.heartbeat.BEAT_SECONDS", 0.0)
+    first, second, third = make_ranks(3)
+    second.wait_for_all("finished")
+    waiting = ThreadPoolExecutor(1).submit(first.wait_for_all, "finished")
+    time.sleep(1)
+    assert not waiting.done()  # the third one is slow, but alive
+    third.wait_for_all("finished")
+    waiting.result(10)
+
+    monkeypatch.setattr("featurize.run.ranks.start_beating", lambda store, rank: None)
+    first, second = make_ranks(2)
+    with pytest.raises(TimeoutError, match=r"rank 1 has given no sign of life for 0 seconds"):
+        first.wait_for_all("finished")
+
+
+def test_a_group_takes_the_units_its_leader_claims(make_ranks):
+    sharing = Sharing(kind="tensor", size=2)
+    groups = [RankGroup(rank, sharing) for rank in make_ranks(4)]
+    assert [(group.number, group.is_leader) for group in groups] == [
+        (0, True),
+        (0, False),
+        (1, True),
+        (1, False),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(lambda group: [group.claim() for _ in range(20)], groups))
+    assert claims[0] == claims[1]
+    assert claims[2] == claims[3]
+    assert sorted(claims[0] + claims[2]) == list(range(40))
+
+
+def test_ranks_with_a_whole_backbone_each_are_their_own_leaders(make_ranks):
+    groups = [RankGroup(rank, WHOLE) for rank in make_ranks(3)]
+    assert [(group.number, group.is_leader) for group in groups] == [(n, True) for n in range(3)]
+    assert [group.claim() for group in groups] == [0, 1, 2]
+
+
+def test_a_lost_rank_is_told_from_a_fault_of_the_program(make_ranks):
+    group = RankGroup(make_ranks(2)[0], Sharing(kind="tensor", size=2))
+    reason = "shares the backbone with rank 0 has ended"
+    with pytest.raises(ConnectionError, match=reason), group.tells_of_lost_ranks():
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shapes do not match"), group.tells_of_lost_ranks():
+        raise RuntimeError("shapes do not match")
+
+
+def test_what_the_first_rank_makes_is_shared_and_made_once(make_ranks):
+    first, second, third = make_ranks(3)
+    made = []
+
+    def make() -> dict:
+        time.sleep(0.05)  # the others are there before
+        made.append(1)
+        return {"pending": [3, 1], "é": None}
+
+    with ThreadPoolExecutor(3) as pool:
+        values = list(pool.map(lambda one: one.share("plan", make), [third, second, first]))
+    assert values == [{"pending": [3, 1], "é": None}] * 3
+    assert made == [1]
+
+
+def test_the_first_rank_waits_for_all_and_the_others_for_none(make_ranks):
+    first, second, third = make_ranks(3)
+    second.wait_for_all("finished")  # returns though nobody else is there
+    waiting = threading.Thread(target=first.wait_for_all, args=("finished",), daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    third.wait_for_all("finished")
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+PROGRAM = """
+import json, sys
+from featurize.run.ranks import Ranks
+ranks = Ranks()
+pending = ranks.share("pending", lambda: list(range(40)))
+claimed = []
+while (number := ranks.claim()) < len(pending):
+    claimed.append(pending[number])
+    ranks.count("tokens", number)
+ranks.wait_for_all("finished")
+print(json.dumps([ranks.rank, claimed, ranks.count("tokens") if ranks.is_first else None]))
+"""
+
+
+@pytest.mark.slow
+def test_real_processes_share_the_work(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
+            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    results = sorted(json.loads(process.communicate(timeout=120)[0]) for process in processes)
+    assert [rank for rank, _, _ in results] == [0, 1]
+    assert sorted(results[0][1] + results[1][1]) == list(range(40))
+    assert results[0][2] == sum(range(40))

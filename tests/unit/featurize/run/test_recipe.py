@@ -1,0 +1,150 @@
+"""What changes the fingerprint of features, and what does not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+import featurize.data.prompt as prompt_module
+from featurize.model.backbone import BackboneSource
+from featurize.run.recipe import Recipe, make_recipe
+from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> BackboneSource:
+    """A backbone of four layers of which nothing but the configuration is read."""
+    LlamaConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2).save_pretrained(
+        tmp_path
+    )
+    return BackboneSource(
+        folder=tmp_path,
+        tokenizer_folder=tmp_path,
+        digest="weights",
+        tokenizer_digest="words",
+        is_mtp=False,
+    )
+
+
+def recipe_of(
+    source: BackboneSource,
+    *,
+    backbone: dict | None = None,
+    dataset: dict | None = None,
+    featurize: dict | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Recipe:
+    return make_recipe(
+        source,
+        BackboneSettings(**{"name": "tiny", "path": "tiny"} | (backbone or {})),
+        DatasetSettings(**{"name": "data", "max_length": 400} | (dataset or {})),
+        FeaturizeSettings(**{"layers": (1, 4), "poolings": ("mean", "last")} | (featurize or {})),
+        dtype,
+    )
+
+
+def test_a_recipe_says_what_the_features_are(source):
+    recipe = recipe_of(source, featurize={"layers": (-1, 1), "storage_dtype": "bfloat16"})
+    assert recipe.spec.layers == (1, 4)
+    assert recipe.spec.tensor_names == ["mean.1", "last.1", "mean.4", "last.4"]
+    assert (recipe.num_layers, recipe.hidden_size) == (4, 16)
+    assert (recipe.compute_dtype, recipe.storage_dtype) == (torch.float32, torch.bfloat16)
+    template = recipe.fields.pop("template")
+    assert template == prompt_module.template_digest()
+    assert recipe.fields == {
+        "backbone": {"name": "tiny", "digest": "weights", "layers": 4},
+        "mtp_output": None,
+        "quantization": None,
+        "tokenizer": "words",
+        "max_length": 400,
+        "max_prompt_length": 300,
+        "layers": [1, 4],
+        "poolings": ["mean", "last"],
+        "likelihood": False,
+        "compute_dtype": "float32",
+        "storage_dtype": "bfloat16",
+    }
+
+
+CHANGES = {
+    "quantization": {"backbone": {"quantization": "8bit"}},
+    "max_length": {"dataset": {"max_length": 401, "max_prompt_length": 300}},
+    "max_prompt_length": {"dataset": {"max_prompt_length": 299}},
+    "layers": {"featurize": {"layers": (1,)}},
+    "poolings": {"featurize": {"poolings": ("mean",)}},
+    "likelihood": {"featurize": {"likelihood": True}},
+    "storage_dtype": {"featurize": {"storage_dtype": "float16"}},
+    "compute_dtype": {"dtype": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_decides_a_feature_changes_the_fingerprint(source, name):
+    one, other = recipe_of(source), recipe_of(source, **CHANGES[name])
+    assert one.fingerprint != other.fingerprint
+    assert {key for key in one.fields if one.fields[key] != other.fields[key]} == {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("digest", "backbone"), ("tokenizer_digest", "tokenizer")]
+)
+def test_other_weights_or_words_change_the_fingerprint(source, name, field):
+    one, other = recipe_of(source), recipe_of(replace(source, **{name: "other"}))
+    assert one.fingerprint != other.fingerprint
+    assert {key for key in one.fields if one.fields[key] != other.fields[key]} == {field}
+
+
+def test_another_template_changes_the_fingerprint(source, monkeypatch):
+    before = recipe_of(source).fingerprint
+    monkeypatch.setattr(prompt_module, "TEMPLATE", prompt_module.TEMPLATE.replace("Below", "Here"))
+    assert recipe_of(source).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": {"name": "other", "train": "a.jsonl", "validation": ("b.jsonl",)}},
+        {"dataset": {"max_prompt_length": 300}},
+        {"featurize": {"layers": (4, 1)}},
+        {"featurize": {"layers": (-1, 1)}},
+        {"featurize": {"layers": (-4, 4)}},
+        {"featurize": {"poolings": ("last", "mean")}},
+        {"featurize": {"token_budget": 1, "unit_tokens": 2, "workers": 3}},
+        {"featurize": {"forward": "padded", "store_name": "other"}},
+        {"backbone": {"path": "elsewhere", "tokenizer_path": "there", "revision": "main"}},
+        {"backbone": {"mtp_output": "trunk", "dtype": "float32"}},
+    ],
+)
+def test_what_decides_no_feature_leaves_the_fingerprint_as_it_is(source, changes):
+    assert recipe_of(source, **changes).fingerprint == recipe_of(source).fingerprint
+
+
+def test_where_the_model_lies_does_not_matter(source, tmp_path):
+    LlamaConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2).save_pretrained(
+        tmp_path / "other"
+    )
+    moved = replace(source, folder=tmp_path / "other", tokenizer_folder=tmp_path / "other")
+    assert recipe_of(moved) == recipe_of(source)
+
+
+def test_all_layers_are_named_one_by_one(source):
+    every = recipe_of(source, featurize={"layers": "all"})
+    assert every.spec.layers == (0, 1, 2, 3, 4)
+    named = recipe_of(source, featurize={"layers": (0, 1, 2, 3, 4)})
+    assert every.fingerprint == named.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"), [((5,), r"5 is not one of.*0\.\.4"), ((4, -1), "names a layer twice")]
+)
+def test_layers_the_backbone_does_not_have_are_refused(source, layers, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_of(source, featurize={"layers": layers})
+
+
+def test_a_folder_without_a_configuration_is_refused(source):
+    (source.folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="the backbone cannot be read"):
+        recipe_of(source)

@@ -1,0 +1,162 @@
+"""Feature stores that were damaged, killed while written, or ran out of disk."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from featurize.store import FeatureStore, FeatureStoreError
+from tests.support.unit_features import make_writer, read_tree, write_missing
+
+ROOT = Path(__file__).parents[4]
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "lost":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "torn":
+        path.write_bytes(path.read_bytes()[:-2])
+    elif how == "longer":
+        path.write_bytes(path.read_bytes() + b"\0")
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["lost", "empty", "torn", "longer", "flipped"])
+@pytest.mark.parametrize("suffix", ["safetensors", "parquet", "json"])
+def test_a_damaged_unit_and_no_other_is_redone(tmp_path, suffix, how):
+    write_missing(tmp_path)
+    whole = read_tree(tmp_path)
+    damage(tmp_path / "units" / f"00000.{suffix}", how)
+    assert write_missing(tmp_path) == [0]
+    assert read_tree(tmp_path) == whole
+
+
+def test_no_byte_of_a_receipt_may_change_what_it_says(tmp_path):
+    write_missing(tmp_path)
+    whole = make_writer(tmp_path).finished_units()
+    receipt = tmp_path / "units" / "00000.json"
+    content = receipt.read_bytes()
+    for place in range(len(content)):
+        flipped = content[place] ^ 1  # of a digit it makes another digit
+        receipt.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        found = make_writer(tmp_path).finished_units()
+        assert found in (whole, {1: whole[1]}), place
+
+
+@pytest.mark.parametrize("how", ["lost", "empty", "torn"])
+@pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
+def test_reading_a_damaged_unit_says_how_to_mend_it(tmp_path, suffix, how):
+    write_missing(tmp_path)
+    damage(tmp_path / "units" / f"00001.{suffix}", how)
+    store = FeatureStore.open(tmp_path)  # by its manifest alone
+    message = rf"damaged \(00001\.{suffix}: .*`critic featurize --split \S+ --repair`"
+    with pytest.raises(FeatureStoreError, match=message) as info:
+        _ = store.read("mean.2") if suffix == "safetensors" else store.samples
+    assert "\n" not in str(info.value)
+    assert "Errno" not in str(info.value)
+
+
+def test_files_of_another_size_than_the_manifest_says_are_refused(tmp_path):
+    write_missing(tmp_path)
+    file = tmp_path / "units" / "00001.safetensors"
+    save_file({name: tensor[:2].clone() for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(
+        FeatureStoreError, match=r"last\.2 is F32 \[2, 32\] where .* says F32 \[3, 32\]"
+    ):
+        FeatureStore.open(tmp_path).gather("mean.2", torch.tensor([5]))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["units"][0]["samples"] = 5
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    store = FeatureStore.open(tmp_path)
+    with pytest.raises(FeatureStoreError, match=r"00000\.parquet.*4 rows where .* says 5"):
+        _ = store.samples
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"damaged \(Expecting value.*--repair` .* keeps the finished units"),
+        ("[]", "damaged"),
+        ('{"format_version": 1}', "damaged"),
+        ('{"format_version": 1, "units": [{}]}', "damaged"),
+        ('{"format_version": 1, "units": []}', "damaged"),
+        ('{"format_version": 2}', "format version 2, this version reads 1"),
+        ("{}", "format version None"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path, content, message):
+    write_missing(tmp_path)
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(FeatureStoreError, match=rf"manifest\.json: {message}"):
+        FeatureStore.open(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("interrupted")
+    subprocess.run(
+        [sys.executable, "-m", "tests.support.interrupted_writer", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    return folder
+
+
+def list_interrupted(folder: Path, kind: str) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.startswith(kind))
+
+
+def test_a_store_killed_at_any_step_is_finished_by_a_rerun(interrupted, tmp_path):
+    whole = read_tree(interrupted / "whole")
+    states = set()
+    stores = list_interrupted(interrupted, "step-") + list_interrupted(interrupted, "killed-")
+    for store in stores:
+        torn = shutil.copytree(store, tmp_path / store.name)
+        files = read_tree(torn)
+        named = {name for name in files if not name.endswith(".partial")}
+        assert all(files[name] == whole[name] for name in named), store.name
+        if "manifest.json" not in named:
+            with pytest.raises(FeatureStoreError, match=r"unfinished|no features"):
+                FeatureStore.open(torn)
+        finished = sorted(make_writer(torn).finished_units())
+        assert finished == [n for n in (0, 1) if f"units/{n:05d}.json" in named], store.name
+        assert write_missing(torn) == [n for n in (0, 1) if n not in finished]
+        assert read_tree(torn) == whole, store.name
+        states.add((len(named), len(files) > len(named), len(finished)))
+    # The kills fell everywhere: after each file, with and without a leftover, at 0 to 2 units.
+    assert {number for number, _, _ in states} >= set(range(9))
+    assert {is_torn for _, is_torn, _ in states} == {True, False}
+    assert {finished for _, _, finished in states} == {0, 1, 2}
+
+
+def test_a_full_disk_leaves_nothing_half_written(interrupted, tmp_path):
+    whole = read_tree(interrupted / "whole")
+    found = set()
+    for store in list_interrupted(interrupted, "full-"):
+        files = read_tree(store)
+        assert files == {name: whole[name] for name in files}
+        found.add(frozenset(files))
+        copy = shutil.copytree(store, tmp_path / store.name, dirs_exist_ok=True)
+        write_missing(copy)
+        assert read_tree(copy) == whole
+    assert frozenset({"plan.json"}) in found  # full within the tensors
+    assert frozenset({"plan.json", "units/00000.safetensors"}) in found  # within the table
+
+
+def test_features_may_be_read_by_whom_the_folder_lets(interrupted):
+    modes = {path.suffix: path.stat().st_mode for path in (interrupted / "whole/units").iterdir()}
+    assert len(modes) == 3
+    assert len(set(modes.values())) == 1

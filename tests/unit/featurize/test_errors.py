@@ -1,0 +1,113 @@
+"""Several bad rows: what each is told, how many are listed, and how all are counted by kind."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import typer
+
+from configs.command import reports_errors
+from featurize.data.index import DatasetIndex
+from featurize.errors import DataError, kind_of
+
+GOOD = {"instruction": "a", "output": "b"}
+BAD = {
+    "'output': every row needs the program text": {"instruction": "a"},
+    "'is_correct': write true or false, or null where it is unknown": GOOD | {"is_correct": 1},
+    "the row: every row must be one JSON object": [1],
+}
+
+
+def write_bad_rows(folder: Path, *, rounds: int) -> str:
+    """Write a good row and one of each kind of bad ones, `rounds` times, then a broken line."""
+    lines = [json.dumps(row) for _ in range(rounds) for row in (GOOD, *BAD.values())]
+    path = folder / "train.jsonl"
+    path.write_text("\n".join([*lines, '{"instruction": ']) + "\n")
+    return str(path)
+
+
+def refusal(path: str, folder: Path, **options: int) -> DataError:
+    with pytest.raises(DataError) as caught:
+        DatasetIndex.build(path, folder / "cache", **options)
+    return caught.value
+
+
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_bad_rows_are_listed_up_to_a_limit_and_all_counted_by_kind(tmp_path, chunk_bytes):
+    path = write_bad_rows(tmp_path, rounds=10)
+    details = refusal(path, tmp_path, chunk_bytes=chunk_bytes).details
+    assert [line.partition(": ")[0] for line in details[:20]] == [
+        f"{path}:{number}" for number in range(1, 41) if number % 4 != 1
+    ][:20]
+    assert details[20:] == [
+        "... and 11 more",
+        "",
+        "31 bad rows, by what would mend them:",
+        *(f"  10 x {kind}" for kind in BAD),
+        "   1 x not valid JSON: every line must be one JSON object",
+        "",
+    ]
+
+
+def test_few_bad_rows_are_all_listed(tmp_path):
+    path = write_bad_rows(tmp_path, rounds=1)
+    details = refusal(path, tmp_path).details
+    assert [line.partition(": ")[0] for line in details[:4]] == [
+        f"{path}:{number}" for number in (2, 3, 4, 5)
+    ]
+    assert details[4:6] == ["", "4 bad rows, by what would mend them:"]
+
+
+def test_one_bad_row_is_told_in_the_message_alone(tmp_path):
+    error = refusal(write_bad_rows(tmp_path, rounds=0), tmp_path)
+    assert error.details == []
+    assert error.total == 1
+
+
+def test_repeated_ids_are_listed_and_counted(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text((json.dumps(GOOD | {"task_id": "x"}) + "\n") * 3)
+    details = refusal(str(path), tmp_path).details
+    assert [line.partition(": ")[0] for line in details[:2]] == [f"{path}:2", f"{path}:3"]
+    assert details[-2] == "  2 x 'task_id': every row needs its own, or none"
+
+
+def test_the_list_outlives_a_pickle(tmp_path):
+    error = refusal(write_bad_rows(tmp_path, rounds=10), tmp_path)
+    assert pickle.loads(pickle.dumps(error)).details == error.details
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (
+            "'metadata.language' is [\"a; b\"] (a list); it must be a string",
+            "'metadata.language': it must be a string",
+        ),
+        (
+            "not UTF-8 (invalid start byte at byte 12); convert the file",
+            "not UTF-8: convert the file",
+        ),
+        ("something else; mend it", "a row: mend it"),
+    ],
+)
+def test_a_kind_is_whom_a_fault_concerns_and_its_remedy(message, kind):
+    assert kind_of(message) == kind
+
+
+def test_a_command_shows_the_list_and_ends_with_one_line_of_error(tmp_path, capsys):
+    path = write_bad_rows(tmp_path, rounds=10)
+
+    @reports_errors
+    def command(debug: bool = False) -> None:
+        DatasetIndex.build(path, tmp_path / "cache")
+
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    assert caught.value.exit_code == 2
+    shown = capsys.readouterr().err.splitlines()
+    first = f"{path}:2: 'output' is missing; every row needs the program text"
+    assert shown[0] == first
+    assert "  10 x the row: every row must be one JSON object" in shown
+    assert shown[-1] == f"error: {first} (and 30 more bad rows)"

@@ -1,0 +1,208 @@
+"""The numbers of an evaluation, judge by judge and split by split."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.metrics.calibration import (
+    Calibration,
+    Decision,
+    brier_score,
+    expected_calibration_error,
+)
+from headtrain.metrics.pairwise import (
+    EvaluationError,
+    auc,
+    f1_at,
+    pairwise_accuracy,
+    pairwise_counts,
+    value_means,
+)
+from headtrain.settings import EvaluationSettings
+from tests.support.simulated_splits import SETTINGS, joined, simulated
+
+
+@pytest.fixture
+def splits():
+    return {"train": simulated(0, strength=2.0), "valid": simulated(1, strength=0.5)}
+
+
+@pytest.fixture
+def shortcuts(splits):
+    return {name: {"longer": split.output_tokens * 1.0} for name, split in splits.items()}
+
+
+def test_every_judge_gets_the_accuracies_of_its_scores(splits, shortcuts):
+    evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    for name, split in splits.items():
+        judges = evaluation.splits[name].judges
+        assert list(judges) == ["head", "longer"]
+        scores = {"head": split.scores, "longer": shortcuts[name]["longer"]}
+        for judge, result in judges.items():
+            expected = pairwise_accuracy(pairwise_counts(split.with_scores(scores[judge])))
+            assert result.accuracy_over_pairs.estimate == pytest.approx(expected.over_pairs)
+            assert result.accuracy_over_problems.estimate == pytest.approx(expected.over_problems)
+            area = auc(split.with_scores(scores[judge]))
+            assert result.auc.estimate == pytest.approx(area)
+            for interval in (
+                result.accuracy_over_pairs,
+                result.accuracy_over_problems,
+                result.auc,
+            ):
+                assert interval.low < interval.estimate < interval.high
+
+
+def test_values_and_probabilities_are_those_of_the_head(splits):
+    evaluation = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    decision = Decision.fit(splits["train"])
+    assert evaluation.decision == decision
+    for name, split in splits.items():
+        result = evaluation.splits[name]
+        probability = decision.calibration.probability(split.scores)
+        for values, scores in (
+            (result.values, split.scores),
+            (result.decision.probabilities, probability),
+        ):
+            means = value_means(split.with_scores(scores))
+            estimates = (values.mean_correct.estimate, values.mean_incorrect.estimate)
+            assert estimates == pytest.approx(means[:2])
+            assert values.gap.estimate == pytest.approx(means.gap)
+            assert values.gap.low < means.gap < values.gap.high
+        rate = split.is_correct.mean()
+        expected = {
+            "f1": f1_at(decision.f1_threshold, split.scores, split.is_correct),
+            "f1_of_calling_all_correct": 2 * rate / (1 + rate),
+            "brier": brier_score(probability, split.is_correct),
+            "expected_calibration_error": expected_calibration_error(probability, split.is_correct),
+        }
+        for number, estimate in expected.items():
+            interval = getattr(result.decision, number)
+            assert interval.estimate == pytest.approx(estimate)
+            assert interval.low < interval.estimate < interval.high
+
+
+def test_train_minus_valid_is_the_difference_of_the_estimates(splits):
+    evaluation = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    assert list(evaluation.train_minus) == ["valid"]
+    difference = evaluation.train_minus["valid"]
+    train, valid = evaluation.splits["train"], evaluation.splits["valid"]
+    expected = {
+        "gap": train.values.gap.estimate - valid.values.gap.estimate,
+        "probability_gap": train.decision.probabilities.gap.estimate
+        - valid.decision.probabilities.gap.estimate,
+        "accuracy_over_problems": train.judges["head"].accuracy_over_problems.estimate
+        - valid.judges["head"].accuracy_over_problems.estimate,
+    }
+    for name, estimate in expected.items():
+        interval = getattr(difference, name)
+        assert interval.estimate == pytest.approx(estimate)
+        assert 0 < interval.low < interval.estimate < interval.high  # train was made easier
+
+
+def test_a_split_is_not_compared_with_a_copy_of_itself_as_if_they_were_paired():
+    split = simulated(0)
+    evaluation = evaluate(splits={"train": split, "valid": split}, shortcuts={}, settings=SETTINGS)
+    difference = evaluation.train_minus["valid"].gap
+    assert difference.estimate == 0.0
+    assert difference.low < 0 < difference.high
+
+
+def test_counts_account_for_every_sample():
+    split = joined(simulated(0, num_problems=3), simulated(1, num_problems=2))
+    labels = split.is_correct.copy()
+    labels[split.problem == 1] = True  # eight samples without a partner
+    split = replace(split, is_correct=labels)
+    counts = (
+        evaluate(splits={"valid": split}, shortcuts={}, settings=SETTINGS).splits["valid"].counts
+    )
+    assert (counts.num_samples, counts.num_samples_left_out) == (40, 8)
+    assert (counts.num_problems, counts.num_problems_left_out) == (4, 1)
+    assert counts.num_pairs == pairwise_counts(split).num_pairs.sum()
+
+
+def test_without_train_nothing_is_calibrated(splits):
+    evaluation = evaluate(splits={"valid": splits["valid"]}, shortcuts={}, settings=SETTINGS)
+    assert evaluation.splits["valid"].decision is None
+    assert evaluation.decision is None
+    assert evaluation.train_minus == {}
+
+
+def test_a_given_decision_is_used_even_beside_train(splits):
+    decision = Decision(calibration=Calibration(slope=0.0, intercept=0.0), f1_threshold=-1e9)
+    evaluation = evaluate(splits=splits, shortcuts={}, settings=SETTINGS, decision=decision)
+    result = evaluation.splits["valid"].decision
+    assert evaluation.decision == decision
+    assert result.brier.estimate == 0.25
+    assert result.f1 == result.f1_of_calling_all_correct
+
+
+def test_intervals_of_a_split_do_not_depend_on_the_other_splits(splits):
+    both = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    alone = evaluate(
+        splits={"valid": splits["valid"]}, shortcuts={}, settings=SETTINGS, decision=both.decision
+    )
+    assert alone.splits["valid"] == both.splits["valid"]
+
+
+def test_equal_seeds_give_equal_evaluations_and_others_do_not(splits, shortcuts):
+    first, again, other = (
+        evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS, seed=seed)
+        for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first.splits["valid"].judges != other.splits["valid"].judges
+
+
+def test_a_lower_confidence_gives_a_narrower_interval(splits):
+    widths = []
+    for confidence in (0.5, 0.95):
+        settings = EvaluationSettings(bootstrap_rounds=200, confidence=confidence)
+        evaluation = evaluate(splits=splits, shortcuts={}, settings=settings)
+        interval = evaluation.splits["valid"].judges["head"].accuracy_over_pairs
+        widths.append(interval.high - interval.low)
+        assert evaluation.confidence == confidence
+    assert widths[0] < 0.6 * widths[1]
+
+
+def test_the_evaluation_survives_json(splits, shortcuts):
+    evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    written = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    head = written["splits"]["valid"]["judges"]["head"]
+    assert set(head) == {"accuracy_over_pairs", "accuracy_over_problems", "auc"}
+    assert (written["bootstrap_rounds"], written["seed"]) == (200, 0)
+
+
+def test_a_single_problem_is_written_without_an_interval():
+    split = simulated(0, num_problems=1)
+    written = evaluate(splits={"valid": split}, shortcuts={}, settings=SETTINGS).to_dict()
+    interval = written["splits"]["valid"]["judges"]["head"]["accuracy_over_pairs"]
+    assert 0 <= interval["estimate"] <= 1
+    assert (interval["low"], interval["high"]) == (None, None)
+    json.dumps(written, allow_nan=False)
+
+
+def test_a_split_without_pairs_is_refused_by_name(splits):
+    lonely = replace(splits["valid"], problem=np.arange(len(splits["valid"])))
+    with pytest.raises(EvaluationError, match="split 'valid': none of the 200 problems"):
+        evaluate(splits=splits | {"valid": lonely}, shortcuts={}, settings=SETTINGS)
+
+
+def test_a_train_split_with_one_label_is_refused_by_name(splits):
+    train = replace(splits["train"], is_correct=np.ones(200, dtype=bool))
+    with pytest.raises(EvaluationError, match="split 'train': 200 of 200 samples are correct"):
+        evaluate(splits=splits | {"train": train}, shortcuts={}, settings=SETTINGS)
+
+
+def test_bad_scores_of_a_shortcut_are_refused_with_its_name(splits):
+    scores = np.zeros(200)
+    scores[7] = np.nan
+    with pytest.raises(EvaluationError, match=r"shortcut 'logprob_sum': .*sample 7"):
+        evaluate(splits=splits, shortcuts={"valid": {"logprob_sum": scores}}, settings=SETTINGS)
+
+
+def test_a_shortcut_cannot_take_the_place_of_the_head(splits):
+    with pytest.raises(EvaluationError, match="cannot be called 'head'"):
+        evaluate(splits=splits, shortcuts={"valid": {"head": np.zeros(200)}}, settings=SETTINGS)

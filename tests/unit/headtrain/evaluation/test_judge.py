@@ -1,0 +1,179 @@
+"""From stores and a head to an evaluation: what is read, and what is said when it cannot be."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs.loader import load_config, to_dict
+from featurize.data.records import Sample
+from headtrain.evaluation.judge import judge_head, write_evaluation
+from headtrain.evaluation.samples.texts import TextSource
+from headtrain.pairs.holdout import choose_holdout
+from headtrain.settings import EvaluationSettings
+from tests.support.synthetic_stores import write_store
+
+SETTINGS = EvaluationSettings(bootstrap_rounds=50, minimal_edit=0.5)
+
+
+@dataclasses.dataclass
+class Record:
+    """What a head tells of itself, as far as judging needs it."""
+
+    config: dict
+    holdout: object = None
+    pairs: dict = dataclasses.field(default_factory=dict)
+    weights_checksum: str = "sum"
+    recipe_fingerprint: str = "recipe"
+
+
+class LengthHead:
+    """A head that scores the length of the output."""
+
+    path = "heads/best"
+
+    def __init__(self, **record):
+        self.record = Record(config=to_dict(load_config(None)), **record)
+
+    def score(self, store):
+        return store.samples["output_tokens"].to_numpy().astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return {
+        "train": write_store(folder / "train", num_problems=12, likelihood=True),
+        "valid": write_store(folder / "valid", num_problems=6, likelihood=True, seed=1),
+    }
+
+
+def marked_texts(store):
+    """Texts whose correct ones say `good`; two of a problem differ in one word."""
+    rows = zip(
+        store.samples["task_id"].to_pylist(), store.samples["is_correct"].to_pylist(), strict=True
+    )
+    outputs = {task: f"def f(): return {'good' if label else 'bad'}" for task, label in rows}
+
+    def read(task_ids):
+        return [
+            Sample(
+                instruction="Write f.",
+                output=outputs[task_id],
+                is_correct=None,
+                problem_id="p",
+                task_id=task_id,
+                difficulty=None,
+                source=None,
+                language=None,
+                location="file:1",
+            )
+            for task_id in task_ids
+        ]
+
+    return TextSource(read=read)
+
+
+def test_a_head_is_judged_with_every_shortcut_its_stores_and_texts_allow(stores):
+    texts = {name: marked_texts(store) for name, store in stores.items()}
+    judgement = judge_head(LengthHead(), stores, SETTINGS, texts=texts)
+    judges = judgement.evaluation.splits["valid"].judges
+    assert list(judges) == [
+        "head",
+        "longer_is_correct",
+        "shorter_is_correct",
+        "logprob_mean",
+        "logprob_sum",
+        "bag_of_ngrams",
+    ]
+    assert judges["head"] == judges["longer_is_correct"]
+    assert judges["bag_of_ngrams"].accuracy_over_pairs.estimate == 1.0
+    details = judgement.evaluation.details["valid"]
+    assert details.verdict.best_shortcut == "bag_of_ngrams"
+    assert details.minimal_pairs.num_pairs == judgement.evaluation.splits["valid"].counts.num_pairs
+    assert details.left_out == {
+        "best_of_n/majority": "no two outputs of a problem are the same",
+    }
+    assert "language" in details.breakdowns
+    assert "difficulty" not in details.breakdowns  # nobody has one
+
+
+def test_the_ngrams_learn_from_train_alone(stores):
+    def swapped(store):
+        plain = marked_texts(store)
+        turned = {"good": "bad", "bad": "good"}
+
+        def read(task_ids):
+            return [
+                dataclasses.replace(s, output=s.output[: -len(w)] + turned[w])
+                for s in plain.read(task_ids)
+                for w in [s.output.split()[-1]]
+            ]
+
+        return TextSource(read=read)
+
+    texts = {"train": marked_texts(stores["train"]), "valid": swapped(stores["valid"])}
+    judges = judge_head(LengthHead(), stores, SETTINGS, texts=texts).evaluation.splits
+    assert judges["train"].judges["bag_of_ngrams"].accuracy_over_pairs.estimate == 1.0
+    assert judges["valid"].judges["bag_of_ngrams"].accuracy_over_pairs.estimate == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "why"),
+    [
+        (SETTINGS, None, "its texts cannot be read: no dataset was given"),
+        (SETTINGS, TextSource(why_not="gone"), "its texts cannot be read: gone"),
+        (dataclasses.replace(SETTINGS, most_texts=None), "there", "evaluation.most_texts is null"),
+        (
+            dataclasses.replace(SETTINGS, most_texts=47),
+            "there",
+            "48 texts are more than evaluation.most_texts 47",
+        ),
+    ],
+)
+def test_what_needs_texts_is_left_out_with_the_reason(stores, settings, texts, why):
+    sources = {
+        name: marked_texts(store) if texts == "there" else texts or TextSource()
+        for name, store in stores.items()
+    }
+    evaluation = judge_head(LengthHead(), stores, settings, texts=sources).evaluation
+    left_out = evaluation.details["valid"].left_out
+    assert (left_out["bag_of_ngrams"], left_out["minimal_pairs"]) == (why, why)
+    assert "bag_of_ngrams" not in evaluation.splits["valid"].judges
+
+
+def test_pairs_that_cannot_be_drawn_again_are_told(stores):
+    head = LengthHead()
+    head.record.config["data_sampling"]["pairwise"]["exclude_problems"] = "nowhere.txt"
+    texts = {name: marked_texts(store) for name, store in stores.items()}
+    left_out = judge_head(head, stores, SETTINGS, texts=texts).evaluation.details["valid"].left_out
+    assert left_out["bag_of_ngrams"].startswith("the pairs of the head cannot be drawn again")
+    assert "minimal_pairs" not in left_out
+
+
+def test_problems_held_out_of_training_are_a_split_of_their_own(stores):
+    names = sorted(set(stores["train"].samples["problem_id"].to_pylist()))
+    holdout = choose_holdout(names, 0.25)
+    evaluation = judge_head(LengthHead(holdout=holdout), stores, SETTINGS).evaluation
+    counts = {name: split.counts.num_problems for name, split in evaluation.splits.items()}
+    assert counts == {"train": 9, "train_holdout": 3, "valid": 6}
+    assert set(evaluation.train_minus) == {"train_holdout", "valid"}
+
+
+def test_only_the_splits_asked_for_are_looked_at_closely(stores):
+    evaluation = judge_head(LengthHead(), stores, SETTINGS, closely=["train"]).evaluation
+    assert list(evaluation.details) == ["train"]
+
+
+def test_an_evaluation_is_written_once(stores, tmp_path):
+    head = LengthHead()
+    evaluation = judge_head(head, stores, SETTINGS).evaluation
+    path = tmp_path / "valid.json"
+    assert write_evaluation(path, evaluation, head)
+    assert not write_evaluation(path, evaluation, head)
+    written = json.loads(path.read_text())
+    assert written["head"]["path"] == "heads/best"
+    assert written["details"]["valid"]["controls"]["prompt_only"]["holds"] is True
+    head.record.weights_checksum = "other"
+    assert write_evaluation(path, evaluation, head)

@@ -1,0 +1,142 @@
+import errno
+import gc
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from headtrain.features import memory as feature_memory
+from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.memory import FeatureMemory, gather
+from headtrain.settings import EvaluationSettings
+from headtrain.sweep.run import run_sweep
+from headtrain.tracking import NullTracker
+from tests.support.synthetic_stores import write_store
+from tests.support.train_runs import assert_same_weights, make_train
+from tests.unit.headtrain.sweep.test_sweep import POINTS, TENSORS
+
+CPU = torch.device("cpu")
+MAPPED = {"max_feature_memory_gb": 0}
+GB = 1_000_000_000
+
+
+def is_mapped(features: torch.Tensor) -> bool:
+    """Whether a file lies behind the tensor's first number, as the kernel tells."""
+    place = features.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if start <= place < end:
+            return "features." in line
+    return False
+
+
+def test_mapped_features_give_the_same_head_bit_by_bit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    train = make_train(tmp_path)
+    options: dict[str, Any] = {"cache_dir": tmp_path / "cache", "train_holdout": 0.2}
+    plain = train("plain", **options)
+    assert "GB in memory (cpu)" in caplog.text
+    assert "mapped" not in caplog.text
+    mapped = train("mapped", training=MAPPED, **options)
+    assert f"0.00 GB mapped from files in {tmp_path / 'cache'}" in caplog.text
+    assert_same_weights(plain.final, mapped.final)
+    assert_same_weights(plain.best, mapped.best)
+    assert plain.valid_over_pairs == mapped.valid_over_pairs
+    assert plain.holdout_over_problems == mapped.holdout_over_problems
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_where_features_lie_makes_no_other_run(tmp_path: Path) -> None:
+    train = make_train(tmp_path)
+    train()
+    assert train(training=MAPPED).was_up_to_date
+
+
+def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
+    stores = [
+        write_store(tmp_path / name, tensors=TENSORS, seed=seed, fingerprint=name)
+        for seed, name in enumerate(("train", "valid"))
+    ]
+    found = []
+    for most_gb in (None, 0):
+        points = []
+        for one in POINTS:
+            fields = {**one.__dict__, "training": _with_memory(one.training, most_gb)}
+            points.append(type(one)(**fields))
+        result = run_sweep(
+            train=stores[0],
+            valid=stores[1],
+            points=points,
+            seeds=[1, 2],
+            evaluation=EvaluationSettings(bootstrap_rounds=20),
+            save_checkpoint_every=1.0,
+            device=CPU,
+            mixed_precision=True,
+            folder=tmp_path / f"sweep-{most_gb}",
+            tracker=NullTracker(),
+        )
+        found.append((result.points, result.report))
+    assert found[0] == found[1]
+
+
+def _with_memory(training: Any, most_gb: float | None) -> Any:
+    return type(training)(**{**training.__dict__, "max_feature_memory_gb": most_gb})
+
+
+def test_a_matrix_lies_in_a_file_without_a_name(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    columns = choose_columns(store, None, None)
+    plain = read_head_inputs(store, columns)
+    memory = FeatureMemory(device=CPU, folder=tmp_path / "cache", most_gb=0)
+    mapped = read_head_inputs(store, columns, memory=memory)
+    assert is_mapped(mapped.features)
+    assert not is_mapped(plain.features)
+    assert torch.equal(plain.features, mapped.features)
+    assert list((tmp_path / "cache").iterdir()) == []
+    rows = torch.tensor([3, 0, 3])
+    assert torch.equal(gather(mapped.features, rows, CPU), plain.features[rows])
+
+
+def test_memory_is_taken_until_the_limit_and_given_back(tmp_path: Path) -> None:
+    memory = FeatureMemory(device=CPU, folder=tmp_path, most_gb=1000 / GB)
+    first = memory.allocate(10, 20)  # 800 bytes
+    second = memory.allocate(10, 20)
+    third = memory.allocate(5, 10)  # 200 bytes
+    assert [is_mapped(one) for one in (first, second, third)] == [False, True, False]
+    assert (memory.num_held, memory.num_mapped) == (1000, 800)
+    del first, second
+    gc.collect()
+    assert (memory.num_held, memory.num_mapped) == (200, 0)
+    assert not is_mapped(memory.allocate(10, 20))
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1000, True), (2000, False)])
+def test_without_a_limit_a_share_of_what_is_free_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, expected: bool
+) -> None:
+    monkeypatch.setattr(feature_memory, "available_memory", lambda: free)
+    features = FeatureMemory(device=CPU, folder=tmp_path).allocate(10, 20)  # 800 bytes
+    assert is_mapped(features) == expected
+
+
+def test_no_rows_need_no_file(tmp_path: Path) -> None:
+    assert FeatureMemory(device=CPU, folder=tmp_path, most_gb=0).allocate(0, 20).shape == (0, 20)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(OSError, match="max_feature_memory_gb") as told:
+        FeatureMemory(device=CPU, folder=tmp_path, most_gb=0).allocate(10, 20)
+    assert told.value.errno == errno.ENOSPC
+    assert told.value.filename == str(tmp_path)
+    assert list(tmp_path.iterdir()) == []

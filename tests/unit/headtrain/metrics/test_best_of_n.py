@@ -1,0 +1,107 @@
+"""Best of n: against every subset there is."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from headtrain.metrics.best_of_n import (
+    choose_sizes,
+    mean_rates,
+    oracle_rates,
+    pass_rates,
+)
+from headtrain.metrics.majority import majority_rates
+from headtrain.metrics.pairwise import ScoredSamples
+
+
+def simulated(seed, sizes=(6, 9, 3, 1), kinds=4):
+    generator = np.random.default_rng(seed)
+    problem = generator.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return ScoredSamples(
+        scores=generator.integers(0, kinds, len(problem)) * 1.0,
+        is_correct=generator.random(len(problem)) < 0.4,
+        problem=problem,
+        output_tokens=generator.integers(1, 9, len(problem)),
+    )
+
+
+def of_subsets(scored, n, picked):
+    """Mean over all subsets of n of each problem of what `picked` says of one."""
+    rates = []
+    for problem in np.unique(scored.problem):
+        places = np.flatnonzero(scored.problem == problem)
+        subsets = [np.array(subset) for subset in combinations(places, n)]
+        rates.append(np.mean([picked(s) for s in subsets]) if subsets else np.nan)
+    return rates
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 8])
+def test_the_pass_rate_is_the_mean_over_all_subsets_with_ties_broken_evenly(seed, n):
+    scored = simulated(seed)
+
+    def picked(subset):
+        top = subset[scored.scores[subset] == scored.scores[subset].max()]
+        return scored.is_correct[top].mean()
+
+    expected = of_subsets(scored, n, picked)
+    assert pass_rates(scored, (n,))[:, 0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_oracle_is_the_share_of_subsets_with_a_correct_candidate():
+    scored = simulated(7, sizes=(12, 30))
+    rates = oracle_rates(scored, (1, 4, 8))
+    for row, problem in zip(rates, (0, 1), strict=True):
+        labels = scored.is_correct[scored.problem == problem]
+        none = [hypergeom.pmf(0, len(labels), labels.sum(), n) for n in (1, 4, 8)]
+        assert row == pytest.approx(1 - np.array(none))
+
+
+def test_any_candidate_passes_as_often_whatever_n():
+    scored = simulated(3)
+    rates = mean_rates(scored, (1, 2, 4))
+    shares = [scored.is_correct[scored.problem == problem].mean() for problem in range(4)]
+    for column in rates.T:
+        known = np.isfinite(column)
+        assert column[known] == pytest.approx(np.array(shares)[known])
+    assert np.isnan(rates[3]).tolist() == [False, True, True]
+
+
+def test_many_candidates_lose_no_digits():
+    scored = simulated(1, sizes=(4000,), kinds=100_000)
+    rates = pass_rates(scored, (1, 2048, 4000))[0]
+    assert rates[0] == pytest.approx(scored.is_correct.mean(), rel=1e-9)
+    assert rates[2] == scored.is_correct[scored.scores.argmax()]
+    assert 0 <= rates[1] <= 1
+
+
+def test_sizes_are_powers_of_two_that_half_of_the_problems_have():
+    assert choose_sizes(np.array([8, 9, 30, 2])) == (1, 2, 4, 8)
+    assert choose_sizes(np.array([1, 1, 50])) == (1,)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_the_majority_is_that_of_all_subsets_within_the_noise_of_drawing(n):
+    scored = simulated(5, sizes=(7, 7), kinds=3)
+    outputs = np.array([int(code) for code in scored.scores])
+
+    def picked(subset):
+        votes = np.bincount(outputs[subset])
+        tops = np.flatnonzero(votes == votes.max())
+        return np.mean([scored.is_correct[subset[outputs[subset] == top]].mean() for top in tops])
+
+    expected = of_subsets(scored, n, picked)
+    found = np.mean(
+        [majority_rates(scored, outputs, (n,), seed=seed)[:, 0] for seed in range(20)], axis=0
+    )
+    assert found == pytest.approx(expected, abs=0.03)
+
+
+def test_a_majority_of_different_outputs_is_any_candidate():
+    scored = simulated(6)
+    rates = majority_rates(scored, np.arange(len(scored)), (1, 4), seed=0)
+    expected = [scored.is_correct[scored.problem == problem].mean() for problem in range(4)]
+    assert rates[:, 0] == pytest.approx(expected)
+    assert np.isnan(rates[:, 1]).tolist() == [False, False, True, True]

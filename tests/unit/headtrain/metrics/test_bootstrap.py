@@ -1,0 +1,138 @@
+"""The bootstrap over problems: against scipy, against theory, and in its edge cases."""
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from headtrain.metrics.bootstrap import (
+    Interval,
+    Resampled,
+    ratio,
+    resample_sums,
+    value_gap,
+    value_sums,
+)
+from headtrain.metrics.pairwise import ScoredSamples, value_means
+
+
+def simulated(generator, num_problems):
+    """Return [problems, 2] wins and pairs; the expected win rate is 0.6 for every pair count."""
+    num_pairs = generator.integers(1, 50, size=num_problems)
+    rate = generator.beta(6, 4, size=num_problems)  # pairs of a problem are correlated
+    return np.stack([generator.binomial(num_pairs, rate), num_pairs], axis=1).astype(float)
+
+
+def test_the_interval_of_a_ratio_agrees_with_scipy():
+    counts = simulated(np.random.default_rng(0), 30)
+    ours = resample_sums(counts, rounds=20_000, seed=1).apply(ratio(0, 1))
+    theirs = bootstrap(
+        (counts[:, 0], counts[:, 1]),
+        lambda wins, pairs, axis: wins.sum(axis=axis) / pairs.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    )
+    interval = ours.interval()
+    assert interval.low == pytest.approx(theirs.confidence_interval.low, abs=2e-3)
+    assert interval.high == pytest.approx(theirs.confidence_interval.high, abs=2e-3)
+    assert ours.replicates.std() == pytest.approx(theirs.standard_error, rel=0.03)
+
+
+def test_the_spread_of_a_mean_is_the_standard_error():
+    values = np.random.default_rng(0).normal(size=200)
+    columns = np.stack([values, np.ones(200)], axis=1)
+    resampled = resample_sums(columns, rounds=4000, seed=0).apply(ratio(0, 1))
+    assert resampled.estimate == pytest.approx(values.mean())
+    assert resampled.replicates.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.05)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(7)
+    covered = 0
+    for trial in range(200):
+        counts = simulated(generator, 60)
+        interval = resample_sums(counts, rounds=200, seed=trial).apply(ratio(0, 1)).interval()
+        covered += interval.low <= 0.6 <= interval.high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_an_interval_over_samples_would_be_too_narrow():
+    # every problem copied ten times inside itself: no more is known, and the interval says so
+    counts = simulated(np.random.default_rng(3), 40)
+    once = resample_sums(counts, rounds=500, seed=0).apply(ratio(0, 1)).interval()
+    tenfold = resample_sums(10 * counts, rounds=500, seed=0).apply(ratio(0, 1)).interval()
+    assert tenfold.low == pytest.approx(once.low, abs=1e-12)
+    split = np.repeat(counts, 10, axis=0)  # pretending the copies were problems of their own
+    narrow = resample_sums(split, rounds=500, seed=0).apply(ratio(0, 1)).interval()
+    assert narrow.high - narrow.low < 0.5 * (once.high - once.low)
+
+
+def test_a_round_draws_as_many_problems_as_there_are():
+    resampled = resample_sums(np.ones((17, 1)), rounds=50, seed=0)
+    assert resampled.rounds.tolist() == [[17.0]] * 50
+    assert resampled.observed.tolist() == [[17.0]]
+
+
+def test_equal_seeds_give_equal_rounds_and_others_do_not():
+    counts = simulated(np.random.default_rng(0), 20)
+    first, again = (resample_sums(counts, rounds=10, seed=[1, 2]).rounds for _ in range(2))
+    other = resample_sums(counts, rounds=10, seed=[1, 3]).rounds
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_columns_are_resampled_together():
+    column = np.arange(9.0)
+    rounds = resample_sums(np.stack([column, 2 * column], axis=1), rounds=20, seed=0).rounds
+    assert np.array_equal(rounds[:, 1], 2 * rounds[:, 0])
+    assert len(np.unique(rounds[:, 0])) > 5
+
+
+def test_a_single_problem_has_an_estimate_and_no_interval():
+    resampled = resample_sums(np.array([[3.0, 4.0]]), rounds=10, seed=0).apply(ratio(0, 1))
+    assert resampled.interval() == Interval(estimate=0.75, low=None, high=None)
+
+
+def test_rounds_without_a_label_are_left_out_of_the_interval():
+    # two problems, one label each: half of the rounds lack a label
+    sums = np.array([[6.0, 2.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    resampled = resample_sums(sums, rounds=100, seed=0).apply(value_gap)
+    assert 20 < np.isnan(resampled.replicates).sum() < 80
+    assert resampled.interval() == Interval(estimate=2.0, low=2.0, high=2.0)
+
+
+def test_the_confidence_is_the_share_of_rounds_inside():
+    resampled = Resampled(estimate=0.0, replicates=np.linspace(-1, 1, 1001))
+    assert resampled.interval(0.5) == Interval(estimate=0.0, low=-0.5, high=0.5)
+    default = resampled.interval()
+    assert (default.low, default.high) == pytest.approx((-0.95, 0.95))
+
+
+def test_a_difference_of_independent_data_adds_their_variances():
+    first, second = (np.random.default_rng(seed).normal(size=(100, 1)) for seed in (1, 2))
+    one, two = (
+        resample_sums(np.hstack([data, np.ones((100, 1))]), rounds=4000, seed=seed).apply(
+            ratio(0, 1)
+        )
+        for seed, data in ((1, first), (2, second))
+    )
+    difference = one - two
+    assert difference.estimate == pytest.approx(first.mean() - second.mean())
+    assert difference.replicates.var() == pytest.approx(
+        one.replicates.var() + two.replicates.var(), rel=0.1
+    )
+
+
+def test_value_sums_hold_sum_and_count_of_either_label_for_every_problem():
+    samples = ScoredSamples(
+        scores=np.array([1.0, 2.0, 4.0, 8.0]),
+        is_correct=np.array([True, False, True, True]),
+        problem=np.array([9, -4, 9, -4]),
+        output_tokens=np.zeros(4, dtype=np.int64),
+    )
+    sums = value_sums(samples)
+    assert sums.tolist() == [[8, 1, 2, 1], [5, 2, 0, 0]]
+    gap = value_gap(sums.sum(axis=0, keepdims=True))
+    assert gap.tolist() == pytest.approx([value_means(samples).gap])

@@ -1,0 +1,151 @@
+"""Platt scaling against scikit-learn, and the two measures of honest probabilities."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+
+from headtrain.metrics.calibration import (
+    Calibration,
+    Decision,
+    brier_score,
+    expected_calibration_error,
+    fit_calibration,
+)
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, best_f1_threshold
+
+
+def platt_by_scikit_learn(scores, labels):
+    """Fit soft targets as two weighted copies of each sample, one of either label."""
+    targets = np.where(labels, (labels.sum() + 1) / (labels.sum() + 2), 1 / ((~labels).sum() + 2))
+    model = LogisticRegression(C=1e12, tol=1e-12, max_iter=10_000)
+    model.fit(
+        np.concatenate([scores, scores])[:, None],
+        np.repeat([1, 0], len(scores)),
+        sample_weight=np.concatenate([targets, 1 - targets]),
+    )
+    return model.coef_[0, 0], model.intercept_[0]
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.01, 3.0), (30.0, -50.0)])
+def test_platt_scaling_equals_scikit_learn(scale, shift):
+    generator = np.random.default_rng(0)
+    labels = generator.random(400) < 0.3
+    scores = generator.normal(size=400) + labels
+    slope, intercept = platt_by_scikit_learn(scores, labels)
+    fitted = fit_calibration(scores * scale + shift, labels)
+    assert fitted.slope * scale == pytest.approx(slope, rel=1e-4)
+    assert fitted.intercept + fitted.slope * shift == pytest.approx(intercept, rel=1e-4)
+
+
+def test_a_known_line_is_found_again():
+    generator = np.random.default_rng(1)
+    scores = generator.normal(size=200_000)
+    truth = Calibration(slope=1.5, intercept=-0.7)
+    fitted = fit_calibration(scores, generator.random(200_000) < truth.probability(scores))
+    assert fitted.slope == pytest.approx(truth.slope, abs=0.03)
+    assert fitted.intercept == pytest.approx(truth.intercept, abs=0.03)
+
+
+def test_separable_scores_have_a_finite_calibration():
+    scores = np.array([0.0, 0.0, 10.0, 10.0])
+    fitted = fit_calibration(scores, scores > 5)
+    probability = fitted.probability(scores)
+    assert np.isfinite([fitted.slope, fitted.intercept]).all()
+    # Platt's targets for two samples of either label are 3/4 and 1/4
+    assert probability.tolist() == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=1e-6)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.1, -3e8])
+def test_constant_scores_are_calibrated_to_the_base_rate(score):
+    labels = np.array([True] * 30 + [False] * 10)
+    fitted = fit_calibration(np.full(40, score), labels)
+    assert fitted.slope == 0.0
+    expected = (30 * 31 / 32 + 10 * 1 / 12) / 40  # the mean of Platt's targets
+    assert fitted.probability(np.array([123.0])) == pytest.approx([expected])
+
+
+def test_scores_that_rank_backwards_get_a_negative_slope():
+    labels = np.arange(100) < 50
+    assert fit_calibration(np.arange(100.0), labels).slope < 0
+
+
+@pytest.mark.parametrize("num_samples", [50, 100, 1000])
+@pytest.mark.parametrize("outlier", [-1e3, -2e3, -1e6])
+def test_an_outlier_does_not_break_the_fit(num_samples, outlier):
+    # whole Newton steps overshoot here until the equations are singular
+    scores = np.zeros(num_samples)
+    scores[:3], scores[-1] = 100.0, outlier
+    labels = scores > 0
+    probability = fit_calibration(scores, labels).probability(scores)
+    surplus = probability - np.where(labels, 4 / 5, 1 / (num_samples - 3 + 2))
+    unit = scores / scores.std()
+    assert [surplus.mean(), (surplus * unit).mean()] == pytest.approx([0, 0], abs=1e-8)
+
+
+def test_extreme_scores_neither_overflow_nor_warn():
+    calibration = Calibration(slope=1.0, intercept=0.0)
+    assert calibration.probability(np.array([-1e308, 0.0, 1e308])).tolist() == [0.0, 0.5, 1.0]
+
+
+def enumerated_error(probability, labels):
+    """Return the calibration error by walking through the fifteen bins."""
+    error = 0.0
+    for index in range(15):
+        low, high = index / 15, (index + 1) / 15
+        inside = (probability >= low) & ((probability < high) | (index == 14))
+        if inside.any():
+            error += inside.mean() * abs(labels[inside].mean() - probability[inside].mean())
+    return error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_calibration_error_is_the_weighted_gap_of_fifteen_bins(seed):
+    generator = np.random.default_rng(seed)
+    probability = generator.random(200) ** (seed + 1)
+    labels = generator.random(200) < 0.5
+    ours = expected_calibration_error(probability, labels)
+    assert ours == pytest.approx(enumerated_error(probability, labels), abs=1e-12)
+
+
+def test_a_certain_and_right_judge_has_no_calibration_error():
+    labels = np.array([True, False, True])
+    assert expected_calibration_error(labels.astype(float), labels) == 0.0
+    assert brier_score(labels.astype(float), labels) == 0.0
+
+
+def test_a_certain_and_wrong_judge_is_as_far_off_as_can_be():
+    labels = np.array([True, False, True])
+    assert expected_calibration_error(1.0 - labels, labels) == 1.0
+    assert brier_score(1.0 - labels, labels) == 1.0
+
+
+def test_brier_equals_scikit_learn():
+    generator = np.random.default_rng(0)
+    probability, labels = generator.random(50), generator.random(50) < 0.5
+    expected = brier_score_loss(labels, probability)
+    assert brier_score(probability, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def samples_of(scores, labels):
+    return ScoredSamples(
+        scores=scores,
+        is_correct=labels,
+        problem=np.zeros(len(scores), dtype=np.int64),
+        output_tokens=np.zeros(len(scores), dtype=np.int64),
+    )
+
+
+def test_a_decision_is_calibration_and_threshold_of_train():
+    generator = np.random.default_rng(0)
+    labels = generator.random(80) < 0.5
+    scores = generator.normal(size=80) + labels
+    decision = Decision.fit(samples_of(scores, labels))
+    assert decision.calibration == fit_calibration(scores, labels)
+    assert decision.f1_threshold == best_f1_threshold(scores, labels)
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_decision_needs_both_labels(size):
+    with pytest.raises(EvaluationError, match=f"{size} of {size} samples are correct"):
+        Decision.fit(samples_of(np.zeros(size), np.ones(size, dtype=bool)))

@@ -1,0 +1,290 @@
+"""The report: every picture there, nothing from elsewhere, and no program that runs in it."""
+
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from featurize.data.records import Sample
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.judge import Judgement, to_metrics
+from headtrain.evaluation.samples.facts import SampleFacts
+from headtrain.evaluation.samples.reading import ReadSplit
+from headtrain.evaluation.samples.texts import SplitTexts, TextSource
+from headtrain.features.inputs import LabelledSamples
+from headtrain.metrics.bootstrap import Interval
+from headtrain.metrics.pairwise import ScoredSamples
+from headtrain.report.figures import scores
+from headtrain.report.mistakes import widest_pairs
+from headtrain.report.page import render_page
+from headtrain.report.style import INK
+from headtrain.report.write import worst_mistakes, write_report
+from headtrain.settings import EvaluationSettings
+
+EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} &amp; \x1b[31m \u202e"
+SETTINGS = EvaluationSettings(bootstrap_rounds=50)
+
+
+def simulated(seed, num_problems=12):
+    generator = np.random.default_rng(seed)
+    labels = generator.random(8 * num_problems) < 0.5
+    return ScoredSamples(
+        scores=generator.normal(size=len(labels)) + labels,
+        is_correct=labels,
+        problem=np.repeat(np.arange(num_problems), 8),
+        output_tokens=generator.integers(5, 90, len(labels)),
+    )
+
+
+def read_split(scored, texts):
+    n = len(scored)
+    return ReadSplit(
+        labelled=LabelledSamples(
+            table_rows=np.arange(n),
+            problems=scored.problem,
+            is_correct=scored.is_correct,
+            output_tokens=scored.output_tokens,
+            feature_rows=np.arange(n),
+            num_unlabelled=0,
+        ),
+        scored=scored,
+        shortcuts={},
+        facts=SampleFacts(),
+        texts=SplitTexts(task_ids=pa.array([str(place) for place in range(n)]), source=texts),
+    )
+
+
+def read_evil(task_ids):
+    return [
+        Sample(
+            instruction=f"statement {EVIL}",
+            input="its input",
+            output=f"output {task_id} {EVIL}",
+            is_correct=True,
+            problem_id=f"problem {EVIL}",
+            task_id=task_id,
+            difficulty=None,
+            source=None,
+            language=None,
+            location="file:1",
+        )
+        for task_id in task_ids
+    ]
+
+
+def judged(texts=None):
+    splits = {"train": simulated(0), "valid": simulated(1)}
+    languages = np.array(
+        [f"language {code % 2} {EVIL}" for code in splits["valid"].problem], object
+    )
+    evaluation = evaluate(
+        splits=splits,
+        shortcuts={name: {"longer": s.output_tokens * 1.0} for name, s in splits.items()},
+        facts={"valid": SampleFacts(attributes={"language": languages}, left_out={"x": EVIL})},
+        settings=SETTINGS,
+    )
+    source = texts or TextSource(read=read_evil)
+    return Judgement(
+        evaluation=evaluation,
+        splits={name: read_split(scored, source) for name, scored in splits.items()},
+    )
+
+
+def write(folder, judgement):
+    return write_report(
+        folder,
+        judgement,
+        "valid",
+        title=f"demo {EVIL}",
+        about={"head": EVIL, "folder": "/a/path/without/a/space" * 5},
+        num_mistakes=3,
+        history={"train/accuracy": [(1, 0.5), (2, 0.8)], "valid/accuracy": [(2, 0.6)]},
+        sweep={"mean.2": Interval(estimate=0.6, low=0.5, high=0.7)},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def judgement():
+    return judged()
+
+
+@pytest.fixture(scope="module")
+def report(judgement, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("report"), judgement)
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes, and all text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_every_figure_is_on_the_page_and_a_picture_of_its_own(report):
+    names = {path.stem for path in report[1:]}
+    assert names == {
+        "shortcuts", "scores-train", "scores-valid", "problems", "reliability",
+        "length-difference", "best-of-n", "training", "sweep",
+    }  # fmt: skip
+    for path in report[1:]:
+        assert path.parent.name == "valid"
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 3000
+    assert report[0].read_text().count("<svg") == len(names)
+
+
+def test_the_page_asks_nothing_of_the_network_and_runs_nothing(report):
+    page = report[0].read_text()
+    elements = Elements(page)
+    assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
+    for _, attributes in elements.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+    assert "default-src 'none'" in page
+    assert not re.findall(r"@import|url\((?!#)", page)
+
+
+def test_what_comes_from_the_data_is_shown_and_not_obeyed(report):
+    page = report[0].read_text()
+    text = Elements(page).text
+    assert text.count("<script>alert(1)</script>") >= 3 * 3
+    assert "{{ 7*7 }}" in text
+    assert "&amp;" in text
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+
+def test_figures_take_the_colour_of_the_page(report):
+    page = report[0].read_text()
+    assert "prefers-color-scheme: dark" in page
+    figures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    for figure in figures:
+        ElementTree.fromstring(figure.replace("xlink:href", "href"))  # well-formed
+        assert INK not in figure
+        assert "currentColor" in figure
+        assert "#000000" not in figure
+        assert "#ffffff" not in figure
+
+
+def test_ids_on_the_page_are_unique_and_their_uses_resolve(report):
+    page = report[0].read_text()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) > 100
+    uses = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert uses
+    assert set(uses) <= set(ids)
+
+
+def test_equal_scores_give_equal_pictures(report):
+    again = scores(simulated(1))
+    picture = next(path for path in report if path.stem == "scores-valid")
+    assert again.png == picture.read_bytes()
+    assert again.svg("scores-valid") in report[0].read_text()
+
+
+def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, judgement):
+    text = " ".join(Elements(report[0].read_text()).text.split())
+    head = judgement.evaluation.splits["valid"].judges["head"].accuracy_over_problems
+    assert f"{head.estimate:.3f} [{head.low:.3f}, {head.high:.3f}]" in text
+    margin = judgement.evaluation.details["valid"].verdict.margin.accuracy_over_problems
+    assert f"{100 * margin.estimate:.1f} points" in text
+
+
+def test_without_texts_there_are_no_mistakes_and_the_rest_is_there():
+    judgement = judged(TextSource(why_not="the dataset is gone"))
+    mistakes = worst_mistakes(judgement, "valid", 3)
+    assert mistakes == []
+    page = render_page(
+        title="demo",
+        about={},
+        evaluation=judgement.evaluation,
+        split="valid",
+        pictures=[],
+        mistakes=mistakes,
+    )
+    assert "Worst mistakes" not in page
+    assert "Best of n" in page
+
+
+def test_mistakes_are_the_widest_with_their_texts(judgement):
+    scored = judgement.splits["valid"].scored
+    mistakes = worst_mistakes(judgement, "valid", 3)
+    widest = {}
+    for i in np.flatnonzero(scored.is_correct):
+        for j in np.flatnonzero(~scored.is_correct & (scored.problem == scored.problem[i])):
+            margin = scored.scores[j] - scored.scores[i]
+            problem = scored.problem[i]
+            if problem not in widest or margin > widest[problem][0]:
+                widest[problem] = (margin, i, j)
+    expected = sorted(widest.values(), reverse=True)[:3]
+    for mistake, (margin, i, j) in zip(mistakes, expected, strict=True):
+        assert mistake.incorrect_score - mistake.correct_score == pytest.approx(margin)
+        assert mistake.correct.startswith(f"output {i} ")
+        assert mistake.incorrect.startswith(f"output {j} ")
+        assert mistake.instruction.endswith("its input")
+        assert mistake.correct_probability < mistake.incorrect_probability
+
+
+def test_a_faultless_judge_has_no_mistakes():
+    scored = simulated(3)
+    faultless = scored.with_scores(scored.is_correct * 1.0)
+    assert len(widest_pairs(faultless, 5).correct) == 0
+
+
+def test_metrics_for_the_tracker_are_numbers_under_the_split(judgement):
+    metrics = to_metrics(judgement.evaluation, "valid")
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert all(name.startswith("eval/valid/") for name in metrics)
+    verdict = judgement.evaluation.details["valid"].verdict.margin
+    name = "eval/valid/unexplained/accuracy_over_problems"
+    assert metrics[name] == verdict.accuracy_over_problems.estimate
+    assert {"eval/valid/best_of_8", "eval/valid/length_correlation"} <= set(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it_whole_at_any_width(report, width, scheme):
+    """In a headless Chromium, where there is one (apt-get install chromium) with playwright."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium-headless-shell", "chromium", "google-chrome")
+    browser_path = next((path for name in names if (path := shutil.which(name))), None)
+    if browser_path is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        said, asked = [], []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(Path(report[0]).absolute().as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        boxes = page.locator("figure svg").evaluate_all(
+            "all => all.map(one => [one.getBoundingClientRect().width, "
+            "one.getBoundingClientRect().height])"
+        )
+        assert len(boxes) == 9
+        assert all(w > 250 and h > 80 for w, h in boxes)
+        paper, ink = page.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, "
+            "getComputedStyle(document.querySelector('figure svg text')).fill]"
+        )
+        lightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
+        assert (lightness[0] > lightness[1]) == (scheme == "light")
+        assert (said, len(asked)) == ([], 1)
+        browser.close()

@@ -1,0 +1,165 @@
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from headtrain.training.loss import (
+    PairLoss,
+    PointLoss,
+    bradley_terry_loss,
+    compute_pairwise_accuracy,
+    pairwise_ranking_loss,
+    pointwise_loss,
+    sample_values,
+)
+
+
+@pytest.fixture
+def tokens() -> dict[str, torch.Tensor]:
+    """Values [3, 5, 1] of three pairs, with masks [3, 5] of different lengths."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "v_pos": torch.randn(3, 5, 1, generator=generator, dtype=torch.float64),
+        "v_neg": torch.randn(3, 5, 1, generator=generator, dtype=torch.float64),
+        "mask_pos": torch.tensor([[1, 1, 0, 0, 0], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]).float(),
+        "mask_neg": torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 1, 0]]).float(),
+    }
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """The same in numpy, row by row."""
+    rows = zip(values.squeeze(-1).numpy(), mask.bool().numpy(), strict=True)
+    return np.array([row[kept].mean() for row, kept in rows])
+
+
+def test_the_loss_is_the_plans_formula(tokens: dict[str, torch.Tensor]) -> None:
+    difference = masked_mean(tokens["v_pos"], tokens["mask_pos"]) - masked_mean(
+        tokens["v_neg"], tokens["mask_neg"]
+    )
+    expected = np.mean(np.log1p(np.exp(-difference)))
+    assert pairwise_ranking_loss(**tokens).item() == pytest.approx(expected, rel=1e-12)
+    assert compute_pairwise_accuracy(**tokens) == pytest.approx(np.mean(difference > 0))
+
+
+def test_all_shapes_of_the_same_values_agree(tokens: dict[str, torch.Tensor]) -> None:
+    expected = pairwise_ranking_loss(**tokens)
+    flat = {name: value.squeeze(-1) if value.ndim == 3 else value for name, value in tokens.items()}
+    pos = sample_values(tokens["v_pos"], tokens["mask_pos"])
+    neg = sample_values(tokens["v_neg"], tokens["mask_neg"])
+    assert torch.equal(pairwise_ranking_loss(**flat), expected)
+    assert torch.equal(pairwise_ranking_loss(pos, neg), expected)
+    assert torch.equal(pairwise_ranking_loss(pos[:, None], neg[:, None]), expected)
+    assert compute_pairwise_accuracy(pos, neg) == compute_pairwise_accuracy(**tokens)
+
+
+def test_the_gradient_is_the_analytic_one() -> None:
+    pos = torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64, requires_grad=True)
+    neg = torch.tensor([0.1, 1.0, -5.0], dtype=torch.float64, requires_grad=True)
+    pairwise_ranking_loss(pos, neg).backward()
+    difference = (pos - neg).detach().numpy()
+    expected = -1 / (1 + np.exp(difference)) / 3  # d/dx -log sigmoid(x) = -sigmoid(-x)
+    assert pos.grad is not None
+    assert neg.grad is not None
+    np.testing.assert_allclose(pos.grad.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(neg.grad.numpy(), -expected, rtol=1e-12)
+
+
+def test_the_gradient_stays_inside_the_mask(tokens: dict[str, torch.Tensor]) -> None:
+    tokens["v_pos"].requires_grad_()
+    tokens["v_pos"].data[0, 4] = math.nan  # on padding
+    pairwise_ranking_loss(**tokens).backward()
+    gradient = tokens["v_pos"].grad
+    assert gradient is not None
+    assert torch.equal(gradient.squeeze(-1) != 0, tokens["mask_pos"].bool())
+
+
+def test_extreme_differences_stay_finite() -> None:
+    assert bradley_terry_loss(torch.tensor([-1e4])).item() == pytest.approx(1e4)
+    assert bradley_terry_loss(torch.tensor([1e4])).item() == 0
+    assert bradley_terry_loss(torch.zeros(3)).item() == pytest.approx(math.log(2))
+
+
+def test_a_tie_counts_as_wrong() -> None:
+    values = torch.tensor([1.0, 2.0])
+    assert compute_pairwise_accuracy(values, torch.tensor([1.0, 1.0])) == 0.5
+
+
+def test_a_row_without_tokens_is_refused(tokens: dict[str, torch.Tensor]) -> None:
+    tokens["mask_neg"][1] = 0
+    with pytest.raises(ValueError, match="mask row 1 has no output token"):
+        pairwise_ranking_loss(**tokens)
+    with pytest.raises(ValueError, match="mask row 1"):
+        compute_pairwise_accuracy(**tokens)
+
+
+def test_nan_is_refused_by_name() -> None:
+    good, bad = torch.tensor([1.0, 2.0]), torch.tensor([0.0, math.nan])
+    with pytest.raises(ValueError, match="incorrect sample 1 is NaN"):
+        pairwise_ranking_loss(good, bad)
+    with pytest.raises(ValueError, match="value of correct sample 1 is NaN"):
+        compute_pairwise_accuracy(bad, good)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="give their mask"):
+        pairwise_ranking_loss(torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"both be \[batch, seq\]"):
+        pairwise_ranking_loss(
+            torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 4), torch.ones(2, 3)
+        )
+    with pytest.raises(ValueError, match="3 correct and 2 incorrect"):
+        pairwise_ranking_loss(torch.zeros(3), torch.zeros(2))
+    with pytest.raises(ValueError, match="needs pairs"):
+        pairwise_ranking_loss(torch.zeros(0), torch.zeros(0))
+
+
+def test_pointwise_losses_are_the_textbook_ones() -> None:
+    values, labels = torch.tensor([0.5, -1.5, 3.0]), torch.tensor([1.0, 0.0, 0.0])
+    p = 1 / (1 + np.exp(-values.double().numpy()))
+    y = labels.double().numpy()
+    bce = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    mse = np.mean((values.double().numpy() - y) ** 2)
+    assert pointwise_loss(values, labels, "bce").item() == pytest.approx(bce, rel=1e-6)
+    assert pointwise_loss(values, labels, "mse").item() == pytest.approx(mse, rel=1e-6)
+    with pytest.raises(ValueError, match="'hinge' is unknown"):
+        pointwise_loss(values, labels, "hinge")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("centre", [0.0, 0.1])
+def test_pair_costs_and_gradients_are_those_of_the_formula(
+    margin: float, smoothing: float, centre: float
+) -> None:
+    loss = PairLoss(margin=margin, label_smoothing=smoothing, center_coefficient=centre)
+    pos = torch.tensor([0.3, -2.0, 1.0, 30.0], requires_grad=True)
+    neg = torch.tensor([0.1, 1.0, 1.0, -30.0], requires_grad=True)
+    right = torch.sigmoid((pos - neg - margin).double())
+    expected = -(1 - smoothing) * torch.log(right) - smoothing * torch.log(
+        torch.sigmoid(-(pos - neg - margin).double())
+    )
+    expected = expected + centre * (pos + neg).double() ** 2
+    torch.testing.assert_close(loss.costs(pos, neg).double(), expected, rtol=1e-5, atol=1e-6)
+    expected.sum().backward()
+    upward, downward = loss.gradients(pos.detach(), neg.detach())
+    assert pos.grad is not None
+    assert neg.grad is not None
+    torch.testing.assert_close(upward, pos.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(downward, neg.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_plain_pair_loss_is_bradley_terry() -> None:
+    pos, neg = torch.randn(9), torch.randn(9)
+    torch.testing.assert_close(PairLoss().costs(pos, neg).mean(), bradley_terry_loss(pos - neg))
+
+
+@pytest.mark.parametrize("kind", ["bce", "mse"])
+def test_point_gradients_are_those_of_autograd(kind: Literal["bce", "mse"]) -> None:
+    values = torch.tensor([0.5, -1.5, 3.0], requires_grad=True)
+    labels = torch.tensor([1.0, 0.0, 0.0])
+    pointwise_loss(values, labels, kind).backward()
+    assert values.grad is not None
+    gradients = PointLoss(kind=kind).gradients(values.detach(), labels)
+    torch.testing.assert_close(gradients / 3, values.grad)
