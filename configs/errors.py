@@ -7,8 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.keys import describe_unknown
-from configs.overrides import Override
-from configs.source import ConfigSource
+from configs.source import ConfigSource, Override
 
 _MAX_SHOWN = 60
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")

@@ -12,11 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from configs.config import Config
 from configs.errors import describe, find_bools_read_as_numbers, locate, show
-from configs.notes import notes
-from configs.overrides import Override, merge
-from configs.source import ConfigError, ConfigSource, first_line
-
-__all__ = ["ConfigError", "load_config", "load_recorded", "notes", "to_dict"]
+from configs.source import ConfigError, ConfigSource, Override, first_line, merge
 
 # Below every file, so that a short one may leave storage out and still refer to it.
 _BASE = {

@@ -1,12 +1,25 @@
-"""What a configuration asks for that will have no effect, each in one line."""
+"""Settings that have no effect, and settings that are probably a mistake."""
+
+import logging
 
 from configs.config import Config
 from featurize.settings import FsdpSettings
 
+logger = logging.getLogger(__name__)
+
 
 def notes(config: Config) -> list[str]:
-    """One line for each setting that is accepted but does nothing, or not what it seems to."""
-    return [*_distributed_notes(config), *_checkpoint_notes(config), *_dataset_notes(config)]
+    """One line for each setting that is accepted but has no effect here."""
+    return [*_distributed_notes(config), *_checkpoint_notes(config)]
+
+
+def warn(config: Config) -> None:
+    """Log settings that make results meaningless."""
+    dataset = config.dataset
+    if dataset.train is not None and dataset.train == dataset.validation:
+        logger.warning(
+            "dataset.validation is dataset.train: its numbers say nothing about new problems"
+        )
 
 
 def _distributed_notes(config: Config) -> list[str]:
@@ -54,11 +67,4 @@ def _checkpoint_notes(config: Config) -> list[str]:
             "nothing is uploaded: checkpoint.s3_upload is true but checkpoint.s3_uri is not set "
             "(set it, or the environment variable CRITIC_S3_URI)"
         ]
-    return []
-
-
-def _dataset_notes(config: Config) -> list[str]:
-    dataset = config.dataset
-    if dataset.train is not None and dataset.train == dataset.validation:
-        return ["dataset.validation is dataset.train: its numbers say nothing about new problems"]
     return []

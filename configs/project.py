@@ -1,113 +1,244 @@
-"""What the commands of stage 2 work on: the stores and the tracker of a configuration."""
+"""What the commands work on: the settings of a run, its stores, heads, texts and tracker."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
+
+from configs.config import Config
+from configs.console import set_up_logging
+from configs.loader import load_config, load_recorded, to_dict
+from configs.notes import warn
+from configs.paths import Layout
+from configs.source import ConfigError
+from featurize.errors import FeatureStoreError, one_line
+from featurize.settings import BackboneSettings
 
 if TYPE_CHECKING:
-    from configs.config import Config
-    from configs.paths import Layout
     from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
+    from featurize.run.plan import FeaturizeJob
     from featurize.store import FeatureStore
     from headtrain.evaluation.samples.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
+    from headtrain.metrics.calibration import Decision
     from headtrain.tracking import MlflowTracker
 
-
-def open_store(settings: "Config", layout: "Layout", split: str) -> "FeatureStore":
-    """The features of a split, made as the configuration says."""
-    from configs.provenance import refuse_other_recipe
-    from featurize.store import FeatureStore
-
-    store = FeatureStore.open(layout.features_dir(split), layout.cache_dir)
-    refuse_other_recipe(settings, store.path, store.manifest.recipe)
-    return store
+_POLICY = "models.policy"
+_LOCATION = ("path", "tokenizer_path", "revision")
 
 
-def open_store_of(
-    head: "TrainedHead", settings: "Config", layout: "Layout", split: str
-) -> "FeatureStore":
-    """The features of a split that a head can read: the configuration's, else those it records.
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A configuration and the files it names."""
 
-    A head of another recipe, such as of another backbone, names the folder its run used.
-    """
-    from featurize.store import FeatureStoreError
+    settings: Config
+    layout: Layout
 
-    wanted = head.record.recipe_fingerprint
-    folders = _folders_of(head, layout, split)
-    for store in _stores_in(folders, layout):
-        if store.manifest.recipe_fingerprint == wanted:
-            return store
-    raise FeatureStoreError(
-        f"{head.path} reads features of recipe {wanted}, which neither "
-        f"{' nor '.join(map(str, folders))} holds; run `critic "
-        f"featurize --split {split}` with the head's config"
-    )
+    @classmethod
+    def load(cls, config: Path | None, overrides: Sequence[str] | None) -> Self:
+        """Read a configuration file with overrides on top, and set up logging.
 
+        Raises:
+            ConfigError: one line for each problem.
+        """
+        return cls.of(load_config(config, overrides or []))
 
-def open_train_store_of(head: "TrainedHead", layout: "Layout") -> "FeatureStore":
-    """The very features the head was trained on, no others of their kind.
+    @classmethod
+    def of(cls, settings: Config) -> Self:
+        """The project of settings that are loaded already."""
+        set_up_logging(settings.logging.level, settings.logging.format)
+        warn(settings)
+        return cls(settings=settings, layout=Layout.from_config(settings))
 
-    Raises:
-        FeatureStoreError: they are not where the configuration, or the head, says.
-    """
-    from featurize.store import FeatureStoreError
+    @property
+    def run_config(self) -> dict[str, Any]:
+        """The settings as JSON, as heads record them."""
+        return to_dict(self.settings)
 
-    folders = _folders_of(head, layout, "train")
-    for store in _stores_in(folders, layout):
-        if store.manifest.fingerprint == head.record.store_fingerprint:
-            return store
-    raise FeatureStoreError(
-        f"the features {head.path} was trained on ({head.record.store_fingerprint}) are not in "
-        f"{' nor in '.join(map(str, folders))}; run `critic featurize --split train` with the "
-        "head's config"
-    )
+    @property
+    def has_valid(self) -> bool:
+        """Whether the dataset has a validation split."""
+        return self.settings.dataset.validation is not None
 
+    def open_index(self, split: str) -> "DatasetIndex":
+        """The index of a split's dataset."""
+        return self.index_files(self.settings.dataset.path_of(split))
 
-def _folders_of(head: "TrainedHead", layout: "Layout", split: str) -> "list[Path | str]":
-    """Where a split's features may be: as configured, and as the head's run had it."""
-    from pydantic import TypeAdapter, ValidationError
+    def index_files(self, paths: "str | Sequence[str]") -> "DatasetIndex":
+        """The index of any files."""
+        from featurize.data.index import DatasetIndex
 
-    from configs.config import Config
-    from configs.paths import Layout
+        return DatasetIndex.build(paths, self.layout.cache_dir / "index")
 
-    folders = [layout.features_dir(split)]
-    try:
-        recorded = TypeAdapter(Config).validate_python(head.record.config)
-        folders.append(Layout.from_config(recorded).features_dir(split))
-    except ValidationError:  # written by another version; then only the configuration counts
-        pass
-    return list(dict.fromkeys(folders))
+    def featurize_job(self, split: str, **options: Any) -> "FeaturizeJob":
+        """The job that makes the features of a split."""
+        from featurize.run.plan import FeaturizeJob
 
+        settings = self.settings
+        return FeaturizeJob(
+            backbone=settings.models.policy,
+            dataset=settings.dataset,
+            featurize=settings.featurize,
+            runtime=settings.runtime,
+            split=split,
+            store_dir=self.layout.features_dir(split),
+            cache_dir=self.layout.cache_dir,
+            distributed=settings.distributed,
+            **options,
+        )
 
-def _stores_in(folders: "Sequence[Path | str]", layout: "Layout") -> "Iterator[FeatureStore]":
-    from featurize.store import FeatureStore, FeatureStoreError
+    def open_store(self, split: str) -> "FeatureStore":
+        """The features of a split.
 
-    for folder in folders:
+        Raises:
+            ConfigError: they were made with other settings.
+        """
+        from featurize.store import FeatureStore
+
+        store = FeatureStore.open(self.layout.features_dir(split), self.layout.cache_dir)
+        _check_recipe(self.settings, store.path, store.manifest.recipe)
+        return store
+
+    def open_store_of(self, head: "TrainedHead", split: str) -> "FeatureStore":
+        """The features of a split that a head can read: those configured, else those it records.
+
+        Raises:
+            FeatureStoreError: neither folder has features of the head's recipe.
+        """
+        wanted = head.record.recipe_fingerprint
+        folders = self._folders_of(head, split)
+        for store in self._stores_in(folders):
+            if store.manifest.recipe_fingerprint == wanted:
+                return store
+        raise FeatureStoreError(
+            f"{head.path} reads features of recipe {wanted}, which neither "
+            f"{' nor '.join(map(str, folders))} has; run `critic featurize --split {split}` with"
+            " the head's config"
+        )
+
+    def open_train_store_of(self, head: "TrainedHead") -> "FeatureStore":
+        """The features the head was trained on.
+
+        Raises:
+            FeatureStoreError: they are neither where the configuration nor where the head says.
+        """
+        folders = self._folders_of(head, "train")
+        for store in self._stores_in(folders):
+            if store.manifest.fingerprint == head.record.store_fingerprint:
+                return store
+        raise FeatureStoreError(
+            f"the features {head.path} was trained on ({head.record.store_fingerprint}) are not in "
+            f"{' nor in '.join(map(str, folders))}; run `critic featurize --split train` with the "
+            "head's config"
+        )
+
+    def open_texts(self, split: str, store: "FeatureStore") -> "TextSource":
+        """The texts a store was made from, if its dataset still has its samples."""
+        from headtrain.evaluation.samples.texts import TextSource
+
         try:
-            yield FeatureStore.open(folder, layout.cache_dir)
-        except FeatureStoreError:
-            continue
+            index = self.open_index(split)
+        except (ValueError, OSError) as error:
+            return TextSource(why_not=one_line(error).partition("\n")[0])
+        return texts_of(index, store)
+
+    def make_tracker(self) -> "MlflowTracker":
+        """The tracking server of the configuration, or the local database."""
+        from headtrain.tracking import MlflowTracker
+
+        settings, layout = self.settings, self.layout
+        layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
+        is_local = not settings.mlflow.tracking_uri
+        return MlflowTracker(
+            layout.tracking_uri,
+            settings.mlflow.experiment,
+            artifact_root=layout.artifacts_dir if is_local else None,
+            run_name=settings.experiment.name,
+            tags={
+                "stage": settings.experiment.stage,
+                **dict.fromkeys(settings.experiment.tags, ""),
+            },
+        )
+
+    def find_decision(self, head: "TrainedHead") -> "Decision":
+        """What turns a head's values into probabilities: kept with it, else fitted now on train.
+
+        Raises:
+            CheckpointError: it has none and its train features are gone.
+        """
+        from headtrain.head.checkpoint import CheckpointError
+        from headtrain.training.decision import fit_decision
+
+        if head.record.decision is not None:
+            return head.record.decision
+        try:
+            train = self.open_train_store_of(head)
+        except FeatureStoreError as error:
+            raise CheckpointError(
+                f"{head.path}: has no calibration (it is an intermediate checkpoint or of an older"
+                " version), and the features it was trained on are gone; run `critic train-head"
+                " --overwrite` again and take best or final"
+            ) from error
+        return fit_decision(train, head)
+
+    def _folders_of(self, head: "TrainedHead", split: str) -> "list[Path | str]":
+        """Where a split's features may be: as configured, and as the head's run had it."""
+        from pydantic import TypeAdapter, ValidationError
+
+        folders = [self.layout.features_dir(split)]
+        try:
+            recorded = TypeAdapter(Config).validate_python(head.record.config)
+            folders.append(Layout.from_config(recorded).features_dir(split))
+        except ValidationError:  # written by another version; then only the configuration counts
+            pass
+        return list(dict.fromkeys(folders))
+
+    def _stores_in(self, folders: "Sequence[Path | str]") -> "Iterator[FeatureStore]":
+        from featurize.store import FeatureStore
+
+        for folder in folders:
+            try:
+                yield FeatureStore.open(folder, self.layout.cache_dir)
+            except FeatureStoreError:
+                continue
 
 
-def open_texts(
-    settings: "Config", layout: "Layout", split: str, store: "FeatureStore"
-) -> "TextSource":
-    """The texts a store was made of, if its dataset is still there and still holds its samples."""
-    from configs.terminal import one_line
-    from featurize.data.index import DatasetIndex
-    from headtrain.evaluation.samples.texts import TextSource
+@dataclass(frozen=True, kw_only=True)
+class HeadProject:
+    """A head, the project it is used in, and the places where its backbone may be."""
 
-    try:
-        index = DatasetIndex.build(settings.dataset.path_of(split), layout.cache_dir / "index")
-    except (ValueError, OSError) as error:
-        return TextSource(why_not=one_line(error).partition("\n")[0])
-    return texts_of(index, store)
+    head: "TrainedHead"
+    project: Project
+    places: tuple[BackboneSettings, ...]
+    """Most likely first."""
+
+    @classmethod
+    def load(cls, head: str | None, config: Path | None, overrides: Sequence[str]) -> Self:
+        """Find the head named, else that of the configured experiment.
+
+        Without a config, the settings are those the head was trained with, overrides on top.
+
+        Raises:
+            ValueError: there is no such head, or the configuration cannot be used.
+        """
+        from headtrain.head.checkpoint import load_head
+
+        if config is not None or head is None:
+            project = Project.load(config, overrides)
+            trained = load_head(head or project.layout.checkpoint_dir)
+        else:
+            trained = load_head(head)
+        if config is None:
+            name = f"{trained.path}/head.json"
+            project = Project.of(load_recorded(trained.record.config, name, overrides))
+        places = _places(trained, project.settings, overrides, has_config=config is not None)
+        return cls(head=trained, project=project, places=places)
 
 
 def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
-    """The texts of a store's samples, if the indexed files hold all of them."""
+    """The texts of a store's samples, if the indexed files have all of them."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -119,7 +250,7 @@ def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
     if num_gone:
         return TextSource(
             why_not=f"the dataset lacks {num_gone:,} of the {store.samples.num_rows:,} samples; "
-            "it is not the one the features were made of"
+            "the features were made from another dataset"
         )
 
     def read(wanted: Sequence[str]) -> "list[Sample]":
@@ -129,16 +260,72 @@ def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
     return TextSource(read=read)
 
 
-def make_tracker(settings: "Config", layout: "Layout") -> "MlflowTracker":
-    """The tracking server of a configuration, or the local database."""
-    from headtrain.tracking import MlflowTracker
+def has_features(overrides: Sequence[str]) -> bool:
+    """Whether anything was featurized with the production configuration and these overrides."""
+    from featurize.store import read_manifest
 
-    layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
-    is_local = not settings.mlflow.tracking_uri
-    return MlflowTracker(
-        layout.tracking_uri,
-        settings.mlflow.experiment,
-        artifact_root=layout.artifacts_dir if is_local else None,
-        run_name=settings.experiment.name,
-        tags={"stage": settings.experiment.stage, **dict.fromkeys(settings.experiment.tags, "")},
-    )
+    try:
+        layout = Layout.from_config(load_config(None, overrides))
+        return read_manifest(layout.features_dir("train")) is not None
+    except (ValueError, OSError):
+        return True  # the configuration itself is wrong: the error says how
+
+
+def command_to_repeat(arguments: Sequence[str] | None = None) -> str:
+    """This process's command without the options that start anew or stop early.
+
+    It is kept with the store, so the address of a tracking server, which may hold a password, is
+    left out.
+    """
+    import shlex
+
+    once = ("--overwrite", "--plan-only", "--repair", "--debug")
+    words = [word for word in (arguments or sys.argv[1:]) if word not in once]
+    for place in reversed([at for at, word in enumerate(words) if word.startswith("mlflow.")]):
+        del words[place - 1 : place + 1]
+    return shlex.join(["critic", *words])
+
+
+def _check_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a store's recipe differs from the configuration's.
+
+    What only the backbone's files can tell (its digest, layers and dtype) is left to
+    `critic featurize`, which refuses a store of another fingerprint.
+    """
+    settings = config.featurize
+    wanted: dict[str, Any] = {
+        "dataset.max_length": config.dataset.max_length,
+        "dataset.max_prompt_length": config.dataset.prompt_limit,
+        "featurize.poolings": set(settings.poolings),
+        "featurize.likelihood": settings.likelihood,
+        "featurize.storage_dtype": settings.storage_dtype,
+        "models.policy.weights": config.models.policy.weights,
+    }
+    recipe = {"weights": "pretrained", **recipe}  # recipes leave the usual weights out
+    for key, asked in wanted.items():
+        found = recipe.get(key.rpartition(".")[2], asked)
+        if asked != (set(found) if isinstance(asked, set) else found):
+            raise ConfigError(
+                f"{store}: its features were made with {key} {found!r}, the config says {asked!r};"
+                " give the config they were made with, or run `critic featurize --overwrite`"
+            )
+
+
+def _places(
+    head: "TrainedHead", settings: Config, overrides: Sequence[str], *, has_config: bool
+) -> tuple[BackboneSettings, ...]:
+    """The recorded place and the one the user names; the latter first if an override names it.
+
+    A head from elsewhere cannot allow a model's code to run: only the user's own settings can.
+    """
+    from headtrain.scoring.provenance import Origin
+
+    named = settings.models.policy
+    overridden = {text.partition("=")[0] for text in overrides}
+    if not has_config and f"{_POLICY}.trust_remote_code" not in overridden:
+        named = replace(named, trust_remote_code=False)
+    recorded = replace(Origin.of(head).backbone, trust_remote_code=named.trust_remote_code)
+    if overridden & {f"{_POLICY}.{name}" for name in _LOCATION}:
+        return (named,)
+    is_elsewhere = any(getattr(named, name) != getattr(recorded, name) for name in _LOCATION)
+    return (named, recorded) if has_config and is_elsewhere else (recorded,)

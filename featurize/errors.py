@@ -1,10 +1,12 @@
 """Errors of the whole project: one line with what is wrong, where, and the remedy."""
 
+import errno
 import json
 import re
 from collections.abc import Mapping, Sequence
 
 MAX_LISTED = 20  # problems kept one by one; the rest is only counted
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SUBJECT = re.compile(r"'[\w.]+'|not [\w-]+( JSON)?|the row")
 
 
@@ -83,3 +85,12 @@ def shorten(value: object, limit: int = 80) -> str:
     except RecursionError:  # nested deeper than Python can write, though it can read it
         return "..."
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; of an OSError the reason and the file."""
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        return f"{what}; make room and rerun" if error.errno in _FULL_DISK else what
+    # A configuration error has a line for each problem; of other errors the first line counts.
+    return str(error) if isinstance(error, ValueError) else str(error).partition("\n")[0]

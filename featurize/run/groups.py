@@ -1,4 +1,4 @@
-"""Groups of ranks that hold one backbone together and work as one."""
+"""Groups of ranks that share one backbone."""
 
 import contextlib
 import itertools
@@ -12,18 +12,18 @@ from featurize.model.sharing import Sharing
 from featurize.run.ranks import Ranks
 
 COLLECTIVE = timedelta(hours=2)
-"""How long a rank waits within a forward pass: loading a large backbone takes its time."""
+"""Timeout of a collective; loading a large backbone takes long."""
 
 
 class RankGroup:
-    """The ranks this one shares a backbone with; alone, where each holds a whole one.
+    """The ranks that share a backbone with this one; alone if each rank holds a whole one.
 
-    Every forward pass is a collective, so all ranks of a group take the same units, in the same
-    order, and come to the end together. The first of them, its leader, claims and writes.
+    Every forward pass is a collective, so all ranks of a group take the same units in the same
+    order. The first of them, the leader, claims units and writes them.
     """
 
     def __init__(self, ranks: Ranks, sharing: Sharing) -> None:
-        """Groups are made of neighbouring ranks, which a launcher puts on one machine."""
+        """Group neighbouring ranks, which a launcher puts on one machine."""
         self.ranks = ranks
         self.sharing = sharing
         self.number, self.place = divmod(ranks.rank, sharing.size)
@@ -35,7 +35,7 @@ class RankGroup:
         return self.place == 0
 
     def claim(self) -> int:
-        """The next number no other group gets, the same on all ranks of this one."""
+        """Claim the next unit; the same number on all ranks of the group."""
         if not self.sharing.is_shared:
             return self.ranks.claim()
         name = f"group-{self.number}/claim-{next(self._claims)}"
@@ -46,7 +46,7 @@ class RankGroup:
         return claimed
 
     def connect(self, device: torch.device) -> None:
-        """Opens torch's process group of these ranks alone, where there are others."""
+        """Open torch's process group of these ranks, if there are several."""
         if not self.sharing.is_shared:
             return
         if device.type == "cuda":
@@ -61,20 +61,20 @@ class RankGroup:
         )
 
     @contextlib.contextmanager
-    def tells_of_lost_ranks(self) -> Iterator[None]:
-        """Says in a sentence that another rank of the group has ended within a forward pass."""
+    def reports_lost_ranks(self) -> Iterator[None]:
+        """Turn the end of another rank during a forward pass into a ConnectionError."""
         try:
             yield
         except RuntimeError as error:
-            # NCCL's errors have a class; gloo's only name its source files.
+            # NCCL's errors have a class; gloo's only mention its source files.
             if not isinstance(error, dist.DistError) and "gloo" not in str(error):
                 raise
             raise ConnectionError(
                 f"a rank that shares the backbone with rank {self.ranks.rank} has ended"
-                f" ({str(error).partition(chr(10))[0]}); run the same command again to go on"
+                f" ({str(error).partition(chr(10))[0]}); run the same command again to resume"
             ) from error
 
     def disconnect(self) -> None:
-        """Closes it; only after work that went well, for it waits for the others."""
+        """Close the process group; waits for the others, so only after success."""
         if self.sharing.is_shared:
             dist.destroy_process_group()

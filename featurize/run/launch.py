@@ -1,27 +1,109 @@
-"""Starts one process a core or GPU on this machine, through torch.distributed.run's own engine."""
+"""Run a featurize job: in this process, in workers it starts, or as a rank of torchrun."""
 
-import ctypes
+import contextlib
 import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurize.errors import CriticError
+from featurize.io.files import write_json
+from featurize.io.interrupts import Terminated
+from featurize.io.lock import sole_writer
 from featurize.io.memory import available_memory
+from featurize.io.remote import open_folder
+from featurize.run.messages import Failure, Relay
+from featurize.run.plan import (
+    FeaturizeJob,
+    FeaturizePlan,
+    FeaturizeSummary,
+    Reporter,
+    plan_featurize,
+)
+from featurize.run.selection import Choose, Selection
+from featurize.store import read_manifest
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-LAUNCHED = "CRITIC_LAUNCHED"
-"""Set in the processes started here to a folder they share; their parent has shown the plan."""
+    from featurize.run.ranks import Ranks
 
-_LAUNCHER = "CRITIC_LAUNCHER"
-"""Set in the processes started here to the number of the process that started them."""
+JOB_FILE = "job.json"
+"""In the folder of the store while workers run."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+class WorkerMistake(CriticError):
+    """A worker ended by a mistake in its input."""
+
+    details: Sequence[str] = ()
+
+
+class WorkerError(RuntimeError):
+    """A worker ended by a fault of the program."""
+
+    details: Sequence[str] = ()
+
+
+def run_job(
+    job: FeaturizeJob,
+    reporter: Reporter,
+    *,
+    choose: Choose | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> FeaturizeSummary:
+    """Plan a job, compute what is missing and return when the store is finished.
+
+    Starts a process per core or GPU of this machine if that is more than one. Started by torchrun,
+    it is one of torchrun's ranks instead: the first one plans, the others take its job.
+
+    Args:
+        job: what to featurize, and where to.
+        reporter: follows the run; on ranks that are not the first it hears nothing.
+        choose: selects samples of the dataset; None: all of them.
+        workers: processes on this machine; None: `featurize.workers`, else chosen.
+        overwrite: delete the store that is there, once the plan is known to be good.
+
+    Raises:
+        ValueError: bad data, an unreadable backbone, contradicting settings.
+        WorkerError: a worker failed in a way that is a fault of the program.
+    """
+    if "RANK" in os.environ:
+        return _run_as_rank(job, reporter, choose)
+    plan = plan_featurize(job, choose)
+    if overwrite:
+        remove_store(job)
+        plan = replace(plan, finished=None)
+    if plan.finished is not None:
+        return _up_to_date(plan)
+    reporter.planned(plan)
+    num_workers = _choose_workers(plan, workers)
+    with sole_writer(job.writing_dir):
+        if num_workers > 1:
+            return _run_workers(plan, num_workers, reporter)
+        from featurize.run.compute import compute
+        from featurize.run.ranks import Ranks
+
+        return compute(plan, Ranks(), reporter)
+
+
+def remove_store(job: FeaturizeJob) -> None:
+    """Delete a store, manifest first, so that no reader finds half of one.
+
+    Raises:
+        FeatureStoreError: a run is writing it.
+    """
+    folder = open_folder(job.store_dir)
+    with sole_writer(job.writing_dir):
+        for name in ("manifest.json", "plan.json", "units"):
+            folder.remove(name)
 
 
 def choose_workers(
@@ -31,7 +113,7 @@ def choose_workers(
     memory: int,
     group: int | None = 1,
 ) -> int:
-    """Processes for this machine: a GPU each, or a core each as far as memory goes.
+    """The number of processes for this machine: one per GPU, or per core as memory allows.
 
     On a CPU several processes of one thread beat one process of several threads, and keep their
     speed when the machine is shared (docs/experiments.md has the numbers).
@@ -39,7 +121,7 @@ def choose_workers(
     Args:
         device: what the backbone runs on.
         asked: --nproc-per-node or `featurize.workers`; None chooses.
-        num_units: there is no use for more groups of processes than units of work.
+        num_units: more groups of processes than units of work would be idle.
         memory: bytes one backbone needs, on the CPU.
         group: processes that hold one backbone together; None: all of them.
     """
@@ -62,87 +144,174 @@ def choose_workers(
     return max(1, min(asked, num_units * group))
 
 
-def launch(num_processes: int, arguments: Sequence[str], *, max_restarts: int = 0) -> int:
-    """Runs `python -m cli <arguments>` in several processes; returns their exit code.
+def _choose_workers(plan: FeaturizePlan, asked: int | None) -> int:
+    from featurize.model.device import resolve_device
+    from featurize.model.sharing import group_size, plan_sharing
 
-    What fails is reported by the process it fails in; the engine's own report would repeat it.
+    job = plan.job
+    workers = choose_workers(
+        resolve_device(job.runtime.device),
+        asked or job.featurize.workers,
+        len(plan.units),
+        plan.memory_bytes,
+        group_size(job.distributed),
+    )
+    plan_sharing(job.distributed, workers, workers)  # refuses numbers that make no whole groups
+    return workers
+
+
+def _up_to_date(plan: FeaturizePlan) -> FeaturizeSummary:
+    assert plan.finished is not None
+    return FeaturizeSummary(
+        store_dir=plan.job.store_dir,
+        counts=plan.finished.counts,
+        num_resumed_units=len(plan.units),
+        seconds=0.0,
+        was_up_to_date=True,
+    )
+
+
+def _run_as_rank(job: FeaturizeJob, reporter: Reporter, choose: Choose | None) -> FeaturizeSummary:
+    """This process's part of a run that torchrun started."""
+    from featurize.run.compute import compute
+    from featurize.run.ranks import Ranks
+
+    ranks = Ranks()
+    if not ranks.is_first:
+        return _follow_first_rank(job, reporter, ranks)
+    plan = plan_featurize(job, choose)
+    ranks.share("job", lambda: _to_share(plan))
+    if plan.finished is not None:
+        return _up_to_date(plan)
+    reporter.planned(plan)
+    with sole_writer(job.writing_dir):
+        return compute(plan, ranks, reporter)
+
+
+def _to_share(plan: FeaturizePlan) -> dict[str, object]:
+    return {
+        "is_finished": plan.finished is not None,
+        "job": plan.job.to_dict(),
+        "selection": plan.selection and plan.selection.to_dict(),
+    }
+
+
+def _follow_first_rank(job: FeaturizeJob, reporter: Reporter, ranks: "Ranks") -> FeaturizeSummary:
+    from featurize.run.compute import compute
+
+    shared = ranks.hear("job")
+    if shared["is_finished"]:
+        return FeaturizeSummary(
+            store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0
+        )
+    plan = replan(FeaturizeJob.from_dict(shared["job"]), shared["selection"])
+    return compute(plan, ranks, reporter)
+
+
+def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> FeaturizePlan:
+    """The plan of a job that another process has planned; its files are in the cache."""
+    chosen = None if selection is None else Selection.from_dict(selection)
+    plan = plan_featurize(job, None if chosen is None else lambda *_: chosen)
+    return replace(plan, finished=None)  # what is missing was decided by the other process
+
+
+def _run_workers(plan: FeaturizePlan, num_workers: int, reporter: Reporter) -> FeaturizeSummary:
+    """Compute a plan in several processes of this machine, which read it from a job file."""
+    started = time.monotonic()
+    path = plan.job.writing_dir / JOB_FILE
+    max_restarts = plan.job.distributed.max_restarts
+    with tempfile.TemporaryDirectory(prefix="critic-") as name:
+        folder = Path(name)
+        relay = Relay(folder, reporter, max_restarts)
+        job = {
+            **_to_share(plan),
+            "fingerprint": plan.fingerprint,
+            "launcher": os.getpid(),
+            "messages": name,
+            "log_level": logging.getLogger("featurize").getEffectiveLevel(),
+        }
+        write_json(path, job)
+        try:
+            with relay:
+                ended = _start_workers(num_workers, path, folder, max_restarts)
+        finally:
+            path.unlink(missing_ok=True)
+        if ended is not None:
+            raise _to_error(ended, relay.failures)
+    manifest = read_manifest(plan.job.store_dir)
+    assert manifest is not None, "the first worker writes it"
+    return FeaturizeSummary(
+        store_dir=plan.job.store_dir,
+        counts=manifest.counts,
+        num_resumed_units=relay.num_resumed_units,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _start_workers(
+    num_workers: int, job: Path, folder: Path, max_restarts: int
+) -> "ProcessFailure | None":
+    """Run the worker module in several processes to their end; returns the first that failed.
 
     Raises:
-        ChildProcessError: a process was killed, so that it could not report anything.
+        KeyboardInterrupt: Ctrl-C; Terminated: SIGTERM. The workers have ended.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # NOTE: -P keeps the user's folder off the path, where a cli.py or configs/ of theirs may lie.
-    home = str(Path(__file__).resolve().parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    logging.disable(logging.ERROR)  # each of the engine's loggers has a level of its own
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with tempfile.TemporaryDirectory(prefix="critic-") as folder:
-        os.environ[LAUNCHED] = folder
-        os.environ[_LAUNCHER] = str(os.getpid())
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=num_processes,
-            run_id=f"critic-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=max_restarts,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),  # its default is never cleared away
-        )
-        try:
-            elastic_launch(config, sys.executable)("-u", "-P", "-m", "cli", *arguments)
-        except ChildFailedError as error:
-            _, failure = error.get_first_failure()
-            return _exit_code(failure.local_rank, failure.exitcode)
-        except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from error
-            return 128 + int(error.sigval)
-        finally:
-            os.environ.pop(LAUNCHED, None)
-            os.environ.pop(_LAUNCHER, None)
-            logging.disable(logging.NOTSET)
-    return 0
-
-
-def follow_launcher() -> None:
-    """Has the kernel end this process when the one that launched it ends, in whatever way.
-
-    A launcher that was killed cannot end its workers, and one that waits for another worker's word
-    would not notice for hours. SIGKILL, because a process that waits within C runs no handler; what
-    it was writing is redone by the next run.
-    """
-    launcher = os.environ.get(_LAUNCHER)
-    if launcher is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(launcher):  # it ended before the kernel knew
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def claim_report() -> bool:
-    """Whether this process is the one to report a failure: the first of those started together."""
-    folder = os.environ.get(LAUNCHED)
-    if folder is None:
-        return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_workers,
+        run_id=f"critic-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=max_restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # the default folder is never removed
+    )
+    words = ("-u", "-P", "-m", "featurize.run.worker", str(job.absolute()))
     try:
-        (Path(folder) / f"reported-{attempt}").touch(exist_ok=False)
-    except OSError:
-        return False
-    return True
+        with _worker_environment():
+            elastic_launch(config, sys.executable)(*words)
+    except ChildFailedError as error:
+        return error.get_first_failure()[1]
+    except SignalException as error:
+        raise (KeyboardInterrupt if error.sigval == signal.SIGINT else Terminated) from error
+    return None
 
 
-def _exit_code(local_rank: int, code: int) -> int:
-    """The exit code of a worker that failed by itself."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        raise ChildProcessError(
-            f"worker {local_rank} was killed ({name}; memory may have run out); run the same"
-            " command again to go on, with a smaller featurize.workers if need be"
+@contextlib.contextmanager
+def _worker_environment() -> Iterator[None]:
+    """Variables that workers inherit; the engine's own reports would repeat theirs."""
+    home = str(Path(__file__).resolve().parents[2])
+    before = dict(os.environ)
+    # NOTE: with -P this keeps the user's folder, which may hold a featurize/, off the path.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, before.get("PYTHONPATH")]))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.disable(logging.ERROR)  # each of the engine's loggers has a level of its own
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _to_error(ended: "ProcessFailure", failures: Sequence[Failure]) -> Exception:
+    """The error to raise for a worker that failed."""
+    if ended.exitcode < 0:
+        name = signal.Signals(-ended.exitcode).name
+        return ChildProcessError(
+            f"worker {ended.local_rank} was killed ({name}; memory may have run out); run the same"
+            " command again to resume, with a smaller featurize.workers if need be"
         )
-    return code
+    if not failures:
+        return WorkerError(f"worker {ended.local_rank} ended with exit code {ended.exitcode}")
+    last = max(failure.attempt for failure in failures)
+    failure = next(failure for failure in failures if failure.attempt == last)
+    error = (WorkerMistake if failure.is_mistake else WorkerError)(failure.message)
+    error.details = failure.details
+    error.add_note(f"in the worker:\n{failure.traceback}")
+    return error

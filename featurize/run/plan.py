@@ -2,12 +2,14 @@
 
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import TEMPLATE
@@ -33,7 +35,7 @@ from featurize.model.identity import model_files
 from featurize.model.packing import plan_units
 from featurize.model.sharing import check_tensor_parallel
 from featurize.run.recipe import Recipe, make_recipe
-from featurize.run.selection import Choose, fingerprint_of, select
+from featurize.run.selection import Choose, Selection, fingerprint_of, select
 from featurize.settings import (
     BackboneSettings,
     DatasetSettings,
@@ -65,6 +67,16 @@ class FeaturizeJob:
     repair: bool = False  # trust no finished unit before its checksums are right
     command: str = ""  # what a person ran, for whoever has to run it again
 
+    def to_dict(self) -> dict[str, Any]:
+        """The job as JSON."""
+        plain: dict[str, Any] = TypeAdapter(FeaturizeJob).dump_python(self, mode="json")
+        return plain
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "FeaturizeJob":
+        """The job that `to_dict` gave."""
+        return TypeAdapter(FeaturizeJob).validate_python(fields)
+
     @property
     def writing_dir(self) -> Path:
         """Folder of this machine into which units are written: the store, or on the way to it."""
@@ -74,10 +86,41 @@ class FeaturizeJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturizeSummary:
+    """What a run did with every row it read."""
+
+    store_dir: Path | str
+    counts: dict[str, int]
+    """Of the whole run; empty on ranks that are not the first."""
+    num_resumed_units: int
+    seconds: float
+    was_up_to_date: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """The lines of the table shown at the end; every row that was read is in it once."""
+        counts = self.counts
+        return {
+            "samples read": counts["read"],
+            "featurized": counts["feature_rows"],
+            "duplicates of those": counts["duplicates"],
+            "not selected": counts["not_selected"],
+            **({"pairs planned": counts["pairs"]} if "pairs" in counts else {}),
+            "prompts cut (samples)": counts["prompts_truncated"],
+            "outputs cut": counts["outputs_truncated"],
+            "prompts": counts["prompts"],
+            "unique tokens": counts["unique_tokens"],
+            "tokens without sharing": counts["all_tokens"],
+            "units resumed": self.num_resumed_units,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeaturizePlan:
     """What will be done, and its size; made from the index and the backbone's files alone."""
 
     job: FeaturizeJob
+    selection: Selection | None
     recipe: Recipe
     source: BackboneSource
     index: DatasetIndex = field(repr=False)
@@ -128,6 +171,19 @@ class FeaturizePlan:
         return int(_group_chars(self.index, group_starts(self.index)).sum()) // CHARS_PER_TOKEN
 
 
+class Reporter(Protocol):
+    """Follows a job."""
+
+    def planned(self, plan: FeaturizePlan) -> None:
+        """The plan, before anything is computed."""
+
+    def note(self, text: str) -> None:
+        """One line worth reading."""
+
+    def advance(self, tokens: int) -> None:
+        """Unique tokens that all ranks have computed so far."""
+
+
 def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> FeaturizePlan:
     """Reads and checks everything that can be known before the backbone is loaded.
 
@@ -169,10 +225,11 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
     recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
-    pairs = None
+    selection = None
     if choose is not None:
         selection = choose(index.table, functools.partial(_count_outputs, index, source, job))
-        index, pairs = select(index, selection), selection.pairs
+        index = select(index, selection)
+    pairs = selection and selection.pairs
     identity = {
         "recipe": recipe.fingerprint,
         "dataset": index.content_fingerprint,
@@ -182,6 +239,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     fingerprint = digest(identity | ({"pairs": fingerprint_of(pairs)} if pairs else {}))
     return FeaturizePlan(
         job=job,
+        selection=selection,
         recipe=recipe,
         source=source,
         index=index,

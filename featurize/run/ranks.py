@@ -1,4 +1,4 @@
-"""The processes that share one run: who takes which unit, and how far all of them are."""
+"""The processes of one run: they share out the units and count their progress."""
 
 import json
 import os
@@ -7,27 +7,32 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from featurize.run.heartbeat import SilenceWatch, start_beating
-from featurize.run.rendezvous import join_round, store_errors, wait_for_key
+from featurize.run.rendezvous import (
+    HeartbeatMonitor,
+    join_round,
+    start_heartbeat,
+    store_errors,
+    wait_for_key,
+)
 
 WAIT_SECONDS = 12 * 3600.0
-"""How long a rank waits for another one's word; a dead rank is noticed by the launcher."""
+"""How long a rank waits for a value of another; the launcher notices a dead rank."""
 
 CONNECT = timedelta(seconds=30)
-"""How long a rank looks for the launcher's store, which is there before the rank is: a worker whose
-launcher was killed meanwhile must not outlive it."""
+"""Timeout for the launcher's store, which is there before the rank: a worker must not outlive a
+launcher that was killed meanwhile."""
 
 
 class Ranks:
     """This process alone, or one of those that `torch.distributed.run` started.
 
-    Work is handed out by a counter in the job's own key-value store: no collective, so that a slow
-    rank holds nobody up. Under an elastic restart the counter starts anew, and so does the list of
-    finished units it counts through.
+    A counter in the job's key-value store hands out the work: there is no collective, so a slow
+    rank delays no other. After an elastic restart the counter and the list of pending units start
+    afresh.
     """
 
     def __init__(self) -> None:
-        """Reads RANK and WORLD_SIZE, which the launcher sets; without them, one rank.
+        """Read RANK and WORLD_SIZE, which the launcher sets; without them there is one rank.
 
         Raises:
             OSError: the launcher's store or the first rank does not answer.
@@ -47,7 +52,7 @@ class Ranks:
                 number = join_round(store, self.rank, self.world_size)
                 self._store = PrefixStore(f"round-{number}", store)
                 if not self.is_first:
-                    start_beating(self._store.clone(), self.rank)
+                    start_heartbeat(self._store.clone(), self.rank)
 
     @property
     def is_first(self) -> bool:
@@ -55,7 +60,7 @@ class Ranks:
         return self.rank == 0
 
     def count(self, name: str, amount: int = 0) -> int:
-        """Adds to a counter all ranks share and returns its new value."""
+        """Add to a counter of all ranks and return its new value."""
         if self._store is not None:
             with store_errors():
                 return int(self._store.add(name, amount))
@@ -63,22 +68,22 @@ class Ranks:
         return self._counters[name]
 
     def claim(self) -> int:
-        """The next number nobody else gets: 0, 1, 2, ..."""
+        """Claim the next number, unique among all ranks: 0, 1, 2, ..."""
         return self.count("claimed", 1) - 1
 
     def tell(self, name: str, value: Any) -> None:
-        """Gives a value (JSON) a name under which the other ranks hear it."""
+        """Set a named value (JSON) for the other ranks."""
         with store_errors():
             self._store.set(name, json.dumps(value))
 
     def hear(self, name: str) -> Any:
-        """What another rank tells under this name; waits for it."""
+        """Get a named value of another rank; waits for it."""
         with store_errors():
             wait_for_key(self._store, name, WAIT_SECONDS)
             return json.loads(self._store.get(name))
 
     def share(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the first rank (JSON), on every rank."""
+        """The value (JSON) that `make` returns on the first rank, on every rank."""
         if self._store is None:
             return make()
         if not self.is_first:
@@ -88,10 +93,10 @@ class Ranks:
         return value
 
     def wait_for_all(self, name: str) -> None:
-        """On the first rank, returns when every rank has come here; the others go on.
+        """On the first rank, wait until every rank has called this; the others return at once.
 
         Raises:
-            TimeoutError: one that has not come gives no sign of life.
+            TimeoutError: a missing rank has stopped sending heartbeats.
         """
         if self._store is None:
             return
@@ -99,16 +104,16 @@ class Ranks:
             self.tell(f"{name}/{self.rank}", True)
             return
         missing = list(range(1, self.world_size))
-        watch = SilenceWatch(self._store)
+        monitor = HeartbeatMonitor(self._store)
         with store_errors():
             while missing := [r for r in missing if not self._store.check([f"{name}/{r}"])]:
-                watch.check(missing)
+                monitor.check(missing)
                 time.sleep(0.05)
 
     def store_for(self, name: str) -> Any:
-        """A corner of the job's key-value store for torch's own process groups.
+        """A prefix of the job's key-value store for torch's own process groups.
 
-        On a connection of its own: they wait within C, and keep whom they share it with waiting.
+        On a connection of its own: they wait in C and would block whoever shares it.
         """
         from torch.distributed.distributed_c10d import PrefixStore
 

@@ -4,6 +4,7 @@ import contextlib
 import re
 from pathlib import Path
 
+from featurize.data.sources import SUFFIXES
 from featurize.io.files import digest
 from headtrain.head.checkpoint import CheckpointError, find_head
 
@@ -27,6 +28,16 @@ def head_name(head: str, checkpoint_dir: Path) -> str:
         return _name(folder.relative_to(own).parts)
     place = head if "://" in head else str(folder)
     return f"{_name(folder.parts[-2:])}-{digest([place])[:6]}"
+
+
+def data_name(data: str, fingerprint: str) -> str:
+    """A name for a file or glob: its own without the ending, and part of its content's digest.
+
+    Files of one name with different content do not replace each other's results.
+    """
+    name = Path(data).name
+    stem = next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
+    return f"data-{to_name(stem) or 'file'}-{fingerprint[:6]}"
 
 
 def to_name(text: str) -> str:

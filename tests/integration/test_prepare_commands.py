@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import configs.command
+import configs.project
 from cli import app
 from tests.support.contest_files import CPP, PYTHON3, problem, solutions, write_problems
 from tests.support.tiny_models import write_tiny_llama
@@ -19,7 +19,7 @@ def critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     # It would bind the handler of a logger to a stream that is closed after the command.
-    monkeypatch.setattr(configs.command, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr(configs.project, "set_up_logging", lambda *_: None)
 
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(app, [*arguments, "--config", "configs/demo.yaml"])

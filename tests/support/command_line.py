@@ -134,7 +134,7 @@ def _import_like_a_command() -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name in (
-        "featurize.run.extract",
+        "featurize.run.compute",
         "headtrain.training.train",
         "headtrain.evaluation.judge",
         "mlflow",

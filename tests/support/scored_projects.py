@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from configs.loader import load_config, to_dict
-from featurize.run.extract import run_featurize
+from featurize.run.compute import compute
 from featurize.run.plan import FeaturizeJob, plan_featurize
 from featurize.run.ranks import Ranks
 from featurize.store import FeatureStore
@@ -71,7 +71,7 @@ def make_project(
         store_dir=folder / "store",
         cache_dir=folder / "storage" / "cache",
     )
-    run_featurize(plan_featurize(job), Ranks(), Silent())
+    compute(plan_featurize(job), Ranks(), Silent())
     store = FeatureStore.open(folder / "store")
     columns = choose_columns(store, tensors, None)
     features = read_head_inputs(store, columns).features

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.terminal import columns_table, console
-from headtrain.evaluation.benchmarks.command import data_name
+from configs.console import columns_table, console
 from headtrain.evaluation.benchmarks.styles import measure_styles
 from headtrain.evaluation.benchmarks.subsets import (
     NO_SUBSET,
@@ -13,6 +12,7 @@ from headtrain.evaluation.benchmarks.subsets import (
     measure_subsets,
 )
 from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, subset_rows
+from headtrain.evaluation.place import data_name
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 
 

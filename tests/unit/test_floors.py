@@ -141,7 +141,7 @@ def test_only_the_command_line_prints_and_exits() -> None:
         for _, name, _ in calls(path)
         if name in ("print", "exit", "quit", "sys.exit", "sys.stdout.write", "sys.stderr.write")
     }
-    assert found == {("configs.command", "print")}
+    assert found == {("configs.console", "print")}
 
 
 def test_only_the_tracker_knows_mlflow() -> None:

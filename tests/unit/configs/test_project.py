@@ -6,18 +6,15 @@ from typing import Any
 
 import pytest
 
-from configs.config import Config
-from configs.loader import load_config, to_dict
-from configs.paths import Layout
-from configs.project import open_store_of, open_texts, open_train_store_of
+from configs.loader import load_config
+from configs.project import Project, command_to_repeat
 from featurize.store import FeatureStore, FeatureStoreError
 from tests.support.synthetic_stores import write_store
 from tests.support.tiny_project import write_rows
 
 
-def configured(folder: Path, *overrides: str) -> tuple[Config, Layout]:
-    settings = load_config(Path("demo.yaml"), [f"storage.root={folder}", *overrides])
-    return settings, Layout.from_config(settings)
+def make_project(folder: Path, *overrides: str) -> Project:
+    return Project.of(load_config(Path("demo.yaml"), [f"storage.root={folder}", *overrides]))
 
 
 def rows_of(store: FeatureStore) -> list[dict[str, Any]]:
@@ -34,8 +31,8 @@ def store(tmp_path: Path) -> FeatureStore:
 
 def test_texts_come_in_the_order_asked_for(tmp_path: Path, store: FeatureStore) -> None:
     write_rows(tmp_path / "valid.jsonl", [*rows_of(store), {"instruction": "More.", "output": "x"}])
-    settings, layout = configured(tmp_path, f"dataset.validation={tmp_path}/valid.jsonl")
-    source = open_texts(settings, layout, "valid", store)
+    project = make_project(tmp_path, f"dataset.validation={tmp_path}/valid.jsonl")
+    source = project.open_texts("valid", store)
     assert source.read is not None
     wanted = ["task-00007", "task-00000", "task-00007"]
     assert [sample.output for sample in source.read(wanted)] == [f"program of {w}" for w in wanted]
@@ -54,8 +51,8 @@ def test_texts_that_are_not_there_are_explained(
 ) -> None:
     write_rows(tmp_path / "some.jsonl", rows_of(store)[1:])
     path = dataset if dataset == "null" else f"{tmp_path}/{dataset}"
-    settings, layout = configured(tmp_path, f"dataset.validation={path}")
-    source = open_texts(settings, layout, "valid", store)
+    project = make_project(tmp_path, f"dataset.validation={path}")
+    source = project.open_texts("valid", store)
     assert source.read is None
     assert why in source.why_not
     assert "\n" not in source.why_not
@@ -78,16 +75,16 @@ def test_a_head_of_another_recipe_brings_the_store_of_its_own_run(
     tmp_path: Path, store: FeatureStore
 ) -> None:
     other = write_store(tmp_path / "features/random/valid", recipe_fingerprint="other")
-    settings, layout = configured(tmp_path)
-    theirs = to_dict(configured(tmp_path, "experiment.name=random")[0])
-    found = open_store_of(Head(Record("other", theirs)), settings, layout, "valid")  # type: ignore[arg-type]
+    project = make_project(tmp_path)
+    theirs = make_project(tmp_path, "experiment.name=random").run_config
+    found = project.open_store_of(Head(Record("other", theirs)), "valid")  # type: ignore[arg-type]
     assert found.path == other.path
-    found = open_store_of(Head(Record("recipe", theirs)), settings, layout, "valid")  # type: ignore[arg-type]
+    found = project.open_store_of(Head(Record("recipe", theirs)), "valid")  # type: ignore[arg-type]
     assert found.path == store.path
     with pytest.raises(FeatureStoreError, match="reads features of recipe third, which neither"):
-        open_store_of(Head(Record("third", theirs)), settings, layout, "valid")  # type: ignore[arg-type]
+        project.open_store_of(Head(Record("third", theirs)), "valid")  # type: ignore[arg-type]
     with pytest.raises(FeatureStoreError, match="of recipe other"):
-        open_store_of(Head(Record("other", {"old": 1})), settings, layout, "valid")  # type: ignore[arg-type]
+        project.open_store_of(Head(Record("other", {"old": 1})), "valid")  # type: ignore[arg-type]
 
 
 def test_other_features_of_the_same_kind_are_not_those_a_head_was_trained_on(
@@ -95,10 +92,30 @@ def test_other_features_of_the_same_kind_are_not_those_a_head_was_trained_on(
 ) -> None:
     write_store(tmp_path / "features/demo/train", fingerprint="of another dataset")
     its_own = write_store(tmp_path / "features/random/train", fingerprint="its own")
-    _, layout = configured(tmp_path)
-    theirs = to_dict(configured(tmp_path, "experiment.name=random")[0])
+    project = make_project(tmp_path)
+    theirs = make_project(tmp_path, "experiment.name=random").run_config
     head = Head(Record("recipe", theirs, store_fingerprint="its own"))
-    assert open_train_store_of(head, layout).path == its_own.path  # type: ignore[arg-type]
+    assert project.open_train_store_of(head).path == its_own.path  # type: ignore[arg-type]
     head = Head(Record("recipe", theirs, store_fingerprint="gone"))
     with pytest.raises(FeatureStoreError, match="was trained on \\(gone\\) are not in"):
-        open_train_store_of(head, layout)  # type: ignore[arg-type]
+        project.open_train_store_of(head)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("featurize --split train", "critic featurize --split train"),
+        ("featurize --overwrite --split train --repair", "critic featurize --split train"),
+        ("featurize --plan-only --debug --split dev", "critic featurize --split dev"),
+        (
+            "featurize --set mlflow.tracking_uri=http://me:secret@host --set a.b=[1,-1] --split x",
+            "critic featurize --set 'a.b=[1,-1]' --split x",
+        ),
+        (
+            "featurize --set mlflow.a=1 --split x --set mlflow.b=2",
+            "critic featurize --split x",
+        ),
+    ],
+)
+def test_what_is_meant_for_once_or_secret_is_left_out(arguments: str, expected: str) -> None:
+    assert command_to_repeat(arguments.split()) == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from configs.command import reports_errors
+from configs.console import reports_errors
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError, kind_of
 

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig
 
 from configs.loader import ConfigError, load_config
-from configs.provenance import refuse_other_recipe
+from configs.project import _check_recipe
 from featurize.model.backbone import load_backbone
 from featurize.model.source import BackboneSource, find_backbone
 from featurize.run.plan import FeaturizeJob, plan_featurize
@@ -149,7 +149,7 @@ def test_features_of_random_weights_are_of_another_recipe(tmp_path: Path) -> Non
     assert "weights" not in recipes["pretrained"].fields  # as every recipe before
     random = load_config(Path("demo.yaml"), ["models.policy.weights=random"])
     for asked, kind in ((config, "pretrained"), (random, "random")):
-        refuse_other_recipe(asked, "store", recipes[kind].fields)
+        _check_recipe(asked, "store", recipes[kind].fields)
     for asked, kind, said in ((config, "random", "pretrained"), (random, "pretrained", "random")):
         with pytest.raises(ConfigError, match=f"models.policy.weights .* says '{said}'"):
-            refuse_other_recipe(asked, "store", recipes[kind].fields)
+            _check_recipe(asked, "store", recipes[kind].fields)

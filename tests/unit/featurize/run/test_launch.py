@@ -1,19 +1,19 @@
-"""How many processes are started, and that none of them outlives its launcher."""
+"""How many workers are started, and what a job does with a store that is there."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from featurize.run import launch
-from featurize.run.launch import choose_workers, claim_report, follow_launcher
+from featurize.run.launch import choose_workers, replan, run_job
+from featurize.run.plan import FeaturizeJob, plan_featurize
+from featurize.run.selection import Selection
+from featurize.store import PlannedPairs
+from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 
-ROOT = Path(__file__).parents[4]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 GB = 10**9
 
@@ -70,71 +70,30 @@ def test_processes_that_share_a_backbone_come_in_whole_groups(
     assert choose_workers(device, asked, num_units, memory, group) == expected
 
 
-def test_one_of_the_processes_started_together_reports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert claim_report()
-    monkeypatch.setenv(launch.LAUNCHED, str(tmp_path))
-    assert [claim_report(), claim_report()] == [True, False]
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert [claim_report(), claim_report()] == [True, False]
+class NoReporter:
+    def planned(self, plan: object) -> None:
+        raise AssertionError(plan)
+
+    note = advance = planned
 
 
-WORKER = """
-import time
-from featurize.run.launch import follow_launcher
-follow_launcher()
-print("ready", flush=True)
-time.sleep(60)
-"""
-
-LAUNCHER = f"""
-import os, subprocess, sys
-os.environ["CRITIC_LAUNCHER"] = str(os.getpid() + int(sys.argv[1]))
-worker = subprocess.Popen([sys.executable, "-c", {WORKER!r}], stdout=subprocess.PIPE)
-print(worker.pid, worker.stdout.readline().decode(), flush=True)
-worker.wait()
-"""
+def test_a_finished_job_computes_nothing_and_returns_its_counts(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, write_rows(tmp_path / "rows.jsonl", make_rows(2)))
+    write_store(plan)
+    summary = run_job(plan.job, NoReporter())
+    assert summary.was_up_to_date
+    assert summary.counts["read"] == 10
 
 
-def start_launcher(offset: int = 0) -> tuple[subprocess.Popen[str], int, bool]:
-    """A launcher with one worker: the worker's number, and whether it got past its launcher."""
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(offset)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+def test_a_worker_plans_the_same_units_from_the_job_it_reads(tmp_path: Path) -> None:
+    pairs = PlannedPairs(correct=np.array([3]), incorrect=np.array([1]), record={"n": 1})
+    selection = Selection(pairs=pairs, also=np.array([7]))
+    plan = make_plan(
+        tmp_path, write_rows(tmp_path / "rows.jsonl", make_rows(2)), choose=lambda *_: selection
     )
-    assert launcher.stdout is not None
-    worker, *words = launcher.stdout.readline().split()
-    return launcher, int(worker), words == ["ready"]
-
-
-def is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part is Linux's own")
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_worker_ends_with_its_launcher(by: signal.Signals) -> None:
-    launcher, worker, is_ready = start_launcher()
-    assert is_ready
-    assert is_alive(worker)
-    launcher.send_signal(by)
-    launcher.wait(10)
-    give_up = time.monotonic() + 10
-    while is_alive(worker):
-        assert time.monotonic() < give_up, "the worker outlives its launcher"
-        time.sleep(0.01)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part is Linux's own")
-def test_a_worker_whose_launcher_was_gone_before_ends_at_once() -> None:
-    launcher, _, is_ready = start_launcher(offset=1)  # another process has taken its place
-    assert not is_ready
-    assert launcher.wait(10) == 0
-
-
-def test_a_process_that_nobody_launched_follows_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CRITIC_LAUNCHER", raising=False)
-    follow_launcher()
+    job = FeaturizeJob.from_dict(plan.job.to_dict())
+    again = replan(job, selection.to_dict())
+    assert again.fingerprint == plan.fingerprint
+    assert again.units == plan.units
+    assert again.index.table.equals(plan.index.table)
+    assert plan_featurize(job).fingerprint != plan.fingerprint

@@ -114,21 +114,21 @@ def test_a_rank_that_comes_before_the_first_one_is_let_into_its_round(make_ranks
 
 def test_a_first_rank_that_never_comes_is_an_error(monkeypatch):
     monkeypatch.setattr("featurize.run.rendezvous.WELCOME_SECONDS", 0.1)
-    with pytest.raises(TimeoutError, match="the first rank said nothing"):
+    with pytest.raises(TimeoutError, match="the first rank did not answer"):
         join_round(dist.HashStore(), 1, 2)
 
 
 def test_a_store_that_is_gone_is_said_in_a_sentence():
     with (
-        pytest.raises(ConnectionError, match=r"does not answer \(Broken pipe\): .*again to go on"),
+        pytest.raises(ConnectionError, match=r"does not answer \(Broken pipe\): .*again to resume"),
         store_errors(),
     ):
         raise dist.DistNetworkError("Broken pipe\nat TCPStore.cpp")
 
 
 def test_a_rank_that_gives_no_sign_of_life_is_not_waited_for(make_ranks, monkeypatch):
-    monkeypatch.setattr("featurize.run.heartbeat.LOST_SECONDS", 0.3)
-    monkeypatch.setattr("featurize.run.heartbeat.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("featurize.run.rendezvous.LOST_SECONDS", 0.3)
+    monkeypatch.setattr("featurize.run.rendezvous.BEAT_SECONDS", 0.0)
     first, second, third = make_ranks(3)
     second.wait_for_all("finished")
     waiting = ThreadPoolExecutor(1).submit(first.wait_for_all, "finished")
@@ -137,9 +137,9 @@ def test_a_rank_that_gives_no_sign_of_life_is_not_waited_for(make_ranks, monkeyp
     third.wait_for_all("finished")
     waiting.result(10)
 
-    monkeypatch.setattr("featurize.run.ranks.start_beating", lambda store, rank: None)
+    monkeypatch.setattr("featurize.run.ranks.start_heartbeat", lambda store, rank: None)
     first, second = make_ranks(2)
-    with pytest.raises(TimeoutError, match=r"rank 1 has given no sign of life for 0 seconds"):
+    with pytest.raises(TimeoutError, match=r"rank 1 has sent no heartbeat for 0 seconds"):
         first.wait_for_all("finished")
 
 
@@ -168,9 +168,9 @@ def test_ranks_with_a_whole_backbone_each_are_their_own_leaders(make_ranks):
 def test_a_lost_rank_is_told_from_a_fault_of_the_program(make_ranks):
     group = RankGroup(make_ranks(2)[0], Sharing(kind="tensor", size=2))
     reason = "shares the backbone with rank 0 has ended"
-    with pytest.raises(ConnectionError, match=reason), group.tells_of_lost_ranks():
+    with pytest.raises(ConnectionError, match=reason), group.reports_lost_ranks():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="shapes do not match"), group.tells_of_lost_ranks():
+    with pytest.raises(RuntimeError, match="shapes do not match"), group.reports_lost_ranks():
         raise RuntimeError("shapes do not match")
 
 

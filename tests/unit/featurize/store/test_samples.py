@@ -11,7 +11,7 @@ import pytest
 
 from featurize.io.files import read_json, write_json
 from featurize.io.remote import RemoteFolder
-from featurize.run.extract import run_featurize
+from featurize.run.compute import compute
 from featurize.run.ranks import Ranks
 from featurize.store import (
     FeatureStore,
@@ -151,13 +151,16 @@ def test_a_rerun_makes_it_again_and_no_unit(tmp_path: Path) -> None:
     (store / TABLE).unlink()
     plan = make_plan(tmp_path, train, unit_tokens=1)
     assert plan.finished is None
-    run_featurize(plan, Ranks(), reporter=NoReporter())
+    compute(plan, Ranks(), reporter=NoReporter())
     assert read_tree(store)[TABLE] == whole[TABLE]
     assert {path: path.stat().st_mtime_ns for path in store.glob("units/0*")} == times
     assert make_plan(tmp_path, train, unit_tokens=1).finished is not None
 
 
 class NoReporter:
+    def planned(self, plan: object) -> None:
+        raise AssertionError(plan)
+
     def note(self, text: str) -> None:
         raise AssertionError(text)  # nothing of it is worth a line
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.terminal import console
+from configs.console import console
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head

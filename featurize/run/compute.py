@@ -1,105 +1,60 @@
-"""Stage 1's job: claim units, run the backbone over them, write, resume, and account for it all."""
+"""Compute the units of a plan: claim one, run the backbone over it, write it, count its rows."""
 
-import contextlib
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from featurize.data.prompt import Encoder
-from featurize.io.remote import is_remote, open_folder
+from featurize.io.remote import is_remote
 from featurize.model import attention
 from featurize.model.backbone import load_backbone, load_tokenizer
 from featurize.model.device import resolve_device
 from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.sharing import plan_sharing
 from featurize.run.groups import RankGroup
-from featurize.run.plan import FeaturizeJob, FeaturizePlan
+from featurize.run.plan import FeaturizePlan, FeaturizeSummary, Reporter
 from featurize.run.ranks import Ranks
 from featurize.run.units import UnitWork, read_unit, sum_counts, to_unit_features
-from featurize.store import RemoteStoreWriter, StoreWriter, Unit, sole_writer
+from featurize.store import RemoteStoreWriter, StoreWriter, Unit
 
 
-class Reporter(Protocol):
-    """Hears how the job goes on."""
+def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeSummary:
+    """Compute the units that are missing: all of them, or this rank's share.
 
-    def note(self, text: str) -> None:
-        """One line worth reading."""
-
-    def advance(self, tokens: int) -> None:
-        """Unique tokens all ranks have computed by now."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeaturizeSummary:
-    """What became of every row that was read."""
-
-    store_dir: Path | str
-    counts: dict[str, int]
-    num_resumed_units: int
-    seconds: float
-    was_up_to_date: bool
-
-    def describe(self) -> dict[str, Any]:
-        """The lines of the table shown at the end; every row that was read is in it once."""
-        counts = self.counts
-        return {
-            "samples read": counts["read"],
-            "featurized": counts["feature_rows"],
-            "duplicates of those": counts["duplicates"],
-            "not selected": counts["not_selected"],
-            **({"pairs planned": counts["pairs"]} if "pairs" in counts else {}),
-            "prompts cut (samples)": counts["prompts_truncated"],
-            "outputs cut": counts["outputs_truncated"],
-            "prompts": counts["prompts"],
-            "unique tokens": counts["unique_tokens"],
-            "tokens without sharing": counts["all_tokens"],
-            "units resumed": self.num_resumed_units,
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def run_featurize(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeSummary:
-    """Computes the units that are missing; with several ranks, this rank's share of them.
+    The caller holds the lock of the store (`sole_writer`). Only the first rank knows the counts
+    of the whole run; on the others the summary has none.
 
     Raises:
-        ValueError: bad data, NaN features, a store of another make in the folder.
+        ValueError: bad data, NaN features, a different store in the folder.
     """
     started = time.monotonic()
-    if plan.finished is not None:
-        return _summary(plan, plan.finished.counts, len(plan.units), started, is_done=True)
     writer = _make_writer(plan)
-    with sole_writer(writer.path) if ranks.is_first else contextlib.nullcontext():
-        return _run(plan, ranks, reporter, writer, started)
-
-
-def _run(
-    plan: FeaturizePlan, ranks: Ranks, reporter: Reporter, writer: StoreWriter, started: float
-) -> FeaturizeSummary:
-    """All of it, while no other run writes this store."""
     pending: list[int] = ranks.share("pending", lambda: _begin(plan, reporter, writer))
     if pending:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(_threads_per_rank(ranks.local_size))
         sharing = plan_sharing(plan.job.distributed, ranks.world_size, ranks.local_size)
         group = RankGroup(ranks, sharing)
-        with group.tells_of_lost_ranks():
-            _compute(plan, group, reporter, writer, pending)
+        with group.reports_lost_ranks():
+            _compute_units(plan, group, reporter, writer, pending)
     ranks.wait_for_all("finished")
     counts: dict[str, int] = {}
     if ranks.is_first:
         units = writer.finished_units()
         counts = _total_counts(plan, list(units.values()))
         writer.finish(counts, units)
-    return _summary(plan, counts, len(plan.units) - len(pending), started, is_done=False)
+    return FeaturizeSummary(
+        store_dir=plan.job.store_dir,
+        counts=counts,
+        num_resumed_units=len(plan.units) - len(pending),
+        seconds=time.monotonic() - started,
+    )
 
 
-def _compute(
+def _compute_units(
     plan: FeaturizePlan,
     group: RankGroup,
     reporter: Reporter,
@@ -209,18 +164,6 @@ def _read(plan: FeaturizePlan, encoder: Encoder, number: int) -> UnitWork:
     return read_unit(number, np.arange(start, stop), plan.index, encoder)
 
 
-def remove_store(job: FeaturizeJob) -> None:
-    """Deletes a store, manifest first, so that no reader finds half of one.
-
-    Raises:
-        FeatureStoreError: a run is writing it.
-    """
-    folder = open_folder(job.store_dir)
-    with sole_writer(job.writing_dir):
-        for name in ("manifest.json", "plan.json", "units"):
-            folder.remove(name)
-
-
 def _total_counts(plan: FeaturizePlan, units: list[Unit]) -> dict[str, int]:
     """Every row that was read is in exactly one of featurized, duplicates and not_selected."""
     total = sum_counts([unit.counts for unit in units])
@@ -229,18 +172,6 @@ def _total_counts(plan: FeaturizePlan, units: list[Unit]) -> dict[str, int]:
     if plan.num_pairs is not None:
         total["pairs"] = plan.num_pairs
     return total
-
-
-def _summary(
-    plan: FeaturizePlan, counts: dict[str, int], num_resumed: int, started: float, *, is_done: bool
-) -> FeaturizeSummary:
-    return FeaturizeSummary(
-        store_dir=plan.job.store_dir,
-        counts=counts,
-        num_resumed_units=num_resumed,
-        seconds=time.monotonic() - started,
-        was_up_to_date=is_done,
-    )
 
 
 def _threads_per_rank(local_size: int) -> int:

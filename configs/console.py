@@ -1,0 +1,213 @@
+"""What the terminal shows: one console, tables, progress bars, and errors in one line."""
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+
+from featurize.errors import one_line
+from featurize.io.interrupts import INTERRUPTED, TERMINATED, Terminated, raises_when_terminated
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from featurize.run.plan import FeaturizePlan
+
+MISTAKE, FAULT = 2, 1
+"""Exit codes: the input is wrong, the program is wrong."""
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run; of torchrun's ranks only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@functools.cache
+def console() -> "Console":
+    """The console of this process."""
+    from rich.console import Console
+
+    # A file or pipe has no width of its own; 80 columns would break paths in two.
+    # No markup: names of files, settings and samples may hold brackets.
+    return Console(
+        soft_wrap=not sys.stdout.isatty(),
+        highlight=False,
+        markup=False,
+        quiet=not is_first_process(),
+    )
+
+
+def reports_errors(
+    command: Callable[..., None], *, hint: Callable[..., str] = lambda **_: ""
+) -> Callable[..., None]:
+    """Turn the errors of a command into one line: exit code 2 for mistakes, 1 for faults.
+
+    `hint` gets the command's arguments and returns what to add to the line of a mistake.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        try:
+            with raises_when_terminated():
+                command(*args, debug=debug, **kwargs)
+        except typer.Exit:
+            raise
+        except Terminated:
+            _fail("terminated (SIGTERM); run the same command again to resume", TERMINATED, debug)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to resume", INTERRUPTED, debug)
+        except (ValueError, OSError) as error:
+            message = one_line(error) + hint(**kwargs)
+            _fail(message, MISTAKE, debug, getattr(error, "details", ()))
+        except Exception as error:  # the last stop: anything else is a fault of the program
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            _fail(f"unexpected {reason} (--debug shows where)", FAULT, debug)
+
+    return wrapper
+
+
+def _fail(message: str, code: int, debug: bool, details: Sequence[str] = ()) -> None:
+    if debug:
+        raise
+    if code in (MISTAKE, FAULT) or is_first_process():
+        print(*details, f"error: {message}", sep="\n", file=sys.stderr)  # noqa: T201
+    raise typer.Exit(code)
+
+
+def rows_table(title: str, rows: dict[str, Any]) -> "Table":
+    """A table of names and values."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
+    for name, value in rows.items():
+        table.add_row(name, show(value))
+    return table
+
+
+def columns_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "Table":
+    """A table with a heading over each column; the first one holds names."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, name in enumerate(columns):
+        # NOTE: folded, not cut with an ellipsis: names of settings differ at their ends.
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(show, row))
+    return table
+
+
+def show(value: Any) -> str:
+    """A value as tables show it: `12,000`, `0.731`, `-` for None."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+def quiet_libraries() -> None:
+    """Silence warnings and progress bars of libraries.
+
+    NOTE: before the commands import the libraries, which is when they read these.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def set_up_logging(level: str, line_format: str) -> None:
+    """Log our own lines from `level` on, those of libraries from WARNING on."""
+    logging.basicConfig(format=line_format, level=logging.WARNING)
+    for name in ("cli", "configs", "featurize", "headtrain"):
+        logging.getLogger(name).setLevel(level)
+
+
+class _Bar:
+    """A progress bar with one task; it appears when it is started."""
+
+    _progress: "Progress"
+    _is_started = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._is_started:
+            self._progress.stop()  # NOTE: prints an empty line where nothing was started
+
+    def _start(self) -> None:
+        self._is_started = True
+        self._progress.start()
+
+
+class CountProgress(_Bar):
+    """A bar that counts things; it appears with the first count."""
+
+    def __init__(self, title: str, things: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(things))
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console())
+        self._task = self._progress.add_task("", total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self._start()
+        self._progress.update(self._task, completed=done, total=total)
+
+
+class FeaturizeProgress(_Bar):
+    """Shows the plan of a featurize job, then a bar of unique tokens."""
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        counted = "{task.completed:,.0f}/~{task.total:,.0f} tokens {task.fields[speed]}"
+        columns = (TextColumn("featurize"), BarColumn(), TextColumn(counted))
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._title = title
+        self._progress = Progress(*columns, *times, console=console())
+        self._task = self._progress.add_task("", total=0, speed="-/s")
+
+    def planned(self, plan: "FeaturizePlan") -> None:
+        """Show the plan and start the bar."""
+        console().print(rows_table(self._title, plan.describe()))
+        self._progress.update(self._task, total=plan.estimated_tokens)
+        self._start()
+
+    def note(self, text: str) -> None:
+        """Print one line above the bar."""
+        console().print(text)
+
+    def advance(self, tokens: int) -> None:
+        """Show that all ranks have computed this many tokens."""
+        # Speed over the whole run: packs finish at intervals of many seconds.
+        elapsed = self._progress.tasks[0].elapsed
+        speed = f"{tokens / elapsed:,.0f}/s" if elapsed else "-/s"
+        self._progress.update(self._task, completed=tokens, speed=speed)
+
+    def finish(self, tokens: int) -> None:
+        """Replace the estimated total by the true one."""
+        self._progress.update(self._task, completed=tokens, total=tokens)
