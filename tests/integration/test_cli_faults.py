@@ -235,7 +235,7 @@ def test_a_terminated_run_ends_cleanly_and_goes_on_later(
     running.send(signal.SIGTERM)
     outcome = running.end()
     assert outcome.code == 143
-    assert outcome.err == "error: terminated (SIGTERM); run the same command again to go on\n"
+    assert outcome.err == "error: terminated (SIGTERM); run the same command again to resume\n"
     store = store_path(project, "terminated")
     assert [*store.rglob("*.partial")] == []
     kept = read_tree(store / "units")

@@ -12,6 +12,7 @@ LABELS = (True, True, True, False, False, False)
 OPTIONS = (
     "models.policy.name=tiny",
     "models.policy.path=model",
+    "models.policy.dtype=float32",  # auto is bfloat16 on some machines
     "dataset.train=train.jsonl",
     "dataset.validation=valid.jsonl",
     "featurize.layers=[1,-1]",
