@@ -417,8 +417,7 @@ def inspect_command(
     debug: DebugOption = False,
 ) -> None:
     """Show what a feature store holds, how it was made, and whether it is whole."""
-    from featurize.store.inspect import inspect_store
-    from featurize.store.report import TENSOR_COLUMNS
+    from featurize.store.inspect import TENSOR_COLUMNS, inspect_store
 
     with CountProgress("inspect", "units") as count:
         report = inspect_store(store, verify=verify, progress=count)
@@ -930,7 +929,8 @@ def _show_judgement(
 def _featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: bool) -> Any:
     """Features of a file that is not a split, made as the head needs them."""
     from configs.project import command_to_repeat
-    from headtrain.scoring.external import featurize_file, plan_file
+    from featurize.run.launch import run_job
+    from headtrain.scoring.external import open_file_store, plan_file
 
     settings, layout = opened.project.settings, opened.project.layout
     job = plan_file(
@@ -947,7 +947,10 @@ def _featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: boo
     )
     names = ", ".join(source.name for source in index.sources[:3])
     with FeaturizeProgress(f"plan: featurize {names}") as progress:
-        return featurize_file(job, index, progress)
+        summary = run_job(job, progress)
+        progress.finish(summary.counts["unique_tokens"])
+    _show_features(summary)
+    return open_file_store(job, index)
 
 
 def _random_backbone(
@@ -974,7 +977,10 @@ def _random_backbone(
             checkpoint_dir=project.layout.random_checkpoint_dir,
             progress=count,
         )
-        return baseline.score(trained, stores)
+        found = baseline.score(trained, stores)
+    state = "up to date" if found.was_up_to_date else "trained"
+    console().print(f"head on a random backbone {state}: {found.head}")
+    return found.scores
 
 
 def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featurize.errors import CriticError
-from featurize.io.files import write_json
+from featurize.io.files import available_memory, write_json
 from featurize.io.interrupts import Terminated
 from featurize.io.lock import sole_writer
-from featurize.io.memory import available_memory
 from featurize.io.remote import open_folder
 from featurize.run.messages import Failure, Relay
 from featurize.run.plan import (

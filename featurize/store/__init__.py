@@ -1,31 +1,41 @@
-"""The feature store: what stage 1 writes, stage 2 reads, and the only place that knows its format.
+"""The feature store: stage 1 writes it, stage 2 reads it, and nothing else knows its format.
 
 A store is a folder (see docs/format.md):
 
-    plan.json                 what is being made, written first: recipe, fingerprint, units
+    plan.json                 written first: recipe, fingerprint, number of units
     units/00000.safetensors   one tensor [feature_rows, width] per name, e.g. `mean.12`
-    units/00000.parquet       one row a sample; `feature_row` points into the tensors
+    units/00000.parquet       one row per sample; `feature_row` is its row in the tensors
     units/00000.json          receipt, written last: sizes and checksums of the two
-    manifest.json             written when every unit is there: what readers open
+    manifest.json             written when every unit is finished: what readers open
 """
 
-from featurize.errors import FeatureStoreError
-from featurize.io.lock import sole_writer
-from featurize.io.remote import user_cache_dir
-from featurize.store.format import (
-    LIKELIHOOD_COLUMNS,
-    SAMPLE_SCHEMA,
-    Manifest,
-    Unit,
-    UnitFeatures,
-    lost_files,
-    read_manifest,
-    repair_command,
-)
-from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
-from featurize.store.reader import FeatureStore
-from featurize.store.remote import RemoteStoreWriter
-from featurize.store.writer import StoreWriter
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featurize.errors import FeatureStoreError
+    from featurize.io.lock import sole_writer
+    from featurize.io.remote import user_cache_dir
+    from featurize.store.format import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures
+    from featurize.store.manifest import Manifest, Unit, lost_files, read_manifest, repair_command
+    from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
+    from featurize.store.reader import FeatureStore
+    from featurize.store.remote import RemoteStoreWriter
+    from featurize.store.writer import StoreWriter
+
+_HOMES = {
+    "featurize.errors": ("FeatureStoreError",),
+    "featurize.io.lock": ("sole_writer",),
+    "featurize.io.remote": ("user_cache_dir",),
+    "featurize.store.format": ("LIKELIHOOD_COLUMNS", "SAMPLE_SCHEMA", "UnitFeatures"),
+    "featurize.store.manifest": (
+        *("Manifest", "Unit", "lost_files", "read_manifest", "repair_command"),
+    ),
+    "featurize.store.planned_pairs": ("PlannedPairs", "copy_marks", "mark_pairs", "read_pairs"),
+    "featurize.store.reader": ("FeatureStore",),
+    "featurize.store.remote": ("RemoteStoreWriter",),
+    "featurize.store.writer": ("StoreWriter",),
+}
 
 __all__ = [
     "LIKELIHOOD_COLUMNS",
@@ -47,3 +57,11 @@ __all__ = [
     "sole_writer",
     "user_cache_dir",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name on first use: reading a manifest needs no torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""What a store is, from what it was made and whether it is whole; needs no configuration."""
+"""Reports what a store is, how it was made, and whether it is intact; needs no configuration."""
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,113 @@ import torch
 
 from featurize.errors import FeatureStoreError
 from featurize.io.remote import Folder, open_folder
-from featurize.store.format import SAMPLES_FILE, DamagedFileError, Manifest, lost_files
+from featurize.store.manifest import (
+    SAMPLES_FILE,
+    DamagedFileError,
+    Manifest,
+    lost_files,
+    repair_command,
+)
 from featurize.store.reader import FeatureStore
-from featurize.store.report import StoreReport, TensorFacts
+
+TENSOR_COLUMNS = ("tensor", "width", "least norm", "mean norm", "largest norm", "rows with NaN/inf")
 
 Progress = Callable[[int, int], None]
-"""Hears how many units of how many are done."""
+"""Called with the number of units done and the number in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFacts:
+    """Statistics of one tensor over all readable rows."""
+
+    width: int
+    least_norm: float  # Euclidean, of a row
+    mean_norm: float
+    largest_norm: float
+    num_bad: int  # rows with a NaN or inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreReport:
+    """What `inspect_store` found."""
+
+    path: str
+    recipe: dict[str, Any]
+    fingerprint: str
+    command: str | None  # that made it
+    num_units: int
+    num_unfinished: int  # missing units, only without a manifest
+    counts: dict[str, int]
+    bytes_of: dict[str, int]  # by kind of file
+    labels: dict[str, int]  # of the samples
+    tensors: dict[str, TensorFacts]
+    damaged: dict[int, str]  # unit -> what is wrong
+    were_checksums_read: bool
+    damaged_table: str | None = None  # what is wrong with the joined sample table
+
+    def describe(self) -> dict[str, Any]:
+        """The lines of the table."""
+        recipe, counts = dict(self.recipe), dict(self.counts)
+        backbone = recipe.pop("backbone", None)
+        if isinstance(backbone, dict):
+            backbone = ", ".join(f"{key} {value}" for key, value in backbone.items())
+        num_finished = self.num_units - self.num_unfinished
+        lines = {
+            "made by": self.command,
+            "fingerprint": self.fingerprint,
+            "backbone": backbone,
+            **{name.replace("_", " "): _show(value) for name, value in recipe.items()},
+            "units": f"{num_finished:,} of {self.num_units:,}",
+            **{name.replace("_", " "): value for name, value in counts.items()},
+            **self.labels,
+            **{name: f"{size / 1e6:,.1f} MB" for name, size in self.bytes_of.items()},
+        }
+        if self.num_unfinished:
+            return lines
+        whole = "all correct" if self.were_checksums_read else "not read (--verify reads them)"
+        damaged = len(self.damaged) + self.is_table_damaged
+        return lines | {"checksums": f"{damaged:,} damaged" if damaged else whole}
+
+    def describe_tensors(self) -> list[tuple[Any, ...]]:
+        """Rows of the table of tensors, under TENSOR_COLUMNS."""
+        return [
+            (name, f.width, f.least_norm, f.mean_norm, f.largest_norm, f.num_bad)
+            for name, f in self.tensors.items()
+        ]
+
+    @property
+    def is_table_damaged(self) -> bool:
+        """Whether the joined sample table is damaged; the tables of the units may be intact."""
+        return self.damaged_table is not None
+
+    @property
+    def remedy(self) -> str:
+        """The command that redoes only what is damaged or missing."""
+        if self.command is None:
+            return f"`{repair_command(self.path)}` with the config it was made with"
+        is_damaged = self.damaged or self.is_table_damaged
+        return f"`{self.command} --repair`" if is_damaged else f"`{self.command}`"
+
+    def check(self) -> None:
+        """Raise FeatureStoreError unless the store is intact."""
+        bad = [name for name, facts in self.tensors.items() if facts.num_bad]
+        if self.damaged or self.is_table_damaged:
+            found = [f"unit {number} ({reason})" for number, reason in sorted(self.damaged.items())]
+            found += [] if self.damaged_table is None else [self.damaged_table]
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise FeatureStoreError(
+                f"{self.path}: damaged: {', '.join(found[:3])}{more}; redo only that with"
+                f" {self.remedy}"
+            )
+        if self.num_unfinished:
+            raise FeatureStoreError(
+                f"{self.path}: {self.num_unfinished} of {self.num_units} units are not finished;"
+                f" resume with {self.remedy}"
+            )
+        if bad:
+            raise FeatureStoreError(
+                f"{self.path}: NaN or inf in {', '.join(bad)}; make it again with --overwrite"
+            )
 
 
 def inspect_store(
@@ -26,13 +128,13 @@ def inspect_store(
     cache_dir: Path | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> StoreReport:
-    """Looks at everything that can be read; what cannot is in the report.
+    """Inspect everything readable; the report lists what is not.
 
     Args:
         path: folder or URI of the store, finished or not.
         verify: also read every file and compare its checksum.
-        cache_dir: where files of a store at a URI are kept.
-        progress: hears of every unit.
+        cache_dir: folder for downloaded files of a store at a URI.
+        progress: called for every unit.
 
     Raises:
         FeatureStoreError: there is no store, or its manifest is damaged.
@@ -101,7 +203,7 @@ def _read_plan(folder: Folder) -> dict[str, Any] | None:
 def _find_damage(
     path: Path | str, folder: Folder, manifest: Manifest, *, verify: bool
 ) -> dict[str, str]:
-    """Files that are not as the manifest says, and how."""
+    """Files that differ from the manifest: name -> what is wrong."""
     damage = {name: f"{name}: {how}" for name, how in lost_files(path, manifest).items()}
     for name, expected in manifest.files.items() if verify else ():
         if name not in damage and folder.checksum(f"units/{name}") != expected["checksum"]:
@@ -112,7 +214,7 @@ def _find_damage(
 def _measure(
     store: FeatureStore, damaged: dict[int, str], progress: Progress
 ) -> tuple[dict[str, TensorFacts], dict[int, str]]:
-    """Facts of each tensor over the whole units, and the units that turn out to be unreadable."""
+    """Statistics of each tensor over intact units, and the units that cannot be read."""
     norms: dict[str, list[torch.Tensor]] = {name: [] for name in store.tensor_names}
     unreadable = {}
     start = 0
@@ -151,7 +253,7 @@ def _sum_bytes(manifest: Manifest) -> dict[str, int]:
 
 
 def _count_labels(samples: pa.Table) -> dict[str, int]:
-    """Who is labelled how, and what stands in the table more than once."""
+    """Counts of labels, and of repeated ids."""
     labels = samples["is_correct"]
     return {
         "problems": pc.count_distinct(samples["problem_id"]).as_py(),
@@ -161,3 +263,9 @@ def _count_labels(samples: pa.Table) -> dict[str, int]:
         "task_ids that are not unique": len(samples)
         - pc.count_distinct(samples["task_id"]).as_py(),
     }
+
+
+def _show(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The pairs a store was made for, kept with its samples: which of them each sample is part of."""
+"""The pairs a store was made for, stored in a column of its sample table."""
 
 import json
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
 
 PAIRS_COLUMN = "pairs"
-"""Of the sample table: numbers of the pairs a sample is part of; is_correct tells as which."""
+"""Column with the numbers of a sample's pairs; is_correct says on which side it is."""
 
 _RECORD = b"critic.pairs"  # in the metadata of the table's schema
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlannedPairs:
-    """Pairs of rows of a sample table, in the order in which they were drawn."""
+    """Pairs of rows of a sample table, in the order they were sampled."""
 
     correct: Ints
     """Row of each pair's correct sample, [pairs]."""
     incorrect: Ints
     """Row of each pair's incorrect sample, [pairs]."""
     record: dict[str, Any]
-    """How they were drawn, as JSON; only who drew them reads it."""
+    """The sampling settings as JSON; only the sampler reads it."""
 
     @property
     def rows(self) -> Ints:
-        """The rows of the table that any pair touches, ascending."""
+        """Rows of the table that are in any pair, ascending."""
         return np.unique(np.concatenate([self.correct, self.incorrect]))
 
 
 def mark_pairs(samples: pa.Table, pairs: PlannedPairs) -> pa.Table:
-    """Append the column of pairs, and how they were drawn, to a sample table."""
+    """Append the column of pairs and their record to a sample table."""
     rows = np.concatenate([pairs.correct, pairs.incorrect])
     numbers = np.tile(np.arange(len(pairs.correct), dtype=np.int32), 2)
     ends = np.cumsum(np.bincount(rows, minlength=samples.num_rows)).astype(np.int32)
@@ -47,7 +47,7 @@ def mark_pairs(samples: pa.Table, pairs: PlannedPairs) -> pa.Table:
 
 
 def copy_marks(samples: pa.Table, marked: pa.Table) -> pa.Table:
-    """Append the marks of `marked`, where it has any, to another table of the same rows."""
+    """Append the pairs of `marked`, if it has any, to another table of the same rows."""
     if PAIRS_COLUMN not in marked.column_names:
         return samples
     table = samples.append_column(PAIRS_COLUMN, marked[PAIRS_COLUMN].combine_chunks())
@@ -55,7 +55,7 @@ def copy_marks(samples: pa.Table, marked: pa.Table) -> pa.Table:
 
 
 def read_pairs(samples: pa.Table) -> PlannedPairs | None:
-    """The pairs a whole sample table was marked with, None where it was not.
+    """The pairs of a whole sample table; None if it has no such column.
 
     Raises:
         FeatureStoreError: samples of a pair are missing.
@@ -72,8 +72,8 @@ def read_pairs(samples: pa.Table) -> PlannedPairs | None:
     record = (samples.schema.metadata or {}).get(_RECORD)
     if record is None or (pairs < 0).any():
         raise FeatureStoreError(
-            "the store does not hold all samples of the pairs it was made for; make the features "
-            "again with `critic featurize --overwrite`"
+            "the store lacks samples of the pairs it was made for; make the features again "
+            "with `critic featurize --overwrite`"
         )
     return PlannedPairs(correct=pairs[0], incorrect=pairs[1], record=json.loads(record))
 

@@ -1,4 +1,4 @@
-"""Reads a finished feature store: opened by its manifest alone, the rest when it is asked for."""
+"""Reads a finished feature store; opening it reads the manifest alone."""
 
 import functools
 import hashlib
@@ -16,54 +16,53 @@ import torch
 from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
 from featurize.io.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
-from featurize.store.cache import CachedFiles
-from featurize.store.format import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
-from featurize.store.runs import plan_runs
+from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
+from featurize.store.remote import CachedFiles
 from featurize.store.samples import read_joined, read_samples
-from featurize.store.shards import DTYPES, Shard
+from featurize.store.shards import DTYPES, Shard, plan_runs
 
 MOST_GAP_BYTES = 4096
-"""Bytes between two rows that are cheaper to read along than to skip with a system call."""
+"""Gaps up to this many bytes are read rather than skipped: a system call costs more."""
 
 MOST_OPEN_SHARDS = 128
-"""Shards kept open, fewer where the process may open few files."""
+"""Shards kept open; fewer if the process may open few files."""
 
 logger = logging.getLogger(__name__)
 
 Fetch = Callable[[Sequence[str]], None]
-"""Brings files of a store onto this machine."""
+"""Downloads files of a store."""
 
 
 class FeatureStore:
-    """A finished store, opened for reading; shards are opened when rows of theirs are asked for.
+    """A finished store, opened for reading.
 
-    The memory it takes is that of the rows asked for and, once it is asked for, of the sample
-    table; the number of shards it holds open is bounded.
+    It takes the memory of the requested rows and, once used, of the sample table. Shards are opened
+    on demand, and the number of open shards is bounded.
     """
 
     def __init__(self, path: Path | str, manifest: Manifest, folder: Path, fetch: Fetch) -> None:
         """Use `FeatureStore.open`."""
-        self.path = path  # where the store is: a folder, or a URI
+        self.path = path  # folder or URI
         self.manifest = manifest
-        self._folder = folder  # where its files are on this machine, once fetched
+        self._folder = folder  # local folder of its files, once downloaded
         self._fetch = fetch
         rows = [unit.feature_rows for unit in manifest.units]
         self._starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         few = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8
-        # NOTE: nothing in it refers to the store, so that its files close when the store goes.
+        # NOTE: it must not refer to the store, so that files close when the store is deleted.
         open_shard = functools.partial(_open_shard, path, folder, manifest)
         self._shard = functools.lru_cache(min(MOST_OPEN_SHARDS, few) or 1)(open_shard)
 
     @classmethod
     def open(cls, path: Path | str, cache_dir: Path | None = None) -> Self:
-        """Opens the store at `path`, a folder or a URI.
+        """Open a store.
 
         Args:
-            path: the files of a store at a URI are fetched when they are first needed.
-            cache_dir: where such files are kept; None: in the user's cache folder.
+            path: folder or URI; files at a URI are downloaded when first needed.
+            cache_dir: folder for downloaded files; None: the user's cache folder.
 
         Raises:
-            FeatureStoreError: it is missing, unfinished or damaged; the message has the remedy.
+            FeatureStoreError: it is missing, unfinished or damaged.
         """
         store = path if is_remote(path) else Path(path)
         folder = open_folder(store)
@@ -78,7 +77,7 @@ class FeatureStore:
         manifest = parse_manifest(store, content)
         if not isinstance(folder, RemoteFolder):
             return cls(store, manifest, Path(path) / "units", lambda _names: None)
-        # A store made anew has another manifest, and so another folder.
+        # A store that was made again has another manifest, and so another folder.
         name = hashlib.blake2b(content, digest_size=16).hexdigest()
         copies = (cache_dir or user_cache_dir()) / "stores" / name
         files = CachedFiles(folder, copies, manifest.files)
@@ -86,19 +85,19 @@ class FeatureStore:
 
     @functools.cached_property
     def samples(self) -> pa.Table:
-        """One row a sample; feature_row counts through the whole store."""
+        """One row per sample; feature_row counts through the whole store."""
         if self.manifest.sample_table is not None:
             try:
                 self._fetch([SAMPLES_FILE])
                 return read_joined(self.path, self._folder, self.manifest.sample_table)
             except DamagedFileError as error:
-                logger.warning("%s; until then the tables of its units are read", error)
+                logger.warning("%s; reading the tables of its units instead", error)
         self._fetch([f"{unit.number:05d}.parquet" for unit in self.manifest.units])
         return read_samples(self.path, self._folder, self.manifest.units)
 
     @property
     def tensor_names(self) -> list[str]:
-        """The tensors every unit has, `<pooling>.<layer>`."""
+        """Names of the tensors, `<pooling>.<layer>`."""
         return list(self.manifest.tensors)
 
     @property
@@ -107,10 +106,10 @@ class FeatureStore:
         return int(self._starts[-1])
 
     def gather(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of one tensor, in the order asked: [len(rows)] int64 -> [len(rows), width].
+        """Rows of one tensor in the given order: [len(rows)] int64 -> [len(rows), width].
 
         Raises:
-            FeatureStoreError: there is no such tensor, or its file is damaged.
+            FeatureStoreError: no such tensor, or its file is damaged.
             IndexError: a row is outside the store.
         """
         self._check_name(name)
@@ -121,7 +120,7 @@ class FeatureStore:
         row_bytes = width * dtype.itemsize
         if not len(wanted):
             return torch.empty((0, width), dtype=dtype)
-        # NOTE: memory from NumPy, which asks for huge pages: fewer faults while it is filled.
+        # NOTE: NumPy allocates huge pages, which cause fewer page faults while filled.
         target = np.empty((len(wanted), row_bytes), np.uint8)
         self._fill(target, name, wanted)
         return torch.from_numpy(target).view(dtype)
@@ -131,10 +130,10 @@ class FeatureStore:
         return self.gather(name, torch.arange(self.num_feature_rows))
 
     def _fill(self, target: npt.NDArray[np.uint8], name: str, wanted: Ints) -> None:
-        """Copies the bytes of the wanted rows into `target`, [len(wanted), row_bytes]."""
+        """Copy the bytes of the wanted rows into `target` [len(wanted), row_bytes]."""
         row_bytes = target.shape[1]
         flat = target.reshape(-1)
-        by_row = flat.view(f"V{row_bytes}")  # [len(wanted)]: copying whole items is faster
+        by_row = flat.view(f"V{row_bytes}")  # [len(wanted)]; copying whole items is faster
         view = flat.data
         runs = plan_runs(wanted, self._starts, MOST_GAP_BYTES // row_bytes)
         self._fetch([self._file_name(unit) for unit in dict.fromkeys(runs.units)])
@@ -167,7 +166,7 @@ class FeatureStore:
 
 
 def _open_shard(path: Path | str, folder: Path, manifest: Manifest, unit: int) -> Shard:
-    """The shard of a unit, with the tensors the manifest says.
+    """Open the shard of a unit and check its tensors against the manifest.
 
     Raises:
         FeatureStoreError: it is missing or damaged.

@@ -1,4 +1,4 @@
-"""The sample table of a whole store, from the tables of its units or from the one they make up."""
+"""The sample table of a whole store, read from the tables of its units or from one joined file."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,41 +8,42 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from featurize.store.format import SAMPLES_FILE, DamagedFileError, Unit
+from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Unit
 
 TABLES_AT_ONCE = 128
-"""Tables of units that are read in one go. A store of more has them joined in a file as well: each
-small file takes a reader a millisecond, and a reader from afar a request."""
+"""Tables of units read in one go. A larger store also has them joined in one file: each small file
+costs a millisecond, or a request if the store is remote."""
 
 Borrow = Callable[[Sequence[Unit]], AbstractContextManager[Path]]
-"""Gives the folder in which the tables of units are, for a while."""
+"""Provides a folder with the tables of units while its block runs."""
 
 
 def read_samples(
     store: Path | str, folder: Path, units: Sequence[Unit], *, first_row: int = 0
 ) -> pa.Table:
-    """All units' samples in order; feature_row, in a file that of its unit, is that of the store.
+    """The samples of all units in order; feature_row is turned from unit-wide to store-wide.
 
     Args:
-        store: where the store is, for messages.
-        folder: where the files of its units are.
-        units: the units as the manifest names them.
+        store: for messages.
+        folder: holds the files of the units.
+        units: from the manifest.
         first_row: feature rows of the store before these units.
 
     Raises:
-        FeatureStoreError: a table is missing, unreadable or not of the length its unit has.
+        FeatureStoreError: a table is missing, unreadable or has another length than its unit.
     """
     paths = [folder / f"{unit.number:05d}.parquet" for unit in units]
     try:
+        import pyarrow.dataset as ds  # half a second, most of it pandas
+
         # Thousands of small files: Arrow reads them with all its threads, in this order.
         table = ds.dataset([str(path) for path in paths], format="parquet").to_table()
     except (pa.ArrowException, OSError):
         table = None
     if table is None or table.num_rows != sum(unit.samples for unit in units):
-        # One by one tells which it is.
+        # Read one by one to find out which it is.
         table = pa.concat_tables(
             _read_table(store, *each) for each in zip(paths, units, strict=True)
         )
@@ -53,7 +54,7 @@ def read_samples(
 
 
 def join_samples(target: Path, store: Path | str, units: Sequence[Unit], borrow: Borrow) -> None:
-    """Writes what `read_samples` would return; the memory it takes is that of a few units.
+    """Write what `read_samples` would return, with the memory of a few units.
 
     Raises:
         FeatureStoreError: the table of a unit is damaged.
@@ -77,7 +78,7 @@ def read_joined(store: Path | str, folder: Path, expected: Mapping[str, Any]) ->
     """The table that `join_samples` wrote.
 
     Raises:
-        DamagedFileError: it is not there, or not the one the manifest names.
+        DamagedFileError: it is missing or differs from the manifest.
     """
     try:
         content = (folder / SAMPLES_FILE).read_bytes()
@@ -89,7 +90,7 @@ def read_joined(store: Path | str, folder: Path, expected: Mapping[str, Any]) ->
 
 
 def _read_table(store: Path | str, path: Path, unit: Unit) -> pa.Table:
-    """The table of one unit, of the length the manifest says."""
+    """The table of one unit; its length must be that in the manifest."""
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Writes a feature store unit by unit, so that a killed run loses one unit at most."""
+"""Writes a feature store unit by unit; a killed run loses at most one unit."""
 
 import contextlib
 import dataclasses
@@ -25,14 +25,8 @@ from featurize.io.files import (
 )
 from featurize.io.remote import Folder, LocalFolder
 from featurize.store import samples
-from featurize.store.format import (
-    FORMAT_VERSION,
-    LIKELIHOOD_COLUMNS,
-    SAMPLES_FILE,
-    Manifest,
-    Unit,
-    UnitFeatures,
-)
+from featurize.store.format import LIKELIHOOD_COLUMNS, UnitFeatures
+from featurize.store.manifest import FORMAT_VERSION, SAMPLES_FILE, Manifest, Unit
 from featurize.store.shards import Shard, Span
 
 
@@ -43,38 +37,38 @@ class StoreWriter:
         """`plan` has the keys `fingerprint`, `recipe_fingerprint`, `recipe` and `num_units`."""
         self.path = path
         self.plan = dict(plan)
-        self._folder: Folder = LocalFolder(path)  # where the store is
+        self._folder: Folder = LocalFolder(path)  # of the store
 
     def begin(self) -> None:
-        """Writes the plan, or checks that the folder holds the same one.
+        """Write the plan, or check that the folder has the same one.
 
         Raises:
-            FeatureStoreError: the folder holds a store made by another recipe or dataset.
+            FeatureStoreError: the folder has a store made from another recipe or dataset.
         """
         plan_path = self.path / "plan.json"
         if plan_path.exists():
             found = read_json(plan_path)
             if found.get("fingerprint") == self.plan["fingerprint"]:
                 return
-            # The plan of a run that failed before its first unit stands in nobody's way.
+            # The plan of a run that failed before its first unit may be replaced.
             if self._has_units():
                 raise FeatureStoreError(
-                    f"{self.path}: holds features made with another"
+                    f"{self.path}: has features made with another"
                     f" {_difference(found, self.plan)}; use another experiment.name,"
                     " or --overwrite to replace them"
                 )
         write_json(plan_path, {"format_version": FORMAT_VERSION, **self.plan})
 
     def finished_units(self) -> dict[int, Unit]:
-        """The units whose receipt agrees with the files; torn ones are left out, to be redone."""
+        """Units whose files match their receipt; the others will be computed again."""
         receipts = sorted((self.path / "units").glob("*.json"))
-        # Checksums of all cores at once: at the end of a large run everybody waits for this.
+        # On all cores: at the end of a large run everything waits for this.
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "checksums") as pool:
             units = pool.map(self._find_unit, receipts)
             return {unit.number: unit for unit in units if unit is not None}
 
     def write_unit(self, number: int, features: UnitFeatures, counts: Mapping[str, int]) -> Unit:
-        """Writes one unit; its receipt comes last, so that what it names is whole.
+        """Write one unit; its receipt comes last, so the files it names are complete.
 
         Raises:
             FeatureStoreError: a value is NaN or inf (names the sample).
@@ -86,8 +80,7 @@ class StoreWriter:
         names = (f"{number:05d}.safetensors", f"{number:05d}.parquet")
         tensors = {name: tensor.contiguous() for name, tensor in features.tensors.items()}
         with atomic_path(folder / names[0]) as temporary:
-            # NOTE: not save_file: it writes a hidden file of its own first, which a kill leaves
-            # behind and which only its owner may read.
+            # NOTE: not save_file, which writes a hidden file first that a kill leaves behind.
             temporary.write_bytes(save(tensors))
         with atomic_path(folder / names[1]) as temporary:
             pq.write_table(features.samples, temporary, compression="zstd")
@@ -106,7 +99,7 @@ class StoreWriter:
     def finish(
         self, counts: Mapping[str, int], units: Mapping[int, Unit] | None = None
     ) -> Manifest:
-        """Writes the manifest; every unit must be there, as `finished_units` has just found them.
+        """Write the manifest; `units` is what `finished_units` returned just now.
 
         Raises:
             FeatureStoreError: a unit is missing or damaged.
@@ -116,7 +109,7 @@ class StoreWriter:
         if missing:
             raise FeatureStoreError(
                 f"{self.path}: unit {missing[0]} is missing or damaged ({len(missing)} such units);"
-                " rerun the same command, it redoes only those"
+                " run the same command again, it redoes only those"
             )
         spans = self._first_spans()
         in_order = [units[number] for number in sorted(units)]
@@ -137,17 +130,14 @@ class StoreWriter:
         return manifest
 
     def withdraw(self) -> bool:
-        """Makes a finished store an unfinished one, when units of it turn out to be damaged.
-
-        Returns whether it was one.
-        """
+        """Remove the manifest, because units are damaged; returns whether there was one."""
         folder = self._folder
         was_finished = folder.read("manifest.json") is not None
         folder.remove("manifest.json")
         return was_finished
 
     def _join_samples(self, units: Sequence[Unit]) -> dict[str, Any] | None:
-        """Writes the tables of many units as one; returns what the manifest says of it."""
+        """Join the tables of many units in one file; returns its size and checksum."""
         if len(units) <= samples.TABLES_AT_ONCE:
             return None
         path = self.path / "units" / SAMPLES_FILE
@@ -164,11 +154,11 @@ class StoreWriter:
         return any((self.path / "units").glob("*.json"))
 
     def _first_spans(self) -> dict[str, Span]:
-        """The tensors of the first unit; every other one has the same."""
+        """The tensors of the first unit, which are those of every unit."""
         return Shard(str(self.path / "units" / "00000.safetensors")).spans
 
     def _find_unit(self, receipt: Path) -> Unit | None:
-        """The unit of a receipt whose files are as it says."""
+        """The unit of a receipt if its files match."""
         try:
             unit = self._parse_receipt(receipt.read_bytes())
             _check_unit(self.path, unit)
@@ -177,37 +167,37 @@ class StoreWriter:
         return unit
 
     def _parse_receipt(self, content: bytes) -> Unit:
-        """The unit a receipt names; ValueError where it is damaged or of another plan."""
+        """Parse a receipt; ValueError if it is damaged or belongs to another plan."""
         try:
             fields = json.loads(content)
             unit = Unit(**fields["unit"])
             is_ours = fields["checksum"] == self._receipt_checksum(unit)
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"no receipt: {error!r}") from error
+            raise ValueError(f"not a receipt: {error!r}") from error
         if not is_ours:
             raise ValueError("damaged, or of another plan")
         return unit
 
     def _receipt_checksum(self, unit: Unit) -> str:
-        """Tells a receipt of this plan from a damaged one and from another plan's."""
+        """A checksum that also depends on the plan."""
         return digest([self.plan["fingerprint"], dataclasses.asdict(unit)])
 
 
 def _describe(file: Path) -> dict[str, Any]:
-    """Size and checksum, as receipts and the manifest name them."""
+    """Size and checksum, as in receipts and the manifest."""
     return {"bytes": file.stat().st_size, "checksum": checksum(file)}
 
 
 def _check_unit(path: Path, unit: Unit) -> None:
-    """Raises ValueError or OSError unless the unit's files are as its receipt says."""
+    """Raise ValueError or OSError unless the unit's files match its receipt."""
     for name, expected in unit.files.items():
         file = path / "units" / name
         if file.stat().st_size != expected["bytes"] or checksum(file) != expected["checksum"]:
-            raise ValueError(f"{file}: not the bytes its receipt names")
+            raise ValueError(f"{file}: differs from its receipt")
 
 
 def _refuse_non_finite(features: UnitFeatures) -> None:
-    """Raises FeatureStoreError that names the first sample with a NaN or inf."""
+    """Raise FeatureStoreError naming the first sample with a NaN or inf."""
     rows = features.samples["feature_row"].to_numpy()
     for name, tensor in features.tensors.items():
         bad = (~torch.isfinite(tensor)).any(dim=1).nonzero()  # [bad, 1]
@@ -226,7 +216,7 @@ def _refuse_non_finite(features: UnitFeatures) -> None:
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Which parts of two plans differ, in words."""
+    """Names of the recipe fields that differ between two plans."""
     old, new = found.get("recipe", {}), wanted["recipe"]
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     return ", ".join(keys) or "dataset, selection of problems or featurize.unit_tokens"

@@ -26,6 +26,7 @@ from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking import NullTracker
+from headtrain.training.result import TrainResult
 from headtrain.training.run import VALID
 from headtrain.training.train import train_head
 
@@ -35,6 +36,16 @@ NAME = "random_backbone"
 Section = TypeVar("Section")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineScores:
+    """What the baseline says of the evaluated samples."""
+
+    scores: dict[str, dict[str, Floats]]
+    """By split and name, [samples] of each store."""
+    head: Path
+    was_up_to_date: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +65,8 @@ class RandomBackbone:
     progress: Callable[[int, int], None]
     """Follows the training: steps done, steps in all."""
 
-    def score(
-        self, trained: TrainedHead, stores: Mapping[str, FeatureStore]
-    ) -> dict[str, dict[str, Floats]]:
-        """Scores of the baseline by split and name, [samples] of each store.
+    def score(self, trained: TrainedHead, stores: Mapping[str, FeatureStore]) -> BaselineScores:
+        """Make the baseline and score the samples of the stores.
 
         Its features are of the samples of the stores, and its head has the settings and the pairs
         of the evaluated one. Both are kept and found again.
@@ -73,12 +82,22 @@ class RandomBackbone:
         if has_valid and VALID not in wanted:
             wanted[VALID] = self.open_store(VALID)
         made = {split: self._featurize(split, store) for split, store in wanted.items()}
-        head = self._train(trained, made, chosen_on=VALID if has_valid else None)
+        result = self._train(trained, made, chosen_on=VALID if has_valid else None)
+        is_last = trained.record.selection.get("by") == "last step"
+        kept = result.final if is_last or result.best is None else result.best
+        assert kept is not None, "a final head is always kept"
+        head = load_head(kept)
         if head.record.pairs["checksum"] != trained.record.pairs.get("checksum"):
             logger.warning(
                 "the head on a random backbone was trained on other pairs than the evaluated one"
             )
-        return {split: {NAME: _scores(head, made[split], store)} for split, store in stores.items()}
+        return BaselineScores(
+            scores={
+                split: {NAME: _scores(head, made[split], store)} for split, store in stores.items()
+            },
+            head=kept,
+            was_up_to_date=result.was_up_to_date,
+        )
 
     def _featurize(self, split: str, store: FeatureStore) -> FeatureStore:
         """Features of a random backbone for the samples of a store."""
@@ -93,7 +112,7 @@ class RandomBackbone:
 
     def _train(
         self, trained: TrainedHead, made: Mapping[str, FeatureStore], *, chosen_on: str | None
-    ) -> TrainedHead:
+    ) -> TrainResult:
         """Train a head with the settings of the evaluated one on these features."""
         job = self.job_of("train")
         record = trained.record
@@ -122,7 +141,7 @@ class RandomBackbone:
             made["train"].manifest.fingerprint,
             valid.manifest.fingerprint if valid else None,
         ]
-        result = train_head(
+        return train_head(
             train=made["train"],
             valid=valid,
             training=training,
@@ -138,12 +157,6 @@ class RandomBackbone:
             mixed_precision=runtime.mixed_precision,
             progress=lambda now: self.progress(now.step, now.num_steps),
         )
-        is_last = record.selection.get("by") == "last step"
-        kept: Path | None = result.final if is_last or result.best is None else result.best
-        assert kept is not None, "a final head is always kept"
-        state = "up to date" if result.was_up_to_date else "trained"
-        logger.info("head on a random backbone %s: %s", state, kept)
-        return load_head(kept)
 
 
 def _same_samples(store: FeatureStore) -> Choose:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from featurize.io.files import TEMPORARY_SUFFIX
-from featurize.io.memory import available_memory
+from featurize.io.files import TEMPORARY_SUFFIX, available_memory
 
 SHARE = 0.7
 """Of the memory that is free, what features may take; training itself needs little."""

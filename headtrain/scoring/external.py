@@ -7,8 +7,7 @@ from pathlib import Path
 from featurize.data.index import DatasetIndex
 from featurize.io.files import digest
 from featurize.model.device import resolve_device
-from featurize.run.launch import run_job
-from featurize.run.plan import FeaturizeJob, Reporter
+from featurize.run.plan import FeaturizeJob
 from featurize.settings import (
     BackboneSettings,
     DatasetSettings,
@@ -84,9 +83,8 @@ def plan_file(
     )
 
 
-def featurize_file(job: FeaturizeJob, index: DatasetIndex, reporter: Reporter) -> FeatureStore:
-    """Run the job of `plan_file`; the rows of the store are those of the index, in its order."""
-    run_job(job, reporter)
+def open_file_store(job: FeaturizeJob, index: DatasetIndex) -> FeatureStore:
+    """The store of a finished job of `plan_file`; its rows are those of the index, in order."""
     store = FeatureStore.open(job.store_dir, job.cache_dir)
     found_ids, wanted_ids = (
         table["task_id"].combine_chunks() for table in (store.samples, index.table)

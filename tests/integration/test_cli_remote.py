@@ -124,7 +124,7 @@ def test_inspect_reads_a_store_on_a_server(
 ) -> None:
     outcome = critic.run("inspect", remote, "--verify", folder=project)
     assert outcome.code == 0, outcome.err
-    assert "all as written" in outcome.out
+    assert "all correct" in outcome.out
     RemoteFolder(remote).upload(project / "train.jsonl", "units/00000.parquet")
     outcome = critic.run("inspect", remote, "--verify", folder=project)
     assert outcome.code == 2

@@ -182,7 +182,7 @@ def test_styles_are_told_apart_and_no_train_features_are_needed(project: Project
     finally:
         (features / "away").rename(features / "train")
     assert "18 pairs of 2 problems" in done.out
-    assert "the train features are not at hand" in done.out
+    assert "the train features are gone" in done.out
     assert "P(correct) of correct" in done.out  # by the calibration the head carries
     (written,) = (project.folder / "storage/evaluation/demo").glob("data-rm-bench-*.json")
     found = json.loads(written.read_text())
@@ -205,7 +205,7 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
     assert decision is not None
     assert project.read("bare.jsonl") == project.read("scored.jsonl")
     judged = project.run("eval", "--split", "valid", "--head", "bare", *options())
-    assert "bare is the head of a run that has not ended" in judged.out
+    assert "bare is from a run that has not finished" in judged.out
     features = project.folder / "storage/features/demo"
     (features / "train").rename(features / "away")
     try:

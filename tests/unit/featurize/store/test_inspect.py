@@ -34,7 +34,7 @@ def test_a_whole_store_is_described_and_passes(tmp_path: Path) -> None:
     assert lines["units"] == "2 of 2"
     assert (lines["samples"], lines["duplicates"]) == (8, 2)
     assert lines["poolings"] == "mean, last"
-    assert lines["checksums"] == "all as written"
+    assert lines["checksums"] == "all correct"
     sizes = [path.stat().st_size for path in (tmp_path / "units").glob("*.safetensors")]
     assert report.bytes_of["features"] == sum(sizes)
     for name, width in TENSORS.items():
@@ -131,7 +131,7 @@ def test_an_unfinished_store_is_told_with_how_to_go_on(tmp_path: Path) -> None:
     report = inspect_store(tmp_path)
     assert report.describe()["units"] == "1 of 5"
     assert report.describe()["likelihood"] == "yes"
-    with pytest.raises(FeatureStoreError, match="4 of 5 units are not finished; go on with `"):
+    with pytest.raises(FeatureStoreError, match="4 of 5 units are not finished; resume with `"):
         report.check()
 
 

@@ -24,8 +24,8 @@ from featurize.store import (
     read_manifest,
     read_pairs,
 )
-from featurize.store.format import SAMPLES_FILE
 from featurize.store.inspect import inspect_store
+from featurize.store.manifest import SAMPLES_FILE
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 from tests.support.unit_features import make_unit, make_writer, read_tree, write_missing
 

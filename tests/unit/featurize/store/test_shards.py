@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from featurize.store.runs import plan_runs
+from featurize.store.shards import plan_runs
 
 STARTS = np.array([0, 10, 10, 30])  # units of 10, 0 and 20 rows
 

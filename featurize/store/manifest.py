@@ -1,0 +1,116 @@
+"""The manifest of a store: what it is, what it was made from, and the files it consists of.
+
+NOTE: imports neither torch nor pyarrow, so that a finished store is recognised within a second.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurize.errors import FeatureStoreError
+from featurize.io.remote import open_folder
+
+FORMAT_VERSION = 1
+
+SAMPLES_FILE = "samples.parquet"
+"""In a store of many units: the sample tables of all units as one."""
+
+
+class DamagedFileError(FeatureStoreError):
+    """A file of a finished unit is missing or has changed."""
+
+    def __init__(self, store: Path | str, file: str, reason: str | Exception) -> None:
+        what = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        self.reason = f"{file}: {what}".splitlines()[0]
+        super().__init__(
+            f"{store}: damaged ({self.reason}); `{repair_command(store)}` with the same config"
+            " redoes only that"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A finished unit."""
+
+    number: int
+    samples: int
+    feature_rows: int
+    files: dict[str, dict[str, Any]]  # file name -> {"bytes": int, "checksum": hex}
+    counts: dict[str, int]  # what happened to its samples: truncated, duplicate, tokens, ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A finished store: what it was made from, and the files it consists of."""
+
+    format_version: int
+    fingerprint: str  # recipe + dataset content
+    recipe_fingerprint: str  # the recipe alone: equal for the train and valid stores of one run
+    recipe: dict[str, Any]  # backbone, tokenizer, template, truncation, layers, poolings, dtypes
+    tensors: dict[str, int]  # name -> width
+    dtype: str
+    counts: dict[str, int]
+    units: list[Unit]
+    sample_table: dict[str, Any] | None = (
+        None  # bytes and checksum of SAMPLES_FILE, if there is one
+    )
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Files in `units/` except receipts: name -> {"bytes": int, "checksum": hex}."""
+        files = {name: file for unit in self.units for name, file in unit.files.items()}
+        return files if self.sample_table is None else files | {SAMPLES_FILE: self.sample_table}
+
+
+def read_manifest(store: Path | str) -> Manifest | None:
+    """Read the manifest of a store at a path or URI; None if the store is not finished.
+
+    Raises:
+        FeatureStoreError: it is damaged or of a format this version cannot read.
+    """
+    content = open_folder(store).read("manifest.json")
+    return None if content is None else parse_manifest(store, content)
+
+
+def parse_manifest(store: Path | str, content: bytes) -> Manifest:
+    """Parse the content of manifest.json.
+
+    Raises:
+        FeatureStoreError: it is damaged or of a format this version cannot read.
+    """
+    where = f"{store}/manifest.json"
+    try:
+        fields = json.loads(content)
+        if fields.get("format_version") != FORMAT_VERSION:
+            raise FeatureStoreError(
+                f"{where}: format version {fields.get('format_version')!r}, this version"
+                f" reads {FORMAT_VERSION}; make the features again with `critic featurize`"
+            )
+        fields["units"] = [Unit(**unit) for unit in fields["units"]]
+        return Manifest(**fields)
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FeatureStoreError(
+            f"{where}: damaged ({error}); `{repair_command(store)}` with the same config writes it"
+            " again and keeps the finished units"
+        ) from error
+
+
+def lost_files(store: Path | str, manifest: Manifest) -> dict[str, str]:
+    """Files of a finished store that are missing or have another size: name -> what is wrong."""
+    sizes = open_folder(store).sizes("units")
+    return {
+        name: "missing" if name not in sizes else f"{sizes[name]:,} bytes of {file['bytes']:,}"
+        for name, file in manifest.files.items()
+        if sizes.get(name) != file["bytes"]
+    }
+
+
+def repair_command(store: Path | str) -> str:
+    """The command that repairs a store; the name of its folder is that of its split or file."""
+    folder, _, split = str(store).rstrip("/").rpartition("/")
+    if folder.endswith("random-backbone"):
+        return f"rm -r {store}` and then `critic eval --baseline random-backbone"
+    if split.startswith("data-"):
+        return "critic score FILE --out FILE --repair` or `critic eval --data FILE --repair"
+    return f"critic featurize --split {split} --repair"
