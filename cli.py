@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from featurize.data.audit.report import CountedTokens
     from featurize.data.index import DatasetIndex
     from featurize.data.prepare.prepared import Prepared
-    from featurize.run.plan import FeaturizeJob, FeaturizeSummary
+    from featurize.run.job import FeaturizeJob, FeaturizeSummary
     from featurize.run.selection import Choose, Selection
     from featurize.store import FeatureStore
     from headtrain.evaluation.judge import Judgement
@@ -383,7 +383,6 @@ def featurize_command(
     from configs.notes import notes
     from configs.project import command_to_repeat
     from featurize.run.launch import run_job
-    from featurize.run.plan import plan_featurize
 
     if "RANK" in os.environ:
         _refuse_options_of_torchrun(nproc_per_node, overwrite)
@@ -393,11 +392,17 @@ def featurize_command(
         for line in notes(project.settings):
             console().print(f"note: {line}", style="dim")
     job = project.featurize_job(
-        split, limit_problems=limit_problems, repair=repair, command=command_to_repeat()
+        split,
+        limit_problems=limit_problems,
+        repair=repair,
+        command=command_to_repeat(),
+        selection_settings=_pair_settings(project) if pairs is not None else None,
     )
     choose = _pair_planner(project, split) if pairs is not None else None
     title = f"plan: featurize {split}"
     if plan_only:
+        from featurize.run.plan import plan_featurize
+
         plan = plan_featurize(job, choose)
         console().print(rows_table(title, plan.describe()))
         return
@@ -724,6 +729,16 @@ def _count_tokens(project: "Project", index: "DatasetIndex") -> "CountedTokens":
         max_length=settings.dataset.max_length,
         prompt_limit=settings.dataset.prompt_limit,
     )
+
+
+def _pair_settings(project: "Project") -> dict[str, Any]:
+    """All that the pairs of `_pair_planner` depend on, apart from the dataset."""
+    from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
+
+    sampling = project.settings.data_sampling
+    excluded = read_excluded_problems(sampling.pairwise)
+    holdout = project.settings.evaluation.train_holdout
+    return {"pairs": pair_settings(sampling, excluded), "train_holdout": holdout}
 
 
 def _pair_planner(project: "Project", split: str) -> "Choose":

@@ -18,7 +18,7 @@ from featurize.settings import BackboneSettings
 if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
-    from featurize.run.plan import FeaturizeJob
+    from featurize.run.job import FeaturizeJob
     from featurize.store import FeatureStore
     from headtrain.evaluation.samples.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
@@ -74,7 +74,7 @@ class Project:
 
     def featurize_job(self, split: str, **options: Any) -> "FeaturizeJob":
         """The job that makes the features of a split."""
-        from featurize.run.plan import FeaturizeJob
+        from featurize.run.job import FeaturizeJob
 
         settings = self.settings
         return FeaturizeJob(

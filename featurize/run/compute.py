@@ -15,7 +15,8 @@ from featurize.model.device import resolve_device
 from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.sharing import plan_sharing
 from featurize.run.groups import RankGroup
-from featurize.run.plan import FeaturizePlan, FeaturizeSummary, Reporter
+from featurize.run.job import FeaturizeSummary, Reporter
+from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import Ranks
 from featurize.run.units import UnitWork, read_unit, sum_counts, to_unit_features
 from featurize.store import RemoteStoreWriter, StoreWriter, Unit

@@ -17,22 +17,18 @@ from featurize.io.files import available_memory, write_json
 from featurize.io.interrupts import Terminated
 from featurize.io.lock import sole_writer
 from featurize.io.remote import open_folder
+from featurize.run.finished import find_finished, remember_finished
+from featurize.run.job import FeaturizeJob, FeaturizeSummary, Reporter
 from featurize.run.messages import Failure, Relay
-from featurize.run.plan import (
-    FeaturizeJob,
-    FeaturizePlan,
-    FeaturizeSummary,
-    Reporter,
-    plan_featurize,
-)
-from featurize.run.selection import Choose, Selection
-from featurize.store import read_manifest
+from featurize.store.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+    from featurize.run.plan import FeaturizePlan
     from featurize.run.ranks import Ranks
+    from featurize.run.selection import Choose
 
 JOB_FILE = "job.json"
 """In the folder of the store while workers run."""
@@ -54,7 +50,7 @@ def run_job(
     job: FeaturizeJob,
     reporter: Reporter,
     *,
-    choose: Choose | None = None,
+    choose: "Choose | None" = None,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> FeaturizeSummary:
@@ -76,21 +72,23 @@ def run_job(
     """
     if "RANK" in os.environ:
         return _run_as_rank(job, reporter, choose)
+    is_known = choose is None or job.selection_settings is not None
+    if is_known and not overwrite and (manifest := find_finished(job)) is not None:
+        return _up_to_date(job, manifest)
+    from featurize.run.plan import plan_featurize
+
     plan = plan_featurize(job, choose)
     if overwrite:
         remove_store(job)
         plan = replace(plan, finished=None)
-    if plan.finished is not None:
-        return _up_to_date(plan)
-    reporter.planned(plan)
-    num_workers = _choose_workers(plan, workers)
-    with sole_writer(job.writing_dir):
-        if num_workers > 1:
-            return _run_workers(plan, num_workers, reporter)
-        from featurize.run.compute import compute
-        from featurize.run.ranks import Ranks
-
-        return compute(plan, Ranks(), reporter)
+    if plan.finished is None:
+        reporter.planned(plan)
+        summary = _compute(plan, _choose_workers(plan, workers), reporter)
+    else:
+        summary = _up_to_date(job, plan.finished)
+    if is_known:
+        remember_finished(plan)
+    return summary
 
 
 def remove_store(job: FeaturizeJob) -> None:
@@ -143,7 +141,7 @@ def choose_workers(
     return max(1, min(asked, num_units * group))
 
 
-def _choose_workers(plan: FeaturizePlan, asked: int | None) -> int:
+def _choose_workers(plan: "FeaturizePlan", asked: int | None) -> int:
     from featurize.model.device import resolve_device
     from featurize.model.sharing import group_size, plan_sharing
 
@@ -159,20 +157,32 @@ def _choose_workers(plan: FeaturizePlan, asked: int | None) -> int:
     return workers
 
 
-def _up_to_date(plan: FeaturizePlan) -> FeaturizeSummary:
-    assert plan.finished is not None
+def _compute(plan: "FeaturizePlan", num_workers: int, reporter: Reporter) -> FeaturizeSummary:
+    with sole_writer(plan.job.writing_dir):
+        if num_workers > 1:
+            return _run_workers(plan, num_workers, reporter)
+        from featurize.run.compute import compute
+        from featurize.run.ranks import Ranks
+
+        return compute(plan, Ranks(), reporter)
+
+
+def _up_to_date(job: FeaturizeJob, manifest: Manifest) -> FeaturizeSummary:
     return FeaturizeSummary(
-        store_dir=plan.job.store_dir,
-        counts=plan.finished.counts,
-        num_resumed_units=len(plan.units),
+        store_dir=job.store_dir,
+        counts=manifest.counts,
+        num_resumed_units=len(manifest.units),
         seconds=0.0,
         was_up_to_date=True,
     )
 
 
-def _run_as_rank(job: FeaturizeJob, reporter: Reporter, choose: Choose | None) -> FeaturizeSummary:
+def _run_as_rank(
+    job: FeaturizeJob, reporter: Reporter, choose: "Choose | None"
+) -> FeaturizeSummary:
     """This process's part of a run that torchrun started."""
     from featurize.run.compute import compute
+    from featurize.run.plan import plan_featurize
     from featurize.run.ranks import Ranks
 
     ranks = Ranks()
@@ -181,13 +191,13 @@ def _run_as_rank(job: FeaturizeJob, reporter: Reporter, choose: Choose | None) -
     plan = plan_featurize(job, choose)
     ranks.share("job", lambda: _to_share(plan))
     if plan.finished is not None:
-        return _up_to_date(plan)
+        return _up_to_date(job, plan.finished)
     reporter.planned(plan)
     with sole_writer(job.writing_dir):
         return compute(plan, ranks, reporter)
 
 
-def _to_share(plan: FeaturizePlan) -> dict[str, object]:
+def _to_share(plan: "FeaturizePlan") -> dict[str, object]:
     return {
         "is_finished": plan.finished is not None,
         "job": plan.job.to_dict(),
@@ -207,14 +217,17 @@ def _follow_first_rank(job: FeaturizeJob, reporter: Reporter, ranks: "Ranks") ->
     return compute(plan, ranks, reporter)
 
 
-def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> FeaturizePlan:
+def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> "FeaturizePlan":
     """The plan of a job that another process has planned; its files are in the cache."""
+    from featurize.run.plan import plan_featurize
+    from featurize.run.selection import Selection
+
     chosen = None if selection is None else Selection.from_dict(selection)
     plan = plan_featurize(job, None if chosen is None else lambda *_: chosen)
     return replace(plan, finished=None)  # what is missing was decided by the other process
 
 
-def _run_workers(plan: FeaturizePlan, num_workers: int, reporter: Reporter) -> FeaturizeSummary:
+def _run_workers(plan: "FeaturizePlan", num_workers: int, reporter: Reporter) -> FeaturizeSummary:
     """Compute a plan in several processes of this machine, which read it from a job file."""
     started = time.monotonic()
     path = plan.job.writing_dir / JOB_FILE

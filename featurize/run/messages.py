@@ -12,10 +12,13 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from featurize.errors import one_line
-from featurize.run.plan import FeaturizePlan, Reporter
+from featurize.run.job import Reporter
+
+if TYPE_CHECKING:
+    from featurize.run.plan import FeaturizePlan
 
 _FILE = "messages.jsonl"
 _POLL_SECONDS = 0.1
@@ -42,7 +45,7 @@ class MessageReporter:
         self._path = folder / _FILE
         self._next_advance = 0.0
 
-    def planned(self, plan: FeaturizePlan) -> None:
+    def planned(self, plan: "FeaturizePlan") -> None:
         """Nothing: the process that planned has shown it."""
 
     def note(self, text: str) -> None:

@@ -1,15 +1,12 @@
-"""What a featurize run is asked for, and its plan: units, size and fingerprint."""
+"""The plan of a featurize job: its recipe, units, size and fingerprint."""
 
 import functools
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import TypeAdapter
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import TEMPLATE
@@ -23,7 +20,6 @@ from featurize.data.token_counts import (
     write_counts,
 )
 from featurize.io.files import digest
-from featurize.io.remote import is_remote
 from featurize.model.backbone import (
     BackboneSource,
     find_backbone,
@@ -34,14 +30,11 @@ from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.identity import model_files
 from featurize.model.packing import plan_units
 from featurize.model.sharing import check_tensor_parallel
+from featurize.run.job import FeaturizeJob
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.run.selection import Choose, Selection, fingerprint_of, select
 from featurize.settings import (
-    BackboneSettings,
     DatasetSettings,
-    DistributedSettings,
-    FeaturizeSettings,
-    RuntimeSettings,
 )
 from featurize.store import Manifest, lost_files, read_manifest
 
@@ -49,70 +42,6 @@ logger = logging.getLogger(__name__)
 
 CHARS_PER_TOKEN = 3
 """For sizing units before anything is tokenised; programs run from 2.5 to 3.5."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeaturizeJob:
-    """What is asked for."""
-
-    backbone: BackboneSettings
-    dataset: DatasetSettings
-    featurize: FeaturizeSettings
-    runtime: RuntimeSettings
-    split: str
-    store_dir: Path | str  # a folder or a URI
-    cache_dir: Path
-    distributed: DistributedSettings = field(default_factory=DistributedSettings)
-    limit_problems: int | None = None
-    repair: bool = False  # trust no finished unit before its checksums are right
-    command: str = ""  # what a person ran, for whoever has to run it again
-
-    def to_dict(self) -> dict[str, Any]:
-        """The job as JSON."""
-        plain: dict[str, Any] = TypeAdapter(FeaturizeJob).dump_python(self, mode="json")
-        return plain
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "FeaturizeJob":
-        """The job that `to_dict` gave."""
-        return TypeAdapter(FeaturizeJob).validate_python(fields)
-
-    @property
-    def writing_dir(self) -> Path:
-        """Folder of this machine into which units are written: the store, or on the way to it."""
-        if not is_remote(self.store_dir):
-            return Path(self.store_dir)
-        return self.cache_dir / "stores" / digest(str(self.store_dir))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeaturizeSummary:
-    """What a run did with every row it read."""
-
-    store_dir: Path | str
-    counts: dict[str, int]
-    """Of the whole run; empty on ranks that are not the first."""
-    num_resumed_units: int
-    seconds: float
-    was_up_to_date: bool = False
-
-    def describe(self) -> dict[str, Any]:
-        """The lines of the table shown at the end; every row that was read is in it once."""
-        counts = self.counts
-        return {
-            "samples read": counts["read"],
-            "featurized": counts["feature_rows"],
-            "duplicates of those": counts["duplicates"],
-            "not selected": counts["not_selected"],
-            **({"pairs planned": counts["pairs"]} if "pairs" in counts else {}),
-            "prompts cut (samples)": counts["prompts_truncated"],
-            "outputs cut": counts["outputs_truncated"],
-            "prompts": counts["prompts"],
-            "unique tokens": counts["unique_tokens"],
-            "tokens without sharing": counts["all_tokens"],
-            "units resumed": self.num_resumed_units,
-            "seconds": round(self.seconds, 1),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,19 +98,6 @@ class FeaturizePlan:
         if self.counted_tokens is not None:
             return self.counted_tokens
         return int(_group_chars(self.index, group_starts(self.index)).sum()) // CHARS_PER_TOKEN
-
-
-class Reporter(Protocol):
-    """Follows a job."""
-
-    def planned(self, plan: FeaturizePlan) -> None:
-        """The plan, before anything is computed."""
-
-    def note(self, text: str) -> None:
-        """One line worth reading."""
-
-    def advance(self, tokens: int) -> None:
-        """Unique tokens that all ranks have computed so far."""
 
 
 def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> FeaturizePlan:

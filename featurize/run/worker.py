@@ -61,8 +61,8 @@ def work(fields: dict[str, Any], reporter: Any) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from featurize.run.compute import compute
+    from featurize.run.job import FeaturizeJob
     from featurize.run.launch import replan
-    from featurize.run.plan import FeaturizeJob
     from featurize.run.ranks import Ranks
 
     disable_progress_bar()

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from featurize.arrays import Floats
 from featurize.io.files import digest
 from featurize.model.device import resolve_device
-from featurize.run.plan import FeaturizeJob
+from featurize.run.job import FeaturizeJob
 from featurize.run.selection import Choose, Selection
 from featurize.settings import RuntimeSettings
 from featurize.store import FeatureStore, read_pairs

@@ -7,7 +7,7 @@ from pathlib import Path
 from featurize.data.index import DatasetIndex
 from featurize.io.files import digest
 from featurize.model.device import resolve_device
-from featurize.run.plan import FeaturizeJob
+from featurize.run.job import FeaturizeJob
 from featurize.settings import (
     BackboneSettings,
     DatasetSettings,

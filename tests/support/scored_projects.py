@@ -9,7 +9,8 @@ import torch
 
 from configs.loader import load_config, to_dict
 from featurize.run.compute import compute
-from featurize.run.plan import FeaturizeJob, plan_featurize
+from featurize.run.job import FeaturizeJob
+from featurize.run.plan import plan_featurize
 from featurize.run.ranks import Ranks
 from featurize.store import FeatureStore
 from headtrain.features.inputs import choose_columns, read_head_inputs

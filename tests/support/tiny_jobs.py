@@ -10,7 +10,8 @@ from transformers import LlamaConfig
 
 from featurize.data.prompt import Encoder
 from featurize.model.forward import Features
-from featurize.run.plan import FeaturizeJob, FeaturizePlan, plan_featurize
+from featurize.run.job import FeaturizeJob
+from featurize.run.plan import FeaturizePlan, plan_featurize
 from featurize.run.selection import Choose
 from featurize.run.units import read_unit, to_unit_features
 from featurize.settings import (

@@ -12,7 +12,8 @@ from configs.loader import ConfigError, load_config
 from configs.project import _check_recipe
 from featurize.model.backbone import load_backbone
 from featurize.model.source import BackboneSource, find_backbone
-from featurize.run.plan import FeaturizeJob, plan_featurize
+from featurize.run.job import FeaturizeJob
+from featurize.run.plan import plan_featurize
 from featurize.run.recipe import make_recipe
 from featurize.settings import (
     BackboneSettings,

@@ -1,6 +1,9 @@
 """How many workers are started, and what a job does with a store that is there."""
 
 import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,15 @@ import pytest
 import torch
 
 from featurize.run import launch
+from featurize.run.finished import find_finished
+from featurize.run.job import FeaturizeJob
 from featurize.run.launch import choose_workers, replan, run_job
-from featurize.run.plan import FeaturizeJob, plan_featurize
+from featurize.run.plan import plan_featurize
 from featurize.run.selection import Selection
 from featurize.store import PlannedPairs
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 
+ROOT = Path(__file__).parents[4]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 GB = 10**9
 
@@ -97,3 +103,46 @@ def test_a_worker_plans_the_same_units_from_the_job_it_reads(tmp_path: Path) -> 
     assert again.units == plan.units
     assert again.index.table.equals(plan.index.table)
     assert plan_featurize(job).fingerprint != plan.fingerprint
+
+
+def test_a_finished_job_is_recognised_without_the_backbones_libraries(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", make_rows(2))
+    plan = make_plan(tmp_path, rows)
+    write_store(plan)
+    assert find_finished(plan.job) is None  # nothing is recorded yet
+    run_job(plan.job, NoReporter())
+    found = find_finished(plan.job)
+    assert found is not None
+    assert found.fingerprint == plan.fingerprint
+    code = (
+        "import sys\n"
+        "from featurize.run.job import FeaturizeJob\n"
+        "from featurize.run.finished import find_finished\n"
+        f"job = FeaturizeJob.from_dict({plan.job.to_dict()!r})\n"
+        "assert find_finished(job) is not None\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("change", ["rows", "weights", "tokenizer", "shard", "settings", "repair"])
+def test_a_finished_job_is_planned_again_when_something_it_depends_on_has_changed(
+    tmp_path: Path, change: str
+) -> None:
+    plan = make_plan(tmp_path, write_rows(tmp_path / "rows.jsonl", make_rows(2)))
+    write_store(plan)
+    run_job(plan.job, NoReporter())
+    job = plan.job
+    if change == "settings":
+        job = replace(job, featurize=replace(job.featurize, likelihood=True))
+    elif change == "repair":
+        job = replace(job, repair=True)
+    else:
+        path = {
+            "rows": tmp_path / "rows.jsonl",
+            "weights": tmp_path / "model/model.safetensors",
+            "tokenizer": tmp_path / "model/tokenizer.json",
+            "shard": tmp_path / "store/units/00000.safetensors",
+        }[change]
+        path.write_bytes(path.read_bytes() + b"\n")
+    assert find_finished(job) is None
