@@ -496,6 +496,7 @@ def sweep_command(
     debug: DebugOption = False,
 ) -> None:
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
+    console().print(f"sweep: {len(grid or [])} settings varied, {seeds} seeds")
     from featurize.model.device import resolve_device
     from headtrain.report.sweep_figure import draw_sweep
     from headtrain.sweep.folder import FIGURE_FILE, RESULT_FILE, WINNER
@@ -649,6 +650,7 @@ def score_command(
     debug: DebugOption = False,
 ) -> None:
     """Copy the rows of a file and add a score, probability and rank to each."""
+    console().print(f"score: {file}")
     from configs.project import HeadProject
     from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
     from headtrain.scoring.rows import field_names, fields_of_rows
@@ -794,6 +796,7 @@ def _sweep_points(config: Path | None, overrides: "Sequence[str]", grid: "Sequen
 def _evaluate_split(project: "Project", split: str, head: str | None, baseline: str | None) -> None:
     """`critic eval --split`."""
     settings, layout = project.settings, project.layout
+    console().print(f"eval: {split} split of {settings.dataset.name}")
     _keep_fonts_in(layout)
     from headtrain.evaluation.judge import judge_head
     from headtrain.evaluation.place import results_dir
@@ -841,6 +844,7 @@ def _evaluate_file(
     """`critic eval --data`: a head on a file of pairs that is not a split of its dataset."""
     import dataclasses
 
+    console().print(f"eval: {data}")
     from configs.project import HeadProject, texts_of
     from featurize.data.pair_rows import write_plain_rows
     from featurize.errors import FeatureStoreError

@@ -21,9 +21,10 @@ from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
-from headtrain.features.inputs import ROWS_AT_ONCE, InputColumns, choose_columns, read_rows
+from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
 from headtrain.head.ensemble import EnsembleModel, put_state, read_state
 from headtrain.head.model import HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
 from headtrain.pairs.holdout import Holdout
 
@@ -39,17 +40,9 @@ class CheckpointError(CriticError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadRecord:
-    """What head.json says."""
+class HeadRecord(HeadSpec):
+    """The content of head.json: the shape of the head, and how it was made."""
 
-    head_type: str
-    """mlp or linear."""
-    dropout: float
-    """Used while training only."""
-    tensors: dict[str, int]
-    """Store tensors the head reads and their widths, in the order of its input."""
-    likelihood: bool
-    """Whether the four likelihood columns follow them."""
     recipe_fingerprint: str
     """Recipe of the features; a store of another recipe is refused."""
     store_fingerprint: str
@@ -62,12 +55,6 @@ class HeadRecord:
     """The resolved configuration of the run."""
     tracking_run_id: str | None
     """MLflow run of the training."""
-    head_width: int | None = None
-    """Units of the mlp's first layer; None is an eighth of the inputs (mixed: of the widest)."""
-    likelihood_direct: bool = False
-    """Whether they lead straight to the value as well."""
-    feature_mix: str = "concat"
-    """concat, or mix: a learned mix of the tensors (and of the likelihood as one more)."""
     num_members: int = 1
     """Heads of an ensemble, stacked in the weights; its value is the mean of theirs."""
     selection: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -85,15 +72,6 @@ class HeadRecord:
     format_version: int = FORMAT_VERSION
 
     @property
-    def columns(self) -> InputColumns:
-        """The input columns the head reads."""
-        return InputColumns(
-            tensors=tuple(self.tensors),
-            widths=tuple(self.tensors.values()),
-            likelihood=self.likelihood,
-        )
-
-    @property
     def holdout(self) -> Holdout | None:
         """The train problems that were held out, None where none were."""
         return Holdout(**self.train_holdout) if self.train_holdout else None
@@ -108,15 +86,9 @@ class HeadRecord:
         """The calibration and threshold fitted on train; None of a checkpoint on the way."""
         return Decision.from_dict(self.fitted) if self.fitted else None
 
-    def make_model(self) -> HeadModel | EnsembleModel:
-        """A model of this shape, with weights of no meaning."""
-        columns = self.columns
-        mixed = columns.blocks if self.feature_mix == "mix" else None
-        direct = columns.num_direct if self.likelihood_direct else 0
-        members = [
-            HeadModel(columns.width, self.head_type, self.dropout, mixed, direct, self.head_width)
-            for _ in range(self.num_members)
-        ]
+    def make_members(self) -> HeadModel | EnsembleModel:
+        """A model of this shape with uninitialised weights, or as many as there are members."""
+        members = [self.make_model() for _ in range(self.num_members)]
         return members[0] if self.num_members == 1 else EnsembleModel(members)
 
 
@@ -237,7 +209,7 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
             f"{folder}: {WEIGHTS_FILE} is not the file {RECORD_FILE} was written with; "
             "rerun `critic train-head`, or take another checkpoint of the run"
         )
-    model = record.make_model()
+    model = record.make_members()
     try:
         put_state(model, safetensors.torch.load(content))  # no pickle: bytes of tensors alone
     except (SafetensorError, RuntimeError) as error:

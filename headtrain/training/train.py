@@ -16,6 +16,7 @@ from headtrain.features.inputs import InputColumns, choose_columns, read_head_in
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import HeadRecord, check_upload_uri
 from headtrain.head.model import FeatureNormaliser, HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
 from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
@@ -211,16 +212,7 @@ def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) ->
 def make_model(columns: InputColumns, training: TrainingSettings, seed: int) -> HeadModel:
     """A head with the first weights of this seed, drawn on the CPU."""
     torch.default_generator.manual_seed(mix_seed(seed, 0, 2))
-    mixed = columns.blocks if training.feature_mix == "mix" else None
-    direct = columns.num_direct if training.likelihood_direct else 0
-    return HeadModel(
-        columns.width,
-        training.value_head_type,
-        training.dropout,
-        mixed,
-        direct,
-        training.value_head_width,
-    )
+    return HeadSpec.of(columns, training).make_model()
 
 
 def fit_normaliser(
@@ -245,13 +237,7 @@ def head_record(
 ) -> HeadRecord:
     """What every head of the run has in common."""
     return HeadRecord(
-        head_type=training.value_head_type,
-        likelihood_direct=training.likelihood_direct and columns.likelihood,
-        head_width=training.value_head_width,
-        dropout=training.dropout,
-        tensors=dict(zip(columns.tensors, columns.widths, strict=True)),
-        likelihood=columns.likelihood,
-        feature_mix=training.feature_mix,
+        **HeadSpec.of(columns, training).to_dict(),
         train_holdout=dataclasses.asdict(data.holdout) if data.holdout else None,
         pairs={**data.describe(), "checksum": data.checksum()},
         recipe_fingerprint=store.manifest.recipe_fingerprint,
