@@ -6,13 +6,12 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from headtrain.evaluation.mistakes import Mistake
 from headtrain.evaluation.results import Evaluation
 from headtrain.evaluation.samples.visible import to_visible
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
-from headtrain.evaluation.tables import show_interval
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.figures import Picture
-from headtrain.report.mistakes import Mistake
 
 TEMPLATE = "page.html.j2"
 
@@ -68,6 +67,6 @@ def _interval(interval: Interval | None) -> Markup:
     """The number, and its bounds apart: a phone shows them on a line below."""
     if interval is None:
         return Markup("-")
-    estimate, _, bounds = show_interval(interval).partition(" ")
+    estimate, _, bounds = str(interval).partition(" ")
     shown = Markup('{} <span class="bounds">{}</span>').format(estimate, bounds)
     return shown if bounds else Markup(estimate)

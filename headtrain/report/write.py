@@ -7,9 +7,9 @@ import numpy as np
 
 from featurize.io.files import atomic_path
 from headtrain.evaluation.judge import Judgement
+from headtrain.evaluation.mistakes import Mistake, describe_mistakes, widest_pairs
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.figures import History, draw_all
-from headtrain.report.mistakes import Mistake, describe_mistakes, widest_pairs
 from headtrain.report.page import render_page
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from headtrain.evaluation.tables import show_interval
 from headtrain.sweep.result import Judgement, PointResult, SweepResult
 
 MOST_ROWS = 30
@@ -51,9 +50,7 @@ def winner_rows(result: SweepResult) -> dict[str, Any]:
         "winner": _name(winner),
         "seeds averaged": sum(accuracy is not None for accuracy in winner.of_seeds),
         f"accuracy on the {winner.choose.num_problems} problems that chose it": chosen,
-        f"accuracy on the {report.num_problems} problems that did not": show_interval(
-            report.over_problems
-        ),
+        f"accuracy on the {report.num_problems} problems that did not": str(report.over_problems),
         "the same over pairs": report.over_pairs,
         "seconds of training": result.seconds_training,
         "seconds in all": result.seconds,
@@ -75,4 +72,4 @@ def _of_seeds(point: PointResult) -> str:
 
 
 def _over_problems(judgement: Judgement | None) -> str:
-    return show_interval(judgement.over_problems) if judgement else "-"
+    return str(judgement.over_problems) if judgement else "-"

@@ -13,6 +13,7 @@ import pytest
 from featurize.data.records import Sample
 from headtrain.evaluation.evaluate import evaluate
 from headtrain.evaluation.judge import Judgement, to_metrics
+from headtrain.evaluation.mistakes import widest_pairs
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.samples.reading import ReadSplit
 from headtrain.evaluation.samples.texts import SplitTexts, TextSource
@@ -20,7 +21,6 @@ from headtrain.features.inputs import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.report.figures import scores
-from headtrain.report.mistakes import widest_pairs
 from headtrain.report.page import render_page
 from headtrain.report.style import INK
 from headtrain.report.write import worst_mistakes, write_report

@@ -25,8 +25,8 @@ def judges_table(evaluation: Evaluation, split: str) -> Table:
     for name, judge in evaluation.splits[split].judges.items():
         table.add_row(
             name.replace("_", " "),
-            show_interval(judge.accuracy_over_pairs),
-            show_interval(judge.accuracy_over_problems),
+            str(judge.accuracy_over_pairs),
+            str(judge.accuracy_over_problems),
             f"{judge.auc.estimate:.3f}",
             style="bold" if name == "head" else None,
         )
@@ -35,8 +35,8 @@ def judges_table(evaluation: Evaluation, split: str) -> Table:
         state = "must be 0.5" if control.holds else "must be 0.5 and IS NOT"
         table.add_row(
             f"{name.replace('_', ' ')} ({state})",
-            show_interval(control.result.accuracy_over_pairs),
-            show_interval(control.result.accuracy_over_problems),
+            str(control.result.accuracy_over_pairs),
+            str(control.result.accuracy_over_problems),
             "-",
             style="dim" if control.holds else "red",
         )
@@ -58,7 +58,7 @@ def values_table(evaluation: Evaluation, split: str) -> Table:
         table.add_row(name, *cells, *([] if difference is None else [last]))
 
     def between(field: str) -> str:
-        return "" if difference is None else show_interval(getattr(difference, field))
+        return "" if difference is None else str(getattr(difference, field))
 
     add("accuracy over pairs", lambda r: r.judges["head"].accuracy_over_pairs,
         between("accuracy_over_pairs"))  # fmt: skip
@@ -95,14 +95,14 @@ def summary_lines(evaluation: Evaluation, split: str) -> list[str]:
     if details.length_correlation is not None:
         lines.append(
             "rank correlation of score and length within problems: "
-            + show_interval(details.length_correlation)
+            + str(details.length_correlation)
         )
     for title, part in (
         ("pairs of about one length", details.length_matched),
         ("minimal pairs", details.minimal_pairs),
     ):
         if part is not None:
-            found = show_interval(part.judges["head"].accuracy_over_pairs)
+            found = str(part.judges["head"].accuracy_over_pairs)
             lines.append(f"{title}: {found} over {part.num_pairs:,} pairs")
     if details.best_of_n is not None:
         best = details.best_of_n
@@ -117,17 +117,10 @@ def summary_lines(evaluation: Evaluation, split: str) -> list[str]:
     return lines
 
 
-def show_interval(interval: Interval) -> str:
-    """`0.731 [0.690, 0.772]`; without bounds where there are too few problems for any."""
-    if interval.low is None or interval.high is None:
-        return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
 def _decided(result: SplitResult) -> DecisionResult:
     assert result.decision is not None, "every split has one where the evaluation has"
     return result.decision
 
 
 def _show(interval: Interval | None) -> str:
-    return "-" if interval is None else show_interval(interval)
+    return "-" if interval is None else str(interval)
