@@ -1,31 +1,30 @@
-"""The pairs a judge gets most wrong, found in one pass and at most one a problem."""
+"""The pairs that scores order most wrongly, at most one per problem."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from featurize.arrays import Ints
-from featurize.data.records import Sample
+from headtrain.evaluation.judge import Judgement
 from headtrain.metrics.pairwise import ScoredSamples
 
 
 @dataclass(frozen=True, kw_only=True)
 class WidestPairs:
-    """Pairs of one problem each, the widest first."""
+    """Pairs of different problems, the largest margin first."""
 
     correct: Ints
-    """Place of each pair's correct sample, [pairs]."""
+    """Index of each pair's correct sample, [pairs]."""
     incorrect: Ints
-    """Place of its incorrect sample, [pairs]."""
+    """Index of its incorrect sample, [pairs]."""
     margin: npt.NDArray[np.float64]
-    """Score of the incorrect minus that of the correct, [pairs]; above 0."""
+    """Score of the incorrect sample minus that of the correct one, [pairs]; above 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """A pair ranked wrongly, with what it is about."""
+    """A pair in the wrong order, with its texts."""
 
     problem_id: str
     instruction: str
@@ -38,9 +37,9 @@ class Mistake:
 
 
 def widest_pairs(scored: ScoredSamples, limit: int) -> WidestPairs:
-    """The problems whose best incorrect sample lies highest above their worst correct one.
+    """Find the problems whose best incorrect sample scores highest above their worst correct one.
 
-    The widest pair of a problem is made of its extremes, so no pair has to be listed.
+    The widest pair of a problem consists of its extremes, so pairs need not be enumerated.
     """
     _, problem = np.unique(scored.problem, return_inverse=True)
     order = np.lexsort((scored.scores, problem))  # ascending within each problem
@@ -59,30 +58,34 @@ def widest_pairs(scored: ScoredSamples, limit: int) -> WidestPairs:
     return WidestPairs(correct=worst[chosen], incorrect=top[chosen], margin=margin[chosen])
 
 
-def describe_mistakes(
-    pairs: WidestPairs,
-    samples: Sequence[Sample],
-    scored: ScoredSamples,
-    probability: npt.NDArray[np.float64] | None,
-) -> list[Mistake]:
-    """Put scores and texts together; samples are the correct ones, then the incorrect ones."""
-    half = len(pairs.correct)
+def worst_mistakes(judgement: Judgement, split: str, limit: int) -> list[Mistake]:
+    """Return the widest mistakes of the head with their texts; none without texts."""
+    read, decision = judgement.splits[split], judgement.evaluation.decision
+    if not read.texts.are_there:
+        return []
+    pairs = widest_pairs(read.scored, limit)
+    scores = read.scored.scores
+    probability = None if decision is None else decision.calibration.probability(scores)
 
-    def of(places: Ints, number: int) -> float | None:
-        return None if probability is None else float(probability[places[number]])
+    def of(index: int) -> float | None:
+        return None if probability is None else float(probability[index])
 
     return [
         Mistake(
-            problem_id=samples[number].problem_id,
-            instruction="\n\n".join(
-                part for part in (samples[number].instruction, samples[number].input) if part
-            ),
-            correct=samples[number].output,
-            incorrect=samples[half + number].output,
-            correct_score=float(scored.scores[pairs.correct[number]]),
-            incorrect_score=float(scored.scores[pairs.incorrect[number]]),
-            correct_probability=of(pairs.correct, number),
-            incorrect_probability=of(pairs.incorrect, number),
+            problem_id=right.problem_id,
+            instruction="\n\n".join(part for part in (right.instruction, right.input) if part),
+            correct=right.output,
+            incorrect=wrong.output,
+            correct_score=float(scores[correct]),
+            incorrect_score=float(scores[incorrect]),
+            correct_probability=of(correct),
+            incorrect_probability=of(incorrect),
         )
-        for number in range(half)
+        for correct, incorrect, right, wrong in zip(
+            pairs.correct,
+            pairs.incorrect,
+            read.texts.read(pairs.correct),
+            read.texts.read(pairs.incorrect),
+            strict=True,
+        )
     ]
