@@ -93,8 +93,8 @@ def _render(spec: FigureSpec, content: Content) -> Iterator[Picture]:
                 name=name,
                 title=title,
                 caption=spec.caption,
-                svg=to_svg(figure, name),
                 png=to_png(figure),
+                svg=to_svg(figure, name),
             )
 
 
