@@ -1,7 +1,10 @@
-"""A critic in Python: the values of a store, whatever the company of an output."""
+"""A critic in Python gives the values of a store, whatever other outputs are scored with it."""
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,7 +59,7 @@ def test_values_are_those_of_the_store(project: ScoredProject, critic: Critic) -
         assert found == near([expected[name] for name in outputs])
 
 
-def test_values_do_not_depend_on_order_company_or_repeats(
+def test_values_do_not_depend_on_order_other_outputs_or_repeats(
     project: ScoredProject, critic: Critic
 ) -> None:
     prompt, outputs = outputs_of(project, "train-0")
@@ -229,7 +232,33 @@ def test_a_head_cannot_allow_the_code_of_a_model_to_run(
     assert seen == [False, True]
 
 
-def test_a_record_that_does_not_say_enough_is_refused_in_a_line(
+@pytest.mark.slow
+def test_it_works_in_a_folder_with_a_cli_and_configs_of_its_own(
+    project: ScoredProject, tmp_path: Path
+) -> None:
+    (tmp_path / "configs").mkdir()
+    for name in ("configs/__init__.py", "cli.py"):
+        (tmp_path / name).write_text(f"raise AssertionError('{name} is imported')")
+    code = (
+        "import sys; from headtrain.scoring.critic import Critic\n"
+        f"print(Critic.load({str(project.head)!r}, device='cpu').score('Add.', ['x']))\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('configs', 'cli')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    values, modules = done.stdout.splitlines()
+    assert json.loads(values) == Critic.load(project.head, device="cpu").score("Add.", ["x"])
+    assert modules == "[]"
+
+
+def test_a_record_without_the_settings_of_its_features_is_refused_in_one_line(
     project: ScoredProject, tmp_path: Path
 ) -> None:
     head = rewritten_head(project.head, tmp_path, ("models",), {"policy": {"path": "x"}})
