@@ -19,7 +19,7 @@ from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.store import user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
-from headtrain.scoring.provenance import FoundBackbone, Origin
+from headtrain.scoring.provenance import FoundBackbone, Provenance
 from headtrain.scoring.scorer import Scorer, Scores
 
 MIN_PROBE_LENGTH = 256
@@ -76,25 +76,25 @@ class Critic:
             ValueError: there is no such head, or the backbone is not the one it was trained on.
         """
         head = load_head(path)
-        origin = Origin.of(head)
-        settings = replace(origin.backbone, trust_remote_code=trust_remote_code)
+        provenance = Provenance.of(head)
+        settings = replace(provenance.backbone, trust_remote_code=trust_remote_code)
         if backbone is not None:
             settings = replace(settings, path=backbone, revision=None, tokenizer_path=tokenizer)
         elif tokenizer is not None:
             settings = replace(settings, tokenizer_path=tokenizer)
         where = resolve_device(device)
-        found = origin.find(where, cache_dir or user_cache_dir(), [settings])
+        found = provenance.find(where, cache_dir or user_cache_dir(), [settings])
         encoder = Encoder(
             tokenizer=load_tokenizer(found.source, found.settings),
-            max_length=origin.dataset.max_length,
-            max_prompt_length=origin.dataset.prompt_limit,
+            max_length=provenance.dataset.max_length,
+            max_prompt_length=provenance.dataset.prompt_limit,
         )
         spec = _narrow(found.recipe.spec, head.record.columns)
         loaded = _load(found, spec, where)
-        forward = origin.featurize.forward
+        forward = provenance.featurize.forward
         if forward == "auto":
             forward = _choose(loaded, spec, encoder, found.recipe.compute_dtype)
-        engine = Engine(loaded, spec, forward, origin.featurize.token_budget)
+        engine = Engine(loaded, spec, forward, provenance.featurize.token_budget)
         return cls(head, encoder, engine, found.recipe.storage_dtype)
 
     def score(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[float]:

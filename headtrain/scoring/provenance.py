@@ -35,7 +35,7 @@ class FoundBackbone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class Provenance:
     """The settings that made the features of a head."""
 
     backbone: BackboneSettings

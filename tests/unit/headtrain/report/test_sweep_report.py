@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from configs.terminal import console
+from configs.console import console
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.sweep import draw_sweep, read_layers
 from headtrain.report.tables import points_table, winner_rows

@@ -15,7 +15,7 @@ import pytest
 from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic, Verdict
-from headtrain.scoring.provenance import Origin
+from headtrain.scoring.provenance import Provenance
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
 
@@ -210,7 +210,7 @@ def test_an_automatic_number_format_is_that_of_the_heads_features(
     """Trained on a machine without fast bfloat16, used on one that has it."""
     monkeypatch.setattr("featurize.model.device.has_fast_bfloat16", lambda _device: True)
     head = rewritten_head(project.head, tmp_path, ("models", "policy", "dtype"), "auto")
-    found = Origin.of(load_head(head)).find(Critic.load(head).head.device, tmp_path)
+    found = Provenance.of(load_head(head)).find(Critic.load(head).head.device, tmp_path)
     assert found.settings.dtype == "float32"
 
 
