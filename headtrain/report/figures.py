@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -54,8 +54,7 @@ class Content:
         return self.judgement.evaluation.details[self.split]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FigureSpec:
+class FigureSpec(NamedTuple):
     """One figure of the report."""
 
     name: str
@@ -245,56 +244,30 @@ def draw_layers(content: Content) -> "Figure | None":
 
 
 FIGURES = (
-    FigureSpec(
-        name="shortcuts",
-        title="Head and shortcuts",
-        caption="Pairwise accuracy over problems with its interval; the dotted line is chance.",
-        draw=draw_shortcuts,
-    ),
-    FigureSpec(
-        name="scores",
-        title="Scores",
-        caption="Share of the correct and of the incorrect outputs by score of the head.",
-        draw=draw_scores,
-        is_of_every_split=True,
-    ),
-    FigureSpec(
-        name="problems",
-        title="Accuracy by problem",
-        caption="One point per problem, sorted; its area grows with the number of pairs.",
-        draw=draw_problems,
-    ),
-    FigureSpec(
-        name="reliability",
-        title="Reliability",
-        caption="Share correct by predicted probability; the area grows with the samples.",
-        draw=draw_reliability,
-    ),
-    FigureSpec(
-        name="length-difference",
-        title="Accuracy by length difference",
-        caption="Pairs grouped by how many tokens longer the correct output is.",
-        draw=draw_length_difference,
-    ),
-    FigureSpec(
-        name="best-of-n",
-        title="Best of n",
-        caption="Pass rate when one of n candidates is picked, mean over all subsets of n.",
-        draw=draw_best_of_n,
-    ),
-    FigureSpec(
-        name="training",
-        title="Training",
-        caption="Pairwise accuracy over the optimizer steps, as logged during training.",
-        draw=draw_training,
-    ),
-    FigureSpec(
-        name="sweep",
-        title="Layer sweep",
-        caption="Accuracy over problems by the tensors a head reads.",
-        draw=draw_layers,
-    ),
-)
+    FigureSpec("shortcuts", "Head and shortcuts",
+               "Pairwise accuracy over problems with its interval; the dotted line is chance.",
+               draw_shortcuts),
+    FigureSpec("scores", "Scores",
+               "Share of the correct and of the incorrect outputs by score of the head.",
+               draw_scores, is_of_every_split=True),
+    FigureSpec("problems", "Accuracy by problem",
+               "One point per problem, sorted; its area grows with the number of pairs.",
+               draw_problems),
+    FigureSpec("reliability", "Reliability",
+               "Share correct by predicted probability; the area grows with the samples.",
+               draw_reliability),
+    FigureSpec("length-difference", "Accuracy by length difference",
+               "Pairs grouped by how many tokens longer the correct output is.",
+               draw_length_difference),
+    FigureSpec("best-of-n", "Best of n",
+               "Pass rate when one of n candidates is picked, mean over all subsets of n.",
+               draw_best_of_n),
+    FigureSpec("training", "Training",
+               "Pairwise accuracy over the optimizer steps, as logged during training.",
+               draw_training),
+    FigureSpec("sweep", "Layer sweep", "Accuracy over problems by the tensors a head reads.",
+               draw_layers),
+)  # fmt: skip
 """All figures, in the order of the page."""
 
 
