@@ -498,10 +498,10 @@ def sweep_command(
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
     console().print(f"sweep: {len(grid or [])} settings varied, {seeds} seeds")
     from featurize.model.device import resolve_device
-    from headtrain.report.sweep_figure import draw_sweep
-    from headtrain.sweep.folder import FIGURE_FILE, RESULT_FILE, WINNER
+    from headtrain.report.sweep import draw_sweep
+    from headtrain.report.tables import points_table, winner_rows
+    from headtrain.sweep.result import FIGURE_FILE, RESULT_FILE, WINNER_FOLDER
     from headtrain.sweep.run import run_sweep
-    from headtrain.sweep.tables import points_table, winner_rows
 
     project = _load(config, overrides)
     settings, layout = project.settings, project.layout
@@ -531,7 +531,7 @@ def sweep_command(
     if not result.was_up_to_date or not figure.exists():
         draw_sweep(result, figure)
     console().print(points_table(result))
-    console().print(rows_table(f"head in {folder / WINNER}", winner_rows(result)))
+    console().print(rows_table(f"head in {folder / WINNER_FOLDER}", winner_rows(result)))
     console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")
 
 
@@ -652,25 +652,28 @@ def score_command(
     """Copy the rows of a file and add a score, probability and rank to each."""
     console().print(f"score: {file}")
     from configs.project import HeadProject
-    from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
-    from headtrain.scoring.rows import field_names, fields_of_rows
-    from headtrain.scoring.summary import describe_scores
-    from headtrain.scoring.values import column_names, judge_samples
+    from headtrain.scoring.files import (
+        check_output,
+        to_field_names,
+        to_output,
+        to_rows,
+        write_rows,
+    )
+    from headtrain.scoring.scorer import Scorer, describe_scores
 
     _refuse_torchrun("score")
     path = to_output(out)
     opened = HeadProject.load(head, config, overrides or [])
     decision = opened.project.find_decision(opened.head)  # fails before hours of work
+    scorer = Scorer(opened.head, decision.calibration)
     index = opened.project.index_files(file)
-    names = field_names(index.table, column_names(opened.head), prefix)
+    names = to_field_names(index.table, scorer.field_names, prefix)
     check_output(path, index.sources, names)
     store = _featurize_file(opened, index, repair=repair)
-    values = judge_samples(opened.head, store, decision.calibration)
-    added = FieldsToAdd(
-        names=names, rows=lambda: fields_of_rows(index.table, values.columns, prefix)
-    )
-    num_rows = write_rows(path, index.sources, added)
-    summary = describe_scores(values, store.samples, num_rows)
+    scores = scorer.score_store(store)
+    rows = to_rows(index.table, scores.to_fields(), prefix)
+    num_rows = write_rows(path, index.sources, rows)
+    summary = describe_scores(scores, store.samples, num_rows)
     console().print(rows_table(f"scores of {opened.head.path} in {out}", summary))
 
 
@@ -775,8 +778,7 @@ def _pair_planner(project: "Project", split: str) -> "Choose":
 def _sweep_points(config: Path | None, overrides: "Sequence[str]", grid: "Sequence[str]") -> Any:
     """A point for every combination of the grid, each with its own settings."""
     from configs.loader import load_config, to_dict
-    from headtrain.sweep.grid import combine, parse_axis, to_overrides
-    from headtrain.sweep.points import SweepPoint
+    from headtrain.sweep.grid import SweepPoint, combine, parse_axis, to_overrides
 
     axes = [parse_axis(text) for text in grid]
     points = []
@@ -801,7 +803,7 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
     from headtrain.evaluation.judge import judge_head
     from headtrain.evaluation.place import results_dir
     from headtrain.head.checkpoint import load_head
-    from headtrain.report.sweep import find_sweep, read_sweep
+    from headtrain.report.sweep import find_sweep, read_layers
 
     trained = load_head(head or layout.checkpoint_dir)
     if not trained.record.is_finished:
@@ -834,7 +836,7 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
             "step": str(trained.record.step),
         },
         history=tracker.history(trained.record.tracking_run_id, TRACKED),
-        sweep=read_sweep(find_sweep(trained.path, layout.checkpoint_dir)),
+        sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
     )
 
 
@@ -917,8 +919,8 @@ def _show_judgement(
 ) -> None:
     """Write an evaluation and its report, log it, and print its tables."""
     from headtrain.evaluation.judge import to_metrics, write_evaluation
-    from headtrain.evaluation.tables import judges_table, summary_lines, values_table
-    from headtrain.report.write import write_report
+    from headtrain.report.page import write_report
+    from headtrain.report.tables import judges_table, summary_lines, values_table
 
     evaluation, path = judgement.evaluation, results / f"{split}.json"
     is_new = write_evaluation(path, evaluation, trained, benchmark=benchmark)

@@ -318,13 +318,13 @@ def _places(
 
     A head from elsewhere cannot allow a model's code to run: only the user's own settings can.
     """
-    from headtrain.scoring.provenance import Origin
+    from headtrain.scoring.provenance import Provenance
 
     named = settings.models.policy
     overridden = {text.partition("=")[0] for text in overrides}
     if not has_config and f"{_POLICY}.trust_remote_code" not in overridden:
         named = replace(named, trust_remote_code=False)
-    recorded = replace(Origin.of(head).backbone, trust_remote_code=named.trust_remote_code)
+    recorded = replace(Provenance.of(head).backbone, trust_remote_code=named.trust_remote_code)
     if overridden & {f"{_POLICY}.{name}" for name in _LOCATION}:
         return (named,)
     is_elsewhere = any(getattr(named, name) != getattr(recorded, name) for name in _LOCATION)

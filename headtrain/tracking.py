@@ -1,35 +1,85 @@
-"""Follows runs in MLflow: the only file that knows MLflow."""
+"""Logs runs to MLflow; no other file imports MLflow."""
 
 import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from featurize.errors import CriticError
-from headtrain.tracker import NullTracker, Point, Status, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
 
-__all__ = ["CriticError", "MlflowTracker", "NullTracker", "Point", "Status", "Tracker", "flatten"]
-
-# NOTE: a step of training takes about a millisecond, a metric in the database a third of one; so
-# metrics wait, and a run that is over in a minute writes them when it is done. Checkpoints keep
-# what waits (see `waiting`), so that a kill loses none.
-MOST_WAITING_METRICS = 20_000
+# NOTE: a training step takes about a millisecond, writing a metric to the database a third of one.
+# So metrics are buffered, and a run that takes less than a minute writes them at its end.
+# Checkpoints contain the buffer (see `waiting`), so that a kill loses no metric.
+MAX_BUFFERED = 20_000
 SECONDS_BETWEEN_WRITES = 60.0
-LONGEST_PARAMETER = 500  # what every MLflow server accepts; config.json has the whole value
+MAX_PARAMETER_LENGTH = 500  # every MLflow server accepts it; config.json has the whole value
+MAX_METRICS, MAX_PARAMETERS = 1000, 100  # of one request to a server
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Point = tuple[int, float]
+"""Optimizer step, value of a metric."""
 
 logger = logging.getLogger(__name__)
 
 
-class MlflowTracker:
-    """Follows one run in an MLflow server (http://) or database (sqlite:///)."""
+class Tracker:
+    """Receives what training, sweeps and evaluation log. This base class discards it."""
+
+    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
+        """Start a run, or continue `run_id` if it still exists; return the id of the run."""
+        return run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of an optimizer step; they may be buffered."""
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+
+    def waiting(self) -> list[tuple[int, dict[str, float]]]:
+        """Return step and metrics of everything that is buffered."""
+        return []
+
+    def log_files(self, files: Sequence[Path], folder: str) -> None:
+        """Attach files to the run, in the run's folder `folder`."""
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Write what is buffered and end the run."""
+
+    def log_child(
+        self,
+        name: str,
+        parameters: Mapping[str, str],
+        history: Sequence[tuple[int, Mapping[str, float]]],
+    ) -> None:
+        """Log a finished run as a child of this one; `history` is step and metrics."""
+
+    def log_evaluation(
+        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
+    ) -> None:
+        """Attach an evaluation to the run that trained the head, or to a new run if it is gone.
+
+        Files keep their folders relative to that of the first one.
+        """
+
+    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
+        """Return the logged points of those metrics that a run has, in the order of the steps."""
+        return {}
+
+
+class NullTracker(Tracker):
+    """Tracks nothing."""
+
+
+class MlflowTracker(Tracker):
+    """Logs to an MLflow server (http://) or database (sqlite:///)."""
 
     def __init__(
         self,
@@ -40,7 +90,7 @@ class MlflowTracker:
         run_name: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """`artifact_root` is where a new experiment's files go; None leaves it to the server."""
+        """`artifact_root` is the place for the files of a new experiment; None: the server's."""
         self.tracking_uri = tracking_uri
         self.experiment = experiment
         self.artifact_root = artifact_root
@@ -48,52 +98,50 @@ class MlflowTracker:
         self.tags = dict(tags or {})
         self.run_id: str | None = None
         self._client: MlflowClient | None = None
-        self._waiting: list[Metric] = []
+        self._buffer: list[Metric] = []
         self._last_write = time.monotonic()
 
     def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
-        """Start a run, or go on with run_id if the server still has it."""
+        """Start a run, or continue `run_id` if it still exists; return the id of the run."""
         with self._one_line_errors():
             if run_id is not None and self._has_run(run_id):
                 self._connect().update_run(run_id, status="RUNNING")
                 self.run_id = run_id
             else:
-                self.run_id = self._create_run()
-                self._log_config(self.run_id, config)
+                self.run_id = self._create_run(self.run_name, self.tags)
+                self._log_batch(self.run_id, params=_to_params(flatten(config)))
+                self._connect().log_dict(self.run_id, dict(config), "config.json")
         return self.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Note metrics; they are written in batches."""
-        self._waiting += self._to_metrics(metrics, step)
+        """Buffer metrics; write the buffer if it is full or old."""
+        self._buffer += _to_metrics([(step, metrics)])
         is_late = time.monotonic() - self._last_write > SECONDS_BETWEEN_WRITES
-        if is_late or len(self._waiting) >= MOST_WAITING_METRICS:
+        if is_late or len(self._buffer) >= MAX_BUFFERED:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
-        assert self.run_id is not None, "begin comes first"
+        """Write what is buffered."""
         with self._one_line_errors():
-            for start in range(0, len(self._waiting), 1000):  # what a server takes at once
-                self._connect().log_batch(self.run_id, self._waiting[start : start + 1000])
-        self._waiting = []
+            self._log_batch(self._current_run(), metrics=self._buffer)
+        self._buffer = []
         self._last_write = time.monotonic()
 
     def waiting(self) -> list[tuple[int, dict[str, float]]]:
-        """Step and metrics of what was noted and not yet written."""
+        """Return step and metrics of everything that is buffered."""
         steps: dict[int, dict[str, float]] = {}
-        for metric in self._waiting:
+        for metric in self._buffer:
             steps.setdefault(metric.step, {})[metric.key] = metric.value
         return list(steps.items())
 
     def log_files(self, files: Sequence[Path], folder: str) -> None:
-        """Attach files to the run, below `folder`."""
-        assert self.run_id is not None, "begin comes first"
+        """Attach files to the run, in the run's folder `folder`."""
         with self._one_line_errors():
             for file in files:
-                self._connect().log_artifact(self.run_id, str(file), folder)
+                self._connect().log_artifact(self._current_run(), str(file), folder)
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Write what is waiting and close the run."""
+        """Write what is buffered and end the run."""
         if self.run_id is not None:
             self.flush()
             with self._one_line_errors():
@@ -105,62 +153,30 @@ class MlflowTracker:
         parameters: Mapping[str, str],
         history: Sequence[tuple[int, Mapping[str, float]]],
     ) -> None:
-        """Note a finished run below this one."""
-        from mlflow.entities import Param
-
-        assert self.run_id is not None, "begin comes first"
+        """Log a finished run as a child of this one; `history` is step and metrics."""
         with self._one_line_errors():
-            tags = {**self.tags, "mlflow.parentRunId": self.run_id}
-            run = self._connect().create_run(self._experiment_id(), tags=tags, run_name=name)
-            child = str(run.info.run_id)
-            metrics = [
-                metric for step, values in history for metric in self._to_metrics(values, step)
-            ]
-            params = [Param(key, value[:LONGEST_PARAMETER]) for key, value in parameters.items()]
-            self._connect().log_batch(child, metrics=metrics[:900], params=params)
-            for start in range(900, len(metrics), 900):
-                self._connect().log_batch(child, metrics=metrics[start : start + 900])
+            tags = {**self.tags, "mlflow.parentRunId": self._current_run()}
+            child = self._create_run(name, tags)
+            self._log_batch(child, metrics=_to_metrics(history), params=_to_params(parameters))
             self._connect().set_terminated(child)
-
-    def child_names(self) -> Collection[str]:
-        """Names of the whole runs noted below this one; what a kill left of others goes."""
-        assert self.run_id is not None, "begin comes first"
-        names: set[str] = set()
-        with self._one_line_errors():
-            client, below = self._connect(), f"tags.`mlflow.parentRunId` = '{self.run_id}'"
-            token: str | None = None
-            while token is None or token:
-                page = client.search_runs(
-                    [self._experiment_id()], below, max_results=1000, page_token=token
-                )
-                for run in page:
-                    if run.info.status == "FINISHED":
-                        names.add(str(run.info.run_name))
-                    else:
-                        client.delete_run(run.info.run_id)
-                token = page.token or ""
-        return names
 
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
     ) -> None:
-        """Attach an evaluation to the run that trained the head, or to a new run if it is gone.
-
-        Files keep their folders below that of the first one.
-        """
+        """Attach an evaluation to the run that trained the head, or to a new run if it is gone."""
         with self._one_line_errors():
             client = self._connect()
             if run_id is None or not self._has_run(run_id):
                 logger.warning("run %s is not in %s; a new one is made", run_id, self.tracking_uri)
-                run_id = self._create_run()
+                run_id = self._create_run(self.run_name, self.tags)
                 client.set_terminated(run_id)
-            client.log_batch(run_id, self._to_metrics(metrics, step=0))
+            self._log_batch(run_id, metrics=_to_metrics([(0, metrics)]))
             for file in files:
                 below = file.parent.relative_to(files[0].parent)
                 client.log_artifact(run_id, str(file), (Path("evaluation") / below).as_posix())
 
     def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
-        """What a run has logged of these metrics; a run that is gone has nothing."""
+        """Return the logged points of those metrics that a run has, in the order of the steps."""
         with self._one_line_errors():
             if run_id is None or not self._has_run(run_id):
                 return {}
@@ -173,21 +189,23 @@ class MlflowTracker:
             }
         return {name: points for name, points in found.items() if points}
 
-    def _create_run(self) -> str:
-        run = self._connect().create_run(
-            self._experiment_id(), tags=self.tags, run_name=self.run_name
-        )
-        return str(run.info.run_id)
+    def _current_run(self) -> str:
+        assert self.run_id is not None, "begin comes first"
+        return self.run_id
 
-    def _log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+    def _create_run(self, name: str | None, tags: dict[str, str]) -> str:
+        client = self._connect()
+        return str(client.create_run(self._experiment_id(), tags=tags, run_name=name).info.run_id)
 
-        parameters = [
-            Param(key, value[:LONGEST_PARAMETER]) for key, value in flatten(config).items()
-        ]
-        for start in range(0, len(parameters), 100):  # what a server takes at once
-            self._connect().log_batch(run_id, params=parameters[start : start + 100])
-        self._connect().log_dict(run_id, dict(config), "config.json")
+    def _log_batch(
+        self, run_id: str, *, metrics: "Sequence[Metric]" = (), params: "Sequence[Param]" = ()
+    ) -> None:
+        """Write metrics and parameters in batches that a server accepts."""
+        client = self._connect()
+        for start in range(0, len(params), MAX_PARAMETERS):
+            client.log_batch(run_id, params=params[start : start + MAX_PARAMETERS])
+        for start in range(0, len(metrics), MAX_METRICS):
+            client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
     def _connect(self) -> "MlflowClient":
         if self._client is None:
@@ -208,32 +226,24 @@ class MlflowTracker:
         return str(found.experiment_id)
 
     def _has_run(self, run_id: str) -> bool:
+        """Whether a run exists; a deleted run is kept for a while but accepts nothing."""
         client = self._connect()
         from mlflow.exceptions import MlflowException
 
         try:
-            stage: str = client.get_run(run_id).info.lifecycle_stage
+            return bool(client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return False
-        return stage == "active"  # one that was deleted is kept for a while, but takes nothing
-
-    def _to_metrics(self, metrics: Mapping[str, float], step: int) -> "list[Metric]":
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        return [Metric(name, float(value), now, step) for name, value in metrics.items()]
 
     @contextlib.contextmanager
     def _one_line_errors(self) -> Iterator[None]:
-        """MLflow's errors as ours."""
-        # NOTE: before the first import; MLflow reports its use to its makers unless told not to.
+        """Turn errors of MLflow and its database into one line that names the setting."""
+        # NOTE: set before the first import; MLflow sends usage data unless it is disabled.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import (
-            SQLAlchemyError,
-        )  # of the local database; MLflow lets some through
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
@@ -243,7 +253,7 @@ class MlflowTracker:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted keys: {"a": {"b": 1}} -> {"a.b": "1"}."""
+    """Flatten nested settings to dotted keys: {"a": {"b": 1}} -> {"a.b": "1"}."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -254,8 +264,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def _to_metrics(history: Iterable[tuple[int, Mapping[str, float]]]) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(name, float(value), now, step)
+        for step, metrics in history
+        for name, value in metrics.items()
+    ]
+
+
+def _to_params(parameters: Mapping[str, str]) -> "list[Param]":
+    from mlflow.entities import Param
+
+    return [Param(key, value[:MAX_PARAMETER_LENGTH]) for key, value in parameters.items()]
+
+
 def _quiet_client(tracking_uri: str) -> "MlflowClient":
-    """Open the server or database without MLflow's log of every table it makes."""
+    """Open the server or database without MLflow's log of every table it creates."""
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient

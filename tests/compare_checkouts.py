@@ -114,7 +114,7 @@ def compare(old: Path, new: Path) -> Iterator[Check]:
     yield compare_bytes("heads", old / HEADS, new / HEADS, "head.safetensors")
     results = [json.loads((root / EVALUATION / "valid.json").read_text()) for root in (old, new)]
     yield compare_numbers("valid.json", *results)
-    sweeps = [json.loads((root / HEADS / "sweep/result.json").read_text()) for root in (old, new)]
+    sweeps = [json.loads((root / HEADS / "sweep/sweep.json").read_text()) for root in (old, new)]
     yield compare_numbers("sweep", *sweeps)
     rows = [
         [json.loads(line) for line in (root / SCORES).read_text(encoding="utf-8").splitlines()]

@@ -25,6 +25,12 @@ class Interval:
 
     high: float | None
 
+    def __str__(self) -> str:
+        """Format as `0.731 [0.690, 0.772]`, or without the bounds if there are none."""
+        if self.low is None or self.high is None:
+            return f"{self.estimate:.3f}"
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampled:

@@ -1,17 +1,17 @@
-"""The figures of an evaluation, each a picture of one question."""
+"""The figures of an evaluation, each an answer to one question: add a new one to FIGURES."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from headtrain.evaluation.results import BestOfN, Evaluation, JudgeResult, Slice
+from headtrain.evaluation.judge import Judgement
+from headtrain.evaluation.results import Details
 from headtrain.metrics.bootstrap import Interval
-from headtrain.metrics.calibration import ReliabilityBin
-from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
+from headtrain.metrics.pairwise import pairwise_counts
 from headtrain.report.style import (
     CORRECT,
     FAINT,
@@ -29,15 +29,46 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_PROBLEMS = 2000
-"""Problems drawn one by one; of more, so many at even distances."""
-WIDEST_LABEL = 22
+MAX_PROBLEMS = 2000
+"""Problems drawn one by one; of more than that, an evenly spaced selection."""
+LABEL_WIDTH = 22
 """Characters of a line of a label, so that the plot beside it has most of the width."""
+
+History = Mapping[str, Sequence[tuple[int, float]]]
+"""(step, value) of every metric, in the order of the steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What the figures of one split are drawn from."""
+
+    judgement: Judgement
+    split: str
+    history: History
+    sweep: Mapping[str, Interval]
+    """Accuracy over problems by the tensors a head reads."""
+
+    @property
+    def details(self) -> Details:
+        """The details of the split."""
+        return self.judgement.evaluation.details[self.split]
+
+
+class FigureSpec(NamedTuple):
+    """One figure of the report."""
+
+    name: str
+    title: str
+    caption: str
+    draw: "Callable[[Content], Figure | None]"
+    """None if the evaluation has nothing to draw."""
+    is_of_every_split: bool = False
+    """Drawn for train as well; name and title get the name of the split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A finished figure."""
+    """A rendered figure."""
 
     name: str
     title: str
@@ -46,99 +77,42 @@ class Picture:
     png: bytes
 
 
-History = Mapping[str, Sequence[tuple[int, float]]]
-"""By metric: (step, value) in the order of the steps."""
+def render_all(content: Content) -> list[Picture]:
+    """Render every figure that the evaluation has data for."""
+    return [picture for spec in FIGURES for picture in _render(spec, content)]
 
 
-def draw_all(
-    evaluation: Evaluation,
-    split: str,
-    scored: Mapping[str, ScoredSamples],
-    history: History,
-    sweep: Mapping[str, Interval],
-) -> list[Picture]:
-    """Every figure that the evaluation has something for."""
-    details, result = evaluation.details[split], evaluation.splits[split]
-    pictures = [
-        _picture("shortcuts", shortcuts(result.judges), "Head and shortcuts",
-                 "Pairwise accuracy over problems with its interval; the dotted line is chance."),
-    ]  # fmt: skip
-    for name, samples in scored.items():
-        pictures.append(
-            _picture(f"scores-{name}", scores(samples), f"Scores on {name}",
-                     "Share of the correct and of the incorrect outputs by score of the head.")
-        )  # fmt: skip
-    pictures.append(
-        _picture("problems", by_problem(scored[split]), "Accuracy by problem",
-                 "Every problem once, in order; the area of a point grows with its pairs.")
-    )  # fmt: skip
-    if details.reliability:
-        pictures.append(
-            _picture("reliability", reliability_diagram(details.reliability), "Reliability",
-                     "Share correct by probability; the area of a point grows with its samples.")
-        )  # fmt: skip
-    parts = details.breakdowns.get("length_difference", ())
-    if parts:
-        pictures.append(
-            _picture("length-difference", by_length(parts), "Accuracy by length difference",
-                     "Pairs by how many tokens longer the correct output is.")
-        )  # fmt: skip
-    if details.best_of_n is not None and len(details.best_of_n.n) > 1:
-        pictures.append(
-            _picture("best-of-n", best_of_n(details.best_of_n), "Best of n",
-                     "Pass rate when one of n candidates is picked, mean over all subsets.")
-        )  # fmt: skip
-    if history:
-        pictures.append(
-            _picture("training", training_curve(history), "Training",
-                     "Pairwise accuracy over the optimizer steps, as tracked.")
-        )  # fmt: skip
-    if sweep:
-        pictures.append(
-            _picture("sweep", layer_sweep(sweep), "Layer sweep",
-                     "Accuracy over problems of a head on each tensor.")
-        )  # fmt: skip
-    return pictures
+def _render(spec: FigureSpec, content: Content) -> Iterator[Picture]:
+    for split in content.judgement.splits if spec.is_of_every_split else [""]:
+        name = f"{spec.name}-{split}" if split else spec.name
+        title = f"{spec.title} on {split}" if split else spec.title
+        figure = spec.draw(replace(content, split=split or content.split))
+        if figure is not None:
+            yield Picture(
+                name=name,
+                title=title,
+                caption=spec.caption,
+                png=to_png(figure),
+                svg=to_svg(figure, name),
+            )
 
 
-def _picture(name: str, drawn: "Drawn", title: str, caption: str) -> Picture:
-    return Picture(
-        name=name,
-        title=title,
-        caption=caption,
-        svg=drawn.svg(name),
-        png=drawn.png,
-    )
-
-
-class Drawn:
-    """A figure kept as bytes and ready to be made an element of a page."""
-
-    def __init__(self, figure: "Figure") -> None:
-        self.figure = figure
-        self.png = to_png(figure)
-
-    def svg(self, name: str) -> str:
-        """The figure as an SVG element whose ids begin with `name`."""
-        return to_svg(self.figure, name)
-
-
-def shortcuts(judges: Mapping[str, JudgeResult]) -> Drawn:
-    """Accuracy of every judge with its interval, the head on top."""
+def draw_shortcuts(content: Content) -> "Figure":
+    """Accuracy of the head and of every shortcut with its interval, the head on top."""
+    judges = content.judgement.evaluation.splits[content.split].judges
     with drawing(height=0.9 + 0.32 * len(judges)) as (figure, axes):
         names = list(judges)[::-1]
-        for place, name in enumerate(names):
-            found = judges[name].accuracy_over_problems
-            colour = HEAD if name == "head" else INK
-            _whisker(axes, place, found, colour)
+        found = [judges[name].accuracy_over_problems for name in names]
+        _whiskers(axes, found, [HEAD if name == "head" else INK for name in names])
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.set_xlabel("accuracy, mean over problems")
-        return Drawn(figure)
+        return figure
 
 
-def scores(scored: ScoredSamples) -> Drawn:
-    """Histograms of the scores of either label."""
+def draw_scores(content: Content) -> "Figure":
+    """Histogram of the scores by label."""
+    scored = content.judgement.splits[content.split].scored
     with drawing() as (figure, axes):
         low, high = np.quantile(scored.scores, [0.002, 0.998])
         edges = np.linspace(low, high if high > low else low + 1, 41).tolist()
@@ -153,32 +127,35 @@ def scores(scored: ScoredSamples) -> Drawn:
             axes.hist(inside[has_label], edges, weights=weights, color=colour,
                       histtype="step", linewidth=1.5)  # fmt: skip
         axes.set_xlabel("score of the head")
-        axes.set_ylabel("share of the samples")
+        axes.set_ylabel("share of samples")
         axes.legend()
-        return Drawn(figure)
+        return figure
 
 
-def by_problem(scored: ScoredSamples) -> Drawn:
+def draw_problems(content: Content) -> "Figure":
     """Accuracy of each problem, sorted."""
+    counts = pairwise_counts(content.judgement.splits[content.split].scored)
     with drawing() as (figure, axes):
-        counts = pairwise_counts(scored)
         accuracy = counts.wins / counts.num_pairs
         order = np.argsort(accuracy, kind="stable")
         places = np.arange(len(order))
-        if len(order) > MOST_PROBLEMS:
-            places = np.linspace(0, len(order) - 1, MOST_PROBLEMS).astype(int)
+        if len(order) > MAX_PROBLEMS:
+            places = np.linspace(0, len(order) - 1, MAX_PROBLEMS).astype(int)
         sizes = 60 * np.sqrt(counts.num_pairs / counts.num_pairs.max())[order][places] + 4
         share = 100 * (places + 0.5) / len(order)
         axes.scatter(share, accuracy[order][places], s=sizes, color=HEAD, alpha=0.5, linewidths=0)
         axes.axhline(0.5, color=FAINT, linestyle=":")
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("problems, worst to best (%)")
-        axes.set_ylabel("accuracy in the problem")
-        return Drawn(figure)
+        axes.set_ylabel("accuracy within the problem")
+        return figure
 
 
-def reliability_diagram(bins: Sequence[ReliabilityBin]) -> Drawn:
-    """Share correct against probability."""
+def draw_reliability(content: Content) -> "Figure | None":
+    """Share of correct samples against predicted probability."""
+    bins = content.details.reliability
+    if not bins:
+        return None
     with drawing() as (figure, axes):
         total = sum(part.num_samples for part in bins)
         axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":")
@@ -190,29 +167,34 @@ def reliability_diagram(bins: Sequence[ReliabilityBin]) -> Drawn:
         )
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
-        axes.set_xlabel("probability of being correct")
+        axes.set_xlabel("predicted probability of being correct")
         axes.set_ylabel("share correct")
-        return Drawn(figure)
+        return figure
 
 
-def by_length(parts: Sequence[Slice]) -> Drawn:
-    """Accuracy of the head in bins of the length difference."""
+def draw_length_difference(content: Content) -> "Figure | None":
+    """Accuracy of the head by the length difference of a pair."""
+    parts = content.details.breakdowns.get("length_difference", ())
+    if not parts:
+        return None
     with drawing() as (figure, axes):
-        for place, part in enumerate(parts):
-            found = part.judges["head"].accuracy_over_pairs
-            _whisker(axes, place, found, HEAD, vertical=True)
+        found = [part.judges["head"].accuracy_over_pairs for part in parts]
+        _whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
         axes.axhline(0.5, color=FAINT, linestyle=":")
         names = [part.name.replace(" and more", " or more") for part in parts]
         axes.set_xticks(range(len(parts)), names, rotation=25, ha="right")
-        axes.set_xlabel("tokens the correct output is longer by")
+        axes.set_xlabel("length of the correct output minus the incorrect one (tokens)")
         axes.set_ylabel("accuracy over pairs")
-        return Drawn(figure)
+        return figure
 
 
-def best_of_n(found: BestOfN) -> Drawn:
-    """Pass rate by n, of every picker."""
+def draw_best_of_n(content: Content) -> "Figure | None":
+    """Pass rate by n, for every way to pick one of n."""
+    found = content.details.best_of_n
+    if found is None or len(found.n) < 2:
+        return None
     with drawing(height=HEIGHT + 0.5) as (figure, axes):
-        for (picker, rates), colour in zip(found.pickers.items(), _colours(), strict=False):
+        for (picker, rates), colour in zip(found.pickers.items(), cycle(PALETTE), strict=False):
             is_head = picker == "head"
             estimates = [rate.estimate for rate in rates]
             axes.plot(found.n, estimates, color=colour, label=picker, marker="o", markersize=3,
@@ -226,13 +208,15 @@ def best_of_n(found: BestOfN) -> Drawn:
         axes.set_xlabel("candidates, n")
         axes.set_ylabel("pass rate")
         axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        return Drawn(figure)
+        return figure
 
 
-def training_curve(history: History) -> Drawn:
-    """Train and validation accuracy over the steps."""
+def draw_training(content: Content) -> "Figure | None":
+    """Train and validation accuracy over the optimizer steps."""
+    if not content.history:
+        return None
     with drawing() as (figure, axes):
-        for (name, points), colour in zip(history.items(), _colours(), strict=False):
+        for (name, points), colour in zip(content.history.items(), cycle(PALETTE), strict=False):
             steps, values = zip(*points, strict=True)
             is_dense = len(points) > 30
             axes.plot(steps, values, color=colour, label=name, alpha=0.8,
@@ -240,38 +224,65 @@ def training_curve(history: History) -> Drawn:
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("pairwise accuracy")
         axes.legend()
-        return Drawn(figure)
+        return figure
 
 
-def layer_sweep(sweep: Mapping[str, Interval]) -> Drawn:
-    """Accuracy by tensor, in the order given."""
+def draw_layers(content: Content) -> "Figure | None":
+    """Accuracy by the tensors a head reads, in the order given."""
+    sweep = content.sweep
+    if not sweep:
+        return None
     names = list(sweep)[::-1]
-    labels = [textwrap.fill(name, WIDEST_LABEL) for name in names]
+    labels = [textwrap.fill(name, LABEL_WIDTH) for name in names]
     num_lines = sum(1 + label.count("\n") for label in labels)
     with drawing(height=0.9 + 0.26 * num_lines) as (figure, axes):
-        for place, name in enumerate(names):
-            _whisker(axes, place, sweep[name], HEAD)
+        _whiskers(axes, [sweep[name] for name in names], [HEAD] * len(names))
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), labels)
         axes.set_xlabel("accuracy over problems", loc="right")
-        return Drawn(figure)
+        return figure
 
 
-def _whisker(
-    axes: "Axes", place: int, found: Interval, colour: str, *, vertical: bool = False
+FIGURES = (
+    FigureSpec("shortcuts", "Head and shortcuts",
+               "Pairwise accuracy over problems with its interval; the dotted line is chance.",
+               draw_shortcuts),
+    FigureSpec("scores", "Scores",
+               "Share of the correct and of the incorrect outputs by score of the head.",
+               draw_scores, is_of_every_split=True),
+    FigureSpec("problems", "Accuracy by problem",
+               "One point per problem, sorted; its area grows with the number of pairs.",
+               draw_problems),
+    FigureSpec("reliability", "Reliability",
+               "Share correct by predicted probability; the area grows with the samples.",
+               draw_reliability),
+    FigureSpec("length-difference", "Accuracy by length difference",
+               "Pairs grouped by how many tokens longer the correct output is.",
+               draw_length_difference),
+    FigureSpec("best-of-n", "Best of n",
+               "Pass rate when one of n candidates is picked, mean over all subsets of n.",
+               draw_best_of_n),
+    FigureSpec("training", "Training",
+               "Pairwise accuracy over the optimizer steps, as logged during training.",
+               draw_training),
+    FigureSpec("sweep", "Layer sweep", "Accuracy over problems by the tensors a head reads.",
+               draw_layers),
+)  # fmt: skip
+"""All figures, in the order of the page."""
+
+
+def _whiskers(
+    axes: "Axes", found: Iterable[Interval], colours: Sequence[str], *, is_vertical: bool = False
 ) -> None:
-    """An estimate as a point, its interval as a line through it."""
-    low = found.estimate if found.low is None else found.low
-    high = found.estimate if found.high is None else found.high
-    along: npt.NDArray[np.float64] = np.array([low, high])
-    if vertical:
-        axes.plot([place, place], along, color=colour, linewidth=2)
-        axes.plot([place], [found.estimate], color=colour, marker="o", markersize=5)
-    else:
-        axes.plot(along, [place, place], color=colour, linewidth=2)
-        axes.plot([found.estimate], [place], color=colour, marker="o", markersize=5)
-
-
-def _colours() -> Iterator[str]:
-    while True:
-        yield from PALETTE
+    """Draw estimates as points and their intervals as lines, at places 0, 1, ..."""
+    for place, (interval, colour) in enumerate(zip(found, colours, strict=True)):
+        estimate = interval.estimate
+        low = estimate if interval.low is None else interval.low
+        high = estimate if interval.high is None else interval.high
+        for values, options in (
+            ([low, high], {"linewidth": 2}),
+            ([estimate], {"marker": "o", "markersize": 5}),
+        ):
+            places = [place] * len(values)
+            x, y = (places, values) if is_vertical else (values, places)
+            axes.plot(x, y, color=colour, **options)

@@ -1,20 +1,56 @@
-"""The report as one HTML page that needs nothing but itself: no script, no font, no network."""
+"""Writes the report: one self-contained HTML page, without script, font or network, and PNGs."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from featurize.io.files import atomic_path
+from headtrain.evaluation.judge import Judgement
+from headtrain.evaluation.mistakes import Mistake, worst_mistakes
 from headtrain.evaluation.results import Evaluation
 from headtrain.evaluation.samples.visible import to_visible
-from headtrain.evaluation.shortcuts.verdict import verdict_sentence
-from headtrain.evaluation.tables import show_interval
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.figures import Picture
-from headtrain.report.mistakes import Mistake
+from headtrain.report.figures import Content, History, Picture, render_all
+from headtrain.report.tables import value_rows, verdict_text
 
 TEMPLATE = "page.html.j2"
+
+
+def write_report(
+    folder: Path,
+    judgement: Judgement,
+    split: str,
+    *,
+    title: str,
+    about: Mapping[str, str],
+    num_mistakes: int,
+    history: History | None = None,
+    sweep: Mapping[str, Interval] | None = None,
+) -> list[Path]:
+    """Write `<split>.html` and a PNG per figure in `<split>/`; return the paths, the page first.
+
+    Equal judgements give equal files.
+    """
+    pictures = render_all(
+        Content(judgement=judgement, split=split, history=history or {}, sweep=sweep or {})
+    )
+    page = render_page(
+        title=title,
+        about=about,
+        evaluation=judgement.evaluation,
+        split=split,
+        pictures=pictures,
+        mistakes=worst_mistakes(judgement, split, num_mistakes),
+    )
+    contents = {folder / f"{split}.html": page.encode()}
+    contents |= {folder / split / f"{one.name}.png": one.png for one in pictures}
+    for path, content in contents.items():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+    return list(contents)
 
 
 def render_page(
@@ -26,12 +62,12 @@ def render_page(
     pictures: Sequence[Picture],
     mistakes: Sequence[Mistake],
 ) -> str:
-    """The page of one split.
+    """Render the page of one split.
 
-    Whatever comes from the data (programs, statements, ids, names of languages) is text to the
-    template and escaped by it; only our own figures are taken as they are.
+    Everything from the data (programs, statements, ids, names of languages) is escaped; only our
+    own figures are inserted as markup.
     """
-    # NOTE: autoescape for everything, not by file name: a solution is untrusted text.
+    # NOTE: autoescape everything, not by file name: a solution is untrusted text.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -39,35 +75,26 @@ def render_page(
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["visible"] = to_visible
     source = files("headtrain.report").joinpath(TEMPLATE).read_text("utf-8")
-    result, details = evaluation.splits[split], evaluation.details[split]
-    head = result.judges["head"].accuracy_over_problems.estimate
-    verdict = details.verdict
-    sentence = (
-        "There is no shortcut to compare with."
-        if verdict is None
-        else verdict_sentence(
-            verdict, head, result.judges[verdict.best_shortcut].accuracy_over_problems.estimate
-        )
-    )
     return environment.from_string(source).render(
         title=title,
         about=about,
         evaluation=evaluation,
         split=split,
-        result=result,
-        details=details,
-        sentence=sentence,
+        result=evaluation.splits[split],
+        details=evaluation.details[split],
+        sentence=verdict_text(evaluation, split) or "There is no shortcut to compare with.",
         pictures=pictures,
         mistakes=mistakes,
         level=f"{evaluation.confidence:.0%}",
-        difference=evaluation.train_minus.get(split),
+        values=value_rows(evaluation, split),
+        has_difference=split in evaluation.train_minus,
     )
 
 
 def _interval(interval: Interval | None) -> Markup:
-    """The number, and its bounds apart: a phone shows them on a line below."""
+    """Format the estimate and its bounds as two elements: a phone shows them on two lines."""
     if interval is None:
         return Markup("-")
-    estimate, _, bounds = show_interval(interval).partition(" ")
+    estimate, _, bounds = str(interval).partition(" ")
     shown = Markup('{} <span class="bounds">{}</span>').format(estimate, bounds)
     return shown if bounds else Markup(estimate)

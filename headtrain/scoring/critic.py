@@ -1,4 +1,4 @@
-"""A critic in a Python program: the backbone and a head together, from texts to values."""
+"""A critic in a Python program: backbone and head together, from texts to values."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
 
 from featurize.data.fields import to_answer, to_text
@@ -19,33 +18,35 @@ from featurize.model.forward import FeatureSpec
 from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.store import user_cache_dir
 from headtrain.features.inputs import InputColumns
-from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
-from headtrain.scoring.provenance import FoundBackbone, Origin
+from headtrain.head.checkpoint import TrainedHead, load_head
+from headtrain.scoring.provenance import FoundBackbone, Provenance
+from headtrain.scoring.scorer import Scorer, Scores
 
-SHORTEST_PROBE = 256
-"""Tokens of the sequences on which the forwards are compared, where the model has no window."""
+MIN_PROBE_LENGTH = 256
+"""Tokens of the sequences on which the forwards are compared, if the model has no window."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a critic says of one output."""
+    """The scores of one output."""
 
     value: float
     """On the head's own scale: higher is more likely correct; compare within a problem."""
     probability: float
-    """Of being correct, by the calibration fitted on the head's train samples."""
+    """Probability of being correct, calibrated on the head's train samples."""
     spread: float | None
-    """How far the members of an ensemble disagree (deviation); None of a single head."""
+    """Standard deviation of the values of an ensemble's members; None for a single head."""
 
 
 class Critic:
-    """Scores outputs of a prompt; an output's value does not depend on its company."""
+    """Scores outputs of a prompt; the value of an output does not depend on the others."""
 
     def __init__(
         self, head: TrainedHead, encoder: Encoder, engine: Engine, storage_dtype: torch.dtype
     ) -> None:
         """Use `Critic.load`."""
         self.head = head
+        self._scorer = Scorer(head)
         self._encoder = encoder
         self._engine = engine
         self._storage_dtype = storage_dtype
@@ -61,94 +62,84 @@ class Critic:
         cache_dir: Path | None = None,
         trust_remote_code: bool = False,
     ) -> Self:
-        """Read a head and load the backbone it names; nothing else is needed.
+        """Load a head and the backbone it was trained on.
 
         Args:
-            path: the head's folder, the folder of its run, or a URI.
+            path: folder of the head, folder of its run, or a URI.
             device: auto, cpu or cuda; of the backbone.
-            backbone: where the backbone is, if not where the head's run had it.
-            tokenizer: where its tokenizer is, if not with the backbone.
-            cache_dir: where converted backbones are kept; None: the user's cache folder.
-            trust_remote_code: lets a model folder's own Python code run.
+            backbone: path of the backbone, if it is not where the head's run had it.
+            tokenizer: path of its tokenizer, if it is not with the backbone.
+            cache_dir: folder for converted backbones; None: the user's cache folder.
+            trust_remote_code: allows the Python code of a model folder to run.
 
         Raises:
-            ValueError: no such head, or a backbone that is not the head's.
+            ValueError: there is no such head, or the backbone is not the one it was trained on.
         """
         head = load_head(path)
-        origin = Origin.of(head)
-        place = replace(origin.backbone, trust_remote_code=trust_remote_code)
+        provenance = Provenance.of(head)
+        settings = replace(provenance.backbone, trust_remote_code=trust_remote_code)
         if backbone is not None:
-            place = replace(place, path=backbone, revision=None, tokenizer_path=tokenizer)
+            settings = replace(settings, path=backbone, revision=None, tokenizer_path=tokenizer)
         elif tokenizer is not None:
-            place = replace(place, tokenizer_path=tokenizer)
+            settings = replace(settings, tokenizer_path=tokenizer)
         where = resolve_device(device)
-        found = origin.find(where, cache_dir or user_cache_dir(), [place])
+        found = provenance.find(where, cache_dir or user_cache_dir(), [settings])
         encoder = Encoder(
             tokenizer=load_tokenizer(found.source, found.settings),
-            max_length=origin.dataset.max_length,
-            max_prompt_length=origin.dataset.prompt_limit,
+            max_length=provenance.dataset.max_length,
+            max_prompt_length=provenance.dataset.prompt_limit,
         )
         spec = _narrow(found.recipe.spec, head.record.columns)
         loaded = _load(found, spec, where)
-        forward = origin.featurize.forward
+        forward = provenance.featurize.forward
         if forward == "auto":
             forward = _choose(loaded, spec, encoder, found.recipe.compute_dtype)
-        engine = Engine(loaded, spec, forward, origin.featurize.token_budget)
+        engine = Engine(loaded, spec, forward, provenance.featurize.token_budget)
         return cls(head, encoder, engine, found.recipe.storage_dtype)
 
     def score(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[float]:
-        """The value of each output, higher for more likely correct; compare within a prompt.
+        """Return the value of each output, higher if more likely correct.
+
+        Compare values within a prompt only.
 
         Args:
-            prompt: the problem as datasets have it in `instruction`; the template is put around it.
+            prompt: the problem, as datasets have it in `instruction`; the template is added.
             outputs: candidate solutions.
             input: what datasets have in `input`.
 
         Raises:
-            ValueError: an output is empty, or a text that UTF-8 cannot hold.
+            ValueError: an output is empty, or a text cannot be encoded as UTF-8.
         """
-        values, _ = self._judge(prompt, outputs, input)
-        return [float(value) for value in values]
+        scores = self._score(prompt, outputs, input)
+        return [] if scores is None else [float(value) for value in scores.values]
 
     def judge(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[Verdict]:
-        """The value, probability and spread of each output; arguments as of `score`.
+        """Return value, probability and spread of each output; takes the arguments of `score`.
 
         Raises:
             CheckpointError: the head has no calibration.
             ValueError: as `score`.
         """
-        decision = self.head.record.decision
-        if decision is None:
-            raise CheckpointError(
-                f"{self.head.path}: has no calibration (a checkpoint on the way, or of an older"
-                " version), so there are values but no probabilities; run `critic train-head"
-                " --overwrite` again and take best or final"
-            )
-        values, spreads = self._judge(prompt, outputs, input)
-        probabilities = decision.calibration.probability(values)
-        is_ensemble = self.head.record.num_members > 1
+        self._scorer.check_calibration()
+        scores = self._score(prompt, outputs, input)
+        if scores is None:
+            return []
+        spreads = [None] * len(outputs) if scores.spreads is None else scores.spreads.tolist()
         return [
-            Verdict(
-                value=float(value),
-                probability=float(probability),
-                spread=float(spread) if is_ensemble else None,
+            Verdict(value=value, probability=probability, spread=spread)
+            for value, probability, spread in zip(
+                scores.values.tolist(), scores.probabilities.tolist(), spreads, strict=True
             )
-            for value, probability, spread in zip(values, probabilities, spreads, strict=True)
         ]
 
-    def _judge(
-        self, prompt: str, outputs: Sequence[str], input_text: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Values and spreads, float64 [outputs] each."""
+    def _score(self, prompt: str, outputs: Sequence[str], input_text: str) -> Scores | None:
+        """None without any output."""
         if isinstance(outputs, str):
             raise ValueError(f"outputs is one string ({outputs[:40]!r}); give a list of strings")
         if not outputs:
-            return np.empty(0), np.empty(0)
+            return None
         grouping = self._encode(prompt, outputs, input_text)
-        features = self._features(grouping)  # [rows, width]
-        values, spreads = self.head.score(features), self.head.spread(features)  # [rows]
-        rows = grouping.row_of_sample
-        return values.double().numpy()[rows], spreads.double().numpy()[rows]
+        return self._scorer.score_outputs(self._features(grouping), grouping.row_of_sample)
 
     def _encode(self, prompt: str, outputs: Sequence[str], input_text: str) -> Grouping:
         texts = [to_answer(text, f"outputs[{place}]") for place, text in enumerate(outputs)]
@@ -159,10 +150,10 @@ class Critic:
         return group_samples((encoded.ids, output.ids) for output in ids)
 
     def _features(self, grouping: Grouping) -> torch.Tensor:
-        """Input vectors of the head, as reading them from a store would give: [rows, width]."""
+        """Compute the inputs of the head as a store would hold them: [rows, width]."""
         found = self._engine.run(grouping.groups, grouping.num_rows)
         columns = self.head.record.columns
-        # NOTE: rounded as a store does, or the head would see what no store can hold.
+        # NOTE: rounded as in a store: the head was trained on rounded features.
         blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]
         if columns.likelihood:
             assert found.likelihood is not None, "the spec asks for it"
@@ -176,7 +167,7 @@ class Critic:
 
 
 def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
-    """The part of a recipe that a head reads: what lies above its deepest layer is not run."""
+    """Reduce a recipe to what a head reads: layers above its deepest one need not run."""
     wanted = [name.rpartition(".") for name in columns.tensors]  # pooling, ".", layer
     return FeatureSpec(
         layers=tuple(layer for layer in spec.layers if str(layer) in {name[2] for name in wanted}),
@@ -198,9 +189,9 @@ def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Back
 
 
 def _choose(backbone: Backbone, spec: FeatureSpec, encoder: Encoder, dtype: torch.dtype) -> Forward:
-    """The forward to run, chosen on made-up texts long enough for a sliding window to show."""
+    """Choose the forward on made-up texts that are longer than a sliding window."""
     window = getattr(backbone.decoder.config, "sliding_window", None) or 0
-    num_lines = max(SHORTEST_PROBE, window + 64)  # a token a line at least
+    num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
     groups = []
     for number, prompt in enumerate(("Add two numbers.", "Read a list; print its largest item.")):
         ids = encoder.encode_prompt(prompt).ids

@@ -17,7 +17,7 @@ from featurize.settings import (
 )
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import TrainedHead
-from headtrain.scoring.provenance import Origin
+from headtrain.scoring.provenance import Provenance
 
 
 def plan_file(
@@ -52,25 +52,25 @@ def plan_file(
     Raises:
         ValueError: no backbone that is the head's.
     """
-    origin = Origin.of(head)
-    found = origin.find(resolve_device(runtime.device), cache_dir, places)
+    provenance = Provenance.of(head)
+    found = provenance.find(resolve_device(runtime.device), cache_dir, places)
     identity = {
         "dataset": index.content_fingerprint,
         "recipe": found.recipe.fingerprint,
-        "unit_tokens": origin.featurize.unit_tokens,
+        "unit_tokens": provenance.featurize.unit_tokens,
     }
     return FeaturizeJob(
         backbone=found.settings,
         dataset=DatasetSettings(
             name="data",
             test=tuple(source.path for source in index.sources),
-            max_length=origin.dataset.max_length,
-            max_prompt_length=origin.dataset.max_prompt_length,
+            max_length=provenance.dataset.max_length,
+            max_prompt_length=provenance.dataset.max_prompt_length,
         ),
         featurize=replace(
-            origin.featurize,
+            provenance.featurize,
             workers=featurize.workers,
-            token_budget=max(featurize.token_budget, origin.dataset.max_length),
+            token_budget=max(featurize.token_budget, provenance.dataset.max_length),
             forward=featurize.forward,
         ),
         runtime=runtime,

@@ -1,4 +1,4 @@
-"""How the features a head reads are made: all of it stands in the head's own record."""
+"""How the features of a head were made, as its own record says, and where its backbone is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,14 +29,14 @@ class FoundBackbone:
     """The backbone a head was trained on, found on this machine."""
 
     settings: BackboneSettings
-    """With the number format the head's features were computed in."""
+    """Its `dtype` is the one in which the head's features were computed."""
     source: BackboneSource
     recipe: Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What a head's record says of its features."""
+class Provenance:
+    """The settings that made the features of a head."""
 
     backbone: BackboneSettings
     dataset: DatasetSettings
@@ -45,14 +45,14 @@ class Origin:
     distributed: DistributedSettings
     recipe_fingerprint: str
     head: str
-    """Where the head is, for messages."""
+    """Path of the head, for messages."""
 
     @classmethod
     def of(cls, head: TrainedHead) -> Self:
-        """What the record of this head says.
+        """Read the settings from the record of a head.
 
         Raises:
-            CheckpointError: nothing that this version can read.
+            CheckpointError: this version cannot read them.
         """
         config = head.record.config
         try:
@@ -68,21 +68,20 @@ class Origin:
         except (KeyError, ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{head.path}: does not say in a form this version reads how its features are made"
-                f" ({reason}); run `critic train-head` again"
+                f"{head.path}: this version cannot read how its features were made ({reason}); run"
+                " `critic train-head` again"
             ) from error
 
     def find(
         self, device: torch.device, cache_dir: Path, places: Sequence[BackboneSettings] = ()
     ) -> FoundBackbone:
-        """The head's backbone, at the first of these places (default: the recorded one) it is at.
+        """Find the head's backbone at the first of `places` that has it; default: as recorded.
 
-        Of a place only counts where the files are and whether their code may run: a head from
-        elsewhere cannot allow that. Where the head's `dtype` is auto, the number format is the one
-        its features have, whatever would be chosen for this device.
+        A place contributes its paths and `trust_remote_code`; a head from elsewhere must not allow
+        code to run. If the head's `dtype` is auto, the one its features were computed in is used.
 
         Raises:
-            ValueError: it is at none; the message is about the first.
+            ValueError: no place has it; the message is that of the first place.
         """
         first: ValueError | None = None
         for place in places or [replace(self.backbone, trust_remote_code=False)]:
@@ -115,7 +114,7 @@ class Origin:
             if recipe.fingerprint == self.recipe_fingerprint:
                 named: Any = str(recipe.compute_dtype).removeprefix("torch.")
                 settings = replace(settings, dtype=named)
-                if recipe.compute_dtype != usual:  # a GGUF file is converted for each
+                if recipe.compute_dtype != usual:  # a GGUF file is converted once per dtype
                     source = find_backbone(settings, cache_dir, recipe.compute_dtype)
                 return FoundBackbone(settings=settings, source=source, recipe=recipe)
         raise CheckpointError(

@@ -1,1 +1,1 @@
-"""Many heads at once: a grid of settings times seeds, trained in stacks and compared."""
+"""Many heads at once: a grid of settings times seeds, trained in groups and compared."""

@@ -1,39 +1,63 @@
-"""Reads `--grid key=value,value`: every combination becomes the overrides of one setting."""
+"""The grid of a sweep: `--grid key=value,value` becomes one point for every combination."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from featurize.errors import CriticError
+from headtrain.settings import DataSamplingSettings, TrainingSettings
 
 SECTIONS = ("training", "data_sampling")
-"""What a sweep may vary: all else is the same features and the same evaluation."""
+"""Configuration sections a sweep may vary; all points share the features and the evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+    """One combination of settings."""
+
+    varied: Mapping[str, str]
+    """The values this point takes on the axes of the grid, by key."""
+    training: TrainingSettings
+    sampling: DataSamplingSettings
+    run_config: Mapping[str, Any]
+    """The whole configuration of this point."""
+
+    @property
+    def name(self) -> str:
+        """`features=mean.12 training.dropout=0.1`."""
+        return point_name(self.varied)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One key and the values it takes, as they were written."""
+    """One key and the values it takes, as the user wrote them."""
 
     key: str
     values: tuple[str, ...]
 
     @property
     def setting(self) -> str:
-        """The configuration's key."""
+        """The key in the configuration."""
         return "training.features" if self.key == "features" else self.key
 
     def override(self, value: str) -> str:
-        """`key=value` as `--set` takes it; of features `a+b` is the list of a and b."""
+        """Return `key=value` in the form of `--set`; the features `a+b` become the list [a,b]."""
         if self.setting != "training.features":
             return f"{self.setting}={value}"
         listed = "null" if value == "all" else f"[{value.replace('+', ',')}]"
         return f"{self.setting}={listed}"
 
 
+def point_name(varied: Mapping[str, str]) -> str:
+    """Name a point by the values that vary."""
+    return " ".join(f"{key}={value}" for key, value in varied.items()) or "as configured"
+
+
 def parse_axis(text: str) -> Axis:
     """Read `training.dropout=0.1,0.3` or `features=mean.12,mean.12+last.24`.
 
-    Commas inside brackets or braces belong to a value.
+    A comma inside brackets or braces is part of a value.
     """
     key, equals, listed = text.partition("=")
     values = _split(listed)
@@ -50,7 +74,7 @@ def parse_axis(text: str) -> Axis:
 
 
 def combine(axes: Sequence[Axis]) -> list[dict[str, str]]:
-    """Every combination, as the value of each key; one empty combination without axes."""
+    """Return every combination, a value by key; one empty combination if there are no axes."""
     settings = [axis.setting for axis in axes]
     for setting in settings:
         if settings.count(setting) > 1:
@@ -61,13 +85,13 @@ def combine(axes: Sequence[Axis]) -> list[dict[str, str]]:
     ]
 
 
-def to_overrides(axes: Sequence[Axis], combination: dict[str, str]) -> list[str]:
-    """The overrides that make a configuration this combination."""
+def to_overrides(axes: Sequence[Axis], combination: Mapping[str, str]) -> list[str]:
+    """Return the `--set` overrides that configure a combination."""
     return [axis.override(combination[axis.key]) for axis in axes]
 
 
 def _split(text: str) -> tuple[str, ...]:
-    """Split at the commas that stand in no bracket."""
+    """Split at the commas outside of brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[{") - (letter in "]}")

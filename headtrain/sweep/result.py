@@ -1,23 +1,30 @@
-"""What a sweep found: every point judged on the choosing half, the winner on the other."""
+"""The result of a sweep: each point's accuracy on one half of valid, the winner's on the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from featurize.arrays import Floats
-from headtrain.features.inputs import LabelledSamples
+from featurize.io.files import read_json
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
-from headtrain.metrics.pairwise import PerProblem, pairwise_accuracy
-from headtrain.sweep.points import JudgedSamples, SweepPoint
-from headtrain.sweep.trained import Trained
-from headtrain.training.validation import count_wins
+from headtrain.metrics.pairwise import (
+    PerProblem,
+    ScoredSamples,
+    pairwise_accuracy,
+    pairwise_counts,
+)
+from headtrain.settings import EvaluationSettings
+from headtrain.sweep.grid import point_name
+from headtrain.sweep.groups import TrainedCandidate
+
+RESULT_FILE, FIGURE_FILE, WINNER_FOLDER = "sweep.json", "accuracy.png", "winner"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Accuracy:
     """Pairwise accuracy on one set of problems."""
 
     over_pairs: float
@@ -27,7 +34,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class PointResult:
-    """One point of the grid: its seeds one by one, and averaged."""
+    """One point of the grid: its heads one by one, and averaged."""
 
     varied: Mapping[str, str]
     tensors: tuple[str, ...]
@@ -35,11 +42,16 @@ class PointResult:
     best_steps: tuple[int, ...]
     num_steps: int
     of_seeds: tuple[float | None, ...]
-    """Accuracy over problems of each head, on the choosing half; None where it diverged."""
-    choose: Judgement | None
-    """The mean of the heads' values, on the half that chooses; None when all diverged."""
-    holdout: Judgement | None
+    """Accuracy over problems of each head on the choosing half; None if it diverged."""
+    choose: Accuracy | None
+    """Accuracy of the mean of the heads' values on the choosing half; None if all diverged."""
+    holdout: Accuracy | None
     """The same on the train problems held out."""
+
+    @property
+    def name(self) -> str:
+        """`features=mean.12 training.dropout=0.1`."""
+        return point_name(self.varied)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +60,8 @@ class SweepResult:
 
     points: tuple[PointResult, ...]
     """The best on the choosing half first."""
-    report: Judgement
-    """The winner, points[0], on the half that had no say in the choice."""
+    report: Accuracy
+    """The winner, points[0], on the half that was not used to choose it."""
     num_heads: int
     seconds: float
     seconds_training: float
@@ -58,70 +70,60 @@ class SweepResult:
     """The sweep had finished before and nothing was done."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain values, for JSON: what was found."""
+        """Return the content of sweep.json."""
         fields = asdict(self)
         del fields["was_up_to_date"]
         return fields
 
     @classmethod
-    def from_dict(cls, fields: Any) -> Self:
-        """The result that `to_dict` gave.
+    def read(cls, path: Path) -> Self:
+        """Read sweep.json.
 
         Raises:
-            ValueError: it is not one.
+            OSError: there is no such file.
+            ValueError: it is not the result of a sweep.
         """
-        found: Self = TypeAdapter(cls).validate_python(fields)
-        return found
+        result: Self = TypeAdapter(cls).validate_python(read_json(path))
+        return result
 
 
-def judge_point(
-    point: SweepPoint,
-    heads: Sequence[Trained],
-    tensors: tuple[str, ...],
-    judged: JudgedSamples,
-    *,
-    rounds: int,
-    confidence: float,
+def measure_point(
+    heads: Sequence[TrainedCandidate], tensors: tuple[str, ...], evaluation: EvaluationSettings
 ) -> PointResult:
-    """Judge the heads of a point by themselves and together."""
-    whole = [head for head in heads if head.choose is not None]
-    holdouts = [head.holdout for head in whole if head.holdout is not None]
-    options = {"rounds": rounds, "confidence": confidence}
+    """Measure the heads of a point one by one and together."""
     return PointResult(
-        varied=dict(point.varied),
+        varied=dict(heads[0].candidate.point.varied),
         tensors=tensors,
         seeds=tuple(head.candidate.seed for head in heads),
         best_steps=tuple(head.best_step for head in heads),
         num_steps=max(head.num_steps for head in heads),
         of_seeds=tuple(
-            None
-            if head.choose is None
-            else pairwise_accuracy(count_wins(judged.choose, head.choose)).over_problems
+            pairwise_accuracy(pairwise_counts(head.choose)).over_problems if head.choose else None
             for head in heads
         ),
-        choose=judge(
-            judged.choose, [head.choose for head in whole if head.choose is not None], **options
-        ),
-        holdout=judge(judged.holdout, holdouts, **options) if judged.holdout else None,
+        choose=measure((head.choose for head in heads), evaluation),
+        holdout=measure((head.holdout for head in heads), evaluation),
     )
 
 
-def judge(
-    samples: LabelledSamples, values: Sequence[Floats], *, rounds: float, confidence: float
-) -> Judgement | None:
-    """Accuracy of the mean of several heads' values; None without any."""
-    if not values:
+def measure(
+    scores: Iterable[ScoredSamples | None], evaluation: EvaluationSettings
+) -> Accuracy | None:
+    """Measure the mean of several heads' scores of the same samples; None without any scores."""
+    given = [one for one in scores if one is not None]
+    if not given:
         return None
-    counts = count_wins(samples, np.mean(values, axis=0))
-    return Judgement(
+    mean = np.mean([one.scores for one in given], axis=0)
+    counts = pairwise_counts(given[0].with_scores(mean))
+    return Accuracy(
         over_pairs=pairwise_accuracy(counts).over_pairs,
-        over_problems=_interval(counts, int(rounds), confidence),
+        over_problems=_interval(counts, evaluation),
         num_problems=len(counts),
     )
 
 
-def _interval(counts: PerProblem, rounds: int, confidence: float) -> Interval:
+def _interval(counts: PerProblem, evaluation: EvaluationSettings) -> Interval:
     per_problem = np.stack([counts.wins / counts.num_pairs, np.ones(len(counts))], axis=1)
-    # NOTE: one seed for all points: their resamples are then of the same problems.
-    sums = resample_sums(per_problem, rounds=rounds, seed=0)
-    return sums.apply(ratio(0, 1)).interval(confidence)
+    # NOTE: one seed for all points, so that they are resampled by the same problems.
+    sums = resample_sums(per_problem, rounds=evaluation.bootstrap_rounds, seed=0)
+    return sums.apply(ratio(0, 1)).interval(evaluation.confidence)

@@ -1,9 +1,17 @@
-"""The whole sweep: train the grid, choose on half of valid, report on the rest, keep the best."""
+"""A whole sweep: train the grid, choose on half of valid, report on the rest, keep the winner.
+
+The folder of a sweep holds
+    winner/        the best head
+    sweep.json     the result of every point
+    run.json       the settings of the sweep, written last: it marks the sweep as finished
+    writer.lock    keeps a second sweep out
+"""
 
 import dataclasses
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,36 +22,46 @@ from featurize.errors import CriticError
 from featurize.io.files import write_json
 from featurize.store import FeatureStore, sole_writer
 from headtrain.features.memory import FeatureMemory
-from headtrain.head.checkpoint import TrainedHead, write_head
+from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head, write_head
 from headtrain.head.ensemble import EnsembleModel
 from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
 from headtrain.settings import EvaluationSettings
-from headtrain.sweep.folder import SweepFolder
-from headtrain.sweep.halves import split_in_two
-from headtrain.sweep.kept import KeptStacks
-from headtrain.sweep.points import SweepPoint, SweepReader
-from headtrain.sweep.result import Judgement, PointResult, SweepResult, judge, judge_point
-from headtrain.sweep.stacks import train_candidates
-from headtrain.sweep.trained import Candidate, Trained
+from headtrain.sweep.grid import SweepPoint
+from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
+from headtrain.sweep.inputs import SweepReader
+from headtrain.sweep.result import (
+    FIGURE_FILE,
+    RESULT_FILE,
+    WINNER_FOLDER,
+    PointResult,
+    SweepResult,
+    measure,
+    measure_point,
+)
 from headtrain.tracking import Tracker
 from headtrain.training.decision import fit_decision
+from headtrain.training.run_file import RunFile
 from headtrain.training.train import head_record, refuse_mismatch, trained_settings
+
+FORMAT_VERSION = 1
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Judged:
-    """A point with its heads, while the sweep runs."""
+class _TrainedPoint:
+    """A point of the grid with its heads, in the order of their seeds."""
 
-    point: SweepPoint
-    heads: tuple[Trained, ...]
+    heads: tuple[TrainedCandidate, ...]
     result: PointResult
-    report: Judgement | None
+
+    @property
+    def point(self) -> SweepPoint:
+        return self.heads[0].candidate.point
 
     @property
     def accuracy(self) -> float:
-        """What is chosen by."""
+        """The accuracy that selects the winner."""
         return self.result.choose.over_problems.estimate if self.result.choose else -1.0
 
 
@@ -65,94 +83,64 @@ def run_sweep(
 ) -> SweepResult:
     """Train every point with every seed; sweep.json and the winner's head go into `folder`.
 
-    The winner is the point whose seeds, averaged, have the highest accuracy over the problems of
-    the choosing half. Its head is the ensemble of its seeds. A rerun of a finished sweep does
-    nothing, one of a killed sweep trains only the stacks that were not finished; what it finds is
-    the same. `overwrite` trains all of them again. Features that do not fit into memory lie in a
-    file in cache_dir (default: folder) meanwhile.
+    The winner is the point whose heads, averaged over the seeds, have the highest accuracy over
+    the problems of the choosing half. The saved head is the ensemble of its seeds. A finished
+    sweep does nothing when it runs again, unless `overwrite` is set. Features that do not fit into
+    memory are kept in a file in cache_dir (default: folder) during the sweep.
+
+    Raises:
+        ValueError: stores or settings that cannot be used, or every head diverged.
     """
     started = time.monotonic()
     refuse_mismatch(train, valid)
-    home = SweepFolder(folder)
-    terms = {
+    identity = {
         "train_features": train.manifest.fingerprint,
         "valid_features": valid.manifest.fingerprint,
         "save_checkpoint_every": save_checkpoint_every,
         "mixed_precision": mixed_precision,
+        **_identity(points, seeds, evaluation),
     }
-    identity = terms | _identity(points, seeds, evaluation)
-    if not overwrite and (found := home.finished(identity)) is not None:
-        return dataclasses.replace(found, was_up_to_date=True)
-    reader = SweepReader(
-        train,
-        valid,
-        split_in_two(valid),
-        train_holdout=evaluation.train_holdout,
+    if not overwrite and (finished := _read_finished(folder, identity)) is not None:
+        return dataclasses.replace(finished, was_up_to_date=True)
+    memory = FeatureMemory(
         device=device,
-        memory=FeatureMemory(
-            device=device,
-            folder=cache_dir or folder,
-            most_gb=points[0].training.max_feature_memory_gb,
-        ),
+        folder=cache_dir or folder,
+        most_gb=points[0].training.max_feature_memory_gb,
+    )
+    reader = SweepReader(
+        train, valid, train_holdout=evaluation.train_holdout, device=device, memory=memory
     )
     for point in points:
-        reader.columns(point)  # a mistake found here leaves the folder as it was
+        reader.columns(point)  # raises on a wrong setting before the folder is changed
     with sole_writer(folder):
-        if overwrite:
-            home.clear()
-        elif (found := home.finished(identity)) is not None:
-            # The run that held the lock was this one.
-            return dataclasses.replace(found, was_up_to_date=True)
-        record = home.go_on(identity)
-        parent = tracker.begin(points[0].run_config, record["tracking_run_id"])
-        record = home.file.update(record, tracking_run_id=parent)
-        kept = KeptStacks(home.stacks, reader, terms)
+        _clear(folder)
+        run_id = tracker.begin(points[0].run_config, None)
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                trained = train_candidates(
+                trained = _train(
                     [Candidate(point=point, seed=seed) for point in points for seed in seeds],
                     reader,
-                    kept,
+                    evaluation,
                     save_checkpoint_every=save_checkpoint_every,
                     mixed_precision=mixed_precision,
                     progress=progress,
                 )
-                judged = _judge_all(trained, reader, evaluation, num_seeds=len(seeds))
-            judged.sort(key=lambda one: -one.accuracy)
-            winner = judged[0]
-            if winner.report is None:
-                raise CriticError(
-                    "every head of the sweep diverged; lower training.value_head_learning_rate"
-                )
-            if kept.num_read:
-                logger.info("%d heads were there from an earlier start", kept.num_read)
-            result = SweepResult(
-                points=tuple(one.result for one in judged),
-                report=winner.report,
-                num_heads=len(points) * len(seeds),
-                seconds=kept.seconds + time.monotonic() - started,
-                seconds_training=sum(head.seconds for one in judged for head in one.heads),
-                confidence=evaluation.confidence,
-            )
-            _write_winner(winner, reader, result, home.winner, parent)
-            write_json(home.result_file, result.to_dict())
-            _track(judged, tracker)
-            report = {"report/accuracy_over_problems": result.report.over_problems.estimate}
-            tracker.log_metrics(report, 0)
-            tracker.log_files([home.result_file], "sweep")
+            result = _to_result(trained, evaluation, started)
+            _write_winner(trained[0], reader, result, folder / WINNER_FOLDER, run_id)
+            write_json(folder / RESULT_FILE, result.to_dict())
+            _track(trained, result, tracker, folder)
         except BaseException as error:
             tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         tracker.finish()
-        home.file.update(record, is_finished=True)
-        kept.clear()
-        return result
+        RunFile(folder, FORMAT_VERSION).begin(identity, tracking_run_id=run_id, is_finished=True)
+    return result
 
 
 def _identity(
     points: Sequence[SweepPoint], seeds: Sequence[int], evaluation: EvaluationSettings
 ) -> dict[str, Any]:
-    """What decides the result besides the stores and what all heads have in common."""
+    """Return the settings that determine the result."""
     return {
         "points": [
             {
@@ -171,59 +159,84 @@ def _identity(
     }
 
 
-def _judge_all(
-    trained: Iterable[Trained],
-    reader: SweepReader,
-    evaluation: EvaluationSettings,
-    *,
-    num_seeds: int,
-) -> list[_Judged]:
-    """Every point is judged as soon as its last head is there."""
-    waiting: dict[str, list[Trained]] = {}
-    judged = []
-    for head in trained:
-        point = head.candidate.point
-        heads = waiting.setdefault(point.name, [])
-        heads.append(head)
-        if len(heads) == num_seeds:
-            heads.sort(key=lambda one: one.candidate.seed)
-            judged.append(_judge(point, tuple(waiting.pop(point.name)), reader, evaluation))
-    return judged
+def _read_finished(folder: Path, identity: Mapping[str, Any]) -> SweepResult | None:
+    """Read the result of a finished sweep with these settings; None if a part of it is missing."""
+    file = RunFile(folder, FORMAT_VERSION)
+    try:
+        run = file.read()
+        if run is None or not file.is_of(run, identity) or not run["is_finished"]:
+            return None
+        load_head(folder / WINNER_FOLDER)
+        return SweepResult.read(folder / RESULT_FILE)
+    except (CheckpointError, OSError, ValueError) as error:
+        logger.warning("%s: the finished sweep is damaged (%s); sweeping again", folder, error)
+        return None
 
 
-def _judge(
-    point: SweepPoint,
-    heads: tuple[Trained, ...],
+def _clear(folder: Path) -> None:
+    """Delete what an earlier sweep wrote: it would pass for the result of this one."""
+    for name in ("run.json", RESULT_FILE, FIGURE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for name in (WINNER_FOLDER, "stacks"):  # earlier versions kept trained heads in stacks/
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _train(
+    candidates: Sequence[Candidate],
     reader: SweepReader,
     evaluation: EvaluationSettings,
-) -> _Judged:
-    judged, tensors = reader.judged(point), reader.columns(point).tensors
-    rounds, confidence = evaluation.bootstrap_rounds, evaluation.confidence
-    values = [head.report for head in heads if head.report is not None]
-    return _Judged(
-        point=point,
-        heads=heads,
-        result=judge_point(point, heads, tensors, judged, rounds=rounds, confidence=confidence),
-        report=judge(judged.report, values, rounds=rounds, confidence=confidence),
+    **options: Any,
+) -> list[_TrainedPoint]:
+    """Train and measure all points, the best first."""
+    by_point: dict[str, list[TrainedCandidate]] = {}
+    for head in train_candidates(candidates, reader, **options):
+        by_point.setdefault(head.candidate.point.name, []).append(head)
+    trained = []
+    for heads in by_point.values():
+        tensors = reader.columns(heads[0].candidate.point).tensors
+        result = measure_point(heads, tensors, evaluation)
+        trained.append(_TrainedPoint(heads=tuple(heads), result=result))
+    return sorted(trained, key=lambda one: -one.accuracy)
+
+
+def _to_result(
+    trained: Sequence[_TrainedPoint], evaluation: EvaluationSettings, started: float
+) -> SweepResult:
+    heads = [head for one in trained for head in one.heads]
+    report = measure((head.report for head in trained[0].heads), evaluation)
+    if report is None:
+        raise CriticError(
+            "every head of the sweep diverged; lower training.value_head_learning_rate"
+        )
+    return SweepResult(
+        points=tuple(one.result for one in trained),
+        report=report,
+        num_heads=len(heads),
+        seconds=time.monotonic() - started,
+        seconds_training=sum(head.seconds for head in heads),
+        confidence=evaluation.confidence,
     )
 
 
 def _write_winner(
-    winner: _Judged, reader: SweepReader, result: SweepResult, folder: Path, run_id: str | None
+    winner: _TrainedPoint,
+    reader: SweepReader,
+    result: SweepResult,
+    folder: Path,
+    run_id: str | None,
 ) -> None:
     members = [head for head in winner.heads if head.choose is not None]
     models = [head.model.cpu() for head in members]
-    assert winner.result.choose is not None, "a winner has a score"
-    record = head_record(
-        reader.train,
-        winner.point.training,
-        reader.columns(winner.point),
-        reader.data(winner.point),
-        dict(winner.point.run_config),
-        run_id,
-    )
+    point = winner.point
     record = dataclasses.replace(
-        record,
+        head_record(
+            reader.train,
+            point.training,
+            reader.columns(point),
+            reader.data(point),
+            dict(point.run_config),
+            run_id,
+        ),
         num_members=len(models),
         step=max(head.best_step for head in members),
         metrics={
@@ -236,7 +249,7 @@ def _write_winner(
             "points": len(result.points),
             "seeds": [head.candidate.seed for head in members],
             "steps": [head.best_step for head in members],
-            "varied": dict(winner.point.varied),
+            "varied": dict(point.varied),
         },
     )
     model = models[0] if len(models) == 1 else EnsembleModel(models)
@@ -245,16 +258,18 @@ def _write_winner(
     write_head(folder, model, dataclasses.replace(record, fitted=fitted))
 
 
-def _track(judged: Sequence[_Judged], tracker: Tracker) -> None:
-    """A child run for every head, but for those an earlier start has noted."""
-    noted = tracker.child_names()
-    for one in judged:
+def _track(
+    trained: Sequence[_TrainedPoint], result: SweepResult, tracker: Tracker, folder: Path
+) -> None:
+    """Log a child run for every head, and the winner's accuracy."""
+    for one in trained:
         for head, accuracy in zip(one.heads, one.result.of_seeds, strict=True):
-            parameters = {**one.point.varied, "seed": str(head.candidate.seed)}
             history = list(head.history)
             if accuracy is not None:
                 final = {"choose/accuracy": accuracy, "best_step": float(head.best_step)}
                 history.append((head.num_steps, final))
-            name = f"{one.point.name} seed={head.candidate.seed}"
-            if name not in noted:
-                tracker.log_child(name, parameters, history)
+            seed = str(head.candidate.seed)
+            parameters = {**one.point.varied, "seed": seed}
+            tracker.log_child(f"{one.point.name} seed={seed}", parameters, history)
+    tracker.log_metrics({"report/accuracy_over_problems": result.report.over_problems.estimate}, 0)
+    tracker.log_files([folder / RESULT_FILE], "sweep")

@@ -17,7 +17,6 @@ from featurize.data.prompt import render_prompt
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
-from headtrain.evaluation.tables import show_interval
 from headtrain.head.checkpoint import load_head
 from headtrain.metrics.bootstrap import Interval
 from tests.support.command_line import Outcome, WarmCritic, run_critic
@@ -193,12 +192,12 @@ def test_the_printed_numbers_are_those_of_the_json(pipeline: Pipeline) -> None:
     out, evaluation = pipeline.outcomes["eval"].out, pipeline.evaluation()
     for name, judge in evaluation["splits"]["valid"]["judges"].items():
         _, over_pairs, over_problems, auc = row_of(out, name.replace("_", " "))
-        assert over_pairs == show_interval(Interval(**judge["accuracy_over_pairs"]))
-        assert over_problems == show_interval(Interval(**judge["accuracy_over_problems"]))
+        assert over_pairs == str(Interval(**judge["accuracy_over_pairs"]))
+        assert over_problems == str(Interval(**judge["accuracy_over_problems"]))
         assert auc == f"{judge['auc']['estimate']:.3f}"
     for name in ("mean_correct", "mean_incorrect"):
         values = [evaluation["splits"][split]["values"][name] for split in ("train", "valid")]
-        assert row_of(out, name)[1:3] == [show_interval(Interval(**value)) for value in values]
+        assert row_of(out, name)[1:3] == [str(Interval(**value)) for value in values]
     assert str(Path("storage/evaluation/demo/valid.json")) in out
 
 
@@ -254,7 +253,7 @@ def test_two_heads_are_compared_with_the_code_they_differ_on(
     accuracy = found["heads"]["A"]["accuracy_over_pairs"]["estimate"]
     assert accuracy == pytest.approx(judges["head"]["accuracy_over_pairs"]["estimate"])
     shown = row_of(outcome.out, "A - B")[1]
-    assert shown == show_interval(Interval(**found["difference"]["accuracy_over_pairs"]))
+    assert shown == str(Interval(**found["difference"]["accuracy_over_pairs"]))
     told = outcome.out.count("\ncorrect:\n")
     assert told == len(found["wins"]) + len(found["losses"])
     missing = critic.run("compare", "nowhere", heads[0], *options(), folder=pipeline.folder)

@@ -99,7 +99,7 @@ def test_every_row_is_accounted_for(project: Project) -> None:
     lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in table(done.out)}
     assert lines["rows written"] == "37"
     assert lines["samples scored"] == "37"
-    assert lines["repeats of another sample, scored as it is"] == "1"
+    assert lines["duplicates of another sample (same score)"] == "1"
     assert lines["problems"] == "6"
 
 
@@ -133,7 +133,7 @@ def test_mistakes_end_in_one_line(project: Project) -> None:
         (("scored.jsonl", "--out", "x.jsonl", *HEAD), "--prefix critic_"),
         (("unlabelled.jsonl", "--out", "unlabelled.jsonl", *HEAD), "is the file that is scored"),
         (("unlabelled.jsonl", "--out", "x.csv", *HEAD), "unknown ending"),
-        (("unlabelled.jsonl", "--out", "s3://bucket/x.jsonl", *HEAD), "is a URI; write a file"),
+        (("unlabelled.jsonl", "--out", "s3://bucket/x.jsonl", *HEAD), "is a URI"),
         (("nothing.jsonl", "--out", "x.jsonl", *HEAD), "matches no file"),
         (("unlabelled.jsonl", "--out", "x.jsonl", "--head", "nowhere"), "critic train-head"),
         (

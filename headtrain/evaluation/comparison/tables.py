@@ -7,7 +7,6 @@ from featurize.data.records import Sample
 from headtrain.evaluation.comparison.compare import FIRST, SECOND, Comparison
 from headtrain.evaluation.comparison.telling import TellingPair
 from headtrain.evaluation.samples.visible import to_visible
-from headtrain.evaluation.tables import show_interval
 
 
 def comparison_table(comparison: Comparison, split: str, confidence: float) -> Table:
@@ -24,8 +23,8 @@ def comparison_table(comparison: Comparison, split: str, confidence: float) -> T
     for name, found in rows.items():
         table.add_row(
             name,
-            show_interval(found.accuracy_over_pairs),
-            show_interval(found.accuracy_over_problems),
+            str(found.accuracy_over_pairs),
+            str(found.accuracy_over_problems),
         )
     return table
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurize.arrays import Floats
+from headtrain.evaluation.mistakes import widest_pairs
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.report.mistakes import widest_pairs
 
 
 @dataclass(frozen=True, kw_only=True)

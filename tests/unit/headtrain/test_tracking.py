@@ -35,15 +35,13 @@ def test_settings_become_dotted_parameters() -> None:
     assert flatten({}) == {}
 
 
-def test_the_null_tracker_follows_nothing() -> None:
+def test_the_null_tracker_discards_everything() -> None:
     tracker: Tracker = NullTracker()
     assert tracker.begin(CONFIG, None) is None
     assert tracker.begin(CONFIG, "run") == "run"
     tracker.log_metrics({"loss": 1.0}, 1)
-    tracker.flush()
-    tracker.log_files([], "heads")
-    tracker.finish()
-    tracker.log_evaluation(None, {}, [])
+    assert tracker.waiting() == []
+    assert tracker.history("run", ["loss"]) == {}
 
 
 def test_a_run_is_written_and_quietly(
@@ -72,7 +70,7 @@ def test_a_run_is_written_and_quietly(
     assert list((database / "artifacts").rglob("head.json"))
 
 
-def test_a_run_goes_on_under_its_id(database: Path) -> None:
+def test_a_run_continues_under_its_id(database: Path) -> None:
     first = make(database)
     run_id = first.begin(CONFIG, None)
     first.log_metrics({"train/loss": 2.0}, 1)
@@ -89,47 +87,35 @@ def test_a_run_goes_on_under_its_id(database: Path) -> None:
     assert sorted(line.step for line in history) == [1, 2]
 
 
-def test_whole_runs_below_a_run_are_told_and_torn_ones_go(database: Path) -> None:
-    tracker, other = make(database, "sweeps"), make(database, "sweeps")
+def test_a_child_run_is_finished_and_names_its_parent(database: Path) -> None:
+    tracker = make(database, "sweeps")
     run_id = tracker.begin({}, None)
-    assert other.begin({}, None) != run_id
-    assert tracker.child_names() == set()
-    tracker.log_child("seed=1", {"seed": "1"}, [(1, {"loss": 0.5})])
-    other.log_child("another's", {}, [])
+    history = [(step, {"loss": 1 / (step + 1)}) for step in range(1200)]
+    tracker.log_child("seed=1", {"seed": "1"}, history)
     client = tracker._connect()
-    tags = {"mlflow.parentRunId": str(run_id)}
-    torn = client.create_run(tracker._experiment_id(), tags=tags, run_name="seed=2").info.run_id
-    again = make(database, "sweeps")
-    assert again.begin({}, run_id) == run_id
-    assert again.child_names() == {"seed=1"}
-    assert client.get_run(torn).info.lifecycle_stage == "deleted"
-    again.log_child("seed=2", {}, [])
-    assert again.child_names() == {"seed=1", "seed=2"}
+    [child] = client.search_runs([tracker._experiment_id()], "params.seed = '1'")
+    assert child.info.status == "FINISHED"
+    assert child.info.run_name == "seed=1"
+    assert child.data.tags["mlflow.parentRunId"] == run_id
+    assert tracker.history(child.info.run_id, ["loss"]) == {
+        "loss": [(step, metrics["loss"]) for step, metrics in history]
+    }
 
 
-def test_a_run_the_database_has_lost_begins_anew(database: Path) -> None:
-    tracker = make(database)
-    run_id = tracker.begin(CONFIG, "0" * 32)
-    tracker.finish()
-    assert run_id not in (None, "0" * 32)
-
-
-def test_a_run_that_was_deleted_begins_anew_and_an_evaluation_makes_another(
-    database: Path,
-) -> None:
+def test_a_run_that_is_gone_is_replaced(database: Path) -> None:
     tracker = make(database)
     deleted = tracker.begin(CONFIG, None)
     tracker.finish()
     assert deleted is not None
     tracker._connect().delete_run(deleted)
-    again = make(database)
-    assert again.begin(CONFIG, deleted) not in (None, deleted)
-    again.finish()
-    make(database).log_evaluation(deleted, {"eval/accuracy": 0.7}, [])
-    assert again.history(deleted, ["eval/accuracy"]) == {}
+    for gone in (deleted, "0" * 32):
+        again = make(database)
+        assert again.begin(CONFIG, gone) not in (None, gone)
+        again.finish()
+        assert again.history(gone, ["train/loss"]) == {}
 
 
-def test_metrics_wait_until_flushed(database: Path) -> None:
+def test_metrics_are_buffered_until_flushed(database: Path) -> None:
     tracker = make(database)
     run_id = tracker.begin(CONFIG, None)
     assert run_id is not None
@@ -144,25 +130,28 @@ def test_an_evaluation_joins_the_run_that_trained_the_head(database: Path, tmp_p
     run_id = training.begin(CONFIG, None)
     training.finish()
     assert run_id is not None
-    (tmp_path / "report.md").write_text("# Report")
-    make(database).log_evaluation(run_id, {"eval/accuracy": 0.7}, [tmp_path / "report.md"])
+    (tmp_path / "valid").mkdir()
+    files = [tmp_path / "valid.json", tmp_path / "valid/scores.png"]
+    for file in files:
+        file.write_text("content")
+    make(database).log_evaluation(run_id, {"eval/accuracy": 0.7}, files)
     client = training._connect()
     assert client.get_run(run_id).data.metrics["eval/accuracy"] == 0.7
     assert client.get_run(run_id).info.status == "FINISHED"
-    assert [f.path for f in client.list_artifacts(run_id, "evaluation")] == ["evaluation/report.md"]
+    assert {f.path for f in client.list_artifacts(run_id, "evaluation")} == {
+        "evaluation/valid.json",
+        "evaluation/valid",
+    }
 
 
+@pytest.mark.parametrize("run_id", [None, "0" * 32])
 def test_an_evaluation_without_a_run_makes_one(
-    database: Path, caplog: pytest.LogCaptureFixture
+    database: Path, caplog: pytest.LogCaptureFixture, run_id: str | None
 ) -> None:
-    tracker = make(database, "orphans")
-    tracker.log_evaluation(None, {"eval/accuracy": 0.6}, [])
-    tracker.log_evaluation("0" * 32, {"eval/accuracy": 0.7}, [])
-    client = tracker._connect()
-    experiment = client.get_experiment_by_name("orphans")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.metrics["eval/accuracy"] for run in runs) == [0.6, 0.7]
+    tracker = make(database, f"orphans of {run_id}")
+    tracker.log_evaluation(run_id, {"eval/accuracy": 0.6}, [])
+    [run] = tracker._connect().search_runs([tracker._experiment_id()])
+    assert run.data.metrics == {"eval/accuracy": 0.6}
     assert "a new one is made" in caplog.text
 
 

@@ -8,7 +8,7 @@ from featurize.errors import CriticError
 from headtrain.pairs.holdout import choose_holdout, labelled_problems
 from headtrain.pairs.training_data import read_training_data
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
-from headtrain.sweep.halves import split_in_two
+from headtrain.sweep.inputs import split_validation
 from tests.support.synthetic_stores import write_store
 
 NAMES = [f"problem-{number}" for number in range(40)]
@@ -79,7 +79,7 @@ def test_only_problems_with_both_labels_count(tmp_path: Path) -> None:
 
 def test_the_halves_are_whole_problems_of_like_number(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", num_problems=13)
-    halves = split_in_two(store)
+    halves = split_validation(store)
     ids = np.array(store.samples["problem_id"].to_pylist())
     choose, report = (set(ids[half.table_rows]) for half in (halves.choose, halves.report))
     assert (len(choose), len(report)) == (7, 6)

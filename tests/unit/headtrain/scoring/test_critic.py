@@ -1,7 +1,10 @@
-"""A critic in Python: the values of a store, whatever the company of an output."""
+"""A critic in Python gives the values of a store, whatever other outputs are scored with it."""
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic, Verdict
-from headtrain.scoring.provenance import Origin
+from headtrain.scoring.provenance import Provenance
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
 
@@ -36,10 +39,15 @@ def near(values: Iterable[float]) -> Any:
     return pytest.approx(values, rel=0, abs=TOLERANCE * max(map(abs, values)))
 
 
-def by_task(project: ScoredProject) -> dict[str, float]:
-    """The values that scoring the store gives."""
+def assert_values_are_those_of_the_store(critic: Critic, project: ScoredProject) -> None:
     values = load_head(project.head).score(project.store)
-    return dict(zip(project.store.samples["task_id"].to_pylist(), values.tolist(), strict=True))
+    assert np.std(values) > 0.01  # or anything would be equal
+    task_ids = project.store.samples["task_id"].to_pylist()
+    expected = dict(zip(task_ids, values.tolist(), strict=True))
+    for problem in {row["problem_id"] for row in project.rows}:
+        prompt, outputs = outputs_of(project, problem)
+        found = critic.score(prompt, list(outputs.values()))
+        assert found == near([expected[name] for name in outputs])
 
 
 def outputs_of(project: ScoredProject, problem: str) -> tuple[str, dict[str, str]]:
@@ -48,15 +56,10 @@ def outputs_of(project: ScoredProject, problem: str) -> tuple[str, dict[str, str
 
 
 def test_values_are_those_of_the_store(project: ScoredProject, critic: Critic) -> None:
-    expected = by_task(project)
-    assert np.std(list(expected.values())) > 0.01  # or anything would be equal
-    for problem in {row["problem_id"] for row in project.rows}:
-        prompt, outputs = outputs_of(project, problem)
-        found = critic.score(prompt, list(outputs.values()))
-        assert found == near([expected[name] for name in outputs])
+    assert_values_are_those_of_the_store(critic, project)
 
 
-def test_values_do_not_depend_on_order_company_or_repeats(
+def test_values_do_not_depend_on_order_other_outputs_or_repeats(
     project: ScoredProject, critic: Critic
 ) -> None:
     prompt, outputs = outputs_of(project, "train-0")
@@ -72,12 +75,11 @@ def test_values_do_not_depend_on_order_company_or_repeats(
     assert scored[: len(texts)] == near(together.values())
 
 
-@pytest.mark.parametrize("setting", ["token_budget=200", "forward=padded"])
-def test_values_do_not_depend_on_how_the_forward_is_cut(
-    project: ScoredProject, critic: Critic, tmp_path: Path, setting: str
+@pytest.mark.parametrize(("name", "value"), [("token_budget", 200), ("forward", "padded")])
+def test_values_do_not_depend_on_how_the_forward_is_batched(
+    project: ScoredProject, critic: Critic, tmp_path: Path, name: str, value: int | str
 ) -> None:
-    name, _, value = setting.partition("=")
-    other = rewritten_head(project.head, tmp_path, ("featurize", name), as_number(value))
+    other = rewritten_head(project.head, tmp_path, ("featurize", name), value)
     prompt, outputs = outputs_of(project, "train-1")
     texts = list(outputs.values())
     found = Critic.load(other, device="cpu").score(prompt, texts)
@@ -93,10 +95,10 @@ def test_features_are_rounded_as_a_store_rounds_them(
         "featurize.likelihood=true",
         tensors=["mean.3"],
     )
-    expected, rounded = by_task(narrow), Critic.load(narrow.head, device="cpu")
+    rounded = Critic.load(narrow.head, device="cpu")
+    assert_values_are_those_of_the_store(rounded, narrow)
     prompt, outputs = outputs_of(narrow, "train-2")
     found = rounded.score(prompt, list(outputs.values()))
-    assert found == near([expected[name] for name in outputs])
     rounded._storage_dtype = critic._storage_dtype  # 32 bits: what no store of it holds
     unrounded = np.array(rounded.score(prompt, list(outputs.values())))
     assert np.abs(unrounded / np.array(found) - 1).max() > 10 * TOLERANCE
@@ -106,10 +108,7 @@ def test_only_the_layers_a_head_reads_are_run(tmp_path: Path) -> None:
     project = make_project(tmp_path, "featurize.likelihood=false", tensors=["last.1"])
     critic = Critic.load(project.head, device="cpu")
     assert len(critic._engine.backbone.blocks) == 1
-    prompt, outputs = outputs_of(project, "train-3")
-    expected = by_task(project)
-    found = critic.score(prompt, list(outputs.values()))
-    assert found == near([expected[name] for name in outputs])
+    assert_values_are_those_of_the_store(critic, project)
 
 
 def test_a_verdict_has_the_calibrated_probability_and_an_ensembles_spread(
@@ -158,7 +157,7 @@ def test_no_outputs_give_no_values(critic: Critic) -> None:
         ("x = 1", "give a list"),
     ],
 )
-def test_what_featurize_would_refuse_is_refused(critic: Critic, outputs: Any, told: str) -> None:
+def test_outputs_unfit_for_featurize_are_refused(critic: Critic, outputs: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         critic.score("Add.", outputs)
 
@@ -207,7 +206,7 @@ def test_an_automatic_number_format_is_that_of_the_heads_features(
     """Trained on a machine without fast bfloat16, used on one that has it."""
     monkeypatch.setattr("featurize.model.device.has_fast_bfloat16", lambda _device: True)
     head = rewritten_head(project.head, tmp_path, ("models", "policy", "dtype"), "auto")
-    found = Origin.of(load_head(head)).find(Critic.load(head).head.device, tmp_path)
+    found = Provenance.of(load_head(head)).find(Critic.load(head).head.device, tmp_path)
     assert found.settings.dtype == "float32"
 
 
@@ -229,7 +228,33 @@ def test_a_head_cannot_allow_the_code_of_a_model_to_run(
     assert seen == [False, True]
 
 
-def test_a_record_that_does_not_say_enough_is_refused_in_a_line(
+@pytest.mark.slow
+def test_it_works_in_a_folder_with_a_cli_and_configs_of_its_own(
+    project: ScoredProject, tmp_path: Path
+) -> None:
+    (tmp_path / "configs").mkdir()
+    for name in ("configs/__init__.py", "cli.py"):
+        (tmp_path / name).write_text(f"raise AssertionError('{name} is imported')")
+    code = (
+        "import sys; from headtrain.scoring.critic import Critic\n"
+        f"print(Critic.load({str(project.head)!r}, device='cpu').score('Add.', ['x']))\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('configs', 'cli')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    values, modules = done.stdout.splitlines()
+    assert json.loads(values) == Critic.load(project.head, device="cpu").score("Add.", ["x"])
+    assert modules == "[]"
+
+
+def test_a_record_without_the_settings_of_its_features_is_refused_in_one_line(
     project: ScoredProject, tmp_path: Path
 ) -> None:
     head = rewritten_head(project.head, tmp_path, ("models",), {"policy": {"path": "x"}})
@@ -238,12 +263,8 @@ def test_a_record_that_does_not_say_enough_is_refused_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-def as_number(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
-
-
 def rewritten_head(head: Path, folder: Path, keys: tuple[str, ...], value: Any) -> Path:
-    """A copy of a head whose record, or configuration in it, says something else."""
+    """Copy a head and change one field of its record, or of the configuration in it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "head.safetensors").write_bytes((head / "head.safetensors").read_bytes())
     record = json.loads((head / "head.json").read_text())

@@ -1,5 +1,5 @@
-import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from configs.console import console
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head
-from headtrain.report.sweep_figure import draw_sweep
 from headtrain.settings import (
     CheckpointSettings,
     DataSamplingSettings,
@@ -19,15 +17,12 @@ from headtrain.settings import (
     PairwiseSettings,
     TrainingSettings,
 )
-from headtrain.sweep.grid import combine, parse_axis, to_overrides
-from headtrain.sweep.halves import split_in_two
-from headtrain.sweep.points import SweepPoint, SweepReader
+from headtrain.sweep.grid import SweepPoint
+from headtrain.sweep.groups import Candidate, group_by_shape
+from headtrain.sweep.inputs import SweepReader, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
-from headtrain.sweep.stacks import stack_up
-from headtrain.sweep.tables import points_table, winner_rows
-from headtrain.sweep.trained import Candidate
-from headtrain.tracking import NullTracker
+from headtrain.tracking import NullTracker, Status
 from headtrain.training.train import train_head
 from tests.support.synthetic_stores import write_store
 
@@ -35,29 +30,44 @@ CPU = torch.device("cpu")
 TENSORS = {"mean.1": 16, "mean.2": 16, "last.2": 16}
 SAMPLING = DataSamplingSettings(pairwise=PairwiseSettings(n_pairs=150))
 
+Stores = tuple[FeatureStore, FeatureStore]
+Sweep = Callable[..., SweepResult]
+
 
 class RecordingTracker(NullTracker):
     def __init__(self) -> None:
         self.children: list[tuple[str, dict[str, str], list[Any]]] = []
+        self.ends: list[Status] = []
 
     def log_child(self, name: str, parameters: Any, history: Any) -> None:
         self.children.append((name, dict(parameters), list(history)))
 
+    def finish(self, status: Status = "FINISHED") -> None:
+        self.ends.append(status)
 
-def point(features: str, **settings: Any) -> SweepPoint:
+
+class Killed(BaseException):
+    """Ends a sweep from the outside, as Ctrl-C does."""
+
+
+def kill(done: int, total: int) -> None:
+    raise Killed
+
+
+def point(features: str, sampling: DataSamplingSettings = SAMPLING, **settings: Any) -> SweepPoint:
     training = TrainingSettings(
         features=features.split("+"), n_epochs=2, batch_size=8, likelihood=False, **settings
     )
     return SweepPoint(
         varied={"features": features, **{k: str(v) for k, v in settings.items()}},
         training=training,
-        sampling=SAMPLING,
+        sampling=sampling,
         run_config={"training": {"features": features}},
     )
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[FeatureStore, FeatureStore]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
     base = tmp_path_factory.mktemp("stores")
     options: dict[str, Any] = {"tensors": TENSORS, "signal": 0.4}
     return (
@@ -76,24 +86,47 @@ POINTS = [
 ]
 
 
+def run(stores: Stores, folder: Path, **changes: Any) -> SweepResult:
+    arguments: dict[str, Any] = {
+        "train": stores[0],
+        "valid": stores[1],
+        "points": POINTS,
+        "seeds": [5, 6],
+        "evaluation": EvaluationSettings(bootstrap_rounds=100, train_holdout=0.2),
+        "save_checkpoint_every": 0.5,
+        "device": CPU,
+        "mixed_precision": True,
+        "folder": folder,
+        "tracker": NullTracker(),
+    }
+    return run_sweep(**(arguments | changes))
+
+
 @pytest.fixture(scope="module")
 def swept(
-    stores: tuple[FeatureStore, FeatureStore], tmp_path_factory: pytest.TempPathFactory
+    stores: Stores, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SweepResult, Path, RecordingTracker]:
     folder, tracker = tmp_path_factory.mktemp("sweep"), RecordingTracker()
-    result = run_sweep(
-        train=stores[0],
-        valid=stores[1],
-        points=POINTS,
-        seeds=[5, 6],
-        evaluation=EvaluationSettings(bootstrap_rounds=100, train_holdout=0.2),
-        save_checkpoint_every=0.5,
-        device=CPU,
-        mixed_precision=True,
-        folder=folder,
-        tracker=tracker,
-    )
-    return result, folder, tracker
+    return run(stores, folder, tracker=tracker), folder, tracker
+
+
+@pytest.fixture
+def sweep(stores: Stores, tmp_path: Path) -> Sweep:
+    """Sweep one point with one seed in tmp_path/sweep."""
+
+    def small(folder: str = "sweep", **changes: Any) -> SweepResult:
+        return run(stores, tmp_path / folder, **({"points": POINTS[:1], "seeds": [5]} | changes))
+
+    return small
+
+
+def files_of(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def numbers(result: SweepResult) -> dict[str, Any]:
+    fields = result.to_dict()
+    return {name: fields[name] for name in fields if not name.startswith("seconds")}
 
 
 def accuracy_over_problems(values: Any, samples: Any) -> float:
@@ -105,22 +138,17 @@ def accuracy_over_problems(values: Any, samples: Any) -> float:
     return float(np.mean(shares))
 
 
-def test_heads_of_one_shape_are_stacked_and_others_are_not(
-    stores: tuple[FeatureStore, FeatureStore],
-) -> None:
-    reader = SweepReader(*stores, split_in_two(stores[1]), train_holdout=0.0, device=CPU)
+def test_heads_of_one_shape_train_together(stores: Stores) -> None:
+    reader = SweepReader(*stores, train_holdout=0.0, device=CPU)
     candidates = [Candidate(point=one, seed=seed) for one in POINTS for seed in range(8)]
-    stacks = stack_up(candidates, reader)
-    assert sorted(len(stack) for stack in stacks) == [8, 8, 16, 16]  # 32 of one shape, 16 at most
-    assert {id(c) for stack in stacks for c in stack} == {id(c) for c in candidates}
+    groups = group_by_shape(candidates, reader)
+    assert sorted(map(len, groups)) == [8, 8, 16, 16]  # 32 of one shape, at most 16 in a group
+    assert {id(c) for group in groups for c in group} == {id(c) for c in candidates}
 
 
 @pytest.mark.parametrize("place", range(len(POINTS)))
 def test_a_head_of_a_sweep_is_the_head_that_train_head_trains(
-    swept: tuple[SweepResult, Path, RecordingTracker],
-    stores: tuple[FeatureStore, FeatureStore],
-    tmp_path: Path,
-    place: int,
+    swept: tuple[SweepResult, Path, RecordingTracker], stores: Stores, tmp_path: Path, place: int
 ) -> None:
     alone = train_head(
         train=stores[0],
@@ -144,31 +172,26 @@ def test_a_head_of_a_sweep_is_the_head_that_train_head_trains(
     step, metrics = history[-2]  # the last validation, at the last step
     assert step == alone.num_steps == result.num_steps
     assert alone.final is not None
-    head, halves = load_head(alone.final), split_in_two(stores[1])
+    head, halves = load_head(alone.final), split_validation(stores[1])
     values = head.score(stores[1])[halves.choose.table_rows]
-    found = accuracy_over_problems(values, halves.choose)
-    assert metrics["choose/accuracy_over_problems"] == pytest.approx(found)
+    expected = accuracy_over_problems(values, halves.choose)
+    assert metrics["choose/accuracy_over_problems"] == pytest.approx(expected)
 
 
-def test_the_winner_is_chosen_on_one_half_and_reported_on_the_other(
-    swept: tuple[SweepResult, Path, RecordingTracker],
-    stores: tuple[FeatureStore, FeatureStore],
+def test_the_winner_is_chosen_on_one_half_and_measured_on_the_other(
+    swept: tuple[SweepResult, Path, RecordingTracker], stores: Stores
 ) -> None:
     result, folder, _ = swept
-    halves = split_in_two(stores[1])
+    halves = split_validation(stores[1])
     head = load_head(folder / "winner")
     values = head.score(stores[1])
-    scores = {
-        name: accuracy_over_problems(values[half.table_rows], half)
-        for name, half in (("choose", halves.choose), ("report", halves.report))
-    }
-    choose = [one.choose for one in result.points]
-    assert choose[0] is not None
-    assert choose[0].over_problems.estimate == pytest.approx(scores["choose"])
-    assert choose[0].over_problems.estimate == max(
-        one.over_problems.estimate for one in choose if one is not None
+    choose, report = (
+        accuracy_over_problems(values[half.table_rows], half)
+        for half in (halves.choose, halves.report)
     )
-    assert result.report.over_problems.estimate == pytest.approx(scores["report"])
+    chosen = [one.choose.over_problems.estimate for one in result.points if one.choose]
+    assert chosen[0] == max(chosen) == pytest.approx(choose)
+    assert result.report.over_problems.estimate == pytest.approx(report)
     assert head.record.num_members == 2
     assert head.record.selection["varied"] == result.points[0].varied
     assert head.record.train_holdout is not None
@@ -183,98 +206,85 @@ def test_every_head_is_a_child_run(swept: tuple[SweepResult, Path, RecordingTrac
     assert {"train/loss", "choose/accuracy_over_problems"} <= set(history[0][1])
 
 
-def test_the_table_says_what_the_best_of_many_is_worth(
-    swept: tuple[SweepResult, Path, RecordingTracker],
+def test_a_finished_sweep_does_nothing_when_it_runs_again(sweep: Sweep, tmp_path: Path) -> None:
+    first = sweep()
+    before = files_of(tmp_path)
+    second = sweep(tracker=(tracker := RecordingTracker()))
+    assert (first.was_up_to_date, second.was_up_to_date) == (False, True)
+    assert second.to_dict() == first.to_dict()
+    assert tracker.ends == []
+    assert files_of(tmp_path) == before
+    assert not sweep(overwrite=True).was_up_to_date
+
+
+@pytest.mark.parametrize("lost", ["winner/head.safetensors", "sweep.json", "run.json"])
+def test_a_finished_sweep_that_lost_a_file_runs_again(
+    sweep: Sweep, tmp_path: Path, lost: str
 ) -> None:
-    result = swept[0]
-    table = points_table(result)
-    assert table.row_count == len(POINTS)
-    assert "12 heads at 6 points" in str(table.title)
-    assert "flatters" in str(table.title)
-    rows = winner_rows(result)
-    assert (
-        f"{result.report.over_problems.estimate:.3f}"
-        in rows["accuracy on the 8 problems that did not"]
-    )
+    first = sweep()
+    (tmp_path / "sweep" / lost).unlink()
+    second = sweep()
+    assert not second.was_up_to_date
+    assert numbers(second) == numbers(first)
+    assert (tmp_path / "sweep" / lost).exists()
 
 
-@pytest.mark.parametrize("value", ["0.0001{}", "[easy{}]", "[/x]{}"])
-def test_points_can_be_told_apart_in_a_narrow_terminal(
-    swept: tuple[SweepResult, Path, RecordingTracker], value: str
-) -> None:
-    values = [value.format(place) for place in range(len(POINTS))]
-    points = [
-        dataclasses.replace(one, varied={"training.value_head_learning_rate": value})
-        for one, value in zip(swept[0].points, values, strict=True)
-    ]
-    with console().capture() as shown:
-        console().print(points_table(dataclasses.replace(swept[0], points=points)))
-    assert all(value in shown.get() for value in values)
-
-
-@pytest.mark.parametrize("num_tensors", [1, 2])
-def test_the_title_fits_a_narrow_figure(
-    swept: tuple[SweepResult, Path, RecordingTracker],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    num_tensors: int,
-) -> None:
-    from matplotlib.figure import Figure
-
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    points = [one for one in swept[0].points if len(one.tensors) == num_tensors]
-    draw_sweep(dataclasses.replace(swept[0], points=points[:1]), tmp_path / "accuracy.png")
-    (figure,) = drawn
-    figure.canvas.draw()
-    (title,) = figure.texts
-    box = title.get_window_extent()
-    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
-    assert "that choose; mean of 2 seeds" in " ".join(title.get_text().split())
-
-
-def test_the_figure_is_a_picture(
-    swept: tuple[SweepResult, Path, RecordingTracker], tmp_path: Path
-) -> None:
-    from PIL import Image
-
-    with Image.open(draw_sweep(swept[0], tmp_path / "deep" / "figure.png")) as picture:
-        assert picture.width > 600
-        assert len(picture.convert("RGB").getcolors(maxcolors=2**24) or []) > 20
-
-
-def test_a_grid_is_every_combination_of_its_values() -> None:
-    axes = [
-        parse_axis("training.dropout=0.1,0.3"),
-        parse_axis("features=mean.12,mean.12+last.24,all"),
-        parse_axis("data_sampling.pairwise.difficulties=[a, b],null"),
-    ]
-    points = combine(axes)
-    assert len(points) == 12
-    assert points[3] == {
-        "training.dropout": "0.1",
-        "features": "mean.12+last.24",
-        "data_sampling.pairwise.difficulties": "null",
-    }
-    assert to_overrides(axes, points[3])[:2] == [
-        "training.dropout=0.1",
-        "training.features=[mean.12,last.24]",
-    ]
-    assert to_overrides(axes, points[4])[1] == "training.features=null"
-    assert to_overrides(axes, points[2])[2] == "data_sampling.pairwise.difficulties=[a, b]"
-    assert combine([]) == [{}]
+EXCLUDING = DataSamplingSettings(
+    pairwise=PairwiseSettings(n_pairs=150, exclude_problems=["problem-003"])
+)
 
 
 @pytest.mark.parametrize(
-    ("texts", "reason"),
+    "changes",
     [
-        (["training.dropout"], "not of the form"),
-        (["training.dropout=0.1,,0.2"], "not of the form"),
-        (["featurize.layers=1,2"], "give that with --set"),
-        (["training.dropout=0.1,0.1"], "a value twice"),
-        (["features=a", "training.features=[b]"], "given twice"),
+        {"points": [point("mean.1", dropout=0.2)]},
+        {"points": [point("mean.1", EXCLUDING, dropout=0.1)]},
+        {"seeds": [7]},
+        {"save_checkpoint_every": None},
+        {"evaluation": EvaluationSettings(bootstrap_rounds=60, train_holdout=0.2)},
     ],
+    ids=["training", "pairs", "seeds", "save_checkpoint_every", "evaluation"],
 )
-def test_a_grid_that_cannot_be_read_is_refused(texts: list[str], reason: str) -> None:
-    with pytest.raises(CriticError, match=reason):
-        combine([parse_axis(text) for text in texts])
+def test_a_sweep_with_other_settings_replaces_the_one_in_its_folder(
+    sweep: Sweep, changes: dict[str, Any]
+) -> None:
+    sweep()
+    assert not sweep(**changes).was_up_to_date
+    assert sweep(**changes).was_up_to_date
+
+
+def test_a_killed_sweep_leaves_no_earlier_result_and_runs_from_the_start(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    expected = sweep("undisturbed")
+    sweep(seeds=[6])
+    with pytest.raises(Killed):
+        sweep(progress=kill, tracker=(tracker := RecordingTracker()))
+    assert tracker.ends == ["KILLED"]
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["writer.lock"]
+    assert numbers(sweep()) == numbers(expected)
+
+
+@pytest.mark.parametrize("batching", [{}, {"batching": "problems", "problem_pairs": "all"}])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_head_that_diverges_does_not_affect_the_others_of_its_group(
+    sweep: Sweep, batching: dict[str, str], place: int
+) -> None:
+    """Problems have different numbers of pairs, so that shorter batches are padded."""
+    fine = point("mean.1", **batching)
+    hopeless = point("mean.1", value_head_learning_rate=1e30, max_grad_norm=None, **batching)
+    points = [fine, fine]
+    points[place] = hopeless
+    seeds = [5, 6]
+    result = sweep(points=points, seeds=seeds)
+    by_name = {one.name: one for one in result.points}
+    assert by_name[hopeless.name].of_seeds == (None, None)
+    assert by_name[hopeless.name].choose is None
+    alone = sweep("alone", points=[fine], seeds=seeds)
+    assert by_name[fine.name].of_seeds == pytest.approx(alone.points[0].of_seeds, abs=0.03)
+
+
+def test_a_sweep_of_which_every_head_diverges_is_an_error(sweep: Sweep) -> None:
+    hopeless = point("mean.1", value_head_learning_rate=1e30, max_grad_norm=None)
+    with pytest.raises(CriticError, match=r"training\.value_head_learning_rate"):
+        sweep(points=[hopeless])

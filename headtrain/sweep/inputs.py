@@ -1,13 +1,15 @@
-"""What a sweep tries: the settings of a point of the grid, and the inputs that points share."""
+"""The inputs of a sweep: validation problems in two halves, and features that points share."""
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 
+from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.features.inputs import (
     HeadInputs,
@@ -15,68 +17,84 @@ from headtrain.features.inputs import (
     LabelledSamples,
     choose_columns,
     read_head_inputs,
+    read_labelled_samples,
 )
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.model import FeatureNormaliser
+from headtrain.pairs.holdout import labelled_problems
 from headtrain.pairs.pair_plan import read_excluded_problems
 from headtrain.pairs.training_data import TrainingData, read_training_data
-from headtrain.settings import DataSamplingSettings, TrainingSettings
-from headtrain.sweep.halves import Halves
+from headtrain.sweep.grid import SweepPoint
 from headtrain.training.train import fit_normaliser
-from headtrain.training.validation import Validation, read_validation, take_whole_problems
+from headtrain.training.validation import Validation, read_validation
 
 logger = logging.getLogger(__name__)
 
+InputsKey = tuple[str, InputColumns, str]
+"""Data sampling settings, columns and kind of normaliser."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class SweepPoint:
-    """One point of the grid."""
+class ValidationSplit:
+    """The labelled validation samples in two halves of whole problems.
 
-    varied: Mapping[str, str]
-    """What the grid says of it, by the grid's keys."""
-    training: TrainingSettings
-    sampling: DataSamplingSettings
-    run_config: Mapping[str, Any]
-    """The whole configuration of this point."""
+    The best of many heads on a set of problems looks better there than it is. Its accuracy on
+    problems that were not used to choose it has no such bias.
+    """
 
-    @property
-    def name(self) -> str:
-        """`features=mean.12 training.dropout=0.1`."""
-        return " ".join(f"{key}={value}" for key, value in self.varied.items()) or "as configured"
+    choose: LabelledSamples
+    """Selects the winner."""
+    report: LabelledSamples
+    """Measures the winner."""
+
+
+def split_validation(store: FeatureStore) -> ValidationSplit:
+    """Split the problems that have both labels, alternately in the order of the hash of their id.
+
+    Raises:
+        CriticError: the store has fewer than two such problems.
+    """
+    names = sorted(labelled_problems(store.samples), key=_hash)
+    if len(names) < 2:
+        raise CriticError(
+            f"{store.path}: a sweep needs two problems with both labels, one to choose by and one "
+            f"to report on, there is {len(names)}; name another dataset.validation"
+        )
+    samples = read_labelled_samples(store)
+    ids = np.array(store.samples["problem_id"].to_pylist(), dtype=object)[samples.table_rows]
+    choose, report = (
+        samples.take(np.array([name in half for name in ids], bool))
+        for half in (set(names[::2]), set(names[1::2]))
+    )
+    return ValidationSplit(choose=choose, report=report)
+
+
+def _hash(problem_id: str) -> str:
+    return hashlib.sha256(f"half of valid: {problem_id}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepInputs:
-    """Everything heads over the same tensors and pairs read, normalised alike."""
+    """The inputs of heads with the same tensors, pairs and normaliser."""
 
     columns: InputColumns
     data: TrainingData
     train: HeadInputs
     normaliser: FeatureNormaliser
     watch: Validation
-    """Choosing half, at most val_n_samples of it: scored at every checkpoint."""
+    """At most val_n_samples of the choosing half, for early stopping."""
     choose: Validation
     report: Validation
     holdout: Validation | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgedSamples:
-    """The samples whose values heads are judged by; no features."""
-
-    choose: LabelledSamples
-    report: LabelledSamples
-    holdout: LabelledSamples | None
-
-
 class SweepReader:
-    """Reads the inputs of points, each only once while it is wanted."""
+    """Reads the inputs of points and keeps those that are needed again."""
 
     def __init__(
         self,
         train: FeatureStore,
         valid: FeatureStore,
-        halves: Halves,
         *,
         train_holdout: float,
         device: torch.device,
@@ -84,20 +102,20 @@ class SweepReader:
     ) -> None:
         self.train = train
         self.valid = valid
-        self.halves = halves
+        self.halves = split_validation(valid)
         self.train_holdout = train_holdout
         self.device = device
         self.memory = memory or FeatureMemory(device=device)
         self._data: dict[str, TrainingData] = {}
-        self._inputs: dict[tuple[str, InputColumns, str], SweepInputs] = {}
+        self._inputs: dict[InputsKey, SweepInputs] = {}
 
     def columns(self, point: SweepPoint) -> InputColumns:
-        """The tensors a point reads."""
+        """Return the store columns a point reads."""
         return choose_columns(self.train, point.training.features, point.training.likelihood)
 
     def data(self, point: SweepPoint) -> TrainingData:
-        """The pairs of a point."""
-        key = _key(point)
+        """Return the pairs of a point."""
+        key = _sampling_key(point)
         if key not in self._data:
             self._data[key] = read_training_data(
                 self.train,
@@ -108,32 +126,19 @@ class SweepReader:
         return self._data[key]
 
     def inputs(self, point: SweepPoint) -> SweepInputs:
-        """The inputs of a point; points of the same pairs, tensors and normaliser share them."""
-        key = self._inputs_key(point)
+        """Return the inputs of a point, the same object for points that share them."""
+        key = self._key(point)
         if key not in self._inputs:
             self._inputs[key] = self._read(point)
         return self._inputs[key]
 
-    def judged(self, point: SweepPoint) -> JudgedSamples:
-        """The samples in `inputs` that heads are judged by, without reading a feature."""
-        data, seed = self.data(point), point.sampling.seed
+    def keep_only(self, points: Iterable[SweepPoint]) -> None:
+        """Free the inputs of all other points."""
+        wanted = {self._key(point) for point in points}
+        self._inputs = {key: inputs for key, inputs in self._inputs.items() if key in wanted}
 
-        def whole(store: FeatureStore, samples: LabelledSamples) -> LabelledSamples:
-            return take_whole_problems(store, samples, limit=None, seed=seed)
-
-        return JudgedSamples(
-            choose=whole(self.valid, self.halves.choose),
-            report=whole(self.valid, self.halves.report),
-            holdout=whole(self.train, data.held_out) if data.holdout else None,
-        )
-
-    def keep_only(self, points: list[SweepPoint]) -> None:
-        """Forget the inputs of all other points."""
-        wanted = {self._inputs_key(point) for point in points}
-        self._inputs = {key: kept for key, kept in self._inputs.items() if key in wanted}
-
-    def _inputs_key(self, point: SweepPoint) -> tuple[str, InputColumns, str]:
-        return _key(point), self.columns(point), point.training.normaliser
+    def _key(self, point: SweepPoint) -> InputsKey:
+        return _sampling_key(point), self.columns(point), point.training.normaliser
 
     def _read(self, point: SweepPoint) -> SweepInputs:
         columns, data = self.columns(point), self.data(point)
@@ -142,7 +147,9 @@ class SweepReader:
         fit_normaliser(normaliser, train.features, columns, point.training)
         normaliser.normalise_(train.features)
 
-        def validation(store: FeatureStore, samples: Any, limit: int | None = None) -> Validation:
+        def validation(
+            store: FeatureStore, samples: LabelledSamples, limit: int | None = None
+        ) -> Validation:
             return read_validation(
                 store,
                 columns,
@@ -169,5 +176,5 @@ class SweepReader:
         return inputs
 
 
-def _key(point: SweepPoint) -> str:
+def _sampling_key(point: SweepPoint) -> str:
     return repr(dataclasses.astuple(point.sampling))

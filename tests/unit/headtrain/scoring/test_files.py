@@ -1,9 +1,9 @@
-"""Scored files: ranks, which row gets what, and what the files look like."""
+"""Scored files: which row gets which fields, and the bytes that are written."""
 
 import gzip
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ import pytest
 import zstandard
 
 from featurize.data.index import DatasetIndex
-from featurize.data.records import DataError
-from headtrain.scoring.output import FieldsToAdd, check_output, to_output, write_rows
-from headtrain.scoring.rows import RowFields, field_names, fields_of_rows
-from headtrain.scoring.values import rank_within
+from featurize.errors import DataError
+from headtrain.scoring.files import (
+    check_output,
+    to_field_names,
+    to_output,
+    to_rows,
+    write_rows,
+)
 
 ROWS = (
     '{"instruction": "Add.", "output": "return 1", "id": 7, "ratio": 1.0, "name": "\\u00e9"}',
@@ -27,33 +31,27 @@ ROWS = (
 PREFERENCE = '{"prompt": "Add.", "chosen": "return 4", "rejected": "return 5"}'
 
 
-def scored(
-    paths: str | Sequence[str], cache: Path, prefix: str = ""
-) -> tuple[DatasetIndex, FieldsToAdd, dict[str, float]]:
-    """An indexed dataset whose samples get scores by their output's last character."""
+def scored(paths: str | Sequence[str], cache: Path, prefix: str = "") -> tuple[Any, pa.Table]:
+    """The sources of a dataset, and its rows scored by the last character of their output."""
     index = DatasetIndex.build(paths, cache)
     samples = index.read(np.arange(len(index)))
     values = np.array([float(sample.output[-1]) for sample in samples])
-    columns = {"score": values, "rank": np.argsort(np.argsort(values)) + 1}
-
-    def rows() -> Iterator[RowFields]:
-        return fields_of_rows(index.table, columns, prefix)
-
-    names = field_names(index.table, list(columns), prefix)
-    return (
-        index,
-        FieldsToAdd(names=names, rows=rows),
-        {s.output: float(s.output[-1]) for s in samples},
-    )
+    fields = {"score": values, "rank": np.argsort(np.argsort(values)) + 1}
+    rows = to_rows(index.table, fields, prefix)
+    assert rows.column_names[2:] == to_field_names(index.table, list(fields), prefix)
+    return index.sources, rows
 
 
 def write(tmp_path: Path, out: str, *files: Path, prefix: str = "") -> Path:
-    to_output(str(tmp_path / out))
-    index, added, _ = scored([str(file) for file in files], tmp_path / "cache", prefix)
-    check_output(tmp_path / out, index.sources, added.names)
-    num_rows = write_rows(tmp_path / out, index.sources, added)
-    assert num_rows == len({(row.file, row.line) for row in added.rows()})
-    return tmp_path / out
+    path = to_output(str(tmp_path / out))
+    sources, rows = scored([str(file) for file in files], tmp_path / "cache", prefix)
+    check_output(path, sources, rows.column_names[2:])
+    assert write_rows(path, sources, rows) == rows.num_rows
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.open()]
 
 
 @pytest.fixture
@@ -79,25 +77,7 @@ def columns(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("scores", "groups", "ranks"),
-    [
-        ([], [], []),
-        ([5.0], [0], [1]),
-        ([1.0, 3.0, 2.0], [0, 0, 0], [3, 1, 2]),
-        ([1.0, 3.0, 3.0, 0.0], [0, 0, 0, 0], [3, 1, 1, 4]),
-        ([1.0, 2.0, 9.0, 2.0], [1, 0, 1, 0], [2, 1, 1, 1]),
-        ([-1.0, -1.0], [0, 1], [1, 1]),
-    ],
-)
-def test_ranks_count_from_the_best_and_ties_share_the_smaller(
-    scores: list[float], groups: list[int], ranks: list[int]
-) -> None:
-    found = rank_within(np.array(scores), np.array(groups, np.int64))
-    assert found.tolist() == ranks
-
-
-def test_lines_stay_the_bytes_they_were_but_for_what_is_added(tmp_path: Path, lines: Path) -> None:
+def test_lines_keep_their_bytes_and_get_the_fields(tmp_path: Path, lines: Path) -> None:
     out = write(tmp_path, "out.jsonl", lines).read_text().splitlines()
     assert [line.partition(',"score"')[0] + "}" for line in out] == [row.strip() for row in ROWS]
     assert [json.loads(line)["score"] for line in out] == [1.0, 2.0, 3.0]
@@ -149,7 +129,7 @@ def test_fields_of_two_types_are_no_parquet_column(tmp_path: Path) -> None:
 def test_parquet_becomes_lines_with_all_its_columns(tmp_path: Path, columns: Path) -> None:
     table = pq.read_table(columns).drop(["raw"])
     pq.write_table(table, columns)
-    out = [json.loads(line) for line in write(tmp_path, "out.jsonl", columns).open()]
+    out = read_jsonl(write(tmp_path, "out.jsonl", columns))
     assert [row["small"] for row in out] == [1, None, 3]
     assert [row["score"] for row in out] == [3.0, 1.0, 2.0]
     assert "when" in out[0]
@@ -158,15 +138,15 @@ def test_parquet_becomes_lines_with_all_its_columns(tmp_path: Path, columns: Pat
 def test_several_files_come_in_their_order(tmp_path: Path, lines: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"instruction": "Mul.", "output": "return 0"}')  # no line end
-    out = [json.loads(line) for line in write(tmp_path, "out.jsonl", lines, other).open()]
+    out = read_jsonl(write(tmp_path, "out.jsonl", lines, other))
     assert [row["score"] for row in out] == [1.0, 2.0, 3.0, 0.0]
-    backwards = [json.loads(line) for line in write(tmp_path, "back.jsonl", other, lines).open()]
+    backwards = read_jsonl(write(tmp_path, "back.jsonl", other, lines))
     assert [row["score"] for row in backwards] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_a_preference_row_gets_the_fields_of_both_sides(tmp_path: Path, lines: Path) -> None:
     lines.write_text(f"{PREFERENCE}\n{ROWS[0]}\n")
-    pair, plain = map(json.loads, write(tmp_path, "out.jsonl", lines).open())
+    pair, plain = read_jsonl(write(tmp_path, "out.jsonl", lines))
     assert (pair["chosen_score"], pair["rejected_score"]) == (4.0, 5.0)
     assert pair["chosen_rank"] == 2
     assert "score" not in pair
@@ -184,9 +164,7 @@ def test_a_field_that_is_there_is_never_replaced(tmp_path: Path, lines: Path, ro
     with pytest.raises(DataError, match=rf"rows\.jsonl:{row + 1}: .*'rank'.*--prefix critic_"):
         write(tmp_path, "out.jsonl", lines)
     assert not (tmp_path / "out.jsonl").exists()
-    out = [
-        json.loads(line) for line in write(tmp_path, "out.jsonl", lines, prefix="critic_").open()
-    ]
+    out = read_jsonl(write(tmp_path, "out.jsonl", lines, prefix="critic_"))
     assert out[row]["rank"] == "mine"
     assert [one["critic_rank"] for one in out] == [1, 2, 3]
 
@@ -200,17 +178,13 @@ def test_the_file_itself_is_not_overwritten_under_any_name(tmp_path: Path, lines
     assert lines.read_bytes() == before
 
 
-def test_an_unknown_ending_is_refused(tmp_path: Path, lines: Path) -> None:
-    with pytest.raises(DataError, match=r"'.*out\.csv' has an unknown ending"):
-        write(tmp_path, "out.csv", lines)
-
-
 @pytest.mark.parametrize(
     ("out", "told"),
     [
-        ("s3://bucket/x.jsonl", "is a URI; write a file of this machine and copy it"),
+        ("s3://bucket/x.jsonl", r"'s3://bucket/x\.jsonl' is a URI"),
+        ("out.csv", r"'out\.csv' has an unknown ending; known are \.jsonl"),
         ("folder.jsonl", "is a folder"),
-        ("file.txt/x.jsonl", r"is below .*file\.txt, which is no folder"),
+        ("file.txt/x.jsonl", r"below .*file\.txt, which is not a folder"),
         ("locked/deep/x.jsonl", r"locked is not writable"),
     ],
 )
@@ -233,27 +207,26 @@ def test_a_place_that_cannot_be_written_to_is_refused(
 def test_columns_that_change_while_they_are_scored_are_refused(
     tmp_path: Path, columns: Path, rows: list[int]
 ) -> None:
-    index, added, _ = scored(str(columns), tmp_path / "cache")
+    sources, fields = scored(str(columns), tmp_path / "cache")
     pq.write_table(pq.read_table(columns).take(rows), columns)
     os.utime(columns, ns=(1, 1))  # as some seconds later
-    with pytest.raises(DataError, match="has changed"):
-        write_rows(tmp_path / "out.parquet", index.sources, added)
+    with pytest.raises(DataError, match=r"rows\.parquet: has changed"):
+        write_rows(tmp_path / "out.parquet", sources, fields)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_line_that_is_removed_while_it_is_scored_is_refused(tmp_path: Path, lines: Path) -> None:
+    sources, fields = scored(str(lines), tmp_path / "cache")
+    lines.write_text(ROWS[0] + "\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl: has changed"):
+        write_rows(tmp_path / "out.jsonl", sources, fields)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("out", ["out.jsonl", "out.parquet"])
 def test_more_rows_than_scores_are_refused(tmp_path: Path, columns: Path, out: str) -> None:
     pq.write_table(pq.read_table(columns).drop(["raw"]), columns)
-    index, added, _ = scored(str(columns), tmp_path / "cache")
-    fewer = FieldsToAdd(names=added.names, rows=lambda: iter([*added.rows()][:2]))
+    sources, fields = scored(str(columns), tmp_path / "cache")
     with pytest.raises(DataError, match="has changed"):
-        write_rows(tmp_path / out, index.sources, fewer)
+        write_rows(tmp_path / out, sources, fields.slice(0, 2))
     assert not (tmp_path / out).exists()
-
-
-def test_a_file_that_changes_while_it_is_scored_is_refused(tmp_path: Path, lines: Path) -> None:
-    index, added, _ = scored(str(lines), tmp_path / "cache")
-    lines.write_text(ROWS[0] + "\n")
-    with pytest.raises(DataError, match="has changed"):
-        write_rows(tmp_path / "out.jsonl", index.sources, added)
-    assert not (tmp_path / "out.jsonl").exists()

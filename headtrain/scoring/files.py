@@ -1,0 +1,245 @@
+"""Writes the rows of files again with fields added; nothing else of a row changes."""
+
+import contextlib
+import gzip
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from featurize.arrays import Floats, Ints
+from featurize.data.lines import parse_line
+from featurize.data.sources import SUFFIXES, Source, read_lines
+from featurize.errors import DataError
+from featurize.io.files import atomic_path
+from featurize.io.remote import is_remote
+
+SIDES = ("", "chosen_", "rejected_")
+"""Prefix of a field by the `part` of its sample: a preference row holds two samples."""
+PLACE = ("file", "line")
+"""Columns that identify a row: number of its file, and line counted from 1."""
+_BATCH_ROWS = 4096
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Row = tuple[bytes, dict[str, float | int]]
+"""A line of JSON, and the fields to add."""
+
+
+def to_output(out: str) -> Path:
+    """Check the file that --out names; needs nothing else, so that it runs before any work.
+
+    Raises:
+        DataError: a URI, a folder, an unknown ending, or a place that cannot be written to.
+    """
+    if is_remote(out):
+        raise DataError(f"--out {out!r} is a URI; write a local file and copy it there")
+    path = Path(out)
+    if path.is_dir():
+        raise DataError(f"--out {out!r} is a folder; name a file in it")
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"--out {out!r} has an unknown ending; known are {', '.join(SUFFIXES)}")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise DataError(f"--out {out!r} is below {parent}, which is not a folder; name another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise DataError(f"--out {out!r}: {parent} is not writable; name another folder")
+    return path
+
+
+def to_field_names(index: pa.Table, names: Sequence[str], prefix: str) -> list[str]:
+    """Return the fields that rows get: with preference rows, those of both sides."""
+    parts = np.unique(index["part"].to_numpy()).tolist()
+    return [f"{prefix}{SIDES[part]}{name}" for part in parts for name in names]
+
+
+def check_output(out: Path, sources: Sequence[Source], names: Sequence[str]) -> None:
+    """Find, before any work, what would stop the writing.
+
+    Raises:
+        DataError: `out` is one of the sources, or a first row has one of these fields already.
+    """
+    for source in sources:
+        if out.exists() and out.samefile(source.path):
+            raise DataError(f"--out {str(out)!r} is the file that is scored; name another")
+        if source.suffix == ".parquet":
+            _refuse_taken(pq.read_schema(source.path).names, names, source.name)
+        elif first := next((line for line in _read_lines(source) if line.strip()), None):
+            _refuse_taken_in_line(first, names, source.location(1))
+
+
+def to_rows(index: pa.Table, fields: Mapping[str, Ints | Floats], prefix: str) -> pa.Table:
+    """Return the fields of each row of the files, in their order; `fields` are [samples of index].
+
+    A column is null in the rows without that side. PLACE are the first columns.
+    """
+    files, lines, parts = (index[name].to_numpy() for name in (*PLACE, "part"))
+    places, rows = np.unique(files.astype(np.int64) << 32 | lines, return_inverse=True)
+    columns = {"file": pa.array(places >> 32), "line": pa.array(places & 0xFFFFFFFF)}
+    for part in np.unique(parts).tolist():
+        is_here = parts == part
+        is_null = np.ones(len(places), bool)
+        is_null[rows[is_here]] = False
+        for name, values in fields.items():
+            column = np.zeros(len(places), values.dtype)
+            column[rows[is_here]] = values[is_here]
+            columns[f"{prefix}{SIDES[part]}{name}"] = pa.array(column, mask=is_null)
+    return pa.table(columns)
+
+
+def write_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> int:
+    """Write every row of the sources to `out` with the fields in `rows`; return their number.
+
+    The bytes of a JSON line are kept, with the fields added before its last brace; columns of
+    Parquet keep their types. `out` appears only when it is complete. Rows are read in batches.
+
+    Raises:
+        DataError: a file has changed, or a row has one of the fields already.
+    """
+    with atomic_path(out) as temporary:
+        _refuse_changed(sources)
+        if not out.name.endswith(".parquet"):
+            _write_json_lines(temporary, out.name, sources, rows)
+        elif all(source.suffix == ".parquet" for source in sources):
+            _append_columns(temporary, sources, rows)
+        else:
+            _convert_to_parquet(temporary, sources, rows)
+        _refuse_changed(sources)  # they may have changed meanwhile
+    return int(rows.num_rows)
+
+
+def _write_json_lines(path: Path, name: str, sources: Sequence[Source], rows: pa.Table) -> None:
+    with _open_compressed(path, name) as file:
+        for line, fields in _join(sources, rows):
+            text = line.removeprefix(_BYTE_ORDER_MARK).strip()
+            file.write(text[:-1].rstrip() + b"," + orjson.dumps(fields)[1:] + b"\n")
+
+
+def _append_columns(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
+    """Copy Parquet files batch by batch and append the columns of `rows`."""
+    added = rows.drop_columns(list(PLACE))
+    schema = pq.read_schema(sources[0].path)
+    _refuse_taken(schema.names, added.column_names, sources[0].name)
+    target = pa.schema([*schema, *added.schema], schema.metadata)
+    start = 0
+    with pq.ParquetWriter(str(path), target) as writer:
+        for source in sources:
+            with pq.ParquetFile(source.path) as file:
+                if not file.schema_arrow.equals(schema):
+                    raise DataError(
+                        f"{source.name}: has other columns than {sources[0].name}; score one at a"
+                        " time, or write .jsonl"
+                    )
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                    fields = added.slice(start, batch.num_rows)
+                    if fields.num_rows < batch.num_rows:
+                        raise _changed(source)
+                    columns = [column.combine_chunks() for column in fields.columns]
+                    arrays = [*batch.columns, *columns]
+                    writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=target))
+                    start += batch.num_rows
+
+
+def _convert_to_parquet(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
+    """Convert JSON lines: the first pass finds the types of all columns, the second writes."""
+    added = rows.drop_columns(list(PLACE)).schema
+    schema = pa.schema([])
+    try:
+        for batch in _batches(sources, rows):
+            found = _infer_schema(batch)
+            schema = pa.unify_schemas([schema, found], promote_options="permissive")
+        schema = pa.schema([*(field for field in schema if field.name not in added.names), *added])
+        with pq.ParquetWriter(str(path), schema) as writer:
+            for batch in _batches(sources, rows):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(
+            f"{sources[0].name}: its rows do not fit the columns of a Parquet file"
+            f" ({str(error).splitlines()[0]}); write .jsonl"
+        ) from error
+
+
+def _batches(sources: Sequence[Source], rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Parse the rows and add their fields, some thousand at a time."""
+    batch: list[dict[str, Any]] = []
+    for line, fields in _join(sources, rows):
+        batch.append(cast("dict[str, Any]", parse_line(line)) | fields)
+        if len(batch) == _BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _infer_schema(batch: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    # NOTE: Table.from_pylist takes the fields of the first row for those of all rows.
+    names = dict.fromkeys(name for row in batch for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in batch]) for name in names}).schema
+
+
+def _join(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
+    """Read every line that is not blank, with its fields."""
+    names = rows.column_names[len(PLACE) :]
+    given = (row for batch in rows.to_batches(_BATCH_ROWS) for row in batch.to_pylist())
+    for number, source in enumerate(sources):
+        for line_number, line in enumerate(_read_lines(source), start=1):
+            if not line.strip():
+                continue
+            row = next(given, None)
+            if row is None or (row.pop("file"), row.pop("line")) != (number, line_number):
+                raise _changed(source)  # every row was indexed
+            _refuse_taken_in_line(line, names, source.location(line_number))
+            yield line, {name: value for name, value in row.items() if value is not None}
+
+
+def _read_lines(source: Source) -> Iterator[bytes]:
+    """Read the rows of a file as lines of JSON with all their columns."""
+    if source.suffix != ".parquet":
+        return read_lines(source)
+    return read_lines(source, columns=pq.read_schema(source.path).names)
+
+
+def _refuse_taken_in_line(line: bytes, names: Sequence[str], where: str) -> None:
+    # NOTE: to parse every line would take longer than to write it.
+    if any(b'"%b"' % name.encode() in line for name in names):
+        _refuse_taken(list(cast("dict[str, Any]", parse_line(line))), names, where)
+
+
+def _refuse_taken(present: Sequence[str], names: Sequence[str], where: str) -> None:
+    taken = [name for name in names if name in present]
+    if taken:
+        raise DataError(
+            f"{where}: has a field {taken[0]!r} already, which is not replaced; "
+            "write the scores under other names: --prefix critic_"
+        )
+
+
+def _refuse_changed(sources: Sequence[Source]) -> None:
+    for source in sources:
+        if source.has_changed():
+            raise _changed(source)
+
+
+def _changed(source: Source) -> DataError:
+    return DataError(f"{source.name}: has changed since it was scored; start again")
+
+
+@contextlib.contextmanager
+def _open_compressed(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open a file for writing, compressed according to the ending of `name`."""
+    with path.open("wb", buffering=1 << 20) as plain, contextlib.ExitStack() as stack:
+        file: IO[bytes] = plain
+        if name.endswith(".gz"):
+            # NOTE: without name and time in the header, equal rows give equal files.
+            packed = gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0)
+            file = cast("IO[bytes]", stack.enter_context(packed))
+        elif name.endswith(".zst"):
+            file = stack.enter_context(
+                zstandard.ZstdCompressor().stream_writer(plain, closefd=False)
+            )
+        yield file

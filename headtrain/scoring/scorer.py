@@ -1,0 +1,126 @@
+"""Scores samples with a head: values, probabilities, ranks and how far an ensemble disagrees."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from featurize.arrays import Floats, Ints
+from featurize.store import FeatureStore
+from headtrain.features.columns import rank_strings
+from headtrain.head.checkpoint import CheckpointError, TrainedHead
+from headtrain.metrics.calibration import Calibration
+
+SCORE, PROBABILITY, RANK, SPREAD = "score", "probability", "rank", "score_spread"
+"""Fields of a scored row."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Scores of n samples."""
+
+    values: Floats
+    """[n] on the head's own scale; higher means more likely correct."""
+    spreads: Floats | None
+    """[n] standard deviation of the members' values; None for a single head."""
+    groups: Ints
+    """[n] code of the problem and language; samples of equal code are ranked together."""
+    calibration: Calibration | None
+
+    @property
+    def probabilities(self) -> Floats:
+        """[n] calibrated probability of being correct."""
+        assert self.calibration is not None, "scorer.check_calibration comes first"
+        return self.calibration.probability(self.values)
+
+    def to_fields(self) -> dict[str, Ints | Floats]:
+        """Return the columns to write, by name and in order."""
+        fields: dict[str, Ints | Floats] = {
+            SCORE: self.values,
+            PROBABILITY: self.probabilities,
+            RANK: rank_within(self.values, self.groups),
+        }
+        return fields if self.spreads is None else fields | {SPREAD: self.spreads}
+
+
+class Scorer:
+    """Turns features, from a store or from an engine, into scores."""
+
+    def __init__(self, head: TrainedHead, calibration: Calibration | None = None) -> None:
+        """`calibration` replaces the one saved with the head."""
+        decision = head.record.decision
+        self.head = head
+        self.calibration = calibration or (decision.calibration if decision else None)
+        self.is_ensemble = head.record.num_members > 1
+
+    @property
+    def field_names(self) -> list[str]:
+        """The names of `Scores.to_fields`."""
+        return [SCORE, PROBABILITY, RANK, *([SPREAD] if self.is_ensemble else [])]
+
+    def check_calibration(self) -> None:
+        """Raise CheckpointError if there is nothing to compute probabilities with."""
+        if self.calibration is None:
+            raise CheckpointError(
+                f"{self.head.path}: has no calibration (an intermediate checkpoint, or one of an"
+                " older version), so there are values but no probabilities; run `critic train-head"
+                " --overwrite` again and take best or final"
+            )
+
+    def score_store(self, store: FeatureStore) -> Scores:
+        """Score every sample of a store, labelled or not, in the order of its table."""
+        problems, languages = (
+            rank_strings(store.samples[name]).codes for name in ("problem_id", "language")
+        )
+        _, groups = np.unique(np.stack([problems, languages]), axis=1, return_inverse=True)
+        return Scores(
+            values=np.asarray(self.head.score(store), np.float64),
+            spreads=np.asarray(self.head.spread(store), np.float64) if self.is_ensemble else None,
+            groups=groups.reshape(-1).astype(np.int64),
+            calibration=self.calibration,
+        )
+
+    def score_outputs(self, features: torch.Tensor, rows: Ints) -> Scores:
+        """Score outputs of one prompt: features [distinct outputs, width], rows [outputs]."""
+        spreads = self.head.spread(features).double().numpy()[rows] if self.is_ensemble else None
+        return Scores(
+            values=self.head.score(features).double().numpy()[rows],
+            spreads=spreads,
+            groups=np.zeros(len(rows), np.int64),
+            calibration=self.calibration,
+        )
+
+
+def rank_within(values: Floats, groups: Ints) -> Ints:
+    """Rank each value within its group, [n]: 1 is the highest, ties share the smaller rank."""
+    order = np.lexsort((-values, groups))
+    groups, values = groups[order], values[order]
+    places = np.arange(len(order))
+    opens_group = np.append(True, groups[1:] != groups[:-1])[: len(order)]
+    opens_tie = opens_group | np.append(True, values[1:] != values[:-1])[: len(order)]
+    starts = np.maximum.accumulate(np.where(opens_group, places, 0))
+    firsts = np.maximum.accumulate(np.where(opens_tie, places, 0))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = firsts - starts + 1
+    return ranks
+
+
+def describe_scores(scores: Scores, samples: pa.Table, num_rows: int) -> dict[str, Any]:
+    """Account for every row of a scored file, by name; `samples` is the table of the store."""
+    num_distinct = len(np.unique(samples["feature_row"].to_numpy()))
+    group_sizes = np.bincount(scores.groups)
+    return {
+        "rows written": num_rows,
+        "samples scored": samples.num_rows,
+        "duplicates of another sample (same score)": samples.num_rows - num_distinct,
+        "samples with a truncated prompt": pc.sum(samples["prompt_truncated"]).as_py(),
+        "samples with a truncated output": pc.sum(samples["output_truncated"]).as_py(),
+        "problems": len(group_sizes),
+        "samples alone in their problem (rank 1)": int((group_sizes == 1).sum()),
+        "lowest score": float(scores.values.min()),
+        "highest score": float(scores.values.max()),
+        "mean probability": float(scores.probabilities.mean()),
+    }
