@@ -13,9 +13,10 @@ from featurize.data.prompt import Encoder
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone, load_tokenizer
 from featurize.model.device import resolve_device
-from featurize.model.engine import Engine, Forward, choose_forward
+from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import Grouping, PromptGroup, group_samples
+from featurize.model.verdict import remembered_choice
 from featurize.store import user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
@@ -83,7 +84,8 @@ class Critic:
         elif tokenizer is not None:
             settings = replace(settings, tokenizer_path=tokenizer)
         where = resolve_device(device)
-        found = provenance.find(where, cache_dir or user_cache_dir(), [settings])
+        cache = cache_dir or user_cache_dir()
+        found = provenance.find(where, cache, [settings])
         encoder = Encoder(
             tokenizer=load_tokenizer(found.source, found.settings),
             max_length=provenance.dataset.max_length,
@@ -93,7 +95,15 @@ class Critic:
         loaded = _load(found, spec, where)
         forward = provenance.featurize.forward
         if forward == "auto":
-            forward = _choose(loaded, spec, encoder, found.recipe.compute_dtype)
+            dtype = found.recipe.compute_dtype
+            forward = remembered_choice(
+                cache / "forwards",
+                lambda: _choose(loaded, spec, encoder, dtype),
+                backbone=found.source.digest,
+                spec=spec,
+                device=where,
+                dtype=dtype,
+            ).forward
         engine = Engine(loaded, spec, forward, provenance.featurize.token_budget)
         return cls(head, encoder, engine, found.recipe.storage_dtype)
 
@@ -188,7 +198,7 @@ def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Back
     )
 
 
-def _choose(backbone: Backbone, spec: FeatureSpec, encoder: Encoder, dtype: torch.dtype) -> Forward:
+def _choose(backbone: Backbone, spec: FeatureSpec, encoder: Encoder, dtype: torch.dtype) -> Choice:
     """Choose the forward on made-up texts that are longer than a sliding window."""
     window = getattr(backbone.decoder.config, "sliding_window", None) or 0
     num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
@@ -198,4 +208,4 @@ def _choose(backbone: Backbone, spec: FeatureSpec, encoder: Encoder, dtype: torc
         texts = ["print(a + b)", "".join(f"x = {line}\n" for line in range(num_lines >> number))]
         outputs = [output.ids for output in encoder.encode_outputs(texts, len(ids))]
         groups.append(PromptGroup(prompt=ids, outputs=tuple(outputs), rows=(0, 1)))
-    return choose_forward(backbone, spec, groups, dtype).forward
+    return choose_forward(backbone, spec, groups, dtype)
