@@ -30,7 +30,7 @@ LocalFolder = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class ProjectSettings:
-    """What the run belongs to."""
+    """The project of the run."""
 
     name: str = "critic"
     """Name of the project, logged with every run."""
@@ -41,19 +41,19 @@ class ProjectSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class ExperimentSettings:
-    """What the run tries."""
+    """The experiment of the run."""
 
     name: str
     """Names the folders of features, checkpoints and reports."""
 
     description: str = ""
-    """One sentence for whoever reads the tracking server."""
+    """One sentence, shown by the tracking server."""
 
     stage: Literal["critic"] = "critic"
-    """The stage of the larger project this is; only the critic's is here."""
+    """Stage of the larger project; only the critic is here."""
 
     tags: tuple[str, ...] = ()
-    """Words to find the run by."""
+    """Search terms for the run."""
 
     @field_validator("name")
     @classmethod
@@ -63,7 +63,7 @@ class ExperimentSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class StorageSettings:
-    """Where everything lies that a run reads or writes."""
+    """Folders that a run reads and writes."""
 
     root: LocalFolder
     """Folder under which a run writes."""
@@ -90,24 +90,24 @@ class StorageSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class LoggingSettings:
-    """What is said while a run goes on."""
+    """Log messages of a run."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    """Least important message that is shown."""
+    """Lowest level that is shown."""
 
     format: str = "%(asctime)s [%(levelname)s] [%(name)s] %(message)s"
-    """Layout of a line, as Python's logging has it."""
+    """Format of a line, as in Python's logging."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class Config:
-    """Every setting of a run, checked."""
+    """All settings of a run, validated."""
 
     project: ProjectSettings = field(default_factory=ProjectSettings)
-    """What the run belongs to."""
+    """The project of the run."""
 
     experiment: ExperimentSettings
-    """What the run tries."""
+    """The experiment of the run."""
 
     models: ModelsSettings
     """The frozen backbone."""
@@ -116,10 +116,10 @@ class Config:
     """The samples."""
 
     data_sampling: DataSamplingSettings = field(default_factory=DataSamplingSettings)
-    """Which pairs are drawn from them."""
+    """Which pairs are sampled from them."""
 
     featurize: FeaturizeSettings = field(default_factory=FeaturizeSettings)
-    """What is stored of the backbone."""
+    """The features to store."""
 
     prepare: PrepareSettings = field(default_factory=PrepareSettings)
     """How datasets are made."""
@@ -131,22 +131,22 @@ class Config:
     """Which heads are kept."""
 
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    """How sure an evaluation says it is."""
+    """Intervals and limits of evaluations."""
 
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     """What the run computes on."""
 
     distributed: DistributedSettings = field(default_factory=DistributedSettings)
-    """How the backbone lies on the devices."""
+    """How the backbone is spread over devices."""
 
     storage: StorageSettings
-    """Where everything lies."""
+    """Folders of files."""
 
     mlflow: MlflowSettings = field(default_factory=MlflowSettings)
     """Where runs are tracked."""
 
     logging: LoggingSettings = field(default_factory=LoggingSettings)
-    """What is said while a run goes on."""
+    """Log messages of a run."""
 
     def __post_init__(self) -> None:
         if self.training.likelihood and not self.featurize.likelihood:

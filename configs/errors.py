@@ -1,4 +1,4 @@
-"""Turns what validation found wrong with a configuration into one clear line a problem."""
+"""Turns validation errors of a configuration into one clear line per problem."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,17 +30,17 @@ _EXPECTED = {
 def describe(
     error: ValidationError, raw: Any, source: ConfigSource, overrides: Sequence[Override]
 ) -> list[str]:
-    """A line for each key of `raw` that `error` complains about, in the order of the sections."""
+    """One line for each wrong key of `raw`, in the order of the sections."""
     by_key: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        # The kinds of a union each complain: they are one problem, told at the key they share.
+        # Each member of a union reports an error: together they are one problem of their key.
         by_key.setdefault(_to_key(detail, raw), []).append(detail)
     merged = _merge_items(by_key)
     return [locate(key, _problem_of(key, details), source, overrides) for key, details in merged]
 
 
 def find_bools_read_as_numbers(raw: Any, config: Any) -> Iterator[tuple[str, ...]]:
-    """Keys where YAML says true or false and a number was made of it, which pydantic allows."""
+    """Keys whose value is true or false but was read as a number, which pydantic allows."""
     for name, value in raw.items():
         read = config.get(str(name)) if isinstance(config, dict) else getattr(config, name)
         if isinstance(value, dict):
@@ -52,7 +52,7 @@ def find_bools_read_as_numbers(raw: Any, config: Any) -> Iterator[tuple[str, ...
 def locate(
     key: Sequence[str | int], problem: str, source: ConfigSource, overrides: Sequence[Override]
 ) -> str:
-    """`problem` behind the place that gave `key` its value: a line of the file or an override."""
+    """Prefix `problem` with the place that set `key`: a line of the file or an override."""
     for override in reversed(overrides):
         if tuple(key[: len(override.key)]) == override.key:
             below = _dotted(key[len(override.key) :])
@@ -64,7 +64,7 @@ def locate(
 
 
 def show(value: Any) -> str:
-    """`value` as YAML would have it, shortened."""
+    """`value` as YAML, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
@@ -72,7 +72,7 @@ def show(value: Any) -> str:
 
 
 def _to_key(detail: ErrorDetails, raw: Any) -> tuple[str | int, ...]:
-    """The place of a problem in `raw`; pydantic puts the kinds of a union between its keys."""
+    """The key of an error in `raw`; pydantic adds the members of a union to its path."""
     key: list[str | int] = []
     for part in detail["loc"]:
         if isinstance(raw, dict) and (part in raw or detail["type"] in _MISSING):
@@ -87,7 +87,7 @@ def _to_key(detail: ErrorDetails, raw: Any) -> tuple[str | int, ...]:
 def _merge_items(
     by_key: dict[tuple[str | int, ...], list[ErrorDetails]],
 ) -> list[tuple[tuple[str | int, ...], list[ErrorDetails]]]:
-    """A complaint about a list swallows those about its items: `layers` may be all, or numbers."""
+    """Merge errors of items into that of their list: `layers` may be all, or numbers."""
     lists = {key for key in by_key if any(other[:-1] == key for other in by_key if other)}
     merged: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for key, details in by_key.items():
@@ -128,5 +128,5 @@ def _dotted(key: Sequence[str | int]) -> str:
 
 
 def _named(part: str) -> str:
-    """A name of a file, which may hold anything, as it fits on a line."""
+    """A name from a file on one line, whatever characters it has."""
     return part if part.isprintable() else repr(part)

@@ -1,4 +1,4 @@
-"""The keys a configuration may have, and which of them a misspelt one was meant to be."""
+"""The keys a configuration may have, and suggestions for misspelt ones."""
 
 import dataclasses
 import difflib
@@ -12,12 +12,12 @@ KeyPath: typing.TypeAlias = tuple[str, ...]
 
 @functools.cache
 def known_keys() -> tuple[KeyPath, ...]:
-    """Every key of the tree, sections included, in the order of the settings classes."""
+    """Every key of the tree, including sections, in the order of the settings classes."""
     return tuple(_keys_of(Config, ()))
 
 
 def describe_unknown(key: KeyPath) -> str:
-    """What to say about `key`, which is not in the tree: the nearest key, or the keys beside it."""
+    """The message for an unknown key: the nearest key, or the keys of its section."""
     nearest = _nearest_keys(key)
     if nearest:
         return f"unknown key; did you mean {' or '.join(nearest)}?"
@@ -46,7 +46,7 @@ def _nearest_keys(key: KeyPath) -> list[str]:
 
 
 def _siblings_of(key: KeyPath) -> tuple[KeyPath, list[str]]:
-    """The deepest section of the tree on the way to `key`, and the names in it."""
+    """The deepest existing section on the path to `key`, and the names in it."""
     depth = len(key) - 1
     while depth and key[:depth] not in known_keys():
         depth -= 1

@@ -1,4 +1,4 @@
-"""Reads a configuration: the YAML file, the overrides of the command line, then every check."""
+"""Loads a configuration: YAML file, overrides of the command line, validation."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _RESOLVER_NOISE = re.compile(r"^\w+ raised while resolving interpolation: ")
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in the YAML file at `path`, with `section.key=value` overrides on top.
+    """Load the YAML file at `path` with `section.key=value` overrides on top.
 
     Without a path it is the packaged critic_pairwise.yaml. Whatever is wrong is a ConfigError
     with one line a problem.
@@ -37,9 +37,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_recorded(record: Mapping[str, Any], name: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration that `to_dict` made plain, with overrides on top; messages call it `name`.
+    """Load what `to_dict` returned, with overrides on top; messages call it `name`.
 
-    Folders that lie in storage.root follow it when it is overridden.
+    Folders below storage.root move with it when it is overridden.
     """
     tree = dict(record)
     storage = tree.get("storage")
@@ -55,7 +55,7 @@ def load_recorded(record: Mapping[str, Any], name: str, overrides: Sequence[str]
 
 
 def _load(source: ConfigSource, overrides: Sequence[str]) -> Config:
-    """The checked configuration of a source."""
+    """Merge, resolve and validate a source."""
     tree = source.parse()
     parsed, problems = _parse_overrides(overrides)
     raw = _resolve(tree, parsed, source)
@@ -73,13 +73,13 @@ def _load(source: ConfigSource, overrides: Sequence[str]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """`config` as plain dicts, lists, strings and numbers, interpolations resolved."""
+    """`config` as dicts, lists, strings and numbers."""
     plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
     return plain
 
 
 def _parse_overrides(texts: Sequence[str]) -> tuple[list[Override], list[str]]:
-    """The overrides that can be used, and a line for each that cannot."""
+    """Valid overrides, and a line for each invalid one."""
     parsed, problems = [], []
     for text in texts:
         try:
@@ -90,7 +90,7 @@ def _parse_overrides(texts: Sequence[str]) -> tuple[list[Override], list[str]]:
 
 
 def _resolve(tree: dict[Any, Any], overrides: Sequence[Override], source: ConfigSource) -> Any:
-    """The tree as plain Python, with the overrides applied and the interpolations resolved."""
+    """Apply the overrides and resolve the interpolations."""
     try:
         merged = merge(_BASE, tree)
         for override in overrides:
@@ -107,10 +107,10 @@ def _resolve(tree: dict[Any, Any], overrides: Sequence[Override], source: Config
 
 
 def _with_save_dir(raw: Any) -> Any:
-    """`raw` with the default of checkpoint.save_dir, which follows from other sections.
+    """Set the default of checkpoint.save_dir, which depends on other sections.
 
     NOTE not among the interpolations of _BASE: a missing experiment.name would be reported as an
-    interpolation that nobody wrote, and hide every other problem.
+    interpolation the user has not written, and hide every other problem.
     """
     section = raw.setdefault("checkpoint", {})
     experiment, storage = raw.get("experiment"), raw["storage"]

@@ -1,4 +1,4 @@
-"""Where the files of a run lie: everything it writes is below `storage.root`."""
+"""Paths of the files of a run; everything it writes is below `storage.root`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +10,16 @@ from featurize.settings import to_split
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The folders of one experiment; making them is left to whoever writes into them."""
+    """Folders of one experiment; nothing is created here."""
 
     models_dir: Path
     """Backbones."""
 
     datasets_dir: Path
-    """Prepared datasets, a folder each."""
+    """Prepared datasets, one folder each."""
 
     features_root: Path | str
-    """The feature stores of the experiment, a folder per split; text where it is a URI."""
+    """Feature stores of the experiment, one folder per split; a string if it is a URI."""
 
     checkpoint_dir: Path
     """Heads of the experiment."""
@@ -28,10 +28,10 @@ class Layout:
     """Reports of the experiment."""
 
     audit_dir: Path
-    """What audits of the experiment's dataset told, a folder a split."""
+    """Audits of the experiment's dataset, one folder per split."""
 
     cache_dir: Path
-    """What can be made again: converted backbones."""
+    """Files that can be made again, such as converted backbones."""
 
     mlruns_dir: Path
     """Local tracking database, shared by all experiments."""
@@ -40,7 +40,7 @@ class Layout:
     """Files logged to the local tracking database."""
 
     tracking_uri: str
-    """Where runs are tracked: the server asked for, or the local database."""
+    """The configured tracking server, or the local database."""
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -70,19 +70,19 @@ class Layout:
         return _below(self.features_root, to_split(split))
 
     def file_features_dir(self, content: str) -> Path | str:
-        """The feature store of a file that is no split, named after what it holds."""
+        """The feature store of a file that is not a split, named by a digest."""
         return _below(self.features_root, f"data-{content}")
 
     def random_features_dir(self, split: str, fingerprint: str) -> Path | str:
-        """The features of a random backbone for the samples of a store, named after that store."""
+        """Features of a random backbone for the samples of a store, named by its fingerprint."""
         folder = _below(self.features_root, "random-backbone")
         return _below(folder, f"{to_split(split)}-{fingerprint[:12]}")
 
     def random_checkpoint_dir(self, fingerprint: str) -> Path:
-        """The head on those features, named after what it was made of."""
+        """The head on those features, named by a digest."""
         return self.checkpoint_dir / "random-backbone" / fingerprint[:12]
 
 
 def _below(folder: Path | str, name: str) -> Path | str:
-    """A name in a folder or URI; a Path would make one slash of the two of a URI."""
+    """Join a name to a folder or URI; a Path would merge the slashes of a URI."""
     return f"{str(folder).rstrip('/')}/{name}" if "://" in str(folder) else Path(folder) / name

@@ -20,26 +20,26 @@ _FORM = re.compile(r"(?P<key>[^\s=.]+(?:\.[^\s=.]+)*)=(?P<value>.*)", re.DOTALL)
 
 
 class ConfigError(CriticError):
-    """A configuration that cannot be used; each line names one problem and its place."""
+    """An invalid configuration; each line names one problem and its place."""
 
     def __init__(self, message: str) -> None:
-        """What a file quotes may hold anything; nothing in it may begin a line of its own."""
+        """Quoted text is escaped so that it cannot start a new line."""
         super().__init__("\n".join(map(_printable, message.split("\n"))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigSource:
-    """The text of a YAML file and the name by which messages call it."""
+    """The text of a YAML file and its name in messages."""
 
     name: str
     """The path as the user gave it."""
 
     text: str
-    """What the file holds."""
+    """Content of the file."""
 
     @classmethod
     def read(cls, path: Path | None) -> Self:
-        """The file at `path`, or the packaged one of that name; None is the production config."""
+        """Read `path`, or the packaged file of that name; None: the production config."""
         found = _find(path)
         name = str(path or Path(PACKAGED.name) / DEFAULT_NAME)
         try:
@@ -50,7 +50,7 @@ class ConfigSource:
             raise ConfigError(f"{name}: cannot be read: {error.strerror}") from None
 
     def parse(self) -> dict[Any, Any]:
-        """The tree of the file, interpolations unresolved."""
+        """The tree of the file; interpolations are not resolved."""
         try:
             tree = OmegaConf.create(self.text)
         except yaml.MarkedYAMLError as error:
@@ -68,7 +68,7 @@ class ConfigSource:
         return plain
 
     def place_of(self, key: Sequence[str | int]) -> str:
-        """`file:line` of `key`, or of the nearest section above it that the file has."""
+        """`file:line` of `key`, or of the nearest section above it in the file."""
         node, line = self._root(), None
         for part in key:
             child = _child_of(node, part)
@@ -97,14 +97,14 @@ class Override:
     """As it was given, on one line."""
 
     key: KeyPath
-    """The key it sets, which is in the tree."""
+    """The key it sets."""
 
     value: Any
-    """What it is set to, interpolations unresolved."""
+    """Its value; interpolations are not resolved."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The override written as `text`."""
+        """Parse an override."""
         form = _FORM.fullmatch(text)
         text = text if text.isprintable() else repr(text)
         if form is None:
@@ -126,7 +126,7 @@ class Override:
         return f"--set {self.text}"
 
     def to_tree(self) -> dict[str, Any]:
-        """A tree that holds nothing but this key."""
+        """A tree with this key only."""
         tree = self.value
         for name in reversed(self.key):
             tree = {name: tree}
@@ -135,7 +135,7 @@ class Override:
 
 
 def merge(below: Any, above: Any) -> Any:
-    """`above`, with what only `below` has where both are sections.
+    """Merge two trees; values of `above` win.
 
     NOTE not OmegaConf.merge, which fails with a TypeError where one is a list, the other a section.
     """
@@ -148,7 +148,7 @@ def merge(below: Any, above: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """What `error` says, without the lines of detail below it."""
+    """The first line of an error message."""
     return str(error).partition("\n")[0]
 
 
@@ -170,7 +170,7 @@ def _find(path: Path | None) -> Path:
 
 
 def _child_of(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node, yaml.Node] | None:
-    """The node that carries the line of `part`, and its value."""
+    """The node with the line of `part`, and its value."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value == str(part):

@@ -1,4 +1,4 @@
-"""The settings of stage 1: which backbone reads which dataset, and what of it is stored."""
+"""Settings of stage 1: the backbone, the dataset, and the features to store."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -20,7 +20,7 @@ _SPLITS: dict[str, Split] = {
 
 
 def to_split(name: str) -> Split:
-    """The split meant by `name`; `validation` is another word for `valid`."""
+    """The split called `name`; `validation` is a synonym of `valid`."""
     if name not in _SPLITS:
         raise ValueError(f"split {name!r} is unknown; use train, valid or test")
     return _SPLITS[name]
@@ -28,7 +28,7 @@ def to_split(name: str) -> Split:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class BackboneParams:
-    """What the backbone is expected to be; each given number is checked against what was loaded."""
+    """Expected properties of the backbone; each given number is checked after loading."""
 
     dim: PositiveInt | None = None
     """Hidden size: the width of a feature."""
@@ -67,16 +67,16 @@ class BackboneSettings:
     """The frozen language model whose hidden states become features."""
 
     name: str
-    """What reports and manifests call it."""
+    """Its name in reports and manifests."""
 
     path: Annotated[str, Field(min_length=1)]
     """Model folder, hub id, .gguf file, llama-MTP folder, or package:<installed distribution>."""
 
     tokenizer_path: str | None = None
-    """Where its tokenizer is; null: at `path`."""
+    """Folder of its tokenizer; null: `path`."""
 
     params: BackboneParams | None = None
-    """What the model is expected to be; null: nothing is checked."""
+    """Expected properties of the model; null: nothing is checked."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Number format of the forward pass; auto follows runtime.mixed_precision and the device."""
@@ -85,16 +85,16 @@ class BackboneSettings:
     """Commit, tag or branch of a hub id; null: its default branch."""
 
     trust_remote_code: bool = False
-    """Run the Python code a model folder brings along."""
+    """Run the Python code in a model folder."""
 
     quantization: Literal["4bit", "8bit"] | None = None
-    """Weights squeezed while loading, where the device can; null: as they are."""
+    """Quantise weights while loading, if the device can; null: no."""
 
     weights: Literal["pretrained", "random"] = "pretrained"
-    """random: the model as it was before any training, drawn with a fixed seed; a baseline."""
+    """random: the untrained model, initialised with a fixed seed; a baseline."""
 
     mtp_output: Literal["next_token", "trunk"] = "next_token"
-    """Of a llama-MTP checkpoint: all layers of next-token prediction, or the trunk below them."""
+    """For a llama-MTP checkpoint: all layers of next-token prediction, or the trunk alone."""
 
     def __post_init__(self) -> None:
         is_gguf = self.path.endswith(".gguf") or self.path.startswith("package:")
@@ -122,7 +122,7 @@ class BackboneSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class ModelsSettings:
-    """The models of a run: one, the policy whose outputs are judged."""
+    """The models of a run: one, the policy."""
 
     policy: BackboneSettings
     """The frozen backbone."""
@@ -130,10 +130,10 @@ class ModelsSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class DatasetSettings:
-    """Where the samples are and how much of each is read."""
+    """The samples, and how much of each is read."""
 
     name: str
-    """What reports call the dataset."""
+    """Its name in reports."""
 
     train: Paths | None = None
     """Samples the head learns from: a file, a glob, a URI, or a list of them."""
@@ -142,13 +142,13 @@ class DatasetSettings:
     """Samples of other problems, which choose the best head."""
 
     test: Paths | None = None
-    """Samples of yet other problems, for the last word."""
+    """Samples of other problems again, for the final number."""
 
     max_length: Annotated[int, Field(ge=2)] = 2048
-    """Tokens of prompt and output together; an output too long is cut on the right."""
+    """Tokens of prompt and output together; longer outputs are truncated on the right."""
 
     max_prompt_length: PositiveInt | None = None
-    """Tokens of the prompt, cut once per problem; null: three quarters of max_length."""
+    """Tokens of the prompt, truncated once per problem; null: three quarters of max_length."""
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -181,7 +181,7 @@ class DatasetSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class FeaturizeSettings:
-    """What is taken from the backbone, and how the work is cut."""
+    """Which features to store, and how the work is divided."""
 
     layers: tuple[int, ...] | Literal["all"] = (-1,)
     """Layers whose hidden states are pooled: 0 the embeddings, k after block k, -1 the last."""
@@ -202,13 +202,13 @@ class FeaturizeSettings:
     """Estimated tokens of one unit of work, which becomes one shard."""
 
     forward: Literal["auto", "packed", "padded"] = "auto"
-    """packed reads each prompt once; padded is the plain batch; auto packs where both agree."""
+    """packed computes each prompt once; padded is the plain batch; auto: packed if they agree."""
 
     workers: PositiveInt | None = None
     """Processes on this machine; null: chosen from its cores and devices."""
 
     store_name: str | None = None
-    """Folder of the features; experiments naming the same share them. null: experiment.name."""
+    """Folder of the features, which experiments can share; null: experiment.name."""
 
     @field_validator("layers", "poolings")
     @classmethod
@@ -236,16 +236,16 @@ class FsdpSettings:
     """FULL_SHARD gathers a layer while it runs; HYBRID_SHARD does so within each machine."""
 
     group_size: PositiveInt | None = None
-    """Devices that hold one backbone together; null: all, or with HYBRID_SHARD a machine's."""
+    """Devices that share one backbone; null: all, or with HYBRID_SHARD those of a machine."""
 
     mixed_precision: bool = True
-    """Lets dtype auto choose 16 bits, as runtime.mixed_precision does; false: 32 bits."""
+    """Whether dtype auto may choose 16 bits, like runtime.mixed_precision."""
 
     cpu_offload: bool = False
-    """Keep the shards in host memory; means nothing on the CPU."""
+    """Keep the shards in host memory; no effect on the CPU."""
 
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass; a frozen backbone has none."""
+    """No effect: a frozen backbone has no backward pass."""
 
     def __post_init__(self) -> None:
         if self.group_size is not None and not self.shards_all:
@@ -262,16 +262,16 @@ class FsdpSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class DistributedSettings:
-    """How the backbone lies on the devices; the samples are always shared out among the ranks."""
+    """How the backbone is spread over devices; samples are always shared among the ranks."""
 
     shard_backbone: bool = False
-    """Shard the backbone over devices as `fsdp` says, for one that does not fit a device."""
+    """Shard the backbone over devices as `fsdp` says, if it does not fit one device."""
 
     tensor_parallel_size: PositiveInt = 1
-    """Devices that compute each layer together, for a backbone that does not fit a device."""
+    """Devices that compute each layer together, if the backbone does not fit one device."""
 
     max_restarts: Annotated[int, Field(ge=0)] = 0
-    """Times all processes are started anew after one died; torchrun has an option of its own."""
+    """Times all processes restart after one has died; torchrun has its own option."""
 
     fsdp: FsdpSettings | None = None
     """How shard_backbone shards; null: its defaults."""
@@ -286,31 +286,31 @@ class DistributedSettings:
 
     @property
     def is_shared(self) -> bool:
-        """Whether a backbone may lie on several devices."""
+        """Whether the backbone is spread over several devices."""
         return self.shard_backbone or self.tensor_parallel_size > 1
 
     @property
     def mixed_precision(self) -> bool:
-        """Whether dtype auto may choose 16 bits, as far as `fsdp` has a say."""
+        """Whether `fsdp` lets dtype auto choose 16 bits."""
         return not self.shard_backbone or self.fsdp is None or self.fsdp.mixed_precision
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class RuntimeSettings:
-    """What the run computes on."""
+    """Device, seed and precision."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where there is one."""
+    """auto: cuda if there is one."""
 
     seed: Annotated[int, Field(ge=0)] = 42
-    """Seed of the head's first weights, its dropout and the order of its batches."""
+    """Seed of the head's initial weights, its dropout and the order of its batches."""
 
     mixed_precision: bool = True
-    """Lets dtype auto choose 16 bits where the device is faster so; false: 32 bits."""
+    """Whether dtype auto may choose 16 bits if the device is faster with them."""
 
 
 def to_folder_name(name: str) -> str:
-    """`name`, refused where it cannot be the name of one folder."""
+    """Check that `name` can be the name of a folder; ValueError if not."""
     if not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\:\0\n"):
         raise ValueError(f"{name!r} cannot name a folder; use letters, digits, '-', '_' and '.'")
     return name

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary name, fsync, rename."""
+"""Atomic files (temporary name, fsync, rename), checksums, and free memory."""
 
 import contextlib
 import hashlib
@@ -14,9 +14,9 @@ TEMPORARY_SUFFIX = ".partial"
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed to `path`.
+    """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
-    On an error (a full disk, say) the temporary file is removed and `path` is as it was before.
+    On an error (such as a full disk) the temporary file is removed and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
@@ -25,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             sync(temporary)
             temporary.replace(path)
-            # NOTE: the rename itself lives in the folder; without this a power cut may undo it.
+            # NOTE: the rename is stored in the folder; without this a power cut may undo it.
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -33,24 +33,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """What fails on an open file (a full disk, say) is told with the name of the file."""
+    """Add the file's name to errors of an open file, such as a full disk."""
     try:
         yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
-            raise  # it says what is wrong
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON; NaN and inf are refused (ValueError)."""
+    """Write `value` as indented JSON; ValueError for NaN and inf."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON; a damaged file is a ValueError that names it."""
+    """Read JSON; ValueError with the file's name if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -70,7 +70,7 @@ def digest(value: Any) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flushes a file or folder to the disk."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -79,7 +79,7 @@ def sync(path: Path) -> None:
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: what the machine has left, or its control group."""
+    """Bytes this process may still allocate, on the machine and in its control group."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     fields = dict(line.split(":") for line in lines)
     available = int(fields["MemAvailable"].split()[0]) * 1024

@@ -1,6 +1,6 @@
-"""One run at a time writes a store or trains in a folder.
+"""A lock that lets one run at a time write to a folder.
 
-By a lock of the operating system, which dies with its holder.
+The operating system releases it when its holder ends.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from featurize.errors import FeatureStoreError
 LOCK_FILE = "writer.lock"
 
 PATIENCE = 5.0
-"""Seconds a run waits for another one, which may just be ending."""
+"""Seconds to wait for another run, which may be about to end."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def sole_writer(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Nobody else is in this block for the same folder, on any machine that sees the folder.
+    """Hold the lock of a folder, on all machines that see it, while the block runs.
 
-    The file stays when the lock goes: a file that is removed could be locked by one run while the
-    next one makes and locks another. What it says is for people; only the lock itself counts, so
-    a run that was killed, however, stands in nobody's way.
+    The file stays after the lock is released: if it were removed, one run could lock the old file
+    while the next creates and locks another. Its content is informative; only the lock counts, so
+    a killed run blocks nobody.
 
     Raises:
-        FeatureStoreError: another run holds the lock, and goes on holding it.
+        FeatureStoreError: another run holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
@@ -54,14 +54,14 @@ def sole_writer(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
             "machine": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with contextlib.suppress(OSError):  # a full disk: the units will tell
+        with contextlib.suppress(OSError):  # a full disk: writing the units will fail
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), (json.dumps(holder) + "\n").encode())
         yield
 
 
 def _lock(file: IO[str]) -> bool:
-    """Whether this process has the lock now; True where the file system has no locks at all."""
+    """Try to take the lock; True also if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,15 +69,15 @@ def _lock(file: IO[str]) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        logger.warning("%s: this file system has no locks; start no second run", file.name)
+        logger.warning("%s: this file system has no locks; do not start a second run", file.name)
     return True
 
 
 def _holder(file: IO[str]) -> str:
-    """Who holds the lock, in words, as far as the file says."""
+    """A description of the holder, from the file."""
     file.seek(0)
     try:
         holder = json.loads(file.read())
         return "process {process} on {machine} since {since}".format(**holder)
     except (ValueError, KeyError, TypeError):
-        return "which one is not known"
+        return "unknown"

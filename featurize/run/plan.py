@@ -220,7 +220,7 @@ def _group_chars(index: DatasetIndex, starts: np.ndarray) -> np.ndarray:
     """Characters of each prompt and of all its distinct outputs: int64 [prompts]."""
     outputs = index.table["output_chars"].to_numpy().astype(np.int64)
     keys = index.table["output_key"].combine_chunks()
-    # Rows of one prompt are sorted by output, so that a repeat stands behind its like.
+    # Rows of one prompt are sorted by output, so duplicates are adjacent.
     is_repeat = np.zeros(len(index), bool)
     is_repeat[1:] = pc.equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
     is_repeat[starts[:-1]] = False

@@ -57,10 +57,10 @@ def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encod
     prompts: list[TokenIds] = []
     outputs: list[TokenIds] = []
     for (instruction, input_text), same in groupby(samples, lambda s: (s.instruction, s.input)):
-        company = list(same)
+        same_prompt = list(same)
         prompt = encoder.encode_prompt(instruction, input_text)
-        outputs += _encode_outputs(company, len(prompt.ids), encoder)
-        prompts += [prompt] * len(company)
+        outputs += _encode_outputs(same_prompt, len(prompt.ids), encoder)
+        prompts += [prompt] * len(same_prompt)
     pairs = zip(prompts, outputs, strict=True)
     grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
     return UnitWork(
