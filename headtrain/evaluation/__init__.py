@@ -1,1 +1,1 @@
-"""Judging a head: metrics, their uncertainty, and the shortcuts they are held against."""
+"""Evaluation of a head: accuracy with intervals, beside shortcuts, in breakdowns and comparisons."""

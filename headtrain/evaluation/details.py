@@ -1,239 +1,163 @@
-"""The closer look at the split that is judged: what could explain the head's accuracy."""
+"""The detailed results of one split: what could explain the head's accuracy."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
+from collections.abc import Mapping
 
-from headtrain.evaluation.results import BestOfN, Control, Details, Slice, Verdict
-from headtrain.evaluation.samples.facts import SampleFacts
-from headtrain.evaluation.shortcuts.controls import (
-    PROMPT_ONLY,
-    SHUFFLED,
-    check_prompt_only,
-    check_shuffled,
-    prompt_only_scores,
-    shuffled_tally,
-)
-from headtrain.evaluation.shortcuts.length import rank_correlations
-from headtrain.evaluation.shortcuts.verdict import judge_margin
-from headtrain.evaluation.slices.lengths import PairWindows, difference_edges
-from headtrain.evaluation.slices.minimal import near_tally
-from headtrain.evaluation.slices.problems import group_counts, group_problems, problem_values
-from headtrain.evaluation.split import HEAD, MeasuredSplit
-from headtrain.metrics.accuracies import PairTally, resample_accuracies
+from featurize.arrays import Floats, Ints, Strings
+from headtrain.evaluation.breakdowns import by_length_difference, by_problem, measure_slice
+from headtrain.evaluation.results import HEAD, BestOfN, Details, Slice
+from headtrain.evaluation.shortcuts.controls import measure_controls
+from headtrain.evaluation.shortcuts.verdict import measure_verdict
+from headtrain.evaluation.split import MeasuredSplit
 from headtrain.metrics.best_of_n import (
     choose_sizes,
+    majority_rates,
     mean_rates,
     oracle_rates,
     pass_rates,
 )
-from headtrain.metrics.bootstrap import Interval, JointSums, ratio, resample_sums
-from headtrain.metrics.calibration import Decision, reliability
-from headtrain.metrics.majority import majority_rates
-from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
-from headtrain.settings import EvaluationSettings
+from headtrain.metrics.bootstrap import (
+    Interval,
+    SumStatistic,
+    ratio,
+    resample_jointly,
+    resample_sums,
+)
+from headtrain.metrics.calibration import Decision, ReliabilityBin, reliability
+from headtrain.metrics.pairs import Pairs, list_pairs, similar_lengths, tally_pairs
+from headtrain.metrics.rank_correlation import rank_correlations
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """Looks at one measured split from every side."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleFacts:
+    """What is known of the samples besides labels and scores; every column is [samples]."""
 
-    split: MeasuredSplit
-    facts: SampleFacts
-    settings: EvaluationSettings
-    seed: int
+    attributes: Mapping[str, Strings] = field(default_factory=dict)
+    """difficulty, language, source: text or None."""
 
-    def details(self, decision: Decision | None) -> Details:
-        """All of it."""
-        left_out = dict(self.facts.left_out)
-        matched = self._matched()
-        if matched is None:
-            left_out["length_matched"] = "no two outputs of a problem are of about one length"
-        near = self._near()
-        if near is None and self.facts.near is not None:
-            left_out["minimal_pairs"] = "no two outputs of a problem are a small edit apart"
-        return Details(
-            controls=self._controls(),
-            verdict=self._verdict(),
-            length_correlation=self._length_correlation(),
-            length_matched=matched,
-            minimal_pairs=near,
-            breakdowns={**self._by_problem(), "length_difference": self._by_length()},
-            best_of_n=self._best_of_n(left_out),
-            reliability=()
-            if decision is None
-            else tuple(
-                reliability(decision.calibration.probability(self._head.scores), self._labels)
-            ),
-            left_out=left_out,
-        )
+    outputs: Ints | None = None
+    """Codes of the outputs: equal codes, equal outputs."""
 
-    @property
-    def _head(self) -> ScoredSamples:
-        return self.split.judges[HEAD]
+    minimal_pairs: Pairs | None = None
+    """None if there were no texts to find them."""
 
-    @property
-    def _labels(self) -> npt.NDArray[np.bool_]:
-        return self._head.is_correct
-
-    def _slice(self, name: str, tallies: Mapping[str, PairTally]) -> Slice | None:
-        """Judge some of the pairs; None when there are none."""
-        first = next(iter(tallies.values()))
-        if not first.total:
-            return None
-        found = resample_accuracies(
-            tallies, rounds=self.settings.bootstrap_rounds, seed=self.split.stream
-        )
-        return Slice(
-            name=name,
-            num_pairs=first.total,
-            num_problems=first.num_problems,
-            judges={
-                judge: accuracies.result(self.settings.confidence)
-                for judge, accuracies in found.items()
-            },
-        )
-
-    def _controls(self) -> dict[str, Control]:
-        prompts = self._head.with_scores(prompt_only_scores(self._head))
-        found = resample_accuracies(
-            {
-                PROMPT_ONLY: PairTally.of(pairwise_counts(prompts)),
-                SHUFFLED: shuffled_tally(self._head, seed=self.seed),
-            },
-            rounds=self.settings.bootstrap_rounds,
-            seed=self.split.stream,
-        )
-        confidence = self.settings.confidence
-        return {
-            PROMPT_ONLY: check_prompt_only(found[PROMPT_ONLY], confidence),
-            SHUFFLED: check_shuffled(found[SHUFFLED], confidence),
-        }
-
-    def _verdict(self) -> Verdict | None:
-        shortcuts = {name: found for name, found in self.split.accuracies.items() if name != HEAD}
-        if not shortcuts:
-            return None
-        return judge_margin(
-            self._head,
-            self.split.judges,
-            shortcuts,
-            head_accuracies=self.split.accuracies[HEAD],
-            rounds=self.settings.bootstrap_rounds,
-            confidence=self.settings.confidence,
-            seed=self.split.stream,
-        )
-
-    def _length_correlation(self) -> Interval | None:
-        correlations = rank_correlations(self._head)
-        if not len(correlations):
-            return None
-        columns = np.stack([correlations, np.ones_like(correlations)], axis=1)
-        sums = resample_sums(columns, rounds=self.settings.bootstrap_rounds, seed=self.split.stream)
-        return sums.apply(ratio(0, 1)).interval(self.settings.confidence)
-
-    def _matched(self) -> Slice | None:
-        windows = PairWindows.of(self._head)
-        window = windows.matched(self.settings.length_tolerance)
-        return self._slice(
-            f"lengths within {self.settings.length_tolerance:.0%}",
-            {name: windows.tally(judge, [window])[0] for name, judge in self.split.judges.items()},
-        )
-
-    def _near(self) -> Slice | None:
-        near = self.facts.near
-        if near is None:
-            return None
-        return self._slice(
-            f"edits within {self.settings.minimal_edit:.0%} of the characters",
-            {name: near_tally(judge, near) for name, judge in self.split.judges.items()},
-        )
-
-    def _by_length(self) -> tuple[Slice, ...]:
-        """The head by how much longer the correct output is; length says everything itself."""
-        edges: list[int | None] = [None, *difference_edges(self._head, seed=self.seed), None]
-        windows = PairWindows.of(self._head)
-        bounds = list(pairwise(edges))
-        tallies = windows.tally(self._head, [windows.differing_by(*pair) for pair in bounds])
-        slices = [
-            self._slice(_difference_name(low, high), {HEAD: tally})
-            for (low, high), tally in zip(bounds, tallies, strict=True)
-        ]
-        return tuple(part for part in slices if part is not None)
-
-    def _by_problem(self) -> dict[str, tuple[Slice, ...]]:
-        """All judges by what is known of the problem; an attribute nobody has is left out."""
-        counts = pairwise_counts(self._head)
-        _, code = np.unique(self._head.problem, return_inverse=True)
-        has_pairs = np.isin(np.unique(self._head.problem), counts.problem)
-        groups = {
-            name: group_problems(problem_values(values, self._head.problem)[has_pairs])
-            for name, values in self.facts.attributes.items()
-            if any(value is not None for value in values)
-        }
-        groups["candidates"] = group_counts(np.bincount(code)[has_pairs])
-        return {
-            name: tuple(
-                part
-                for kind, mask in kinds.items()
-                if (part := self._slice(kind, _masked(self.split.tallies, mask))) is not None
-            )
-            for name, kinds in groups.items()
-        }
-
-    def _best_of_n(self, left_out: dict[str, str]) -> BestOfN | None:
-        _, code = np.unique(self._head.problem, return_inverse=True)
-        num_candidates = np.bincount(code)
-        sizes = choose_sizes(num_candidates)
-        kept = num_candidates >= sizes[-1]
-        rates = {
-            HEAD: pass_rates(self._head, sizes),
-            "any": mean_rates(self._head, sizes),
-            "oracle": oracle_rates(self._head, sizes),
-            "shortest": pass_rates(
-                self._head.with_scores(-self._head.output_tokens.astype(np.float64)), sizes
-            ),
-        }
-        if "logprob_mean" in self.split.judges:
-            rates["likeliest"] = pass_rates(self.split.judges["logprob_mean"], sizes)
-        outputs = self.facts.outputs
-        if outputs is None or len(np.unique(np.stack([code, outputs]), axis=1).T) == len(code):
-            left_out["best_of_n/majority"] = "no two outputs of a problem are the same"
-        else:
-            rates["majority"] = majority_rates(self._head, outputs, sizes, seed=self.seed)
-        sums = JointSums()
-        for picker, rate in rates.items():
-            for place, n in enumerate(sizes):
-                columns = np.stack([rate[kept, place], np.ones(int(kept.sum()))], axis=1)
-                sums.add(f"{picker} {n}", columns, ratio(0, 1))
-        found = sums.resample(rounds=self.settings.bootstrap_rounds, seed=self.split.stream)
-        return BestOfN(
-            num_problems=int(kept.sum()),
-            num_problems_left_out=int((~kept).sum()),
-            n=sizes,
-            pickers={
-                picker: tuple(
-                    found[f"{picker} {n}"].interval(self.settings.confidence) for n in sizes
-                )
-                for picker in rates
-            },
-        )
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What could not be found out, and why."""
 
 
-def _masked(tallies: Mapping[str, PairTally], mask: npt.NDArray[np.bool_]) -> dict[str, PairTally]:
-    return {
-        name: PairTally(wins=tally.wins[mask], num_pairs=tally.num_pairs[mask])
-        for name, tally in tallies.items()
+def measure_details(
+    split: MeasuredSplit, facts: SampleFacts, decision: Decision | None, seed: int
+) -> Details:
+    """Measure controls, verdict, breakdowns and best of n of a split."""
+    left_out = dict(facts.left_out)
+    matched = _length_matched(split)
+    if matched is None:
+        left_out["length_matched"] = "no two outputs of a problem are of about one length"
+    minimal = _minimal_pairs(split, facts.minimal_pairs)
+    if minimal is None and facts.minimal_pairs is not None:
+        left_out["minimal_pairs"] = "no two outputs of a problem are a small edit apart"
+    return Details(
+        controls=measure_controls(split, seed),
+        verdict=measure_verdict(split),
+        length_correlation=_length_correlation(split),
+        length_matched=matched,
+        minimal_pairs=minimal,
+        breakdowns={
+            **by_problem(split, facts.attributes),
+            "length_difference": by_length_difference(split, seed),
+        },
+        best_of_n=_best_of_n(split, facts.outputs, left_out, seed),
+        reliability=_reliability(split, decision),
+        left_out=left_out,
+    )
+
+
+def _length_correlation(split: MeasuredSplit) -> Interval | None:
+    correlations = rank_correlations(split.head)
+    if not len(correlations):
+        return None
+    columns = np.stack([correlations, np.ones(len(correlations))], axis=1)
+    sums = resample_sums(columns, rounds=split.settings.bootstrap_rounds, seed=split.stream)
+    return sums.apply(ratio(0, 1)).interval(split.settings.confidence)
+
+
+def _length_matched(split: MeasuredSplit) -> Slice | None:
+    tolerance = split.settings.length_tolerance
+    keep = similar_lengths(tolerance, split.head.output_tokens)
+    tallies = tally_pairs(split.judges, map(keep, list_pairs(split.head)))
+    return measure_slice(f"lengths within {tolerance:.0%}", tallies, split)
+
+
+def _minimal_pairs(split: MeasuredSplit, pairs: Pairs | None) -> Slice | None:
+    if pairs is None:
+        return None
+    name = f"edits within {split.settings.minimal_edit:.0%} of the characters"
+    return measure_slice(name, tally_pairs(split.judges, [pairs]), split)
+
+
+def _reliability(split: MeasuredSplit, decision: Decision | None) -> tuple[ReliabilityBin, ...]:
+    if decision is None:
+        return ()
+    probability = decision.calibration.probability(split.head.scores)
+    return tuple(reliability(probability, split.head.is_correct))
+
+
+def _best_of_n(
+    split: MeasuredSplit, outputs: Ints | None, left_out: dict[str, str], seed: int
+) -> BestOfN:
+    """Resample the pass rates over the problems that have enough candidates."""
+    num_candidates = np.bincount(split.head.group)
+    sizes = choose_sizes(num_candidates)
+    is_kept = num_candidates >= sizes[-1]
+    rates = _pass_rates(split, outputs, sizes, left_out, seed)
+    ones = np.ones(int(is_kept.sum()))
+    found = resample_jointly(
+        {
+            f"{picker} {n}": SumStatistic(np.stack([rate[is_kept, k], ones], axis=1), ratio(0, 1))
+            for picker, rate in rates.items()
+            for k, n in enumerate(sizes)
+        },
+        rounds=split.settings.bootstrap_rounds,
+        seed=split.stream,
+    )
+    confidence = split.settings.confidence
+    return BestOfN(
+        num_problems=int(is_kept.sum()),
+        num_problems_left_out=int((~is_kept).sum()),
+        n=sizes,
+        pickers={
+            picker: tuple(found[f"{picker} {n}"].interval(confidence) for n in sizes)
+            for picker in rates
+        },
+    )
+
+
+def _pass_rates(
+    split: MeasuredSplit,
+    outputs: Ints | None,
+    sizes: tuple[int, ...],
+    left_out: dict[str, str],
+    seed: int,
+) -> dict[str, Floats]:
+    """Pass rates by picker, [problems, sizes] each."""
+    head = split.head
+    shortest = head.with_scores(-head.output_tokens.astype(np.float64))
+    rates = {
+        HEAD: pass_rates(head, sizes),
+        "any": mean_rates(head, sizes),
+        "oracle": oracle_rates(head, sizes),
+        "shortest": pass_rates(shortest, sizes),
     }
+    if "logprob_mean" in split.judges:
+        rates["likeliest"] = pass_rates(split.judges["logprob_mean"], sizes)
+    if outputs is None or _are_distinct(head.group, outputs):
+        left_out["best_of_n/majority"] = "no two outputs of a problem are the same"
+    else:
+        rates["majority"] = majority_rates(head, outputs, sizes, seed=seed)
+    return rates
 
 
-def _difference_name(low: int | None, high: int | None) -> str:
-    """`-12 to -3`: tokens by which the correct output is longer."""
-    if low is None:
-        return "all" if high is None else f"below {high}"
-    if high is None:
-        return f"{low} and more"
-    return f"{low}" if high - low == 1 else f"{low} to {high - 1}"
+def _are_distinct(group: Ints, outputs: Ints) -> bool:
+    return len(np.unique(np.stack([group, outputs]), axis=1).T) == len(group)

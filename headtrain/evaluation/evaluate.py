@@ -1,15 +1,60 @@
-"""The whole judgement of a head: its metrics on every split, beside those of the shortcuts."""
+"""The evaluation of a head: its numbers on every split, beside those of the shortcuts."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from featurize.arrays import Floats
-from headtrain.evaluation.details import Look
-from headtrain.evaluation.results import Evaluation, TrainDifference
-from headtrain.evaluation.samples.facts import SampleFacts
-from headtrain.evaluation.split import HEAD, MeasuredSplit, measure_split
+from featurize.store import FeatureStore
+from headtrain.evaluation.details import SampleFacts, measure_details
+from headtrain.evaluation.read import TRAIN, ReadSplit, read_splits
+from headtrain.evaluation.results import Evaluation
+from headtrain.evaluation.split import measure_split, train_minus
+from headtrain.evaluation.texts import TextSource
+from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.settings import EvaluationSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedHead:
+    """An evaluation with the samples it was made from."""
+
+    evaluation: Evaluation
+    splits: Mapping[str, ReadSplit]
+
+
+def evaluate_head(
+    head: TrainedHead,
+    stores: Mapping[str, FeatureStore],
+    settings: EvaluationSettings,
+    *,
+    texts: Mapping[str, TextSource] | None = None,
+    detailed: Collection[str] | None = None,
+    seed: int = 0,
+    decision: Decision | None = None,
+    baselines: Mapping[str, Mapping[str, Floats]] | None = None,
+) -> EvaluatedHead:
+    """Evaluate a head on feature stores by split.
+
+    Calibration and threshold are fitted on the split `train`; without it, `decision` is used.
+    `baselines` are the scores of other trained judges by split and name, [samples] of the store;
+    they are evaluated beside the shortcuts. For `detailed` see `evaluate`.
+
+    Raises:
+        ValueError: a store has another recipe, or no problem with both labels.
+    """
+    splits = read_splits(head, stores, settings, texts=texts, seed=seed, baselines=baselines)
+    evaluation = evaluate(
+        splits={name: split.scored for name, split in splits.items()},
+        shortcuts={name: split.shortcuts for name, split in splits.items()},
+        facts={name: split.facts for name, split in splits.items()},
+        settings=settings,
+        seed=seed,
+        detailed=detailed,
+        decision=None if TRAIN in splits else decision,
+    )
+    return EvaluatedHead(evaluation=evaluation, splits=splits)
 
 
 def evaluate(
@@ -20,18 +65,19 @@ def evaluate(
     facts: Mapping[str, SampleFacts] | None = None,
     seed: int = 0,
     decision: Decision | None = None,
-    closely: Collection[str] | None = None,
-    train: str = "train",
+    detailed: Collection[str] | None = None,
+    train: str = TRAIN,
 ) -> Evaluation:
-    """Judge a head's scores on every split, and what they are worth beside trivial judges.
+    """Evaluate the scores of a head, and of shortcuts on the same samples.
 
-    splits are the head's scores by split; shortcuts are other judges' scores of the same rows, by
-    split and name (see `shortcut_scores`); facts are what else is known of those rows. Calibration
-    and F1 threshold are the given decision, or else fitted on the train split when it is among the
-    splits; without either they are left out. Each split draws its resamples from its own stream,
-    so differences of splits are independent and a split's intervals do not depend on which others
-    are evaluated. The splits named in `closely` get details; by default all but train, or train
-    where there is no other.
+    splits are the head's scores by split; shortcuts are other judges' scores of the same samples,
+    by split and name (see `shortcut_scores`). The decision defaults to one fitted on the train
+    split; without either, its numbers are left out. Each split has its own random stream, so
+    differences of splits are independent, and a split's intervals do not depend on the others.
+    `detailed` names the splits with details: by default all but train, or train if it is alone.
+
+    Raises:
+        EvaluationError: scores that are not finite, or a split without pairs.
     """
     if decision is None and train in splits:
         try:
@@ -49,22 +95,17 @@ def evaluate(
         )
         for name, scored in splits.items()
     }
-    if closely is None:
-        closely = [name for name in splits if name != train] or list(splits)
+    if detailed is None:
+        detailed = [name for name in splits if name != train] or list(splits)
     facts = facts or {}
     return Evaluation(
         splits={name: split.result for name, split in measured.items()},
         details={
-            name: Look(
-                split=measured[name],
-                facts=facts.get(name, SampleFacts()),
-                settings=settings,
-                seed=seed,
-            ).details(decision)
-            for name in closely
+            name: measure_details(measured[name], facts.get(name, SampleFacts()), decision, seed)
+            for name in detailed
         },
         train_minus={
-            name: _difference(measured[train], split, settings.confidence)
+            name: train_minus(measured[train], split)
             for name, split in measured.items()
             if train in measured and name != train
         },
@@ -72,18 +113,4 @@ def evaluate(
         bootstrap_rounds=settings.bootstrap_rounds,
         confidence=settings.confidence,
         seed=seed,
-    )
-
-
-def _difference(train: MeasuredSplit, other: MeasuredSplit, confidence: float) -> TrainDifference:
-    # whoever has a train split has a decision, so the probabilities are there
-    assert train.probability_gap is not None
-    assert other.probability_gap is not None
-    accuracy = train.accuracies[HEAD].minus(other.accuracies[HEAD]).result(confidence)
-    probability_gap = train.probability_gap - other.probability_gap
-    return TrainDifference(
-        accuracy_over_pairs=accuracy.accuracy_over_pairs,
-        accuracy_over_problems=accuracy.accuracy_over_problems,
-        gap=(train.gap - other.gap).interval(confidence),
-        probability_gap=probability_gap.interval(confidence),
     )

@@ -1,24 +1,44 @@
-"""What an evaluation found: plain frozen values, ready for a table or for JSON."""
+"""The results of an evaluation: frozen values that become JSON and come back from it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
+from pydantic import TypeAdapter
+
+from headtrain.evaluation.head_numbers import HEAD_NUMBERS
+from headtrain.evaluation.numbers import (
+    ACCURACY,
+    JUDGE,
+    LENGTH_CORRELATION,
+    RESCUED,
+    Intervals,
+    Number,
+    name_all,
+    pass_rate,
+)
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.calibration import Decision, ReliabilityBin
+
+HEAD = "head"
+"""Name of the head among the judges."""
+
+Accuracy = Mapping[str, Interval]
+"""Pairwise accuracy by key: over pairs and over problems (and the AUC of a whole split)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What the numbers of a split rest on."""
+    """Numbers of samples, problems and pairs in a split."""
 
     num_samples: int
-    """Labelled samples; values, F1, AUC and calibration are over all of them."""
+    """Labelled samples: the basis of values, F1, AUC and calibration."""
 
     num_samples_left_out: int
-    """Samples in no pair, because their problem has one label only."""
+    """Samples in no pair because their problem has one label only."""
 
     num_problems: int
-    """Problems with both labels; pairwise accuracies are over these."""
+    """Problems with both labels: the basis of pairwise accuracies."""
 
     num_problems_left_out: int
     """Problems with one label only."""
@@ -28,133 +48,79 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairResult:
-    """How often a judge ranks a pair rightly; 0.5 is chance."""
-
-    accuracy_over_pairs: Interval
-    """Every pair weighs the same, so problems with many samples rule."""
-
-    accuracy_over_problems: Interval
-    """Every problem weighs the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeResult(PairResult):
-    """How well one judge, the head or a shortcut, ranks a split."""
-
-    auc: Interval
-    """Over all samples, whatever their problem: includes knowing which problems are easy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValueResult:
-    """Where the head's scores, or its probabilities, of either label lie."""
-
-    mean_correct: Interval
-    mean_incorrect: Interval
-    gap: Interval
-
-
-@dataclass(frozen=True, kw_only=True)
-class VarianceResult:
-    """Where the variance of the head's scores lies."""
-
-    between_problems: Interval | None
-    """Share of it between problems; the rest is within. None when all scores are equal."""
-
-    intraclass_correlation: Interval | None
-    """The same without what chance adds where problems have few samples; None for one problem."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecisionResult:
-    """How the head's calibrated probabilities and yes/no calls, fitted on train, hold here."""
-
-    probabilities: ValueResult
-    f1: Interval
-    f1_of_calling_all_correct: Interval
-    """What F1 is worth without any judgement."""
-
-    expected_calibration_error: Interval
-    brier: Interval
-
-
-@dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """What is known about every split."""
+    """The numbers of any split."""
 
     counts: Counts
-    judges: Mapping[str, JudgeResult]
+    judges: Mapping[str, Accuracy]
     """The head first, then the shortcuts."""
 
-    values: ValueResult
-    variance: VarianceResult
-    decision: DecisionResult | None
-    """None when there was no train split to fit on."""
+    numbers: Intervals
+    """The head's values, variance and decision by key; without a decision if none was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Some of the pairs, judged apart."""
+    """A subset of the pairs."""
 
     name: str
     num_pairs: int
     num_problems: int
-    judges: Mapping[str, PairResult]
-    """The head, and those shortcuts that say something here."""
+    judges: Mapping[str, Accuracy]
+    """The head, and the shortcuts that apply."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A judge that must get 50%: if it does not, the harness is broken or leaks."""
+    """A judge whose accuracy must be 0.5: otherwise the evaluation itself leaks the labels."""
 
-    result: PairResult
+    result: Accuracy
     holds: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How much of the head's accuracy no shortcut explains."""
+    """The part of the head's accuracy that no shortcut explains."""
 
     best_shortcut: str
-    """The shortcut with the highest accuracy over problems on this very split."""
+    """The shortcut with the highest accuracy over problems on this split."""
 
-    margin: PairResult
+    margin: Accuracy
     """Head minus that shortcut, paired."""
 
     rescued: Interval | None
-    """Of the pairs that shortcut ranks wrongly, the share that the head ranks rightly."""
+    """Share of the pairs that the shortcut gets wrong and the head gets right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestOfN:
-    """Pass rate when one of n candidates is picked, over all subsets of n."""
+    """Pass rate if one of n candidates is picked, over all subsets of n."""
 
     num_problems: int
-    """Problems with at least as many candidates as the largest n: the same for the whole curve."""
+    """Problems with at least the largest n candidates: the same for the whole curve."""
 
     num_problems_left_out: int
     n: tuple[int, ...]
     pickers: Mapping[str, tuple[Interval, ...]]
-    """By picker, a pass rate for each n: head, mean (any candidate), oracle, shortest, ..."""
+    """A pass rate for each n, by picker: head, any, oracle, shortest, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What is looked at on the split that is judged, and not on train."""
+    """The detailed results of the evaluated split."""
 
     controls: Mapping[str, Control]
     verdict: Verdict | None
-    """None without any shortcut."""
+    """None without shortcuts."""
 
     length_correlation: Interval | None
-    """Mean rank correlation of score and length within problems; None where none can be had."""
+    """Mean rank correlation of score and length within problems; None if undefined everywhere."""
 
     length_matched: Slice | None
-    """Pairs of about one length; None when there are none."""
+    """Pairs of similar length; None if there are none."""
 
     minimal_pairs: Slice | None
-    """Pairs a small edit apart; None when there are none or the texts are not there."""
+    """Pairs a small edit apart; None if there are none or without texts."""
 
     breakdowns: Mapping[str, tuple[Slice, ...]]
     """By attribute: difficulty, language, source, candidates, length_difference."""
@@ -164,38 +130,147 @@ class Details:
     """Empty without a calibration."""
 
     left_out: Mapping[str, str]
-    """What could not be looked at, and why."""
+    """What could not be computed, and why."""
 
+    @property
+    def slices(self) -> dict[str, tuple[Slice, ...]]:
+        """All slices by title: pairs of similar length, minimal pairs, then the breakdowns."""
+        alone = {
+            "pairs of about one length": self.length_matched,
+            "minimal pairs": self.minimal_pairs,
+        }
+        found = {title: (part,) for title, part in alone.items() if part is not None}
+        return found | {f"by {name}": parts for name, parts in self.breakdowns.items()}
 
-@dataclass(frozen=True, kw_only=True)
-class TrainDifference:
-    """Train minus another split: how much of what the head shows on train is not carried over."""
-
-    accuracy_over_pairs: Interval
-    accuracy_over_problems: Interval
-    gap: Interval
-    """On the head's own scale, which means nothing by itself."""
-
-    probability_gap: Interval
-    """On the scale of calibrated probabilities: the one a target can be set for."""
+    def numbers(self, at: str) -> Iterator[Number]:
+        """Yield all numbers, named."""
+        for name, control in self.controls.items():
+            yield from name_all(ACCURACY, control.result, at=f"{at}.controls.{name}.result")
+        if self.verdict is not None:
+            at_verdict = f"{at}.verdict"
+            margin = self.verdict.margin
+            yield from name_all(ACCURACY, margin, at=f"{at_verdict}.margin", metrics="unexplained/")
+            yield from name_all([RESCUED], {RESCUED.key: self.verdict.rescued}, at=at_verdict)
+        correlation = {LENGTH_CORRELATION.key: self.length_correlation}
+        yield from name_all([LENGTH_CORRELATION], correlation, at=at, metrics="")
+        for name, part in (
+            ("length_matched", self.length_matched),
+            ("minimal_pairs", self.minimal_pairs),
+        ):
+            if part is not None:
+                yield from _name_slice(part, f"{at}.{name}", f"{name}/")
+        for name, parts in self.breakdowns.items():
+            for place, part in enumerate(parts):
+                yield from _name_slice(part, f"{at}.breakdowns.{name}.{place}", None)
+        if self.best_of_n is not None:
+            sizes = [pass_rate(n, place) for place, n in enumerate(self.best_of_n.n)]
+            for picker, rates in self.best_of_n.pickers.items():
+                found = {size.key: rate for size, rate in zip(sizes, rates, strict=True)}
+                metrics = "" if picker == HEAD else None
+                yield from name_all(
+                    sizes, found, at=f"{at}.best_of_n.pickers.{picker}", metrics=metrics
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of judging one head."""
+    """The evaluation of one head."""
 
     splits: Mapping[str, SplitResult]
     details: Mapping[str, Details]
-    """Of the splits that were looked at closely."""
+    """Of the splits evaluated in detail."""
 
-    train_minus: Mapping[str, TrainDifference]
-    """By the name of the other split; empty without a train split."""
+    train_minus: Mapping[str, Intervals]
+    """Differences of the head's numbers by the name of the other split; empty without train."""
 
     decision: Decision | None
     bootstrap_rounds: int
     confidence: float
     seed: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Return nested dicts of plain numbers, for JSON."""
-        return asdict(self)
+    def head_numbers(self, split: str) -> list[Number]:
+        """Get the numbers of the head on a split, the rows of a table."""
+        at, result = f"splits.{split}", self.splits[split]
+        judged = name_all(JUDGE, result.judges[HEAD], at=f"{at}.judges.{HEAD}", metrics=f"{HEAD}/")
+        return [*judged, *name_all(HEAD_NUMBERS, result.numbers, at=at, metrics="")]
+
+    def numbers(self, split: str) -> list[Number]:
+        """Get all numbers of a split, named."""
+        at, found = f"splits.{split}", self.head_numbers(split)
+        for judge, accuracy in self.splits[split].judges.items():
+            if judge != HEAD:
+                found += name_all(JUDGE, accuracy, at=f"{at}.judges.{judge}", metrics=f"{judge}/")
+        differences = [q.minus for q in (*JUDGE, *HEAD_NUMBERS) if q.minus is not None]
+        difference = self.train_minus.get(split, {})
+        found += name_all(
+            differences, difference, at=f"train_minus.{split}", metrics="train_minus/"
+        )
+        if split in self.details:
+            found += self.details[split].numbers(f"details.{split}")
+        return found
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """Get the numbers of a split under the names that the tracking server plots."""
+        return {
+            f"eval/{split}/{name}": value
+            for number in self.numbers(split)
+            for name, value in number.to_metrics()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to nested dicts of plain values, for JSON."""
+        content = asdict(self)
+        for result in content["splits"].values():
+            result |= _nested(result.pop("numbers"))
+            result.setdefault("decision", None)
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Build the evaluation from what `to_dict` returned; other keys are ignored.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        splits = {
+            name: {
+                "counts": result["counts"],
+                "judges": result["judges"],
+                "numbers": _flat(result),
+            }
+            for name, result in content["splits"].items()
+        }
+        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        evaluation: Self = TypeAdapter(cls).validate_python(known | {"splits": splits})
+        return evaluation
+
+
+def _name_slice(part: Slice, at: str, metrics: str | None) -> Iterator[Number]:
+    for judge, accuracy in part.judges.items():
+        prefix = metrics if judge == HEAD else None
+        yield from name_all(ACCURACY, accuracy, at=f"{at}.judges.{judge}", metrics=prefix)
+
+
+def _nested(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """From values by dotted key to nested dicts."""
+    content: dict[str, Any] = {}
+    for key, value in numbers.items():
+        *groups, last = key.split(".")
+        inner = content
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return content
+
+
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of HEAD_NUMBERS by dotted key, from nested dicts."""
+    found = {}
+    for number in HEAD_NUMBERS:
+        value: Any = content
+        *groups, last = number.key.split(".")
+        for group in groups:
+            value = value.get(group) or {}
+        if last in value:
+            found[number.key] = value[last]
+    return found

@@ -1,42 +1,47 @@
-"""One split judged: every judge on the same problems, and the resamples behind the intervals."""
+"""One split: all judges on the same problems, and the resamples behind the intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from featurize.arrays import Floats
-from headtrain.evaluation.results import Counts, JudgeResult, SplitResult
-from headtrain.metrics.accuracies import Accuracies, PairTally, resample_accuracies
-from headtrain.metrics.bootstrap import JointSums, Resampled
-from headtrain.metrics.calibration import Decision
-from headtrain.metrics.pairwise import (
-    EvaluationError,
-    PerProblem,
-    ScoredSamples,
-    pairwise_counts,
+from headtrain.evaluation.head_numbers import DECISION, HEAD_NUMBERS, VALUES, HeadScores, Metric
+from headtrain.evaluation.numbers import (
+    AUC,
+    JUDGE,
+    OVER_PAIRS,
+    OVER_PROBLEMS,
+    Intervals,
+    accuracy_intervals,
 )
-from headtrain.metrics.values import add_auc, measure_decision, measure_values
+from headtrain.evaluation.results import HEAD, Counts, SplitResult
+from headtrain.metrics.accuracies import Accuracies, resample_accuracies
+from headtrain.metrics.bootstrap import Resampled, resample_jointly
+from headtrain.metrics.calibration import Decision
+from headtrain.metrics.pairwise import EvaluationError, PerProblem, ScoredSamples, pairwise_counts
+from headtrain.metrics.values import auc
 from headtrain.settings import EvaluationSettings
-
-HEAD = "head"
-"""Name of the head among the judges."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredSplit:
-    """The result of a split, and what differences of splits and closer looks are made of."""
+    """The result of a split, and the resamples for differences of splits and for details."""
 
     result: SplitResult
     judges: Mapping[str, ScoredSamples]
     """The head first, then the shortcuts."""
-    tallies: Mapping[str, PairTally]
+    counts: Mapping[str, PerProblem]
     """By judge; rows are the problems with both labels."""
     accuracies: Mapping[str, Accuracies]
-    gap: Resampled
-    probability_gap: Resampled | None
+    resampled: Mapping[str, Resampled]
+    """The head's numbers by key."""
+    settings: EvaluationSettings
     stream: list[int]
     """Seed of the split's own resamples."""
+
+    @property
+    def head(self) -> ScoredSamples:
+        """The samples with the head's scores."""
+        return self.judges[HEAD]
 
 
 def measure_split(
@@ -48,43 +53,76 @@ def measure_split(
     settings: EvaluationSettings,
     seed: int,
 ) -> MeasuredSplit:
-    """Judge the head's scores of one split, and those of the shortcuts on the same samples."""
+    """Measure the head's scores of one split, and the shortcuts on the same samples."""
     stream = [seed, *name.encode()]
     judges = {HEAD: scored} | _shortcut_judges(name, scored, shortcuts)
     try:
         counts = {judge: pairwise_counts(samples) for judge, samples in judges.items()}
     except EvaluationError as error:
         raise EvaluationError(f"split {name!r}: {error}") from error
-    tallies = {judge: PairTally.of(counted) for judge, counted in counts.items()}
-    accuracies = resample_accuracies(tallies, rounds=settings.bootstrap_rounds, seed=stream)
-    areas = JointSums()
-    for judge, samples in judges.items():
-        add_auc(areas, judge, samples)
-    auc = areas.resample(rounds=settings.bootstrap_rounds, seed=stream)
-    values = measure_values(scored, settings, stream)
-    decided = None if decision is None else measure_decision(scored, decision, settings, stream)
+    accuracies = resample_accuracies(counts, rounds=settings.bootstrap_rounds, seed=stream)
+    areas = resample_jointly(
+        {judge: auc(samples) for judge, samples in judges.items()},
+        rounds=settings.bootstrap_rounds,
+        seed=stream,
+    )
+    head = HeadScores(scored=scored, decision=decision)
+    numbers = _resample(VALUES, head, settings, stream)
+    if decision is not None:
+        numbers |= _resample(DECISION, head, settings, stream)
     return MeasuredSplit(
         result=SplitResult(
             counts=_counts(scored, counts[HEAD]),
             judges={
-                judge: JudgeResult(
-                    accuracy_over_pairs=found.over_pairs.interval(settings.confidence),
-                    accuracy_over_problems=found.over_problems.interval(settings.confidence),
-                    auc=auc[judge].interval(settings.confidence),
-                )
+                judge: {
+                    **accuracy_intervals(found, settings.confidence),
+                    AUC.key: areas[judge].interval(settings.confidence),
+                }
                 for judge, found in accuracies.items()
             },
-            values=values.values,
-            variance=values.variance,
-            decision=None if decided is None else decided.result,
+            numbers={
+                key: found.interval_if_defined(settings.confidence)
+                for key, found in numbers.items()
+            },
         ),
         judges=judges,
-        tallies=tallies,
+        counts=counts,
         accuracies=accuracies,
-        gap=values.gap,
-        probability_gap=None if decided is None else decided.probability_gap,
+        resampled={
+            OVER_PAIRS.key: accuracies[HEAD].over_pairs,
+            OVER_PROBLEMS.key: accuracies[HEAD].over_problems,
+            AUC.key: areas[HEAD],
+            **numbers,
+        },
+        settings=settings,
         stream=stream,
     )
+
+
+def train_minus(train: MeasuredSplit, other: MeasuredSplit) -> Intervals:
+    """Get the differences of the head's numbers, by key."""
+    confidence = train.settings.confidence
+    return {
+        number.minus.key: (
+            train.resampled[number.key] - other.resampled[number.key]
+        ).interval_if_defined(confidence)
+        for number in (*JUDGE, *HEAD_NUMBERS)
+        if number.minus is not None
+    }
+
+
+def _resample(
+    metrics: tuple[Metric, ...], head: HeadScores, settings: EvaluationSettings, stream: list[int]
+) -> dict[str, Resampled]:
+    found = resample_jointly(
+        {metric.key: metric.of(head) for metric in metrics},
+        rounds=settings.bootstrap_rounds,
+        seed=stream,
+    )
+    return {
+        metric.key: found[metric.key].recentred() if metric.is_recentred else found[metric.key]
+        for metric in metrics
+    }
 
 
 def _shortcut_judges(
@@ -107,6 +145,6 @@ def _counts(scored: ScoredSamples, counts: PerProblem) -> Counts:
         num_samples=len(scored),
         num_samples_left_out=len(scored) - num_compared,
         num_problems=len(counts),
-        num_problems_left_out=len(np.unique(scored.problem)) - len(counts),
+        num_problems_left_out=scored.num_groups - len(counts),
         num_pairs=int(counts.num_pairs.sum()),
     )

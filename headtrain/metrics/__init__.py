@@ -1,1 +1,1 @@
-"""Metrics as pure functions of scores and labels."""
+"""Metrics as pure functions of scores and labels: numpy arrays in, plain numbers out."""

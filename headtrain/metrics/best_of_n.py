@@ -1,13 +1,13 @@
-"""The pass rate when a judge picks the best of n candidates, over all subsets of n.
+"""Best-of-n pass rates: a judge picks one of n candidates, averaged over all subsets of n.
 
-Of m candidates with c correct, sorted by score from the top, those that share a score form a tie
-group g with `above` candidates over it, `size` in it and a share of `right` correct ones. The best
-of a random subset of n lies in g when the subset has none from above and some from g:
+Sort a problem's m candidates by score. Those with equal scores form a tie group g with `above`
+candidates scored higher, `size` members, and a share `right` of correct members. The best of a
+random subset of n is in g if the subset has no candidate from above and at least one from g:
 
     P(g) = [C(m - above, n) - C(m - above - size, n)] / C(m, n)
 
-and within g every member is picked as often, so the pass rate is the sum of P(g) * right. This is
-the mean over all C(m, n) subsets, exactly, in O(m log m) a problem for all n.
+Members of g are picked equally often, so the pass rate is the sum of P(g) * right. This is the
+exact mean over all C(m, n) subsets, in O(m log m) per problem and n.
 """
 
 import numpy as np
@@ -15,11 +15,14 @@ import numpy as np
 from featurize.arrays import Floats, Ints
 from headtrain.metrics.pairwise import ScoredSamples
 
+NUM_SUBSETS = 200
+"""Random subsets for the majority vote of one problem."""
+
 
 def pass_rates(scored: ScoredSamples, sizes: tuple[int, ...]) -> Floats:
     """Pass rate of each problem when the highest score of n is picked, [problems, sizes].
 
-    Problems are in ascending order of their codes; NaN where there are fewer than n candidates.
+    Problems are in ascending order of their codes; NaN for fewer than n candidates.
     """
     order = np.argsort(-scored.scores, kind="stable")
     order = order[np.argsort(scored.problem[order], kind="stable")]
@@ -51,17 +54,55 @@ def mean_rates(scored: ScoredSamples, sizes: tuple[int, ...]) -> Floats:
     return pass_rates(scored.with_scores(np.zeros(len(scored))), sizes)
 
 
+def majority_rates(
+    scored: ScoredSamples, outputs: Ints, sizes: tuple[int, ...], *, seed: int
+) -> Floats:
+    """Pass rate of each problem when the most frequent of n outputs is picked, [problems, sizes].
+
+    outputs are [n] codes, equal for equal outputs; ties are broken at random. The mean over random
+    subsets, so unbiased. A problem without equal outputs has the mean rate of its candidates.
+    """
+    generator = np.random.default_rng(seed)
+    order = np.argsort(scored.group, kind="stable")
+    starts = np.flatnonzero(np.diff(scored.group[order]))
+    rates = []
+    for places in np.split(order, starts + 1):
+        labels = scored.is_correct[places].astype(np.float64)
+        names, code = np.unique(outputs[places], return_inverse=True)
+        if len(names) == len(code):
+            rates.append([labels.mean() if n <= len(code) else np.nan for n in sizes])
+        else:
+            rates.append([_majority_rate(code, labels, n, generator) for n in sizes])
+    return np.array(rates)
+
+
 def choose_sizes(num_candidates: Ints) -> tuple[int, ...]:
-    """1, 2, 4, ... up to what at least half of the problems have."""
+    """Get 1, 2, 4, ... up to the median number of candidates."""
     most = int(np.median(num_candidates))
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
 
 def _share_of_subsets(part: Ints, whole: Ints, n: int) -> Floats:
-    """C(part, n) / C(whole, n), 0 where part < n; [groups]."""
+    """C(part, n) / C(whole, n), and 0 if part < n; [groups]."""
     most = max(int(whole.max()), n)
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])  # of factorials
     enough = part >= n
-    part, whole = np.maximum(part, n), np.maximum(whole, n)  # what is not enough is 0 below
+    part, whole = np.maximum(part, n), np.maximum(whole, n)  # masked below
     share = np.exp(logs[part] - logs[part - n] - logs[whole] + logs[whole - n])
     return np.where(enough, share, 0.0)
+
+
+def _majority_rate(
+    code: Ints, labels: Floats, n: int, generator: np.random.Generator
+) -> float:
+    if n > len(code):
+        return float("nan")
+    keys = generator.random((NUM_SUBSETS, len(code)))
+    drawn = np.argsort(keys, axis=1)[:, :n]  # [subsets, n] candidates
+    votes = np.zeros((NUM_SUBSETS, int(code.max()) + 1))
+    np.add.at(votes, (np.arange(NUM_SUBSETS)[:, None], code[drawn]), 1.0)
+    # equal outputs may have different labels; then each of them is picked equally often
+    own = np.take_along_axis(votes, code[drawn], axis=1)  # [subsets, n] votes for its output
+    is_top = own == own.max(axis=1, keepdims=True)
+    # ties are broken among outputs: all top outputs have the same number of candidates
+    return float(((labels[drawn] * is_top).sum(axis=1) / is_top.sum(axis=1)).mean())

@@ -1,18 +1,18 @@
-"""How far a number could have come out otherwise, had other problems been drawn."""
+"""Cluster bootstrap: intervals from resampling whole problems."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from featurize.arrays import Floats
-from headtrain.metrics.pairwise import ScoredSamples
 
 ROUNDS_AT_ONCE = 32
 """Rounds summed by one matrix product."""
 
 Statistic = Callable[[Floats], Floats]
-"""From sums over problems [rounds, k] to one number a round [rounds]."""
+"""A function of sums over problems, [rounds, k] -> [rounds]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Interval:
 
     estimate: float
     low: float | None
-    """None when there is a single problem: one problem says nothing about others."""
+    """None with a single problem, which cannot be resampled."""
 
     high: float | None
 
@@ -34,23 +34,22 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampled:
-    """A statistic of the data as they are, and of every resample of their problems."""
+    """A statistic of the data and of every resample of their problems."""
 
     estimate: float
-    replicates: Floats  # [rounds], NaN where the statistic is undefined
+    replicates: Floats  # [rounds], NaN if the statistic is undefined
 
     def __sub__(self, other: "Resampled") -> "Resampled":
-        """Return the difference; both need as many rounds, drawn independently or jointly."""
+        """Subtract; both need the same number of rounds, drawn independently or jointly."""
         return Resampled(
             estimate=self.estimate - other.estimate,
             replicates=self.replicates - other.replicates,
         )
 
     def recentred(self) -> "Resampled":
-        """Return it with the replicates moved so that their mean is the estimate.
+        """Shift the replicates so that their mean is the estimate.
 
-        For a statistic that resampling biases, such as a sum of absolute values: noise on top of
-        the data's own noise makes it larger.
+        For a statistic that resampling biases upwards, such as a sum of absolute values.
         """
         defined = self.replicates[np.isfinite(self.replicates)]
         if not defined.size:
@@ -61,7 +60,7 @@ class Resampled:
         )
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Return the percentile interval over the rounds in which the statistic is defined."""
+        """Get the percentile interval over the rounds where the statistic is defined."""
         defined = self.replicates[np.isfinite(self.replicates)]
         if not defined.size:
             return Interval(estimate=self.estimate, low=None, high=None)
@@ -70,20 +69,24 @@ class Resampled:
         return Interval(estimate=self.estimate, low=float(low), high=float(high))
 
     def interval_if_defined(self, confidence: float = 0.95) -> Interval | None:
-        """Return the interval, or None where the data themselves give no number (0 / 0)."""
+        """Get the interval, or None if the statistic of the data is undefined (0 / 0)."""
         return self.interval(confidence) if np.isfinite(self.estimate) else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResampledSums:
-    """Sums over the problems, as they are and of every resample."""
+    """Sums over the problems of the data and of every resample."""
 
     observed: Floats  # [1, k]
     rounds: Floats  # [rounds, k]
 
+    def part(self, start: int, end: int) -> "ResampledSums":
+        """Select the sums of some columns."""
+        return ResampledSums(observed=self.observed[:, start:end], rounds=self.rounds[:, start:end])
+
     def apply(self, statistic: Statistic) -> Resampled:
         """Evaluate a function of the sums on the data and on every resample."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0/0: a resample without a label
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0: a resample without one label
             return Resampled(
                 estimate=float(statistic(self.observed)[0]),
                 replicates=statistic(self.rounds),
@@ -91,18 +94,18 @@ class ResampledSums:
 
 
 def resample_sums(per_problem: Floats, *, rounds: int, seed: int | list[int]) -> ResampledSums:
-    """Draw as many problems as there are, with replacement, and sum their rows; rounds times.
+    """Draw the problems with replacement and sum their rows, `rounds` times (cluster bootstrap).
 
-    Samples of one problem are not independent, so whole problems are drawn (cluster bootstrap).
+    Whole problems are drawn because samples of one problem are not independent.
     per_problem is [problems, k]: sufficient statistics such as wins and pairs. Memory is
-    O(problems + rounds * k), since a round needs no more than how often each problem was drawn.
-    Equal seeds and problems give equal draws: judges of the same samples are then paired.
+    O(problems + rounds * k), because a round only needs how often each problem was drawn.
+    Equal seeds and problems give equal draws, so judges of the same samples are paired.
     """
     num_problems, num_columns = per_problem.shape
     sums = np.full((rounds, num_columns), np.nan)
-    if num_problems > 1:  # one problem would be drawn every time: an interval of width zero
+    if num_problems > 1:  # a single problem would give an interval of width zero
         generator = np.random.default_rng(seed)
-        for start in range(0, rounds, ROUNDS_AT_ONCE):  # one product reads the columns once
+        for start in range(0, rounds, ROUNDS_AT_ONCE):  # a product reads the columns once
             times = np.empty((min(ROUNDS_AT_ONCE, rounds - start), num_problems))
             for row in times:
                 drawn = generator.integers(num_problems, size=num_problems)
@@ -111,49 +114,32 @@ def resample_sums(per_problem: Floats, *, rounds: int, seed: int | list[int]) ->
     return ResampledSums(observed=per_problem.sum(axis=0, keepdims=True), rounds=sums)
 
 
-class JointSums:
-    """Statistics of sums over problems, each with columns of its own, resampled together."""
+class SumStatistic(NamedTuple):
+    """A metric as a function of sums over problems, so that it can be resampled."""
 
-    def __init__(self) -> None:
-        self._columns: list[Floats] = []
-        self._statistics: dict[str, tuple[int, int, Statistic]] = {}
-        self._width = 0
+    columns: Floats
+    """[problems, k] sufficient statistics of each problem"""
+    statistic: Statistic
 
-    def add(self, name: str, columns: Floats, statistic: Statistic) -> None:
-        """Add a statistic of the sums of `columns` [problems, k]."""
-        assert name not in self._statistics, name
-        start, self._width = self._width, self._width + columns.shape[1]
-        self._columns.append(columns)
-        self._statistics[name] = (start, self._width, statistic)
-
-    def resample(self, *, rounds: int, seed: int | list[int]) -> dict[str, Resampled]:
-        """Every statistic by its name, in the same resamples of the problems."""
-        sums = resample_sums(np.concatenate(self._columns, axis=1), rounds=rounds, seed=seed)
-        return {
-            name: sums.apply(_of_columns(start, end, statistic))
-            for name, (start, end, statistic) in self._statistics.items()
-        }
+    @property
+    def value(self) -> float:
+        """The metric of the data."""
+        return float(self.statistic(self.columns.sum(axis=0, keepdims=True))[0])
 
 
-def _of_columns(start: int, end: int, statistic: Statistic) -> Statistic:
-    return lambda sums: statistic(sums[:, start:end])
+def resample_jointly(
+    metrics: Mapping[str, SumStatistic], *, rounds: int, seed: int | list[int]
+) -> dict[str, Resampled]:
+    """Evaluate all metrics in the same resamples of the problems."""
+    columns = np.concatenate([metric.columns for metric in metrics.values()], axis=1)
+    sums = resample_sums(columns, rounds=rounds, seed=seed)
+    found, start = {}, 0
+    for name, (own, statistic) in metrics.items():
+        found[name] = sums.part(start, start + own.shape[1]).apply(statistic)
+        start += own.shape[1]
+    return found
 
 
 def ratio(numerator: int, denominator: int) -> Statistic:
-    """Return the statistic that divides one column of the sums by another."""
+    """Make the statistic that divides one column of the sums by another."""
     return lambda sums: np.asarray(sums[:, numerator] / sums[:, denominator], dtype=np.float64)
-
-
-def value_sums(scored: ScoredSamples) -> Floats:
-    """Return [problems, 4]: sum and count of the correct scores, sum and count of the incorrect."""
-    _, code = np.unique(scored.problem, return_inverse=True)
-    columns = []
-    for has_label in (scored.is_correct, ~scored.is_correct):
-        columns.append(np.bincount(code, weights=np.where(has_label, scored.scores, 0.0)))
-        columns.append(np.bincount(code, weights=has_label))
-    return np.stack(columns, axis=1)
-
-
-def value_gap(sums: Floats) -> Floats:
-    """Return mean_correct - mean_incorrect of summed `value_sums` rows, [rounds, 4] -> [rounds]."""
-    return np.asarray(sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3], dtype=np.float64)

@@ -1,8 +1,8 @@
-"""From a head's values, which have no unit, to probabilities of being correct, and their honesty.
+"""Calibration: from scores without a unit to probabilities of being correct.
 
 Platt scaling: p = 1 / (1 + exp(-(slope * score + intercept))), fitted on train scores by maximum
-likelihood with Platt's targets (c+1)/(c+2) and 1/(i+2) in place of 1 and 0, where c and i count
-the correct and incorrect samples. With them the optimum is finite even where train is separable.
+likelihood with Platt's targets (c+1)/(c+2) and 1/(i+2) in place of 1 and 0, where c and i are the
+numbers of correct and incorrect samples. They keep the optimum finite if train is separable.
 """
 
 from collections.abc import Mapping
@@ -12,31 +12,31 @@ from typing import Any, Self
 import numpy as np
 
 from featurize.arrays import Bools, Floats, Ints
-from headtrain.metrics.pairwise import ScoredSamples, best_f1_threshold
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 
 NUM_BINS = 15
-"""Equal-width bins of the expected calibration error, the customary number."""
+"""Equal-width bins of the expected calibration error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The line that turns a score into the log-odds of being correct."""
+    """The linear map from a score to the log-odds of being correct."""
 
     slope: float
     intercept: float
 
     def probability(self, scores: Floats) -> Floats:
-        """Return [n] probabilities of being correct."""
+        """Get the probabilities of being correct, [n]."""
         return _sigmoid(self.slope * scores + self.intercept)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """All that an evaluation takes from train: kept with a head, it judges other sets alone."""
+    """What is fitted on the train split and saved with a head: calibration and F1 threshold."""
 
     calibration: Calibration
     f1_threshold: float
-    """Scores from here on are called correct."""
+    """Scores of at least this are called correct."""
 
     @classmethod
     def fit(cls, train: ScoredSamples) -> Self:
@@ -48,14 +48,14 @@ class Decision:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The decision that `dataclasses.asdict` made a dict of."""
+        """Build the decision from the dict that `dataclasses.asdict` made."""
         calibration = Calibration(**fields["calibration"])
         return cls(calibration=calibration, f1_threshold=fields["f1_threshold"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """Samples of about one probability, and how many of them are correct."""
+    """Samples of similar probability, and the share of them that is correct."""
 
     num_samples: int
     mean_probability: float
@@ -67,7 +67,7 @@ def fit_calibration(scores: Floats, labels: Bools, *, max_steps: int = 100) -> C
     num_correct, num_incorrect = int(labels.sum()), int((~labels).sum())
     targets = np.where(labels, (num_correct + 1) / (num_correct + 2), 1 / (num_incorrect + 2))
     centre, spread = float(scores.mean()), float(scores.std())
-    # NOTE: identical scores can have a tiny spread from rounding; then only the base rate is left.
+    # NOTE: rounding can give identical scores a tiny spread; then only the base rate can be fitted.
     is_constant = bool(scores.min() == scores.max()) or spread == 0
     unit = np.zeros_like(scores) if is_constant else (scores - centre) / spread
     design = np.stack([unit, np.ones_like(unit)], axis=1)[:, int(is_constant) :]  # [n, 1 or 2]
@@ -93,21 +93,8 @@ def fit_calibration(scores: Floats, labels: Bools, *, max_steps: int = 100) -> C
     return Calibration(slope=slope, intercept=float(weights[1] - slope * centre))
 
 
-def expected_calibration_error(probability: Floats, labels: Bools) -> float:
-    """Return sum over bins of n_bin / n * |share correct - mean probability|.
-
-    The bins are [0, 1/15), ..., [14/15, 1]; an empty bin adds nothing.
-    """
-    everything = np.zeros(len(labels), np.int64)
-    # n_bin * |share - mean| = |sum of (label - probability)| in the bin
-    return float(np.abs(calibration_surplus(probability, labels, everything)).sum() / len(labels))
-
-
 def calibration_surplus(probability: Floats, labels: Bools, group: Ints) -> Floats:
-    """Return the sum of (label - probability) in each group and bin, [groups, 15].
-
-    group is [n] dense codes, such as of problems.
-    """
+    """Sum label - probability in each group and bin, [groups, 15]; group is [n] dense codes."""
     bins = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     size = (int(group.max()) + 1) * NUM_BINS
     surplus = np.bincount(group * NUM_BINS + bins, weights=labels - probability, minlength=size)
@@ -115,7 +102,7 @@ def calibration_surplus(probability: Floats, labels: Bools, group: Ints) -> Floa
 
 
 def reliability(probability: Floats, labels: Bools) -> list[ReliabilityBin]:
-    """Return the bins that hold samples, for a reliability diagram."""
+    """Get the non-empty bins of a reliability diagram."""
     bins = np.minimum((probability * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     sizes = np.bincount(bins, minlength=NUM_BINS)
     correct = np.bincount(bins, weights=labels, minlength=NUM_BINS)
@@ -130,9 +117,23 @@ def reliability(probability: Floats, labels: Bools) -> list[ReliabilityBin]:
     ]
 
 
-def brier_score(probability: Floats, labels: Bools) -> float:
-    """Return the mean squared difference between probability and label; 0.25 is always 0.5."""
-    return float(np.mean((probability - labels) ** 2))
+def best_f1_threshold(scores: Floats, labels: Bools) -> float:
+    """Get the score threshold with the highest F1; of equally good ones the highest.
+
+    Raises:
+        EvaluationError: only one of the two labels is there.
+    """
+    num_correct = int(labels.sum())
+    if not 0 < num_correct < len(labels):
+        raise EvaluationError(
+            f"{num_correct} of {len(labels)} samples are correct: both labels are needed"
+        )
+    order = np.argsort(-scores, kind="stable")
+    descending = scores[order]
+    num_called = np.arange(1, len(scores) + 1)
+    f1 = 2 * np.cumsum(labels[order]) / (num_called + num_correct)  # [n] of the first i + 1
+    is_last_of_tie = np.r_[descending[1:] != descending[:-1], True]  # ties are called together
+    return float(descending[np.argmax(np.where(is_last_of_tie, f1, -1.0))])
 
 
 def _sigmoid(logits: Floats) -> Floats:

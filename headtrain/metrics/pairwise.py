@@ -1,6 +1,7 @@
-"""Numbers that say how well scores tell correct from incorrect outputs of the same problem."""
+"""Pairwise accuracy: how often a correct output scores above an incorrect one of its problem."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -8,21 +9,22 @@ import numpy.typing as npt
 
 from featurize.arrays import Bools, Floats, Ints
 from featurize.errors import CriticError
+from headtrain.metrics.groups import group_codes
 
 
 class EvaluationError(CriticError):
-    """What was to be evaluated cannot be; the message is one line for the user."""
+    """The samples or scores cannot be evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredSamples:
-    """The labelled samples of a split with one judge's score for each; n rows in every column."""
+    """The labelled samples of a split with one judge's scores; n rows in every column."""
 
     scores: Floats
-    """[n] any finite number; higher means more likely correct."""
+    """[n] finite; higher means more likely correct."""
 
     is_correct: Bools
-    """[n] the labels; samples without one are left out before."""
+    """[n] labels; unlabelled samples are left out."""
 
     problem: Ints
     """[n] code of the problem in one language; only samples of equal code are compared."""
@@ -31,11 +33,11 @@ class ScoredSamples:
     """[n] length of the output."""
 
     def __post_init__(self) -> None:
-        """Refuse columns that do not fit each other, labels that are no bools, NaN and inf."""
+        """Refuse columns of different lengths, labels that are not bool, NaN and inf."""
         object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64))
         shapes = {name: np.shape(column) for name, column in vars(self).items()}
         if len(set(shapes.values())) != 1 or self.scores.ndim != 1:
-            raise EvaluationError(f"columns of one length needed, got the shapes {shapes}")
+            raise EvaluationError(f"all columns must have the same length, got shapes {shapes}")
         for name, kind in (("is_correct", "b"), ("problem", "iu"), ("output_tokens", "iu")):
             dtype = np.asarray(getattr(self, name)).dtype
             if dtype.kind not in kind:
@@ -48,24 +50,50 @@ class ScoredSamples:
             index = int(not_finite[0])
             raise EvaluationError(
                 f"score of sample {index} is {self.scores[index]} "
-                f"({not_finite.size} of {len(self)} are not finite): check what made the scores"
+                f"({not_finite.size} of {len(self)} are not finite): check how they were computed"
             )
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    @cached_property
+    def group(self) -> Ints:
+        """Dense code of each sample's problem, [n]."""
+        return group_codes(self.problem)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of problems, with or without both labels."""
+        return int(self.group.max(initial=-1)) + 1
+
     def with_scores(self, scores: npt.ArrayLike) -> Self:
-        """Return the same samples as another judge scores them."""
+        """Replace the scores by those of another judge."""
         return replace(self, scores=np.asarray(scores, dtype=np.float64))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PerProblem:
-    """Won comparisons of every problem that has both labels; p rows in every column."""
+class PairTally:
+    """Pairs won and pairs compared in each of p problems; a problem may have no pairs."""
+
+    wins: Floats  # [p] pairs whose correct sample scores higher; a tie counts one half
+    num_pairs: Ints  # [p]
+
+    @property
+    def total(self) -> int:
+        """Number of pairs in all problems."""
+        return int(self.num_pairs.sum())
+
+    @property
+    def num_problems(self) -> int:
+        """Number of problems with at least one pair."""
+        return int((self.num_pairs > 0).sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PerProblem(PairTally):
+    """The tally of all pairs of each problem that has both labels."""
 
     problem: Ints  # [p] ascending codes
-    wins: Floats  # [p] pairs whose correct sample scores higher; a tie counts one half
-    num_pairs: Ints  # [p] num_correct * num_incorrect
     num_correct: Ints  # [p]
     num_incorrect: Ints  # [p]
 
@@ -74,29 +102,23 @@ class PerProblem:
 
 
 class PairwiseAccuracy(NamedTuple):
-    """Share of (correct, incorrect) pairs that are ranked rightly; 0.5 is chance."""
+    """Share of (correct, incorrect) pairs in the right order; 0.5 is chance."""
 
     over_pairs: float
-    """Every pair weighs the same, so problems with many samples rule."""
+    """Every pair has the same weight, so problems with many samples dominate."""
 
     over_problems: float
-    """Every problem weighs the same."""
-
-
-class ValueMeans(NamedTuple):
-    """Where the scores of either label lie on average."""
-
-    mean_correct: float
-    mean_incorrect: float
-    gap: float
-    """mean_correct - mean_incorrect; depends on the scale of the scores."""
+    """Every problem has the same weight."""
 
 
 def pairwise_counts(scored: ScoredSamples) -> PerProblem:
-    """Compare every correct with every incorrect sample of its problem, without listing the pairs.
+    """Count the pairs each problem wins, from ranks instead of a list of pairs.
 
     The wins of a problem are its Mann-Whitney U = R - c(c+1)/2, where R is the sum of the ranks of
     its c correct samples and tied scores share their average rank. Memory is linear in n.
+
+    Raises:
+        EvaluationError: there are no samples, or no problem has both labels.
     """
     if not len(scored):
         raise EvaluationError("there are no labelled samples to evaluate")
@@ -110,7 +132,7 @@ def pairwise_counts(scored: ScoredSamples) -> PerProblem:
     sizes = np.diff(problem_start, append=len(scored))  # [problems]
     tie_sizes = np.diff(tie_start, append=len(scored))  # [ties]
     num_below = tie_start - np.repeat(problem_start, sizes)[tie_start]  # [ties]
-    # NOTE: twice the average rank is an integer, so wins are exact whatever the number of samples.
+    # NOTE: twice the average rank is an integer, so wins are exact for any number of samples.
     twice_rank = np.repeat(2 * num_below + tie_sizes + 1, tie_sizes)  # [n]
 
     is_correct = scored.is_correct[order]
@@ -133,53 +155,9 @@ def pairwise_counts(scored: ScoredSamples) -> PerProblem:
     )
 
 
-def pairwise_accuracy(counts: PerProblem) -> PairwiseAccuracy:
-    """Return the share of pairs won, over all pairs and as the mean over problems."""
+def pairwise_accuracy(counts: PairTally) -> PairwiseAccuracy:
+    """Get the share of pairs won, over all pairs and as the mean over problems."""
     return PairwiseAccuracy(
         over_pairs=float(counts.wins.sum() / counts.num_pairs.sum()),
         over_problems=float((counts.wins / counts.num_pairs).mean()),
     )
-
-
-def auc(scored: ScoredSamples) -> float:
-    """Return the area under the ROC curve: pairs won when all samples count as one problem."""
-    _require_both_labels(scored.is_correct)
-    together = replace(scored, problem=np.zeros_like(scored.problem))
-    return pairwise_accuracy(pairwise_counts(together)).over_pairs
-
-
-def value_means(scored: ScoredSamples) -> ValueMeans:
-    """Return the mean score of either label, over all samples, and their difference."""
-    _require_both_labels(scored.is_correct)
-    correct = float(scored.scores[scored.is_correct].mean())
-    incorrect = float(scored.scores[~scored.is_correct].mean())
-    return ValueMeans(mean_correct=correct, mean_incorrect=incorrect, gap=correct - incorrect)
-
-
-def best_f1_threshold(scores: Floats, labels: Bools) -> float:
-    """Return the score from which on calling a sample correct has the highest F1.
-
-    Fit it on train only. Of equally good thresholds the highest is taken.
-    """
-    _require_both_labels(labels)
-    order = np.argsort(-scores, kind="stable")
-    descending = scores[order]
-    num_called = np.arange(1, len(scores) + 1)
-    f1 = 2 * np.cumsum(labels[order]) / (num_called + labels.sum())  # [n] F1 of the first i + 1
-    is_last_of_tie = np.r_[descending[1:] != descending[:-1], True]  # ties are called together
-    return float(descending[np.argmax(np.where(is_last_of_tie, f1, -1.0))])
-
-
-def f1_at(threshold: float, scores: Floats, labels: Bools) -> float:
-    """Return the F1 of calling correct what scores at least the threshold; 0 when none is right."""
-    is_called = scores >= threshold
-    num_right = int((is_called & labels).sum())
-    return 2 * num_right / max(int(is_called.sum() + labels.sum()), 1)
-
-
-def _require_both_labels(labels: Bools) -> None:
-    num_correct = int(labels.sum())
-    if not 0 < num_correct < len(labels):
-        raise EvaluationError(
-            f"{num_correct} of {len(labels)} samples are correct: both labels are needed"
-        )

@@ -1,1 +1,1 @@
-"""Cheap explanations of a head's accuracy, which it has to beat before it counts as judgement."""
+"""Shortcuts: cheap judges that a head has to beat, and controls that must be at chance."""

@@ -1,9 +1,9 @@
-"""A bag of token n-grams, trained on the pairs the head was trained on: style without meaning.
+"""A judge of n-gram counts, trained on the pairs the head was trained on: style without meaning.
 
-Every output becomes counts of its tokens (words, numbers, single signs) and of neighbouring two,
-damped by log(1 + count) and hashed to 2**18 columns. A logistic regression without intercept
-learns from the difference of each pair's two rows which n-grams the correct outputs have more
-often: the Bradley-Terry loss of the head, on a linear judge that cannot read.
+Each output becomes counts of its tokens (words, numbers, single symbols) and bigrams, damped by
+log(1 + count) and hashed to 2**18 columns. A logistic regression without intercept on the
+difference of each pair's rows learns which n-grams correct outputs have more often: the
+Bradley-Terry loss of the head, with a linear judge that does not read the prompt.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 NAME = "bag_of_ngrams"
 NUM_COLUMNS = 2**18
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)
-"""Inverse regularisation, chosen on a fifth of the train problems."""
+"""Inverse regularisation strengths; one is chosen on a fifth of the train problems."""
 
 HELD_OUT = 5
 
 
 class NgramJudge:
-    """A linear judge of n-grams."""
+    """A linear judge of n-gram counts."""
 
     def __init__(self, weights: Floats) -> None:
         self.weights = weights
@@ -35,10 +35,10 @@ class NgramJudge:
     def train(
         cls, outputs: Sequence[str], correct: Ints, incorrect: Ints, problems: Ints, *, seed: int
     ) -> "NgramJudge":
-        """Learn from pairs; `correct` and `incorrect` [pairs] are places in `outputs`.
+        """Train on pairs; `correct` and `incorrect` [pairs] are indices of `outputs`.
 
-        `problems` [pairs] tells whose they are: the regularisation is the one that does best on
-        problems kept aside, and the judge is then trained on all.
+        `problems` [pairs] are their problems. The regularisation that is best on held-out problems
+        is used for the final fit on all pairs.
         """
         rows = count_ngrams(outputs)
         difference = rows[correct] - rows[incorrect]
@@ -56,17 +56,17 @@ class NgramJudge:
         return cls(_fit(difference, strength))
 
     def score(self, outputs: Sequence[str]) -> Floats:
-        """Scores of outputs, [n]; higher is likelier correct."""
+        """Score outputs, [n]; higher is more likely correct."""
         return np.asarray(count_ngrams(outputs) @ self.weights, dtype=np.float64)
 
 
 def count_ngrams(outputs: Sequence[str]) -> "csr_matrix":
-    """Damped counts of the n-grams, [n, 2**18]."""
+    """Count the n-grams of outputs, damped, [n, 2**18]."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     vectorizer = HashingVectorizer(
         n_features=NUM_COLUMNS,
-        token_pattern=r"\w+|[^\w\s]",  # a sign is a token too: brackets, operators
+        token_pattern=r"\w+|[^\w\s]",  # symbols are tokens too: brackets, operators
         ngram_range=(1, 2),
         lowercase=False,
         alternate_sign=False,
@@ -81,7 +81,7 @@ def _fit(difference: "csr_matrix", strength: float) -> Floats:
     from scipy.sparse import vstack
     from sklearn.linear_model import LogisticRegression
 
-    # NOTE: scikit-learn wants both classes; a pair turned round says the same with the other sign.
+    # NOTE: scikit-learn needs both classes, so each pair is added in both orders.
     rows = vstack([difference, -difference]).tocsr()
     labels = np.repeat([True, False], difference.shape[0])
     used = np.flatnonzero(np.bincount(difference.indices, minlength=difference.shape[1]))

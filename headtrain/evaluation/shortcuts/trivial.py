@@ -1,4 +1,4 @@
-"""Judges without training, which a head has to beat: output length and the LLM's likelihood."""
+"""Judges that need no training: output length and the likelihood of the LLM."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,14 +6,14 @@ import pyarrow as pa
 from featurize.arrays import Floats
 
 LIKELIHOOD_JUDGES = ("logprob_mean", "logprob_sum")
-"""Columns of a sample table made with likelihood: mean and sum over the output tokens."""
+"""Columns of a sample table with likelihood: mean and sum over the output tokens."""
 
 
 def shortcut_scores(samples: pa.Table) -> dict[str, Floats]:
-    """Return each trivial judge's scores [n] of a feature store's sample table, row by row.
+    """Get the scores of each judge, [n], from the sample table of a feature store.
 
-    A likelihood column that is missing or empty is left out; a single null in it becomes NaN,
-    which `ScoredSamples` refuses by its index.
+    A missing or empty likelihood column is left out. A single null becomes NaN, which
+    `ScoredSamples` refuses with its index.
     """
     length = _column(samples, "output_tokens")
     scores = {"longer_is_correct": length, "shorter_is_correct": -length}

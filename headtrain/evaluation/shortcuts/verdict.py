@@ -1,64 +1,59 @@
-"""How much of a head's accuracy is left when the best cheap explanation is taken off."""
-
-from collections.abc import Mapping
+"""The verdict: how much of a head's accuracy the best shortcut does not explain."""
 
 import numpy as np
 
-from headtrain.evaluation.results import Verdict
-from headtrain.evaluation.slices.agreement import count_agreement
-from headtrain.metrics.accuracies import Accuracies
+from headtrain.evaluation.numbers import OVER_PROBLEMS, accuracy_intervals
+from headtrain.evaluation.results import HEAD, Details, SplitResult, Verdict
+from headtrain.evaluation.split import MeasuredSplit
+from headtrain.metrics.agreement import count_agreement
 from headtrain.metrics.bootstrap import ratio, resample_sums
-from headtrain.metrics.pairwise import ScoredSamples
 
 
-def choose_best(accuracies: Mapping[str, Accuracies]) -> str:
-    """The shortcut with the highest accuracy over problems on the split itself.
+def measure_verdict(split: MeasuredSplit) -> Verdict | None:
+    """Compare the head with the best shortcut over the same resamples; None without shortcuts.
 
-    NOTE: choosing on the very split that is judged flatters the shortcut, so the head's margin
-    comes out too small rather than too large.
+    NOTE: the best shortcut is chosen by its accuracy on the evaluated split itself, which favours
+    the shortcut: the margin of the head is rather too small than too large.
     """
-    return max(accuracies, key=lambda name: accuracies[name].over_problems.estimate)
-
-
-def judge_margin(
-    head: ScoredSamples,
-    shortcuts: Mapping[str, ScoredSamples],
-    accuracies: Mapping[str, Accuracies],
-    *,
-    head_accuracies: Accuracies,
-    rounds: int,
-    confidence: float,
-    seed: list[int],
-) -> Verdict:
-    """Head minus the best shortcut, over the same resamples of the problems."""
-    best = choose_best(accuracies)
-    margin = head_accuracies.minus(accuracies[best])
-    agreement = count_agreement(head, shortcuts[best])
-    columns = np.stack([agreement.only_first, agreement.num_pairs - agreement.second], axis=1)
-    rescued = resample_sums(columns.astype(np.float64), rounds=rounds, seed=seed)
+    shortcuts = {name: found for name, found in split.accuracies.items() if name != HEAD}
+    if not shortcuts:
+        return None
+    best = max(shortcuts, key=lambda name: shortcuts[name].over_problems.estimate)
+    margin = split.accuracies[HEAD].minus(shortcuts[best])
+    agreement = count_agreement(split.head, split.judges[best])
+    wrong = agreement.num_pairs - agreement.both - agreement.only_second
+    columns = np.stack([agreement.only_first, wrong], axis=1).astype(np.float64)
+    rescued = resample_sums(columns, rounds=split.settings.bootstrap_rounds, seed=split.stream)
+    confidence = split.settings.confidence
     return Verdict(
         best_shortcut=best,
-        margin=margin.result(confidence),
+        margin=accuracy_intervals(margin, confidence),
         rescued=rescued.apply(ratio(0, 1)).interval_if_defined(confidence),
     )
 
 
-def verdict_sentence(verdict: Verdict, head: float, shortcut: float) -> str:
-    """The verdict in plain words; head and shortcut are accuracies over problems."""
-    margin = verdict.margin.accuracy_over_problems
+def verdict_sentence(result: SplitResult, details: Details) -> str:
+    """Put the verdict in words."""
+    verdict = details.verdict
+    if verdict is None:
+        return "There is no shortcut to compare with."
+    margin = verdict.margin[OVER_PROBLEMS.key]
+    head, shortcut = (
+        result.judges[name][OVER_PROBLEMS.key].estimate for name in (HEAD, verdict.best_shortcut)
+    )
     name = verdict.best_shortcut.replace("_", " ")
     said = (
-        f"The head ranks {head:.1%} of a problem's pairs rightly; the best shortcut ({name}) "
+        f"The head orders {head:.1%} of a problem's pairs correctly, the best shortcut ({name}) "
         f"{shortcut:.1%}."
     )
     if margin.low is None or margin.high is None:
-        return f"{said} One problem alone cannot tell whether that is chance."
+        return f"{said} A single problem cannot show whether the difference is chance."
     points = f"{100 * margin.estimate:.1f} points [{100 * margin.low:.1f}, {100 * margin.high:.1f}]"
     if margin.low > 0:
-        return f"{said} {points} are explained by no shortcut tried here."
+        return f"{said} The difference, {points}, is explained by none of the shortcuts tested."
     if margin.high < 0:
-        return f"{said} The head does worse than the shortcut, by {points}."
+        return f"{said} The head is worse than the shortcut, by {points}."
     return (
         f"{said} The difference, {points}, may be chance: this split does not show that the head "
-        "knows more than the shortcut."
+        "is better than the shortcut."
     )

@@ -1,4 +1,4 @@
-"""How much a judge's score goes with the length of the output, within problems."""
+"""Rank correlation of score and output length within problems."""
 
 import numpy as np
 
@@ -7,19 +7,17 @@ from headtrain.metrics.pairwise import ScoredSamples
 
 
 def rank_correlations(scored: ScoredSamples) -> Floats:
-    """Return Spearman's correlation of score and length of each problem that has one.
+    """Get Spearman's correlation of score and length for each problem where it is defined.
 
-    A problem has one if neither its scores nor its lengths are all equal; tied values share their
+    It is undefined if all scores or all lengths of a problem are equal. Tied values share their
     average rank.
     """
-    _, problem = np.unique(scored.problem, return_inverse=True)
-    problem = problem.astype(np.int64)
-    own = _centred_ranks(problem, scored.scores)
-    other = _centred_ranks(problem, scored.output_tokens.astype(np.float64))
-    squares = np.bincount(problem, own**2) * np.bincount(problem, other**2)
-    has_one = squares > 0
-    products = np.bincount(problem, own * other)[has_one]
-    return np.asarray(products / np.sqrt(squares[has_one]), dtype=np.float64)
+    scores = _centred_ranks(scored.group, scored.scores)
+    lengths = _centred_ranks(scored.group, scored.output_tokens.astype(np.float64))
+    squares = np.bincount(scored.group, scores**2) * np.bincount(scored.group, lengths**2)
+    is_defined = squares > 0
+    products = np.bincount(scored.group, scores * lengths)[is_defined]
+    return np.asarray(products / np.sqrt(squares[is_defined]), dtype=np.float64)
 
 
 def _centred_ranks(groups: Ints, values: Floats) -> Floats:
@@ -32,7 +30,7 @@ def _centred_ranks(groups: Ints, values: Floats) -> Floats:
     tie_sizes = np.diff(tie_start, append=len(groups))
     starts = np.flatnonzero(is_first)
     sizes = np.diff(starts, append=len(groups))
-    # counted from the start of all: the group's own start goes when its mean is taken off
+    # counted from the start of all groups: subtracting the group's mean removes its offset
     average = np.repeat(tie_start + (tie_sizes - 1) / 2, tie_sizes)
     ranks = np.empty(len(groups))
     ranks[order] = average - np.repeat(starts + (sizes - 1) / 2, sizes)

@@ -1,4 +1,4 @@
-"""From a head and feature stores to what an evaluation is made of: scores, shortcuts and facts."""
+"""Reads the input of an evaluation from a head and feature stores: scores, shortcuts, facts."""
 
 import dataclasses
 import logging
@@ -11,12 +11,12 @@ from pydantic import TypeAdapter
 
 from featurize.arrays import Floats
 from featurize.store import FeatureStore
-from headtrain.evaluation.samples.facts import SampleFacts
-from headtrain.evaluation.samples.texts import SplitTexts, TextSource
+from headtrain.evaluation.details import SampleFacts
+from headtrain.evaluation.minimal_pairs import find_minimal_pairs
 from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
 from headtrain.evaluation.shortcuts.ngrams import NgramJudge
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
-from headtrain.evaluation.slices.minimal import find_near_pairs
+from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.inputs import LabelledSamples, read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.pairwise import ScoredSamples
@@ -25,7 +25,7 @@ from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import DataSamplingSettings, EvaluationSettings
 
 TRAIN, HOLDOUT = "train", "train_holdout"
-"""What the head was trained on, and the train problems it was not."""
+"""Train problems the head was trained on, and those held out of training."""
 
 ATTRIBUTES = ("difficulty", "language", "source")
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadSplit:
-    """A split as a head scores it; every column has a row a labelled sample."""
+    """A split with the scores of a head; every column is [labelled samples]."""
 
     labelled: LabelledSamples
     scored: ScoredSamples
@@ -52,10 +52,10 @@ def read_splits(
     seed: int = 0,
     baselines: Mapping[str, Mapping[str, Floats]] | None = None,
 ) -> dict[str, ReadSplit]:
-    """Score every store, by the name of its split, and look up what is known of its samples.
+    """Score the stores by split, and read what is known of their samples.
 
-    `baselines` are scores of the samples of a store by judges that were trained elsewhere.
-    Train problems that the head was not trained on become a split of their own, `train_holdout`.
+    `baselines` are the scores of other trained judges, [samples] of the store. Train problems held
+    out of training become a split of their own, `train_holdout`.
     """
     splits: dict[str, ReadSplit] = {}
     sources = texts or {}
@@ -110,36 +110,36 @@ def _with_texts(
     settings: EvaluationSettings,
     seed: int,
 ) -> dict[str, ReadSplit]:
-    """Add what needs texts, the n-gram judge and the minimal pairs, or why it is not there."""
+    """Add what needs texts, the n-gram judge and the minimal pairs, or why they are left out."""
     judge: NgramJudge | str = "there is no train split to learn from"
     if TRAIN in splits:
         judge = _train_ngrams(head, stores[TRAIN], splits[TRAIN], settings, seed)
     found = {}
     for name, split in splits.items():
-        shortcuts, left_out, near = dict(split.shortcuts), {}, None
+        shortcuts, left_out, minimal = dict(split.shortcuts), {}, None
         why_not = _why_no_texts(split.texts, settings)
         if isinstance(judge, str) or why_not:
             left_out[NGRAMS] = why_not or str(judge)
         else:
-            everyone = np.arange(len(split.texts))
-            shortcuts[NGRAMS] = judge.score(split.texts.read_outputs(everyone))
+            outputs = split.texts.read_outputs(np.arange(len(split.texts)))
+            shortcuts[NGRAMS] = judge.score(outputs)
         if why_not:
             left_out["minimal_pairs"] = why_not
         elif name != TRAIN:
-            near = find_near_pairs(
+            minimal = find_minimal_pairs(
                 split.scored,
                 split.texts.read_outputs,
                 largest_share=settings.minimal_edit,
                 most_texts=settings.most_texts or 0,
                 seed=seed,
             )
-        facts = dataclasses.replace(split.facts, near=near, left_out=left_out)
+        facts = dataclasses.replace(split.facts, minimal_pairs=minimal, left_out=left_out)
         found[name] = dataclasses.replace(split, shortcuts=shortcuts, facts=facts)
     return found
 
 
 def _why_no_texts(texts: SplitTexts, settings: EvaluationSettings) -> str:
-    """Empty when the texts of a whole split may be read."""
+    """Why the texts of a split may not be read; empty if they may."""
     if settings.most_texts is None:
         return "evaluation.most_texts is null"
     if not texts.are_there:
@@ -156,14 +156,14 @@ def _train_ngrams(
     settings: EvaluationSettings,
     seed: int,
 ) -> NgramJudge | str:
-    """A judge of n-grams that learnt from the head's own pairs, or why there is none."""
+    """Train the n-gram judge on the head's own pairs, or say why it cannot be."""
     if settings.most_texts is None or not train.texts.are_there:
         return _why_no_texts(train.texts, settings)
     try:
         data = _training_pairs(head, store)
     except (OSError, ValueError) as error:
         return f"the pairs of the head cannot be drawn again: {str(error).splitlines()[0]}"
-    # The pairs are in random order, so the first ones are a fair part of them.
+    # the pairs are in random order, so the first ones are a fair sample
     most = settings.most_texts // 2
     correct, incorrect = data.plan.correct[:most], data.plan.incorrect[:most]
     places, code = np.unique(np.concatenate([correct, incorrect]), return_inverse=True)
@@ -175,7 +175,7 @@ def _train_ngrams(
 
 
 def _training_pairs(head: TrainedHead, store: FeatureStore) -> TrainingData:
-    """The pairs the head was trained on, drawn again from its own settings."""
+    """Draw the pairs the head was trained on again, from its own settings."""
     record = head.record
     sampling = TypeAdapter(DataSamplingSettings).validate_python(record.config["data_sampling"])
     data = read_training_data(
@@ -185,5 +185,5 @@ def _training_pairs(head: TrainedHead, store: FeatureStore) -> TrainingData:
         train_holdout=record.holdout.share if record.holdout else 0.0,
     )
     if record.pairs.get("checksum", data.checksum()) != data.checksum():
-        logger.warning("%s: the n-grams learn from other pairs than the head did", store.path)
+        logger.warning("%s: the n-grams are trained on other pairs than the head", store.path)
     return data

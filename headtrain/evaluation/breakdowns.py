@@ -1,0 +1,160 @@
+"""Breakdowns: pairs grouped by attributes of their problem or by length difference."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+
+from featurize.arrays import Bools, Floats, Ints, Strings
+from headtrain.evaluation.numbers import accuracy_intervals
+from headtrain.evaluation.results import HEAD, Slice
+from headtrain.evaluation.split import MeasuredSplit
+from headtrain.metrics.accuracies import resample_accuracies
+from headtrain.metrics.pairs import length_difference_edges, tally_length_differences
+from headtrain.metrics.pairwise import PairTally
+
+MOST_GROUPS = 12
+NUM_RANGES = 4
+UNKNOWN, MIXED, OTHERS = "unknown", "mixed", "others"
+
+
+def measure_slice(
+    name: str, tallies: Mapping[str, PairTally], split: MeasuredSplit
+) -> Slice | None:
+    """Measure judges on a subset of the pairs; None if it is empty."""
+    first = next(iter(tallies.values()))
+    if not first.total:
+        return None
+    settings = split.settings
+    found = resample_accuracies(tallies, rounds=settings.bootstrap_rounds, seed=split.stream)
+    return Slice(
+        name=name,
+        num_pairs=first.total,
+        num_problems=first.num_problems,
+        judges={
+            judge: accuracy_intervals(accuracies, settings.confidence)
+            for judge, accuracies in found.items()
+        },
+    )
+
+
+def by_length_difference(split: MeasuredSplit, seed: int) -> tuple[Slice, ...]:
+    """Break down the head's accuracy by how many tokens longer the correct output is."""
+    edges = length_difference_edges(split.head, seed=seed)
+    tallies = tally_length_differences(split.head, edges)
+    bounds = pairwise([None, *edges.tolist(), None])
+    slices = [
+        measure_slice(_range_name(low, high), {HEAD: tally}, split)
+        for (low, high), tally in zip(bounds, tallies, strict=True)
+    ]
+    return tuple(part for part in slices if part is not None)
+
+
+def by_problem(
+    split: MeasuredSplit, attributes: Mapping[str, Strings]
+) -> dict[str, tuple[Slice, ...]]:
+    """Break down all judges' accuracy by attributes of the problem and number of candidates.
+
+    attributes are text or None, [samples]; those that are None for every sample are left out.
+    """
+    head, counts = split.head, split.counts[HEAD]
+    has_pairs = np.isin(np.unique(head.problem), counts.problem)  # [problems]
+    groups = {
+        name: group_problems(problem_values(values, head.group)[has_pairs])
+        for name, values in attributes.items()
+        if any(value is not None for value in values)
+    }
+    groups["candidates"] = group_counts(np.bincount(head.group)[has_pairs])
+    return {
+        name: tuple(
+            part
+            for kind, mask in kinds.items()
+            if (part := measure_slice(kind, _masked(split.counts, mask), split)) is not None
+        )
+        for name, kinds in groups.items()
+    }
+
+
+def problem_values(values: Strings, group: Ints) -> Strings:
+    """Get the value that all samples of each problem share, [problems].
+
+    values are [samples]; None becomes "unknown", different values become "mixed".
+    """
+    texts = np.array([UNKNOWN if value is None else str(value) for value in values], dtype=object)
+    _, first = np.unique(group, return_index=True)
+    differs = np.zeros(len(first), dtype=bool)
+    np.logical_or.at(differs, group, texts != texts[first][group])
+    return np.where(differs, MIXED, texts[first])
+
+
+def group_problems(values: Strings) -> dict[str, Bools]:
+    """Group problems by value; each group is a mask, [problems].
+
+    More than 12 different numbers, such as ratings, become ranges with about equally many
+    problems. Of other values the most frequent are kept and the rest become "others".
+    """
+    kinds = sorted(set(values.tolist()), key=_sort_key)
+    numbers = np.array([_to_number(value) for value in values])  # NaN if none
+    names = (UNKNOWN, MIXED)
+    are_numbers = all(kind in names or np.isfinite(_to_number(kind)) for kind in kinds)
+    if are_numbers and len(set(numbers[np.isfinite(numbers)].tolist())) > MOST_GROUPS:
+        rest = {name: values == name for name in names if name in kinds}
+        return _ranges(numbers) | rest
+    groups = {str(kind): values == kind for kind in kinds}
+    if len(groups) <= MOST_GROUPS:
+        return groups
+    frequent = sorted(groups, key=lambda name: -int(groups[name].sum()))[: MOST_GROUPS - 1]
+    kept = {name: mask for name, mask in groups.items() if name in frequent}
+    return {**kept, OTHERS: ~np.logical_or.reduce(list(kept.values()))}
+
+
+def group_counts(counts: Ints) -> dict[str, Bools]:
+    """Group problems by a count, such as of candidates."""
+    return group_problems(np.array([str(count) for count in counts], dtype=object))
+
+
+def _ranges(numbers: Floats) -> dict[str, Bools]:
+    known = numbers[np.isfinite(numbers)]
+    edges = np.unique(
+        np.quantile(known, np.arange(1, NUM_RANGES) / NUM_RANGES, method="nearest")
+    )
+    place = np.where(np.isfinite(numbers), np.searchsorted(edges, numbers, side="right"), -1)
+    groups = {}
+    for bin_ in np.unique(place[place >= 0]):
+        inside = numbers[place == bin_]
+        low, high = inside.min(), inside.max()
+        groups[f"{low:g}" if low == high else f"{low:g} to {high:g}"] = place == bin_
+    return groups
+
+
+def _to_number(value: object) -> float:
+    """The finite number that a text spells, else NaN."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return np.nan
+    return number if np.isfinite(number) else np.nan
+
+
+def _sort_key(value: object) -> tuple[int, float, str]:
+    """Numbers by size, then names, then unknown and mixed."""
+    number = _to_number(value)
+    if np.isfinite(number):
+        return (0, number, str(value))
+    return (2 if value in (UNKNOWN, MIXED) else 1, 0.0, str(value))
+
+
+def _masked(tallies: Mapping[str, PairTally], mask: Bools) -> dict[str, PairTally]:
+    return {
+        name: PairTally(wins=tally.wins[mask], num_pairs=tally.num_pairs[mask])
+        for name, tally in tallies.items()
+    }
+
+
+def _range_name(low: int | None, high: int | None) -> str:
+    """Name a range of length differences, such as `-12 to -3`."""
+    if low is None:
+        return "all" if high is None else f"below {high}"
+    if high is None:
+        return f"{low} and more"
+    return f"{low}" if high - low == 1 else f"{low} to {high - 1}"

@@ -1,0 +1,206 @@
+"""Comparison of two heads on the same pairs: which is better, how surely, where they disagree."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurize.arrays import Floats
+from featurize.store import FeatureStore
+from headtrain.evaluation.mistakes import widest_pairs
+from headtrain.evaluation.numbers import accuracy_intervals
+from headtrain.evaluation.results import Accuracy
+from headtrain.features.inputs import read_labelled_samples
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.metrics.accuracies import resample_accuracies
+from headtrain.metrics.agreement import McNemar, count_agreement, mcnemar
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
+from headtrain.settings import EvaluationSettings
+
+FIRST, SECOND = "A", "B"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """A pair that one head orders correctly and the other does not."""
+
+    correct: int
+    """Index of its correct sample."""
+    incorrect: int
+    first_margin: float
+    """Score of the correct minus that of the incorrect sample, in the head's own deviations."""
+    second_margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Accuracies of two heads, their difference and their disagreements."""
+
+    num_samples: int
+    num_pairs: int
+    num_problems: int
+    heads: Mapping[str, Accuracy]
+    """Of A and B."""
+
+    difference: Accuracy
+    """A minus B, over the same resamples of the problems."""
+
+    num_both_right: int
+    num_both_wrong: int
+    """Pairs that neither orders correctly; a tie is not correct."""
+
+    mcnemar: McNemar
+    problems_won: int
+    """Problems where A has the higher accuracy."""
+
+    problems_lost: int
+    wins: tuple[Disagreement, ...]
+    """Pairs that A orders correctly and B does not, the widest first."""
+
+    losses: tuple[Disagreement, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Convert to nested dicts of plain values, for JSON."""
+        return {**asdict(self), "mcnemar": self.mcnemar._asdict()}
+
+
+def compare(
+    first: ScoredSamples,
+    second: ScoredSamples,
+    settings: EvaluationSettings,
+    *,
+    seed: int = 0,
+    num_disagreements: int = 10,
+) -> Comparison:
+    """Compare two judges of the same samples; half of the disagreements are wins, half losses.
+
+    Raises:
+        EvaluationError: the samples differ, or no problem has both labels.
+    """
+    is_same = np.array_equal(first.problem, second.problem) and np.array_equal(
+        first.is_correct, second.is_correct
+    )
+    if not is_same:
+        raise EvaluationError("the two heads must score the same samples in the same order")
+    counts = {FIRST: pairwise_counts(first), SECOND: pairwise_counts(second)}
+    found = resample_accuracies(counts, rounds=settings.bootstrap_rounds, seed=seed)
+    agreement = count_agreement(first, second)
+    both, only_first, only_second, num_pairs = (
+        int(column.sum())
+        for column in (
+            agreement.both,
+            agreement.only_first,
+            agreement.only_second,
+            agreement.num_pairs,
+        )
+    )
+    ahead = counts[FIRST].wins - counts[SECOND].wins  # [problems] of the same number of pairs
+    confidence = settings.confidence
+    return Comparison(
+        num_samples=len(first),
+        num_pairs=num_pairs,
+        num_problems=len(counts[FIRST]),
+        heads={name: accuracy_intervals(one, confidence) for name, one in found.items()},
+        difference=accuracy_intervals(found[FIRST].minus(found[SECOND]), confidence),
+        num_both_right=both,
+        num_both_wrong=num_pairs - both - only_first - only_second,
+        mcnemar=mcnemar(only_first, only_second),
+        problems_won=int((ahead > 0).sum()),
+        problems_lost=int((ahead < 0).sum()),
+        wins=tuple(find_disagreements(first, second, (num_disagreements + 1) // 2)),
+        losses=tuple(find_disagreements(second, first, num_disagreements // 2)),
+    )
+
+
+def find_disagreements(
+    first: ScoredSamples, second: ScoredSamples, limit: int
+) -> list[Disagreement]:
+    """Find pairs that the first head gets right and the second wrong, the widest difference first.
+
+    Scores are scaled by their standard deviation within problems. A pair's difference of margins
+    is then a difference of d = first - second at its two samples, so the widest pair of a problem
+    consists of the extremes of d. Only these are considered, at most one per problem.
+    """
+    scaled = [judge.with_scores(_scaled(judge)) for judge in (first, second)]
+    difference = scaled[1].with_scores(scaled[1].scores - scaled[0].scores)
+    widest = widest_pairs(difference, len(first))
+    found = []
+    for correct, incorrect in zip(widest.correct, widest.incorrect, strict=True):
+        margins = [float(judge.scores[correct] - judge.scores[incorrect]) for judge in scaled]
+        if margins[0] > 0 > margins[1]:
+            found.append(
+                Disagreement(
+                    correct=int(correct),
+                    incorrect=int(incorrect),
+                    first_margin=margins[0],
+                    second_margin=margins[1],
+                )
+            )
+        if len(found) == limit:
+            break
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedSamples:
+    """Samples that two stores share, in the order of the first, with the scores of each head."""
+
+    first: ScoredSamples
+    second: ScoredSamples
+    task_ids: pa.ChunkedArray
+    """[samples]"""
+    num_left_out: int
+    """Labelled samples that only one of the stores has."""
+
+
+def read_shared(
+    first: TrainedHead, first_store: FeatureStore, second: TrainedHead, second_store: FeatureStore
+) -> SharedSamples:
+    """Score two heads, each on a store of its recipe, and match the samples by task_id.
+
+    Raises:
+        EvaluationError: no sample is in both stores, or one has different labels.
+    """
+    labelled = read_labelled_samples(first_store)
+    ids = first_store.samples["task_id"].take(pa.array(labelled.table_rows))
+    other = read_labelled_samples(second_store)
+    other_ids = second_store.samples["task_id"].take(pa.array(other.table_rows))
+    places = pc.index_in(ids, value_set=other_ids.combine_chunks())
+    is_shared = pc.is_valid(places).to_numpy()
+    if not is_shared.any():
+        raise EvaluationError(
+            f"{first_store.path} and {second_store.path} have no sample in common, so their heads "
+            "cannot be compared; featurize the same split for both"
+        )
+    matched: npt.NDArray[np.int64] = pc.drop_null(places).to_numpy().astype(np.int64)
+    kept = labelled.take(is_shared)
+    differs = kept.is_correct != other.is_correct[matched]
+    if differs.any():
+        task_id = ids.filter(pa.array(is_shared))[int(np.flatnonzero(differs)[0])].as_py()
+        raise EvaluationError(
+            f"sample {task_id!r} has different labels in {first_store.path} and "
+            f"{second_store.path}; featurize both from one dataset"
+        )
+    scored = ScoredSamples(
+        scores=np.asarray(first.score(first_store)[kept.table_rows], np.float64),
+        is_correct=kept.is_correct,
+        problem=kept.problems,
+        output_tokens=kept.output_tokens,
+    )
+    rows = other.table_rows[matched]
+    return SharedSamples(
+        first=scored,
+        second=scored.with_scores(second.score(second_store)[rows]),
+        task_ids=ids.filter(pa.array(is_shared)),
+        num_left_out=len(labelled) + len(other) - 2 * len(matched),
+    )
+
+
+def _scaled(scored: ScoredSamples) -> Floats:
+    """Scores divided by their standard deviation within problems, [n]."""
+    means = np.bincount(scored.group, scored.scores) / np.bincount(scored.group)
+    spread = float(np.sqrt(np.mean((scored.scores - means[scored.group]) ** 2)))
+    return scored.scores / spread if spread else scored.scores

@@ -1,0 +1,150 @@
+"""Named numbers: what an evaluation found, with unit and meaning, for JSON, tables and tracking."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+from headtrain.metrics.accuracies import Accuracies
+from headtrain.metrics.bootstrap import Interval
+
+Intervals = Mapping[str, Interval | None]
+"""Estimates with their intervals by the key of their quantity; None if undefined (0 / 0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """What a number measures."""
+
+    key: str
+    """Path of the number in its part of the JSON, such as `decision.brier`."""
+
+    title: str
+    """Label of its row or column in tables."""
+
+    unit: str
+    """share, score, correlation or points (a difference of shares)."""
+
+    meaning: str
+    """What the number says, in a sentence."""
+
+    metric: str | None = None
+    """Name with a tracking server; None is not tracked."""
+
+    are_bounds_tracked: bool = False
+    """Whether the bounds of the interval are tracked too."""
+
+    minus: "Quantity | None" = None
+    """The difference of this quantity, train minus another split; None is not computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Quantity):
+    """A quantity with its value; its key is the path from the top of the JSON."""
+
+    value: Interval | None
+
+    @classmethod
+    def of(
+        cls, quantity: Quantity, value: Interval | None, *, at: str, metric: str | None = None
+    ) -> Self:
+        """Name a value; `at` is the path of its part and `metric` its name with a tracker."""
+        own = {field.name: getattr(quantity, field.name) for field in fields(Quantity)}
+        return cls(**own | {"key": f"{at}.{quantity.key}", "metric": metric, "value": value})
+
+    def to_metrics(self) -> Iterator[tuple[str, float]]:
+        """Yield name and value of each metric to track."""
+        if self.metric is None or self.value is None:
+            return
+        yield self.metric, self.value.estimate
+        if self.are_bounds_tracked:
+            for bound, value in (("low", self.value.low), ("high", self.value.high)):
+                if value is not None:
+                    yield f"{self.metric}_{bound}", value
+
+
+def name_all(
+    quantities: Iterable[Quantity], found: Intervals, *, at: str, metrics: str | None = None
+) -> Iterator[Number]:
+    """Name the values of those quantities that were found.
+
+    `metrics` is the prefix of their names with a tracker, None if they are not tracked.
+    """
+    for quantity in quantities:
+        if quantity.key in found:
+            is_tracked = metrics is not None and quantity.metric is not None
+            metric = f"{metrics}{quantity.metric}" if is_tracked else None
+            yield Number.of(quantity, found[quantity.key], at=at, metric=metric)
+
+
+OVER_PAIRS = Quantity(
+    key="accuracy_over_pairs",
+    title="accuracy over pairs",
+    unit="share",
+    meaning="Share of pairs in the right order, every pair with the same weight; 0.5 is chance.",
+    metric="accuracy_over_pairs",
+    minus=Quantity(
+        key="accuracy_over_pairs",
+        title="accuracy over pairs",
+        unit="points",
+        meaning="How much less of its accuracy the head shows on this split than on train.",
+    ),
+)
+OVER_PROBLEMS = Quantity(
+    key="accuracy_over_problems",
+    title="accuracy over problems",
+    unit="share",
+    meaning="Share of pairs in the right order, every problem with the same weight.",
+    metric="accuracy_over_problems",
+    are_bounds_tracked=True,
+    minus=Quantity(
+        key="accuracy_over_problems",
+        title="accuracy over problems",
+        unit="points",
+        meaning="How much less of its accuracy the head shows on this split than on train.",
+        metric="accuracy",
+    ),
+)
+AUC = Quantity(
+    key="auc",
+    title="AUC",
+    unit="share",
+    meaning="Area under the ROC curve of all samples: includes knowing which problems are easy.",
+    metric="auc",
+)
+RESCUED = Quantity(
+    key="rescued",
+    title="rescued pairs",
+    unit="share",
+    meaning="Share of the pairs the best shortcut gets wrong that the head gets right.",
+)
+LENGTH_CORRELATION = Quantity(
+    key="length_correlation",
+    title="rank correlation of score and length within problems",
+    unit="correlation",
+    meaning="Mean over problems of Spearman's correlation of score and output length.",
+    metric="length_correlation",
+)
+ACCURACY = (OVER_PAIRS, OVER_PROBLEMS)
+"""Quantities of every set of pairs."""
+
+JUDGE = (*ACCURACY, AUC)
+"""Quantities of every judge of a split."""
+
+
+def pass_rate(n: int, place: int) -> Quantity:
+    """The pass rate of the best of n candidates, `place` in the list of sizes."""
+    return Quantity(
+        key=str(place),
+        title=f"n = {n}",
+        unit="share",
+        meaning=f"Pass rate if one of {n} candidates is picked, mean over all subsets of {n}.",
+        metric=f"best_of_{n}",
+    )
+
+
+def accuracy_intervals(accuracies: Accuracies, confidence: float) -> dict[str, Interval]:
+    """Get the intervals of both accuracies by key."""
+    return {
+        OVER_PAIRS.key: accuracies.over_pairs.interval(confidence),
+        OVER_PROBLEMS.key: accuracies.over_problems.interval(confidence),
+    }

@@ -1,1 +1,0 @@
-"""What is judged: the samples of a split with their scores, facts and texts."""

@@ -1,0 +1,139 @@
+"""The (correct, incorrect) pairs of a split, listed in chunks: for metrics of some of the pairs."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from featurize.arrays import Bools, Floats, Ints
+from headtrain.metrics.pairwise import PairTally, ScoredSamples
+
+PAIRS_AT_ONCE = 2**18
+"""Pairs of one chunk: few megabytes, so that a chunk stays in the cache."""
+
+
+class Pairs(NamedTuple):
+    """Pairs of one problem each, as indices of samples."""
+
+    correct: Ints
+    """[pairs]"""
+    incorrect: Ints
+    """[pairs]"""
+
+    def take(self, kept: Bools) -> "Pairs":
+        """Select pairs by a mask, [pairs]."""
+        return Pairs(self.correct[kept], self.incorrect[kept])
+
+
+class Partners(NamedTuple):
+    """Each correct sample with the range of the incorrect samples of its problem."""
+
+    correct: Ints
+    """[correct] indices of samples, by problem"""
+    incorrect: Ints
+    """[incorrect] indices of samples, by problem"""
+    begin: Ints
+    """[correct] first partner in `incorrect`"""
+    end: Ints
+    """[correct] one past the last partner"""
+
+
+def find_partners(scored: ScoredSamples) -> Partners:
+    """Find the incorrect samples that each correct sample is compared with."""
+    order = np.argsort(scored.group, kind="stable")
+    labels = scored.is_correct[order]
+    correct, incorrect = order[labels], order[~labels]
+    groups, own = scored.group[incorrect], scored.group[correct]
+    return Partners(
+        correct=correct,
+        incorrect=incorrect,
+        begin=np.searchsorted(groups, own, side="left").astype(np.int64),
+        end=np.searchsorted(groups, own, side="right").astype(np.int64),
+    )
+
+
+def list_pairs(scored: ScoredSamples, at_once: int = PAIRS_AT_ONCE) -> Iterator[Pairs]:
+    """Yield all pairs of a split in chunks; a chunk holds all pairs of its correct samples."""
+    correct, incorrect, begin, end = find_partners(scored)
+    counts = end - begin
+    ends = np.cumsum(counts)  # [correct] pairs up to and including those of each correct sample
+    first = 0
+    while first < len(correct):
+        before = ends[first] - counts[first]
+        last = max(first + 1, int(np.searchsorted(ends, before + at_once, side="right")))
+        chunk = slice(first, last)
+        starts = ends[chunk] - counts[chunk] - before  # of each correct sample in the chunk
+        positions = np.arange(ends[last - 1] - before) + np.repeat(
+            begin[chunk] - starts, counts[chunk]
+        )
+        yield Pairs(np.repeat(correct[chunk], counts[chunk]), incorrect[positions])
+        first = last
+
+
+def tally_pairs(
+    judges: Mapping[str, ScoredSamples], pairs: Iterable[Pairs]
+) -> dict[str, PairTally]:
+    """Tally some of the pairs for judges of the same samples; the problems are `group` codes."""
+    samples = next(iter(judges.values()))
+    wins = {name: np.zeros(samples.num_groups) for name in judges}
+    num_pairs = np.zeros(samples.num_groups, np.int64)
+    for chunk in pairs:
+        owner = samples.group[chunk.correct]
+        num_pairs += np.bincount(owner, minlength=len(num_pairs))
+        for name, judge in judges.items():
+            wins[name] += np.bincount(owner, pair_wins(judge, chunk), len(num_pairs))
+    return {name: PairTally(wins=won, num_pairs=num_pairs) for name, won in wins.items()}
+
+
+def tally_length_differences(scored: ScoredSamples, edges: Ints) -> list[PairTally]:
+    """Tally all pairs by how many tokens longer the correct output is.
+
+    edges are [bins - 1], ascending; bin k holds the differences in [edges[k-1], edges[k]).
+    """
+    lengths, num_groups = scored.output_tokens, scored.num_groups
+    shape = (len(edges) + 1, num_groups)
+    wins, num_pairs = np.zeros(shape), np.zeros(shape, np.int64)
+    for pairs in list_pairs(scored):
+        difference = lengths[pairs.correct] - lengths[pairs.incorrect]  # [pairs]
+        bins = np.searchsorted(edges, difference, side="right")
+        cell = bins * num_groups + scored.group[pairs.correct]
+        wins += np.bincount(cell, pair_wins(scored, pairs), wins.size).reshape(shape)
+        num_pairs += np.bincount(cell, minlength=wins.size).reshape(shape)
+    return [PairTally(wins=won, num_pairs=n) for won, n in zip(wins, num_pairs, strict=True)]
+
+
+def similar_lengths(tolerance: float, lengths: Ints) -> Callable[[Pairs], Pairs]:
+    """Keep the pairs whose longer output exceeds the shorter by at most a share `tolerance`."""
+
+    def keep(pairs: Pairs) -> Pairs:
+        one, other = lengths[pairs.correct], lengths[pairs.incorrect]
+        # 1e-9: rounding must not lose a length that fits exactly
+        longest = np.minimum(one, other) * (1 + tolerance) + 1e-9
+        return pairs.take(np.maximum(one, other) <= longest)
+
+    return keep
+
+
+def pair_wins(scored: ScoredSamples, pairs: Pairs) -> Floats:
+    """Get 1 for each pair in the right order, 0.5 for a tie and 0 otherwise, [pairs]."""
+    margin = scored.scores[pairs.correct] - scored.scores[pairs.incorrect]
+    return np.asarray((np.sign(margin) + 1) / 2, np.float64)
+
+
+def length_difference_edges(scored: ScoredSamples, *, num_bins: int = 6, seed: int = 0) -> Ints:
+    """Find edges [at most num_bins - 1] that split the pairs into bins of about equal size.
+
+    They are quantiles of the length differences of sampled pairs, 16 for each correct sample.
+    """
+    correct, incorrect, begin, end = find_partners(scored)
+    has_partner = end > begin
+    correct, begin, end = correct[has_partner], begin[has_partner], end[has_partner]
+    drawn = np.random.default_rng(seed).random((16, len(correct)))
+    partner = incorrect[begin + (drawn * (end - begin)).astype(np.int64)]  # [16, correct]
+    differences = (scored.output_tokens[correct] - scored.output_tokens[partner]).ravel()
+    weights = np.tile(end - begin, 16)
+    order = np.argsort(differences)
+    share = np.cumsum(weights[order]) / weights.sum()
+    wanted = np.arange(1, num_bins) / num_bins
+    edges = differences[order][np.minimum(np.searchsorted(share, wanted), len(order) - 1)]
+    return np.unique(edges)
