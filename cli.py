@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from featurize.run.job import FeaturizeJob, FeaturizeSummary
     from featurize.run.selection import Choose, Selection
     from featurize.store import FeatureStore
-    from headtrain.evaluation.judge import Judgement
+    from headtrain.evaluation.evaluate import EvaluatedHead
     from headtrain.head.checkpoint import TrainedHead
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
@@ -586,16 +586,15 @@ def compare_command(
 
     from featurize.io.files import write_json
     from featurize.settings import to_split
-    from headtrain.evaluation.comparison.compare import FIRST, SECOND, compare
-    from headtrain.evaluation.comparison.read import read_shared
-    from headtrain.evaluation.comparison.tables import (
+    from headtrain.evaluation.comparison import FIRST, SECOND, compare, read_shared
+    from headtrain.evaluation.files import head_name
+    from headtrain.evaluation.texts import SplitTexts
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.comparison import (
         comparison_lines,
         comparison_table,
-        telling_text,
+        disagreement_text,
     )
-    from headtrain.evaluation.place import head_name
-    from headtrain.evaluation.samples.texts import SplitTexts
-    from headtrain.head.checkpoint import load_head
 
     project = _load(config, overrides)
     settings, layout = project.settings, project.layout
@@ -608,7 +607,7 @@ def compare_command(
         shared.second,
         settings.evaluation,
         seed=settings.runtime.seed,
-        num_telling=settings.evaluation.mistakes,
+        num_disagreements=settings.evaluation.mistakes,
     )
     for name, head in zip((FIRST, SECOND), heads, strict=True):
         console().print(f"{name}: {head.path}")
@@ -625,7 +624,7 @@ def compare_command(
         ):
             for pair in pairs:
                 correct, incorrect = texts.read(np.array([pair.correct, pair.incorrect]))
-                console().print(telling_text(title, pair, correct, incorrect), soft_wrap=True)
+                console().print(disagreement_text(title, pair, correct, incorrect), soft_wrap=True)
     else:
         console().print(f"no code to show: {texts.source.why_not}")
     names = "+".join(head_name(head.path, layout.checkpoint_dir) for head in heads)
@@ -800,8 +799,8 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
     settings, layout = project.settings, project.layout
     console().print(f"eval: {split} split of {settings.dataset.name}")
     _keep_fonts_in(layout)
-    from headtrain.evaluation.judge import judge_head
-    from headtrain.evaluation.place import results_dir
+    from headtrain.evaluation.evaluate import evaluate_head
+    from headtrain.evaluation.files import results_dir
     from headtrain.head.checkpoint import load_head
     from headtrain.report.sweep import find_sweep, read_layers
 
@@ -812,12 +811,12 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
             " run the same `critic train-head` again to finish it"
         )
     stores = {str(name): project.open_store(name) for name in {"train": 0, split: 0}}
-    judgement = judge_head(
+    judgement = evaluate_head(
         trained,
         stores,
         settings.evaluation,
         texts={name: project.open_texts(name, store) for name, store in stores.items()},
-        closely=[split],
+        detailed=[split],
         seed=settings.runtime.seed,
         baselines=None if baseline is None else _random_backbone(project, trained, stores),
     )
@@ -844,8 +843,6 @@ def _evaluate_file(
     data: str, head: str | None, config: Path | None, overrides: list[str], *, repair: bool
 ) -> None:
     """`critic eval --data`: a head on a file of pairs that is not a split of its dataset."""
-    import dataclasses
-
     console().print(f"eval: {data}")
     from configs.project import HeadProject, texts_of
     from featurize.data.pair_rows import write_plain_rows
@@ -855,11 +852,10 @@ def _evaluate_file(
     trained, project = opened.head, opened.project
     settings, layout = project.settings, project.layout
     _keep_fonts_in(layout)
-    from headtrain.evaluation.benchmarks.styles import measure_styles
-    from headtrain.evaluation.benchmarks.subsets import measure_subsets
-    from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, style_rows, subset_rows
-    from headtrain.evaluation.judge import judge_head
-    from headtrain.evaluation.place import data_name, results_dir
+    from headtrain.evaluation.benchmarks import measure_benchmark
+    from headtrain.evaluation.evaluate import evaluate_head
+    from headtrain.evaluation.files import data_name, results_dir
+    from headtrain.report.benchmarks import SUBSET_COLUMNS, style_rows, subset_rows
 
     rows = write_plain_rows(data, layout.cache_dir / "pairs")
     index = project.index_files(str(rows))
@@ -873,21 +869,19 @@ def _evaluate_file(
     else:
         stores = {"train": train, **stores}
         texts["train"] = project.open_texts("train", train)
-    judgement = judge_head(
+    judgement = evaluate_head(
         trained,
         stores,
         settings.evaluation,
         texts=texts,
-        closely=[name],
+        detailed=[name],
         seed=settings.runtime.seed,
         decision=trained.record.decision,
     )
-    read = judgement.splits[name]
-    subsets = measure_subsets(read.scored, read.facts.attributes.get("source"))
-    styles = measure_styles(read.scored, read.texts.task_ids.to_pylist())
-    tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(subsets))]
-    if styles is not None:
-        tables.append(rows_table("the head by style", style_rows(styles)))
+    found = measure_benchmark(judgement.splits[name])
+    tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(found.subsets))]
+    if found.styles is not None:
+        tables.append(rows_table("the head by style", style_rows(found.styles)))
     _show_judgement(
         project,
         judgement,
@@ -896,17 +890,14 @@ def _evaluate_file(
         trained=trained,
         title=f"{settings.experiment.name} on {data}",
         about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
-        benchmark={
-            "subsets": dataclasses.asdict(subsets),
-            "styles": dataclasses.asdict(styles) | {"average": styles.average} if styles else None,
-        },
+        benchmark=found.to_dict(),
         tables=tables,
     )
 
 
 def _show_judgement(
     project: "Project",
-    judgement: "Judgement",
+    judgement: "EvaluatedHead",
     split: str,
     results: Path,
     *,
@@ -918,7 +909,7 @@ def _show_judgement(
     **report_options: Any,
 ) -> None:
     """Write an evaluation and its report, log it, and print its tables."""
-    from headtrain.evaluation.judge import to_metrics, write_evaluation
+    from headtrain.evaluation.files import write_evaluation
     from headtrain.report.page import write_report
     from headtrain.report.tables import judges_table, summary_lines, values_table
 
@@ -934,7 +925,7 @@ def _show_judgement(
         **report_options,
     )
     if is_new:
-        metrics = to_metrics(evaluation, split)
+        metrics = evaluation.metrics(split)
         run_id = trained.record.tracking_run_id
         project.make_tracker().log_evaluation(run_id, metrics, [path, *report])
     console().print(judges_table(evaluation, split))

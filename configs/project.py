@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featurize.data.records import Sample
     from featurize.run.job import FeaturizeJob
     from featurize.store import FeatureStore
-    from headtrain.evaluation.samples.texts import TextSource
+    from headtrain.evaluation.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.metrics.calibration import Decision
     from headtrain.tracking import MlflowTracker
@@ -136,7 +136,7 @@ class Project:
 
     def open_texts(self, split: str, store: "FeatureStore") -> "TextSource":
         """The texts a store was made from, if its dataset still has its samples."""
-        from headtrain.evaluation.samples.texts import TextSource
+        from headtrain.evaluation.texts import TextSource
 
         try:
             index = self.open_index(split)
@@ -243,7 +243,7 @@ def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from headtrain.evaluation.samples.texts import TextSource
+    from headtrain.evaluation.texts import TextSource
 
     task_ids = index.table["task_id"].combine_chunks()
     num_gone = pc.sum(pc.invert(pc.is_in(store.samples["task_id"], value_set=task_ids))).as_py()

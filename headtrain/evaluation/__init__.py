@@ -1,1 +1,1 @@
-"""Evaluation of a head: accuracy with intervals, beside shortcuts, in breakdowns and comparisons."""
+"""Evaluation of a head: accuracies with intervals, beside shortcuts, in breakdowns."""

@@ -115,9 +115,7 @@ def group_counts(counts: Ints) -> dict[str, Bools]:
 
 def _ranges(numbers: Floats) -> dict[str, Bools]:
     known = numbers[np.isfinite(numbers)]
-    edges = np.unique(
-        np.quantile(known, np.arange(1, NUM_RANGES) / NUM_RANGES, method="nearest")
-    )
+    edges = np.unique(np.quantile(known, np.arange(1, NUM_RANGES) / NUM_RANGES, method="nearest"))
     place = np.where(np.isfinite(numbers), np.searchsorted(edges, numbers, side="right"), -1)
     groups = {}
     for bin_ in np.unique(place[place >= 0]):

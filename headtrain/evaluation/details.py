@@ -1,9 +1,9 @@
 """The detailed results of one split: what could explain the head's accuracy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from collections.abc import Mapping
 
 from featurize.arrays import Floats, Ints, Strings
 from headtrain.evaluation.breakdowns import by_length_difference, by_problem, measure_slice

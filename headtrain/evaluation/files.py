@@ -1,37 +1,37 @@
-"""Files of an evaluation: where they go, how they are written, and whether they are up to date.
+"""Files of an evaluation: where they are, and how they are written and read.
 
-Beside `valid.json` there is `valid.inputs.json`: digests of everything the evaluation was made
-from, and checksums of its files. If all still agree, the evaluation need not be repeated. Nothing
-here imports torch.
+Nothing is imported that needs torch, so that finished evaluations can be shown at once.
 """
 
-import contextlib
-import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurize.io.files import checksum, digest, read_json, write_json
+from featurize.data.sources import SUFFIXES
+from featurize.io.files import digest, read_json, write_json
 
 if TYPE_CHECKING:
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
 
 
+def default_head(checkpoint_dir: Path) -> Path | None:
+    """Find the head of a run that is evaluated by default: the best, else the final one."""
+    candidates = (checkpoint_dir, checkpoint_dir / "best", checkpoint_dir / "final")
+    return next((folder for folder in candidates if (folder / "head.json").exists()), None)
+
+
 def results_dir(head: str, checkpoint_dir: Path, evaluation_dir: Path) -> Path:
     """Get the folder for evaluations of the head at this path or URI.
 
-    It is `evaluation_dir` for the head that is evaluated by default, and a folder below it, named
-    after the head, for any other, so that heads do not overwrite each other's results.
+    It is `evaluation_dir` for the default head, and a folder below it, named after the head, for
+    any other, so that heads do not overwrite each other's results.
     """
-    from headtrain.head.checkpoint import CheckpointError, find_head
-
-    with contextlib.suppress(CheckpointError):  # the experiment has no head of its own yet
-        if Path(head).absolute() == Path(find_head(str(checkpoint_dir.absolute()))):
-            return evaluation_dir
+    default = default_head(checkpoint_dir)
+    if default is not None and Path(head).absolute() == default.absolute():
+        return evaluation_dir
     return evaluation_dir / head_name(head, checkpoint_dir)
 
 
@@ -42,6 +42,16 @@ def head_name(head: str, checkpoint_dir: Path) -> str:
         return _join(folder.relative_to(own).parts)
     location = head if "://" in head else str(folder)
     return f"{_join(folder.parts[-2:])}-{digest([location])[:6]}"
+
+
+def data_name(data: str, fingerprint: str) -> str:
+    """Name a file or glob: its name without the ending, and part of its content's digest.
+
+    Files of the same name with different content do not overwrite each other's results.
+    """
+    name = Path(data).name
+    stem = next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
+    return f"data-{to_name(stem) or 'file'}-{fingerprint[:6]}"
 
 
 def to_name(text: str) -> str:
@@ -82,59 +92,6 @@ def read_evaluation(path: Path) -> "Evaluation":
         return Evaluation.from_dict(read_json(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is not an evaluation ({error}); delete it and rerun") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationInputs:
-    """What an evaluation depends on; equal inputs give equal files."""
-
-    head: str
-    """Digest or content of head.json, which has the checksum of the weights."""
-
-    stores: Mapping[str, str]
-    """Fingerprint of the feature store, by split."""
-
-    texts: Mapping[str, Any]
-    """What identifies the dataset files of each split, such as sizes and times; None if gone."""
-
-    settings: Mapping[str, Any]
-    """Settings of the evaluation and of the report: section `evaluation`, seed, title, baseline."""
-
-    version: str
-    """Version of critic."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of all of them."""
-        return digest(dataclasses.asdict(self))
-
-
-def describe_files(paths: Sequence[Path]) -> list[list[Any]]:
-    """Get name, size and time of change of local files, without reading them."""
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
-
-
-def record_inputs(path: Path, inputs: EvaluationInputs, files: Sequence[Path]) -> None:
-    """Record what the evaluation at `path` was made from, and the files that were written."""
-    checksums = {str(file.relative_to(path.parent)): checksum(file) for file in files}
-    write_json(_inputs_path(path), {"inputs": inputs.digest, "files": checksums})
-
-
-def is_up_to_date(path: Path, inputs: EvaluationInputs) -> bool:
-    """Whether the evaluation at `path` was made from these inputs and its files are unchanged."""
-    try:
-        record = read_json(_inputs_path(path))
-        return bool(
-            record["inputs"] == inputs.digest
-            and path.name in record["files"]
-            and all(checksum(path.parent / name) == s for name, s in record["files"].items())
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _inputs_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.inputs.json")
 
 
 def _join(parts: tuple[str, ...]) -> str:

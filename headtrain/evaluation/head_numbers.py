@@ -97,7 +97,7 @@ VALUES = (
     ),
     Metric(
         key="variance.intraclass_correlation",
-        title="variance between problems without chance (ICC)",
+        title="intraclass correlation (ICC)",
         unit="share",
         meaning="Intraclass correlation: the share between problems beyond what chance adds.",
         of=lambda head: intraclass_correlation(head.scored),

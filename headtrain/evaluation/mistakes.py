@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurize.arrays import Ints
-from headtrain.evaluation.judge import Judgement
+from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.metrics.pairwise import ScoredSamples
 
 
@@ -41,10 +41,9 @@ def widest_pairs(scored: ScoredSamples, limit: int) -> WidestPairs:
 
     The widest pair of a problem consists of its extremes, so pairs need not be enumerated.
     """
-    _, problem = np.unique(scored.problem, return_inverse=True)
+    problem, num_problems = scored.group, scored.num_groups
     order = np.lexsort((scored.scores, problem))  # ascending within each problem
     labels = scored.is_correct[order]
-    num_problems = int(problem.max()) + 1
     worst = np.full(num_problems, -1)
     top = np.full(num_problems, -1)
     correct, incorrect = order[labels], order[~labels]
@@ -58,9 +57,9 @@ def widest_pairs(scored: ScoredSamples, limit: int) -> WidestPairs:
     return WidestPairs(correct=worst[chosen], incorrect=top[chosen], margin=margin[chosen])
 
 
-def worst_mistakes(judgement: Judgement, split: str, limit: int) -> list[Mistake]:
+def worst_mistakes(evaluated: EvaluatedHead, split: str, limit: int) -> list[Mistake]:
     """Return the widest mistakes of the head with their texts; none without texts."""
-    read, decision = judgement.splits[split], judgement.evaluation.decision
+    read, decision = evaluated.splits[split], evaluated.evaluation.decision
     if not read.texts.are_there:
         return []
     pairs = widest_pairs(read.scored, limit)

@@ -133,14 +133,13 @@ class Details:
     """What could not be computed, and why."""
 
     @property
-    def slices(self) -> dict[str, tuple[Slice, ...]]:
-        """All slices by title: pairs of similar length, minimal pairs, then the breakdowns."""
-        alone = {
-            "pairs of about one length": self.length_matched,
+    def subsets(self) -> dict[str, Slice]:
+        """The slices that are not part of a breakdown, by title."""
+        found = {
+            "pairs of similar length": self.length_matched,
             "minimal pairs": self.minimal_pairs,
         }
-        found = {title: (part,) for title, part in alone.items() if part is not None}
-        return found | {f"by {name}": parts for name, parts in self.breakdowns.items()}
+        return {title: part for title, part in found.items() if part is not None}
 
     def numbers(self, at: str) -> Iterator[Number]:
         """Yield all numbers, named."""

@@ -92,9 +92,7 @@ def _share_of_subsets(part: Ints, whole: Ints, n: int) -> Floats:
     return np.where(enough, share, 0.0)
 
 
-def _majority_rate(
-    code: Ints, labels: Floats, n: int, generator: np.random.Generator
-) -> float:
+def _majority_rate(code: Ints, labels: Floats, n: int, generator: np.random.Generator) -> float:
     if n > len(code):
         return float("nan")
     keys = generator.random((NUM_SUBSETS, len(code)))

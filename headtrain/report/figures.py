@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from headtrain.evaluation.judge import Judgement
+from headtrain.evaluation.evaluate import EvaluatedHead
+from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
 from headtrain.evaluation.results import Details
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import pairwise_counts
@@ -42,7 +43,7 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 class Content:
     """What the figures of one split are drawn from."""
 
-    judgement: Judgement
+    judgement: EvaluatedHead
     split: str
     history: History
     sweep: Mapping[str, Interval]
@@ -102,7 +103,7 @@ def draw_shortcuts(content: Content) -> "Figure":
     judges = content.judgement.evaluation.splits[content.split].judges
     with drawing(height=0.9 + 0.32 * len(judges)) as (figure, axes):
         names = list(judges)[::-1]
-        found = [judges[name].accuracy_over_problems for name in names]
+        found = [judges[name][OVER_PROBLEMS.key] for name in names]
         _whiskers(axes, found, [HEAD if name == "head" else INK for name in names])
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
@@ -178,7 +179,7 @@ def draw_length_difference(content: Content) -> "Figure | None":
     if not parts:
         return None
     with drawing() as (figure, axes):
-        found = [part.judges["head"].accuracy_over_pairs for part in parts]
+        found = [part.judges["head"][OVER_PAIRS.key] for part in parts]
         _whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
         axes.axhline(0.5, color=FAINT, linestyle=":")
         names = [part.name.replace(" and more", " or more") for part in parts]

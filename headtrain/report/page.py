@@ -8,20 +8,22 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from featurize.io.files import atomic_path
-from headtrain.evaluation.judge import Judgement
+from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.mistakes import Mistake, worst_mistakes
+from headtrain.evaluation.numbers import JUDGE
 from headtrain.evaluation.results import Evaluation
-from headtrain.evaluation.samples.visible import to_visible
+from headtrain.evaluation.shortcuts.verdict import verdict_sentence
+from headtrain.evaluation.texts import to_visible
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.figures import Content, History, Picture, render_all
-from headtrain.report.tables import value_rows, verdict_text
+from headtrain.report.tables import value_rows
 
 TEMPLATE = "page.html.j2"
 
 
 def write_report(
     folder: Path,
-    judgement: Judgement,
+    judgement: EvaluatedHead,
     split: str,
     *,
     title: str,
@@ -82,11 +84,12 @@ def render_page(
         split=split,
         result=evaluation.splits[split],
         details=evaluation.details[split],
-        sentence=verdict_text(evaluation, split) or "There is no shortcut to compare with.",
+        sentence=verdict_sentence(evaluation.splits[split], evaluation.details[split]),
         pictures=pictures,
         mistakes=mistakes,
         level=f"{evaluation.confidence:.0%}",
         values=value_rows(evaluation, split),
+        quantities=JUDGE,
         has_difference=split in evaluation.train_minus,
     )
 

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-
-from featurize.arrays import Floats
-from headtrain.evaluation.evaluate import evaluate
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.slices.agreement import count_agreement
 from headtrain.evaluation.slices.lengths import PairWindows
+
+from featurize.arrays import Floats
+from headtrain.evaluation.evaluate import evaluate
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 

@@ -136,7 +136,7 @@ def _import_like_a_command() -> None:
     for name in (
         "featurize.run.compute",
         "headtrain.training.train",
-        "headtrain.evaluation.judge",
+        "headtrain.evaluation.evaluate",
         "mlflow",
     ):
         importlib.import_module(name)

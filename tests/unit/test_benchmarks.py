@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-
-from configs.console import columns_table, console
 from headtrain.evaluation.benchmarks.styles import measure_styles
 from headtrain.evaluation.benchmarks.subsets import (
     NO_SUBSET,
@@ -13,6 +11,8 @@ from headtrain.evaluation.benchmarks.subsets import (
 )
 from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, subset_rows
 from headtrain.evaluation.place import data_name
+
+from configs.console import columns_table, console
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
-from scipy.stats import binomtest
-
-from featurize.data.records import Sample
 from headtrain.evaluation.comparison.compare import compare
 from headtrain.evaluation.comparison.read import read_shared
 from headtrain.evaluation.comparison.tables import comparison_lines, telling_text
 from headtrain.evaluation.comparison.telling import TellingPair, telling_pairs
-from headtrain.head.checkpoint import CheckpointError
 from headtrain.metrics.mcnemar import mcnemar
+from rich.console import Console
+from scipy.stats import binomtest
+
+from featurize.data.records import Sample
+from headtrain.head.checkpoint import CheckpointError
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.settings import EvaluationSettings
 from tests.support.synthetic_stores import write_store

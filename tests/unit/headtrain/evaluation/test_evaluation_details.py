@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from headtrain.evaluation.samples.facts import NearPairs, SampleFacts
 
 from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.samples.facts import NearPairs, SampleFacts
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.metrics.pairwise import (
     pairwise_accuracy,

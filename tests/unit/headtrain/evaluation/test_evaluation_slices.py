@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
 from headtrain.evaluation.slices.agreement import count_agreement
 from headtrain.evaluation.slices.dominance import WaveletMatrix
 from headtrain.evaluation.slices.lengths import PairWindows, difference_edges, ranks_within
 from headtrain.evaluation.slices.minimal import MOST_OF_A_LABEL, find_near_pairs, near_tally
 from headtrain.evaluation.slices.problems import group_counts, group_problems, problem_values
+
 from headtrain.metrics.pairwise import ScoredSamples
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from headtrain.evaluation.shortcuts.length import rank_correlations
 from scipy.stats import f_oneway, spearmanr
 from sklearn.metrics import roc_auc_score
 
 from headtrain.evaluation.shortcuts.controls import prompt_only_scores, shuffled_tally
-from headtrain.evaluation.shortcuts.length import rank_correlations
 from headtrain.metrics.bootstrap import JointSums, Resampled, ratio, resample_sums
 from headtrain.metrics.calibration import Calibration, Decision, reliability
 from headtrain.metrics.pairwise import ScoredSamples, best_f1_threshold

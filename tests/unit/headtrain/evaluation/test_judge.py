@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from headtrain.evaluation.judge import judge_head, write_evaluation
+from headtrain.evaluation.samples.texts import TextSource
 
 from configs.loader import load_config, to_dict
 from featurize.data.records import Sample
-from headtrain.evaluation.judge import judge_head, write_evaluation
-from headtrain.evaluation.samples.texts import TextSource
 from headtrain.pairs.holdout import choose_holdout
 from headtrain.settings import EvaluationSettings
 from tests.support.synthetic_stores import write_store

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from headtrain.evaluation.place import results_dir
 
 RESULTS = Path("storage/evaluation/demo")

@@ -1,7 +1,6 @@
 """Texts from the data, made safe to show."""
 
 import pytest
-
 from headtrain.evaluation.samples.visible import to_visible
 
 

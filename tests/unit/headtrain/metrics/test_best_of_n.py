@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from headtrain.metrics.majority import majority_rates
 from scipy.stats import hypergeom
 
 from headtrain.metrics.best_of_n import (
@@ -12,7 +13,6 @@ from headtrain.metrics.best_of_n import (
     oracle_rates,
     pass_rates,
 )
-from headtrain.metrics.majority import majority_rates
 from headtrain.metrics.pairwise import ScoredSamples
 
 

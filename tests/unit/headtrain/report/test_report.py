@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-
-from featurize.data.records import Sample
-from headtrain.evaluation.evaluate import evaluate
 from headtrain.evaluation.judge import Judgement, to_metrics
-from headtrain.evaluation.mistakes import widest_pairs, worst_mistakes
 from headtrain.evaluation.samples.facts import SampleFacts
 from headtrain.evaluation.samples.reading import ReadSplit
 from headtrain.evaluation.samples.texts import SplitTexts, TextSource
+
+from featurize.data.records import Sample
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.mistakes import widest_pairs, worst_mistakes
 from headtrain.features.inputs import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from headtrain.evaluation.judge import judge_head
 
 from featurize.store import FeatureStore
-from headtrain.evaluation.judge import judge_head
 from headtrain.head.checkpoint import load_head
 from headtrain.settings import EvaluationSettings
 from headtrain.training.decision import fit_decision
