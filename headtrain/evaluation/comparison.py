@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Floats
 from featurize.store import FeatureStore
-from headtrain.evaluation.mistakes import widest_pairs
 from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import Accuracy
 from headtrain.features.inputs import read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.accuracies import resample_accuracies
 from headtrain.metrics.agreement import McNemar, count_agreement, mcnemar
+from headtrain.metrics.pairs import widest_pairs
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 

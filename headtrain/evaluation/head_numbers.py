@@ -78,13 +78,8 @@ VALUES = (
         unit="score",
         meaning="Mean score of the correct outputs minus that of the incorrect ones.",
         metric="gap",
-        minus=Quantity(
-            key="gap",
-            title="gap",
-            unit="score",
-            meaning="How much smaller the gap is than on train, on the head's own scale.",
-            metric="gap",
-        ),
+        minus="gap",
+        minus_metric="gap",
         of=lambda head: score_gap(head.scored),
     ),
     Metric(
@@ -126,13 +121,8 @@ DECISION = (
         unit="share",
         meaning="Mean probability of the correct outputs minus that of the incorrect ones.",
         metric="probability_gap",
-        minus=Quantity(
-            key="probability_gap",
-            title="gap of P(correct)",
-            unit="points",
-            meaning="How much smaller the gap of the probabilities is than on train.",
-            metric="probability_gap",
-        ),
+        minus="probability_gap",
+        minus_metric="probability_gap",
         of=lambda head: score_gap(head.probability),
     ),
     Metric(

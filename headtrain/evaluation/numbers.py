@@ -22,7 +22,7 @@ class Quantity:
     """Label of its row or column in tables."""
 
     unit: str
-    """share, score, correlation or points (a difference of shares)."""
+    """share, score or correlation."""
 
     meaning: str
     """What the number says, in a sentence."""
@@ -33,8 +33,11 @@ class Quantity:
     are_bounds_tracked: bool = False
     """Whether the bounds of the interval are tracked too."""
 
-    minus: "Quantity | None" = None
-    """The difference of this quantity, train minus another split; None is not computed."""
+    minus: str | None = None
+    """Key of the difference between train and another split; None if it is not computed."""
+
+    minus_metric: str | None = None
+    """Name of the difference with a tracking server; None is not tracked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +85,7 @@ OVER_PAIRS = Quantity(
     unit="share",
     meaning="Share of pairs in the right order, every pair with the same weight; 0.5 is chance.",
     metric="accuracy_over_pairs",
-    minus=Quantity(
-        key="accuracy_over_pairs",
-        title="accuracy over pairs",
-        unit="points",
-        meaning="How much less of its accuracy the head shows on this split than on train.",
-    ),
+    minus="accuracy_over_pairs",
 )
 OVER_PROBLEMS = Quantity(
     key="accuracy_over_problems",
@@ -96,13 +94,8 @@ OVER_PROBLEMS = Quantity(
     meaning="Share of pairs in the right order, every problem with the same weight.",
     metric="accuracy_over_problems",
     are_bounds_tracked=True,
-    minus=Quantity(
-        key="accuracy_over_problems",
-        title="accuracy over problems",
-        unit="points",
-        meaning="How much less of its accuracy the head shows on this split than on train.",
-        metric="accuracy",
-    ),
+    minus="accuracy_over_problems",
+    minus_metric="accuracy",
 )
 AUC = Quantity(
     key="auc",
@@ -129,6 +122,21 @@ ACCURACY = (OVER_PAIRS, OVER_PROBLEMS)
 
 JUDGE = (*ACCURACY, AUC)
 """Quantities of every judge of a split."""
+
+
+def differences(quantities: Iterable[Quantity]) -> list[Quantity]:
+    """Describe the differences between train and another split of those that have one."""
+    return [
+        Quantity(
+            key=quantity.minus,
+            title=quantity.title,
+            unit=quantity.unit,
+            meaning=f"Train minus this split: {quantity.meaning}",
+            metric=quantity.minus_metric,
+        )
+        for quantity in quantities
+        if quantity.minus is not None
+    ]
 
 
 def pass_rate(n: int, place: int) -> Quantity:

@@ -14,6 +14,7 @@ from headtrain.evaluation.numbers import (
     RESCUED,
     Intervals,
     Number,
+    differences,
     name_all,
     pass_rate,
 )
@@ -199,11 +200,9 @@ class Evaluation:
         for judge, accuracy in self.splits[split].judges.items():
             if judge != HEAD:
                 found += name_all(JUDGE, accuracy, at=f"{at}.judges.{judge}", metrics=f"{judge}/")
-        differences = [q.minus for q in (*JUDGE, *HEAD_NUMBERS) if q.minus is not None]
         difference = self.train_minus.get(split, {})
-        found += name_all(
-            differences, difference, at=f"train_minus.{split}", metrics="train_minus/"
-        )
+        quantities = differences([*JUDGE, *HEAD_NUMBERS])
+        found += name_all(quantities, difference, at=f"train_minus.{split}", metrics="train_minus/")
         if split in self.details:
             found += self.details[split].numbers(f"details.{split}")
         return found

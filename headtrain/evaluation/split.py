@@ -103,7 +103,7 @@ def train_minus(train: MeasuredSplit, other: MeasuredSplit) -> Intervals:
     """Get the differences of the head's numbers, by key."""
     confidence = train.settings.confidence
     return {
-        number.minus.key: (
+        number.minus: (
             train.resampled[number.key] - other.resampled[number.key]
         ).interval_if_defined(confidence)
         for number in (*JUDGE, *HEAD_NUMBERS)

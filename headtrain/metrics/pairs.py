@@ -20,8 +20,8 @@ class Pairs(NamedTuple):
     incorrect: Ints
     """[pairs]"""
 
-    def take(self, kept: Bools) -> "Pairs":
-        """Select pairs by a mask, [pairs]."""
+    def take(self, kept: Bools | Ints) -> "Pairs":
+        """Select pairs by a mask [pairs] or by index."""
         return Pairs(self.correct[kept], self.incorrect[kept])
 
 
@@ -137,3 +137,22 @@ def length_difference_edges(scored: ScoredSamples, *, num_bins: int = 6, seed: i
     wanted = np.arange(1, num_bins) / num_bins
     edges = differences[order][np.minimum(np.searchsorted(share, wanted), len(order) - 1)]
     return np.unique(edges)
+
+
+def widest_pairs(scored: ScoredSamples, limit: int) -> Pairs:
+    """Find the problems whose best incorrect sample scores highest above their worst correct one.
+
+    One pair per problem, the widest first. It consists of the problem's extremes, so pairs need
+    not be listed.
+    """
+    order = np.lexsort((scored.scores, scored.group))  # ascending within each problem
+    labels = scored.is_correct[order]
+    worst, best = np.full((2, scored.num_groups), -1)
+    correct, incorrect = order[labels], order[~labels]
+    worst[scored.group[correct][::-1]] = correct[::-1]  # the last write wins: the lowest score
+    best[scored.group[incorrect]] = incorrect  # and here the highest
+    pairs = Pairs(worst, best).take((worst >= 0) & (best >= 0))
+    margin = scored.scores[pairs.incorrect] - scored.scores[pairs.correct]
+    chosen = np.argsort(-margin, kind="stable")
+    chosen = chosen[margin[chosen] > 0][:limit]
+    return pairs.take(chosen)

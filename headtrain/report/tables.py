@@ -78,7 +78,7 @@ def value_rows(evaluation: Evaluation, split: str) -> list[ValueRow]:
             name=row[0].title,
             meaning=row[0].meaning,
             splits=tuple(number.value for number in row),
-            difference=difference.get(row[0].minus.key) if row[0].minus else None,
+            difference=difference.get(row[0].minus or ""),
         )
         for row in zip(*of_splits, strict=True)
     ]
