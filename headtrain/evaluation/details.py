@@ -26,6 +26,7 @@ from headtrain.metrics.bootstrap import (
     resample_sums,
 )
 from headtrain.metrics.calibration import Decision, ReliabilityBin, reliability
+from headtrain.metrics.groups import group_codes
 from headtrain.metrics.pairs import Pairs, list_pairs, similar_lengths, tally_pairs
 from headtrain.metrics.rank_correlation import rank_correlations
 
@@ -160,4 +161,4 @@ def _pass_rates(
 
 
 def _are_distinct(group: Ints, outputs: Ints) -> bool:
-    return len(np.unique(np.stack([group, outputs]), axis=1).T) == len(group)
+    return int(group_codes(group, outputs).max()) + 1 == len(group)

@@ -13,6 +13,7 @@ from featurize.store import FeatureStore
 from headtrain.features.columns import rank_strings
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
 from headtrain.metrics.calibration import Calibration
+from headtrain.metrics.groups import group_codes
 
 SCORE, PROBABILITY, RANK, SPREAD = "score", "probability", "rank", "score_spread"
 """Fields of a scored row."""
@@ -75,11 +76,10 @@ class Scorer:
         problems, languages = (
             rank_strings(store.samples[name]).codes for name in ("problem_id", "language")
         )
-        _, groups = np.unique(np.stack([problems, languages]), axis=1, return_inverse=True)
         return Scores(
             values=np.asarray(self.head.score(store), np.float64),
             spreads=np.asarray(self.head.spread(store), np.float64) if self.is_ensemble else None,
-            groups=groups.reshape(-1).astype(np.int64),
+            groups=group_codes(problems, languages),
             calibration=self.calibration,
         )
 

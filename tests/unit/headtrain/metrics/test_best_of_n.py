@@ -4,11 +4,11 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from headtrain.metrics.majority import majority_rates
 from scipy.stats import hypergeom
 
 from headtrain.metrics.best_of_n import (
     choose_sizes,
+    majority_rates,
     mean_rates,
     oracle_rates,
     pass_rates,

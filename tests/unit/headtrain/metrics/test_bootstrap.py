@@ -7,12 +7,11 @@ from scipy.stats import bootstrap
 from headtrain.metrics.bootstrap import (
     Interval,
     Resampled,
+    SumStatistic,
     ratio,
+    resample_jointly,
     resample_sums,
-    value_gap,
-    value_sums,
 )
-from headtrain.metrics.pairwise import ScoredSamples, value_means
 
 
 def simulated(generator, num_problems):
@@ -96,11 +95,11 @@ def test_a_single_problem_has_an_estimate_and_no_interval():
 
 
 def test_rounds_without_a_label_are_left_out_of_the_interval():
-    # two problems, one label each: half of the rounds lack a label
-    sums = np.array([[6.0, 2.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
-    resampled = resample_sums(sums, rounds=100, seed=0).apply(value_gap)
-    assert 20 < np.isnan(resampled.replicates).sum() < 80
-    assert resampled.interval() == Interval(estimate=2.0, low=2.0, high=2.0)
+    # only one of two problems has the label: a quarter of the rounds lack it
+    resampled = resample_sums(np.array([[6.0, 2.0], [0.0, 0.0]]), rounds=100, seed=0)
+    mean = resampled.apply(ratio(0, 1))
+    assert 10 < np.isnan(mean.replicates).sum() < 40
+    assert mean.interval() == Interval(estimate=3.0, low=3.0, high=3.0)
 
 
 def test_the_confidence_is_the_share_of_rounds_inside():
@@ -125,14 +124,18 @@ def test_a_difference_of_independent_data_adds_their_variances():
     )
 
 
-def test_value_sums_hold_sum_and_count_of_either_label_for_every_problem():
-    samples = ScoredSamples(
-        scores=np.array([1.0, 2.0, 4.0, 8.0]),
-        is_correct=np.array([True, False, True, True]),
-        problem=np.array([9, -4, 9, -4]),
-        output_tokens=np.zeros(4, dtype=np.int64),
-    )
-    sums = value_sums(samples)
-    assert sums.tolist() == [[8, 1, 2, 1], [5, 2, 0, 0]]
-    gap = value_gap(sums.sum(axis=0, keepdims=True))
-    assert gap.tolist() == pytest.approx([value_means(samples).gap])
+def test_metrics_resampled_jointly_are_those_of_each_alone():
+    first, second = np.random.default_rng(0).random((2, 30, 2))
+    metrics = {"a": SumStatistic(first, ratio(0, 1)), "b": SumStatistic(second, ratio(1, 0))}
+    found = resample_jointly(metrics, rounds=70, seed=5)
+    alone = resample_sums(second, rounds=70, seed=5).apply(ratio(1, 0))
+    assert found["b"].replicates == pytest.approx(alone.replicates)
+    assert found["a"].estimate == metrics["a"].value
+    assert metrics["a"].value == pytest.approx(first[:, 0].sum() / first[:, 1].sum())
+
+
+def test_moving_replicates_keeps_their_spread_and_removes_their_bias():
+    resampled = Resampled(estimate=0.2, replicates=np.array([0.5, 0.6, 0.7, np.nan]))
+    assert resampled.recentred().replicates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    nowhere = Resampled(estimate=0.2, replicates=np.array([np.nan]))
+    assert np.isnan(nowhere.recentred().replicates).all()

@@ -1,18 +1,18 @@
-"""Platt scaling against scikit-learn, and the two measures of honest probabilities."""
+"""Platt scaling and the F1 threshold against scikit-learn."""
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss
+from sklearn.metrics import f1_score
 
 from headtrain.metrics.calibration import (
     Calibration,
     Decision,
-    brier_score,
-    expected_calibration_error,
+    best_f1_threshold,
     fit_calibration,
+    reliability,
 )
-from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, best_f1_threshold
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 
 
 def platt_by_scikit_learn(scores, labels):
@@ -88,45 +88,6 @@ def test_extreme_scores_neither_overflow_nor_warn():
     assert calibration.probability(np.array([-1e308, 0.0, 1e308])).tolist() == [0.0, 0.5, 1.0]
 
 
-def enumerated_error(probability, labels):
-    """Return the calibration error by walking through the fifteen bins."""
-    error = 0.0
-    for index in range(15):
-        low, high = index / 15, (index + 1) / 15
-        inside = (probability >= low) & ((probability < high) | (index == 14))
-        if inside.any():
-            error += inside.mean() * abs(labels[inside].mean() - probability[inside].mean())
-    return error
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_calibration_error_is_the_weighted_gap_of_fifteen_bins(seed):
-    generator = np.random.default_rng(seed)
-    probability = generator.random(200) ** (seed + 1)
-    labels = generator.random(200) < 0.5
-    ours = expected_calibration_error(probability, labels)
-    assert ours == pytest.approx(enumerated_error(probability, labels), abs=1e-12)
-
-
-def test_a_certain_and_right_judge_has_no_calibration_error():
-    labels = np.array([True, False, True])
-    assert expected_calibration_error(labels.astype(float), labels) == 0.0
-    assert brier_score(labels.astype(float), labels) == 0.0
-
-
-def test_a_certain_and_wrong_judge_is_as_far_off_as_can_be():
-    labels = np.array([True, False, True])
-    assert expected_calibration_error(1.0 - labels, labels) == 1.0
-    assert brier_score(1.0 - labels, labels) == 1.0
-
-
-def test_brier_equals_scikit_learn():
-    generator = np.random.default_rng(0)
-    probability, labels = generator.random(50), generator.random(50) < 0.5
-    expected = brier_score_loss(labels, probability)
-    assert brier_score(probability, labels) == pytest.approx(expected, abs=1e-12)
-
-
 def samples_of(scores, labels):
     return ScoredSamples(
         scores=scores,
@@ -149,3 +110,31 @@ def test_a_decision_is_calibration_and_threshold_of_train():
 def test_a_decision_needs_both_labels(size):
     with pytest.raises(EvaluationError, match=f"{size} of {size} samples are correct"):
         Decision.fit(samples_of(np.zeros(size), np.ones(size, dtype=bool)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_has_the_best_f1_of_all_thresholds(seed):
+    generator = np.random.default_rng(seed)
+    scores, labels = generator.integers(9, size=60) / 4, generator.random(60) < 0.4
+    f1 = {threshold: f1_score(labels, scores >= threshold) for threshold in np.unique(scores)}
+    assert f1[best_f1_threshold(scores, labels)] == pytest.approx(max(f1.values()), abs=1e-12)
+
+
+def test_of_equally_good_thresholds_the_highest_is_taken():
+    # calling 1 of 2 right: 2*1/(1+2); calling 4 with 2 right: 2*2/(4+2); both 2/3
+    labels = np.array([True, False, False, True])
+    assert best_f1_threshold(np.array([4.0, 3.0, 2.0, 1.0]), labels) == 4.0
+
+
+def test_a_threshold_never_splits_a_tie():
+    # taking the correct one of the tied pair alone would be perfect, but no threshold can
+    assert best_f1_threshold(np.array([1.0, 1.0, 0.0]), np.array([True, False, False])) == 1.0
+
+
+def test_a_reliability_diagram_has_the_bins_that_hold_samples():
+    probability = np.array([0.0, 0.01, 0.5, 1.0, 0.99])
+    labels = np.array([False, True, True, True, True])
+    bins = reliability(probability, labels)
+    assert [part.num_samples for part in bins] == [2, 1, 2]
+    assert [part.mean_probability for part in bins] == pytest.approx([0.005, 0.5, 0.995])
+    assert [part.share_correct for part in bins] == [0.5, 1.0, 1.0]

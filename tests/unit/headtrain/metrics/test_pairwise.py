@@ -1,4 +1,4 @@
-"""Every metric against an independent implementation: enumeration, scikit-learn, scipy."""
+"""Pairwise accuracy against enumeration and scipy, and the samples it refuses."""
 
 from dataclasses import FrozenInstanceError
 from itertools import product
@@ -6,17 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import f1_score, roc_auc_score
 
+from headtrain.metrics.groups import group_codes
 from headtrain.metrics.pairwise import (
     EvaluationError,
     ScoredSamples,
-    auc,
-    best_f1_threshold,
-    f1_at,
     pairwise_accuracy,
     pairwise_counts,
-    value_means,
 )
 
 
@@ -54,6 +50,13 @@ def enumerated(samples):
     return counts
 
 
+def test_groups_are_numbered_in_the_order_of_their_keys():
+    problems, languages = np.array([7, 2, 7, 2, 7]), np.array([0, 1, -1, 1, 0])
+    assert group_codes(problems, languages).tolist() == [2, 0, 1, 0, 2]
+    assert group_codes(problems).tolist() == [1, 0, 1, 0, 1]
+    assert group_codes(problems[:0], languages[:0]).tolist() == []
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_counts_equal_the_enumeration_of_all_pairs(seed):
     samples = random_samples(seed)
@@ -83,7 +86,6 @@ def test_pairs_never_cross_problems():
     # across problems the correct samples would win nothing, within them they win everything
     samples = scored([1, 0, 11, 10], [True, False, True, False], [5, 5, 9, 9])
     assert pairwise_accuracy(pairwise_counts(samples)) == (1.0, 1.0)
-    assert auc(samples) == 0.75
 
 
 def test_over_pairs_and_over_problems_weigh_problems_differently():
@@ -132,7 +134,7 @@ def test_a_score_that_is_not_finite_is_refused_by_its_index(bad):
 
 
 def test_columns_of_unequal_length_are_refused():
-    with pytest.raises(EvaluationError, match="one length"):
+    with pytest.raises(EvaluationError, match="same length"):
         scored([1, 2], [True])
 
 
@@ -172,70 +174,7 @@ def test_another_judge_keeps_the_samples_and_replaces_the_scores():
     other = samples.with_scores([5, 4])
     assert (samples.scores.tolist(), other.scores.tolist()) == ([1, 2], [5, 4])
     assert other.is_correct is samples.is_correct
-    with pytest.raises(EvaluationError, match="one length"):
+    with pytest.raises(EvaluationError, match="same length"):
         samples.with_scores([1])
     with pytest.raises(FrozenInstanceError):
         samples.scores = other.scores
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_auc_equals_scikit_learn(seed):
-    samples = random_samples(seed)
-    expected = roc_auc_score(samples.is_correct, samples.scores)
-    assert auc(samples) == pytest.approx(expected, abs=1e-12)
-
-
-def test_auc_of_one_label_is_refused():
-    with pytest.raises(EvaluationError, match="2 of 2 samples are correct"):
-        auc(scored([1, 2], [True, True]))
-
-
-def test_value_means_are_those_of_the_labels():
-    means = value_means(scored([4, 2, 1, 0], [True, True, False, False], [0, 1, 0, 1]))
-    assert means == (3.0, 0.5, 2.5)
-
-
-def test_value_means_of_one_label_are_refused():
-    with pytest.raises(EvaluationError, match="0 of 2 samples are correct"):
-        value_means(scored([1, 2], [False, False]))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_threshold_has_the_best_f1_of_all_thresholds(seed):
-    samples = random_samples(seed, num_samples=60)
-    f1 = {
-        threshold: f1_score(samples.is_correct, samples.scores >= threshold)
-        for threshold in np.unique(samples.scores)
-    }
-    best = best_f1_threshold(samples.scores, samples.is_correct)
-    assert f1[best] == pytest.approx(max(f1.values()), abs=1e-12)
-
-
-def test_of_equally_good_thresholds_the_highest_is_taken():
-    # calling 1 of 2 right: 2*1/(1+2); calling 4 with 2 right: 2*2/(4+2); both 2/3
-    labels = np.array([True, False, False, True])
-    assert best_f1_threshold(np.array([4.0, 3.0, 2.0, 1.0]), labels) == 4.0
-
-
-def test_a_threshold_never_splits_a_tie():
-    # taking the correct one of the tied pair alone would be perfect, but no threshold can
-    scores, labels = np.array([1.0, 1.0, 0.0]), np.array([True, False, False])
-    assert best_f1_threshold(scores, labels) == 1.0
-    assert f1_at(1.0, scores, labels) == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("threshold", [-9.0, 0.5, 1.0, 9.0])
-def test_f1_equals_scikit_learn_at_any_threshold(threshold):
-    samples = random_samples(1)
-    expected = f1_score(samples.is_correct, samples.scores >= threshold, zero_division=0)
-    ours = f1_at(threshold, samples.scores, samples.is_correct)
-    assert ours == pytest.approx(expected, abs=1e-12)
-
-
-def test_f1_without_anything_to_find_is_zero():
-    assert f1_at(5.0, np.zeros(2), np.zeros(2, dtype=bool)) == 0.0
-
-
-def test_a_threshold_for_one_label_is_refused():
-    with pytest.raises(EvaluationError, match="both labels"):
-        best_f1_threshold(np.zeros(2), np.ones(2, dtype=bool))

@@ -1,7 +1,7 @@
 """Texts from the data, made safe to show."""
 
 import pytest
-from headtrain.evaluation.samples.visible import to_visible
+from headtrain.evaluation.texts import to_visible
 
 
 @pytest.mark.parametrize(
