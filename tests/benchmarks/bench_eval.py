@@ -1,11 +1,10 @@
-"""How long judging takes: a million samples with all intervals, and ranks against enumeration.
+"""Time of an evaluation: a million samples with all intervals, and ranks against enumeration.
 
     python tests/benchmarks/bench_eval.py
     python tests/benchmarks/bench_eval.py --samples 100000 --rounds 200
 
-Scores are random numbers that know the label a little; the shape is that of a large dataset, 75
-candidates a problem. Enumerating a problem's pairs is what ranks replace: it is run where its
-matrix of pairs fits, and must agree.
+Scores are random numbers that depend on the label a little; the shape is that of a large dataset,
+75 candidates per problem. Wins are counted by ranks and by enumeration, which must agree.
 """
 
 import argparse
@@ -15,12 +14,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
-from headtrain.evaluation.samples.facts import SampleFacts
-from headtrain.evaluation.slices.agreement import count_agreement
-from headtrain.evaluation.slices.lengths import PairWindows
 
 from featurize.arrays import Floats
+from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import evaluate
+from headtrain.metrics.agreement import count_agreement
+from headtrain.metrics.pairs import list_pairs, similar_lengths, tally_pairs
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 
@@ -103,9 +102,11 @@ def main() -> None:
     listed = timed(f"wins by enumeration, {len(few):,} in 10 problems", lambda: enumerate_wins(few))
     assert (by_ranks.wins == listed).all(), "ranks and enumeration disagree"
 
-    windows = PairWindows.of(scored)
-    timed("pairs of about one length, one judge",
-          lambda: windows.tally(scored, [windows.matched(0.1)]))  # fmt: skip
+    similar = similar_lengths(0.1, scored.output_tokens)
+    timed(
+        "pairs of similar length, one judge",
+        lambda: tally_pairs({"head": scored}, map(similar, list_pairs(scored))),
+    )
     other = scored.with_scores(shortcuts["bag_of_ngrams"])
     timed("pairs two judges agree on", lambda: count_agreement(scored, other))
     timed(

@@ -1,19 +1,19 @@
-"""Other people's metrics: strict accuracy by subset, and accuracy by style."""
+"""Metrics of public benchmarks: strict accuracy by subset, and accuracy by style."""
 
 import numpy as np
 import pytest
-from headtrain.evaluation.benchmarks.styles import measure_styles
-from headtrain.evaluation.benchmarks.subsets import (
+
+from configs.console import columns_table, console
+from headtrain.evaluation.benchmarks import (
     NO_SUBSET,
     SubsetAccuracy,
     SubsetResults,
+    measure_styles,
     measure_subsets,
 )
-from headtrain.evaluation.benchmarks.tables import SUBSET_COLUMNS, subset_rows
-from headtrain.evaluation.place import data_name
-
-from configs.console import columns_table, console
+from headtrain.evaluation.files import data_name
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
+from headtrain.report.benchmarks import SUBSET_COLUMNS, subset_rows
 
 
 def pairs(*scores: tuple[float, float]) -> ScoredSamples:
@@ -35,7 +35,7 @@ def test_a_tie_is_wrong_and_counted() -> None:
     assert found.all_pairs.num_pairs == 4
 
 
-def test_subsets_weigh_by_their_pairs_or_alike() -> None:
+def test_subsets_are_averaged_by_pairs_or_equally() -> None:
     names = np.repeat(np.array(["hep-go", "hep-js", "hep-js", "hep-js"], object), 2)
     found = measure_subsets(pairs((1, 0), (0, 1), (0, 1), (3, 1)), names)
     assert {name: one.accuracy for name, one in found.subsets.items()} == {
@@ -84,7 +84,7 @@ def styled(right: list[list[float]], wrong: list[list[float]]) -> tuple[ScoredSa
     )
 
 
-def test_who_goes_by_style_alone_is_right_where_it_is_easy_and_wrong_where_it_is_hard() -> None:
+def test_a_judge_of_style_alone_is_right_on_easy_and_wrong_on_hard_pairs() -> None:
     found = measure_styles(*styled([[0, 1, 2], [0, 1, 2]], [[0, 1, 2], [0, 1, 2]]))
     assert found is not None
     assert (found.easy, found.normal, found.hard) == (1.0, 0.0, 0.0)  # in one style they tie
@@ -131,7 +131,7 @@ def test_reports_are_named_after_the_file(data: str, name: str) -> None:
     assert data_name(data, "abcdef0123") == name
 
 
-def test_names_of_subsets_are_shown_as_they_are_and_move_no_cursor() -> None:
+def test_names_of_subsets_are_shown_without_markup_and_control_characters() -> None:
     one = SubsetAccuracy(num_pairs=2, num_ties=0, accuracy=0.5)
     results = SubsetResults(
         subsets={"[python]": one, "[/x]\x1b[2J": one}, all_pairs=one, mean_over_subsets=0.5

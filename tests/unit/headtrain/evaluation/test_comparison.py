@@ -1,37 +1,24 @@
-"""Two heads on the same pairs: against enumeration, scipy and plain resampling."""
+"""Comparison of two heads on the same pairs, against enumeration."""
 
 import io
-from math import comb
 from pathlib import Path
 
 import numpy as np
 import pytest
-from headtrain.evaluation.comparison.compare import compare
-from headtrain.evaluation.comparison.read import read_shared
-from headtrain.evaluation.comparison.tables import comparison_lines, telling_text
-from headtrain.evaluation.comparison.telling import TellingPair, telling_pairs
-from headtrain.metrics.mcnemar import mcnemar
 from rich.console import Console
-from scipy.stats import binomtest
 
 from featurize.data.records import Sample
+from headtrain.evaluation.comparison import (
+    Disagreement,
+    compare,
+    find_disagreements,
+    read_shared,
+)
 from headtrain.head.checkpoint import CheckpointError
-from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
-from headtrain.settings import EvaluationSettings
+from headtrain.metrics.pairwise import EvaluationError
+from headtrain.report.comparison import comparison_lines, disagreement_text
+from tests.support.simulated_splits import SETTINGS, simulated
 from tests.support.synthetic_stores import write_store
-
-SETTINGS = EvaluationSettings(bootstrap_rounds=200)
-
-
-def simulated(seed, num_problems=20, strength=1.0):
-    generator = np.random.default_rng(seed)
-    labels = generator.random(8 * num_problems) < 0.5
-    return ScoredSamples(
-        scores=generator.normal(size=len(labels)) + strength * labels,
-        is_correct=labels,
-        problem=np.repeat(np.arange(num_problems), 8),
-        output_tokens=generator.integers(1, 50, len(labels)),
-    )
 
 
 def another(scored, seed):
@@ -48,21 +35,6 @@ def pairs(scored):
     ]
 
 
-@pytest.mark.parametrize(("one", "two"), [(0, 0), (3, 9), (9, 3), (5, 5), (0, 12), (70, 50)])
-def test_mcnemar_is_the_exact_binomial_test(one, two):
-    test = mcnemar(one, two)
-    total, low = one + two, min(one, two)
-    tail = sum(comb(total, k) for k in range(low + 1)) / 2**total
-    assert test.p_value == pytest.approx(min(1.0, 2 * tail))
-    if total:
-        assert test.p_value == pytest.approx(binomtest(one, total).pvalue)
-    assert (test.only_first, test.only_second) == (one, two)
-
-
-def test_mcnemar_of_millions_of_pairs_is_a_number():
-    assert mcnemar(1_000_000, 1_010_000).p_value == pytest.approx(1.7e-12, rel=0.1)
-
-
 def test_a_comparison_counts_every_pair_once():
     first = simulated(0)
     second = another(first, 1)
@@ -74,13 +46,13 @@ def test_a_comparison_counts_every_pair_once():
     assert found.num_both_wrong == sum(not (a or b) for a, b in zip(one, two, strict=True))
     assert found.mcnemar.only_first == sum(a and not b for a, b in zip(one, two, strict=True))
     assert found.mcnemar.only_second == sum(b and not a for a, b in zip(one, two, strict=True))
-    difference = found.difference.accuracy_over_pairs
+    difference = found.difference["accuracy_over_pairs"]
     assert difference.estimate == pytest.approx(np.mean(one) - np.mean(two))
     assert difference.low < difference.estimate < difference.high
     assert found.problems_won + found.problems_lost <= found.num_problems
 
 
-def test_the_difference_is_paired_and_so_surer_than_either_accuracy():
+def test_the_difference_is_paired_and_so_narrower_than_either_accuracy():
     first = simulated(2, num_problems=60)
     second = first.with_scores(first.scores + 0.05 * np.random.default_rng(0).normal(size=480))
     found = compare(first, second, SETTINGS)
@@ -88,14 +60,14 @@ def test_the_difference_is_paired_and_so_surer_than_either_accuracy():
     def width(interval):
         return interval.high - interval.low
 
-    own = found.heads["A"].accuracy_over_problems
-    assert width(found.difference.accuracy_over_problems) < 0.4 * width(own)
+    own = found.heads["A"]["accuracy_over_problems"]
+    assert width(found.difference["accuracy_over_problems"]) < 0.4 * width(own)
 
 
 def test_a_head_differs_from_itself_in_nothing():
     first = simulated(3)
     found = compare(first, first, SETTINGS)
-    difference = found.difference.accuracy_over_problems
+    difference = found.difference["accuracy_over_problems"]
     assert (difference.low, difference.estimate, difference.high) == (0, 0, 0)
     assert (found.wins, found.losses, found.mcnemar.p_value) == ((), (), 1.0)
     assert (found.problems_won, found.problems_lost) == (0, 0)
@@ -104,12 +76,15 @@ def test_a_head_differs_from_itself_in_nothing():
 def test_swapping_the_heads_swaps_everything():
     first = simulated(4)
     second = another(first, 5)
-    there, back = compare(first, second, SETTINGS), compare(second, first, SETTINGS)
-    assert there.difference.accuracy_over_pairs.estimate == pytest.approx(
-        -back.difference.accuracy_over_pairs.estimate
+    forward, backward = compare(first, second, SETTINGS), compare(second, first, SETTINGS)
+    assert forward.difference["accuracy_over_pairs"].estimate == pytest.approx(
+        -backward.difference["accuracy_over_pairs"].estimate
     )
-    assert [pair.correct for pair in there.wins] == [pair.correct for pair in back.losses]
-    assert (there.problems_won, there.problems_lost) == (back.problems_lost, back.problems_won)
+    assert [pair.correct for pair in forward.wins] == [pair.correct for pair in backward.losses]
+    assert (forward.problems_won, forward.problems_lost) == (
+        backward.problems_lost,
+        backward.problems_won,
+    )
 
 
 def test_other_samples_are_refused():
@@ -117,10 +92,10 @@ def test_other_samples_are_refused():
         compare(simulated(0), simulated(1), SETTINGS)
 
 
-def test_telling_pairs_are_the_widest_of_each_problem_and_one_is_right():
+def test_disagreements_are_the_widest_of_each_problem():
     first = simulated(6)
     second = another(first, 7)
-    found = telling_pairs(first, second, 100)
+    found = find_disagreements(first, second, 100)
     assert len(found) > 3
     problems = first.problem[[pair.correct for pair in found]]
     assert len(set(problems)) == len(found)
@@ -139,7 +114,7 @@ def test_telling_pairs_are_the_widest_of_each_problem_and_one_is_right():
             if first.problem[i] == first.problem[pair.correct]
         ]
         assert width == pytest.approx(max(rivals))
-    assert telling_pairs(first, second, 2) == found[:2]
+    assert find_disagreements(first, second, 2) == found[:2]
 
 
 def margin_scale(scored):
@@ -172,7 +147,7 @@ def test_stores_that_disagree_about_a_label_are_refused(tmp_path: Path):
     here = write_store(tmp_path / "a", num_problems=1)
     labels = [True] * 8
     there = write_store(tmp_path / "b", num_problems=1, labels=labels)
-    with pytest.raises(EvaluationError, match="'task-00000' has one label in"):
+    with pytest.raises(EvaluationError, match="'task-00000' has different labels in"):
         read_shared(FixedHead(range(8)), here, FixedHead(range(8)), there)
 
 
@@ -189,8 +164,10 @@ def sample(**texts):
 
 def test_code_on_the_terminal_gives_no_commands_and_no_markup():
     evil = "\x1b]0;owned\x07\x1b[31m[bold]print[/bold](1)\x9b2J\u202e\u200b\r\tdone"
-    pair = TellingPair(correct=0, incorrect=1, first_margin=1.0, second_margin=-1.0)
-    text = telling_text("A", pair, sample(output=evil), sample(instruction=evil, problem_id=evil))
+    pair = Disagreement(correct=0, incorrect=1, first_margin=1.0, second_margin=-1.0)
+    text = disagreement_text(
+        "A", pair, sample(output=evil), sample(instruction=evil, problem_id=evil)
+    )
     shown = io.StringIO()
     Console(file=shown, width=200, force_terminal=False).print(text)
     assert "[bold]print[/bold](1)" in shown.getvalue()
@@ -200,13 +177,13 @@ def test_code_on_the_terminal_gives_no_commands_and_no_markup():
     assert dangerous == []
 
 
-def test_the_lines_tell_what_the_numbers_are():
+def test_the_lines_have_the_numbers():
     first = simulated(8)
     found = compare(first, another(first, 9), SETTINGS)
     lines = comparison_lines(found)
-    assert f"by A alone {found.mcnemar.only_first:,}" in lines[0]
+    assert f"by A only {found.mcnemar.only_first:,}" in lines[0]
     assert f"p = {found.mcnemar.p_value:.3g}" in lines[1]
-    assert f"A ahead in {found.problems_won}" in lines[2]
+    assert f"A better in {found.problems_won}" in lines[2]
 
 
 def test_errors_of_heads_pass_through(tmp_path: Path):

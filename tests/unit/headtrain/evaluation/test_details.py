@@ -1,18 +1,16 @@
-"""What an evaluation looks at closely: breakdowns, controls, the verdict, best of n."""
+"""Details of a split: breakdowns, controls, the verdict, best of n."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from headtrain.evaluation.samples.facts import NearPairs, SampleFacts
 
+from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import evaluate
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
-from headtrain.metrics.pairwise import (
-    pairwise_accuracy,
-    pairwise_counts,
-)
+from headtrain.metrics.pairs import Pairs
+from headtrain.metrics.pairwise import pairwise_accuracy, pairwise_counts
 from tests.support.simulated_splits import SETTINGS, simulated
 
 
@@ -26,7 +24,7 @@ def shortcuts(splits):
     return {name: {"longer": split.output_tokens * 1.0} for name, split in splits.items()}
 
 
-def test_the_judged_split_is_looked_at_closely_and_train_is_not(splits, shortcuts):
+def test_the_evaluated_split_has_details_and_train_does_not(splits, shortcuts):
     both = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
     assert list(both.details) == ["valid"]
     train = {"train": splits["train"]}
@@ -43,7 +41,7 @@ def test_breakdowns_add_up_to_the_whole(splits, shortcuts):
         facts={"valid": SampleFacts(attributes={"difficulty": difficulty})},
     )
     counts = evaluation.splits["valid"].counts
-    whole = evaluation.splits["valid"].judges["head"].accuracy_over_pairs.estimate
+    whole = evaluation.splits["valid"].judges["head"]["accuracy_over_pairs"].estimate
     details = evaluation.details["valid"]
     names = {name: [part.name for part in parts] for name, parts in details.breakdowns.items()}
     assert names["difficulty"] == ["easy", "hard", "unknown"]
@@ -51,12 +49,14 @@ def test_breakdowns_add_up_to_the_whole(splits, shortcuts):
     assert len(names["length_difference"]) == 6
     for parts in details.breakdowns.values():
         assert sum(part.num_pairs for part in parts) == counts.num_pairs
-        won = [p.judges["head"].accuracy_over_pairs.estimate * p.num_pairs for p in parts]
+        won = [p.judges["head"]["accuracy_over_pairs"].estimate * p.num_pairs for p in parts]
         assert sum(won) / counts.num_pairs == pytest.approx(whole)
     for part, remainder in zip(details.breakdowns["difficulty"], range(3), strict=True):
         kept = valid.problem % 3 == remainder
-        counted = pairwise_counts(replace(valid, **{k: v[kept] for k, v in vars(valid).items()}))
-        over_problems = part.judges["head"].accuracy_over_problems
+        counted = pairwise_counts(
+            replace(valid, **{f.name: getattr(valid, f.name)[kept] for f in fields(valid)})
+        )
+        over_problems = part.judges["head"]["accuracy_over_problems"]
         assert over_problems.estimate == pytest.approx(pairwise_accuracy(counted).over_problems)
         assert over_problems.low < over_problems.estimate < over_problems.high
         assert set(part.judges) == {"head", "longer"}
@@ -72,19 +72,19 @@ def test_length_matched_pairs_leave_length_nothing_to_say():
     )
     details, judges = evaluation.details["valid"], evaluation.splits["valid"].judges
     assert details.length_correlation.estimate == pytest.approx(1.0)
-    assert judges["head"].accuracy_over_pairs.estimate > 0.85
+    assert judges["head"]["accuracy_over_pairs"].estimate > 0.85
     matched = details.length_matched
     assert matched.judges["head"] == matched.judges["longer"]
-    assert matched.judges["head"].accuracy_over_pairs.estimate < 0.75
+    assert matched.judges["head"]["accuracy_over_pairs"].estimate < 0.75
     assert 0 < matched.num_pairs < 0.5 * evaluation.splits["valid"].counts.num_pairs
 
 
 def test_controls_hold_for_honest_scores_and_the_prompt_knows_no_pair(splits):
     controls = evaluate(splits=splits, shortcuts={}, settings=SETTINGS).details["valid"].controls
     prompt, shuffled = controls["prompt_only"], controls["labels_shuffled"]
-    for interval in (prompt.result.accuracy_over_pairs, prompt.result.accuracy_over_problems):
+    for interval in (prompt.result["accuracy_over_pairs"], prompt.result["accuracy_over_problems"]):
         assert (interval.low, interval.estimate, interval.high) == (0.5, 0.5, 0.5)
-    assert shuffled.result.accuracy_over_problems.estimate == pytest.approx(0.5, abs=0.03)
+    assert shuffled.result["accuracy_over_problems"].estimate == pytest.approx(0.5, abs=0.03)
     assert prompt.holds
     assert shuffled.holds
 
@@ -95,11 +95,13 @@ def test_the_verdict_is_the_paired_difference_to_the_best_shortcut(splits):
     shortcuts = {"noise": noise, "half": valid.scores + 2 * noise, "longer": valid.output_tokens}
     evaluation = evaluate(splits=splits, shortcuts={"valid": shortcuts}, settings=SETTINGS)
     verdict, judges = evaluation.details["valid"].verdict, evaluation.splits["valid"].judges
-    best = max(shortcuts, key=lambda name: judges[name].accuracy_over_problems.estimate)
+    best = max(shortcuts, key=lambda name: judges[name]["accuracy_over_problems"].estimate)
     assert verdict.best_shortcut == best
-    margin = verdict.margin.accuracy_over_problems
-    expected = judges["head"].accuracy_over_problems.estimate
-    assert margin.estimate == pytest.approx(expected - judges[best].accuracy_over_problems.estimate)
+    margin = verdict.margin["accuracy_over_problems"]
+    expected = judges["head"]["accuracy_over_problems"].estimate
+    assert margin.estimate == pytest.approx(
+        expected - judges[best]["accuracy_over_problems"].estimate
+    )
     wrong = rescued = 0
     for i in np.flatnonzero(valid.is_correct):
         rivals = (valid.problem == valid.problem[i]) & ~valid.is_correct
@@ -112,7 +114,7 @@ def test_the_verdict_is_the_paired_difference_to_the_best_shortcut(splits):
 def test_a_head_that_is_its_shortcut_has_no_margin(splits):
     shortcuts = {"valid": {"copy": splits["valid"].scores}}
     evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
-    margin = evaluation.details["valid"].verdict.margin.accuracy_over_pairs
+    margin = evaluation.details["valid"].verdict.margin["accuracy_over_pairs"]
     assert (margin.low, margin.estimate, margin.high) == (0.0, 0.0, 0.0)
     assert evaluation.details["valid"].verdict.rescued.estimate == 0.0
 
@@ -121,7 +123,7 @@ def test_without_shortcuts_there_is_no_verdict(splits):
     assert evaluate(splits=splits, shortcuts={}, settings=SETTINGS).details["valid"].verdict is None
 
 
-def test_minimal_pairs_are_judged_by_everyone(splits, shortcuts):
+def test_minimal_pairs_are_measured_for_every_judge(splits, shortcuts):
     valid = splits["valid"]
     pairs = [
         (int(i), int(j))
@@ -129,7 +131,7 @@ def test_minimal_pairs_are_judged_by_everyone(splits, shortcuts):
         for j in np.flatnonzero(~valid.is_correct & (valid.problem == valid.problem[i]))[:1]
     ]
     correct, incorrect = np.array(pairs).T
-    facts = SampleFacts(near=NearPairs(correct=correct, incorrect=incorrect))
+    facts = SampleFacts(minimal_pairs=Pairs(correct, incorrect))
     evaluation = evaluate(
         splits=splits, shortcuts=shortcuts, settings=SETTINGS, facts={"valid": facts}
     )
@@ -137,14 +139,14 @@ def test_minimal_pairs_are_judged_by_everyone(splits, shortcuts):
     assert minimal.num_pairs == len(pairs)
     for judge, scores in (("head", valid.scores), ("longer", shortcuts["valid"]["longer"])):
         won = (np.sign(scores[correct] - scores[incorrect]) + 1) / 2
-        assert minimal.judges[judge].accuracy_over_pairs.estimate == pytest.approx(won.mean())
+        assert minimal.judges[judge]["accuracy_over_pairs"].estimate == pytest.approx(won.mean())
 
 
-def test_what_could_not_be_looked_at_is_said(splits):
+def test_what_could_not_be_computed_is_listed_with_the_reason(splits):
     none = np.zeros(0, np.int64)
     facts = {
         "valid": SampleFacts(
-            near=NearPairs(correct=none, incorrect=none), left_out={"bag_of_ngrams": "no texts"}
+            minimal_pairs=Pairs(none, none), left_out={"bag_of_ngrams": "no texts"}
         )
     }
     details = evaluate(splits=splits, shortcuts={}, settings=SETTINGS, facts=facts).details
@@ -186,12 +188,12 @@ def test_a_head_that_knows_the_problem_has_its_variance_between_problems(splits)
     valid = splits["valid"]
     remembers = valid.with_scores(valid.problem * 10.0 + valid.scores)
     shares = [
-        evaluate(splits={"valid": scored}, shortcuts={}, settings=SETTINGS).splits["valid"].variance
+        evaluate(splits={"valid": scored}, shortcuts={}, settings=SETTINGS).splits["valid"].numbers
         for scored in (valid, remembers)
     ]
-    assert shares[0].intraclass_correlation.estimate == pytest.approx(0, abs=0.1)
-    assert shares[0].between_problems.estimate < 0.3
-    assert shares[1].between_problems.low > 0.99
+    assert shares[0]["variance.intraclass_correlation"].estimate == pytest.approx(0, abs=0.1)
+    assert shares[0]["variance.between_problems"].estimate < 0.3
+    assert shares[1]["variance.between_problems"].low > 0.99
 
 
 def sample_table(**columns):

@@ -1,7 +1,22 @@
+"""Files of an evaluation: their folders, what is written once, and when it is up to date."""
+
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from headtrain.evaluation.place import results_dir
+
+from featurize.io.files import read_json
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.files import (
+    default_head,
+    read_evaluation,
+    results_dir,
+    write_evaluation,
+)
+from headtrain.evaluation.inputs import EvaluationInputs, is_up_to_date, record_inputs
+from headtrain.head.checkpoint import find_head
+from tests.support.simulated_splits import SETTINGS, simulated
 
 RESULTS = Path("storage/evaluation/demo")
 
@@ -10,24 +25,25 @@ RESULTS = Path("storage/evaluation/demo")
 def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     heads = Path("storage/checkpoints/critic/demo")
-    write_record(heads / "final")
+    write(heads / "final" / "head.json")
     return heads
 
 
-def write_record(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "head.json").write_text("{}")
+def write(path: Path, content: str = "{}") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
 
 
-def test_results_of_the_head_that_is_judged_by_default_are_on_top(heads: Path) -> None:
+def test_results_of_the_default_head_are_on_top(heads: Path) -> None:
     best, final = heads / "best", heads / "final"
+    best.mkdir()  # still empty
     assert results_dir(str(final), heads, RESULTS) == RESULTS
-    best.mkdir()
-    assert results_dir(str(final), heads, RESULTS) == RESULTS  # no head is in best yet
-    write_record(best)
-    assert results_dir(str(best), heads, RESULTS) == RESULTS
+    assert str(default_head(heads)) == find_head(str(heads))
+    write(best / "head.json")
     assert results_dir(str(best.absolute()), heads, RESULTS) == RESULTS
     assert results_dir(str(final), heads, RESULTS) == RESULTS / "final"
+    assert str(default_head(heads)) == find_head(str(heads))
 
 
 def test_results_of_other_heads_are_in_folders_named_after_them(heads: Path) -> None:
@@ -39,3 +55,80 @@ def test_results_of_other_heads_are_in_folders_named_after_them(heads: Path) -> 
     assert len(set(folders)) == len(others)
     assert all(folder.parent == RESULTS for folder in folders)
     assert [folder.name[:-7] for folder in folders] == [*["other-best"] * 3, "a-b-best"]
+
+
+def test_an_evaluation_is_written_once_and_read_back(tmp_path: Path) -> None:
+    evaluation = evaluate(splits={"valid": simulated(0)}, shortcuts={}, settings=SETTINGS)
+    record = SimpleNamespace(weights_checksum="sum", recipe_fingerprint="recipe")
+    head: Any = SimpleNamespace(path="heads/best", record=record)
+    path = tmp_path / "valid.json"
+    assert write_evaluation(path, evaluation, head, benchmark={"styles": None})
+    assert not write_evaluation(path, evaluation, head, benchmark={"styles": None})
+    assert read_json(path)["head"]["path"] == "heads/best"
+    assert read_json(path)["details"]["valid"]["controls"]["prompt_only"]["holds"] is True
+    assert read_evaluation(path) == evaluation
+    record.weights_checksum = "other"
+    assert write_evaluation(path, evaluation, head)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"splits": {"valid": 1}}', "half {"])
+def test_a_file_that_is_no_evaluation_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = write(tmp_path / "valid.json", content)
+    with pytest.raises(ValueError, match=r"valid\.json.*delete it"):
+        read_evaluation(path)
+
+
+class Made:
+    """An evaluation whose inputs and files are all there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = write(folder / "results" / "valid.json")
+        self.picture = write(folder / "results" / "valid" / "scores.png", "picture")
+        for name in ("head/head.json", "train/manifest.json", "train.jsonl"):
+            write(folder / name, name)
+
+    def inputs(self, **settings: Any) -> EvaluationInputs | None:
+        return EvaluationInputs.read(
+            head=self.folder / "head",
+            stores={"train": self.folder / "train"},
+            files={"train": [self.folder / "train.jsonl"]},
+            settings={"seed": 1} | settings,
+        )
+
+    def is_up_to_date(self, **settings: Any) -> bool:
+        inputs = self.inputs(**settings)
+        return inputs is not None and is_up_to_date(self.path, inputs)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    made = Made(tmp_path)
+    inputs = made.inputs()
+    assert inputs is not None
+    record_inputs(made.path, inputs, [made.path, made.picture])
+    return made
+
+
+def test_an_evaluation_of_the_same_inputs_is_up_to_date(made: Made) -> None:
+    assert made.is_up_to_date()
+    assert not made.is_up_to_date(seed=2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "head/head.json",
+        "train/manifest.json",
+        "train.jsonl",
+        "results/valid.json",
+        "results/valid/scores.png",
+        "results/valid.inputs.json",
+    ],
+)
+def test_a_file_that_changed_or_is_gone_makes_it_out_of_date(made: Made, name: str) -> None:
+    file = made.folder / name
+    file.write_text("something else")
+    assert not made.is_up_to_date()
+    file.unlink()
+    assert not made.is_up_to_date()

@@ -1,15 +1,14 @@
-"""From stores and a head to an evaluation: what is read, and what is said when it cannot be."""
+"""From stores and a head to an evaluation: what is read, and the reasons why something is not."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
-from headtrain.evaluation.judge import judge_head, write_evaluation
-from headtrain.evaluation.samples.texts import TextSource
 
 from configs.loader import load_config, to_dict
 from featurize.data.records import Sample
+from headtrain.evaluation.evaluate import evaluate_head
+from headtrain.evaluation.texts import TextSource
 from headtrain.pairs.holdout import choose_holdout
 from headtrain.settings import EvaluationSettings
 from tests.support.synthetic_stores import write_store
@@ -19,7 +18,7 @@ SETTINGS = EvaluationSettings(bootstrap_rounds=50, minimal_edit=0.5)
 
 @dataclasses.dataclass
 class Record:
-    """What a head tells of itself, as far as judging needs it."""
+    """The fields of a head's record that an evaluation needs."""
 
     config: dict
     holdout: object = None
@@ -75,9 +74,9 @@ def marked_texts(store):
     return TextSource(read=read)
 
 
-def test_a_head_is_judged_with_every_shortcut_its_stores_and_texts_allow(stores):
+def test_a_head_is_evaluated_beside_every_shortcut_its_stores_and_texts_allow(stores):
     texts = {name: marked_texts(store) for name, store in stores.items()}
-    judgement = judge_head(LengthHead(), stores, SETTINGS, texts=texts)
+    judgement = evaluate_head(LengthHead(), stores, SETTINGS, texts=texts)
     judges = judgement.evaluation.splits["valid"].judges
     assert list(judges) == [
         "head",
@@ -88,7 +87,7 @@ def test_a_head_is_judged_with_every_shortcut_its_stores_and_texts_allow(stores)
         "bag_of_ngrams",
     ]
     assert judges["head"] == judges["longer_is_correct"]
-    assert judges["bag_of_ngrams"].accuracy_over_pairs.estimate == 1.0
+    assert judges["bag_of_ngrams"]["accuracy_over_pairs"].estimate == 1.0
     details = judgement.evaluation.details["valid"]
     assert details.verdict.best_shortcut == "bag_of_ngrams"
     assert details.minimal_pairs.num_pairs == judgement.evaluation.splits["valid"].counts.num_pairs
@@ -99,7 +98,7 @@ def test_a_head_is_judged_with_every_shortcut_its_stores_and_texts_allow(stores)
     assert "difficulty" not in details.breakdowns  # nobody has one
 
 
-def test_the_ngrams_learn_from_train_alone(stores):
+def test_the_ngrams_are_trained_on_train_only(stores):
     def swapped(store):
         plain = marked_texts(store)
         turned = {"good": "bad", "bad": "good"}
@@ -114,9 +113,9 @@ def test_the_ngrams_learn_from_train_alone(stores):
         return TextSource(read=read)
 
     texts = {"train": marked_texts(stores["train"]), "valid": swapped(stores["valid"])}
-    judges = judge_head(LengthHead(), stores, SETTINGS, texts=texts).evaluation.splits
-    assert judges["train"].judges["bag_of_ngrams"].accuracy_over_pairs.estimate == 1.0
-    assert judges["valid"].judges["bag_of_ngrams"].accuracy_over_pairs.estimate == 0.0
+    judges = evaluate_head(LengthHead(), stores, SETTINGS, texts=texts).evaluation.splits
+    assert judges["train"].judges["bag_of_ngrams"]["accuracy_over_pairs"].estimate == 1.0
+    assert judges["valid"].judges["bag_of_ngrams"]["accuracy_over_pairs"].estimate == 0.0
 
 
 @pytest.mark.parametrize(
@@ -137,17 +136,19 @@ def test_what_needs_texts_is_left_out_with_the_reason(stores, settings, texts, w
         name: marked_texts(store) if texts == "there" else texts or TextSource()
         for name, store in stores.items()
     }
-    evaluation = judge_head(LengthHead(), stores, settings, texts=sources).evaluation
+    evaluation = evaluate_head(LengthHead(), stores, settings, texts=sources).evaluation
     left_out = evaluation.details["valid"].left_out
     assert (left_out["bag_of_ngrams"], left_out["minimal_pairs"]) == (why, why)
     assert "bag_of_ngrams" not in evaluation.splits["valid"].judges
 
 
-def test_pairs_that_cannot_be_drawn_again_are_told(stores):
+def test_without_the_pairs_of_the_head_there_are_no_ngrams(stores):
     head = LengthHead()
     head.record.config["data_sampling"]["pairwise"]["exclude_problems"] = "nowhere.txt"
     texts = {name: marked_texts(store) for name, store in stores.items()}
-    left_out = judge_head(head, stores, SETTINGS, texts=texts).evaluation.details["valid"].left_out
+    left_out = (
+        evaluate_head(head, stores, SETTINGS, texts=texts).evaluation.details["valid"].left_out
+    )
     assert left_out["bag_of_ngrams"].startswith("the pairs of the head cannot be drawn again")
     assert "minimal_pairs" not in left_out
 
@@ -155,25 +156,12 @@ def test_pairs_that_cannot_be_drawn_again_are_told(stores):
 def test_problems_held_out_of_training_are_a_split_of_their_own(stores):
     names = sorted(set(stores["train"].samples["problem_id"].to_pylist()))
     holdout = choose_holdout(names, 0.25)
-    evaluation = judge_head(LengthHead(holdout=holdout), stores, SETTINGS).evaluation
+    evaluation = evaluate_head(LengthHead(holdout=holdout), stores, SETTINGS).evaluation
     counts = {name: split.counts.num_problems for name, split in evaluation.splits.items()}
     assert counts == {"train": 9, "train_holdout": 3, "valid": 6}
     assert set(evaluation.train_minus) == {"train_holdout", "valid"}
 
 
-def test_only_the_splits_asked_for_are_looked_at_closely(stores):
-    evaluation = judge_head(LengthHead(), stores, SETTINGS, closely=["train"]).evaluation
+def test_only_the_splits_asked_for_have_details(stores):
+    evaluation = evaluate_head(LengthHead(), stores, SETTINGS, detailed=["train"]).evaluation
     assert list(evaluation.details) == ["train"]
-
-
-def test_an_evaluation_is_written_once(stores, tmp_path):
-    head = LengthHead()
-    evaluation = judge_head(head, stores, SETTINGS).evaluation
-    path = tmp_path / "valid.json"
-    assert write_evaluation(path, evaluation, head)
-    assert not write_evaluation(path, evaluation, head)
-    written = json.loads(path.read_text())
-    assert written["head"]["path"] == "heads/best"
-    assert written["details"]["valid"]["controls"]["prompt_only"]["holds"] is True
-    head.record.weights_checksum = "other"
-    assert write_evaluation(path, evaluation, head)

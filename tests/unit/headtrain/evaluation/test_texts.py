@@ -1,6 +1,7 @@
 """Texts from the data, made safe to show."""
 
 import pytest
+
 from headtrain.evaluation.texts import to_visible
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from headtrain.evaluation.judge import Judgement, to_metrics
-from headtrain.evaluation.samples.facts import SampleFacts
-from headtrain.evaluation.samples.reading import ReadSplit
-from headtrain.evaluation.samples.texts import SplitTexts, TextSource
 
 from featurize.data.records import Sample
-from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.mistakes import widest_pairs, worst_mistakes
+from headtrain.evaluation.details import SampleFacts
+from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
+from headtrain.evaluation.mistakes import worst_mistakes
+from headtrain.evaluation.read import ReadSplit
+from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.inputs import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples
@@ -88,7 +87,7 @@ def judged(texts=None):
         settings=SETTINGS,
     )
     source = texts or TextSource(read=read_evil)
-    return Judgement(
+    return EvaluatedHead(
         evaluation=evaluation,
         splits={name: read_split(scored, source) for name, scored in splits.items()},
     )
@@ -206,9 +205,9 @@ def test_long_names_leave_the_sweep_figure_most_of_its_width(judgement):
 
 def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, judgement):
     text = " ".join(Elements(report[0].read_text()).text.split())
-    head = judgement.evaluation.splits["valid"].judges["head"].accuracy_over_problems
+    head = judgement.evaluation.splits["valid"].judges["head"]["accuracy_over_problems"]
     assert f"{head.estimate:.3f} [{head.low:.3f}, {head.high:.3f}]" in text
-    margin = judgement.evaluation.details["valid"].verdict.margin.accuracy_over_problems
+    margin = judgement.evaluation.details["valid"].verdict.margin["accuracy_over_problems"]
     assert f"{100 * margin.estimate:.1f} points" in text
 
 
@@ -245,22 +244,6 @@ def test_mistakes_are_the_widest_with_their_texts(judgement):
         assert mistake.incorrect.startswith(f"output {j} ")
         assert mistake.instruction.endswith("its input")
         assert mistake.correct_probability < mistake.incorrect_probability
-
-
-def test_scores_without_an_error_have_no_mistakes():
-    scored = simulated(3)
-    faultless = scored.with_scores(scored.is_correct * 1.0)
-    assert len(widest_pairs(faultless, 5).correct) == 0
-
-
-def test_metrics_for_the_tracker_are_numbers_under_the_split(judgement):
-    metrics = to_metrics(judgement.evaluation, "valid")
-    assert all(isinstance(value, float) for value in metrics.values())
-    assert all(name.startswith("eval/valid/") for name in metrics)
-    verdict = judgement.evaluation.details["valid"].verdict.margin
-    name = "eval/valid/unexplained/accuracy_over_problems"
-    assert metrics[name] == verdict.accuracy_over_problems.estimate
-    assert {"eval/valid/best_of_8", "eval/valid/length_correlation"} <= set(metrics)
 
 
 @pytest.mark.slow

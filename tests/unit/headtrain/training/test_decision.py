@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from headtrain.evaluation.judge import judge_head
 
 from featurize.store import FeatureStore
+from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.head.checkpoint import load_head
 from headtrain.settings import EvaluationSettings
 from headtrain.training.decision import fit_decision
@@ -23,14 +23,12 @@ def test_best_and_final_carry_the_decision_that_eval_finds(
     assert result.final is not None
     for folder in (result.best, result.final):
         head = load_head(folder)
-        judged = judge_head(head, {"train": train, "valid": valid}, settings)
+        judged = evaluate_head(head, {"train": train, "valid": valid}, settings)
         assert head.record.decision == judged.evaluation.decision
-        alone = judge_head(head, {"valid": valid}, settings, decision=head.record.decision)
-        for found in (judged, alone):
-            assert found.evaluation.splits["valid"].decision is not None
-        assert (
-            alone.evaluation.splits["valid"].decision == judged.evaluation.splits["valid"].decision
-        )
+        alone = evaluate_head(head, {"valid": valid}, settings, decision=head.record.decision)
+        numbers = [found.evaluation.splits["valid"].numbers for found in (judged, alone)]
+        assert numbers[0] == numbers[1]
+        assert "decision.brier" in numbers[0]
 
 
 def test_a_checkpoint_on_the_way_has_none_and_can_be_given_one(tmp_path: Path) -> None:
