@@ -66,7 +66,6 @@ def evaluate(
     seed: int = 0,
     decision: Decision | None = None,
     detailed: Collection[str] | None = None,
-    train: str = TRAIN,
 ) -> Evaluation:
     """Evaluate the scores of a head, and of shortcuts on the same samples.
 
@@ -79,11 +78,11 @@ def evaluate(
     Raises:
         EvaluationError: scores that are not finite, or a split without pairs.
     """
-    if decision is None and train in splits:
+    if decision is None and TRAIN in splits:
         try:
-            decision = Decision.fit(splits[train])
+            decision = Decision.fit(splits[TRAIN])
         except EvaluationError as error:
-            raise EvaluationError(f"split {train!r}: {error}") from error
+            raise EvaluationError(f"split {TRAIN!r}: {error}") from error
     measured = {
         name: measure_split(
             name,
@@ -96,7 +95,7 @@ def evaluate(
         for name, scored in splits.items()
     }
     if detailed is None:
-        detailed = [name for name in splits if name != train] or list(splits)
+        detailed = [name for name in splits if name != TRAIN] or list(splits)
     facts = facts or {}
     return Evaluation(
         splits={name: split.result for name, split in measured.items()},
@@ -105,9 +104,9 @@ def evaluate(
             for name in detailed
         },
         train_minus={
-            name: train_minus(measured[train], split)
+            name: train_minus(measured[TRAIN], split)
             for name, split in measured.items()
-            if train in measured and name != train
+            if TRAIN in measured and name != TRAIN
         },
         decision=decision,
         bootstrap_rounds=settings.bootstrap_rounds,

@@ -1,8 +1,7 @@
 """Named numbers: what an evaluation found, with unit and meaning, for JSON, tables and tracking."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass
 
 from headtrain.metrics.accuracies import Accuracies
 from headtrain.metrics.bootstrap import Interval
@@ -28,7 +27,7 @@ class Quantity:
     """What the number says, in a sentence."""
 
     metric: str | None = None
-    """Name with a tracking server; None is not tracked."""
+    """Name with a tracking server, without a prefix; None is not tracked."""
 
     are_bounds_tracked: bool = False
     """Whether the bounds of the interval are tracked too."""
@@ -41,25 +40,27 @@ class Quantity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Number(Quantity):
-    """A quantity with its value; its key is the path from the top of the JSON."""
+class Number:
+    """A value with its name."""
+
+    key: str
+    """Path from the top of the JSON, such as `splits.valid.values.gap`."""
 
     value: Interval | None
+    """None if undefined."""
 
-    @classmethod
-    def of(
-        cls, quantity: Quantity, value: Interval | None, *, at: str, metric: str | None = None
-    ) -> Self:
-        """Name a value; `at` is the path of its part and `metric` its name with a tracker."""
-        own = {field.name: getattr(quantity, field.name) for field in fields(Quantity)}
-        return cls(**own | {"key": f"{at}.{quantity.key}", "metric": metric, "value": value})
+    quantity: Quantity
+    """Title, unit and meaning."""
+
+    metric: str | None
+    """Name with a tracking server; None is not tracked."""
 
     def to_metrics(self) -> Iterator[tuple[str, float]]:
         """Yield name and value of each metric to track."""
         if self.metric is None or self.value is None:
             return
         yield self.metric, self.value.estimate
-        if self.are_bounds_tracked:
+        if self.quantity.are_bounds_tracked:
             for bound, value in (("low", self.value.low), ("high", self.value.high)):
                 if value is not None:
                     yield f"{self.metric}_{bound}", value
@@ -70,13 +71,18 @@ def name_all(
 ) -> Iterator[Number]:
     """Name the values of those quantities that were found.
 
-    `metrics` is the prefix of their names with a tracker, None if they are not tracked.
+    `at` is the path of their part of the JSON, `metrics` the prefix of their names with a tracking
+    server, None if they are not tracked.
     """
     for quantity in quantities:
         if quantity.key in found:
             is_tracked = metrics is not None and quantity.metric is not None
-            metric = f"{metrics}{quantity.metric}" if is_tracked else None
-            yield Number.of(quantity, found[quantity.key], at=at, metric=metric)
+            yield Number(
+                key=f"{at}.{quantity.key}",
+                value=found[quantity.key],
+                quantity=quantity,
+                metric=f"{metrics}{quantity.metric}" if is_tracked else None,
+            )
 
 
 OVER_PAIRS = Quantity(

@@ -75,10 +75,10 @@ def value_rows(evaluation: Evaluation, split: str) -> list[ValueRow]:
     of_splits = [evaluation.head_numbers(name) for name in evaluation.splits]
     return [
         ValueRow(
-            name=row[0].title,
-            meaning=row[0].meaning,
+            name=row[0].quantity.title,
+            meaning=row[0].quantity.meaning,
             splits=tuple(number.value for number in row),
-            difference=difference.get(row[0].minus or ""),
+            difference=difference.get(row[0].quantity.minus or ""),
         )
         for row in zip(*of_splits, strict=True)
     ]

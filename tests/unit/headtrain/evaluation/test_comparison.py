@@ -14,7 +14,6 @@ from headtrain.evaluation.comparison import (
     find_disagreements,
     read_shared,
 )
-from headtrain.head.checkpoint import CheckpointError
 from headtrain.metrics.pairwise import EvaluationError
 from headtrain.report.comparison import comparison_lines, disagreement_text
 from tests.support.simulated_splits import SETTINGS, simulated
@@ -184,13 +183,3 @@ def test_the_lines_have_the_numbers():
     assert f"by A only {found.mcnemar.only_first:,}" in lines[0]
     assert f"p = {found.mcnemar.p_value:.3g}" in lines[1]
     assert f"A better in {found.problems_won}" in lines[2]
-
-
-def test_errors_of_heads_pass_through(tmp_path: Path):
-    class Refusing:
-        def score(self, store):
-            raise CheckpointError("another recipe")
-
-    store = write_store(tmp_path / "a", num_problems=1)
-    with pytest.raises(CheckpointError, match="another recipe"):
-        read_shared(Refusing(), store, Refusing(), store)

@@ -8,6 +8,7 @@ import pytest
 
 from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.shortcuts.controls import prompt_only_scores, shuffled_tally
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.metrics.pairs import Pairs
 from headtrain.metrics.pairwise import pairwise_accuracy, pairwise_counts
@@ -87,6 +88,26 @@ def test_controls_hold_for_honest_scores_and_the_prompt_knows_no_pair(splits):
     assert shuffled.result["accuracy_over_problems"].estimate == pytest.approx(0.5, abs=0.03)
     assert prompt.holds
     assert shuffled.holds
+
+
+def test_shuffling_keeps_the_pairs_and_every_score_in_its_problem():
+    scored = simulated(7)
+    only_problem = scored.with_scores(scored.problem * 1.0)  # ties, unless scores cross problems
+    tally = shuffled_tally(only_problem, seed=0)
+    assert tally.num_pairs.tolist() == pairwise_counts(scored).num_pairs.tolist()
+    assert (tally.wins == tally.num_pairs / 2).all()
+
+
+def test_shuffled_labels_win_half_of_the_pairs_whatever_the_scores_know():
+    scored = simulated(8, num_problems=300)
+    tally = shuffled_tally(scored.with_scores(scored.is_correct * 1.0), seed=0)
+    assert tally.wins.sum() / tally.total == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_prompt_scores_the_share_of_correct_samples(splits):
+    labels = splits["valid"].is_correct.reshape(-1, 8)
+    scores = prompt_only_scores(splits["valid"]).reshape(-1, 8)
+    assert scores == pytest.approx(np.repeat(labels.mean(axis=1)[:, None], 8, axis=1))
 
 
 def test_the_verdict_is_the_paired_difference_to_the_best_shortcut(splits):
@@ -200,32 +221,21 @@ def sample_table(**columns):
     return pa.table({"output_tokens": pa.array([3, 9, 5], type=pa.int32()), **columns})
 
 
-def test_length_judges_are_opposites():
-    scores = shortcut_scores(sample_table())
+def test_length_judges_are_opposites_also_of_a_table_in_chunks():
+    scores = shortcut_scores(pa.concat_tables([sample_table(), sample_table()]))
     assert list(scores) == ["longer_is_correct", "shorter_is_correct"]
-    assert scores["longer_is_correct"].tolist() == [3.0, 9.0, 5.0]
-    assert scores["shorter_is_correct"].tolist() == [-3.0, -9.0, -5.0]
+    assert scores["longer_is_correct"].tolist() == [3, 9, 5, 3, 9, 5]
+    assert scores["shorter_is_correct"].tolist() == [-3, -9, -5, -3, -9, -5]
 
 
-def test_likelihood_judges_appear_where_the_table_has_them():
+def test_likelihood_judges_appear_if_their_column_has_values():
     table = sample_table(
-        logprob_sum=pa.array([-3.0, -18.0, -5.0], type=pa.float32()),
+        logprob_sum=pa.array([None] * 3, type=pa.float32()),
         logprob_mean=pa.array([-1.0, -2.0, None], type=pa.float32()),
         entropy_mean=pa.array([1.0, 1.0, 1.0], type=pa.float32()),
     )
     scores = shortcut_scores(table)
-    assert list(scores)[2:] == ["logprob_mean", "logprob_sum"]
-    assert scores["logprob_sum"].tolist() == [-3.0, -18.0, -5.0]
+    assert list(scores)[2:] == ["logprob_mean"]
+    assert scores["logprob_mean"].dtype == np.float64
     assert scores["logprob_mean"].tolist()[:2] == [-1.0, -2.0]
     assert np.isnan(scores["logprob_mean"][2])
-    assert all(judged.dtype == np.float64 for judged in scores.values())
-
-
-def test_a_likelihood_column_of_nulls_is_no_judge():
-    table = sample_table(logprob_sum=pa.array([None] * 3, type=pa.float32()))
-    assert "logprob_sum" not in shortcut_scores(table)
-
-
-def test_a_table_in_chunks_is_read_whole():
-    table = pa.concat_tables([sample_table(), sample_table()])
-    assert shortcut_scores(table)["longer_is_correct"].tolist() == [3, 9, 5, 3, 9, 5]

@@ -14,7 +14,7 @@ from headtrain.evaluation.files import (
     results_dir,
     write_evaluation,
 )
-from headtrain.evaluation.inputs import EvaluationInputs, is_up_to_date, record_inputs
+from headtrain.evaluation.inputs import is_up_to_date, read_inputs, record_inputs
 from headtrain.head.checkpoint import find_head
 from tests.support.simulated_splits import SETTINGS, simulated
 
@@ -78,41 +78,29 @@ def test_a_file_that_is_no_evaluation_is_refused_by_name(tmp_path: Path, content
         read_evaluation(path)
 
 
-class Made:
-    """An evaluation whose inputs and files are all there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = write(folder / "results" / "valid.json")
-        self.picture = write(folder / "results" / "valid" / "scores.png", "picture")
-        for name in ("head/head.json", "train/manifest.json", "train.jsonl"):
-            write(folder / name, name)
-
-    def inputs(self, **settings: Any) -> EvaluationInputs | None:
-        return EvaluationInputs.read(
-            head=self.folder / "head",
-            stores={"train": self.folder / "train"},
-            files={"train": [self.folder / "train.jsonl"]},
-            settings={"seed": 1} | settings,
-        )
-
-    def is_up_to_date(self, **settings: Any) -> bool:
-        inputs = self.inputs(**settings)
-        return inputs is not None and is_up_to_date(self.path, inputs)
-
-
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    made = Made(tmp_path)
-    inputs = made.inputs()
-    assert inputs is not None
-    record_inputs(made.path, inputs, [made.path, made.picture])
-    return made
+def folder(tmp_path: Path) -> Path:
+    """A head, a store, and an evaluation of theirs with its record."""
+    for name in ("head/head.json", "train/manifest.json", "results/valid/scores.png"):
+        write(tmp_path / name, name)
+    evaluation = write(tmp_path / "results" / "valid.json")
+    picture = tmp_path / "results" / "valid" / "scores.png"
+    record_inputs(evaluation, inputs_of(tmp_path) or {}, [evaluation, picture])
+    return tmp_path
 
 
-def test_an_evaluation_of_the_same_inputs_is_up_to_date(made: Made) -> None:
-    assert made.is_up_to_date()
-    assert not made.is_up_to_date(seed=2)
+def inputs_of(folder: Path, seed: int = 1) -> dict[str, Any] | None:
+    return read_inputs(folder / "head", {"train": folder / "train"}, seed=seed)
+
+
+def is_unchanged(folder: Path, **others: Any) -> bool:
+    inputs = inputs_of(folder, **others)
+    return inputs is not None and is_up_to_date(folder / "results" / "valid.json", inputs)
+
+
+def test_an_evaluation_of_the_same_inputs_is_up_to_date(folder: Path) -> None:
+    assert is_unchanged(folder)
+    assert not is_unchanged(folder, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -120,15 +108,14 @@ def test_an_evaluation_of_the_same_inputs_is_up_to_date(made: Made) -> None:
     [
         "head/head.json",
         "train/manifest.json",
-        "train.jsonl",
         "results/valid.json",
         "results/valid/scores.png",
         "results/valid.inputs.json",
     ],
 )
-def test_a_file_that_changed_or_is_gone_makes_it_out_of_date(made: Made, name: str) -> None:
-    file = made.folder / name
+def test_a_file_that_changed_or_is_gone_makes_it_out_of_date(folder: Path, name: str) -> None:
+    file = folder / name
     file.write_text("something else")
-    assert not made.is_up_to_date()
+    assert not is_unchanged(folder)
     file.unlink()
-    assert not made.is_up_to_date()
+    assert not is_unchanged(folder)

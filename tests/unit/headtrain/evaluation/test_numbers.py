@@ -49,10 +49,11 @@ def test_every_interval_of_the_json_is_a_number_under_its_path(evaluation):
 
 def test_every_number_has_a_unit_and_a_meaning_in_a_sentence(evaluation):
     for number in evaluation.numbers("valid"):
-        assert number.unit in UNITS, number.key
-        assert number.title, number.key
-        assert number.meaning[0].isupper(), number.key
-        assert number.meaning.endswith("."), number.key
+        quantity = number.quantity
+        assert quantity.title, number.key
+        assert quantity.unit in UNITS, number.key
+        assert quantity.meaning[0].isupper(), number.key
+        assert quantity.meaning.endswith("."), number.key
 
 
 def test_metrics_are_estimates_and_the_bounds_of_accuracies_over_problems(evaluation):
