@@ -105,6 +105,14 @@ class BestOfN:
     pickers: Mapping[str, tuple[Interval, ...]]
     """A pass rate for each n, by picker: head, any, oracle, shortest, ..."""
 
+    def numbers(self, at: str) -> Iterator[Number]:
+        """Yield all pass rates, named."""
+        sizes = [pass_rate(n, place) for place, n in enumerate(self.n)]
+        for picker, rates in self.pickers.items():
+            found = {size.key: rate for size, rate in zip(sizes, rates, strict=True)}
+            metrics = "" if picker == HEAD else None
+            yield from name_all(sizes, found, at=f"{at}.pickers.{picker}", metrics=metrics)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
@@ -126,7 +134,7 @@ class Details:
     breakdowns: Mapping[str, tuple[Slice, ...]]
     """By attribute: difficulty, language, source, candidates, length_difference."""
 
-    best_of_n: BestOfN | None
+    best_of_n: BestOfN
     reliability: tuple[ReliabilityBin, ...]
     """Empty without a calibration."""
 
@@ -162,14 +170,7 @@ class Details:
         for name, parts in self.breakdowns.items():
             for place, part in enumerate(parts):
                 yield from _name_slice(part, f"{at}.breakdowns.{name}.{place}", None)
-        if self.best_of_n is not None:
-            sizes = [pass_rate(n, place) for place, n in enumerate(self.best_of_n.n)]
-            for picker, rates in self.best_of_n.pickers.items():
-                found = {size.key: rate for size, rate in zip(sizes, rates, strict=True)}
-                metrics = "" if picker == HEAD else None
-                yield from name_all(
-                    sizes, found, at=f"{at}.best_of_n.pickers.{picker}", metrics=metrics
-                )
+        yield from self.best_of_n.numbers(f"{at}.best_of_n")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,10 +95,9 @@ def summary_lines(evaluation: Evaluation, split: str) -> list[str]:
     for title, part in details.subsets.items():
         accuracy = part.judges[HEAD][OVER_PAIRS.key]
         lines.append(f"{title}: {accuracy} over {part.num_pairs:,} pairs")
-    if details.best_of_n is not None:
-        best = details.best_of_n
-        rates = [f"{name} {rates[-1].estimate:.3f}" for name, rates in best.pickers.items()]
-        lines.append(f"pass rate of the best of {best.n[-1]}: {', '.join(rates)}")
+    best = details.best_of_n
+    rates = [f"{name} {rates[-1].estimate:.3f}" for name, rates in best.pickers.items()]
+    lines.append(f"pass rate of the best of {best.n[-1]}: {', '.join(rates)}")
     lines += [
         f"left out: {name.replace('_', ' ')}: {why}" for name, why in details.left_out.items()
     ]

@@ -235,7 +235,7 @@ def test_the_texts_of_the_dataset_are_judged_and_shown(pipeline: Pipeline) -> No
     # `return !` against `return ?` is what n-grams are made for.
     assert judges["bag_of_ngrams"]["accuracy_over_pairs"]["estimate"] == 1.0
     assert "bag of ngrams" in pipeline.outcomes["eval"].out
-    assert "The head ranks" in pipeline.outcomes["eval"].out
+    assert "The head orders" in pipeline.outcomes["eval"].out
     page = (pipeline.storage / "evaluation/demo/valid.html").read_text()
     assert "demo on valid" in page
 
