@@ -192,7 +192,7 @@ def draw_length_difference(content: Content) -> "Figure | None":
 def draw_best_of_n(content: Content) -> "Figure | None":
     """Pass rate by n, for every way to pick one of n."""
     found = content.details.best_of_n
-    if found is None or len(found.n) < 2:
+    if len(found.n) < 2:
         return None
     with drawing(height=HEIGHT + 0.5) as (figure, axes):
         for (picker, rates), colour in zip(found.pickers.items(), cycle(PALETTE), strict=False):
