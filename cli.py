@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from featurize.run.selection import Choose, Selection
     from featurize.store import FeatureStore
     from headtrain.evaluation.evaluate import EvaluatedHead
+    from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
@@ -798,9 +799,12 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
     """`critic eval --split`."""
     settings, layout = project.settings, project.layout
     console().print(f"eval: {split} split of {settings.dataset.name}")
+    if _show_finished_evaluation(project, split, head, baseline):
+        return
     _keep_fonts_in(layout)
     from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.files import results_dir
+    from headtrain.evaluation.inputs import record_inputs
     from headtrain.head.checkpoint import load_head
     from headtrain.report.sweep import find_sweep, read_layers
 
@@ -821,7 +825,7 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
         baselines=None if baseline is None else _random_backbone(project, trained, stores),
     )
     tracker = project.make_tracker()
-    _show_judgement(
+    written = _show_judgement(
         project,
         judgement,
         split,
@@ -837,6 +841,25 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
         history=tracker.history(trained.record.tracking_run_id, TRACKED),
         sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
     )
+    if (found := project.evaluation_inputs(head, split, baseline)) is not None:
+        record_inputs(*found, written)
+
+
+def _show_finished_evaluation(
+    project: "Project", split: str, head: str | None, baseline: str | None
+) -> bool:
+    """Show the evaluation that is there if nothing it depends on has changed."""
+    from headtrain.evaluation.files import read_evaluation
+    from headtrain.evaluation.inputs import is_up_to_date
+
+    found = project.evaluation_inputs(head, split, baseline)
+    if found is None or not is_up_to_date(*found):
+        return False
+    path, _ = found
+    _print_evaluation(read_evaluation(path), split)
+    console().print(f"evaluation up to date: {path}")
+    console().print(f"report in {path.with_suffix('.html')}")
+    return True
 
 
 def _evaluate_file(
@@ -907,11 +930,10 @@ def _show_judgement(
     benchmark: dict[str, Any] | None = None,
     tables: "Sequence[Any]" = (),
     **report_options: Any,
-) -> None:
-    """Write an evaluation and its report, log it, and print its tables."""
+) -> list[Path]:
+    """Write an evaluation and its report, log it, print its tables; returns the files."""
     from headtrain.evaluation.files import write_evaluation
     from headtrain.report.page import write_report
-    from headtrain.report.tables import judges_table, summary_lines, values_table
 
     evaluation, path = judgement.evaluation, results / f"{split}.json"
     is_new = write_evaluation(path, evaluation, trained, benchmark=benchmark)
@@ -928,14 +950,21 @@ def _show_judgement(
         metrics = evaluation.metrics(split)
         run_id = trained.record.tracking_run_id
         project.make_tracker().log_evaluation(run_id, metrics, [path, *report])
-    console().print(judges_table(evaluation, split))
-    console().print(values_table(evaluation, split))
-    for line in summary_lines(evaluation, split):
-        console().print(line)
+    _print_evaluation(evaluation, split)
     for table in tables:
         console().print(table)
     console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
     console().print(f"report written to {report[0]}")
+    return [path, *report]
+
+
+def _print_evaluation(evaluation: "Evaluation", split: str) -> None:
+    from headtrain.report.tables import judges_table, summary_lines, values_table
+
+    console().print(judges_table(evaluation, split))
+    console().print(values_table(evaluation, split))
+    for line in summary_lines(evaluation, split):
+        console().print(line)
 
 
 def _featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: bool) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +13,7 @@ from configs.notes import warn
 from configs.paths import Layout
 from configs.source import ConfigError
 from featurize.errors import FeatureStoreError, one_line
+from featurize.io.files import checksum
 from featurize.settings import BackboneSettings
 
 if TYPE_CHECKING:
@@ -143,6 +144,44 @@ class Project:
         except (ValueError, OSError) as error:
             return TextSource(why_not=one_line(error).partition("\n")[0])
         return texts_of(index, store)
+
+    def evaluation_inputs(
+        self, head: str | None, split: str, baseline: str | None
+    ) -> "tuple[Path, dict[str, Any]] | None":
+        """The file of an evaluation and all it depends on, without loading the head.
+
+        None if something of it is missing or not on this machine; then it is computed.
+        """
+        from featurize.data.sources import find_sources
+        from headtrain.evaluation.files import default_head, results_dir
+        from headtrain.evaluation.inputs import read_inputs
+
+        settings, layout = self.settings, self.layout
+        folder = default_head(Path(head or layout.checkpoint_dir))
+        stores = {str(name): layout.features_dir(name) for name in ("train", split)}
+        if folder is None or any("://" in str(store) for store in stores.values()):
+            return None
+        try:
+            paths = [settings.dataset.path_of(name) for name in stores]
+            sources = [find_sources(path, layout.cache_dir / "index") for path in paths]
+        except (ValueError, OSError):
+            return None
+        sweep = layout.checkpoint_dir / "sweep" / "sweep.json"
+        inputs = read_inputs(
+            folder,
+            {name: Path(store) for name, store in stores.items()},
+            settings=asdict(settings.evaluation),
+            seed=settings.runtime.seed,
+            names=[settings.experiment.name, settings.dataset.name, settings.models.policy.name],
+            recipe=[settings.dataset.max_length, asdict(settings.featurize)],
+            baseline=baseline,
+            sources=[[source.path, *source.state] for found in sources for source in found],
+            sweep=checksum(sweep) if sweep.exists() else None,
+        )
+        if inputs is None:
+            return None
+        results = results_dir(str(folder), layout.checkpoint_dir, layout.evaluation_dir)
+        return results / f"{split}.json", inputs
 
     def make_tracker(self) -> "MlflowTracker":
         """The tracking server of the configuration, or the local database."""
