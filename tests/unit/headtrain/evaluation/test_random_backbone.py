@@ -1,4 +1,4 @@
-"""The baseline's head: where it is kept, so that what it is made of never meets another's."""
+"""The folder of the baseline's head depends on everything the head is made of."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +17,12 @@ from headtrain.settings import (
 
 
 class _Found(Exception):
-    """Where the head was to be kept."""
+    """The folder the head would be written to."""
 
 
 @pytest.fixture
 def folder_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Tells the folder of a head by its valid store and the file of problems left out."""
+    """Gives the folder of a head for a valid store and a file of excluded problems."""
 
     def train_head(*, checkpoint_dir: Path, **_: object) -> None:
         raise _Found(checkpoint_dir)
@@ -45,13 +45,19 @@ def folder_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             split: SimpleNamespace(manifest=SimpleNamespace(fingerprint=fingerprint))
             for split, fingerprint in (("train", "t"), ("valid", valid))
         }
-        layout: Any = SimpleNamespace(random_checkpoint_dir=tmp_path.joinpath, cache_dir=tmp_path)
-        settings: Any = SimpleNamespace(runtime=SimpleNamespace(device="cpu"))
+        job: Any = SimpleNamespace(cache_dir=tmp_path, runtime=SimpleNamespace(device="cpu"))
         trained: Any = SimpleNamespace(record=record, path=tmp_path)
+        unused: Any = None
+        baseline = random_backbone.RandomBackbone(
+            job_of=lambda split: job,
+            featurize=unused,
+            open_store=unused,
+            features_dir=unused,
+            checkpoint_dir=tmp_path.joinpath,
+            progress=unused,
+        )
         with pytest.raises(_Found) as found:
-            random_backbone._train(
-                trained, made, settings, layout, chosen_on=None if valid is None else "valid"
-            )
+            baseline._train(trained, made, chosen_on=None if valid is None else "valid")
         path: Path = found.value.args[0]
         return path
 
@@ -63,7 +69,7 @@ def test_other_valid_features_make_another_folder(folder_of: Any) -> None:
     assert len({folder_of("one"), folder_of("two"), folder_of(None)}) == 3
 
 
-def test_other_problems_in_the_file_left_out_make_another_folder(
+def test_other_excluded_problems_make_another_folder(
     folder_of: Any, tmp_path: Path
 ) -> None:
     excluded = tmp_path / "excluded.txt"
