@@ -1,11 +1,13 @@
 """What the terminal shows: one console, tables, progress bars, and errors in one line."""
 
 import functools
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
@@ -36,12 +38,25 @@ def console() -> "Console":
 
     # A file or pipe has no width of its own; 80 columns would break paths in two.
     # No markup: names of files, settings and samples may hold brackets.
+    is_closed = sys.stdout is None  # `critic ... >&-`
     return Console(
-        soft_wrap=not sys.stdout.isatty(),
+        file=io.StringIO() if is_closed else None,
+        soft_wrap=is_closed or not sys.stdout.isatty(),
         highlight=False,
         markup=False,
         quiet=not is_first_process(),
     )
+
+
+def expand_home(value: Any) -> Any:
+    """Replace a leading `~` in a path, or in each path of a list; the shell may not have."""
+    if isinstance(value, Path):
+        return value.expanduser()
+    if isinstance(value, str) and value.startswith("~"):
+        return str(Path(value).expanduser())
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    return value
 
 
 def reports_errors(
@@ -54,6 +69,7 @@ def reports_errors(
 
     @functools.wraps(command)
     def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        kwargs = {name: expand_home(value) for name, value in kwargs.items()}
         try:
             with raises_when_terminated():
                 command(*args, debug=debug, **kwargs)
@@ -76,7 +92,8 @@ def reports_errors(
 def _fail(message: str, code: int, debug: bool, details: Sequence[str] = ()) -> None:
     if debug:
         raise
-    if code in (MISTAKE, FAULT) or is_first_process():
+    is_shown = code in (MISTAKE, FAULT) or is_first_process()
+    if is_shown and sys.stderr is not None:  # None: closed with `2>&-`
         print(*details, f"error: {message}", sep="\n", file=sys.stderr)  # noqa: T201
     raise typer.Exit(code)
 

@@ -11,6 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from configs.config import Config
+from configs.console import expand_home
 from configs.errors import describe, find_bools_read_as_numbers, locate, show
 from configs.source import ConfigError, ConfigSource, Override, first_line, merge
 
@@ -24,6 +25,13 @@ _BASE = {
         "features_dir": "${storage.root}/features",
     },
 }
+_PATHS = (
+    *(("storage", name) for name in _BASE["storage"]),
+    *(("models.policy", name) for name in ("path", "tokenizer_path")),
+    *(("dataset", name) for name in ("train", "validation", "test")),
+    ("checkpoint", "save_dir"),
+    ("data_sampling.pairwise", "exclude_problems"),
+)
 _RESOLVER_NOISE = re.compile(r"^\w+ raised while resolving interpolation: ")
 
 
@@ -96,7 +104,8 @@ def _resolve(tree: dict[Any, Any], overrides: Sequence[Override], source: Config
         for override in overrides:
             merged = merge(merged, override.to_tree())
         whole = OmegaConf.create(merged)
-        return _with_save_dir(OmegaConf.to_container(whole, resolve=True, throw_on_missing=True))
+        plain = OmegaConf.to_container(whole, resolve=True, throw_on_missing=True)
+        return _expand_home(_with_save_dir(plain))
     except OmegaConfBaseException as error:
         key = tuple(str(error.full_key or "").split("."))
         problem = _RESOLVER_NOISE.sub("", first_line(error)).strip('"')
@@ -117,6 +126,17 @@ def _with_save_dir(raw: Any) -> Any:
     if isinstance(section, dict) and isinstance(storage, dict):
         name = experiment.get("name") if isinstance(experiment, dict) else None
         section.setdefault("save_dir", f"{storage.get('checkpoints_dir')}/critic/{name}")
+    return raw
+
+
+def _expand_home(raw: Any) -> Any:
+    """Replace a leading `~` in every setting that is a path."""
+    for section, name in _PATHS:
+        folder = raw
+        for part in section.split("."):
+            folder = folder.get(part) if isinstance(folder, dict) else None
+        if isinstance(folder, dict) and name in folder:
+            folder[name] = expand_home(folder[name])
     return raw
 
 

@@ -16,6 +16,9 @@ from featurize.errors import CriticError
 PACKAGED = Path(__file__).parent
 DEFAULT_NAME = "critic_pairwise.yaml"
 
+_NO_COMMENT = "\ue000"
+"""Stands in for `#`, to see whether YAML takes one for the start of a comment."""
+
 _FORM = re.compile(r"(?P<key>[^\s=.]+(?:\.[^\s=.]+)*)=(?P<value>.*)", re.DOTALL)
 
 
@@ -113,14 +116,16 @@ class Override:
         if key not in known_keys():
             raise ConfigError(f"--set {text}: {describe_unknown(key)}")
         try:
-            # OmegaConf's own reading of the value, the same as it has for a file: 1e-3 is a number.
-            pair = OmegaConf.from_dotlist([f"value={form['value']}"])
-            value = OmegaConf.to_container(pair, resolve=False)
+            value = _parse_value(form["value"])
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             problem = getattr(error, "problem", None) or first_line(error)
             raise ConfigError(f"--set {text}: the value is not YAML: {problem}; quote it") from None
-        assert isinstance(value, dict)
-        return cls(text=text, key=key, value=value["value"])
+        if _has_comment(form["value"], value):
+            raise ConfigError(
+                f"--set {text}: YAML reads the text from ' #' on as a comment; quote the value: "
+                f"--set '{form['key']}=\"...\"'"
+            )
+        return cls(text=text, key=key, value=value)
 
     def __str__(self) -> str:
         return f"--set {self.text}"
@@ -132,6 +137,31 @@ class Override:
             tree = {name: tree}
         assert isinstance(tree, dict)
         return tree
+
+
+def _parse_value(text: str) -> Any:
+    """Parse a value as OmegaConf parses a file: 1e-3 is a number. `#` is put back."""
+    pair = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    assert isinstance(pair, dict)
+    return _put_back(pair["value"])
+
+
+def _has_comment(text: str, value: Any) -> bool:
+    """Whether YAML has dropped a part of a text that it has parsed as `value`."""
+    try:
+        return bool(value != _parse_value(text.replace("#", _NO_COMMENT)))
+    except (yaml.YAMLError, OmegaConfBaseException):
+        return True  # without the comment it is no value
+
+
+def _put_back(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(_NO_COMMENT, "#")
+    if isinstance(value, list):
+        return [_put_back(item) for item in value]
+    if isinstance(value, dict):
+        return {_put_back(key): _put_back(item) for key, item in value.items()}
+    return value
 
 
 def merge(below: Any, above: Any) -> Any:

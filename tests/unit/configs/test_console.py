@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from configs.console import columns_table
@@ -47,3 +48,15 @@ def test_a_narrow_table_cuts_no_name_short() -> None:
     Console(file=shown, width=40).print(table)
     cells = "".join(line.split("│")[1].strip() for line in shown.getvalue().splitlines()[4:-1])
     assert cells.replace(" ", "") == "".join(names).replace(" ", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_no_error(closed: str) -> None:
+    command = f"{sys.executable} -m cli --version {closed}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_a_mistake_has_its_exit_code_though_outputs_are_closed() -> None:
+    command = f"{sys.executable} -m cli inspect /nowhere >&- 2>&-"
+    assert subprocess.run(command, shell=True, cwd=ROOT, check=False).returncode == 2

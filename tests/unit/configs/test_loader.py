@@ -238,3 +238,40 @@ def test_a_folder_and_a_file_that_is_not_text_are_refused(tmp_path: Path) -> Non
 def test_validating_on_the_training_data_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     warn(load_config(Path("demo.yaml"), ["dataset.validation=${dataset.train}"]))
     assert "dataset.validation is dataset.train" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value", ["run #2", "'a' #2", "[a, b] # c", "{a: 1} #", "#2", "a\t#b", '"a" #b']
+)
+def test_a_value_of_which_yaml_would_drop_a_comment_is_refused(value: str) -> None:
+    problem = demo_problem(f"experiment.description={value}")
+    assert "comment; quote the value: --set 'experiment.description=" in problem
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("run#2", "run#2"), ("'run #2'", "run #2"), ('"#"', "#")]
+)
+def test_a_number_sign_that_starts_no_comment_is_kept(value: str, expected: str) -> None:
+    config = load_config(Path("demo.yaml"), [f"experiment.description={value}"])
+    assert config.experiment.description == expected
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load_config(
+        Path("demo.yaml"),
+        [
+            "storage.root=~/critic",
+            "models.policy.path=~/model",
+            "models.policy.tokenizer_path=~/tokenizer",
+            "dataset.train=[~/a.jsonl, b~.jsonl]",
+            "data_sampling.pairwise.exclude_problems=~/ids.txt",
+        ],
+    )
+    assert config.storage.root == "/home/me/critic"
+    assert config.storage.features_dir == "/home/me/critic/features"
+    assert config.checkpoint.save_dir == "/home/me/critic/checkpoints/critic/demo"
+    assert config.models.policy.path == "/home/me/model"
+    assert config.models.policy.tokenizer_path == "/home/me/tokenizer"
+    assert config.dataset.train == ("/home/me/a.jsonl", "b~.jsonl")
+    assert config.data_sampling.pairwise.exclude_problems == "/home/me/ids.txt"

@@ -69,9 +69,7 @@ def test_other_valid_features_make_another_folder(folder_of: Any) -> None:
     assert len({folder_of("one"), folder_of("two"), folder_of(None)}) == 3
 
 
-def test_other_excluded_problems_make_another_folder(
-    folder_of: Any, tmp_path: Path
-) -> None:
+def test_other_excluded_problems_make_another_folder(folder_of: Any, tmp_path: Path) -> None:
     excluded = tmp_path / "excluded.txt"
     found = set()
     for text in ("p1\n", "p1\np2\n"):
