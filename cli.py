@@ -277,7 +277,7 @@ def prepare_split_command(
 
     prepare.similarity says how alike statements may be, e.g. --set prepare.similarity=0.7.
     """
-    from featurize.data.prepare.by_problem import SplitJob, prepare_split
+    from featurize.data.prepare.split import SplitJob, prepare_split
 
     project = _load(config, overrides)
     job = SplitJob(

@@ -17,7 +17,7 @@ import s3fs
 import zstandard
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.by_problem import SplitJob, prepare_split
+from featurize.data.prepare.split import SplitJob, prepare_split
 from featurize.data.prepare.codecontests.files import AS_PUBLISHED, find_splits
 from featurize.data.records import DataError
 from featurize.io.downloads import RemoteFile, find_remote_files

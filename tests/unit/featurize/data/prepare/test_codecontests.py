@@ -1,4 +1,4 @@
-"""CodeContests as it is published becomes samples, and all that is left out is accounted for."""
+"""CodeContests becomes samples, and everything that is left out is counted."""
 
 import itertools
 from pathlib import Path
@@ -8,19 +8,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
 from featurize.data.prepare.codecontests.problems import DIFFICULTIES, LANGUAGES, SOURCES
 from featurize.data.prepare.codecontests.tokens import TokenLimit
-from featurize.data.prepare.settings import CodeContestsSettings, PrepareSettings
-from tests.support.contest_files import (
+from featurize.errors import CriticError
+from tests.support.contests import (
     CPP,
     JAVA,
+    MIXED,
     PYTHON3,
+    left_out,
+    outputs,
+    prepare,
+    prepare_rows,
     problem,
+    read,
     solutions,
     write_problems,
 )
-from tests.support.contest_jobs import MIXED, left_out, outputs, prepare, prepare_rows, read
 from tests.support.tiny_models import make_tokenizer
 
 
@@ -57,7 +61,7 @@ def test_label_numbers_are_those_of_the_hub():
     assert LANGUAGES == ("unknown", "python2", "cpp", "python3", "java")
 
 
-def test_what_is_unknown_is_null_and_a_rating_of_0_is_none(tmp_path: Path):
+def test_unknown_labels_and_a_rating_of_0_are_null(tmp_path: Path):
     rows = prepare_rows(tmp_path, problem("x", source=0, difficulty=0, cf_rating=0))
     assert {row["problem_id"] for row in rows} == {"unknown/x"}
     for row in rows:
@@ -121,7 +125,7 @@ def test_a_language_with_one_label_only_is_left_out(tmp_path: Path):
     assert left_out(tmp_path) == {"of a problem and language with one label only": 1}
 
 
-def test_one_label_is_enough_where_asked_for(tmp_path: Path):
+def test_one_label_is_enough_if_asked_for(tmp_path: Path):
     only = problem("only", incorrect_solutions=solutions())
     assert len(prepare_rows(tmp_path, MIXED, only, require_both_labels=False)) == 9
 
@@ -204,7 +208,7 @@ def many(name: str, number: int) -> dict[str, Any]:
     )
 
 
-def test_at_most_so_many_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
+def test_max_solutions_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
     rows = prepare_rows(tmp_path, many("x", 20), problem("y"), max_solutions=3)
     of_x = [row for row in rows if row["problem_id"] == "codeforces/x"]
     assert sorted(row["is_correct"] for row in of_x) == [False] * 3 + [True] * 3
@@ -216,16 +220,11 @@ def test_at_most_so_many_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
     # Whatever else is read, the same ones are drawn; another seed draws others.
     alone = prepare_rows(tmp_path / "alone", many("x", 20), max_solutions=3)
     assert alone == of_x
-    job = CodeContestsJob(
-        source=str(tmp_path / "in"),
-        out_dir=tmp_path / "seed",
-        settings=PrepareSettings(seed=1, codecontests=CodeContestsSettings(max_solutions=3)),
-    )
-    prepare_codecontests(job)
+    prepare(tmp_path / "in", tmp_path / "seed", seed=1, max_solutions=3)
     assert outputs(read(tmp_path / "seed/train.jsonl")) != outputs(rows)
 
 
-def test_the_order_of_the_rows_tells_nothing_about_labels(tmp_path: Path):
+def test_the_order_of_the_rows_is_independent_of_their_labels(tmp_path: Path):
     labels = [row["is_correct"] for row in prepare_rows(tmp_path, many("x", 50))]
     changes = sum(first != second for first, second in itertools.pairwise(labels))
     assert 30 < changes < 70  # in order of labels it would be 1
@@ -254,7 +253,7 @@ def test_solutions_with_too_many_tokens_are_left_out(tmp_path: Path):
     assert left_out(tmp_path) == {f"of more than {limit:,} tokens with the statement": 1}
 
 
-def test_a_statement_too_long_takes_all_its_solutions_along(tmp_path: Path):
+def test_all_solutions_of_a_statement_that_is_too_long_are_left_out(tmp_path: Path):
     limit = TokenLimit.create(make_tokenizer(), "d", 300)
     long = problem("long", description="word " * 500)
     prepare_rows(tmp_path, problem("x"), long, max_tokens=300, limit=limit)
@@ -262,7 +261,5 @@ def test_a_statement_too_long_takes_all_its_solutions_along(tmp_path: Path):
 
 
 def test_a_limit_without_room_for_a_prompt_is_refused():
-    with pytest.raises(
-        ValueError, match=r"max_tokens is 2; the response mark alone has \d+ tokens"
-    ):
+    with pytest.raises(CriticError, match=r"max_tokens is 2; .* \d+ tokens"):
         TokenLimit.create(make_tokenizer(), "d", 2)

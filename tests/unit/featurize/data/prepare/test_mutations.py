@@ -6,7 +6,7 @@ import random
 import pytest
 
 from featurize.data.prepare.from_tests.edits import edit_once, normalise
-from featurize.data.prepare.from_tests.mutants import MUTATIONS, mutate_once
+from featurize.data.prepare.from_tests.mutations import MUTATIONS
 
 # For each mutation a program it fits and all programs that it may become.
 CASES: dict[str, tuple[str, set[str]]] = {
@@ -48,7 +48,6 @@ def test_a_mutation_makes_exactly_the_mistakes_it_is_named_after(name: str):
             to_program(body),
             {name: MUTATIONS[name]},
             functions=frozenset({"f"}),
-            keywords=frozenset(),
             rng=random.Random(seed),
         )
         assert edited is not None
@@ -62,7 +61,7 @@ def test_mutants_parse_and_differ():
         "            t += x[i]\n    return t\n"
     )
     for seed in range(100):
-        edited = mutate_once(source, functions=frozenset({"f"}), rng=random.Random(seed))
+        edited = edit_once(source, MUTATIONS, functions=frozenset({"f"}), rng=random.Random(seed))
         assert edited is not None
         assert edited.source != source
         ast.parse(edited.source)
@@ -70,9 +69,9 @@ def test_mutants_parse_and_differ():
 
 def test_a_program_without_any_place_for_a_mistake_has_no_mutant():
     source = "def f():\n    pass\n"
-    assert mutate_once(source, functions=frozenset({"f"}), rng=random.Random(0)) is None
+    assert edit_once(source, MUTATIONS, functions=frozenset({"f"}), rng=random.Random(0)) is None
 
 
 def test_only_the_named_functions_are_mutated():
     source = "def g(a):\n    return a < 1\n\ndef f(a):\n    return g(a)\n"
-    assert mutate_once(source, functions=frozenset({"f"}), rng=random.Random(0)) is None
+    assert edit_once(source, MUTATIONS, functions=frozenset({"f"}), rng=random.Random(0)) is None
