@@ -1,4 +1,4 @@
-"""What only the texts tell: programs labelled both ways, and statements that give the answer."""
+"""Programs with both labels, and statements that contain a solution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,33 +10,34 @@ import pyarrow as pa
 
 from featurize.arrays import Bools
 from featurize.data.audit.rows import LabelledRows
+from featurize.data.audit.section import MOST_LISTED, Columns, Rows, Section
 from featurize.data.index import DatasetIndex
 
 ROWS_AT_ONCE = 4096
 
 SHORTEST_SOLUTION = 40
-"""Characters below which a solution may stand in a statement by chance."""
+"""Characters below which a statement may contain a solution by chance."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Texts:
-    """What one reading of all texts leaves in memory."""
+    """What one pass over all texts keeps in memory."""
 
     programs: npt.NDArray[np.uint64]
-    """Hash of each output but for blank lines and trailing spaces, [rows]."""
+    """Hash of each output without blank lines and trailing spaces, [rows]."""
     is_in_statement: Bools
-    """Whether the statement contains the output, white space aside, [rows]."""
+    """Whether the statement contains the output, ignoring white space, [rows]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contradiction:
-    """One program of a problem that is labelled correct and incorrect."""
+    """One program of a problem that has both labels."""
 
     problem_id: str
     correct: tuple[str, ...]
-    """Task ids of those called correct."""
+    """Task ids of the samples labelled correct."""
     incorrect: tuple[str, ...]
 
 
@@ -50,10 +51,10 @@ class Leak:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAudit:
-    """Repeats, contradictions and leaks."""
+    """Repeats, contradictions and leaks in a split."""
 
     num_repeats: int
-    """Samples whose program comes earlier in their problem."""
+    """Samples whose program occurs earlier in their problem."""
     contradictions: tuple[Contradiction, ...]
     num_contradicting_samples: int
     leaks: tuple[Leak, ...]
@@ -67,7 +68,7 @@ def read_texts(index: DatasetIndex, progress: Progress | None = None) -> Texts:
     for start in range(0, len(index), ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, len(index))
         for row, sample in enumerate(index.read(np.arange(start, stop)), start):
-            if folded[:2] != (sample.instruction, sample.input):  # rows of a prompt are neighbours
+            if folded[:2] != (sample.instruction, sample.input):  # rows of a prompt are adjacent
                 whole = _fold(sample.instruction + " " + sample.input)
                 folded = (sample.instruction, sample.input, whole)
             programs[row] = program_key(sample.output)
@@ -79,14 +80,14 @@ def read_texts(index: DatasetIndex, progress: Progress | None = None) -> Texts:
 
 
 def program_key(output: str) -> int:
-    """A hash of a program; blank lines and spaces at the ends of lines make no other program."""
+    """Hash a program, ignoring blank lines and trailing spaces."""
     lines = (line.rstrip() for line in output.splitlines())
     content = "\n".join(line for line in lines if line)
     return int.from_bytes(blake2b(content.encode(), digest_size=8).digest(), "little")
 
 
 def audit_texts(table: pa.Table, labelled: LabelledRows, texts: Texts) -> TextAudit:
-    """Find what is labelled both ways and what the statement gives away."""
+    """Find programs with both labels, and solutions in statements."""
     programs = texts.programs[labelled.rows]
     order = np.lexsort((programs, labelled.problems))
     starts = np.flatnonzero(
@@ -125,9 +126,34 @@ def audit_texts(table: pa.Table, labelled: LabelledRows, texts: Texts) -> TextAu
 
 
 def _differs(values: npt.NDArray[np.uint64]) -> Bools:
-    # NOTE: not their difference, which wraps around where numbers have no sign.
+    # NOTE: not np.diff, which wraps around for unsigned numbers.
     return np.asarray(values[1:] != values[:-1])
 
 
 def _fold(text: str) -> str:
     return "".join(text.split())
+
+
+def show_texts(texts: TextAudit) -> Section:
+    """Show the counts, and the first contradictions and leaks."""
+    counts = {
+        "samples that repeat a program of their problem": texts.num_repeats,
+        "programs labelled both correct and incorrect": len(texts.contradictions),
+        "samples of those": texts.num_contradicting_samples,
+        "solutions that the statement contains": len(texts.leaks),
+    }
+    contradictions = Columns(
+        title=f"programs with both labels (at most {MOST_LISTED})",
+        columns=("problem", "correct", "incorrect"),
+        rows=[
+            (one.problem_id, ", ".join(one.correct[:3]), ", ".join(one.incorrect[:3]))
+            for one in texts.contradictions[:MOST_LISTED]
+        ],
+    )
+    leaks = Columns(
+        title=f"solutions in the statement (at most {MOST_LISTED})",
+        columns=("problem", "sample"),
+        rows=[(leak.problem_id, leak.task_id) for leak in texts.leaks[:MOST_LISTED]],
+    )
+    listed = [table for table in (contradictions, leaks) if table.rows]
+    return Section(tables=[Rows(title="programs", rows=counts), *listed])
