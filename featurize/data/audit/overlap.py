@@ -96,19 +96,21 @@ def audit_overlap(
     """Compare every statement with every other one, also those of the other split."""
     both = [*statements, *others]
     texts = [statement.text for statement in both]
-    shared, within = _Found(), _Found()
-    for name in _ids(statements) & _ids(others):
-        shared.add(name, name, 1.0, "same id")
-    for statement in statements:
-        for one, other in itertools.combinations(statement.problem_ids, 2):
-            within.add(one, other, 1.0, "identical")
+    shared = [_pair(name, name, 1.0, "same id") for name in _ids(statements) & _ids(others)]
+    within = [
+        _pair(one, other, 1.0, "identical")
+        for statement in statements
+        for one, other in itertools.combinations(statement.problem_ids, 2)
+    ]
     for i, j, similarity in near_duplicates(texts, threshold=threshold, ngram=ngram):
         kind = _kind(texts[i], texts[j])
-        pairs = itertools.product(both[i].problem_ids, both[j].problem_ids)
-        if i < len(statements) <= j:
-            shared.add_all(pairs, similarity, kind)
-        elif j < len(statements):
-            within.add_all(((min(p), max(p)) for p in pairs), similarity, kind)
+        for one, other in itertools.product(both[i].problem_ids, both[j].problem_ids):
+            if one == other:
+                continue
+            if i < len(statements) <= j:
+                shared.append(_pair(one, other, similarity, kind))
+            elif j < len(statements):
+                within.append(_pair(min(one, other), max(one, other), similarity, kind))
     instructions, of_others = ({s.instruction for s in part} for part in (statements, others))
     return OverlapAudit(
         against=against,
@@ -119,33 +121,23 @@ def audit_overlap(
         num_shared_instructions=len(instructions & of_others),
         threshold=threshold,
         ngram=ngram,
-        shared=shared.sorted(),
-        within=within.sorted(),
+        shared=_strongest(shared),
+        within=_strongest(within),
     )
 
 
-class _Found:
-    """Pairs of problems, each once with its highest similarity; a shared id comes first."""
+def _strongest(found: Iterable[SharedProblem]) -> tuple[SharedProblem, ...]:
+    """Keep each pair of problems once, with its highest similarity; sorted by similarity."""
+    best: dict[tuple[str, str], SharedProblem] = {}
+    for pair in found:
+        key = (pair.problem_id, pair.other_id)
+        if key not in best or best[key].similarity < pair.similarity:
+            best[key] = pair
+    return tuple(sorted(best.values(), key=lambda p: (-p.similarity, p.problem_id, p.other_id)))
 
-    def __init__(self) -> None:
-        self._pairs: dict[tuple[str, str], tuple[float, Kind]] = {}
 
-    def add(self, one: str, other: str, similarity: float, kind: Kind) -> None:
-        known = self._pairs.get((one, other))
-        if known is None or (known[1] != "same id" and known[0] < similarity):
-            self._pairs[one, other] = (similarity, kind)
-
-    def add_all(self, pairs: Iterable[tuple[str, str]], similarity: float, kind: Kind) -> None:
-        for one, other in pairs:
-            if one != other:
-                self.add(one, other, similarity, kind)
-
-    def sorted(self) -> tuple[SharedProblem, ...]:
-        found = sorted(self._pairs.items(), key=lambda pair: (-pair[1][0], pair[0]))
-        return tuple(
-            SharedProblem(problem_id=one, other_id=other, similarity=similarity, kind=kind)
-            for (one, other), (similarity, kind) in found
-        )
+def _pair(one: str, other: str, similarity: float, kind: Kind) -> SharedProblem:
+    return SharedProblem(problem_id=one, other_id=other, similarity=similarity, kind=kind)
 
 
 def _ids(statements: Iterable[Statement]) -> set[str]:

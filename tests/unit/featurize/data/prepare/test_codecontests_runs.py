@@ -23,18 +23,6 @@ def test_progress_counts_the_problems_of_all_splits(tmp_path: Path):
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_finished_dataset_is_not_made_again(tmp_path: Path):
-    write_problems(tmp_path / "in", "train", [MIXED])
-    write_problems(tmp_path / "in", "valid", [problem("v")])
-    made = prepare(tmp_path / "in", tmp_path / "out")
-    assert not made.was_up_to_date
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    found = prepare(tmp_path / "in", tmp_path / "out")
-    assert found.was_up_to_date
-    assert found.counts == made.counts
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-
-
 def test_only_the_missing_split_is_made_again(tmp_path: Path):
     write_problems(tmp_path / "in", "train", [MIXED])
     write_problems(tmp_path / "in", "valid", [problem("v")])
@@ -55,31 +43,6 @@ def test_a_split_that_is_finished_is_kept_when_the_next_one_fails(tmp_path: Path
         prepare(tmp_path / "in", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["summary.json", "train.jsonl"]
     assert path.exists()
-
-
-def test_other_settings_or_files_need_overwrite(tmp_path: Path):
-    write_problems(tmp_path / "in", "train", [MIXED])
-    write_problems(tmp_path / "in", "valid", [MIXED])
-    prepare(tmp_path / "in", tmp_path / "out", format="parquet")
-    with pytest.raises(CriticError, match=r"max_solutions None, not 1; .*--overwrite"):
-        prepare(tmp_path / "in", tmp_path / "out", format="parquet", max_solutions=1)
-    with pytest.raises(CriticError, match="other source files"):
-        prepare(tmp_path / "in/train*", tmp_path / "out", format="parquet")
-    prepare(tmp_path / "in/train*", tmp_path / "out", overwrite=True)
-    # Files of the earlier run are gone: a glob of the folder finds one dataset.
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["summary.json", "train.jsonl"]
-
-
-def test_other_files_are_not_overwritten(tmp_path: Path):
-    write_problems(tmp_path / "in", "train", [MIXED])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/train.jsonl").write_text("mine")
-    with pytest.raises(CriticError, match=r"train\.jsonl: exists.*--overwrite"):
-        prepare(tmp_path / "in", tmp_path / "out")
-    (tmp_path / "out/summary.json").write_text('{"mine": 1}')
-    with pytest.raises(CriticError, match=r"summary\.json: not a summary of prepare codecontests"):
-        prepare(tmp_path / "in", tmp_path / "out")
-    assert (tmp_path / "out/train.jsonl").read_text() == "mine"
 
 
 def test_patterns_select_the_files_of_a_split(tmp_path: Path):

@@ -207,29 +207,6 @@ def test_columns_of_parquet_that_are_not_taken_are_listed(tmp_path: Path):
     assert prepared.details == {"columns not taken": "info, tests, verdict"}
 
 
-def test_a_finished_file_is_not_made_again(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", ROW)
-    out = tmp_path / "out.jsonl"
-    prepare(source, out, *MAPS, values=labels("AC"))
-    before = out.stat().st_mtime_ns
-    assert prepare(source, out, *MAPS, values=labels("AC")).was_up_to_date
-    assert out.stat().st_mtime_ns == before
-    with pytest.raises(CriticError, match=r"correct values \['AC'\], not \['AC', 'OK'\]"):
-        prepare(source, out, *MAPS, values=labels("AC OK"))
-    write(source, ROW, ROW)
-    with pytest.raises(CriticError, match=r"other source files; .*--overwrite"):
-        prepare(source, out, *MAPS, values=labels("AC"))
-    prepare(source, out, *MAPS, values=labels("AC"), overwrite=True)
-    assert len(read(out)) == 2
-
-
-def test_a_source_is_not_overwritten(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", ROW)
-    with pytest.raises(CriticError, match=r"in\.jsonl: is one of the files read"):
-        prepare(source, source, *MAPS, values=labels("AC"), overwrite=True)
-    assert read(source) == [ROW]
-
-
 def test_a_file_without_rows_is_refused(tmp_path: Path):
     source = write(tmp_path / "in.jsonl")
     with pytest.raises(DataError, match=r"in\.jsonl: holds no rows"):

@@ -221,24 +221,3 @@ def test_a_bad_row_is_reported_by_file_and_line(tmp_path: Path):
 def test_a_file_without_rows_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"in\.jsonl: holds no rows"):
         split(write(tmp_path / "in.jsonl", []), tmp_path / "out")
-
-
-def test_a_finished_split_is_not_made_again(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", make_rows(10))
-    made = split(source, tmp_path / "out")
-    assert not made.was_up_to_date
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert split(source, tmp_path / "out").was_up_to_date
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-    with pytest.raises(CriticError, match=r"seed 42, not 1; .*--overwrite"):
-        split(source, tmp_path / "out", seed=1)
-    split(source, tmp_path / "out", test=0, overwrite=True)
-    assert not (tmp_path / "out/test.jsonl").exists()
-
-
-def test_a_source_is_not_overwritten(tmp_path: Path):
-    source = write(tmp_path / "train.jsonl", make_rows(10))
-    content = source.read_bytes()
-    with pytest.raises(CriticError, match=r"train\.jsonl: is one of the files read"):
-        split(source, tmp_path, overwrite=True)
-    assert source.read_bytes() == content
