@@ -1,4 +1,4 @@
-"""Whatever the program, rewriting it any number of times keeps its results."""
+"""Rewriting any program any number of times keeps its results."""
 
 import random
 from typing import Any

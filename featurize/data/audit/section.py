@@ -1,4 +1,4 @@
-"""What each section of an audit shows: tables in the terminal, and figures as files."""
+"""The parts of an audit to show: tables in the terminal, and figures as files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

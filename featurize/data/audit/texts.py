@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Texts:
-    """What one pass over all texts keeps in memory."""
+    """The result of one pass over all texts."""
 
     programs: npt.NDArray[np.uint64]
     """Hash of each output without blank lines and trailing spaces, [rows]."""

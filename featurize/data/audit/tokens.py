@@ -42,7 +42,7 @@ class LengthSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class CutSummary:
-    """What the limits cut off the texts of one kind."""
+    """The effect of the limits on the texts of one kind."""
 
     num_cut: int
     num_tokens_lost: int

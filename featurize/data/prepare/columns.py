@@ -14,6 +14,7 @@ from featurize.data.lines import parse_line
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
 from featurize.data.prepare.prepared import (
     ENDINGS,
+    SUMMARY_FILE,
     Counts,
     Prepared,
     Progress,
@@ -25,7 +26,7 @@ from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
 COMMAND = "prepare columns"
-# Raised when the rules change what comes out of the same files.
+# Incremented when a change of the rules changes the result for the same files.
 RULES_VERSION = 1
 _REPORT_ROWS = 1000
 _MEGABYTE = 1 << 20
@@ -53,10 +54,9 @@ def prepare_columns(
         DataError: rows that cannot be samples, all of them listed; nothing is written.
     """
     sources = find_sources(job.sources, job.cache_dir)
-    folder, summary_path = _find_out(job.out)
     targets = _find_targets(job, sources)
     prepared = Prepared.open(
-        summary_path,
+        _summary_path(job.out),
         COMMAND,
         _recipe(job, sources),
         targets=targets.keys(),
@@ -69,7 +69,7 @@ def prepare_columns(
     used = UsedColumns()
     counts = _write(job, targets, used, _Megabytes(sources, progress))
     for target in targets:
-        prepared = prepared.with_part(target.name, counts[target], target, folder)
+        prepared = prepared.with_part(target.name, counts[target], target)
     details = {
         "taken as correct": used.describe(True),
         "taken as incorrect": used.describe(False),
@@ -77,20 +77,19 @@ def prepare_columns(
         "columns not taken": ", ".join(sorted(left_out)),
     }
     prepared.details.update({name: value for name, value in details.items() if value})
-    prepared.save(summary_path)
+    prepared.save()
     return prepared
 
 
-def _find_out(out: Path) -> tuple[Path, Path]:
-    """Get the folder to write the samples into, and the path of their summary."""
+def _summary_path(out: Path) -> Path:
     if out.suffix in ENDINGS:
-        return out.parent, out.with_name(f"{out.name}.summary.json")
+        return out.with_name(f"{out.name}.summary.json")
     if out.suffix in (".json", ".csv", ".gz", ".zst"):
         raise CriticError(
             f"--out {str(out)!r} has an unknown ending; known are {', '.join(ENDINGS)}, "
             "and a folder has none"
         )
-    return out, out / "summary.json"
+    return out / SUMMARY_FILE
 
 
 def _find_targets(job: ColumnsJob, sources: Sequence[Source]) -> dict[Path, list[Source]]:
@@ -164,7 +163,7 @@ def _write(
         if faults:
             raise DataError(faults, total=num_faults)
         if not any(count.samples for count in counts.values()):
-            raise DataError(f"{job.sources[0]}: holds no rows; the dataset needs at least one")
+            raise DataError(f"{job.sources[0]}: has no rows; the dataset needs at least one")
         job.columns.check(used)
     return counts
 
@@ -175,8 +174,8 @@ def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns) -> list[Row]:
     if not isinstance(parsed, dict):
         raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
     mapped = columns.apply(parsed, used)
-    # Only ids that the dataset has: whoever reads the samples gives the others, and tells equal
-    # rows apart.
+    # Only ids that the dataset has: the others are assigned when the samples are read, different
+    # ones to equal rows.
     ids = [name for name in ("problem_id", "task_id") if mapped.get(name) is not None]
     names = ("instruction", "input", "output", "is_correct", *ids)
     return [

@@ -20,7 +20,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, kw_only=True)
 class LabelValues:
-    """Which values of the label column mean correct, compared as text."""
+    """The values of the label column that mean correct, compared as text."""
 
     correct: frozenset[str] = frozenset()  # none: the labels are true and false
     incorrect: frozenset[str] = frozenset()  # none: all other values
@@ -54,7 +54,7 @@ class LabelValues:
 
 @dataclass(kw_only=True)
 class UsedColumns:
-    """What the rows used of a map: a part that no row uses is a mistake in the map."""
+    """The parts of a map that rows used; a part that no row uses is a mistake."""
 
     paths: set[str] = field(default_factory=set)
     labels: Counter[tuple[Any, str]] = field(default_factory=Counter)  # (label, value) -> rows

@@ -15,6 +15,7 @@ from featurize.errors import CriticError
 from featurize.io.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
+SUMMARY_FILE = "summary.json"
 ENDINGS = (".jsonl", ".parquet")
 TEXT_METADATA = {"source": pa.string(), "language": pa.string(), "difficulty": pa.string()}
 _GROUP_ROWS = 8192
@@ -73,10 +74,11 @@ class Counts:
 class Prepared:
     """The content of the summary, which is written last."""
 
+    path: Path  # of the summary
     command: str  # as in "prepare codecontests"
     recipe: dict[str, Any]  # everything that decides the content: settings, and the files read
     counts: dict[str, Counts] = field(default_factory=dict)  # part of the dataset -> its counts
-    files: dict[str, int] = field(default_factory=dict)  # path from the summary's folder -> bytes
+    files: dict[str, int] = field(default_factory=dict)  # path from the folder -> bytes
     details: dict[str, Any] = field(default_factory=dict)  # other results to show
     was_up_to_date: bool = False  # an earlier run had written all of it
 
@@ -96,18 +98,18 @@ class Prepared:
         `targets` are the files to write, `sources` the absolute paths of the files to read.
 
         Raises:
-            CriticError: a target is also a source, or anything else is where the targets go.
+            CriticError: a target is also a source, or exists and is not from such a run.
         """
         for target in targets:
             if str(target.absolute()) in sources:
                 raise CriticError(f"{target}: is one of the files read; choose another --out")
         if overwrite:
             _remove_others(path, command, targets)
-            return cls(command=command, recipe=recipe)
+            return cls(path=path, command=command, recipe=recipe)
         if not path.exists():
             _refuse_existing(path, command, targets)
-            return cls(command=command, recipe=recipe)
-        found = cls(**_read_summary(path, command))
+            return cls(path=path, command=command, recipe=recipe)
+        found = cls(path=path, **_read_summary(path, command))
         refuse_other_recipe(path, found.recipe, recipe)
         files = {
             name: size
@@ -117,18 +119,18 @@ class Prepared:
         is_whole = {path.parent / name for name in files} == set(targets)
         return replace(found, files=files, was_up_to_date=is_whole)
 
-    def with_part(self, part: str, counts: Counts, file: Path, folder: Path) -> Self:
+    def with_part(self, part: str, counts: Counts, file: Path) -> Self:
         """Add a part that is written to `file`."""
-        name = file.relative_to(folder).as_posix()
+        name = file.relative_to(self.path.parent).as_posix()
         files = {**self.files, name: file.stat().st_size}
         return replace(self, counts={**self.counts, part: counts}, files=files)
 
-    def save(self, path: Path) -> None:
+    def save(self) -> None:
         """Write the summary."""
         names = ("command", "recipe", "files", "details")
         content = {name: getattr(self, name) for name in names}
         counts = {part: vars(counts) for part, counts in self.counts.items()}
-        write_json(path, {"format_version": FORMAT_VERSION, **content, "counts": counts})
+        write_json(self.path, {"format_version": FORMAT_VERSION, **content, "counts": counts})
 
     def describe(self) -> list[list[Any]]:
         """List the rows of a table with a column for every part."""
@@ -188,7 +190,7 @@ def sample_writer(
     """Open a JSONL or Parquet file of samples; it is replaced whole when the block ends.
 
     Yields a function that writes one sample. `metadata` has the types of the sample's metadata:
-    a Parquet file has these columns whatever the samples hold, JSONL has what they hold.
+    a Parquet file always has these columns, a JSONL file only those of the sample.
     """
     if path.suffix not in ENDINGS:
         raise CriticError(f"{str(path)!r} has an unknown ending; known are {', '.join(ENDINGS)}")

@@ -15,7 +15,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class PrepareTestsSettings:
-    """How to make a dataset from problems with unit tests."""
+    """Settings of `prepare tests`."""
 
     correct: int = Field(default=3, ge=1)
     """Correct programs per problem."""
@@ -58,7 +58,7 @@ class PrepareTestsSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class CodeContestsSettings:
-    """Which solutions of CodeContests to take."""
+    """Settings of `prepare codecontests`."""
 
     languages: tuple[Language, ...] | None = None
     """Languages to take, e.g. [python3, cpp]; None: all."""
@@ -91,4 +91,4 @@ class PrepareSettings(PrepareTestsSettings):
     ngram: PositiveInt = 5
     """Number of tokens in an n-gram."""
     codecontests: CodeContestsSettings = field(default_factory=CodeContestsSettings)
-    """Which solutions of CodeContests become samples."""
+    """Settings of `prepare codecontests`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from featurize.data.lines import parse_line
 from featurize.data.near_duplicates import near_duplicates, normalise
-from featurize.data.prepare.prepared import Counts, Prepared
+from featurize.data.prepare.prepared import SUMMARY_FILE, Counts, Prepared
 from featurize.data.records import CheckedRow, check_row
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import CriticError, DataError, RowFault
@@ -21,10 +21,9 @@ from featurize.io.files import atomic_path
 log = logging.getLogger(__name__)
 
 COMMAND = "prepare split"
-SUMMARY_FILE = "summary.json"
 REST = "train"
 """The split that gets the problems that no other split takes."""
-# Raised when the rules change what comes out of the same files.
+# Incremented when a change of the rules changes the result for the same files.
 RULES_VERSION = 1
 _BLANK = -1
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -61,7 +60,7 @@ class SplitJob:
 
 @dataclass(kw_only=True)
 class _Scan:
-    """What the first pass over the rows keeps in memory."""
+    """The result of the first pass over the rows."""
 
     problems: dict[str, int] = field(default_factory=dict)  # id -> number
     labels: list[Counter[bool | None]] = field(default_factory=list)  # of each problem
@@ -87,9 +86,8 @@ def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     sources = find_sources(job.sources, job.cache_dir)
     names = [REST, *(name for name, share in job.shares.items() if share > 0)]
     targets = {name: job.out_dir / f"{name}.jsonl" for name in names}
-    path = job.out_dir / SUMMARY_FILE
     prepared = Prepared.open(
-        path,
+        job.out_dir / SUMMARY_FILE,
         COMMAND,
         _recipe(job, sources),
         targets=targets.values(),
@@ -116,9 +114,9 @@ def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     _copy(sources, scan.owners, splits, targets)
     for name in names:
         labels = [c for c, split in zip(scan.labels, splits, strict=True) if split == name]
-        prepared = prepared.with_part(name, _to_counts(labels), targets[name], job.out_dir)
+        prepared = prepared.with_part(name, _to_counts(labels), targets[name])
     prepared.details.update(_describe(groups))
-    prepared.save(path)
+    prepared.save()
     return prepared
 
 
@@ -143,7 +141,7 @@ def _scan(sources: Sequence[Source]) -> _Scan:
                 raise DataError(f"{source.location(number)}: {fault}") from None
         scan.owners.append(owners)
     if not scan.problems:
-        raise DataError(f"{sources[0].name}: holds no rows; the dataset needs at least one")
+        raise DataError(f"{sources[0].name}: has no rows; the dataset needs at least one")
     return scan
 
 

@@ -17,6 +17,7 @@ from featurize.data.prepare.codecontests.problems import (
 )
 from featurize.data.prepare.codecontests.selection import select
 from featurize.data.prepare.prepared import (
+    SUMMARY_FILE,
     TEXT_METADATA,
     Counts,
     Prepared,
@@ -33,8 +34,7 @@ if TYPE_CHECKING:  # it imports transformers, which takes seconds and is rarely 
 log = logging.getLogger(__name__)
 
 COMMAND = "prepare codecontests"
-SUMMARY_FILE = "summary.json"
-# Raised when the rules change what comes out of the same files.
+# Incremented when a change of the rules changes the result for the same files.
 RULES_VERSION = 1
 _METADATA = {**TEXT_METADATA, "cf_rating": pa.int32()}
 
@@ -59,10 +59,9 @@ def prepare_codecontests(
     `progress` is called with the number of problems done and of all problems.
     """
     splits = find_splits(job.source, to_patterns(job.split_files), job.cache_dir)
-    path = job.out_dir / SUMMARY_FILE
     targets = {split: job.out_dir / f"{split}.{job.settings.output_format}" for split in splits}
     prepared = Prepared.open(
-        path,
+        job.out_dir / SUMMARY_FILE,
         COMMAND,
         _recipe(job, splits),
         targets=targets.values(),
@@ -79,8 +78,8 @@ def prepare_codecontests(
         report = (lambda count, before=done: progress(before + count, total)) if progress else None
         counts = _write_split(job, split, splits[split], targets[split], report)
         done += sizes[split]
-        prepared = prepared.with_part(split, counts, targets[split], job.out_dir)
-        prepared.save(path)  # a rerun does not repeat what is done so far
+        prepared = prepared.with_part(split, counts, targets[split])
+        prepared.save()  # a rerun does not repeat what is done so far
     return prepared
 
 
@@ -137,8 +136,8 @@ def _write_problem(
     write: Callable[[Row], None],
 ) -> None:
     if problem.problem_id in seen:
-        counts.problems_left_out["that come again (same source and name)"] += 1
-        counts.samples_left_out["of problems that come again"] += len(problem.solutions)
+        counts.problems_left_out["that are duplicates (same source and name)"] += 1
+        counts.samples_left_out["of duplicate problems"] += len(problem.solutions)
         return
     seen.add(problem.problem_id)
     settings = job.settings

@@ -75,7 +75,7 @@ def _filters(
         yield _Filter(
             "both correct and incorrect", "with contradicting labels only", _without_contradictions
         )
-        yield _Filter("that come again", NO_SOLUTIONS, _without_repeats)
+        yield _Filter("that are duplicates", NO_SOLUTIONS, _without_repeats)
     if fits is not None:
         limit = f"{settings.max_tokens:,} tokens"
         yield _Filter(

@@ -23,7 +23,7 @@ class TokenLimit:
     @classmethod
     def load(cls, backbone: BackboneSettings, cache_dir: Path, max_tokens: int) -> "TokenLimit":
         """Limit the tokens of prompt and output together, by the tokenizer of `backbone`."""
-        # On this machine's device: samples are often prepared where there is no GPU.
+        # On the device of this machine, which often has no GPU.
         dtype = resolve_dtype(backbone.dtype, resolve_device("auto"))
         source = find_backbone(backbone, cache_dir, dtype)
         return cls.create(load_tokenizer(source, backbone), source.tokenizer_digest, max_tokens)

@@ -200,7 +200,7 @@ def edit_once(
         if not edits:
             continue
         rng.choice(edits)()
-        # Parsed again, so that equal programs have equal text whatever edits led to them.
+        # Parsed again, so that equal programs have equal text after any edits.
         edited = normalise(ast.unparse(ast.fix_missing_locations(tree)))
         if edited != source:
             return EditedProgram(source=edited, rule=name)

@@ -33,9 +33,9 @@ from featurize.errors import CriticError
 
 log = logging.getLogger(__name__)
 
-# Raised when the rules change what comes out of the same problems.
+# Incremented when a change of the rules changes the result for the same problems.
 RULES_VERSION = 1
-# Settings that change how long it takes, not what comes out.
+# Settings that change the time, not the result.
 _NOT_IN_RECIPE = ("workers",)
 
 

@@ -1,4 +1,4 @@
-"""Which names a function binds, and which are free to use."""
+"""The names in a function: those that it binds, and new ones."""
 
 import ast
 import random

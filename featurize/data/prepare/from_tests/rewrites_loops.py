@@ -161,7 +161,7 @@ def _method_call(name: str, method: str, argument: ast.expr) -> ast.Expr:
 
 @LOOP_REWRITES.add("quantifier to loop", on_statements)
 def quantifier_to_loop(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
-    """`return all(c for x in y)` to a loop that returns False at the first failure; any alike.
+    """`return all(c for x in y)` to a loop that returns False at the first failure; any() likewise.
 
     A sum becomes a loop too if it adds integers (sum() of floats may round differently).
     """

@@ -21,7 +21,7 @@ COMMON_MODULES = (
 
 
 class Verdict(StrEnum):
-    """How a program ended."""
+    """The ways in which a program ends."""
 
     PASSED = "passed"  # reached the end of the tests
     WRONG = "wrong"  # an assert of the tests failed
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one program may use."""
+    """Limits of one program."""
 
     cpu_seconds: float = 4.0
     wall_seconds: float = 30.0  # only for programs that sleep; CPU time ends all others
@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How one program ended, with the name of the exception or signal."""
+    """The end of one program, with the name of the exception or signal."""
 
     verdict: Verdict
     detail: str

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from featurize.data.prepare.prepared import Row, refuse_other_recipe
+from featurize.data.prepare.prepared import SUMMARY_FILE, Row, refuse_other_recipe
 from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 
-SUMMARY_FILE = "summary.json"
 SPLITS = ("train", "valid", "test")
 
 

@@ -181,12 +181,12 @@ def test_a_program_with_both_labels_is_found_whatever_its_spacing(tmp_path: Path
 
 def test_a_statement_that_contains_the_solution_is_found(tmp_path: Path) -> None:
     solution = "def answer(number):\n    return number * 7 + number // 2"
-    told = {"instruction": f"Explain this:\n\n{solution.replace('    ', '  ')}\n\nThen answer"}
+    statement = {"instruction": f"Explain this:\n\n{solution.replace('    ', '  ')}\n\nThen answer"}
     rows = [
-        make_row("p", solution, True, task_id="leak", **told),
-        make_row("p", solution.replace("7", "8"), True, task_id="no leak", **told),
-        make_row("p", solution + "  ", False, task_id="incorrect", **told),
-        make_row("p", "answer", True, task_id="too short", **told),
+        make_row("p", solution, True, task_id="leak", **statement),
+        make_row("p", solution.replace("7", "8"), True, task_id="no leak", **statement),
+        make_row("p", solution + "  ", False, task_id="incorrect", **statement),
+        make_row("p", "answer", True, task_id="too short", **statement),
     ]
     index = build(tmp_path, rows)
     audit = audit_texts(index.table, read_labelled_rows(index.table), read_texts(index))

@@ -169,7 +169,7 @@ def test_problems_that_give_nothing_are_counted_by_reason(
     assert left_out(tmp_path, "problems") == {reason: 1}
 
 
-def test_programs_that_come_again_and_contradicting_ones_are_left_out(tmp_path: Path):
+def test_duplicate_and_contradicting_programs_are_left_out(tmp_path: Path):
     row = problem(
         "x",
         solutions=solutions((PYTHON3, "a"), (PYTHON3, "a"), (PYTHON3, "b"), (CPP, "a")),
@@ -181,7 +181,7 @@ def test_programs_that_come_again_and_contradicting_ones_are_left_out(tmp_path: 
         ("a", "python3", True), ("c", "python3", False), ("a", "cpp", True), ("d", "cpp", False),
     }  # fmt: skip
     assert left_out(tmp_path) == {
-        "empty": 1, "both correct and incorrect": 2, "that come again": 1,
+        "empty": 1, "both correct and incorrect": 2, "that are duplicates": 1,
     }  # fmt: skip
 
 
@@ -191,11 +191,11 @@ def test_duplicates_can_be_kept(tmp_path: Path):
     assert len(rows) == len({row["task_id"] for row in rows}) == 4
 
 
-def test_a_problem_that_comes_again_is_left_out(tmp_path: Path):
+def test_a_duplicate_problem_is_left_out(tmp_path: Path):
     rows = prepare_rows(tmp_path, problem("x"), problem("y"), problem("x", description="Other."))
     assert {row["instruction"] for row in rows} == {"Solve x.", "Solve y."}
-    assert left_out(tmp_path, "problems") == {"that come again (same source and name)": 1}
-    assert left_out(tmp_path) == {"of problems that come again": 2}
+    assert left_out(tmp_path, "problems") == {"that are duplicates (same source and name)": 1}
+    assert left_out(tmp_path) == {"of duplicate problems": 2}
 
 
 def many(name: str, number: int) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def test_max_solutions_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
         "beyond 3 of a problem, language and label": 34,
         "of a problem and language with one label only": 1,
     }
-    # Whatever else is read, the same ones are drawn; another seed draws others.
+    # The draw depends on the seed, not on the other problems.
     alone = prepare_rows(tmp_path / "alone", many("x", 20), max_solutions=3)
     assert alone == of_x
     prepare(tmp_path / "in", tmp_path / "seed", seed=1, max_solutions=3)

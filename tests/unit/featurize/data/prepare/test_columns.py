@@ -209,7 +209,7 @@ def test_columns_of_parquet_that_are_not_taken_are_listed(tmp_path: Path):
 
 def test_a_file_without_rows_is_refused(tmp_path: Path):
     source = write(tmp_path / "in.jsonl")
-    with pytest.raises(DataError, match=r"in\.jsonl: holds no rows"):
+    with pytest.raises(DataError, match=r"in\.jsonl: has no rows"):
         prepare(source, tmp_path / "out.jsonl", "output=code")
 
 

@@ -92,7 +92,7 @@ def test_near_duplicates_stay_on_one_side_even_in_chains(tmp_path: Path):
     rows = make_rows(30)
     words = statement(0).split()
     chain = []
-    for step in range(8):  # each is near to the one before, the first and last are far apart
+    for step in range(8):  # each is near the one before; the first and the last are not near
         words[step * 14] = "changed"
         chain.append({**rows[0], "instruction": " ".join(words), "problem_id": f"chain{step}"})
     source = write(tmp_path / "in.jsonl", [*rows, *chain])
@@ -219,5 +219,5 @@ def test_a_bad_row_is_reported_by_file_and_line(tmp_path: Path):
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"in\.jsonl: holds no rows"):
+    with pytest.raises(DataError, match=r"in\.jsonl: has no rows"):
         split(write(tmp_path / "in.jsonl", []), tmp_path / "out")
