@@ -57,17 +57,12 @@ def parameters(function: ast.FunctionDef | ast.Lambda) -> list[str]:
 
 def is_shadowed(scope: Scope, name: str) -> bool:
     """Whether the program gives the name of a built-in function to something else."""
+    bound = stored_names([scope.module])
     for node in ast.walk(scope.module):
         match node:
-            case ast.Name(id=found, ctx=ast.Store() | ast.Del()) | ast.arg(arg=found):
-                pass
-            case ast.FunctionDef(name=found) | ast.ClassDef(name=found):
-                pass
-            case _:
-                continue
-        if found == name:
-            return True
-    return False
+            case ast.arg(arg=found) | ast.FunctionDef(name=found) | ast.ClassDef(name=found):
+                bound.add(found)
+    return name in bound
 
 
 def fresh_name(scope: Scope, *, is_index: bool = False) -> str:

@@ -207,12 +207,6 @@ def test_columns_of_parquet_that_are_not_taken_are_listed(tmp_path: Path):
     assert prepared.details == {"columns not taken": "info, tests, verdict"}
 
 
-def test_a_file_without_rows_is_refused(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl")
-    with pytest.raises(DataError, match=r"in\.jsonl: has no rows"):
-        prepare(source, tmp_path / "out.jsonl", "output=code")
-
-
 @pytest.mark.parametrize(
     ("maps", "message"),
     [
@@ -235,6 +229,8 @@ def test_contradicting_values_are_refused():
         labels("", "WA")
 
 
-def test_unknown_endings_are_refused(tmp_path: Path):
-    with pytest.raises(CriticError, match="has an unknown ending; known are"):
+def test_an_empty_source_and_an_unknown_ending_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"in\.jsonl: has no rows"):
+        prepare(write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", "output=code")
+    with pytest.raises(CriticError, match=r"out\.csv.* unknown ending"):
         prepare(write(tmp_path / "in.jsonl", ROW), tmp_path / "out.csv", *MAPS)

@@ -212,12 +212,15 @@ def test_preference_rows_are_split_by_their_prompts(tmp_path: Path):
     assert len((tmp_path / "out/valid.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_bad_row_is_reported_by_file_and_line(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", [*make_rows(5), {"instruction": "x"}])
-    with pytest.raises(DataError, match=r"in\.jsonl:11: 'output' is missing"):
-        split(source, tmp_path / "out")
-
-
-def test_a_file_without_rows_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"in\.jsonl: has no rows"):
-        split(write(tmp_path / "in.jsonl", []), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*make_rows(5), {"instruction": "x"}], r"in\.jsonl:11: 'output' is missing"),
+        ([], r"in\.jsonl: has no rows"),
+    ],
+)
+def test_bad_and_missing_rows_are_reported(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+):
+    with pytest.raises(DataError, match=message):
+        split(write(tmp_path / "in.jsonl", rows), tmp_path / "out")
