@@ -150,7 +150,7 @@ def slice_by(table: pa.Table, labelled: LabelledRows, column: str) -> tuple[Slic
     codes, names = encode(table[column])
     problems, _ = encode(table["problem_id"])
     size = len(names)
-    _, owners = np.unique(np.stack([problems, codes]), axis=1)  # each problem once per value
+    owners = np.unique(problems * size + codes) % size  # each problem once per value
     num_samples, num_problems = (np.bincount(each, minlength=size) for each in (codes, owners))
     of_labelled = codes[labelled.rows]
     num_labelled = np.bincount(of_labelled, minlength=size)

@@ -73,8 +73,9 @@ def read_statements(index: DatasetIndex) -> list[Statement]:
     keys = index.table["prompt_key"].combine_chunks().dictionary_encode().indices.to_numpy()
     codes, names = encode(index.table["problem_id"])
     _, firsts = np.unique(keys, return_index=True)
-    pairs = np.unique(np.stack([keys.astype(np.int64), codes], axis=1), axis=0)  # [pairs, 2]
-    ids = np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
+    pairs = np.unique(keys.astype(np.int64) * len(names) + codes)
+    prompts, problems = np.divmod(pairs, len(names))
+    ids = np.split(problems, np.flatnonzero(np.diff(prompts)) + 1)
     return [
         Statement(
             instruction=sample.instruction,

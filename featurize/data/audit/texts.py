@@ -1,6 +1,7 @@
 """Programs with both labels, and statements that contain a solution."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurize.arrays import Bools
+from featurize.arrays import Bools, Ints
 from featurize.data.audit.rows import LabelledRows
 from featurize.data.audit.section import MOST_LISTED, Columns, Rows, Section
 from featurize.data.index import DatasetIndex
@@ -88,46 +89,45 @@ def program_key(output: str) -> int:
 
 def audit_texts(table: pa.Table, labelled: LabelledRows, texts: Texts) -> TextAudit:
     """Find programs with both labels, and solutions in statements."""
-    programs = texts.programs[labelled.rows]
-    order = np.lexsort((programs, labelled.problems))
-    starts = np.flatnonzero(
-        np.append(True, (np.diff(labelled.problems[order]) != 0) | _differs(programs[order]))
-    )[: len(order)]
-    sizes = np.diff(np.append(starts, len(order)))
-    labels = labelled.is_correct[order]
-    num_correct = np.add.reduceat(labels, starts, dtype=np.int64) if len(order) else sizes
+    hashes, programs = np.unique(texts.programs[labelled.rows], return_inverse=True)
+    keys = labelled.problems * len(hashes) + programs
+    # The program of each sample within its problem, [samples], and its number of samples.
+    _, codes, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    num_correct = np.bincount(codes[labelled.is_correct], minlength=len(sizes))
     is_both = (num_correct > 0) & (num_correct < sizes)
-
-    def task_ids(places: npt.NDArray[np.int64]) -> tuple[str, ...]:
-        return tuple(sorted(table["task_id"].take(pa.array(labelled.rows[places])).to_pylist()))
-
-    contradictions = []
-    for start, size in zip(starts[is_both], sizes[is_both], strict=True):
-        places = order[start : start + size]
-        contradictions.append(
-            Contradiction(
-                problem_id=labelled.problem_ids[labelled.problems[places[0]]],
-                correct=task_ids(places[labelled.is_correct[places]]),
-                incorrect=task_ids(places[~labelled.is_correct[places]]),
-            )
-        )
-    given_away = np.flatnonzero(labelled.is_correct & texts.is_in_statement[labelled.rows])
+    leaking = np.flatnonzero(labelled.is_correct & texts.is_in_statement[labelled.rows])
     leaks = [
         Leak(problem_id=labelled.problem_ids[labelled.problems[place]], task_id=task_id)
-        for place in given_away.tolist()
-        for task_id in task_ids(np.array([place]))
+        for place, task_id in zip(leaking, _task_ids(table, labelled, leaking), strict=True)
     ]
     return TextAudit(
-        num_repeats=len(order) - len(starts),
-        contradictions=tuple(contradictions),
+        num_repeats=len(codes) - len(sizes),
+        contradictions=tuple(_contradictions(table, labelled, codes, is_both)),
         num_contradicting_samples=int(sizes[is_both].sum()),
         leaks=tuple(sorted(leaks, key=lambda leak: (leak.problem_id, leak.task_id))),
     )
 
 
-def _differs(values: npt.NDArray[np.uint64]) -> Bools:
-    # NOTE: not np.diff, which wraps around for unsigned numbers.
-    return np.asarray(values[1:] != values[:-1])
+def _contradictions(
+    table: pa.Table, labelled: LabelledRows, codes: Ints, is_both: Bools
+) -> Iterator[Contradiction]:
+    """Collect the samples [samples] of every program [programs] that has both labels."""
+    places = np.flatnonzero(is_both[codes])
+    places = places[np.argsort(codes[places], kind="stable")]
+    task_ids = _task_ids(table, labelled, places)
+    for _, group in itertools.groupby(zip(places, task_ids, strict=True), lambda p: codes[p[0]]):
+        samples = sorted((task_id, place) for place, task_id in group)
+        labels = labelled.is_correct
+        yield Contradiction(
+            problem_id=labelled.problem_ids[labelled.problems[samples[0][1]]],
+            correct=tuple(task_id for task_id, place in samples if labels[place]),
+            incorrect=tuple(task_id for task_id, place in samples if not labels[place]),
+        )
+
+
+def _task_ids(table: pa.Table, labelled: LabelledRows, places: Ints) -> list[str]:
+    task_ids: list[str] = table["task_id"].take(pa.array(labelled.rows[places])).to_pylist()
+    return task_ids
 
 
 def _fold(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The tokens that a backbone reads: how many to compute, and how many are cut off."""
+"""The tokens that a backbone reads: how many to compute, and how many are truncated."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ LOSSES = (0.0, 0.1, 0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, kw_only=True)
 class LengthSummary:
-    """Tokens of many texts before they are cut."""
+    """Tokens of many texts before truncation."""
 
     num_texts: int
     num_tokens: int
@@ -42,7 +42,7 @@ class LengthSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class CutSummary:
-    """The effect of the limits on the texts of one kind."""
+    """The effect of truncation on the texts of one kind."""
 
     num_cut: int
     num_tokens_lost: int
@@ -65,7 +65,7 @@ class TokenAudit:
     outputs_cut: CutSummary
     num_samples_with_cut_prompt: int
     share_cut_of_correct: float | None
-    """Share of the correct outputs; if it differs from the next, a cut is a sign of the label."""
+    """Share of correct outputs; if it differs from the next, truncation leaks the label."""
     share_cut_of_incorrect: float | None
     num_empty_outputs: int
     """Outputs without tokens, which featurize rejects."""
@@ -142,7 +142,7 @@ def _share(flags: Bools) -> float | None:
 def show_tokens(tokens: TokenAudit) -> Section:
     """Show the lengths of the texts, what is cut off, and the tokens to compute."""
     before = Columns(
-        title=f"tokens before cutting ({tokens.tokenizer})",
+        title=f"tokens before truncation ({tokens.tokenizer})",
         columns=("texts", "number", "tokens", "median", "90%", "99%", "longest"),
         rows=[
             (name, part.num_texts, part.num_tokens, *part.quantiles.values())
@@ -151,8 +151,8 @@ def show_tokens(tokens: TokenAudit) -> Section:
     )
     limits = [f"lose > {float(limit):.0%}" for limit in tokens.outputs_cut.num_losing_more_than]
     lost = Columns(
-        title=f"cut at {tokens.max_length:,} tokens, prompts at {tokens.prompt_limit:,}",
-        columns=("texts", "cut", "tokens lost", *limits[1:]),
+        title=f"truncated at {tokens.max_length:,} tokens, prompts at {tokens.prompt_limit:,}",
+        columns=("texts", "truncated", "tokens lost", *limits[1:]),
         rows=[
             (name, part.num_cut, part.num_tokens_lost, *[*part.num_losing_more_than.values()][1:])
             for name, part in (("prompts", tokens.prompts_cut), ("outputs", tokens.outputs_cut))
@@ -163,9 +163,9 @@ def show_tokens(tokens: TokenAudit) -> Section:
         rows={
             "each prompt and distinct output once": tokens.unique_tokens,
             "each sample with its prompt": tokens.all_tokens,
-            "samples with a cut prompt": tokens.num_samples_with_cut_prompt,
-            "share of correct outputs cut": tokens.share_cut_of_correct,
-            "share of incorrect outputs cut": tokens.share_cut_of_incorrect,
+            "samples with a truncated prompt": tokens.num_samples_with_cut_prompt,
+            "share of correct outputs truncated": tokens.share_cut_of_correct,
+            "share of incorrect outputs truncated": tokens.share_cut_of_incorrect,
             "outputs without tokens, rejected": tokens.num_empty_outputs,
         },
     )
@@ -181,8 +181,8 @@ def _draw(tokens: TokenAudit, axes: "Axes") -> None:
         draw_by_power_of_two(axes, part.histogram, label, color=colour)
     axes.axvline(tokens.prompt_limit, color=CORRECT, linestyle=":", label="limit of prompts")
     axes.axvline(tokens.max_length, color=FAINT, linestyle="--", label="limit of prompt + output")
-    axes.set_xlabel("tokens before cutting")
+    axes.set_xlabel("tokens before truncation")
     axes.set_ylabel("% of prompts, of outputs")
     axes.set_title(
-        f"cut: {tokens.prompts_cut.num_cut:,} prompts, {tokens.outputs_cut.num_cut:,} outputs"
+        f"truncated: {tokens.prompts_cut.num_cut:,} prompts, {tokens.outputs_cut.num_cut:,} outputs"
     )
