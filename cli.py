@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from configs.paths import Layout
     from configs.project import HeadProject, Project
     from featurize.arrays import Floats, Ints
-    from featurize.data.audit.report import CountedTokens
+    from featurize.data.audit.tokens import CountedTokens
     from featurize.data.index import DatasetIndex
     from featurize.data.prepare.prepared import Prepared
     from featurize.run.job import FeaturizeJob, FeaturizeSummary
@@ -277,7 +277,7 @@ def prepare_split_command(
 
     prepare.similarity says how alike statements may be, e.g. --set prepare.similarity=0.7.
     """
-    from featurize.data.prepare.by_problem import SplitJob, prepare_split
+    from featurize.data.prepare.split import SplitJob, prepare_split
 
     project = _load(config, overrides)
     job = SplitJob(
@@ -311,8 +311,8 @@ def audit_command(
     debug: DebugOption = False,
 ) -> None:
     """Show what a split would teach: overlap, labels, lengths, contradictions, and its tokens."""
-    from featurize.data.audit.report import AuditRequest, audit_split
-    from featurize.data.audit.tables import Rows, to_tables
+    from featurize.data.audit.report import AuditRequest, audit_split, to_tables, write_audit
+    from featurize.data.audit.section import Rows
     from featurize.settings import to_split
 
     project = _load(config, overrides)
@@ -342,9 +342,7 @@ def audit_command(
         else:
             console().print(columns_table(table.title, table.columns, table.rows))
     _keep_fonts_in(layout)
-    from featurize.data.audit.write import write_audit
-
-    written = write_audit(layout.audit_dir / split, audit, index, counted)
+    written = write_audit(layout.audit_dir / split, audit)
     names = ", ".join(path.name for path in written)
     console().print(f"audit written to {written[0].parent}: {names}")
     if strict and audit.overlap.shared:
@@ -710,7 +708,7 @@ def _show_features(summary: "FeaturizeSummary") -> None:
 
 def _count_tokens(project: "Project", index: "DatasetIndex") -> "CountedTokens":
     """The tokens of a split by the backbone's tokenizer, counted now or earlier."""
-    from featurize.data.audit.report import CountedTokens
+    from featurize.data.audit.tokens import CountedTokens
     from featurize.data.token_counts import count_tokens, counts_path, find_counts, write_counts
     from featurize.model.backbone import find_backbone, load_tokenizer
     from featurize.model.device import resolve_device, resolve_dtype

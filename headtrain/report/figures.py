@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from headtrain.evaluation.evaluate import EvaluatedHead
-from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
-from headtrain.evaluation.results import Details
-from headtrain.metrics.bootstrap import Interval
-from headtrain.metrics.pairwise import pairwise_counts
-from headtrain.report.style import (
+from featurize.io.figures import (
     CORRECT,
     FAINT,
     HEAD,
@@ -25,6 +20,11 @@ from headtrain.report.style import (
     to_png,
     to_svg,
 )
+from headtrain.evaluation.evaluate import EvaluatedHead
+from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
+from headtrain.evaluation.results import Details
+from headtrain.metrics.bootstrap import Interval
+from headtrain.metrics.pairwise import pairwise_counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

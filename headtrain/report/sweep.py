@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurize.io.figures import FAINT, drawing_row, to_png
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.style import FAINT, drawing_row, to_png
 from headtrain.sweep.result import RESULT_FILE, PointResult, SweepResult
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 import configs.project
 from cli import app
-from tests.support.contest_files import CPP, PYTHON3, problem, solutions, write_problems
+from tests.support.contests import CPP, PYTHON3, problem, solutions, write_problems
 from tests.support.tiny_models import write_tiny_llama
 
 

@@ -123,9 +123,9 @@ def test_every_label_holds_and_both_labels_are_alike(source: str, tmp_path: Path
     assert rewrites[True] == rewrites[False]
     assert all((row["metadata"]["mutation"] is None) is row["is_correct"] for row in rows)
     assert summary.refused_problems == {
-        "reference does not pass (wrong: AssertionError)": ("mini/4",)
+        "reference does not pass (wrong: AssertionError)": ["mini/4"]
     }
-    assert (summary.problems, summary.complete_problems, summary.short_problems) == (4, 3, ())
+    assert (summary.problems, summary.complete_problems, summary.short_problems) == (4, 3, [])
     ends = summary.passed + summary.wrong + summary.crashed + summary.timed_out
     assert summary.candidates == ends >= 18
     assert seen == [(done, 4) for done in (1, 2, 3, 4)]
@@ -184,7 +184,7 @@ def test_other_parameters_need_overwrite(source: str, tmp_path: Path):
     out = tmp_path / "out"
     prepare_tests(source=source, out_dir=out, settings=SETTINGS)
     other = {"correct": 1, "incorrect": 2, "train_fraction": 1.0, "valid_fraction": 0.0}
-    with pytest.raises(CriticError, match="made with correct 3, not 1: choose another"):
+    with pytest.raises(CriticError, match="made with correct 3, not 1"):
         prepare_tests(source=source, out_dir=out, settings=PrepareTestsSettings(**other))
     summary = prepare_tests(
         source=source, out_dir=out, settings=PrepareTestsSettings(**other), overwrite=True

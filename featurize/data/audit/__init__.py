@@ -1,1 +1,1 @@
-"""What a dataset would teach, and what it hides, told before anything is trained on it."""
+"""Audits of a dataset before training: labels, lengths, overlap, contradictions, tokens."""

@@ -1,15 +1,30 @@
-"""Which labels a split has: pairs to be made of them, balance, and tables by kind of sample."""
+"""The labels of a split: possible pairs, balance, and counts by difficulty, language or source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from featurize.arrays import Ints
-from featurize.data.audit.rows import UNKNOWN, LabelledRows, by_power_of_two, encode
+from featurize.data.audit.rows import UNKNOWN, LabelledRows, encode
+from featurize.data.audit.section import (
+    Columns,
+    Rows,
+    Section,
+    by_power_of_two,
+    draw_by_power_of_two,
+)
+from featurize.io.figures import FAINT, INCORRECT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BALANCE_BINS = 10
+
+MOST_SLICES = 15
+"""Difficulties, languages or sources in a table; the JSON has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +35,14 @@ class Slice:
     num_samples: int
     num_problems: int
     share_correct: float | None
-    """Of the labelled samples; None where none is labelled."""
+    """Among the labelled samples; None if none is labelled."""
     num_pairs: int
-    """Pairs within problem and language, counted where the correct sample is of this kind."""
+    """Pairs within problem and language whose correct sample is in this slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAudit:
-    """What can be learnt from, and how evenly it lies."""
+    """The labels of a split."""
 
     num_samples: int
     num_unlabelled: int
@@ -41,27 +56,26 @@ class LabelAudit:
     """Possible pairs: a correct and an incorrect sample of one problem and language."""
     num_problems_with_pairs: int
     largest_share: float | None
-    """Share of the pairs that lie in the largest hundredth of those problems."""
+    """Share of the pairs that the largest hundredth of these problems has."""
     pairs_left_by_cap: dict[int, int]
-    """Pairs at most, when no problem may give more than so many."""
+    """Cap of pairs per problem -> pairs left."""
     mean_share_correct: float | None
     """Share of correct samples of a problem, mean over the problems with both labels."""
     balance: tuple[int, ...]
-    """Problems with labels by their share of correct samples, in tenths."""
+    """Problems by their share of correct samples, in deciles."""
     pairs_histogram: dict[int, int]
     """Problems by their pairs: those below each power of two and not below the one before."""
 
 
 def audit_labels(table: pa.Table, labelled: LabelledRows, caps: Sequence[int]) -> LabelAudit:
-    """Count labels and pairs of an index's table."""
+    """Count the labels and pairs of an index's table."""
     num_ids = len(labelled.problem_ids)
     sizes = np.bincount(labelled.problems, minlength=num_ids)
     num_correct = np.bincount(labelled.problems[labelled.is_correct], minlength=num_ids)
     has_both = (num_correct > 0) & (num_correct < sizes)
-    pairs = np.zeros(num_ids, np.int64)
-    np.add.at(pairs, labelled.problem_of_groups, labelled.pairs_of_groups())
-    pairs = np.sort(pairs[pairs > 0])
-    shares = num_correct[sizes > 0] / sizes[sizes > 0]
+    pairs = np.bincount(labelled.problems, labelled.num_rivals(), minlength=num_ids)
+    pairs = np.sort(pairs[pairs > 0]).astype(np.int64)
+    shares = num_correct / np.maximum(sizes, 1)
     largest = pairs[-max(1, len(pairs) // 100) :].sum()
     return LabelAudit(
         num_samples=labelled.num_rows,
@@ -75,50 +89,105 @@ def audit_labels(table: pa.Table, labelled: LabelledRows, caps: Sequence[int]) -
         num_problems_with_pairs=len(pairs),
         largest_share=float(largest / pairs.sum()) if len(pairs) else None,
         pairs_left_by_cap={cap: int(np.minimum(pairs, cap).sum()) for cap in caps},
-        mean_share_correct=float((num_correct / np.maximum(sizes, 1))[has_both].mean())
-        if has_both.any()
-        else None,
-        balance=tuple(np.histogram(shares, BALANCE_BINS, (0, 1))[0].tolist()),
+        mean_share_correct=float(shares[has_both].mean()) if has_both.any() else None,
+        balance=tuple(np.histogram(shares[sizes > 0], BALANCE_BINS, (0, 1))[0].tolist()),
         pairs_histogram=by_power_of_two(pairs),
     )
 
 
+def show_labels(labels: LabelAudit, split: str) -> Section:
+    """Show the counts of labels and pairs."""
+    caps = {
+        f"pairs with a cap of {cap:,} per problem": left
+        for cap, left in labels.pairs_left_by_cap.items()
+    }
+    rows = {
+        "samples": labels.num_samples,
+        "correct": labels.num_correct,
+        "without a label": labels.num_unlabelled,
+        "problems": labels.num_problems,
+        "problems with both labels": labels.num_problems_with_both,
+        "problems with correct samples only": labels.num_problems_only_correct,
+        "problems with incorrect samples only": labels.num_problems_only_incorrect,
+        "mean pass rate of problems with both": labels.mean_share_correct,
+        "pass-rate histogram (deciles)": " ".join(f"{number:,}" for number in labels.balance),
+        "possible pairs (problem and language)": labels.num_pairs,
+        "problems that have pairs": labels.num_problems_with_pairs,
+        "share of pairs in the largest 1% of them": labels.largest_share,
+        **caps,
+    }
+    figures = {}
+    if labels.num_samples > labels.num_unlabelled:
+        figures["labels"] = partial(_draw_balance, labels)
+    if labels.num_pairs:
+        figures["pairs"] = partial(_draw_pairs, labels)
+    return Section(tables=[Rows(title=f"labels of {split}", rows=rows)], figures=figures)
+
+
+def _draw_balance(labels: LabelAudit, axes: "Axes") -> None:
+    edges = np.linspace(0, 1, len(labels.balance) + 1)
+    axes.bar(edges[:-1], labels.balance, width=np.diff(edges) * 0.92, align="edge", color=FAINT)
+    axes.set_xlabel("share of correct samples in a problem")
+    axes.set_ylabel("problems")
+    axes.set_title(
+        f"{labels.num_problems_with_both:,} of {labels.num_problems:,} problems have both labels"
+    )
+
+
+def _draw_pairs(labels: LabelAudit, axes: "Axes") -> None:
+    name = f"{labels.num_problems_with_pairs:,} problems"
+    draw_by_power_of_two(axes, labels.pairs_histogram, name, color=FAINT, fill=True)
+    for cap, left in labels.pairs_left_by_cap.items():
+        name = f"a cap of {cap:,} leaves {left:,} of {labels.num_pairs:,} pairs"
+        axes.axvline(cap, color=INCORRECT, linestyle="--", label=name)
+    axes.set_xlabel("possible pairs of a problem")
+    axes.set_ylabel("% of the problems with pairs")
+    axes.set_title("Pairs per problem")
+
+
 def slice_by(table: pa.Table, labelled: LabelledRows, column: str) -> tuple[Slice, ...]:
-    """Samples by the values of a column; values that are numbers are ordered as numbers."""
+    """Count samples by the values of a column, in order of their numbers or names."""
     codes, names = encode(table[column])
     problems, _ = encode(table["problem_id"])
     size = len(names)
-    _, owners = np.unique(np.stack([problems, codes]), axis=1)  # each problem once a value
+    owners = np.unique(problems * size + codes) % size  # each problem once per value
     num_samples, num_problems = (np.bincount(each, minlength=size) for each in (codes, owners))
     of_labelled = codes[labelled.rows]
     num_labelled = np.bincount(of_labelled, minlength=size)
     num_correct = np.bincount(of_labelled[labelled.is_correct], minlength=size)
-    num_pairs = np.bincount(of_labelled, _pairs_of_correct(labelled), minlength=size)
+    num_pairs = np.bincount(of_labelled, labelled.num_rivals(), minlength=size)
+    shares = num_correct / np.maximum(num_labelled, 1)
     slices = [
         Slice(
             name=names[code],
             num_samples=int(num_samples[code]),
             num_problems=int(num_problems[code]),
-            share_correct=float(num_correct[code] / num_labelled[code])
-            if num_labelled[code]
-            else None,
+            share_correct=float(shares[code]) if num_labelled[code] else None,
             num_pairs=int(num_pairs[code]),
         )
         for code in np.flatnonzero(num_samples).tolist()
     ]
-    return tuple(sorted(slices, key=_place))
+    return tuple(sorted(slices, key=_sort_key))
 
 
-def _pairs_of_correct(labelled: LabelledRows) -> Ints:
-    """Incorrect samples that each correct one may be paired with, 0 for the others, [samples]."""
-    num_incorrect = np.bincount(
-        labelled.groups[~labelled.is_correct], minlength=labelled.num_groups
-    )
-    return np.where(labelled.is_correct, num_incorrect[labelled.groups], 0)
-
-
-def _place(part: Slice) -> tuple[bool, float, str]:
+def _sort_key(part: Slice) -> tuple[bool, float, str]:
     try:
         return part.name == UNKNOWN, float(part.name), ""
     except ValueError:
         return part.name == UNKNOWN, float("inf"), part.name
+
+
+def show_slices(slices: Sequence[Slice], column: str) -> Section:
+    """Show the slices of a column, if there are several."""
+    largest = sorted(slices, key=lambda part: -part.num_samples)[:MOST_SLICES]
+    left_out = len(slices) - len(largest)
+    table = Columns(
+        title=f"by {column}" + (f" (the largest; {left_out:,} more)" if left_out else ""),
+        columns=(column, "samples", "problems", "share correct", "pairs"),
+        rows=[
+            (part.name, part.num_samples, part.num_problems, part.share_correct, part.num_pairs)
+            for part in slices
+            if part in largest
+        ],
+    )
+    return Section(tables=[table] if len(slices) > 1 else [])

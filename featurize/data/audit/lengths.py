@@ -1,25 +1,46 @@
-"""What length alone would tell: how long correct and incorrect outputs are, and who wins by it."""
+"""The length of correct and incorrect outputs, and the accuracy of length alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featurize.arrays import Ints
 from featurize.data.audit.rows import LabelledRows
+from featurize.data.audit.section import Columns, Section, scale_log
+from featurize.io.figures import CORRECT, INCORRECT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NUM_BINS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairLengths:
-    """Lengths over all possible pairs; None where there is no pair."""
+    """Lengths over all possible pairs; None without pairs."""
 
-    num_pairs: int
-    num_problems: int
-    mean_difference: float | None
+    num_pairs: int = 0
+    num_problems: int = 0
+    mean_difference: float | None = None
     """Correct minus incorrect, mean over pairs."""
-    longer_over_pairs: float | None
-    """Accuracy of calling the longer output correct; 0.5 hides no shortcut, ties count half."""
-    longer_over_problems: float | None
+    longer_over_pairs: float | None = None
+    """Accuracy of calling the longer output correct, ties count half; 0.5 means no shortcut."""
+    longer_over_problems: float | None = None
     """The same, mean over problems."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthHistogram:
+    """Outputs by length, in geometric bins."""
+
+    edges: tuple[int, ...]
+    """Edges of the bins, [bins + 1]; empty without labelled samples."""
+    correct: tuple[int, ...]
+    """Correct outputs, [bins]."""
+    incorrect: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +55,8 @@ class LengthAudit:
     matched_bin: int
     """Width of the length bins of `matched`."""
     matched: PairLengths
-    """Over the pairs that lie within one bin."""
+    """Over the pairs whose lengths are in one bin."""
+    histogram: LengthHistogram
 
 
 def audit_lengths(
@@ -51,11 +73,12 @@ def audit_lengths(
         pairs=measure_pairs(labelled, labelled.groups, lengths),
         matched_bin=matched_bin,
         matched=measure_pairs(labelled, np.unique(cells, return_inverse=True)[1], lengths),
+        histogram=_histogram(correct, incorrect),
     )
 
 
 def measure_pairs(labelled: LabelledRows, cells: Ints, lengths: Ints) -> PairLengths:
-    """Over the pairs within equal cells [samples] (dense codes), without listing them."""
+    """Measure the pairs within equal cells [samples] (dense codes), without enumerating them."""
     is_correct = labelled.is_correct
     num_cells, num_lengths = int(cells.max(initial=-1)) + 1, int(lengths.max(initial=0)) + 1
     keys = cells * num_lengths + lengths
@@ -63,23 +86,17 @@ def measure_pairs(labelled: LabelledRows, cells: Ints, lengths: Ints) -> PairLen
     own = keys[is_correct]
     firsts = np.searchsorted(rivals, cells[is_correct] * num_lengths)
     shorter = np.searchsorted(rivals, own, "left") - firsts  # rivals of each correct sample
-    alike = np.searchsorted(rivals, own, "right") - firsts - shorter
+    equal = np.searchsorted(rivals, own, "right") - firsts - shorter
     num_rivals = np.bincount(cells[~is_correct], minlength=num_cells)[cells[is_correct]]
     total = np.bincount(cells[~is_correct], lengths[~is_correct], minlength=num_cells)
     differences = num_rivals * lengths[is_correct] - total[cells[is_correct]]
 
     problems, size = labelled.problems[is_correct], len(labelled.problem_ids)
     num_pairs = np.bincount(problems, num_rivals, minlength=size)
-    wins = np.bincount(problems, shorter + alike / 2, minlength=size)
+    wins = np.bincount(problems, shorter + equal / 2, minlength=size)
     has_pairs = num_pairs > 0
     if not has_pairs.any():
-        return PairLengths(
-            num_pairs=0,
-            num_problems=0,
-            mean_difference=None,
-            longer_over_pairs=None,
-            longer_over_problems=None,
-        )
+        return PairLengths()
     return PairLengths(
         num_pairs=int(num_pairs.sum()),
         num_problems=int(has_pairs.sum()),
@@ -87,3 +104,61 @@ def measure_pairs(labelled: LabelledRows, cells: Ints, lengths: Ints) -> PairLen
         longer_over_pairs=float(wins.sum() / num_pairs.sum()),
         longer_over_problems=float((wins[has_pairs] / num_pairs[has_pairs]).mean()),
     )
+
+
+def _histogram(correct: Ints, incorrect: Ints) -> LengthHistogram:
+    lengths = np.concatenate([correct, incorrect])
+    if not len(lengths):
+        return LengthHistogram(edges=(), correct=(), incorrect=())
+    edges = np.geomspace(max(1, lengths.min()), lengths.max() + 1, NUM_BINS)
+    edges = np.unique(edges.astype(np.int64))
+    counts = [np.histogram(part, edges)[0].tolist() for part in (correct, incorrect)]
+    return LengthHistogram(
+        edges=tuple(edges.tolist()), correct=tuple(counts[0]), incorrect=tuple(counts[1])
+    )
+
+
+def show_lengths(lengths: Sequence[LengthAudit]) -> Section:
+    """Show the lengths in every unit; the figure has the last."""
+    rows: list[Sequence[Any]] = []
+    for length in lengths:
+        means = (length.mean_correct, length.mean_incorrect)
+        rows.append((length.unit, *means, *_of_pairs(length.pairs)))
+        bins = f"{length.unit}, in bins of {length.matched_bin}"
+        rows.append((bins, None, None, *_of_pairs(length.matched)))
+    columns = ("unit", "correct", "incorrect", "pairs", "correct longer by")
+    table = Columns(
+        title="length of outputs, and its accuracy alone",
+        columns=(*columns, "longer is correct", "over problems"),
+        rows=rows,
+    )
+    has_labels = bool(lengths[-1].histogram.edges)
+    return Section(
+        tables=[table], figures={"lengths": partial(_draw, lengths[-1])} if has_labels else {}
+    )
+
+
+def _of_pairs(pairs: PairLengths) -> tuple[Any, ...]:
+    accuracies = (pairs.longer_over_pairs, pairs.longer_over_problems)
+    return (pairs.num_pairs, pairs.mean_difference, *accuracies)
+
+
+def _draw(audit: LengthAudit, axes: "Axes") -> None:
+    histogram = audit.histogram
+    for name, counts, mean, colour in (
+        ("correct", histogram.correct, audit.mean_correct, CORRECT),
+        ("incorrect", histogram.incorrect, audit.mean_incorrect, INCORRECT),
+    ):
+        if mean is not None:
+            shares = 100 * np.array(counts) / max(1, sum(counts))
+            label = f"{name}: {sum(counts):,}, mean {mean:,.0f}"
+            axes.stairs(shares, histogram.edges, color=colour, label=label)
+            axes.axvline(mean, color=colour, linestyle=":")
+    scale_log(axes)
+    axes.set_xlabel(f"{audit.unit} of the output")
+    axes.set_ylabel("% of the samples with a label")
+    if audit.pairs.longer_over_pairs is not None:
+        axes.set_title(
+            f'"longer is correct": {audit.pairs.longer_over_pairs:.1%} of pairs, '
+            f"{audit.pairs.longer_over_problems:.1%} per problem"
+        )

@@ -1,27 +1,43 @@
-"""An audit as a whole: made from indexes, written as JSON."""
+"""The audit of a split: computed from an index, shown as tables, written as JSON and figures."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featurize.data.audit.labels import LabelAudit, Slice, audit_labels, slice_by
-from featurize.data.audit.lengths import LengthAudit, audit_lengths
-from featurize.data.audit.overlap import OverlapAudit, audit_overlap, read_statements
+from featurize.data.audit.labels import (
+    LabelAudit,
+    Slice,
+    audit_labels,
+    show_labels,
+    show_slices,
+    slice_by,
+)
+from featurize.data.audit.lengths import LengthAudit, audit_lengths, show_lengths
+from featurize.data.audit.overlap import (
+    OverlapAudit,
+    audit_overlap,
+    read_statements,
+    show_overlap,
+)
 from featurize.data.audit.rows import LabelledRows, read_labelled_rows
-from featurize.data.audit.texts import Progress, TextAudit, audit_texts, read_texts
-from featurize.data.audit.tokens import TokenAudit, audit_tokens
+from featurize.data.audit.section import Columns, Rows, Section
+from featurize.data.audit.texts import Progress, TextAudit, audit_texts, read_texts, show_texts
+from featurize.data.audit.tokens import CountedTokens, TokenAudit, audit_tokens, show_tokens
 from featurize.data.index import DatasetIndex
-from featurize.data.token_counts import TokenCounts
+from featurize.io.figures import drawing, to_png
+from featurize.io.files import atomic_path, write_json
 
 CHARS_PER_TOKEN = 3
-"""For length bins where tokens have not been counted."""
+"""For length bins if tokens have not been counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
-    """What is asked of an audit."""
+    """The parameters of an audit."""
 
     split: str
     against: str | None
@@ -29,23 +45,13 @@ class AuditRequest:
     """Caps of pairs per problem to try."""
     length_bin_tokens: int
     threshold: float
-    """Similarity from which on two statements are near-duplicates."""
+    """Similarity from which two statements are near-duplicates."""
     ngram: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountedTokens:
-    """The token counts of a split, and how much of a sample is read."""
-
-    counts: TokenCounts
-    tokenizer: str
-    max_length: int
-    prompt_limit: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What a split would teach."""
+    """All numbers about a split; the fields are the keys of audit.json."""
 
     split: str
     content_fingerprint: str
@@ -57,11 +63,24 @@ class Audit:
     overlap: OverlapAudit
     texts: TextAudit
     tokens: TokenAudit | None
-    """Only where tokens were counted."""
+    """None if tokens were not counted."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
+        """Get the content of audit.json."""
         return asdict(self)
+
+    def sections(self) -> list[Section]:
+        """List what to show, in order."""
+        return [
+            show_labels(self.labels, self.split),
+            show_lengths(self.lengths),
+            show_slices(self.difficulties, "difficulty"),
+            show_slices(self.languages, "language"),
+            show_slices(self.sources, "source"),
+            show_overlap(self.overlap, self.split),
+            show_texts(self.texts),
+            *([show_tokens(self.tokens)] if self.tokens else []),
+        ]
 
 
 def audit_split(
@@ -91,15 +110,7 @@ def audit_split(
         lengths=tuple(_lengths(index, labelled, request, tokens)),
         overlap=overlap,
         texts=audit_texts(table, labelled, read_texts(index, progress)),
-        tokens=None
-        if tokens is None
-        else audit_tokens(
-            table,
-            tokens.counts,
-            tokenizer=tokens.tokenizer,
-            max_length=tokens.max_length,
-            prompt_limit=tokens.prompt_limit,
-        ),
+        tokens=audit_tokens(table, tokens) if tokens else None,
     )
 
 
@@ -108,12 +119,34 @@ def _lengths(
     labelled: LabelledRows,
     request: AuditRequest,
     tokens: CountedTokens | None,
-) -> Sequence[LengthAudit]:
+) -> Iterator[LengthAudit]:
     chars = index.table["output_chars"].to_numpy().astype(np.int64)[labelled.rows]
     width = request.length_bin_tokens
-    found = [audit_lengths(labelled, chars, unit="characters", matched_bin=width * CHARS_PER_TOKEN)]
+    yield audit_lengths(labelled, chars, unit="characters", matched_bin=width * CHARS_PER_TOKEN)
     if tokens is not None:
-        cut = tokens.counts.cut(tokens.max_length, tokens.prompt_limit).outputs
-        lengths = cut.astype(np.int64)[labelled.rows]
-        found.append(audit_lengths(labelled, lengths, unit="tokens", matched_bin=width))
-    return found
+        lengths = tokens.cut().outputs.astype(np.int64)[labelled.rows]
+        yield audit_lengths(labelled, lengths, unit="tokens", matched_bin=width)
+
+
+def to_tables(audit: Audit) -> Iterator[Rows | Columns]:
+    """Yield the tables of all sections, in order."""
+    return itertools.chain.from_iterable(section.tables for section in audit.sections())
+
+
+def write_audit(folder: Path, audit: Audit) -> list[Path]:
+    """Write audit.json, the problems to exclude and all figures; returns the paths written."""
+    written = [folder / "audit.json"]
+    write_json(written[0], audit.to_json())
+    if audit.overlap.against is not None:
+        written.append(folder / "overlapping.txt")
+        with atomic_path(written[-1]) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in audit.overlap.shared_ids))
+    for section in audit.sections():
+        for name, draw in section.figures.items():
+            with drawing() as (figure, axes), atomic_path(folder / f"{name}.png") as temporary:
+                draw(axes)
+                if axes.get_legend_handles_labels()[0]:
+                    axes.legend()
+                temporary.write_bytes(to_png(figure))
+            written.append(folder / f"{name}.png")
+    return written

@@ -1,41 +1,53 @@
-"""What a backbone will read of a dataset: tokens to compute, and how much of it is cut off."""
+"""The tokens that a backbone reads: how many to compute, and how many are truncated."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurize.arrays import Bools
-from featurize.data.audit.rows import by_power_of_two
+from featurize.data.audit.section import (
+    Columns,
+    Rows,
+    Section,
+    by_power_of_two,
+    draw_by_power_of_two,
+)
 from featurize.data.token_counts import Int32s, TokenCounts, first_of_prompts, unique_tokens
+from featurize.io.figures import CORRECT, FAINT, INCORRECT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 LOSSES = (0.0, 0.1, 0.25, 0.5, 0.75)
-"""Shares of a text; told is how many lose more than that."""
+"""Shares of a text: texts that lose more are counted for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthSummary:
-    """Tokens of many texts, before anything is cut."""
+    """Tokens of many texts before truncation."""
 
     num_texts: int
     num_tokens: int
     quantiles: dict[str, int]
-    """Largest length of the shortest half, nine tenths, ...: `0.5`, `0.9`, ..."""
+    """Quantile, as in `0.9` -> length."""
     histogram: dict[int, int]
-    """Texts by length: those below each power of two that the one before does not count."""
+    """Texts by length: those below each power of two and not below the one before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutSummary:
-    """What max_length takes away from texts of one kind."""
+    """The effect of truncation on the texts of one kind."""
 
     num_cut: int
     num_tokens_lost: int
     num_losing_more_than: dict[str, int]
-    """Texts that lose more than this share of their tokens."""
+    """Share of the tokens -> texts that lose more than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,36 +58,48 @@ class TokenAudit:
     max_length: int
     prompt_limit: int
     prompts: LengthSummary
-    """Each statement once."""
+    """Of every statement, once."""
     outputs: LengthSummary
-    """Each sample."""
+    """Of every sample."""
     prompts_cut: CutSummary
     outputs_cut: CutSummary
     num_samples_with_cut_prompt: int
     share_cut_of_correct: float | None
-    """Correct outputs that are cut: if it differs from the next, cutting tells the label."""
+    """Share of correct outputs; if it differs from the next, truncation leaks the label."""
     share_cut_of_incorrect: float | None
     num_empty_outputs: int
-    """Outputs without tokens, which featurize refuses."""
+    """Outputs without tokens, which featurize rejects."""
     unique_tokens: int
-    """Tokens to compute: each prompt once, each distinct output of it once."""
+    """Tokens to compute: each prompt once, and each of its distinct outputs once."""
     all_tokens: int
-    """The same without sharing: the prompt with every sample."""
+    """The same without sharing: the prompt again for every sample."""
 
 
-def audit_tokens(
-    table: pa.Table, counts: TokenCounts, *, tokenizer: str, max_length: int, prompt_limit: int
-) -> TokenAudit:
-    """Summarise the counts of an index's table."""
-    cut = counts.cut(max_length, prompt_limit)
+@dataclass(frozen=True, kw_only=True)
+class CountedTokens:
+    """The token counts of a split, and the limits of a sample."""
+
+    counts: TokenCounts
+    tokenizer: str
+    max_length: int
+    prompt_limit: int
+
+    def cut(self) -> TokenCounts:
+        """Apply the limits to the counts."""
+        return self.counts.cut(self.max_length, self.prompt_limit)
+
+
+def audit_tokens(table: pa.Table, counted: CountedTokens) -> TokenAudit:
+    """Summarise the token counts of an index's table."""
+    counts, cut = counted.counts, counted.cut()
     is_first = first_of_prompts(table)
     labels = pc.fill_null(table["is_correct"], False).to_numpy()
     is_labelled = pc.is_valid(table["is_correct"]).to_numpy()
     is_cut = cut.outputs < counts.outputs
     return TokenAudit(
-        tokenizer=tokenizer,
-        max_length=max_length,
-        prompt_limit=prompt_limit,
+        tokenizer=counted.tokenizer,
+        max_length=counted.max_length,
+        prompt_limit=counted.prompt_limit,
         prompts=_summarise(counts.prompts[is_first]),
         outputs=_summarise(counts.outputs),
         prompts_cut=_cut(counts.prompts[is_first], cut.prompts[is_first]),
@@ -113,3 +137,52 @@ def _cut(whole: Int32s, kept: Int32s) -> CutSummary:
 
 def _share(flags: Bools) -> float | None:
     return float(flags.mean()) if len(flags) else None
+
+
+def show_tokens(tokens: TokenAudit) -> Section:
+    """Show the lengths of the texts, what is cut off, and the tokens to compute."""
+    before = Columns(
+        title=f"tokens before truncation ({tokens.tokenizer})",
+        columns=("texts", "number", "tokens", "median", "90%", "99%", "longest"),
+        rows=[
+            (name, part.num_texts, part.num_tokens, *part.quantiles.values())
+            for name, part in (("prompts", tokens.prompts), ("outputs", tokens.outputs))
+        ],
+    )
+    limits = [f"lose > {float(limit):.0%}" for limit in tokens.outputs_cut.num_losing_more_than]
+    lost = Columns(
+        title=f"truncated at {tokens.max_length:,} tokens, prompts at {tokens.prompt_limit:,}",
+        columns=("texts", "truncated", "tokens lost", *limits[1:]),
+        rows=[
+            (name, part.num_cut, part.num_tokens_lost, *[*part.num_losing_more_than.values()][1:])
+            for name, part in (("prompts", tokens.prompts_cut), ("outputs", tokens.outputs_cut))
+        ],
+    )
+    to_compute = Rows(
+        title="tokens to compute",
+        rows={
+            "each prompt and distinct output once": tokens.unique_tokens,
+            "each sample with its prompt": tokens.all_tokens,
+            "samples with a truncated prompt": tokens.num_samples_with_cut_prompt,
+            "share of correct outputs truncated": tokens.share_cut_of_correct,
+            "share of incorrect outputs truncated": tokens.share_cut_of_incorrect,
+            "outputs without tokens, rejected": tokens.num_empty_outputs,
+        },
+    )
+    return Section(tables=[before, lost, to_compute], figures={"tokens": partial(_draw, tokens)})
+
+
+def _draw(tokens: TokenAudit, axes: "Axes") -> None:
+    for part, colour, name in (
+        (tokens.prompts, CORRECT, "prompts"),
+        (tokens.outputs, INCORRECT, "outputs"),
+    ):
+        label = f"{part.num_texts:,} {name}, {part.num_tokens:,} tokens"
+        draw_by_power_of_two(axes, part.histogram, label, color=colour)
+    axes.axvline(tokens.prompt_limit, color=CORRECT, linestyle=":", label="limit of prompts")
+    axes.axvline(tokens.max_length, color=FAINT, linestyle="--", label="limit of prompt + output")
+    axes.set_xlabel("tokens before truncation")
+    axes.set_ylabel("% of prompts, of outputs")
+    axes.set_title(
+        f"truncated: {tokens.prompts_cut.num_cut:,} prompts, {tokens.outputs_cut.num_cut:,} outputs"
+    )

@@ -1,1 +1,1 @@
-"""Makes datasets in the project's sample format from what others publish."""
+"""Makes datasets in the project's sample format from published ones."""

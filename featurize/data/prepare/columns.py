@@ -1,8 +1,8 @@
 """The job behind `critic prepare columns`: datasets with other column names become samples."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,75 +12,88 @@ import pyarrow.parquet as pq
 from featurize.data.fields import describe
 from featurize.data.lines import parse_line
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
-from featurize.data.prepare.prepared import Counts, Prepared, refuse_own_source
-from featurize.data.prepare.writers import ENDINGS, Row, sample_writer
+from featurize.data.prepare.prepared import (
+    ENDINGS,
+    SUMMARY_FILE,
+    Counts,
+    Prepared,
+    Progress,
+    Row,
+    sample_writer,
+)
 from featurize.data.records import check_row
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
 COMMAND = "prepare columns"
-# Raised when the rules change what comes out of the same files.
+# Incremented when a change of the rules changes the result for the same files.
 RULES_VERSION = 1
 _REPORT_ROWS = 1000
 _MEGABYTE = 1 << 20
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnsJob:
-    """What is read, where it is written, and what its columns mean."""
+    """The files to read, where to write samples, and what the columns mean."""
 
     sources: Sequence[str]  # files, globs or URIs
     out: Path  # a .jsonl or .parquet file for all of them, or a folder with a file for each
     columns: ColumnMap
     output_format: str = "jsonl"  # of the files in a folder
-    cache_dir: Path | None = None  # for copies of what lies at a URI; None: the user's cache folder
+    cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
 
 
 def prepare_columns(
     job: ColumnsJob, *, overwrite: bool = False, progress: Progress | None = None
 ) -> Prepared:
-    """Write the samples and a summary; files that lie there finished are not written again.
+    """Write the samples and a summary; finished files are not written again.
 
     `progress` is called with the megabytes read and those of all files.
 
     Raises:
-        DataError: rows that cannot be samples; it tells of all, and nothing is written.
+        DataError: rows that cannot be samples, all of them listed; nothing is written.
     """
     sources = find_sources(job.sources, job.cache_dir)
-    folder, summary_path = _places(job.out)
-    targets = _targets(job, sources)
-    refuse_own_source(targets.keys(), [source.path for source in sources])
+    targets = _find_targets(job, sources)
     prepared = Prepared.open(
-        summary_path, COMMAND, _recipe(job, sources), targets=targets.keys(), overwrite=overwrite
+        _summary_path(job.out),
+        COMMAND,
+        _recipe(job, sources),
+        targets=targets.keys(),
+        sources=[source.path for source in sources],
+        overwrite=overwrite,
     )
-    if prepared.files.keys() == {target.name for target in targets}:
-        return replace(prepared, was_up_to_date=True)
-    left_out = {name for source in sources for name in _left_out(source, job.columns)}
+    if prepared.was_up_to_date:
+        return prepared
+    left_out = {name for source in sources for name in _columns_left_out(source, job.columns)}
     used = UsedColumns()
-    counts = _write(job, targets, used, _Bytes.of(sources, progress))
+    counts = _write(job, targets, used, _Megabytes(sources, progress))
     for target in targets:
-        prepared = prepared.with_part(target.name, counts[target], target, folder)
-    prepared.details.update(_details(used, left_out))
-    prepared.save(summary_path)
+        prepared = prepared.with_part(target.name, counts[target], target)
+    details = {
+        "taken as correct": used.describe(True),
+        "taken as incorrect": used.describe(False),
+        "taken as unlabelled": used.describe(None),
+        "columns not taken": ", ".join(sorted(left_out)),
+    }
+    prepared.details.update({name: value for name, value in details.items() if value})
+    prepared.save()
     return prepared
 
 
-def _places(out: Path) -> tuple[Path, Path]:
-    """The folder that the samples are written into, and the file of their summary."""
+def _summary_path(out: Path) -> Path:
     if out.suffix in ENDINGS:
-        return out.parent, out.with_name(f"{out.name}.summary.json")
+        return out.with_name(f"{out.name}.summary.json")
     if out.suffix in (".json", ".csv", ".gz", ".zst"):
         raise CriticError(
             f"--out {str(out)!r} has an unknown ending; known are {', '.join(ENDINGS)}, "
             "and a folder has none"
         )
-    return out, out / "summary.json"
+    return out / SUMMARY_FILE
 
 
-def _targets(job: ColumnsJob, sources: Sequence[Source]) -> dict[Path, list[Source]]:
-    """Which file is made of which ones."""
+def _find_targets(job: ColumnsJob, sources: Sequence[Source]) -> dict[Path, list[Source]]:
+    """Choose the files to write, each with the files that it is made from."""
     if job.out.suffix in ENDINGS:
         return {job.out: list(sources)}
     targets: dict[Path, list[Source]] = {}
@@ -89,8 +102,8 @@ def _targets(job: ColumnsJob, sources: Sequence[Source]) -> dict[Path, list[Sour
         target = job.out / f"{stem}.{job.output_format}"
         if target in targets:
             raise CriticError(
-                f"{targets[target][0].name} and {source.name}: both would become {target}; "
-                f"prepare them apart, or both into one file, --out {job.out}.{job.output_format}"
+                f"{targets[target][0].name} and {source.name}: both would become {target}; prepare "
+                f"them separately, or both into one file, --out {job.out}.{job.output_format}"
             )
         targets[target] = [source]
     return targets
@@ -106,14 +119,14 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def _left_out(source: Source, columns: ColumnMap) -> Iterator[str]:
-    """Columns of a Parquet file that are not taken; refuses a map to one that is not there."""
+def _columns_left_out(source: Source, columns: ColumnMap) -> Iterator[str]:
+    """List the columns of a Parquet file that are not taken; raise if a mapped one is missing."""
     if source.suffix != ".parquet":
         return
     try:
         names = pq.read_schema(source.path).names
     except (pa.ArrowException, OSError):
-        return  # reading it says so
+        return  # reading the rows raises with a better message
     for target, path in columns.paths.items():
         if path not in names and path.partition(".")[0] not in names:
             raise CriticError(
@@ -128,9 +141,9 @@ def _write(
     job: ColumnsJob,
     targets: Mapping[Path, Sequence[Source]],
     used: UsedColumns,
-    progress: "_Bytes",
+    progress: "_Megabytes",
 ) -> dict[Path, Counts]:
-    """Write all targets, or none when any row is bad."""
+    """Write all targets, or none if any row is bad."""
     counts = {target: Counts() for target in targets}
     faults: list[str] = []
     num_faults = 0
@@ -138,82 +151,60 @@ def _write(
     with ExitStack() as stack:
         for target, sources in targets.items():
             write = stack.enter_context(sample_writer(target, metadata=types))
-            for source in sources:
-                for number, line in enumerate(read_lines(source, job.columns.columns), start=1):
-                    progress.advance(len(line))
-                    if not line or line.isspace():
-                        continue
-                    try:
-                        for row in _to_rows(line, job.columns, used):
-                            write(row)
-                            counts[target].add(row["is_correct"])
-                    except RowFault as fault:
-                        num_faults += 1
-                        if num_faults <= MAX_LISTED:
-                            faults.append(f"{source.location(number)}: {fault}")
-                progress.finish(source)
+            for source, number, line in progress.read(sources, job.columns.columns):
+                try:
+                    for row in _to_rows(line, job.columns, used):
+                        write(row)
+                        counts[target].add(row["is_correct"])
+                except RowFault as fault:
+                    num_faults += 1
+                    if num_faults <= MAX_LISTED:
+                        faults.append(f"{source.location(number)}: {fault}")
         if faults:
             raise DataError(faults, total=num_faults)
-        if not sum(count.samples for count in counts.values()):
-            raise DataError(f"{job.sources[0]}: holds no rows; the dataset needs at least one")
-        used.check(job.columns)
+        if not any(count.samples for count in counts.values()):
+            raise DataError(f"{job.sources[0]}: has no rows; the dataset needs at least one")
+        job.columns.check(used)
     return counts
 
 
 def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns) -> list[Row]:
-    """The samples of one line, checked as every reader of samples does."""
+    """Convert one line to samples, checked like the rows of any dataset."""
     parsed = parse_line(line)
     if not isinstance(parsed, dict):
         raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
     mapped = columns.apply(parsed, used)
-    # An id that the dataset does not give is left to the reader, who tells equal rows apart.
+    # Only ids that the dataset has: the others are assigned when the samples are read, different
+    # ones to equal rows.
     ids = [name for name in ("problem_id", "task_id") if mapped.get(name) is not None]
+    names = ("instruction", "input", "output", "is_correct", *ids)
     return [
-        {
-            "instruction": row.instruction,
-            "input": row.input,
-            "output": row.output,
-            "is_correct": row.is_correct,
-            **{name: getattr(row, name) for name in ids},
-            "metadata": mapped["metadata"],
-        }
+        {**{name: getattr(row, name) for name in names}, "metadata": mapped["metadata"]}
         for row in check_row(mapped)
     ]
 
 
-def _details(used: UsedColumns, left_out: Collection[str]) -> dict[str, Any]:
-    details = {
-        "taken as correct": used.describe(True),
-        "taken as incorrect": used.describe(False),
-        "taken as unlabelled": used.describe(None),
-        "columns not taken": ", ".join(sorted(left_out)),
-    }
-    return {name: value for name, value in details.items() if value}
+class _Megabytes:
+    """Reads the lines of files, and reports now and then how many megabytes that were."""
 
+    def __init__(self, sources: Sequence[Source], progress: Progress | None) -> None:
+        self._total, self._finished = sum(source.size for source in sources), 0
+        self._progress = progress
 
-class _Bytes:
-    """Reports how much has been read, in megabytes, now and then."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._total, self._progress = total, progress
-        self._finished = self._since = self._rows = 0
-
-    @classmethod
-    def of(cls, sources: Sequence[Source], progress: Progress | None) -> "_Bytes":
-        """Of all these files."""
-        return cls(sum(source.size for source in sources), progress)
-
-    def advance(self, num_bytes: int) -> None:
-        """One line more; of a compressed file it is longer than what was read."""
-        self._since += num_bytes
-        self._rows += 1
-        if self._rows % _REPORT_ROWS == 0:
-            self._report(min(self._finished + self._since, self._total))
-
-    def finish(self, source: Source) -> None:
-        """The whole file is read."""
-        self._finished, self._since = self._finished + source.size, 0
-        self._report(self._finished)
+    def read(
+        self, sources: Sequence[Source], columns: Collection[str]
+    ) -> Iterator[tuple[Source, int, bytes]]:
+        """Yield every line that is not blank with its number, from 1."""
+        for source in sources:
+            num_bytes = 0
+            for number, line in enumerate(read_lines(source, columns), start=1):
+                num_bytes += len(line)
+                if line and not line.isspace():
+                    yield source, number, line
+                if number % _REPORT_ROWS == 0:  # uncompressed, a line is longer than what was read
+                    self._report(min(self._finished + num_bytes, self._total))
+            self._finished += source.size
+            self._report(self._finished)
 
     def _report(self, done: int) -> None:
         if self._progress:

@@ -1,4 +1,4 @@
-"""Says which column of a foreign dataset becomes which field of a sample."""
+"""The mapping from the columns of another dataset to the fields of a sample."""
 
 import difflib
 from collections import Counter
@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurize.data.fields import Row, describe, optional_scalar
+from featurize.data.fields import describe, optional_scalar
+from featurize.data.prepare.prepared import TEXT_METADATA, Row
 from featurize.errors import CriticError, RowFault, shorten
 
 PLAIN = ("instruction", "input", "output", "is_correct", "problem_id", "task_id")
 CONVENTIONS = ("prompt", "chosen", "rejected", "completion", "label")
 METADATA = "metadata."
-KEPT_METADATA = ("source", "language", "difficulty")
 _REQUIRED = {"instruction", "output", "prompt", "chosen", "rejected", "completion"}
 _LABELS = ("is_correct", "label")
 _MISSING = object()
@@ -20,10 +20,10 @@ _MISSING = object()
 
 @dataclass(frozen=True, kw_only=True)
 class LabelValues:
-    """Which values of the label column mean correct, compared as text."""
+    """The values of the label column that mean correct, compared as text."""
 
-    correct: frozenset[str] = frozenset()  # none: labels are true and false already
-    incorrect: frozenset[str] = frozenset()  # none: all others
+    correct: frozenset[str] = frozenset()  # none: the labels are true and false
+    incorrect: frozenset[str] = frozenset()  # none: all other values
 
     def __post_init__(self) -> None:
         both = sorted(self.correct & self.incorrect)
@@ -33,7 +33,7 @@ class LabelValues:
             raise CriticError("--incorrect-values needs --correct-values beside it")
 
     def to_label(self, value: object) -> object:
-        """True or false; null stays unknown."""
+        """Convert a value to true or false; null stays unknown."""
         if value is None or (isinstance(value, bool) and not self.correct):
             return value
         if not self.correct:
@@ -52,6 +52,20 @@ class LabelValues:
         return None if text is None else False
 
 
+@dataclass(kw_only=True)
+class UsedColumns:
+    """The parts of a map that rows used; a part that no row uses is a mistake."""
+
+    paths: set[str] = field(default_factory=set)
+    labels: Counter[tuple[Any, str]] = field(default_factory=Counter)  # (label, value) -> rows
+
+    def describe(self, label: bool | None) -> str:
+        """List the values taken for a label, the most frequent first: `AC 12, passed 3`."""
+        values = [(value, n) for (found, value), n in self.labels.most_common() if found is label]
+        shown = ", ".join(f"{shorten(value, 30)} {number:,}" for value, number in values[:10])
+        return shown + (f" and {len(values) - 10} other values" if len(values) > 10 else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColumnMap:
     """The fields of a sample and the dotted paths of the columns that they are read from."""
@@ -67,7 +81,7 @@ class ColumnMap:
             name, equals, path = (part.strip() for part in option.partition("="))
             if not (equals and path):
                 raise CriticError(f"--map {option!r} names no column; write e.g. output=code")
-            _check_target(name)
+            _check_field(name)
             if paths.setdefault(name, path) != path:
                 raise CriticError(
                     f"--map {name!r} is given twice, as {paths[name]!r} and {path!r}; drop one"
@@ -76,84 +90,81 @@ class ColumnMap:
 
     @property
     def columns(self) -> set[str]:
-        """The columns that paths start in."""
+        """The columns that paths may start in."""
         return {path.partition(".")[0] for path in self.paths.values()} | set(self.paths.values())
 
     @property
     def metadata(self) -> list[str]:
         """Names of all metadata that a mapped row may have."""
         mapped = [name.removeprefix(METADATA) for name in self.paths if name.startswith(METADATA)]
-        return list(dict.fromkeys([*KEPT_METADATA, *mapped]))
+        return list(dict.fromkeys([*TEXT_METADATA, *mapped]))
 
-    def apply(self, row: Row, used: "UsedColumns") -> dict[str, Any]:
-        """The row as samples have it; what is called as in samples needs no mapping.
+    def apply(self, row: Row, used: UsedColumns) -> Row:
+        """Rename the columns of a row; fields that already have their name need no mapping.
 
         Raises:
-            RowFault: a column is missing, or a value is of no use.
+            RowFault: a column is missing, or a value cannot be a label or metadata.
         """
         # A column that is mapped elsewhere is not also taken under its own name.
-        taken = set(self.paths.values())
-        mapped = {
-            name: row[name] for name in (*PLAIN, *CONVENTIONS) if name in row and name not in taken
-        }
+        names = [n for n in (*PLAIN, *CONVENTIONS) if n not in self.paths.values()]
+        mapped = {name: row[name] for name in names if name in row}
         own = row.get("metadata")
-        metadata = (
-            {name: own[name] for name in self.metadata if name in own}
-            if isinstance(own, dict)
-            else {}
-        )
+        kept = own if isinstance(own, dict) else {}
+        metadata = {name: kept[name] for name in self.metadata if name in kept}
         for name, path in self.paths.items():
-            value = find(row, path)
-            if value is _MISSING:
-                if name in _REQUIRED:
-                    raise RowFault(
-                        f"{path!r} is missing, which --map {name}={path} needs "
-                        f"(there are {', '.join(map(str, row)) or 'no columns'})"
-                    )
-                continue
-            used.paths.add(path)
-            if name.startswith(METADATA):
-                metadata[name.removeprefix(METADATA)] = value
-            else:
-                mapped[name] = value
-        mapped["metadata"] = {key: optional_scalar(metadata, key, "metadata") for key in metadata}
+            value = _find(row, path)
+            if value is not _MISSING:
+                used.paths.add(path)
+                target = metadata if name.startswith(METADATA) else mapped
+                target[name.removeprefix(METADATA)] = value
+            elif name in _REQUIRED:
+                raise RowFault(
+                    f"{path!r} is missing, which --map {name}={path} needs "
+                    f"(there are {', '.join(map(str, row)) or 'no columns'})"
+                )
         for name in _LABELS:
             if name in mapped:
                 value = mapped[name]
                 mapped[name] = self.labels.to_label(value)
                 used.labels[mapped[name], str(value)] += 1
-        return mapped
+        texts = {name: optional_scalar(metadata, name, "metadata") for name in metadata}
+        return {**mapped, "metadata": texts}
 
-
-@dataclass(kw_only=True)
-class UsedColumns:
-    """What of a map was met in the rows: what never was is a mistake in the map."""
-
-    paths: set[str] = field(default_factory=set)
-    labels: Counter[tuple[Any, str]] = field(default_factory=Counter)  # (label, value) -> rows
-
-    def check(self, columns: ColumnMap) -> None:
-        """Refuse a map of which a part was never used."""
-        for name, path in columns.paths.items():
-            if path not in self.paths:
+    def check(self, used: UsedColumns) -> None:
+        """Raise if no row used some part of the map."""
+        for name, path in self.paths.items():
+            if path not in used.paths:
                 raise CriticError(f"--map {name}={path}: no row has {path!r}; correct the path")
-        wanted = columns.labels.correct
-        if wanted and not any(label is True for label, _ in self.labels):
-            values = self.describe(False) or "none: there is no label column; --map is_correct=..."
+        wanted = self.labels.correct
+        if wanted and not any(label is True for label, _ in used.labels):
+            values = used.describe(False) or "none: there is no label column; --map is_correct=..."
             raise CriticError(
                 f"--correct-values {','.join(sorted(wanted))}: no row has one of them; "
                 f"the values are {values}"
             )
 
-    def describe(self, label: bool | None) -> str:
-        """The values taken for a label, the most frequent first: `AC 12, passed 3`."""
-        values = [(value, n) for (found, value), n in self.labels.most_common() if found is label]
-        shown = ", ".join(f"{shorten(value, 30)} {number:,}" for value, number in values[:10])
-        return shown + (f" and {len(values) - 10} other values" if len(values) > 10 else "")
+
+def to_values(options: Collection[str]) -> frozenset[str]:
+    """Read the values of options such as `passed,AC`."""
+    values = (value.strip() for option in options for value in option.split(","))
+    return frozenset(filter(None, values))
 
 
-def find(row: Row, path: str) -> object:
-    """The value at a dotted path, `_MISSING` if there is none; numbers count in lists from 0."""
+def _check_field(name: str) -> None:
+    if name in (*PLAIN, *CONVENTIONS):
+        return
+    if name.startswith(METADATA) and name != METADATA and name.count(".") == 1:
+        return
+    known = (*PLAIN, *(METADATA + kept for kept in TEXT_METADATA), *CONVENTIONS)
+    near = difflib.get_close_matches(name, [*known, *TEXT_METADATA], n=1)
+    remedy = f"the fields are {', '.join(known)}"
+    if near:
+        remedy = f"did you mean {near[0] if near[0] in known else METADATA + near[0]!r}?"
+    raise CriticError(f"--map {name!r} is no field of a sample; {remedy}")
+
+
+def _find(row: Row, path: str) -> object:
+    """Get the value at a dotted path, or `_MISSING`; numbers are positions in lists, from 0."""
     if path in row:
         return row[path]
     value: object = row
@@ -162,27 +173,6 @@ def find(row: Row, path: str) -> object:
             value = value[part]
         elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
-        elif value is None:
-            return None
         else:
-            return _MISSING
+            return None if value is None else _MISSING
     return value
-
-
-def to_values(options: Collection[str]) -> frozenset[str]:
-    """The values that options such as `passed,AC` list."""
-    return frozenset(
-        value.strip() for option in options for value in option.split(",") if value.strip()
-    )
-
-
-def _check_target(name: str) -> None:
-    if name in (*PLAIN, *CONVENTIONS) or (
-        name.startswith(METADATA) and name != METADATA and "." not in name.removeprefix(METADATA)
-    ):
-        return
-    known = (*PLAIN, *(METADATA + kept for kept in KEPT_METADATA), *CONVENTIONS)
-    near = difflib.get_close_matches(name, [*known, *KEPT_METADATA], n=1)
-    meant = near[0] if near and near[0] in known else METADATA + near[0] if near else None
-    remedy = f"did you mean {meant!r}?" if meant else f"the fields are {', '.join(known)}"
-    raise CriticError(f"--map {name!r} is no field of a sample; {remedy}")

@@ -1,21 +1,34 @@
-"""What a prepared dataset holds and was made from, kept beside it so that a rerun does nothing."""
+"""A prepared dataset: its files of samples, and the summary beside them."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from featurize.errors import CriticError
-from featurize.io.files import read_json, write_json
+from featurize.io.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
+SUMMARY_FILE = "summary.json"
+ENDINGS = (".jsonl", ".parquet")
+TEXT_METADATA = {"source": pa.string(), "language": pa.string(), "difficulty": pa.string()}
+_GROUP_ROWS = 8192
+_GROUP_CHARS = 32 << 20
+
+Row: TypeAlias = dict[str, Any]
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with what is done and the total."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Counts:
-    """Accounts for every problem and sample read for one file; filled while it is written."""
+    """Counts every problem and sample read for one file; filled while the file is written."""
 
     problems: int = 0
     correct: int = 0
@@ -25,7 +38,7 @@ class Counts:
     samples_left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, is_correct: bool | None) -> None:
-        """One more sample written."""
+        """Count one written sample."""
         if is_correct is None:
             self.unlabelled += 1
         elif is_correct:
@@ -35,46 +48,39 @@ class Counts:
 
     @property
     def samples(self) -> int:
-        """Samples written."""
+        """Number of samples written."""
         return self.correct + self.incorrect + self.unlabelled
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """What to_json made of counts."""
+        """Read the fields as a summary has them."""
         counters = {name: Counter(values[name]) for name in values if name.endswith("_left_out")}
         return cls(**{**values, **counters})
 
-    def to_json(self) -> dict[str, Any]:
-        """Every number by its name."""
-        # NOTE: asdict would rebuild a Counter from its items, and so count the items.
-        return {
-            key: dict(value) if isinstance(value, Counter) else value
-            for key, value in ((field.name, getattr(self, field.name)) for field in fields(self))
-        }
-
     def describe(self) -> dict[str, int]:
-        """What there is of what, in the order it is shown."""
-        rows = {"problems": self.problems, "correct": self.correct, "incorrect": self.incorrect}
+        """List the numbers to show, in order."""
+        rows = {"correct": self.correct, "incorrect": self.incorrect}
+        if self.problems or self.problems_left_out:  # otherwise they were not counted
+            rows = {"problems": self.problems, **rows}
         if self.unlabelled:
             rows["without a label"] = self.unlabelled
-        if not self.problems and not self.problems_left_out:
-            del rows["problems"]  # they were not looked at
         for things in ("problems", "samples"):
             for reason, number in getattr(self, f"{things}_left_out").most_common():
                 rows[f"left out: {things} {reason}"] = number
         return rows
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The content of the summary file, which is written last."""
+    """The content of the summary, which is written last."""
 
+    path: Path  # of the summary
     command: str  # as in "prepare codecontests"
-    recipe: dict[str, Any]  # all that decides the content: settings, and the files read
+    recipe: dict[str, Any]  # everything that decides the content: settings, and the files read
     counts: dict[str, Counts] = field(default_factory=dict)  # part of the dataset -> its counts
-    files: dict[str, int] = field(default_factory=dict)  # path from the summary's folder -> bytes
-    details: dict[str, Any] = field(default_factory=dict)  # what else there is to say
-    was_up_to_date: bool = False  # nothing was done: it was there already
+    files: dict[str, int] = field(default_factory=dict)  # path from the folder -> bytes
+    details: dict[str, Any] = field(default_factory=dict)  # other results to show
+    was_up_to_date: bool = False  # an earlier run had written all of it
 
     @classmethod
     def open(
@@ -84,94 +90,152 @@ class Prepared:
         recipe: dict[str, Any],
         *,
         targets: Collection[Path],
+        sources: Collection[str],
         overwrite: bool,
     ) -> Self:
-        """What lies there already of the dataset of `recipe`, whose summary belongs at `path`.
+        """Find what an earlier run of the same recipe has written; its summary is at `path`.
 
-        Anything else that lies where it would be written is refused: it is somebody's work.
+        `targets` are the files to write, `sources` the absolute paths of the files to read.
+
+        Raises:
+            CriticError: a target is also a source, or exists and is not from such a run.
         """
-        fresh = cls(command=command, recipe=recipe)
+        for target in targets:
+            if str(target.absolute()) in sources:
+                raise CriticError(f"{target}: is one of the files read; choose another --out")
         if overwrite:
-            cls._remove(path, command, but=targets)
-            return fresh
+            _remove_others(path, command, targets)
+            return cls(path=path, command=command, recipe=recipe)
         if not path.exists():
-            for target in targets:
-                if target.exists():
-                    raise CriticError(
-                        f"{target}: is there already, and no {path.name} beside it tells of "
-                        f"{command}; choose another --out or give --overwrite"
-                    )
-            return fresh
-        found = cls._read(path, command)
-        changed = [key for key, value in recipe.items() if found.recipe.get(key) != value]
-        if changed:
-            raise CriticError(
-                f"{path}: tells of a dataset made with {_difference(found.recipe, recipe, changed)}"
-                "; choose another --out or give --overwrite"
-            )
-        kept = {
+            _refuse_existing(path, command, targets)
+            return cls(path=path, command=command, recipe=recipe)
+        found = cls(path=path, **_read_summary(path, command))
+        refuse_other_recipe(path, found.recipe, recipe)
+        files = {
             name: size
             for name, size in found.files.items()
             if (path.parent / name).is_file() and (path.parent / name).stat().st_size == size
         }
-        return replace(found, files=kept)
+        is_whole = {path.parent / name for name in files} == set(targets)
+        return replace(found, files=files, was_up_to_date=is_whole)
 
-    def with_part(self, part: str, counts: Counts, file: Path, folder: Path) -> Self:
-        """The same with one more part, written to `file`."""
-        name = file.relative_to(folder).as_posix()
+    def with_part(self, part: str, counts: Counts, file: Path) -> Self:
+        """Add a part that is written to `file`."""
+        name = file.relative_to(self.path.parent).as_posix()
         files = {**self.files, name: file.stat().st_size}
         return replace(self, counts={**self.counts, part: counts}, files=files)
 
-    def save(self, path: Path) -> None:
+    def save(self) -> None:
         """Write the summary."""
         names = ("command", "recipe", "files", "details")
         content = {name: getattr(self, name) for name in names}
-        counts = {part: counts.to_json() for part, counts in self.counts.items()}
-        write_json(path, {"format_version": FORMAT_VERSION, **content, "counts": counts})
+        counts = {part: vars(counts) for part, counts in self.counts.items()}
+        write_json(self.path, {"format_version": FORMAT_VERSION, **content, "counts": counts})
 
     def describe(self) -> list[list[Any]]:
-        """Rows of a table with a column for every part."""
+        """List the rows of a table with a column for every part."""
         parts = [counts.describe() for counts in self.counts.values()]
         names = dict.fromkeys(name for part in parts for name in part)
         return [[name, *(part.get(name, 0) for part in parts)] for name in names]
 
-    @classmethod
-    def _remove(cls, path: Path, command: str, but: Collection[Path]) -> None:
-        """Delete what an earlier run made and this one will not replace, such as a split less."""
-        with contextlib.suppress(CriticError, FileNotFoundError):
-            for name in cls._read(path, command).files:
-                if path.parent / name not in but:
-                    (path.parent / name).unlink(missing_ok=True)
 
-    @classmethod
-    def _read(cls, path: Path, command: str) -> Self:
-        try:
-            content = read_json(path)
-            if (content.pop("format_version"), content["command"]) == (FORMAT_VERSION, command):
-                counts = {part: Counts.from_json(c) for part, c in content["counts"].items()}
-                return cls(**{**content, "counts": counts})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        raise CriticError(
-            f"{path}: not a summary of {command}; choose another --out or give --overwrite"
-        )
-
-
-def refuse_own_source(targets: Collection[Path], sources: Collection[str]) -> None:
-    """No file is written over one that it is made from; `sources` are absolute paths."""
-    for target in targets:
-        if str(target.absolute()) in sources:
-            raise CriticError(f"{target}: is one of the files read; choose another --out")
-
-
-def describe_file(path: Path) -> list[int]:
-    """Size and time of change, by which a file is taken to be the same, as the index does."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], changed: list[str]) -> str:
-    key = changed[0]
+def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise if the summary at `path` describes a dataset that was made with another recipe."""
+    key = next((key for key, value in wanted.items() if found.get(key) != value), None)
+    if key is None:
+        return
+    difference = f"{key} {found.get(key)!r}, not {wanted[key]!r}"
     if isinstance(wanted[key], dict):
-        return f"other {key}"
-    return f"{key} {found.get(key)!r}, not {wanted[key]!r}"
+        difference = f"other {key}"
+    raise CriticError(
+        f"{path}: describes a dataset made with {difference}; "
+        "choose another --out or give --overwrite"
+    )
+
+
+def _read_summary(path: Path, command: str) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+        if (content.pop("format_version"), content["command"]) == (FORMAT_VERSION, command):
+            counts = {part: Counts.from_json(c) for part, c in content["counts"].items()}
+            return {**content, "counts": counts}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise CriticError(
+        f"{path}: not a summary of {command}; choose another --out or give --overwrite"
+    )
+
+
+def _remove_others(path: Path, command: str, targets: Collection[Path]) -> None:
+    """Delete the files of an earlier run that this one will not replace, e.g. a dropped split."""
+    with contextlib.suppress(CriticError, FileNotFoundError):
+        for name in _read_summary(path, command)["files"]:
+            if path.parent / name not in targets:
+                (path.parent / name).unlink(missing_ok=True)
+
+
+def _refuse_existing(path: Path, command: str, targets: Collection[Path]) -> None:
+    for target in targets:
+        if target.exists():
+            raise CriticError(
+                f"{target}: exists, but {path.name} of {command} is not beside it; "
+                "choose another --out or give --overwrite"
+            )
+
+
+@contextlib.contextmanager
+def sample_writer(
+    path: Path, *, metadata: Mapping[str, pa.DataType]
+) -> Iterator[Callable[[Row], None]]:
+    """Open a JSONL or Parquet file of samples; it is replaced whole when the block ends.
+
+    Yields a function that writes one sample. `metadata` has the types of the sample's metadata:
+    a Parquet file always has these columns, a JSONL file only those of the sample.
+    """
+    if path.suffix not in ENDINGS:
+        raise CriticError(f"{str(path)!r} has an unknown ending; known are {', '.join(ENDINGS)}")
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            with _parquet_writer(temporary, metadata) as write:
+                yield write
+        else:
+            with temporary.open("wb", buffering=1 << 20) as file:
+                yield lambda row: _write_line(file.write, row)
+
+
+def _write_line(write: Callable[[bytes], int], row: Row) -> None:
+    write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+@contextlib.contextmanager
+def _parquet_writer(
+    path: Path, metadata: Mapping[str, pa.DataType]
+) -> Iterator[Callable[[Row], None]]:
+    schema = pa.schema(
+        {
+            **dict.fromkeys(("instruction", "input", "output"), pa.string()),
+            "is_correct": pa.bool_(),
+            **dict.fromkeys(("problem_id", "task_id"), pa.string()),
+            "metadata": pa.struct(list(metadata.items())),
+        }
+    )
+    rows: list[Row] = []
+    num_chars = 0
+    with pq.ParquetWriter(str(path), schema, compression="zstd") as writer:
+
+        def flush() -> None:
+            nonlocal num_chars
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+            rows.clear()
+            num_chars = 0
+
+        def write(row: Row) -> None:
+            nonlocal num_chars
+            rows.append(row)
+            num_chars += len(row["instruction"]) + len(row["output"])
+            if len(rows) >= _GROUP_ROWS or num_chars >= _GROUP_CHARS:
+                flush()
+
+        yield write
+        if rows:
+            flush()

@@ -1,4 +1,4 @@
-"""What the commands `critic prepare ...` can be told: which samples are made, kept and how."""
+"""Settings of the commands `critic prepare ...`."""
 
 import math
 from dataclasses import field
@@ -15,28 +15,28 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class PrepareTestsSettings:
-    """How a dataset is made from problems with unit tests."""
+    """Settings of `prepare tests`."""
 
     correct: int = Field(default=3, ge=1)
-    """Correct programs a problem."""
+    """Correct programs per problem."""
     incorrect: int = Field(default=3, ge=1)
-    """Incorrect programs a problem."""
+    """Incorrect programs per problem."""
     max_rewrites: int = Field(default=4, ge=1)
-    """The most rewrites between the reference and a correct program."""
+    """Most rewrites between the reference and a correct program."""
     train_fraction: float = Field(default=0.7, ge=0, le=1)
-    """Share of the problems that go to train.jsonl."""
+    """Share of the problems in train.jsonl."""
     valid_fraction: float = Field(default=0.3, ge=0, le=1)
-    """Share of the problems that go to valid.jsonl."""
+    """Share of the problems in valid.jsonl."""
     test_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the problems that go to test.jsonl; 0 writes no such file."""
+    """Share of the problems in test.jsonl; 0: no such file."""
     seed: int = 0
-    """Draws rewrites, mutants, solutions and the split; the same seed gives the same bytes."""
+    """Seed of rewrites, mutants, solutions and the split; the same seed gives the same bytes."""
     cpu_seconds: float = Field(default=4.0, gt=0)
-    """CPU time a program may take for all tests of its problem; the reference, a quarter of it."""
+    """Limit of CPU time for all tests of a problem; the reference may use a quarter of it."""
     memory_mb: int = Field(default=512, ge=64)
-    """Memory one program may take."""
+    """Limit of memory for one program."""
     workers: int | None = Field(default=None, ge=1)
-    """Programs run at a time; None: one a core. Changes the time only, never the result."""
+    """Programs run at the same time; None: one per core. Does not change the result."""
 
     def __post_init__(self) -> None:
         total = math.fsum(self.fractions.values())
@@ -58,7 +58,7 @@ class PrepareTestsSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class CodeContestsSettings:
-    """Which solutions of CodeContests become samples."""
+    """Settings of `prepare codecontests`."""
 
     languages: tuple[Language, ...] | None = None
     """Languages to take, e.g. [python3, cpp]; None: all."""
@@ -69,11 +69,11 @@ class CodeContestsSettings:
     max_solutions: PositiveInt | None = None
     """Most solutions of a problem, language and label, drawn by `seed`; None: all."""
     require_both_labels: bool = True
-    """Leave out the solutions of a problem and language that have one label only."""
+    """Leave out the solutions of a problem and language that all have the same label."""
     keep_duplicates: bool = False
-    """Keep programs that come again in their problem, even under the other label."""
+    """Keep programs that occur again in their problem, even with the other label."""
     difficulty: Literal["label", "cf_rating"] = "label"
-    """What metadata.difficulty says: the published label, or Codeforces' rating."""
+    """The content of metadata.difficulty: the published label, or Codeforces' rating."""
 
     def __post_init__(self) -> None:
         if self.languages is not None and not self.languages:
@@ -82,13 +82,13 @@ class CodeContestsSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class PrepareSettings(PrepareTestsSettings):
-    """The section `prepare`: the settings of `prepare tests`, then those of the others."""
+    """The section `prepare`: settings of `prepare tests`, then of the other commands."""
 
     output_format: Literal["jsonl", "parquet"] = "jsonl"
-    """What prepare codecontests, and prepare columns into a folder, write."""
+    """Format written by prepare codecontests, and by prepare columns into a folder."""
     similarity: float = Field(default=0.8, gt=0, le=1)
-    """Share of common n-grams from which on prepare split keeps two statements together."""
+    """Share of common n-grams from which prepare split keeps two statements together."""
     ngram: PositiveInt = 5
-    """Tokens of such an n-gram."""
+    """Number of tokens in an n-gram."""
     codecontests: CodeContestsSettings = field(default_factory=CodeContestsSettings)
-    """Which solutions of CodeContests become samples."""
+    """Settings of `prepare codecontests`."""

@@ -1,27 +1,256 @@
-"""Splits a dataset by problem, so that no problem is seen in training and judged on as well."""
+"""The job behind `critic prepare split`: by problem, near-duplicates of a statement on one side."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featurize.data.lines import parse_line
+from featurize.data.near_duplicates import near_duplicates, normalise
+from featurize.data.prepare.prepared import SUMMARY_FILE, Counts, Prepared
+from featurize.data.records import CheckedRow, check_row
+from featurize.data.sources import Source, find_sources, read_lines
+from featurize.errors import CriticError, DataError, RowFault
+from featurize.io.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+COMMAND = "prepare split"
+REST = "train"
+"""The split that gets the problems that no other split takes."""
+# Incremented when a change of the rules changes the result for the same files.
+RULES_VERSION = 1
+_BLANK = -1
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def split_problems(
-    problem_ids: Iterable[str], *, fractions: Mapping[str, float], seed: int
-) -> dict[str, str]:
-    """Give every problem one split.
+@dataclass(frozen=True, kw_only=True)
+class SplitJob:
+    """The files to split, the shares, and what counts as a near-duplicate."""
 
-    The order of the problems plays no part: they are ranked by a hash of seed and id, and the
-    ranking is cut at the fractions. A split of fraction 0 gets nothing.
+    sources: Sequence[str]  # files, globs or URIs
+    out_dir: Path
+    valid: float = 0.1  # share of the problems
+    test: float = 0.1
+    seed: int = 42
+    similarity: float = 0.8
+    ngram: int = 5
+    cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares.items():
+            if not 0 <= share < 1:
+                raise CriticError(f"--{name} is {share:g}; give a share from 0 to below 1")
+        if sum(self.shares.values()) >= 1:
+            raise CriticError(
+                f"--valid {self.valid:g} and --test {self.test:g} leave nothing to train on; "
+                "lower one of them"
+            )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the problems of every split but train, which gets the rest."""
+        return {"valid": self.valid, "test": self.test}
+
+
+@dataclass(kw_only=True)
+class _Scan:
+    """The result of the first pass over the rows."""
+
+    problems: dict[str, int] = field(default_factory=dict)  # id -> number
+    labels: list[Counter[bool | None]] = field(default_factory=list)  # of each problem
+    statements: list[tuple[int, str]] = field(default_factory=list)  # (problem, text), each once
+    owners: list["array[int]"] = field(default_factory=list)  # per file: problem of each line
+    _seen: set[tuple[int, bytes]] = field(default_factory=set)
+
+    def add(self, rows: Sequence[CheckedRow]) -> int:
+        """Add the samples of a line, all of one problem; returns its number."""
+        problem = self.problems.setdefault(rows[0].problem_id, len(self.problems))
+        if problem == len(self.labels):
+            self.labels.append(Counter())
+        for row in rows:
+            self.labels[problem][row.is_correct] += 1
+            if (problem, row.prompt_key) not in self._seen:
+                self._seen.add((problem, row.prompt_key))
+                self.statements.append((problem, f"{row.instruction}\n{row.input}"))
+        return problem
+
+
+def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
+    """Write train.jsonl, valid.jsonl, test.jsonl and summary.json; rows are copied unchanged."""
+    sources = find_sources(job.sources, job.cache_dir)
+    names = [REST, *(name for name, share in job.shares.items() if share > 0)]
+    targets = {name: job.out_dir / f"{name}.jsonl" for name in names}
+    prepared = Prepared.open(
+        job.out_dir / SUMMARY_FILE,
+        COMMAND,
+        _recipe(job, sources),
+        targets=targets.values(),
+        sources=[source.path for source in sources],
+        overwrite=overwrite,
+    )
+    if prepared.was_up_to_date:
+        return prepared
+    scan = _scan(sources)
+    log.info("comparing %d statements", len(scan.statements))
+    groups = group_problems(
+        scan.statements,
+        num_problems=len(scan.problems),
+        threshold=job.similarity,
+        ngram=job.ngram,
+    )
+    splits = _split(job, list(scan.problems), groups)
+    for name in names:
+        if name not in splits:
+            raise CriticError(
+                f"{sources[0].name}: {name} would get none of the {len(splits)} problems (the "
+                f"largest group of near-duplicates has {max(map(len, groups))}); change the shares"
+            )
+    _copy(sources, scan.owners, splits, targets)
+    for name in names:
+        labels = [c for c, split in zip(scan.labels, splits, strict=True) if split == name]
+        prepared = prepared.with_part(name, _to_counts(labels), targets[name])
+    prepared.details.update(_describe(groups))
+    prepared.save()
+    return prepared
+
+
+def _recipe(job: SplitJob, sources: Sequence[Source]) -> dict[str, Any]:
+    settings = ("valid", "test", "seed", "similarity", "ngram")
+    return {
+        **{name: getattr(job, name) for name in settings},
+        "rules_version": RULES_VERSION,
+        "source files": {source.path: source.state for source in sources},
+    }
+
+
+def _scan(sources: Sequence[Source]) -> _Scan:
+    scan = _Scan()
+    for source in sources:
+        owners = array("q")
+        for number, line in enumerate(read_lines(source), start=1):
+            try:
+                is_blank = not line or line.isspace()
+                owners.append(_BLANK if is_blank else scan.add(check_row(parse_line(line))))
+            except RowFault as fault:
+                raise DataError(f"{source.location(number)}: {fault}") from None
+        scan.owners.append(owners)
+    if not scan.problems:
+        raise DataError(f"{sources[0].name}: has no rows; the dataset needs at least one")
+    return scan
+
+
+def group_problems(
+    statements: Sequence[tuple[int, str]], *, num_problems: int, threshold: float, ngram: int
+) -> list[list[int]]:
+    """Group the problems 0 .. num_problems - 1 by near-duplicate statements, directly or in chains.
+
+    `statements` are (problem, text); a problem may have several. Groups are in the order of their
+    first problem.
     """
-    ranked = sorted(set(problem_ids), key=lambda problem_id: _rank(problem_id, seed))
+    parents = list(range(num_problems))  # a union-find forest: each root is its smallest problem
+
+    def root(problem: int) -> int:
+        while parents[problem] != problem:
+            parents[problem] = problem = parents[parents[problem]]
+        return problem
+
+    def join(first: int, second: int) -> None:
+        low, high = sorted((root(first), root(second)))
+        parents[high] = low
+
+    owners: dict[str, int] = {}
+    for problem, text in statements:
+        join(problem, owners.setdefault(normalise(text), problem))
+    problems = list(owners.values())
+    for first, second, _ in near_duplicates(list(owners), threshold=threshold, ngram=ngram):
+        join(problems[first], problems[second])
+    groups: dict[int, list[int]] = {}
+    for problem in range(num_problems):
+        groups.setdefault(root(problem), []).append(problem)
+    return list(groups.values())
+
+
+def _split(job: SplitJob, ids: Sequence[str], groups: Sequence[Sequence[int]]) -> list[str]:
+    """Draw the split of each problem."""
+    sizes = {name: round(share * len(ids)) for name, share in job.shares.items()}
+    named = [[ids[problem] for problem in group] for group in groups]
+    splits = split_groups(named, sizes=sizes, rest=REST, seed=job.seed)
+    return [splits[problem_id] for problem_id in ids]
+
+
+def split_groups(
+    groups: Iterable[Sequence[str]], *, sizes: Mapping[str, int], rest: str, seed: int
+) -> dict[str, str]:
+    """Give every problem a split, the same one within a group; `groups` hold problem ids.
+
+    Groups are ordered by a hash of the seed and their smallest id, so that the order of the rows
+    does not matter. Each goes to the first split that has room for all of it, else to `rest`.
+    """
+    room = dict(sizes)
     splits: dict[str, str] = {}
+    for group in sorted(groups, key=lambda group: _rank(min(group), seed)):
+        chosen = next((name for name in room if len(group) <= room[name]), rest)
+        if chosen in room:
+            room[chosen] -= len(group)
+        splits.update(dict.fromkeys(group, chosen))
+    return splits
+
+
+def to_sizes(fractions: Mapping[str, float], num_problems: int) -> dict[str, int]:
+    """Cut a number of problems at fractions that add up to 1; none is lost to rounding."""
+    sizes = {}
     share, start = 0.0, 0
     for name, fraction in fractions.items():
         share += fraction
-        stop = round(share * len(ranked)) if fraction > 0 else start
-        splits.update(dict.fromkeys(ranked[start:stop], name))
-        start = max(start, stop)
-    return splits
+        stop = max(start, round(share * num_problems)) if fraction > 0 else start
+        sizes[name], start = stop - start, stop
+    return sizes
 
 
 def _rank(problem_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\0{problem_id}".encode()).digest()
+
+
+def _copy(
+    sources: Sequence[Source],
+    owners: Sequence["array[int]"],
+    splits: Sequence[str],
+    targets: Mapping[str, Path],
+) -> None:
+    """Write every line into the file of its problem's split."""
+    with ExitStack() as stack:
+        writers: dict[str, Callable[[bytes], int]] = {}
+        for name, target in targets.items():
+            temporary = stack.enter_context(atomic_path(target))
+            writers[name] = stack.enter_context(temporary.open("wb", buffering=1 << 20)).write
+        for source, problems in zip(sources, owners, strict=True):
+            if source.has_changed():
+                raise DataError(f"{source.name}: has changed while it was split; start again")
+            for line, problem in zip(read_lines(source), problems, strict=True):
+                if problem != _BLANK:
+                    write = writers[splits[problem]]
+                    write(line.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n") + b"\n")
+
+
+def _to_counts(labels: Sequence[Counter[bool | None]]) -> Counts:
+    def total(label: bool | None) -> int:
+        return sum(counter[label] for counter in labels)
+
+    return Counts(
+        problems=len(labels), correct=total(True), incorrect=total(False), unlabelled=total(None)
+    )
+
+
+def _describe(groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    several = [len(group) for group in groups if len(group) > 1]
+    return {
+        "groups of near-duplicate statements": len(several),
+        "problems in such groups": sum(several),
+        "problems in the largest": max(several, default=0),
+    }

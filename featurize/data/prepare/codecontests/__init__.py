@@ -1,1 +1,1 @@
-"""From CodeContests, as it is published, to samples."""
+"""Makes samples from the published files of CodeContests."""

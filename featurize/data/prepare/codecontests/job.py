@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,62 +16,70 @@ from featurize.data.prepare.codecontests.problems import (
     read_problems,
 )
 from featurize.data.prepare.codecontests.selection import select
-from featurize.data.prepare.prepared import Counts, Prepared, describe_file
+from featurize.data.prepare.prepared import (
+    SUMMARY_FILE,
+    TEXT_METADATA,
+    Counts,
+    Prepared,
+    Progress,
+    Row,
+    sample_writer,
+)
 from featurize.data.prepare.settings import PrepareSettings
-from featurize.data.prepare.writers import TEXT_METADATA, Row, sample_writer
 from featurize.errors import CriticError
 
-if TYPE_CHECKING:  # it brings transformers, which takes seconds and is rarely asked for
+if TYPE_CHECKING:  # it imports transformers, which takes seconds and is rarely needed
     from featurize.data.prepare.codecontests.tokens import TokenLimit
 
 log = logging.getLogger(__name__)
 
 COMMAND = "prepare codecontests"
-SUMMARY_FILE = "summary.json"
-# Raised when the rules change what comes out of the same files.
+# Incremented when a change of the rules changes the result for the same files.
 RULES_VERSION = 1
 _METADATA = {**TEXT_METADATA, "cf_rating": pa.int32()}
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeContestsJob:
-    """What is read, where it is written, and what of it is taken."""
+    """The files to read, where to write samples, and which solutions to take."""
 
     source: str  # a folder, a glob, a file or a URI
     out_dir: Path
     settings: PrepareSettings
-    split_files: Sequence[str] = ()  # options such as "train=part-*"; none: names as published
+    split_files: Sequence[str] = ()  # options such as "train=part-*"; none: the published names
     token_limit: "TokenLimit | None" = None  # for settings.codecontests.max_tokens
-    cache_dir: Path | None = None  # for copies of what lies at a URI; None: the user's cache folder
+    cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
 
 
 def prepare_codecontests(
     job: CodeContestsJob, *, overwrite: bool = False, progress: Progress | None = None
 ) -> Prepared:
-    """Write a file a split and summary.json; a split that lies there finished is not made again.
+    """Write a file per split and summary.json; a finished split is not made again.
 
-    `progress` is called with the numbers of problems done and of all problems.
+    `progress` is called with the number of problems done and of all problems.
     """
     splits = find_splits(job.source, to_patterns(job.split_files), job.cache_dir)
-    path = job.out_dir / SUMMARY_FILE
     targets = {split: job.out_dir / f"{split}.{job.settings.output_format}" for split in splits}
     prepared = Prepared.open(
-        path, COMMAND, _recipe(job, splits), targets=targets.values(), overwrite=overwrite
+        job.out_dir / SUMMARY_FILE,
+        COMMAND,
+        _recipe(job, splits),
+        targets=targets.values(),
+        sources=[str(path) for paths in splits.values() for path in paths],
+        overwrite=overwrite,
     )
-    missing = [split for split in splits if targets[split].name not in prepared.files]
-    if not missing:
+    if prepared.was_up_to_date:
         log.info("%s is up to date", job.out_dir)
-        return replace(prepared, was_up_to_date=True)
+        return prepared
+    missing = [split for split in splits if targets[split].name not in prepared.files]
     sizes = {split: count_problems(splits[split]) for split in missing}
     done, total = 0, sum(sizes.values())
     for split in missing:
         report = (lambda count, before=done: progress(before + count, total)) if progress else None
         counts = _write_split(job, split, splits[split], targets[split], report)
         done += sizes[split]
-        prepared = prepared.with_part(split, counts, targets[split], job.out_dir)
-        prepared.save(path)  # what is done so far is not done again
+        prepared = prepared.with_part(split, counts, targets[split])
+        prepared.save()  # a rerun does not repeat what is done so far
     return prepared
 
 
@@ -84,10 +92,15 @@ def _recipe(job: CodeContestsJob, splits: dict[str, list[Path]]) -> dict[str, An
         "tokenizer": job.token_limit.digest if job.token_limit else None,
         "rules_version": RULES_VERSION,
         "source files": {
-            split: {path.name: describe_file(path) for path in paths}
-            for split, paths in splits.items()
+            split: {path.name: _state(path) for path in paths} for split, paths in splits.items()
         },
     }
+
+
+def _state(path: Path) -> list[int]:
+    """Get the size and modification time, which identify the content of a file."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _write_split(
@@ -99,19 +112,17 @@ def _write_split(
 ) -> Counts:
     counts = Counts()
     seen: set[str] = set()
-    num_read = 0
+    problems = (problem for path in paths for problem in read_problems(path))
     with sample_writer(target, metadata=_METADATA) as write:
-        for path in paths:
-            for problem in read_problems(path):
-                _write_problem(job, problem, seen, counts, write)
-                num_read += 1
-                if progress:
-                    progress(num_read)
+        for number, problem in enumerate(problems, start=1):
+            _write_problem(job, problem, seen, counts, write)
+            if progress:
+                progress(number)
         if not counts.samples:
             reasons = counts.problems_left_out.most_common(1)
             why = f"{reasons[0][1]} problems {reasons[0][0]}" if reasons else "there are no rows"
             raise CriticError(
-                f"{paths[0]}: {split} would hold no sample ({why}); change prepare.codecontests, "
+                f"{paths[0]}: {split} would have no sample ({why}); change prepare.codecontests, "
                 "or give other files"
             )
     return counts
@@ -125,8 +136,8 @@ def _write_problem(
     write: Callable[[Row], None],
 ) -> None:
     if problem.problem_id in seen:
-        counts.problems_left_out["that come again (same source and name)"] += 1
-        counts.samples_left_out["of problems that come again"] += len(problem.solutions)
+        counts.problems_left_out["that are duplicates (same source and name)"] += 1
+        counts.samples_left_out["of duplicate problems"] += len(problem.solutions)
         return
     seen.add(problem.problem_id)
     settings = job.settings
@@ -151,7 +162,7 @@ def _to_row(problem: ContestProblem, solution: Solution, *, is_rated: bool) -> R
         "output": solution.text,
         "is_correct": solution.is_correct,
         "problem_id": problem.problem_id,
-        # The place among the published solutions of this label: unique, and a way back to them.
+        # The number is unique for its label, and identifies the published solution.
         "task_id": f"{problem.problem_id}#{solution.language}#{label}{solution.number}",
         "metadata": {
             "source": problem.source,

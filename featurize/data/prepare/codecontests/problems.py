@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from featurize.errors import CriticError, shorten
 
-# The labels as they are numbered on the Hugging Face hub; the protocol buffers number others.
+# The labels as numbered on the Hugging Face hub; the protocol buffers number them differently.
 SOURCES = ("unknown", "codechef", "codeforces", "hackerearth", "codejam", "atcoder", "aizu")
 DIFFICULTIES = (
     None,
@@ -41,17 +41,17 @@ _COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solution:
-    """A program as it was submitted."""
+    """A submitted program."""
 
     language: str
     text: str
     is_correct: bool
-    number: int  # its place among the published solutions of the problem with this label
+    number: int  # position among the problem's published solutions with this label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContestProblem:
-    """A task and every program that was published with it."""
+    """A task with all its published programs."""
 
     problem_id: str  # source/name: problems of two sources may share a name
     statement: str
@@ -72,11 +72,12 @@ def count_problems(paths: list[Path]) -> int:
 
 
 def read_problems(path: Path) -> Iterator[ContestProblem]:
-    """Read the problems of a file in its order."""
+    """Read the problems of a file in order."""
     row = 0
     with _open(path) as file:
         try:
-            # A nested name selects all below it; the tests, most of the file, are not read.
+            # The name of a struct selects all of its fields. The tests, which are most of the file,
+            # are not read.
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
                 for value in batch.to_pylist():
                     row += 1
@@ -105,32 +106,31 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
                 "give the Parquet files of deepmind/code_contests, or use critic prepare columns"
             )
         found = schema.field(name).type
-        if not _is_as_wanted(found, wanted):
+        if not _has_type(found, wanted):
             raise CriticError(
-                f"{path}: column {name!r} is {found}, and deepmind/code_contests has {wanted} "
-                "there; give its Parquet files as they are published"
+                f"{path}: column {name!r} is {found}, but deepmind/code_contests has "
+                f"{wanted}; give the Parquet files as published"
             )
 
 
-def _is_as_wanted(found: pa.DataType, wanted: str) -> bool:
+def _has_type(found: pa.DataType, wanted: str) -> bool:
+    types = pa.types
     if wanted == _LABEL:
-        return bool(pa.types.is_integer(found))
+        return bool(types.is_integer(found))
     if wanted == _TEXT:
-        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
-    if not pa.types.is_struct(found):
-        return False
-    lists = {field.name: field.type for field in found}
+        return bool(types.is_string(found) or types.is_large_string(found))
+    lists = {field.name: field.type for field in found} if types.is_struct(found) else {}
     return all(
         name in lists
-        and (pa.types.is_list(lists[name]) or pa.types.is_large_list(lists[name]))
-        and _is_as_wanted(lists[name].value_type, item)
+        and (types.is_list(lists[name]) or types.is_large_list(lists[name]))
+        and _has_type(lists[name].value_type, item)
         for name, item in (("language", _LABEL), ("solution", _TEXT))
     )
 
 
 def _to_problem(row: dict[str, Any], place: str) -> ContestProblem:
     if not row["name"]:
-        raise CriticError(f"{place}: 'name' is {row['name']!r}; a problem is told by its name")
+        raise CriticError(f"{place}: 'name' is {row['name']!r}; every problem needs one")
     source = _label(row["source"], SOURCES, "source", place)
     return ContestProblem(
         problem_id=f"{source}/{row['name']}",
@@ -149,7 +149,7 @@ def _solutions(row: dict[str, Any], column: str, is_correct: bool, place: str) -
     if len(languages) != len(texts):
         raise CriticError(
             f"{place}: {column!r} has {len(languages)} languages and {len(texts)} solutions; "
-            "they belong together one by one: fetch the file again"
+            "each solution needs a language: fetch the file again"
         )
     return [
         Solution(

@@ -1,7 +1,7 @@
-"""Chooses which solutions of a contest problem become samples, and counts why others do not."""
+"""Selects the solutions of a contest problem that become samples, and counts the others."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
@@ -11,7 +11,7 @@ from featurize.data.prepare.settings import CodeContestsSettings
 
 Solutions: TypeAlias = list[Solution]
 Fits: TypeAlias = Callable[[str, Solutions], Solutions]
-"""Those solutions that, behind the statement, have no more tokens than allowed."""
+"""Selects the solutions that, behind the statement, have no more tokens than allowed."""
 
 NO_STATEMENT = "without a statement"
 NO_SOLUTIONS = "without solutions"
@@ -19,17 +19,17 @@ NO_SOLUTIONS = "without solutions"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What one problem gives."""
+    """The solutions of one problem."""
 
-    kept: Solutions  # in an order that tells nothing about their labels
+    kept: Solutions  # in an order that is independent of their labels
     left_out: Counter[str]  # reason -> solutions
-    refusal: str | None  # why the problem gives nothing; None: it gives something
+    refusal: str | None  # why no solution is kept; None: some are
 
 
 def select(
     problem: ContestProblem, settings: CodeContestsSettings, *, seed: int, fits: Fits | None
 ) -> Selection:
-    """Apply the filters one after the other; each solution is counted where it falls."""
+    """Apply the filters in order; each solution is counted at the first that removes it."""
     kept = sorted(problem.solutions, key=lambda solution: _rank(problem, solution, seed))
     left_out: Counter[str] = Counter()
     if not problem.statement.strip():
@@ -49,14 +49,14 @@ class _Filter(NamedTuple):
     """One condition that a solution has to meet."""
 
     reason: str  # "12 samples ..." that do not
-    refusal: str  # "3 problems ..." of which no solution was left
+    refusal: str  # "3 problems ..." of which it left no solution
     apply: Callable[[Solutions], Solutions]
 
 
 def _filters(
     problem: ContestProblem, settings: CodeContestsSettings, fits: Fits | None
 ) -> Iterator[_Filter]:
-    """The cheap ones come first, the draw last."""
+    """Yield the filters: the cheap ones first, the random draw last."""
     languages, max_chars = settings.languages, settings.max_chars
     if languages is not None:
         yield _Filter(
@@ -75,7 +75,7 @@ def _filters(
         yield _Filter(
             "both correct and incorrect", "with contradicting labels only", _without_contradictions
         )
-        yield _Filter("that come again", NO_SOLUTIONS, _without_repeats)
+        yield _Filter("that are duplicates", NO_SOLUTIONS, _without_repeats)
     if fits is not None:
         limit = f"{settings.max_tokens:,} tokens"
         yield _Filter(
@@ -99,14 +99,14 @@ def _filters(
 
 
 def _rank(problem: ContestProblem, solution: Solution, seed: int) -> bytes:
-    """The same whatever else is selected, and wherever the problem stands."""
+    """Hash a solution, independent of what else is selected."""
     content = f"{seed}\0{problem.problem_id}\0{solution.language}\0{solution.text}"
-    # A lone surrogate cannot come out of Parquet, whose text is UTF-8.
+    # Text from Parquet is UTF-8, so it has no lone surrogates.
     return blake2b(content.encode(), digest_size=8).digest()
 
 
 def _without_contradictions(solutions: Solutions) -> Solutions:
-    """A program with both labels teaches nothing; which of them is wrong nobody can say."""
+    """Remove programs with both labels: which of the labels is wrong is not known."""
     labels = defaultdict(set)
     for solution in solutions:
         labels[solution.language, solution.text].add(solution.is_correct)
@@ -118,15 +118,15 @@ def _without_repeats(solutions: Solutions) -> Solutions:
 
 
 def _with_both_labels(solutions: Solutions) -> Solutions:
-    """Pairs are made within a language."""
+    """Keep the languages with both labels, since pairs are made within a language."""
     labels = defaultdict(set)
     for solution in solutions:
         labels[solution.language].add(solution.is_correct)
     return [s for s in solutions if len(labels[s.language]) == 2]
 
 
-def _at_most(limit: int, solutions: Iterable[Solution]) -> Solutions:
-    """The first of each language and label; they are in an order drawn by the seed."""
+def _at_most(limit: int, solutions: Solutions) -> Solutions:
+    """Keep the first of each language and label; their order is random by the seed."""
     taken: Counter[tuple[str, bool]] = Counter()
     kept = []
     for solution in solutions:

@@ -1,4 +1,4 @@
-"""Tells which solutions fit, with their statement, into a number of tokens."""
+"""The limit of tokens for a solution and its statement."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from featurize.data.prepare.codecontests.problems import Solution
 from featurize.data.prompt import RESPONSE_MARK, Encoder
+from featurize.errors import CriticError
 from featurize.model.backbone import find_backbone, load_tokenizer
 from featurize.model.device import resolve_device, resolve_dtype
 from featurize.settings import BackboneSettings
@@ -21,25 +22,24 @@ class TokenLimit:
 
     @classmethod
     def load(cls, backbone: BackboneSettings, cache_dir: Path, max_tokens: int) -> "TokenLimit":
-        """A limit of prompt and output together, by the tokenizer of `backbone`."""
-        # On this machine's device: samples are often prepared where no GPU is.
-        source = find_backbone(
-            backbone, cache_dir, resolve_dtype(backbone.dtype, resolve_device("auto"))
-        )
+        """Limit the tokens of prompt and output together, by the tokenizer of `backbone`."""
+        # On the device of this machine, which often has no GPU.
+        dtype = resolve_dtype(backbone.dtype, resolve_device("auto"))
+        source = find_backbone(backbone, cache_dir, dtype)
         return cls.create(load_tokenizer(source, backbone), source.tokenizer_digest, max_tokens)
 
     @classmethod
     def create(
         cls, tokenizer: PreTrainedTokenizerBase, digest: str, max_tokens: int
     ) -> "TokenLimit":
-        """A limit by a loaded tokenizer.
+        """Limit the tokens by a loaded tokenizer.
 
         Raises:
-            ValueError: the limit leaves no room for a statement.
+            CriticError: the limit leaves no room for a statement.
         """
         tail = tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
         if max_tokens < len(tail) + 2:
-            raise ValueError(
+            raise CriticError(
                 f"prepare.codecontests.max_tokens is {max_tokens}; the response mark alone has "
                 f"{len(tail)} tokens: raise it, or write null for no limit"
             )
@@ -49,13 +49,13 @@ class TokenLimit:
         return cls(encoder=encoder, digest=digest)
 
     def __call__(self, statement: str, solutions: list[Solution]) -> list[Solution]:
-        """Those that need not be cut."""
+        """Select the solutions that fit into the limit behind their statement."""
         prompt = self.encoder.encode_prompt(statement)
         if prompt.is_truncated:
             return []
         room = self.encoder.max_length - len(prompt.ids)
-        # A token stands for at least one ASCII character, but for one that may begin the text:
-        # most solutions are short enough to need no tokenizer, which is what takes the time.
+        # A token has at least one ASCII character, except one that may begin the text: most
+        # solutions are short enough to need no tokenizer, which takes most of the time.
         unsure = [s for s in solutions if not (s.text.isascii() and len(s.text) < room)]
         if not unsure:
             return solutions

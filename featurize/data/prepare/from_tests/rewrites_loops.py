@@ -2,113 +2,130 @@
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TypeAlias
 
-from featurize.data.prepare.from_tests.edits import Block, Splice
+from featurize.data.prepare.from_tests.edits import (
+    Block,
+    Catalogue,
+    Edit,
+    on_blocks,
+    on_pairs,
+    on_statements,
+)
 from featurize.data.prepare.from_tests.names import (
     Scope,
     fresh_name,
-    is_number,
-    is_pure,
     is_shadowed,
     loaded_names,
     stored_names,
 )
-from featurize.data.prepare.from_tests.rewrites_branches import assign, assigned_name, load
-from featurize.data.prepare.from_tests.rewrites_expressions import negate
+from featurize.data.prepare.from_tests.nodes import (
+    add_to,
+    assign,
+    assigned_name,
+    call,
+    guard,
+    is_number,
+    is_pure,
+    load,
+    negate,
+    replace,
+)
+
+LOOP_REWRITES = Catalogue()
+
+Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 _CLOSURES = (ast.Lambda, ast.FunctionDef, ast.GeneratorExp, ast.NamedExpr, ast.Yield, ast.Await)
 
 
-def _contains(nodes: list[ast.stmt], kinds: tuple[type[ast.AST], ...]) -> bool:
-    return any(isinstance(node, kinds) for root in nodes for node in ast.walk(root))
+@LOOP_REWRITES.add("for to while", on_statements)
+def for_to_while(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+    """`for i in range(a, b): ...` to `i = a`, `while i < b: ...; i += 1`."""
+    match node:
+        case ast.For(
+            target=ast.Name(id=name),
+            iter=ast.Call(func=ast.Name(id="range"), args=[*starts, stop], keywords=[]) as bounds,
+            orelse=[],
+        ) if len(starts) < 2 and is_pure(bounds) and _can_count(node, name, scope):
+            first = starts[0] if starts else ast.Constant(value=0)
+        case _:
+            return
+    before = [assign(name, first)]
+    is_fixed = isinstance(stop, ast.Name) and stop.id not in stored_names(node.body)
+    if not (is_fixed or isinstance(stop, ast.Constant)):
+        limit = fresh_name(scope)
+        before.insert(0, assign(limit, stop))
+        stop = load(limit)
+    test = ast.Compare(left=load(name), ops=[ast.Lt()], comparators=[stop])
+    step = add_to(name, ast.Constant(value=1))
+    yield [*before, ast.While(test=test, body=[*node.body, step], orelse=[])]
 
 
-def _occurrences(root: ast.AST, name: str) -> int:
-    return sum(isinstance(node, ast.Name) and node.id == name for node in ast.walk(root))
+@LOOP_REWRITES.add("enumerate to counter", on_statements)
+def enumerate_to_counter(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+    """`for i, x in enumerate(y): ...` to a loop that increments its own counter."""
+    match node:
+        case ast.For(
+            target=ast.Tuple(elts=[ast.Name(id=name), item]),
+            iter=ast.Call(func=ast.Name(id="enumerate"), args=[values], keywords=[]),
+            orelse=[],
+        ) if _can_count(node, name, scope):
+            step = add_to(name, ast.Constant(value=1))
+            loop = ast.For(target=item, iter=values, body=[*node.body, step], orelse=[])
+            yield [assign(name, ast.Constant(value=0)), loop]
+
+
+def _can_count(loop: ast.For, name: str, scope: Scope) -> bool:
+    """Whether the end of the loop's body may increment the variable instead of its header.
+
+    A `continue` would jump over the increment; a variable seen elsewhere would end one higher.
+    """
+    is_plain = not any(
+        isinstance(node, (*_CLOSURES, ast.Continue))
+        for statement in loop.body
+        for node in ast.walk(statement)
+    )
+    return is_plain and name not in stored_names(loop.body) and _is_private(scope, loop, name)
 
 
 def _is_private(scope: Scope, loop: ast.AST, name: str) -> bool:
     """Whether the variable occurs in this loop only."""
-    inside = _occurrences(loop, name)
-    return _occurrences(scope.function, name) == inside and name not in {
-        argument.arg for argument in ast.walk(scope.function) if isinstance(argument, ast.arg)
-    }
+    arguments = {node.arg for node in ast.walk(scope.function) if isinstance(node, ast.arg)}
+    return name not in arguments and _occurs_only_in(loop, scope, name)
 
 
-def for_to_while(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """`for i in range(a, b): ...` as `i = a`, `while i < b: ...; i += 1`."""
-    node = block.statements[start]
-    if not isinstance(node, ast.For) or node.orelse or not isinstance(node.target, ast.Name):
-        return
-    call, name = node.iter, node.target.id
-    if not isinstance(call, ast.Call) or call.keywords or not isinstance(call.func, ast.Name):
-        return
-    if call.func.id != "range" or not 1 <= len(call.args) <= 2 or not is_pure(call):
-        return
-    # A `continue` would jump over the increment; a variable seen elsewhere would end one higher.
-    if _contains(node.body, (*_CLOSURES, ast.Continue)) or name in stored_names(node.body):
-        return
-    if not _is_private(scope, node, name):
-        return
-    first = call.args[0] if len(call.args) == 2 else ast.Constant(value=0)
-    stop, before = call.args[-1], [assign(name, first)]
-    fixed = isinstance(stop, ast.Name) and stop.id not in stored_names(node.body)
-    if not (fixed or isinstance(stop, ast.Constant)):
-        limit = fresh_name(scope)
-        before.insert(0, assign(limit, stop))
-        stop = load(limit)
-    target = ast.Name(id=name, ctx=ast.Store())
-    step = ast.AugAssign(target=target, op=ast.Add(), value=ast.Constant(value=1))
-    test = ast.Compare(left=load(name), ops=[ast.Lt()], comparators=[stop])
-    loop = ast.While(test=test, body=[*node.body, step], orelse=[])
-    yield Splice(length=1, statements=[*before, loop])
+def _occurs_only_in(part: ast.AST, scope: Scope, name: str) -> bool:
+    def count(root: ast.AST) -> int:
+        return sum(isinstance(node, ast.Name) and node.id == name for node in ast.walk(root))
+
+    return count(scope.function) == count(part)
 
 
-def while_to_break(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """`while c: ...` as `while True: if not c: break; ...`."""
-    node = block.statements[start]
+@LOOP_REWRITES.add("while to break", on_statements)
+def while_to_break(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+    """`while c: ...` to `while True: if not c: break; ...`."""
     if isinstance(node, ast.While) and not node.orelse and not isinstance(node.test, ast.Constant):
-        leave = ast.If(test=negate(node.test), body=[ast.Break()], orelse=[])
-        always = ast.Constant(value=True)
-        loop = ast.While(test=always, body=[leave, *node.body], orelse=[])
-        yield Splice(length=1, statements=[loop])
+        leave = guard(negate(node.test), ast.Break())
+        yield [replace(node, test=ast.Constant(value=True), body=[leave, *node.body])]
 
 
-def condition_to_continue(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """A loop's last `if c: A` as `if not c: continue`, then A."""
+@LOOP_REWRITES.add("condition to continue", on_blocks)
+def condition_to_continue(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
+    """A loop's last `if c: A` to `if not c: continue`, then A."""
     node = block.statements[start]
     is_last = start == len(block.statements) - 1
     in_loop = isinstance(block.owner, ast.For | ast.While) and block.field == "body"
     if in_loop and is_last and isinstance(node, ast.If) and not node.orelse:
-        skip = ast.If(test=negate(node.test), body=[ast.Continue()], orelse=[])
-        yield Splice(length=1, statements=[skip, *node.body])
+        skip = guard(negate(node.test), ast.Continue())
+        yield partial(block.put, start, 1, [skip, *node.body])
 
 
-def enumerate_to_counter(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """`for i, x in enumerate(y): ...` as a counter that the loop raises itself."""
-    node = block.statements[start]
-    if not isinstance(node, ast.For) or node.orelse or not isinstance(node.target, ast.Tuple):
-        return
-    call, targets = node.iter, node.target.elts
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.keywords:
-        return
-    counter = targets[0]
-    if call.func.id != "enumerate" or len(call.args) != 1 or len(targets) != 2:
-        return
-    if not isinstance(counter, ast.Name) or not _is_private(scope, node, counter.id):
-        return
-    if _contains(node.body, (*_CLOSURES, ast.Continue)) or counter.id in stored_names(node.body):
-        return
-    target = ast.Name(id=counter.id, ctx=ast.Store())
-    step = ast.AugAssign(target=target, op=ast.Add(), value=ast.Constant(value=1))
-    loop = ast.For(target=targets[1], iter=call.args[0], body=[*node.body, step], orelse=[])
-    yield Splice(length=1, statements=[assign(counter.id, ast.Constant(value=0)), loop])
-
-
-def comprehension_to_loop(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """`x = [e for t in y if c]` (or a return of it) as a loop that appends."""
-    node = block.statements[start]
+@LOOP_REWRITES.add("comprehension to loop", on_statements)
+def comprehension_to_loop(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+    """`x = [e for t in y if c]` (or a return of it) to a loop that appends."""
     if not isinstance(node, ast.Return) and not assigned_name(node):
         return
     value = node.value if isinstance(node, ast.Return | ast.Assign) else None
@@ -118,95 +135,96 @@ def comprehension_to_loop(block: Block, start: int, scope: Scope) -> Iterator[Sp
     if is_shadowed(scope, "set") or not _free_targets(value, scope):
         return
     name = fresh_name(scope)
-    if isinstance(value, ast.ListComp):
-        empty: ast.expr = ast.List(elts=[], ctx=ast.Load())
-        step: ast.stmt = _method_call(name, "append", value.elt)
-    elif isinstance(value, ast.SetComp):
-        empty = ast.Call(func=load("set"), args=[], keywords=[])
-        step = _method_call(name, "add", value.elt)
-    else:
-        empty = ast.Dict(keys=[], values=[])
-        slot = ast.Subscript(value=load(name), slice=value.key, ctx=ast.Store())
-        step = ast.Assign(targets=[slot], value=value.value)
-    loop = _nest(value.generators, step)
-    last: ast.stmt = ast.Return(value=load(name))
-    if isinstance(node, ast.Assign):
-        last = ast.Assign(targets=node.targets, value=load(name))
-    yield Splice(length=1, statements=[assign(name, empty), loop, last])
+    empty, step = _collect(name, value)
+    last = replace(node, value=load(name))
+    yield [assign(name, empty), _nest(value.generators, step), last]
 
 
-def quantifier_to_loop(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """`return all(c for x in y)` as a loop that returns False at the first failure; any alike.
+def _collect(
+    name: str, value: ast.ListComp | ast.SetComp | ast.DictComp
+) -> tuple[ast.expr, ast.stmt]:
+    """Make the empty collection and the statement that adds one element to it."""
+    match value:
+        case ast.ListComp(elt=element):
+            return ast.List(elts=[], ctx=ast.Load()), _method_call(name, "append", element)
+        case ast.SetComp(elt=element):
+            return call(load("set")), _method_call(name, "add", element)
+        case ast.DictComp():
+            slot = ast.Subscript(value=load(name), slice=value.key, ctx=ast.Store())
+            return ast.Dict(keys=[], values=[]), ast.Assign(targets=[slot], value=value.value)
 
-    A sum becomes a loop too where it adds whole numbers (sum() of floats may round otherwise).
+
+def _method_call(name: str, method: str, argument: ast.expr) -> ast.Expr:
+    function = ast.Attribute(value=load(name), attr=method, ctx=ast.Load())
+    return ast.Expr(value=call(function, argument))
+
+
+@LOOP_REWRITES.add("quantifier to loop", on_statements)
+def quantifier_to_loop(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+    """`return all(c for x in y)` to a loop that returns False at the first failure; any() likewise.
+
+    A sum becomes a loop too if it adds integers (sum() of floats may round differently).
     """
-    node = block.statements[start]
-    call = node.value if isinstance(node, ast.Return) else None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.keywords:
+    match node:
+        case ast.Return(
+            value=ast.Call(func=ast.Name(id=name), args=[ast.GeneratorExp() as inner], keywords=[])
+        ):
+            inner = copy.deepcopy(inner)
+        case _:
+            return
+    if is_shadowed(scope, name) or not _free_targets(inner, scope):
         return
-    if len(call.args) != 1 or not isinstance(call.args[0], ast.GeneratorExp):
-        return
-    inner = copy.deepcopy(call.args[0])
-    if is_shadowed(scope, call.func.id) or not _free_targets(inner, scope):
-        return
-    if call.func.id in {"any", "all"}:
-        found = call.func.id == "any"
-        leave = ast.Return(value=ast.Constant(value=found))
-        test = inner.elt if found else negate(inner.elt)
-        loop = _nest(inner.generators, ast.If(test=test, body=[leave], orelse=[]))
-        yield Splice(length=1, statements=[loop, ast.Return(value=ast.Constant(value=not found))])
-    elif call.func.id == "sum" and is_number(inner.elt):
-        name = fresh_name(scope)
-        target = ast.Name(id=name, ctx=ast.Store())
-        step = ast.AugAssign(target=target, op=ast.Add(), value=inner.elt)
-        begin = assign(name, ast.Constant(value=0))
-        loop = _nest(inner.generators, step)
-        yield Splice(length=1, statements=[begin, loop, ast.Return(value=load(name))])
+    if name in {"any", "all"}:
+        found = name == "any"
+        leave = guard(
+            inner.elt if found else negate(inner.elt), ast.Return(value=ast.Constant(value=found))
+        )
+        end = ast.Return(value=ast.Constant(value=not found))
+        yield [_nest(inner.generators, leave), end]
+    elif name == "sum" and is_number(inner.elt):
+        total = fresh_name(scope)
+        loop = _nest(inner.generators, add_to(total, inner.elt))
+        yield [assign(total, ast.Constant(value=0)), loop, ast.Return(value=load(total))]
 
 
-def loop_to_comprehension(block: Block, start: int, scope: Scope) -> Iterator[Splice]:
-    """`x = []`, `for t in y: x.append(e)` as `x = [e for t in y]`."""
-    pair = block.statements[start : start + 2]
-    if len(pair) != 2 or not isinstance(pair[0], ast.Assign) or not isinstance(pair[1], ast.For):
-        return
-    name, loop = assigned_name(pair[0]), pair[1]
-    is_empty = isinstance(pair[0].value, ast.List) and not pair[0].value.elts
-    if not name or not is_empty or loop.orelse or len(loop.body) != 1:
-        return
-    step: ast.stmt = loop.body[0]
+@LOOP_REWRITES.add("loop to comprehension", on_pairs)
+def loop_to_comprehension(
+    first: ast.stmt, second: ast.stmt, scope: Scope
+) -> Iterator[list[ast.stmt]]:
+    """`x = []`, `for t in y: x.append(e)` to `x = [e for t in y]`."""
+    match first, second:
+        case ast.Assign(value=ast.List(elts=[])), ast.For(body=[step], orelse=[]):
+            name, loop = assigned_name(first), second
+        case _:
+            return
     tests: list[ast.expr] = []
-    if isinstance(step, ast.If) and not step.orelse and len(step.body) == 1:
-        tests = [step.test]
-        step = step.body[0]
+    match step:
+        case ast.If(test=test, body=[inner], orelse=[]):
+            tests, step = [test], inner
     match step:
         case ast.Expr(
             value=ast.Call(
                 func=ast.Attribute(value=ast.Name(id=receiver), attr="append"), args=[element]
             )
-        ):
+        ) if receiver == name:
             pass
         case _:
             return
     targets = stored_names([loop.target])
-    seen = loaded_names([element, loop.iter, *tests])
-    if receiver != name or name in seen or not all(_is_private(scope, loop, t) for t in targets):
-        return
-    generator = ast.comprehension(target=loop.target, iter=loop.iter, ifs=tests, is_async=0)
-    made = ast.ListComp(elt=element, generators=[generator])
-    yield Splice(length=2, statements=[assign(name, made)])
+    is_read = name in loaded_names([element, loop.iter, *tests])
+    if not is_read and all(_is_private(scope, loop, target) for target in targets):
+        generator = ast.comprehension(target=loop.target, iter=loop.iter, ifs=tests, is_async=0)
+        yield [replace(first, value=ast.ListComp(elt=element, generators=[generator]))]
 
 
-def _free_targets(
-    value: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp, scope: Scope
-) -> bool:
-    """Rename the comprehension's variables where the function has others of the same name."""
-    if any(isinstance(node, _CLOSURES) for node in ast.walk(value) if node is not value):
+def _free_targets(value: Comprehension, scope: Scope) -> bool:
+    """Rename the comprehension's variables that the function uses elsewhere; False if it cannot."""
+    inner = (*_CLOSURES, ast.ListComp)  # an inner comprehension may bind the same names again
+    if any(isinstance(node, inner) for node in ast.walk(value) if node is not value):
         return False
-    if any(isinstance(node, ast.ListComp) for node in ast.walk(value) if node is not value):
-        return False  # an inner comprehension may bind the same names once more
     taken = set(scope.taken)
     for target in sorted(stored_names(g.target for g in value.generators)):
-        if _occurrences(scope.function, target) == _occurrences(value, target):
+        if _occurs_only_in(value, scope, target):
             continue
         new = fresh_name(scope, is_index=len(target) == 1)
         if new in taken or target in loaded_names([value.generators[0].iter]):
@@ -224,14 +242,10 @@ def _free_targets(
     return len(set(names)) == len(names)
 
 
-def _nest(generators: list[ast.comprehension], step: ast.stmt) -> ast.stmt:
+def _nest(generators: Sequence[ast.comprehension], step: ast.stmt) -> ast.stmt:
+    """Make the nested loops and conditions of a comprehension around a statement."""
     for generator in reversed(generators):
         for test in reversed(generator.ifs):
-            step = ast.If(test=test, body=[step], orelse=[])
+            step = guard(test, step)
         step = ast.For(target=generator.target, iter=generator.iter, body=[step], orelse=[])
     return step
-
-
-def _method_call(name: str, method: str, argument: ast.expr) -> ast.Expr:
-    function = ast.Attribute(value=load(name), attr=method, ctx=ast.Load())
-    return ast.Expr(value=ast.Call(func=function, args=[argument], keywords=[]))

@@ -1,4 +1,4 @@
-"""Runs programs against their tests in a process apart, and says how each one ended."""
+"""Runs programs against their tests in a separate process, and reports how each one ended."""
 
 import json
 import subprocess
@@ -7,13 +7,12 @@ import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from featurize.errors import CriticError
 
 _EXECUTION = Path(__file__).with_name("execution.py")
-# The modules that tests and short programs use most; others are given by the caller.
+# The modules that tests and short programs use most; the caller adds others.
 COMMON_MODULES = (
     *("bisect", "collections", "copy", "datetime", "fractions", "functools", "hashlib", "heapq"),
     *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "sys"),
@@ -22,7 +21,7 @@ COMMON_MODULES = (
 
 
 class Verdict(StrEnum):
-    """How a program ended."""
+    """The ways in which a program ends."""
 
     PASSED = "passed"  # reached the end of the tests
     WRONG = "wrong"  # an assert of the tests failed
@@ -32,7 +31,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one program may use."""
+    """Limits of one program."""
 
     cpu_seconds: float = 4.0
     wall_seconds: float = 30.0  # only for programs that sleep; CPU time ends all others
@@ -41,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How one program ended, with the name of the exception or signal."""
+    """The end of one program, with the name of the exception or signal."""
 
     verdict: Verdict
     detail: str
@@ -51,8 +50,8 @@ class Outcome:
 class Sandbox:
     """A process that runs one program at a time; use it as a context manager.
 
-    The process is new and knows nothing of the caller's threads and libraries. Each program runs
-    in a fork of it, in an empty folder, without input, output, further processes or network.
+    The process is new, without the caller's threads and libraries. Each program runs in a fork of
+    it, in an empty folder, without input, output, other processes or network.
     """
 
     def __init__(self, *, limits: Limits, modules: tuple[str, ...] = ()) -> None:
@@ -62,12 +61,12 @@ class Sandbox:
     def __enter__(self) -> Self:
         if sys.platform != "linux":
             raise CriticError(
-                f"programs can be run with limits on Linux only, this is {sys.platform!r}: "
-                "prepare the dataset there"
+                f"programs can be run with limits on Linux only, not on {sys.platform!r}: "
+                "prepare the dataset on Linux"
             )
         self._folder = tempfile.TemporaryDirectory(prefix="critic-sandbox-")
         # NOTE: -I would make Python ignore PYTHONHASHSEED, and the order of sets would then differ
-        # from run to run; -s and -P with an environment of our own isolate as well.
+        # between runs; -s and -P with an environment of our own isolate as well.
         command = [sys.executable, "-s", "-P", str(_EXECUTION), self._folder.name, *self._modules]
         environment = {
             "PYTHONHASHSEED": "0",
@@ -88,12 +87,7 @@ class Sandbox:
         )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -106,7 +100,7 @@ class Sandbox:
         self._folder.cleanup()
 
     def run(self, *, program: str, tests: str, cpu_seconds: float | None = None) -> Outcome:
-        """Run the program, then its tests in the same namespace; less time where one is given."""
+        """Run the program, then its tests in the same namespace, for at most `cpu_seconds`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {

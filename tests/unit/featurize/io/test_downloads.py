@@ -17,8 +17,8 @@ import s3fs
 import zstandard
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.by_problem import SplitJob, prepare_split
 from featurize.data.prepare.codecontests.files import AS_PUBLISHED, find_splits
+from featurize.data.prepare.split import SplitJob, prepare_split
 from featurize.data.records import DataError
 from featurize.io.downloads import RemoteFile, find_remote_files
 from tests.support.datasets_by_uri import ROWS, copies, put, to_lines, without_waits

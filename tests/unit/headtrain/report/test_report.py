@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from featurize.data.records import Sample
+from featurize.io.figures import INK
 from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
 from headtrain.evaluation.mistakes import worst_mistakes
@@ -21,7 +22,6 @@ from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.report.figures import Content, draw_layers
 from headtrain.report.page import render_page, write_report
-from headtrain.report.style import INK
 from headtrain.settings import EvaluationSettings
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} &amp; \x1b[31m \u202e"

@@ -1,4 +1,4 @@
-"""What an audit tells of a small dataset is what listing everything finds."""
+"""An audit of a small dataset finds what enumerating everything finds."""
 
 import json
 from collections import Counter
@@ -12,10 +12,10 @@ import pytest
 from featurize.data.audit.labels import audit_labels, slice_by
 from featurize.data.audit.lengths import audit_lengths, measure_pairs
 from featurize.data.audit.overlap import OverlapAudit, audit_overlap, read_statements
-from featurize.data.audit.report import AuditRequest, audit_split
-from featurize.data.audit.rows import LabelledRows, by_power_of_two, read_labelled_rows
+from featurize.data.audit.report import AuditRequest, audit_split, write_audit
+from featurize.data.audit.rows import LabelledRows, read_labelled_rows
+from featurize.data.audit.section import by_power_of_two
 from featurize.data.audit.texts import audit_texts, read_texts
-from featurize.data.audit.write import write_audit
 from featurize.data.index import DatasetIndex
 from tests.support.tiny_jobs import write_rows
 
@@ -60,7 +60,7 @@ def listed_pairs(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], d
     ]
 
 
-def test_labels_and_pairs_are_those_that_listing_finds(tmp_path: Path) -> None:
+def test_labels_and_pairs_equal_their_enumeration(tmp_path: Path) -> None:
     rows = random_rows()
     index = build(tmp_path, rows)
     audit = audit_labels(index.table, read_labelled_rows(index.table), [3, 1000])
@@ -78,7 +78,7 @@ def test_labels_and_pairs_are_those_that_listing_finds(tmp_path: Path) -> None:
     assert sum(audit.balance) == audit.num_problems == 12
 
 
-def test_problems_are_told_apart_by_their_labels(tmp_path: Path) -> None:
+def test_problems_are_counted_by_their_labels(tmp_path: Path) -> None:
     rows = [
         *(make_row("both", f"{n}", n < 1) for n in range(4)),
         make_row("good", "a", True),
@@ -98,7 +98,7 @@ def test_problems_are_told_apart_by_their_labels(tmp_path: Path) -> None:
     assert audit.balance == (1, 0, 1, 0, 0, 1, 0, 0, 0, 1)
 
 
-def test_slices_are_those_that_listing_finds_numbers_first(tmp_path: Path) -> None:
+def test_slices_equal_their_enumeration_numbers_first(tmp_path: Path) -> None:
     rows = random_rows()
     index = build(tmp_path, rows)
     slices = slice_by(index.table, read_labelled_rows(index.table), "difficulty")
@@ -119,7 +119,7 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def test_length_tells_what_it_tells_over_the_listed_pairs(tmp_path: Path) -> None:
+def test_the_accuracy_of_length_equals_its_enumeration(tmp_path: Path) -> None:
     rows = random_rows(seed=1)
     index = build(tmp_path, rows)
     labelled = read_labelled_rows(index.table)
@@ -149,7 +149,7 @@ def test_length_tells_what_it_tells_over_the_listed_pairs(tmp_path: Path) -> Non
     )
 
 
-def test_without_a_pair_length_tells_nothing() -> None:
+def test_without_pairs_length_has_no_accuracy() -> None:
     labelled = LabelledRows(
         rows=np.arange(2),
         problems=np.array([0, 1]),
@@ -162,7 +162,7 @@ def test_without_a_pair_length_tells_nothing() -> None:
     assert (found.num_pairs, found.mean_difference, found.longer_over_pairs) == (0, None, None)
 
 
-def test_a_program_labelled_both_ways_is_found_whatever_its_spacing(tmp_path: Path) -> None:
+def test_a_program_with_both_labels_is_found_whatever_its_spacing(tmp_path: Path) -> None:
     rows = [
         make_row("p", "def f():\n    return 1\n", True, task_id="a"),
         make_row("p", "def f():   \n\n    return 1", False, task_id="b"),
@@ -181,12 +181,12 @@ def test_a_program_labelled_both_ways_is_found_whatever_its_spacing(tmp_path: Pa
 
 def test_a_statement_that_contains_the_solution_is_found(tmp_path: Path) -> None:
     solution = "def answer(number):\n    return number * 7 + number // 2"
-    told = {"instruction": f"Explain this:\n\n{solution.replace('    ', '  ')}\n\nThen answer"}
+    statement = {"instruction": f"Explain this:\n\n{solution.replace('    ', '  ')}\n\nThen answer"}
     rows = [
-        make_row("p", solution, True, task_id="leak", **told),
-        make_row("p", solution.replace("7", "8"), True, task_id="no leak", **told),
-        make_row("p", solution + "  ", False, task_id="incorrect", **told),
-        make_row("p", "answer", True, task_id="too short", **told),
+        make_row("p", solution, True, task_id="leak", **statement),
+        make_row("p", solution.replace("7", "8"), True, task_id="no leak", **statement),
+        make_row("p", solution + "  ", False, task_id="incorrect", **statement),
+        make_row("p", "answer", True, task_id="too short", **statement),
     ]
     index = build(tmp_path, rows)
     audit = audit_texts(index.table, read_labelled_rows(index.table), read_texts(index))
@@ -209,7 +209,7 @@ def overlap_of(
     )
 
 
-def test_shared_problems_are_found_by_id_text_and_likeness(tmp_path: Path) -> None:
+def test_shared_problems_are_found_by_id_text_and_similarity(tmp_path: Path) -> None:
     rows = [
         make_row("id", "x", True, instruction="first statement of its kind, quite alone"),
         make_row("text", "x", True, instruction=WORDS),
@@ -245,13 +245,13 @@ def test_the_input_is_part_of_a_statement(tmp_path: Path) -> None:
     assert audit.num_shared_instructions == 1
 
 
-def test_one_statement_under_two_ids_is_told(tmp_path: Path) -> None:
+def test_one_statement_under_two_ids_is_found(tmp_path: Path) -> None:
     rows = [make_row(name, "x", True, instruction=WORDS) for name in ("b", "a", "b")]
     audit = overlap_of(tmp_path, rows, [make_row("c", "x", True, instruction="something else")])
     assert [(p.problem_id, p.other_id, p.kind) for p in audit.within] == [("a", "b", "identical")]
 
 
-def test_a_dataset_without_labels_or_problems_in_common_is_audited_and_written(
+def test_a_dataset_without_labels_or_common_problems_is_audited_and_written(
     tmp_path: Path,
 ) -> None:
     index = build(tmp_path, [make_row(f"p{n}", "x", None) for n in range(3)])
@@ -261,10 +261,10 @@ def test_a_dataset_without_labels_or_problems_in_common_is_audited_and_written(
     audit = audit_split(index, None, request)
     assert audit.labels.num_pairs == 0
     assert audit.lengths[0].mean_correct is None
-    (written,) = write_audit(tmp_path / "audit", audit, index, None)
+    (written,) = write_audit(tmp_path / "audit", audit)
     assert json.loads(written.read_text())["labels"]["num_unlabelled"] == 3
 
 
-def test_histograms_have_a_place_for_every_value() -> None:
+def test_every_value_is_in_one_bin_of_a_histogram() -> None:
     assert by_power_of_two(np.array([0, 1, 2, 3, 4, 7, 8])) == {1: 1, 2: 1, 4: 2, 8: 2, 16: 1}
     assert by_power_of_two(np.array([], np.int64)) == {}

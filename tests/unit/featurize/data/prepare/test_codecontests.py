@@ -1,4 +1,4 @@
-"""CodeContests as it is published becomes samples, and all that is left out is accounted for."""
+"""CodeContests becomes samples, and everything that is left out is counted."""
 
 import itertools
 from pathlib import Path
@@ -8,19 +8,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
 from featurize.data.prepare.codecontests.problems import DIFFICULTIES, LANGUAGES, SOURCES
 from featurize.data.prepare.codecontests.tokens import TokenLimit
-from featurize.data.prepare.settings import CodeContestsSettings, PrepareSettings
-from tests.support.contest_files import (
+from featurize.errors import CriticError
+from tests.support.contests import (
     CPP,
     JAVA,
+    MIXED,
     PYTHON3,
+    left_out,
+    outputs,
+    prepare,
+    prepare_rows,
     problem,
+    read,
     solutions,
     write_problems,
 )
-from tests.support.contest_jobs import MIXED, left_out, outputs, prepare, prepare_rows, read
 from tests.support.tiny_models import make_tokenizer
 
 
@@ -41,7 +45,6 @@ def test_a_problem_becomes_a_row_for_every_solution(tmp_path: Path):
             "cf_rating": 1700,
         },
     }
-    assert by_label[False]["output"] == "wrong 76_B. Mice"
     assert by_label[False]["task_id"] == "codeforces/76_B. Mice#python3#i0"
 
 
@@ -57,21 +60,17 @@ def test_label_numbers_are_those_of_the_hub():
     assert LANGUAGES == ("unknown", "python2", "cpp", "python3", "java")
 
 
-def test_what_is_unknown_is_null_and_a_rating_of_0_is_none(tmp_path: Path):
+def test_unknown_labels_and_a_rating_of_0_are_null(tmp_path: Path):
     rows = prepare_rows(tmp_path, problem("x", source=0, difficulty=0, cf_rating=0))
     assert {row["problem_id"] for row in rows} == {"unknown/x"}
-    for row in rows:
-        assert row["metadata"] == {
-            "source": None, "language": "python3", "difficulty": None, "cf_rating": None,
-        }  # fmt: skip
+    nothing = {"source": None, "difficulty": None, "cf_rating": None}
+    assert all(row["metadata"] == {"language": "python3", **nothing} for row in rows)
 
 
 def test_the_rating_can_be_the_difficulty(tmp_path: Path):
     rows = prepare_rows(tmp_path, problem("x"), problem("y", cf_rating=0), difficulty="cf_rating")
-    assert {(r["problem_id"], r["metadata"]["difficulty"]) for r in rows} == {
-        ("codeforces/x", "800"),
-        ("codeforces/y", None),
-    }
+    found = {row["problem_id"]: row["metadata"]["difficulty"] for row in rows}
+    assert found == {"codeforces/x": "800", "codeforces/y": None}
 
 
 def test_problems_of_one_name_and_two_sources_are_two_problems(tmp_path: Path):
@@ -80,16 +79,13 @@ def test_problems_of_one_name_and_two_sources_are_two_problems(tmp_path: Path):
 
 
 def test_every_split_becomes_a_file_that_the_index_reads(tmp_path: Path):
-    for split, names in (("train", "abcd"), ("valid", "e"), ("test", "fg")):
-        for number, name in enumerate(names[:2]):
-            write_problems(
-                tmp_path / "in/data", split, [problem(name), problem(name * 2)], number=number,
-                total=2,
-            )  # fmt: skip
+    for split, names in (("train", "ab"), ("valid", "e"), ("test", "fg")):
+        for number, name in enumerate(names):
+            rows = [problem(name), problem(name * 2)]
+            write_problems(tmp_path / "in/data", split, rows, number=number, total=2)
     prepared = prepare(tmp_path / "in", tmp_path / "out")
-    assert {split: counts.problems for split, counts in prepared.counts.items()} == {
-        "train": 4, "valid": 2, "test": 4,
-    }  # fmt: skip
+    found = {split: counts.problems for split, counts in prepared.counts.items()}
+    assert found == {"train": 4, "valid": 2, "test": 4}
     index = DatasetIndex.build(str(tmp_path / "out/train.jsonl"), tmp_path / "cache")
     assert (len(index), index.num_problems) == (8, 4)
 
@@ -121,7 +117,7 @@ def test_a_language_with_one_label_only_is_left_out(tmp_path: Path):
     assert left_out(tmp_path) == {"of a problem and language with one label only": 1}
 
 
-def test_one_label_is_enough_where_asked_for(tmp_path: Path):
+def test_one_label_is_enough_if_asked_for(tmp_path: Path):
     only = problem("only", incorrect_solutions=solutions())
     assert len(prepare_rows(tmp_path, MIXED, only, require_both_labels=False)) == 9
 
@@ -129,10 +125,8 @@ def test_one_label_is_enough_where_asked_for(tmp_path: Path):
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"incorrect_solutions": solutions()}, "without both labels in a language"),
         ({"incorrect_solutions": solutions((CPP, "c"))}, "without both labels in a language"),
         ({"description": " \n"}, "without a statement"),
-        ({"description": None}, "without a statement"),
         ({"solutions": solutions(), "incorrect_solutions": solutions()}, "without solutions"),
         (
             {"solutions": solutions((JAVA, "j")), "incorrect_solutions": solutions((JAVA, "k"))},
@@ -165,7 +159,7 @@ def test_problems_that_give_nothing_are_counted_by_reason(
     assert left_out(tmp_path, "problems") == {reason: 1}
 
 
-def test_programs_that_come_again_and_contradicting_ones_are_left_out(tmp_path: Path):
+def test_duplicate_and_contradicting_programs_are_left_out(tmp_path: Path):
     row = problem(
         "x",
         solutions=solutions((PYTHON3, "a"), (PYTHON3, "a"), (PYTHON3, "b"), (CPP, "a")),
@@ -177,7 +171,7 @@ def test_programs_that_come_again_and_contradicting_ones_are_left_out(tmp_path: 
         ("a", "python3", True), ("c", "python3", False), ("a", "cpp", True), ("d", "cpp", False),
     }  # fmt: skip
     assert left_out(tmp_path) == {
-        "empty": 1, "both correct and incorrect": 2, "that come again": 1,
+        "empty": 1, "both correct and incorrect": 2, "that are duplicates": 1,
     }  # fmt: skip
 
 
@@ -187,11 +181,11 @@ def test_duplicates_can_be_kept(tmp_path: Path):
     assert len(rows) == len({row["task_id"] for row in rows}) == 4
 
 
-def test_a_problem_that_comes_again_is_left_out(tmp_path: Path):
+def test_a_duplicate_problem_is_left_out(tmp_path: Path):
     rows = prepare_rows(tmp_path, problem("x"), problem("y"), problem("x", description="Other."))
     assert {row["instruction"] for row in rows} == {"Solve x.", "Solve y."}
-    assert left_out(tmp_path, "problems") == {"that come again (same source and name)": 1}
-    assert left_out(tmp_path) == {"of problems that come again": 2}
+    assert left_out(tmp_path, "problems") == {"that are duplicates (same source and name)": 1}
+    assert left_out(tmp_path) == {"of duplicate problems": 2}
 
 
 def many(name: str, number: int) -> dict[str, Any]:
@@ -204,7 +198,7 @@ def many(name: str, number: int) -> dict[str, Any]:
     )
 
 
-def test_at_most_so_many_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
+def test_max_solutions_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
     rows = prepare_rows(tmp_path, many("x", 20), problem("y"), max_solutions=3)
     of_x = [row for row in rows if row["problem_id"] == "codeforces/x"]
     assert sorted(row["is_correct"] for row in of_x) == [False] * 3 + [True] * 3
@@ -213,19 +207,14 @@ def test_at_most_so_many_of_a_label_are_drawn_by_the_seed(tmp_path: Path):
         "beyond 3 of a problem, language and label": 34,
         "of a problem and language with one label only": 1,
     }
-    # Whatever else is read, the same ones are drawn; another seed draws others.
+    # The draw depends on the seed, not on the other problems.
     alone = prepare_rows(tmp_path / "alone", many("x", 20), max_solutions=3)
     assert alone == of_x
-    job = CodeContestsJob(
-        source=str(tmp_path / "in"),
-        out_dir=tmp_path / "seed",
-        settings=PrepareSettings(seed=1, codecontests=CodeContestsSettings(max_solutions=3)),
-    )
-    prepare_codecontests(job)
+    prepare(tmp_path / "in", tmp_path / "seed", seed=1, max_solutions=3)
     assert outputs(read(tmp_path / "seed/train.jsonl")) != outputs(rows)
 
 
-def test_the_order_of_the_rows_tells_nothing_about_labels(tmp_path: Path):
+def test_the_order_of_the_rows_is_independent_of_their_labels(tmp_path: Path):
     labels = [row["is_correct"] for row in prepare_rows(tmp_path, many("x", 50))]
     changes = sum(first != second for first, second in itertools.pairwise(labels))
     assert 30 < changes < 70  # in order of labels it would be 1
@@ -254,7 +243,7 @@ def test_solutions_with_too_many_tokens_are_left_out(tmp_path: Path):
     assert left_out(tmp_path) == {f"of more than {limit:,} tokens with the statement": 1}
 
 
-def test_a_statement_too_long_takes_all_its_solutions_along(tmp_path: Path):
+def test_all_solutions_of_a_statement_that_is_too_long_are_left_out(tmp_path: Path):
     limit = TokenLimit.create(make_tokenizer(), "d", 300)
     long = problem("long", description="word " * 500)
     prepare_rows(tmp_path, problem("x"), long, max_tokens=300, limit=limit)
@@ -262,7 +251,5 @@ def test_a_statement_too_long_takes_all_its_solutions_along(tmp_path: Path):
 
 
 def test_a_limit_without_room_for_a_prompt_is_refused():
-    with pytest.raises(
-        ValueError, match=r"max_tokens is 2; the response mark alone has \d+ tokens"
-    ):
+    with pytest.raises(CriticError, match=r"max_tokens is 2; .* \d+ tokens"):
         TokenLimit.create(make_tokenizer(), "d", 2)

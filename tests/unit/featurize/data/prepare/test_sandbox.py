@@ -1,4 +1,4 @@
-"""Programs under test end in time, cannot do harm, and pass only by passing."""
+"""Programs end in time, cannot do damage, and pass only by passing the tests."""
 
 import os
 from collections.abc import Iterator
@@ -46,20 +46,21 @@ def test_a_program_that_exits_has_not_passed(sandbox: Sandbox, body: str):
     assert run(sandbox, body).verdict is Verdict.CRASHED
 
 
-def test_an_endless_loop_is_stopped(sandbox: Sandbox):
-    outcome = run(sandbox, "while True: pass")
-    assert outcome.verdict is Verdict.TIMED_OUT
-    assert outcome.cpu_seconds < 2
-
-
-def test_an_endless_loop_that_ignores_the_timer_is_stopped(sandbox: Sandbox):
-    body = "import signal\n    signal.signal(signal.SIGPROF, signal.SIG_IGN)\n    while 1: pass"
-    assert run(sandbox, body).verdict is Verdict.TIMED_OUT
-
-
-def test_a_program_that_sleeps_is_stopped_by_the_clock(sandbox: Sandbox):
-    outcome = run(sandbox, "import time\n    time.sleep(60)")
-    assert (outcome.verdict, outcome.detail) == (Verdict.TIMED_OUT, "wall clock")
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ("while True: pass", "CPU time"),
+        (
+            "import signal\n    signal.signal(signal.SIGPROF, signal.SIG_IGN)\n    while 1: pass",
+            "CPU time",
+        ),
+        ("import time\n    time.sleep(60)", "wall clock"),
+    ],
+)
+def test_a_program_without_end_is_stopped(sandbox: Sandbox, body: str, detail: str):
+    outcome = run(sandbox, body)
+    assert (outcome.verdict, outcome.detail) == (Verdict.TIMED_OUT, detail)
+    assert outcome.cpu_seconds < 3
 
 
 def test_less_time_can_be_given_to_one_program(sandbox: Sandbox):
@@ -69,26 +70,24 @@ def test_less_time_can_be_given_to_one_program(sandbox: Sandbox):
     assert outcome.cpu_seconds < 0.4
 
 
-def test_memory_is_limited(sandbox: Sandbox):
-    outcome = run(sandbox, "return bytearray(1 << 30)")
-    assert (outcome.verdict, outcome.detail) == (Verdict.CRASHED, "MemoryError")
-
-
-def test_no_process_can_be_started(sandbox: Sandbox):
-    spawn = "os.posix_spawn('/bin/true', ['true'], {})"
-    for body in ("while True: os.fork()", "os.system('true')", spawn):
-        assert run(sandbox, body).detail == "RefusedError"
-
-
-def test_no_thread_can_be_started_because_the_number_of_processes_is_limited(sandbox: Sandbox):
-    body = "import threading\n    threading.Thread(target=print).start()"
-    assert run(sandbox, body).detail == "RuntimeError"
-
-
-def test_neither_network_nor_signals_can_be_used(sandbox: Sandbox):
-    assert run(sandbox, "import socket\n    socket.socket()").detail == "RefusedError"
-    assert run(sandbox, f"os.kill({os.getpid()}, 9)").detail == "RefusedError"
-    assert run(sandbox, "os.kill(os.getppid(), 9)").detail == "RefusedError"
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ("return bytearray(1 << 30)", "MemoryError"),
+        ("while True: os.fork()", "RefusedError"),
+        ("os.system('true')", "RefusedError"),
+        ("os.posix_spawn('/bin/true', ['true'], {})", "RefusedError"),
+        ("import threading\n    threading.Thread(target=print).start()", "RuntimeError"),
+        ("import socket\n    socket.socket()", "RefusedError"),
+        (f"os.kill({os.getpid()}, 9)", "RefusedError"),
+        ("os.kill(os.getppid(), 9)", "RefusedError"),
+    ],
+)
+def test_memory_processes_threads_network_and_signals_are_limited(
+    sandbox: Sandbox, body: str, detail: str
+):
+    outcome = run(sandbox, body)
+    assert (outcome.verdict, outcome.detail) == (Verdict.CRASHED, detail)
 
 
 def test_files_are_small_and_stay_in_the_work_folder(sandbox: Sandbox, tmp_path: Path):
@@ -101,14 +100,16 @@ def test_files_are_small_and_stay_in_the_work_folder(sandbox: Sandbox, tmp_path:
     assert not outside.exists()
 
 
-def test_a_file_of_one_program_is_gone_for_the_next(sandbox: Sandbox):
-    assert run(sandbox, "open('left', 'w').close()").verdict is Verdict.PASSED
-    assert run(sandbox, "return os.listdir()", "assert f() == []").verdict is Verdict.PASSED
-
-
-def test_programs_do_not_see_each_other(sandbox: Sandbox):
-    assert run(sandbox, "sys.left = 1").verdict is Verdict.PASSED
-    assert run(sandbox, "return hasattr(sys, 'left')", "assert not f()").verdict is Verdict.PASSED
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("open('left', 'w').close()", "return os.listdir()"),
+        ("sys.left = 1", "return hasattr(sys, 'left')"),
+    ],
+)
+def test_programs_do_not_see_each_other(sandbox: Sandbox, first: str, second: str):
+    assert run(sandbox, first).verdict is Verdict.PASSED
+    assert run(sandbox, second, "assert not f()").verdict is Verdict.PASSED
 
 
 def test_drawn_numbers_and_the_order_of_sets_are_the_same_in_every_sandbox():

@@ -11,9 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.by_problem import SplitJob, prepare_split
 from featurize.data.prepare.prepared import Prepared
-from featurize.data.prepare.statements import group_problems, split_groups
+from featurize.data.prepare.split import (
+    SplitJob,
+    group_problems,
+    prepare_split,
+    split_groups,
+    to_sizes,
+)
 from featurize.errors import CriticError, DataError
 
 WORDS = [f"word{number}" for number in range(300)]
@@ -54,7 +59,7 @@ def problems_of(folder: Path) -> dict[str, set[str]]:
     }
 
 
-def test_problems_are_split_whole_into_the_shares_asked_for(tmp_path: Path):
+def test_problems_are_split_whole_by_the_shares(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", make_rows(40))
     prepared = split(source, tmp_path / "out", valid=0.1, test=0.2)
     problems = problems_of(tmp_path / "out")
@@ -69,7 +74,7 @@ def test_problems_are_split_whole_into_the_shares_asked_for(tmp_path: Path):
     }  # fmt: skip
 
 
-def test_rows_are_copied_as_they_are(tmp_path: Path):
+def test_rows_are_copied_unchanged(tmp_path: Path):
     lines = [json.dumps(row) for row in make_rows(10)]
     lines[3] = lines[3].replace('": ', '"  :   ')
     source = tmp_path / "in.jsonl"
@@ -83,11 +88,11 @@ def test_rows_are_copied_as_they_are(tmp_path: Path):
     assert sorted(written) == sorted(lines)
 
 
-def test_near_duplicates_stay_on_one_side_even_by_way_of_others(tmp_path: Path):
+def test_near_duplicates_stay_on_one_side_even_in_chains(tmp_path: Path):
     rows = make_rows(30)
     words = statement(0).split()
     chain = []
-    for step in range(8):  # each is near to the one before, the first and last are far apart
+    for step in range(8):  # each is near the one before; the first and the last are not near
         words[step * 14] = "changed"
         chain.append({**rows[0], "instruction": " ".join(words), "problem_id": f"chain{step}"})
     source = write(tmp_path / "in.jsonl", [*rows, *chain])
@@ -117,7 +122,7 @@ def test_statements_of_one_problem_join_it_to_others(tmp_path: Path):
     assert groups == [[0, 1], [2], [3]]
 
 
-def test_the_similarity_decides_what_is_near(tmp_path: Path):
+def test_the_similarity_decides_what_a_near_duplicate_is(tmp_path: Path):
     rows = make_rows(9)
     words = statement(0).split()
     words[50] = words[70] = "changed"
@@ -140,17 +145,25 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Pa
 def test_a_group_too_large_for_a_split_goes_to_train():
     groups = [[f"big{number}" for number in range(6)], ["a"], ["b"], ["c"], ["d"]]
     for seed in range(5):
-        splits = split_groups(groups, shares={"valid": 0.2, "test": 0.2}, rest="train", seed=seed)
+        splits = split_groups(groups, sizes={"valid": 2, "test": 2}, rest="train", seed=seed)
         sizes = {name: list(splits.values()).count(name) for name in ("train", "valid", "test")}
         assert sizes == {"train": 6, "valid": 2, "test": 2}
         assert splits["big0"] == "train"
 
 
+def test_no_problem_is_lost_to_rounding():
+    for number in range(12):
+        thirds = to_sizes({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, number)
+        assert sum(thirds.values()) == number
+    assert to_sizes({"train": 0.7, "valid": 0.3, "test": 0.0}, 11) == {
+        "train": 8, "valid": 3, "test": 0,
+    }  # fmt: skip
+
+
 def test_a_split_without_problems_is_refused(tmp_path: Path):
     rows = [{**row, "instruction": "The same for all."} for row in make_rows(5)]
     source = write(tmp_path / "in.jsonl", rows)
-    told = r"valid would get none of the 5 problems \(the largest group of near-duplicates has 5\)"
-    with pytest.raises(CriticError, match=told):
+    with pytest.raises(CriticError, match=r"valid would get none of the 5 problems .* has 5\)"):
         split(source, tmp_path / "out", valid=0.5)
     assert not (tmp_path / "out").exists()
 
@@ -162,16 +175,16 @@ def test_a_share_of_0_writes_no_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("shares", "told"),
+    ("shares", "message"),
     [
-        ({"valid": -0.1}, "--valid is -0.1; give a share from 0 to below 1"),
-        ({"test": 1.0}, "--test is 1; give a share"),
-        ({"valid": float("nan")}, "--valid is nan; give a share"),
-        ({"valid": 0.5, "test": 0.5}, "--valid 0.5 and --test 0.5 leave nothing to train on"),
+        ({"valid": -0.1}, "--valid is -0.1;"),
+        ({"test": 1.0}, "--test is 1;"),
+        ({"valid": float("nan")}, "--valid is nan;"),
+        ({"valid": 0.5, "test": 0.5}, "--valid 0.5 and --test 0.5"),
     ],
 )
-def test_shares_that_cannot_be_are_refused(tmp_path: Path, shares: dict[str, float], told: str):
-    with pytest.raises(CriticError, match=told):
+def test_impossible_shares_are_refused(tmp_path: Path, shares: dict[str, float], message: str):
+    with pytest.raises(CriticError, match=message):
         SplitJob(sources=["x"], out_dir=tmp_path, **shares)
 
 
@@ -199,33 +212,15 @@ def test_preference_rows_are_split_by_their_prompts(tmp_path: Path):
     assert len((tmp_path / "out/valid.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_bad_row_is_told_by_file_and_line(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", [*make_rows(5), {"instruction": "x"}])
-    with pytest.raises(DataError, match=r"in\.jsonl:11: 'output' is missing"):
-        split(source, tmp_path / "out")
-
-
-def test_a_file_without_rows_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"in\.jsonl: holds no rows"):
-        split(write(tmp_path / "in.jsonl", []), tmp_path / "out")
-
-
-def test_a_finished_split_is_not_made_again(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", make_rows(10))
-    made = split(source, tmp_path / "out")
-    assert not made.was_up_to_date
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert split(source, tmp_path / "out").was_up_to_date
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-    with pytest.raises(CriticError, match="made with seed 42, not 1; choose another --out"):
-        split(source, tmp_path / "out", seed=1)
-    split(source, tmp_path / "out", test=0, overwrite=True)
-    assert not (tmp_path / "out/test.jsonl").exists()
-
-
-def test_a_file_is_not_written_over_itself(tmp_path: Path):
-    source = write(tmp_path / "train.jsonl", make_rows(10))
-    content = source.read_bytes()
-    with pytest.raises(CriticError, match=r"train\.jsonl: is one of the files read"):
-        split(source, tmp_path, overwrite=True)
-    assert source.read_bytes() == content
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*make_rows(5), {"instruction": "x"}], r"in\.jsonl:11: 'output' is missing"),
+        ([], r"in\.jsonl: has no rows"),
+    ],
+)
+def test_bad_and_missing_rows_are_reported(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+):
+    with pytest.raises(DataError, match=message):
+        split(write(tmp_path / "in.jsonl", rows), tmp_path / "out")
