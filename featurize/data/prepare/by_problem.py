@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from featurize.data.lines import parse_line
 from featurize.data.prepare.prepared import Counts, Prepared, refuse_own_source
 from featurize.data.prepare.statements import group_problems, split_groups
-from featurize.data.records import CheckedRow, check_row
+from featurize.data.records import CheckedRow, check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import CriticError, DataError, RowFault
 from featurize.io.files import atomic_path
@@ -67,14 +66,14 @@ class _Scan:
 
     def add(self, rows: Sequence[CheckedRow]) -> int:
         """Note the samples of a line, which are of one problem; returns its number."""
-        problem = self.problems.setdefault(rows[0].problem_id, len(self.problems))
+        problem = self.problems.setdefault(rows[0].sample.problem_id, len(self.problems))
         if problem == len(self.counts):
             self.counts.append(Counts(problems=1))
         for row in rows:
-            self.counts[problem].add(row.is_correct)
+            self.counts[problem].add(row.sample.is_correct)
             if (problem, row.prompt_key) not in self._seen:
                 self._seen.add((problem, row.prompt_key))
-                self.statements.append((problem, f"{row.instruction}\n{row.input}"))
+                self.statements.append((problem, f"{row.sample.instruction}\n{row.sample.input}"))
         return problem
 
 

@@ -10,11 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurize.data.fields import describe
-from featurize.data.lines import parse_line
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
 from featurize.data.prepare.prepared import Counts, Prepared, refuse_own_source
 from featurize.data.prepare.writers import ENDINGS, Row, sample_writer
-from featurize.data.records import check_row
+from featurize.data.records import check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
@@ -177,7 +176,7 @@ def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns) -> list[Row]:
             **{name: getattr(row, name) for name in ids},
             "metadata": mapped["metadata"],
         }
-        for row in check_row(mapped)
+        for row in (checked.sample for checked in check_row(mapped))
     ]
 
 

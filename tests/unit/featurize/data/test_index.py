@@ -14,7 +14,8 @@ import zstandard
 
 import featurize.data.index as index_module
 from featurize.data.index import DatasetIndex
-from featurize.data.records import DataError, Sample
+from featurize.data.records import Sample
+from featurize.errors import DataError
 from tests.support.indexed import parse_row
 
 PLACE = ("file", "line", "offset")
@@ -88,7 +89,7 @@ def test_the_columns_say_what_the_texts_are(tmp_path):
     assert len(columns["prompt_key"]) == len(columns["output_key"]) == 16
 
 
-def test_rows_lie_in_the_order_of_their_keys(tmp_path):
+def test_rows_are_sorted_by_their_keys(tmp_path):
     index = build(write_jsonl(tmp_path / "a.jsonl", make_rows()), tmp_path)
     keys = [
         tuple(index.table[name][row].as_py() for name in ("prompt_key", "output_key", "task_id"))
@@ -130,7 +131,7 @@ def test_neither_table_nor_fingerprint_depends_on_files_or_lines(tmp_path):
     ],
     ids=str,
 )
-def test_the_fingerprint_changes_with_everything_it_stands_for(tmp_path, change):
+def test_the_fingerprint_changes_with_the_content_and_nothing_else(tmp_path, change):
     row = {
         "instruction": "a",
         "output": "b",
@@ -191,14 +192,14 @@ def test_a_second_build_reads_no_row(tmp_path, monkeypatch):
     paths = [write_as(tmp_path, suffix, make_rows()) for suffix in (".jsonl.gz",)]
     first = build(paths, tmp_path)
     monkeypatch.setattr(index_module, "scan_files", lambda *_, **__: pytest.fail("scanned"))
-    monkeypatch.setattr("featurize.data.spool.read_blocks", lambda _: pytest.fail("unpacked"))
+    monkeypatch.setattr("featurize.data.sources._read_blocks", lambda _: pytest.fail("unpacked"))
     second = build(paths, tmp_path)
     assert second.table.equals(first.table)
     assert second.content_fingerprint == first.content_fingerprint
     assert second.read(np.arange(3)) == first.read(np.arange(3))
 
 
-def test_a_changed_file_is_indexed_anew_and_not_read_by_the_old_index(tmp_path):
+def test_a_changed_file_is_indexed_again_and_not_read_by_the_old_index(tmp_path):
     path = Path(write_jsonl(tmp_path / "a.jsonl", make_rows()))
     old = build(str(path), tmp_path)
     write_jsonl(path, make_rows(7))
@@ -210,7 +211,7 @@ def test_a_changed_file_is_indexed_anew_and_not_read_by_the_old_index(tmp_path):
         old.read(np.array([0]))
 
 
-def test_a_lost_copy_is_told_and_made_anew(tmp_path):
+def test_a_missing_copy_is_refused_and_a_new_build_writes_it(tmp_path):
     path = write_as(tmp_path, ".jsonl.gz", make_rows())
     index = build(path, tmp_path)
     index.copies[0].unlink()
@@ -219,7 +220,7 @@ def test_a_lost_copy_is_told_and_made_anew(tmp_path):
     assert build(path, tmp_path).read(np.array([0]))
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path):
+def test_a_damaged_cache_is_written_again(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", make_rows())
     table = build(path, tmp_path).table
     [cached] = (tmp_path / "cache").iterdir()
@@ -274,5 +275,5 @@ def test_an_index_of_no_row_is_an_index(tmp_path):
 def test_the_fingerprint_of_a_dataset_is_what_it_was_in_other_versions(tmp_path):
     index = build(write_jsonl(tmp_path / "a.jsonl", make_rows()), tmp_path)
     assert index.content_fingerprint == "99a78081d6bf8b69fdb2a06e7ac94aba", (
-        "stored features of all datasets would be made anew"
+        "stored features of all datasets would be computed again"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from featurize.data.records import DataError, Sample
-from featurize.errors import RowFault
+from featurize.data.records import Sample
+from featurize.errors import DataError, RowFault
 from tests.support.indexed import parse_row, read_samples
 
 GOOD = {"instruction": "Add two numbers.", "output": "print(1)"}

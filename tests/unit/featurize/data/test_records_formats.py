@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from tests.support.indexed import read_samples
 
 ROWS = [

@@ -19,7 +19,7 @@ import zstandard
 from featurize.data.index import DatasetIndex
 from featurize.data.prepare.by_problem import SplitJob, prepare_split
 from featurize.data.prepare.codecontests.files import AS_PUBLISHED, find_splits
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from featurize.io.downloads import RemoteFile, find_remote_files
 from tests.support.datasets_by_uri import ROWS, copies, put, to_lines, without_waits
 from tests.support.s3_server import BUCKET, Wire, s3_server

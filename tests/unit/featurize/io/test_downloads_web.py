@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from tests.support.datasets_by_uri import ROWS, copies, to_lines, without_waits
 
 
