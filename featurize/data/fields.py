@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from featurize.errors import RowFault, shorten
 
@@ -74,15 +75,9 @@ def optional_text(row: Row, key: str) -> str:
 
 def optional_id(row: Row, key: str) -> str | None:
     """Accept a non-empty string or a whole number; absent and null mean no id."""
-    value = row.get(key)
-    if value is None:
-        return None
-    if type(value) is int:
-        return str(value)
+    value = _optional(row, key, (str, int), "it must be a string or a whole number, or absent")
     if not isinstance(value, str):
-        raise RowFault(
-            f"{key!r} is {describe(value)}; it must be a string or a whole number, or absent"
-        )
+        return scalar_to_text(value)
     if is_blank(value):
         raise RowFault(f"{key!r} is empty ({shorten(value)}); give an id or leave the field out")
     return to_text(value, key)
@@ -90,24 +85,16 @@ def optional_id(row: Row, key: str) -> str | None:
 
 def optional_bool(row: Row, key: str) -> bool | None:
     """Accept only true and false; absent and null mean unknown."""
-    value = row.get(key)
-    if value is None or isinstance(value, bool):
-        return value
     # NOTE: 0, 1 and "true" are refused: the string "false" is truthy in most languages, and
     # training on flipped labels shows no sign of it.
-    raise RowFault(
-        f"{key!r} is {describe(value)}; write true or false, or null where it is unknown"
-    )
+    need = "write true or false, or null where it is unknown"
+    value: bool | None = _optional(row, key, (bool,), need)
+    return value
 
 
 def optional_object(row: Row, key: str) -> Row:
     """Accept an object; absent and null mean an empty one."""
-    value = row.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise RowFault(f"{key!r} is {describe(value)}; it must be an object")
-    return value
+    return _optional(row, key, (dict,), "it must be an object") or {}
 
 
 def optional_scalar(row: Row, key: str, parent: str) -> str | None:
@@ -137,6 +124,13 @@ def scalar_to_text(value: object) -> str | None:
 def is_blank(text: str) -> bool:
     """Whether a text has nothing but white space."""
     return not text or text.isspace()
+
+
+def _optional(row: Row, key: str, types: tuple[type, ...], requirement: str) -> Any:
+    value = row.get(key)
+    if value is None or type(value) in types:
+        return value
+    raise RowFault(f"{key!r} is {describe(value)}; {requirement}")
 
 
 def _similar_key(row: Row, key: str) -> str | None:

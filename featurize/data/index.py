@@ -79,10 +79,6 @@ class DatasetIndex:
         """The number of distinct problem ids."""
         return len(self.table["problem_id"].unique())
 
-    def location(self, row: int) -> str:
-        """Return the file and line of a row, for messages."""
-        return _location(self.table, row, self.sources)
-
     def read(self, rows: np.ndarray) -> list[Sample]:
         """Read the texts of `rows` [n] from the files; samples come in the order of `rows`.
 
@@ -159,7 +155,6 @@ def _scan(sources: Sequence[Source], copies: Sequence[Path], workers: int | None
             lines_before[chunk.file] += chunk.num_lines
             kinds += chunk.kinds
             problems += [f"{source.location(first + n)}: {text}" for n, text in chunk.faults]
-            del problems[MAX_LISTED:]
             tables.append(_with_places(chunk, first))
     if problems:
         raise DataError(problems, total=kinds.total(), kinds=kinds)

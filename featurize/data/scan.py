@@ -84,7 +84,7 @@ def scan_files(
         for start in range(0, size, CHUNK_BYTES)
     ]
     if workers is None:
-        workers = min(_num_cores(), sum(sizes) // _WORKER_BYTES)
+        workers = min(len(os.sched_getaffinity(0)), sum(sizes) // _WORKER_BYTES)
     scan = map(scan_chunk, chunks) if workers <= 1 else _scan_in_processes(chunks, workers)
     try:
         yield from _report_progress(scan, len(chunks))
@@ -190,8 +190,3 @@ def _read_lines(chunk: Chunk) -> Iterator[tuple[int, bytes]]:
             if offset >= chunk.start:
                 yield offset, line
             offset += len(line)
-
-
-def _num_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # the cores this process may use
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

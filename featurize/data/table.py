@@ -55,14 +55,14 @@ def content_fingerprint(table: pa.Table) -> str:
         column = table[name].combine_chunks()
         if name in _DICTIONARY_COLUMNS:
             digest.update(orjson.dumps([name, len(column), column.dictionary.to_pylist()]))
-            digest.update(_codes(column.indices).data)
+            digest.update(_codes(column.indices))
         elif name == "task_id":
             digest.update(pc.binary_length(column).to_numpy())
-            digest.update(_text_bytes(column))
+            digest.update(_joined(column))
         else:
-            digest.update(_codes(column.cast(pa.int8())).data)
+            digest.update(_codes(column.cast(pa.int8())))
     for name in ("prompt_key", "output_key"):
-        digest.update(_key_bytes(table[name].combine_chunks()).data)
+        digest.update(_joined(table[name].combine_chunks()))
     return digest.hexdigest()
 
 
@@ -110,21 +110,12 @@ def _repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
     return list(zip(first[order].tolist(), later[order].tolist(), strict=True))
 
 
-def _codes(column: pa.Array) -> np.ndarray:
+def _codes(column: pa.Array) -> memoryview:
     """Return the codes of a column, -1 for null: int32 [rows]."""
-    return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
+    return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int32).data
 
 
-def _key_bytes(keys: pa.Array) -> np.ndarray:
-    """Return the bytes of keys, none of them null: uint8 [16 * rows]."""
-    content = np.frombuffer(keys.buffers()[1] or b"", np.uint8)
-    return content[16 * keys.offset :][: 16 * len(keys)]
-
-
-def _text_bytes(column: pa.StringArray) -> memoryview:
-    """Return the joined texts of a column, none of them null."""
-    if not len(column):
-        return memoryview(b"")  # no rows, no buffers
-    _, starts, texts = column.buffers()
-    places = np.frombuffer(starts, np.int32)[column.offset :]
-    return memoryview(texts)[places[0] : places[len(column)]]
+def _joined(column: pa.Array) -> pa.Buffer:
+    """Join the texts or keys of a column without nulls."""
+    whole = pa.ListArray.from_arrays([0, len(column)], column.cast(pa.binary()))
+    return pc.binary_join(whole, b"")[0].as_buffer()

@@ -172,7 +172,6 @@ def test_random_access_gives_the_samples_of_the_rows(tmp_path, suffix):
     assert [s.task_id for s in samples] == index.table["task_id"].take(order).to_pylist()
     assert by_id(samples) == by_id(read)
     assert len(samples) == len(read) == len(by_id(read))
-    assert [index.location(int(row)) for row in order] == [s.location for s in samples]
 
 
 def test_rows_may_be_read_twice_or_not_at_all(tmp_path):

@@ -69,7 +69,7 @@ def test_a_dataset_at_a_uri_is_that_of_a_file(
     same = DatasetIndex.build(str(local), tmp_path / "other")
     assert remote.content_fingerprint == same.content_fingerprint
     assert outputs(remote) == outputs(same)
-    assert remote.location(0).startswith(f"{uri}:")
+    assert remote.read([0])[0].location.startswith(f"{uri}:")
     assert remote.sources[0].name == uri
 
 
