@@ -43,7 +43,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     location: str = ""  # "file:line"
 
 
-class CheckedRow(NamedTuple):
+class CheckedRow(msgspec.Struct, frozen=True, gc=False):
     """A sample without its location, and the keys of its texts."""
 
     sample: Sample

@@ -21,7 +21,7 @@ from xxhash import xxh3_64_intdigest
 from featurize.data.records import CheckedRow, RowReader
 from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of
 
-CHUNK_BYTES = 16 << 20  # limits the Python objects alive at a time
+CHUNK_BYTES = 8 << 20  # limits the Python objects alive at a time
 _BUFFER_BYTES = 256 << 10
 _MAX_LINE_BYTES = 1 << 30  # no sample is longer; the column `length` has 32 bits
 _WORKER_BYTES = 256 << 20  # starting a process pays off from about here
@@ -96,9 +96,9 @@ def _scan_in_processes(chunks: Sequence[Chunk], workers: int) -> Iterator[Scanne
     # NOTE: spawn, because the caller may have threads (torch, Arrow), which a fork would break.
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, _ignore_interrupts) as pool:
-        # NOTE: not pool.map: it cancels futures while the pool, if broken, sets them.
-        futures = [pool.submit(scan_chunk, chunk) for chunk in chunks]
         try:
+            # NOTE: not pool.map: it cancels futures while the pool, if broken, sets them.
+            futures = [pool.submit(scan_chunk, chunk) for chunk in chunks]
             yield from (future.result() for future in futures)
         except BrokenProcessPool:
             raise ChildProcessError(
@@ -139,14 +139,14 @@ def scan_chunk(chunk: Chunk) -> ScannedChunk:
             del faults[MAX_LISTED:]
             continue
         for part, row in enumerate(rows, start=len(rows) > 1):
-            samples.append((*_columns_of(row), number, offset, len(line), part))
+            samples.append(_columns_of(row, number, offset, len(line), part))
     return ScannedChunk(
         file=chunk.file, num_lines=number, samples=_to_table(samples), faults=faults, kinds=kinds
     )
 
 
-def _columns_of(row: CheckedRow) -> tuple[Any, ...]:
-    """Return the columns of _SCAN_SCHEMA but those of the place."""
+def _columns_of(row: CheckedRow, *place: int) -> tuple[Any, ...]:
+    """Return a row of _SCAN_SCHEMA; `place` has the last four columns."""
     sample = row.sample
     return (
         *_of_sample(sample),
@@ -156,6 +156,7 @@ def _columns_of(row: CheckedRow) -> tuple[Any, ...]:
         len(sample.output),
         row.has_default_id,
         xxh3_64_intdigest(sample.task_id.encode()),
+        *place,
     )
 
 
