@@ -213,5 +213,5 @@ def _open_table(path: Path) -> pa.Table | None:
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
-        logger.warning("%s is damaged (%s) and is made anew", path, error)
+        logger.warning("%s is damaged (%s) and is written again", path, error)
         return None

@@ -3,7 +3,6 @@
 import gzip
 import json
 import pickle
-import random
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from featurize.data.index import DatasetIndex
 from featurize.data.records import Sample
 from featurize.errors import DataError
 from tests.support.indexed import parse_row
-
-PLACE = ("file", "line", "offset")
 
 
 def make_rows(count: int = 24) -> list[dict]:
@@ -47,10 +44,6 @@ def write_jsonl(path: Path, rows: list[dict]) -> str:
 
 def build(paths, tmp_path: Path, **options) -> DatasetIndex:
     return DatasetIndex.build(paths, tmp_path / "cache", **options)
-
-
-def without_place(table: pa.Table) -> pa.Table:
-    return table.drop_columns(list(PLACE))
 
 
 def by_id(samples) -> dict[str, Sample]:
@@ -96,26 +89,6 @@ def test_rows_are_sorted_by_their_keys(tmp_path):
         for row in range(len(index))
     ]
     assert keys == sorted(keys)
-
-
-def test_neither_table_nor_fingerprint_depends_on_files_or_lines(tmp_path):
-    rows = make_rows()
-    rows += rows[:1] * 3  # identical rows with default ids
-    rows += [rows[0] | {"is_correct": label} for label in (False, None)]
-    one = build(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path)
-    random.Random(5).shuffle(rows)
-    paths = [
-        write_jsonl(tmp_path / "c.jsonl", rows[:7]),
-        write_jsonl(tmp_path / "b.jsonl", rows[7:]),
-    ]
-    two = build(paths, tmp_path)
-    assert (
-        without_place(one.table)
-        .drop_columns("length")
-        .equals(without_place(two.table).drop_columns("length"))
-    )
-    assert one.content_fingerprint == two.content_fingerprint
-    assert not one.table["line"].equals(two.table["line"])
 
 
 @pytest.mark.parametrize(

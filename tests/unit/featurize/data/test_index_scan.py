@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from featurize.data import records, scan
+from featurize.data import scan
 from featurize.data.index import DatasetIndex
 from featurize.data.scan import Chunk, scan_chunk, scan_files
 from featurize.errors import DataError
@@ -169,18 +169,6 @@ def test_ids_with_equal_hashes_are_still_distinct(tmp_path, monkeypatch):
     assert len(build(path, tmp_path)) == 4
     again = write_lines(tmp_path / "b.jsonl", row(1), *(row(n, task_id="x") for n in (2, 3)))
     assert f"{again}:3: 'task_id' 'x' is taken by {again}:2" in str(refusal(again, tmp_path))
-
-
-def test_rows_whose_keys_begin_alike_are_sorted_by_the_whole_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        records, "output_key", lambda text: bytes(12) + bytes([255 - len(text) % 7]) + bytes(3)
-    )
-    rows = [row(n, task_id=f"t{n}", is_correct=n % 2 == 0) for n in range(1, 40)]
-    table = build(write_lines(tmp_path / "a.jsonl", *rows), tmp_path).table
-    names = ("prompt_key", "output_key", "task_id")
-    keys = [tuple(row[name] for name in names) for row in table.select(names).to_pylist()]
-    assert keys == sorted(keys)
-    assert len({key[1] for key in keys}) == 7
 
 
 def test_null_and_the_empty_text_stay_distinct(tmp_path):

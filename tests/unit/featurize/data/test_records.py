@@ -53,7 +53,7 @@ def test_a_full_row_becomes_a_sample_with_all_its_fields():
     ]
 
 
-def test_default_ids_follow_the_texts_and_not_the_label():
+def test_default_ids_depend_on_the_texts_and_not_on_the_label():
     [right] = parse_row(GOOD | {"is_correct": True}, "x:1")
     [wrong] = parse_row(GOOD | {"is_correct": False}, "x:2")
     [other] = parse_row(GOOD | {"output": "print(2)"}, "x:3")
@@ -187,13 +187,13 @@ def test_a_line_that_is_no_json_object_is_refused(tmp_path, line, parts):
         assert part in message
 
 
-def test_values_that_strict_json_lacks_do_no_harm_where_nobody_reads_them(tmp_path):
+def test_values_that_json_does_not_allow_are_ignored_in_unread_fields(tmp_path):
     line = '{"instruction": "a", "output": "b", "loss": NaN, "note": "\\ud800", "n": Infinity}'
     [sample] = read_samples(write_lines(tmp_path / "a.jsonl", line))
     assert sample.output == "b"
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path):
+def test_a_byte_order_mark_and_windows_line_ends_are_ignored(tmp_path):
     line = json.dumps(GOOD).encode()
     path = write_lines(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + line + b"\r", b"\r", line + b"\r")
     assert [s.location for s in read_samples(path)] == [f"{path}:1", f"{path}:3"]
