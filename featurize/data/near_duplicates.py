@@ -10,6 +10,8 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
+from featurize.errors import CriticError
+
 NUM_PERMUTATIONS = 128
 MAX_MISS = 1e-6  # probability that a pair exactly at the threshold is not compared
 _SEED = 1
@@ -39,12 +41,12 @@ def near_duplicates(
     pair at the threshold with a probability of at most MAX_MISS.
 
     Raises:
-        ValueError: `threshold` is not in (0, 1], or `ngram` is below 1.
+        CriticError: `threshold` is not in (0, 1], or `ngram` is below 1.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold:g}; give a similarity above 0, at most 1")
+        raise CriticError(f"threshold is {threshold:g}; give a similarity above 0, at most 1")
     if ngram < 1:
-        raise ValueError(f"ngram is {ngram}; give at least 1 token")
+        raise CriticError(f"ngram is {ngram}; give at least 1 token")
     same: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         same.setdefault(normalise(text), []).append(number)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from featurize.errors import CriticError
+
 TEMPLATE_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n"
@@ -60,12 +62,12 @@ class Encoder:
         """Check the limits.
 
         Raises:
-            ValueError: no token would be left for an output or for a statement.
+            CriticError: no token would be left for an output or for a statement.
         """
         tail = self.tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
         object.__setattr__(self, "tail", tuple(tail))
         if not len(tail) < self.max_prompt_length < self.max_length:
-            raise ValueError(
+            raise CriticError(
                 f"dataset.max_prompt_length is {self.max_prompt_length} with dataset.max_length"
                 f" {self.max_length}; it must be below max_length and above the {len(tail)} tokens"
                 " of the response mark"
@@ -85,11 +87,11 @@ class Encoder:
         """Tokenize the outputs of one prompt; truncation drops the end.
 
         Raises:
-            ValueError: an output has no tokens.
+            CriticError: an output has no tokens.
         """
         limit = self.max_length - num_prompt_tokens
         encoded = self.tokenizer(list(outputs), add_special_tokens=False)["input_ids"]
         for text, ids in zip(outputs, encoded, strict=True):
             if not ids:
-                raise ValueError(f"output {text[:40]!r} has no tokens; remove the row")
+                raise CriticError(f"output {text[:40]!r} has no tokens; remove the row")
         return [TokenIds(ids=tuple(ids[:limit]), is_truncated=len(ids) > limit) for ids in encoded]
