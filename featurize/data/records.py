@@ -25,7 +25,7 @@ from featurize.data.fields import (
 from featurize.errors import RowFault, shorten
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MAX_PROMPT_BYTES = 32 << 20  # of the prompts that a RowReader remembers
+_MAX_PROMPT_BYTES = 8 << 20  # of the prompts that a RowReader remembers
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -33,6 +33,7 @@ def sort_by_content(chunks: list[pa.Table]) -> tuple[pa.Table, list[tuple[int, i
     del keys
     for name in columns:
         columns[name] = columns[name].take(order)
+        pa.default_memory_pool().release_unused()
     columns["task_id"] = _number_repeats(columns["task_id"], columns["has_default_id"])
     hashes = np.sort(columns["id_hash"].to_numpy())  # much faster than comparing the ids
     may_repeat = bool((hashes[1:] == hashes[:-1]).any())
@@ -92,6 +93,8 @@ def _number_repeats(task_ids: pa.Array, has_default_id: pa.Array) -> pa.Array:
     is_default = has_default_id.to_numpy(zero_copy_only=False)
     is_same = pc.equal(task_ids[1:], task_ids[:-1]).to_numpy(zero_copy_only=False).astype(bool)
     again = np.append(False, is_same & is_default[1:] & is_default[:-1])
+    if not again.any():
+        return task_ids
     positions = np.arange(len(again))
     ranks = positions - np.maximum.accumulate(np.where(again, 0, positions)) + 1
     numbered = [f"{task_ids[int(row)]}-{ranks[row]}" for row in positions[again]]
@@ -115,7 +118,14 @@ def _codes(column: pa.Array) -> memoryview:
     return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int32).data
 
 
-def _joined(column: pa.Array) -> pa.Buffer:
-    """Join the texts or keys of a column without nulls."""
-    whole = pa.ListArray.from_arrays([0, len(column)], column.cast(pa.binary()))
-    return pc.binary_join(whole, b"")[0].as_buffer()
+def _joined(column: pa.Array) -> memoryview:
+    """Return the joined texts or keys of a column without nulls; they are not copied."""
+    if not len(column):
+        return memoryview(b"")  # no rows, no buffers
+    *_, starts, content = column.buffers()
+    first, last = column.offset, column.offset + len(column)
+    if pa.types.is_fixed_size_binary(column.type):
+        width = column.type.byte_width
+        return memoryview(content)[width * first : width * last]
+    places = np.frombuffer(starts, np.int32)
+    return memoryview(content)[places[first] : places[last]]
