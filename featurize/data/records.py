@@ -147,7 +147,7 @@ class RowReader:
     def __init__(self) -> None:
         self._prompts: dict[tuple[bytes, str], _Prompt] = {}
         self._num_bytes = 0  # of the keys of _prompts
-        self._last: tuple[bytes, str] | None = None
+        self._last: tuple[msgspec.Raw, str] | None = None
         self._last_prompt = _Prompt("", "", b"")
 
     def read(self, line: bytes) -> list[CheckedRow]:
@@ -173,7 +173,7 @@ class RowReader:
             return None
         metadata = row.metadata or _NO_METADATA
         return _with_keys(
-            self._read_prompt(bytes(row.instruction), row.input or ""),
+            self._read_prompt(row.instruction, row.input or ""),
             row.output,
             row.is_correct,
             problem_id,
@@ -183,21 +183,21 @@ class RowReader:
             scalar_to_text(metadata.language),
         )
 
-    def _read_prompt(self, instruction: bytes, input_text: str) -> _Prompt:
+    def _read_prompt(self, instruction: msgspec.Raw, input_text: str) -> _Prompt:
         """Decode an instruction, which is a JSON string."""
-        name = (instruction, input_text)
-        if name == self._last:  # faster than hashing it
+        if self._last == (instruction, input_text):  # faster than copying and hashing it
             return self._last_prompt
+        name = (bytes(instruction), input_text)
         prompt = self._prompts.get(name)
         if prompt is None:
             text = _decode_text(instruction)
             prompt = _Prompt(text, input_text, prompt_key(text, input_text))
-            self._num_bytes += len(instruction) + len(input_text)
+            self._num_bytes += len(name[0]) + len(input_text)
             if self._num_bytes > _MAX_PROMPT_BYTES:
                 self._prompts.clear()
                 self._num_bytes = 0
             self._prompts[name] = prompt
-        self._last, self._last_prompt = name, prompt
+        self._last, self._last_prompt = (instruction, input_text), prompt
         return prompt
 
 
