@@ -1,4 +1,4 @@
-"""Turns preference and unpaired rows, as the TRL library defines them, into plain rows."""
+"""Preference and unpaired rows, as the TRL library defines them, turned into plain rows."""
 
 from featurize.data.fields import (
     Row,
@@ -15,7 +15,7 @@ _SHARED_KEYS = ("input", "problem_id", "metadata")
 
 
 def to_plain_rows(row: Row) -> list[Row]:
-    """Return the plain rows of one row: two for a preference row, else one."""
+    """Return the plain rows of a row: two for a preference row, else one."""
     if "instruction" in row or "output" in row:
         return [row]
     if "chosen" in row or "rejected" in row:
@@ -26,7 +26,7 @@ def to_plain_rows(row: Row) -> list[Row]:
 
 
 def _from_preference(row: Row) -> list[Row]:
-    """`chosen` is taken as correct and `rejected` as not correct."""
+    """Return `chosen` as a correct answer and `rejected` as an incorrect one."""
     need = "a preference row needs both 'chosen' and 'rejected'"
     chosen_prompt, chosen = _prompt_and_answer(row, "chosen", need)
     rejected_prompt, rejected = _prompt_and_answer(row, "rejected", need)
@@ -40,8 +40,8 @@ def _from_preference(row: Row) -> list[Row]:
     return [
         shared
         | {"output": output, "is_correct": is_correct}
-        | ({"task_id": f"{task_id}-{part}"} if task_id is not None else {})
-        for part, output, is_correct in (("chosen", chosen, True), ("rejected", rejected, False))
+        | ({"task_id": f"{task_id}-{side}"} if task_id is not None else {})
+        for side, output, is_correct in (("chosen", chosen, True), ("rejected", rejected, False))
     ]
 
 
@@ -56,7 +56,7 @@ def _from_unpaired(row: Row) -> Row:
 
 
 def _prompt_and_answer(row: Row, key: str, need: str) -> tuple[str, str]:
-    """Return the prompt, explicit or implied by the messages before the answer, and the answer."""
+    """Return the answer and its prompt, from 'prompt' or from the messages before the answer."""
     value = require(row, key, need)
     if not isinstance(value, list):
         prompt = require(row, "prompt", f"{key!r} is a string and does not say what it answers")
@@ -80,13 +80,13 @@ def _prompt_and_answer(row: Row, key: str, need: str) -> tuple[str, str]:
 
 
 def _prompt_text(value: object, key: str) -> str:
-    """Return a prompt as text; the messages of a list are joined by an empty line."""
+    """Return a prompt as text; messages are joined with an empty line between them."""
     if not isinstance(value, list):
         return to_text(value, key)
     roles = [_role(message, key) for message in value]
     if "assistant" in roles or "user" not in roles:
         raise RowFault(
-            f"{key!r} has the roles {shorten(roles)} before the answer; only prompts of one turn "
+            f"{key!r} has the roles {shorten(roles)} before the answer; only single-turn prompts "
             "can be judged: write the conversation into one message of role 'user'"
         )
     return "\n\n".join(to_text(message["content"], key) for message in value)

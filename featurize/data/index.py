@@ -1,4 +1,4 @@
-"""The table of a dataset's samples, by which planning works and single texts are read."""
+"""The index of a dataset: a table of its samples, and random access to their texts."""
 
 import logging
 import os
@@ -12,21 +12,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import structs
 
-from featurize.data.columns import (
+from featurize.data.records import CheckedRow, RowReader, Sample
+from featurize.data.scan import ScannedChunk, scan_files
+from featurize.data.sources import Source, find_sources, seekable_copy
+from featurize.data.table import (
     content_fingerprint,
-    to_canonical,
+    sort_by_content,
     with_sorted_dictionaries,
 )
-from featurize.data.lines import parse_line
-from featurize.data.records import Sample, check_row, to_sample
-from featurize.data.scan import CHUNK_BYTES, ScannedChunk, scan_files
-from featurize.data.sources import Source, find_sources
-from featurize.data.spool import seekable_copy
 from featurize.errors import MAX_LISTED, DataError, RowFault, shorten
 from featurize.io.files import atomic_path
 
-# Of the cached table; a change of its columns, its hashes or of a rule of reading raises it.
+# Version of the cached table: raise it when the columns, the hashes or a rule of reading change.
 _FORMAT_VERSION = 2
 _FINGERPRINT = b"content_fingerprint"
 logger = logging.getLogger(__name__)
@@ -34,87 +33,79 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetIndex:
-    """All samples of a dataset but for their texts, one row a sample, in an order of content.
+    """All samples of a dataset without their texts, one row per sample, sorted by content.
 
-    Rows are sorted by prompt_key, output_key and task_id. Neither this order nor the fingerprint
+    The sort keys are prompt_key, output_key and task_id. Neither the order nor the fingerprint
     depends on how the rows are spread over files and lines.
     """
 
-    table: pa.Table  # see columns.INDEX_COLUMNS
-    sources: tuple[Source, ...]  # what the column `file` counts
-    copies: tuple[Path, ...]  # where the rows of each source are read from
-    content_fingerprint: str
+    table: pa.Table  # see table.INDEX_COLUMNS
+    sources: tuple[Source, ...]  # the column `file` is a position in it
+    copies: tuple[Path, ...]  # the file that the rows of each source are read from
 
     @classmethod
     def build(
-        cls,
-        paths: str | Sequence[str],
-        cache_dir: Path,
-        *,
-        workers: int | None = None,
-        chunk_bytes: int = CHUNK_BYTES,
+        cls, paths: str | Sequence[str], cache_dir: Path, *, workers: int | None = None
     ) -> "DatasetIndex":
-        """Check and index a dataset, or open the table that an earlier build left in `cache_dir`.
+        """Check and index a dataset, or open the table of an earlier build in `cache_dir`.
 
-        What lies at a URI is copied there first. `workers` processes read it; None takes as many
-        as its size is worth.
+        Remote files are copied there first. `workers` is the number of processes that read; None
+        chooses by size.
+
+        Raises:
+            DataError: bad rows, repeated ids or no rows; it names files and lines.
         """
         sources = find_sources(paths, cache_dir)
         copies = [seekable_copy(source, cache_dir) for source in sources]
         cached = cache_dir / f"index-{_cache_key(sources)}.arrow"
         table = _open_table(cached)
         if table is None:
-            table = _scan(sources, copies, workers, chunk_bytes)
-            fingerprint = content_fingerprint(table)
-            _write_table(table.replace_schema_metadata({_FINGERPRINT: fingerprint}), cached)
-            table = _open_table(cached) or table  # mapped, so that processes share its memory
+            table = _with_fingerprint(_scan(sources, copies, workers))
+            _write_table(table, cached)
+            table = _open_table(cached) or table  # memory-mapped: processes share its memory
             logger.info("indexed %d samples of %d files", len(table), len(sources))
-        return cls(
-            table=table,
-            sources=tuple(sources),
-            copies=tuple(copies),
-            content_fingerprint=table.schema.metadata[_FINGERPRINT].decode(),
-        )
+        return cls(table=table, sources=tuple(sources), copies=tuple(copies))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     @property
+    def content_fingerprint(self) -> str:
+        """The hash of the samples, wherever they are stored."""
+        return str(self.table.schema.metadata[_FINGERPRINT], "ascii")
+
+    @property
     def num_problems(self) -> int:
-        """How many different problem ids there are."""
+        """The number of distinct problem ids."""
         return len(self.table["problem_id"].unique())
 
-    def location(self, row: int) -> str:
-        """Return the file and line of a row, for messages."""
-        file, line = (self.table[name][row].as_py() for name in ("file", "line"))
-        return self.sources[int(file)].location(int(line))
-
     def read(self, rows: np.ndarray) -> list[Sample]:
-        """Read the texts of `rows` [n] from the files, in the order asked for.
+        """Read the texts of `rows` [n] from the files; samples come in the order of `rows`.
 
-        No file stays open in between, so that an index may be pickled or used after a fork.
+        No file stays open afterwards, so that an index can be pickled and used after a fork.
         """
-        names = ("file", "line", "offset", "length", "part")
-        picked = self.table.select(["task_id", *names]).take(pa.array(rows, pa.int64()))
-        files, lines, offsets, lengths, parts = (picked[name].to_numpy() for name in names)
-        task_ids = picked["task_id"].to_pylist()
-        samples: list[Sample | None] = [None] * len(task_ids)
+        names = ("file", "offset", "length", "line", "part", "task_id")
+        picked = self.table.select(names).take(pa.array(rows, pa.int64()))
+        files, offsets, *others = (picked[name].to_pylist() for name in names)
+        samples: list[Sample] = [None] * len(files)  # type: ignore[list-item]
+        place, parsed = (-1, -1), list[CheckedRow]()
+        reader = RowReader()
         with ExitStack() as stack:
-            descriptors = {int(file): self._open(int(file), stack) for file in np.unique(files)}
-            place, parsed = (-1, -1), list[Sample]()
-            for row in np.lexsort((offsets, files)).tolist():  # as they lie on the disk
-                file, offset = int(files[row]), int(offsets[row])
-                if place != (file, offset):  # both sides of a preference lie in one line
-                    line = os.pread(descriptors[file], int(lengths[row]), offset)
-                    parsed = self._parse(line, file, int(lines[row]))
-                    place = (file, offset)
-                side = parsed[max(int(parts[row]) - 1, 0)]
-                # The id of the table counts: a default id may have got a suffix.
-                samples[row] = replace(side, task_id=task_ids[row])
-        return [sample for sample in samples if sample is not None]
+            opened = {file: self._open(file, stack) for file in set(files)}
+            for n in sorted(range(len(files)), key=lambda n: (files[n], offsets[n])):
+                length, line, part, task_id = (column[n] for column in others)
+                location = self.sources[files[n]].location(line)
+                if place != (files[n], offsets[n]):  # both sides of a preference share a line
+                    place = (files[n], offsets[n])
+                    text = os.pread(opened[files[n]], length, offsets[n])
+                    parsed = _read_row(reader, text, location)
+                sample = parsed[max(part - 1, 0)].sample
+                # The table has the final id: equal default ids were numbered.
+                samples[n] = structs.replace(sample, location=location, task_id=task_id)
+        return samples
 
     def take_problems(self, limit: int) -> "DatasetIndex":
-        """Keep `limit` problems, chosen by the hash of their ids and so the same in any file."""
+        """Keep `limit` problems, chosen by a hash of their ids, whatever the order of files."""
         if limit < 1:
             raise DataError(f"the limit of problems is {limit}; it must be at least 1")
         problem_ids = self.table["problem_id"].unique().cast(pa.string()).to_pylist()
@@ -124,12 +115,9 @@ class DatasetIndex:
         return self.take(mask.combine_chunks().to_numpy(zero_copy_only=False))
 
     def take(self, is_kept: np.ndarray) -> "DatasetIndex":
-        """Keep some rows, bool [rows]; the fingerprint is that of their content alone."""
-        kept = self.table.filter(pa.array(is_kept))
-        table = with_sorted_dictionaries(kept).combine_chunks()
-        fingerprint = content_fingerprint(table)
-        table = table.replace_schema_metadata({_FINGERPRINT: fingerprint})
-        return replace(self, table=table, content_fingerprint=fingerprint)
+        """Keep some rows, bool [rows]; the fingerprint is that of the kept content alone."""
+        table = with_sorted_dictionaries(self.table.filter(pa.array(is_kept)))
+        return replace(self, table=_with_fingerprint(table))
 
     def _open(self, file: int, stack: ExitStack) -> int:
         source = self.sources[file]
@@ -143,87 +131,75 @@ class DatasetIndex:
         except FileNotFoundError:
             raise DataError(
                 f"{source.name}: its plain copy {str(self.copies[file])!r} is gone; "
-                "start again, so that it is made anew"
+                "start again, so that it is written again"
             ) from None
 
-    def _parse(self, line: bytes, file: int, number: int) -> list[Sample]:
-        location = self.sources[file].location(number)
-        try:
-            return [to_sample(row, location) for row in check_row(parse_line(line))]
-        except RowFault as fault:
-            raise DataError(f"{location}: {fault}") from None
+
+def _read_row(reader: RowReader, line: bytes, location: str) -> list[CheckedRow]:
+    try:
+        return reader.read(line)
+    except RowFault as fault:
+        raise DataError(f"{location}: {fault}") from None
 
 
-def _scan(
-    sources: Sequence[Source], copies: Sequence[Path], workers: int | None, chunk_bytes: int
-) -> pa.Table:
-    """Read all files and return the canonical table; every bad row counts before it is refused."""
+def _scan(sources: Sequence[Source], copies: Sequence[Path], workers: int | None) -> pa.Table:
+    """Read all files and return the sorted table; count all bad rows before refusing them."""
     tables: list[pa.Table] = []
     problems: list[str] = []
     kinds = Counter[str]()
-    lines_before = dict.fromkeys(range(len(sources)), 0)
-    # Closed, so that after an error or Ctrl-C no process goes on.
-    with closing(scan_files(copies, workers=workers, chunk_bytes=chunk_bytes)) as chunks:
+    lines_before = [0] * len(sources)
+    # Closed, so that the other processes end after an error or Ctrl-C.
+    with closing(scan_files(copies, workers=workers)) as chunks:
         for chunk in chunks:
-            first = lines_before[chunk.file]
+            first, source = lines_before[chunk.file], sources[chunk.file]
             lines_before[chunk.file] += chunk.num_lines
             kinds += chunk.kinds
-            problems += [
-                f"{sources[chunk.file].location(first + fault.line)}: {fault.message}"
-                for fault in chunk.faults[: MAX_LISTED - len(problems)]
-            ]
+            problems += [f"{source.location(first + n)}: {text}" for n, text in chunk.faults]
             tables.append(_with_places(chunk, first))
     if problems:
         raise DataError(problems, total=kinds.total(), kinds=kinds)
     if not sum(table.num_rows for table in tables):
-        raise _no_rows(sources)
-    table, used_again = to_canonical(_concat(tables))
-    if used_again:
-        raise _repeated_ids(table, used_again, sources)
-    return table
-
-
-def _concat(tables: list[pa.Table]) -> pa.Table:
-    """Put tables together and let go of them: the memory of a large dataset is not held twice."""
-    table = pa.concat_tables(tables)
-    tables.clear()
+        more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+        raise DataError(f"{sources[0].name}{more}: holds no rows; the dataset needs at least one")
+    table, repeated = sort_by_content(tables)
+    if repeated:
+        raise _repeated_ids(table, repeated, sources)
     return table
 
 
 def _with_places(chunk: ScannedChunk, lines_before: int) -> pa.Table:
-    """Count lines from the start of the file and name the file."""
+    """Add the file; count lines from the start of the file."""
     samples = chunk.samples
     lines = pc.add(samples["line"], pa.scalar(lines_before, pa.int32()))
     samples = samples.set_column(samples.schema.get_field_index("line"), "line", lines)
-    files = pa.array(np.full(samples.num_rows, chunk.file, np.int32))
-    return samples.append_column("file", files)
-
-
-def _no_rows(sources: Sequence[Source]) -> DataError:
-    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-    return DataError(f"{sources[0].name}{more}: holds no rows; the dataset needs at least one")
+    return samples.append_column("file", pa.array(np.full(len(samples), chunk.file, np.int32)))
 
 
 def _repeated_ids(
-    table: pa.Table, used_again: Sequence[tuple[int, int]], sources: Sequence[Source]
+    table: pa.Table, repeated: Sequence[tuple[int, int]], sources: Sequence[Source]
 ) -> DataError:
-    def place(row: int) -> str:
-        file, line = (int(table[name][row].as_py()) for name in ("file", "line"))
-        return sources[file].location(line)
-
     remedy = "every row needs its own, or none"
     problems = [
-        f"{place(later)}: 'task_id' {shorten(table['task_id'][later].as_py())} is taken by "
-        f"{place(first)}; {remedy}"
-        for first, later in used_again[:MAX_LISTED]
+        f"{_location(table, later, sources)}: 'task_id' {shorten(table['task_id'][later].as_py())}"
+        f" is taken by {_location(table, first, sources)}; {remedy}"
+        for first, later in repeated[:MAX_LISTED]
     ]
-    kinds = {f"'task_id': {remedy}": len(used_again)}
-    return DataError(problems, total=len(used_again), kinds=kinds)
+    kinds = {f"'task_id': {remedy}": len(repeated)}
+    return DataError(problems, total=len(repeated), kinds=kinds)
+
+
+def _location(table: pa.Table, row: int, sources: Sequence[Source]) -> str:
+    file, line = (int(table[name][row].as_py()) for name in ("file", "line"))
+    return sources[file].location(line)
 
 
 def _cache_key(sources: Sequence[Source]) -> str:
     content = "\0".join([str(_FORMAT_VERSION), *(source.key for source in sources)])
     return blake2b(content.encode()).hexdigest()[:16]
+
+
+def _with_fingerprint(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata({_FINGERPRINT: content_fingerprint(table)})
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
@@ -237,5 +213,5 @@ def _open_table(path: Path) -> pa.Table | None:
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
-        logger.warning("%s is damaged (%s) and is made anew", path, error)
+        logger.warning("%s is damaged (%s) and is written again", path, error)
         return None

@@ -1,4 +1,4 @@
-"""Finds texts that are nearly the same: equal but for case, spacing and a few words."""
+"""Near-duplicate texts: equal except for case, spacing and a few words."""
 
 import re
 import unicodedata
@@ -10,38 +10,43 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
+from featurize.errors import CriticError
+
 NUM_PERMUTATIONS = 128
-MAX_MISS = 1e-6  # chance that a pair exactly at the threshold is not even looked at
+MAX_MISS = 1e-6  # probability that a pair exactly at the threshold is not compared
 _SEED = 1
-# Of the multiplicative hash that names n-grams: 2**64 / golden ratio, and half a word.
+# Constants of the multiplicative hash of n-grams: 2**64 / golden ratio, and half a word.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _HALF = np.uint64(32)
 
-# Scripts without spaces count character by character; a sentence of them would be one token.
+# In scripts without spaces every character is a token; else a sentence would be one token.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
-Grams: TypeAlias = NDArray[np.uint64]  # [n-grams] of one text, ascending, each once
+Grams: TypeAlias = NDArray[np.uint64]  # distinct n-grams of one text, ascending, [n-grams]
 
 
 def normalise(text: str) -> str:
-    """Fold what does not make a text another one: Unicode forms, case, white space."""
+    """Fold Unicode forms, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def near_duplicates(
     texts: Sequence[str], *, threshold: float = 0.8, ngram: int = 5
 ) -> list[tuple[int, int, float]]:
-    """Return (i, j, similarity), i < j, of all texts at least as similar as `threshold`, sorted.
+    """Return (i, j, similarity), i < j, of all pairs at least as similar as `threshold`, sorted.
 
-    Similarity is the Jaccard index of the sets of token n-grams, computed from the sets; equal
-    normalised texts have 1.0. Only which pairs are compared is left to MinHash signatures, which
-    miss a pair at the threshold with a chance of at most one in a million.
+    Similarity is the exact Jaccard index |A & B| / |A | B| of the sets of token n-grams; equal
+    normalised texts have 1.0. MinHash signatures only choose the pairs to compare; they miss a
+    pair at the threshold with a probability of at most MAX_MISS.
+
+    Raises:
+        CriticError: `threshold` is not in (0, 1], or `ngram` is below 1.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold:g}; give a similarity above 0, at most 1")
+        raise CriticError(f"threshold is {threshold:g}; give a similarity above 0, at most 1")
     if ngram < 1:
-        raise ValueError(f"ngram is {ngram}; give at least 1 token")
+        raise CriticError(f"ngram is {ngram}; give at least 1 token")
     same: dict[str, list[int]] = {}
     for number, text in enumerate(texts):
         same.setdefault(normalise(text), []).append(number)
@@ -56,17 +61,17 @@ def near_duplicates(
 
 
 def _combinations(first: Iterable[int], second: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Every pair of one of each, smaller number first; within one group every pair once."""
+    """Pair each of one with each of the other, smaller number first; within a group, each once."""
     if first is second:
         return ((i, j) for i in first for j in second if i < j)
     return ((min(i, j), max(i, j)) for i in first for j in second)
 
 
 def _to_grams(normalised: Iterable[str], ngram: int) -> list[Grams]:
-    """The distinct n-grams of every text; a text shorter than an n-gram is one by itself.
+    """Hash the distinct n-grams of every text; a shorter text is padded to one n-gram.
 
-    An n-gram is named by 64 bits that depend on its tokens alone: among the 5 million of
-    CodeContests' statements, the chance that any two share a name is below one in a million.
+    A hash has 64 bits: among the 5 million n-grams of CodeContests' statements, the probability
+    of any collision is below one in a million.
     """
     hashes: dict[str, int] = {}
     grams = []
@@ -75,29 +80,29 @@ def _to_grams(normalised: Iterable[str], ngram: int) -> list[Grams]:
         for token in tokens:
             if token not in hashes:
                 hashes[token] = int.from_bytes(blake2b(token.encode(), digest_size=8).digest())
-        named = [hashes[token] for token in tokens] + [0] * (ngram - len(tokens))
-        values = np.array(named, np.uint64)  # [tokens]
+        padded = [hashes[token] for token in tokens] + [0] * (ngram - len(tokens))
+        values = np.array(padded, np.uint64)  # [tokens]
         windows = len(values) - ngram + 1
-        names = values[:windows]
+        combined = values[:windows]
         for offset in range(1, ngram):
-            names = (names ^ names >> _HALF) * _ODD + values[offset : offset + windows]
-        grams.append(np.unique(names))
+            combined = (combined ^ combined >> _HALF) * _ODD + values[offset : offset + windows]
+        grams.append(np.unique(combined))
     return grams
 
 
 def _jaccard(first: Grams, second: Grams) -> float:
-    """The share of the n-grams of either text that both have."""
+    """Compute |A & B| / |A | B|."""
     both = len(np.intersect1d(first, second, assume_unique=True))
     return both / (len(first) + len(second) - both)
 
 
 def _candidates(grams: Sequence[Grams], threshold: float) -> Iterator[tuple[int, int]]:
-    """Pairs of texts that agree in a band of their signatures and in size could be as similar."""
+    """Yield pairs that agree in a band of their signatures and whose sizes allow the threshold."""
     signatures = MinHash.generator(
-        ((names >> _HALF).tolist() for names in grams),
+        ((hashes >> _HALF).tolist() for hashes in grams),
         num_perm=NUM_PERMUTATIONS,
         seed=_SEED,
-        hashfunc=int,  # they are hashes already
+        hashfunc=int,  # the n-grams are hashes already
     )
     index = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=_bands(threshold))
     for text, signature in enumerate(signatures):
@@ -109,7 +114,10 @@ def _candidates(grams: Sequence[Grams], threshold: float) -> Iterator[tuple[int,
 
 
 def _bands(threshold: float) -> tuple[int, int]:
-    """Bands and rows a band: the longest bands that miss next to nothing at the threshold."""
+    """Return the number of bands and rows per band: the longest bands within MAX_MISS.
+
+    A pair of similarity s agrees in no band with probability (1 - s**rows)**bands.
+    """
     for rows in range(NUM_PERMUTATIONS // 2, 1, -1):
         bands = NUM_PERMUTATIONS // rows
         if (1 - threshold**rows) ** bands <= MAX_MISS:

@@ -1,4 +1,4 @@
-"""Rows of other people's tests as plain rows: each pair a problem of its own, its subset kept."""
+"""Rows of pair benchmarks turned into plain rows: each pair is a problem with its own id."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,29 +10,27 @@ import orjson
 
 from featurize.data.conventions import to_plain_rows
 from featurize.data.fields import Row, describe, optional_id, optional_object
-from featurize.data.keys import default_task_id, output_keys, prompt_key
-from featurize.data.lines import parse_line
-from featurize.data.records import check_row
+from featurize.data.records import check_row, default_task_id, output_key, parse_line, prompt_key
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of, shorten
 from featurize.io.files import atomic_path
 
 CORRECT, INCORRECT = "correct", "incorrect"
-"""What follows `#` in the task ids written here, before the number of the answer."""
+"""Part of the task ids written here: `problem#correct.0` is the first correct answer."""
 
 _VERSION = 2
-_SIDES = {CORRECT: ("chosen", CORRECT), INCORRECT: ("rejected", INCORRECT)}  # names of the fields
+_SIDES = {CORRECT: ("chosen", CORRECT), INCORRECT: ("rejected", INCORRECT)}  # field names
 _PAIR_FIELDS = ("correct", "incorrect", "pair_id", "id", "subset", "domain", "language")
 
 
 def write_plain_rows(paths: str | Sequence[str], folder: Path) -> Path:
     """Write the rows of all files as one file of plain rows in `folder`; once for each content.
 
-    What lies at a URI is copied into `folder` as well. A pair whose id or texts came before is a
-    problem of its own: the second of `p` is `p#2`.
+    Remote files are copied into `folder` as well. A pair whose id or texts are repeated becomes a
+    problem of its own: the second `p` is `p#2`.
 
     Raises:
-        DataError: rows that are neither samples nor pairs, or a task_id again; names file and line.
+        DataError: rows that are neither samples nor pairs, or repeated task ids; with file:line.
     """
     sources = find_sources(paths, folder)
     key = "\0".join([str(_VERSION), *(source.key for source in sources)])
@@ -45,50 +43,44 @@ def write_plain_rows(paths: str | Sequence[str], folder: Path) -> Path:
     return path
 
 
-def to_pair_rows(row: Row) -> list[dict[str, Any]]:
-    """The plain rows of a row; problem_id and task_id are those of a pair, or absent.
+def to_pair_rows(row: object) -> list[dict[str, Any]]:
+    """Return the plain rows of a row; pairs have problem_id and task_id, other rows may not.
 
-    A pair has `chosen` and `rejected`, or `correct` and `incorrect`: an answer each, or a list of
-    them, all of which are compared. `pair_id` names the problem, of a plain row as well; `domain`
-    or `subset` is kept as metadata.source.
+    A pair has `chosen` and `rejected`, or `correct` and `incorrect`. Each is one answer or a list
+    of answers; every correct answer is compared with every incorrect one. `pair_id` is the
+    problem's id, for plain rows as well. `domain` or else `subset` becomes metadata.source.
 
     Raises:
-        RowFault: one side of a pair is missing, or is no answer.
+        RowFault: one side of a pair is missing or is not an answer.
     """
     if not isinstance(row, dict):
         raise RowFault(f"the row is {describe(row)}; every row must be one JSON object")
-    about = _about(row)
+    metadata = {"metadata": _metadata(row)}
     pair_id = optional_id(row, "pair_id")
-    if "output" in row or "completion" in row or not _has_side(row):
+    has_side = any(name in row for names in _SIDES.values() for name in names)
+    if "output" in row or "completion" in row or not has_side:
         named = {} if pair_id is None else {"problem_id": pair_id}
-        return [dict(plain) | about | named for plain in to_plain_rows(row)]
-    texts = {side: _answers(row, side) for side in (CORRECT, INCORRECT)}
-    shared = {key: row[key] for key in ("prompt", "input") if key in row}
-    # One side's answers beside the first of the other: conventions know pairs of one and one.
-    plain = {
-        CORRECT: [_one_pair(shared, text, texts[INCORRECT][0])[0] for text in texts[CORRECT]],
-        INCORRECT: [_one_pair(shared, texts[CORRECT][0], text)[1] for text in texts[INCORRECT]],
-    }
-    rows = [(side, number, one) for side in plain for number, one in enumerate(plain[side])]
-    problem_id = pair_id or _name([one for _, _, one in rows])
+        return [dict(plain) | metadata | named for plain in to_plain_rows(row)]
+    rows = _answer_rows(row)
+    problem_id = pair_id or _text_id([plain for _, plain in rows])
     return [
-        dict(one) | about | {"problem_id": problem_id, "task_id": f"{problem_id}#{side}.{number}"}
-        for side, number, one in rows
+        dict(plain) | metadata | {"problem_id": problem_id, "task_id": f"{problem_id}#{name}"}
+        for name, plain in rows
     ]
 
 
 def _read_plain_rows(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
+    """Yield the plain rows of all files up to the first fault; raise after the last line."""
     problems: list[str] = []
     kinds = Counter[str]()
-    again = Counter[str]()
+    times_seen = Counter[str]()
     taken: dict[str, str] = {}
     for source in sources:
         for number, line in enumerate(read_lines(source, columns=_PAIR_FIELDS), start=1):
             if not line or line.isspace():
                 continue
             try:
-                row = parse_line(line)
-                plain = _numbered(to_pair_rows(row), again)  # type: ignore[arg-type]
+                plain = _with_own_id(to_pair_rows(parse_line(line)), times_seen)
                 for one in plain:
                     check_row(one)
                     _refuse_taken(one, source.location(number), taken)
@@ -103,70 +95,76 @@ def _read_plain_rows(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
         raise DataError(problems, total=kinds.total(), kinds=kinds)
 
 
-def _numbered(plain: list[dict[str, Any]], again: Counter[str]) -> list[dict[str, Any]]:
-    """A pair whose name came before, under another: answers of two pairs are never compared."""
+def _with_own_id(plain: list[dict[str, Any]], times_seen: Counter[str]) -> list[dict[str, Any]]:
+    """Rename a pair whose problem id was used before: answers of two pairs are never compared."""
     if len(plain) < 2:
         return plain
     name = plain[0]["problem_id"]
-    again[name] += 1
-    if again[name] == 1:
+    times_seen[name] += 1
+    if times_seen[name] == 1:
         return plain
-    while again[other := f"{name}#{again[name]}"]:
-        again[name] += 1
-    again[other] += 1
+    while times_seen[other := f"{name}#{times_seen[name]}"]:
+        times_seen[name] += 1
+    times_seen[other] += 1
     return [
         one | {"problem_id": other, "task_id": other + one["task_id"].removeprefix(name)}
         for one in plain
     ]
 
 
-def _refuse_taken(one: Row, where: str, taken: dict[str, str]) -> None:
-    # NOTE: the index would tell of it too, but by the lines of a file that the user never wrote.
+def _refuse_taken(one: Row, location: str, taken: dict[str, str]) -> None:
+    # NOTE: the index refuses it too, but it would name lines of a file that the user never wrote.
     task_id = optional_id(one, "task_id")
     if task_id is None:
         return
-    first = taken.setdefault(task_id, where)
-    if first != where:
+    first = taken.setdefault(task_id, location)
+    if first != location:
         raise RowFault(
             f"'task_id' {shorten(task_id)} is taken by {first}; every row needs its own, or none"
         )
 
 
-def _about(row: Row) -> dict[str, Any]:
-    """The metadata, with what benchmarks say beside it."""
+def _metadata(row: Row) -> dict[str, Any]:
+    """Return the metadata, completed from fields that benchmarks have beside it."""
     metadata = dict(optional_object(row, "metadata"))
     for key, names in (("source", ("domain", "subset")), ("language", ("language",))):
         found = [row[name] for name in names if row.get(name) is not None]
         if found:
             metadata[key] = found[0]
-    return {"metadata": metadata}
+    return metadata
 
 
-def _has_side(row: Row) -> bool:
-    return any(name in row for names in _SIDES.values() for name in names)
+def _answer_rows(row: Row) -> list[tuple[str, Row]]:
+    """Return the plain row of every answer of a pair, with a name such as "correct.0"."""
+    correct, incorrect = _answers(row, CORRECT), _answers(row, INCORRECT)
+    shared = {key: row[key] for key in ("prompt", "input") if key in row}
+
+    def plain(chosen: object, rejected: object) -> list[Row]:
+        return to_plain_rows({**shared, "chosen": chosen, "rejected": rejected})
+
+    # to_plain_rows takes one answer a side, so each answer is paired with the other side's first.
+    return [
+        *((f"{CORRECT}.{n}", plain(text, incorrect[0])[0]) for n, text in enumerate(correct)),
+        *((f"{INCORRECT}.{n}", plain(correct[0], text)[1]) for n, text in enumerate(incorrect)),
+    ]
 
 
 def _answers(row: Row, side: str) -> list[object]:
-    """The answers of a side: its one answer (a text, or messages), or each of a list of texts."""
+    """Return the answers of a side: one (a text or messages), or each text of a list."""
     names = _SIDES[side]
     found = [row[name] for name in names if name in row]
     if not found:
-        raise RowFault(f"{names[0]!r} is missing; a pair needs both a right and a wrong answer")
+        raise RowFault(f"{names[0]!r} is missing; a pair needs a correct and an incorrect answer")
     value = found[0]
     if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
         return list(value)
     return [value]
 
 
-def _one_pair(shared: Row, chosen: object, rejected: object) -> list[Row]:
-    return to_plain_rows({**shared, "chosen": chosen, "rejected": rejected})
-
-
-def _name(rows: Sequence[Row]) -> str:
-    """Names a pair by its texts."""
+def _text_id(rows: Sequence[Row]) -> str:
+    """Hash the texts of a pair."""
     content = blake2b(digest_size=8)
     for row in rows:
         prompt = prompt_key(str(row["instruction"]), str(row.get("input") or ""))
-        [answer] = output_keys([str(row["output"])])
-        content.update(default_task_id(prompt, answer).encode())
+        content.update(default_task_id(prompt, output_key(str(row["output"]))).encode())
     return content.hexdigest()

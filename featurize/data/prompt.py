@@ -1,10 +1,12 @@
-"""The prompt a problem is shown with, and the token ids of prompts and outputs."""
+"""The prompt built from a row, and the token ids of prompts and outputs."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
+
+from featurize.errors import CriticError
 
 TEMPLATE_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
@@ -16,13 +18,13 @@ TEMPLATE = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-"""Stanford Alpaca's templates (github.com/tatsu-lab/stanford_alpaca, train.py)."""
+"""The templates of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca, train.py)."""
 
 RESPONSE_MARK = "\n\n### Response:\n"
 
 
 def render_prompt(instruction: str, input_text: str = "") -> str:
-    """The text before the output."""
+    """Render the text before the output."""
     # NOTE: replace, not str.format: statements are full of braces.
     if not input_text:
         return TEMPLATE.replace("{instruction}", instruction)
@@ -31,13 +33,13 @@ def render_prompt(instruction: str, input_text: str = "") -> str:
 
 
 def template_digest() -> str:
-    """Changes whenever a prompt would be rendered otherwise."""
+    """Hash both templates."""
     return hashlib.blake2b((TEMPLATE + TEMPLATE_WITH_INPUT).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenIds:
-    """The ids of one text, cut to what fits."""
+    """The token ids of one text, truncated if necessary."""
 
     ids: tuple[int, ...]
     is_truncated: bool
@@ -45,51 +47,51 @@ class TokenIds:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """Turns prompts and outputs into ids, apart, so that a problem's prompt ids never vary.
+    """Tokenizes prompts and outputs separately.
 
-    The limit of a prompt does not depend on the outputs beside it: a sample gets the same ids in
-    whatever company it comes.
+    The ids of a prompt do not depend on its outputs, and those of an output do not depend on the
+    other outputs.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int  # tokens of prompt + output
     max_prompt_length: int  # tokens of the prompt
-    tail: tuple[int, ...] = field(init=False)  # ids of the response mark, kept when a prompt is cut
+    tail: tuple[int, ...] = field(init=False)  # ids of the response mark, kept when truncating
 
     def __post_init__(self) -> None:
-        """Checks the limits.
+        """Check the limits.
 
         Raises:
-            ValueError: no token would be left for an output, or none for a statement.
+            CriticError: no token would be left for an output or for a statement.
         """
         tail = self.tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
         object.__setattr__(self, "tail", tuple(tail))
         if not len(tail) < self.max_prompt_length < self.max_length:
-            raise ValueError(
+            raise CriticError(
                 f"dataset.max_prompt_length is {self.max_prompt_length} with dataset.max_length"
                 f" {self.max_length}; it must be below max_length and above the {len(tail)} tokens"
                 " of the response mark"
             )
 
     def encode_prompt(self, instruction: str, input_text: str = "") -> TokenIds:
-        """Ids of a prompt; one too long loses the end of its statement, never the response mark."""
+        """Tokenize a prompt; truncation drops the end of the statement, not the response mark."""
         ids = tuple(self.tokenizer(render_prompt(instruction, input_text))["input_ids"])
         if ids and ids[-1] == self.tokenizer.eos_token_id:
-            ids = ids[:-1]  # some tokenizers close every text; the output still follows here
+            ids = ids[:-1]  # some tokenizers end every text, but here the output follows
         if len(ids) <= self.max_prompt_length:
             return TokenIds(ids=ids, is_truncated=False)
         head = ids[: self.max_prompt_length - len(self.tail)]
         return TokenIds(ids=head + self.tail, is_truncated=True)
 
     def encode_outputs(self, outputs: Sequence[str], num_prompt_tokens: int) -> list[TokenIds]:
-        """Ids of the outputs of one prompt; one too long is cut on the right.
+        """Tokenize the outputs of one prompt; truncation drops the end.
 
         Raises:
-            ValueError: an output has no tokens.
+            CriticError: an output has no tokens.
         """
         limit = self.max_length - num_prompt_tokens
         encoded = self.tokenizer(list(outputs), add_special_tokens=False)["input_ids"]
         for text, ids in zip(outputs, encoded, strict=True):
             if not ids:
-                raise ValueError(f"output {text[:40]!r} has no tokens; remove the row")
+                raise CriticError(f"output {text[:40]!r} has no tokens; remove the row")
         return [TokenIds(ids=tuple(ids[:limit]), is_truncated=len(ids) > limit) for ids in encoded]

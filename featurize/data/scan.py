@@ -1,39 +1,59 @@
-"""Reads JSONL files once, in chunks and on several cores, and notes where each sample lies."""
+"""One pass over the lines of a dataset, in several processes: checks rows, records their places."""
 
 import logging
 import os
 import signal
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
+from xxhash import xxh3_64_intdigest
 
-from featurize.data.lines import PLAIN_ERRORS, LineParser
-from featurize.data.notes import SCAN_SCHEMA, Fault, Notes
-from featurize.data.plain import PlainColumns, plain_columns
-from featurize.errors import DataError
-from featurize.io.files import naming_errors
+from featurize.data.records import CheckedRow, RowReader
+from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of
 
-CHUNK_BYTES = 16 << 20  # bounds the Python objects alive at a time
-_BUFFER_BYTES = 256 << 10  # of a file, read at once
-_BLOCK_BYTES = 512 << 10  # what fits the caches of a core
-_LINE_BYTES = 1 << 30  # more is no sample; lengths are kept in 32 bits
-_WORKER_BYTES = 128 << 20  # a further process pays from about here on
+CHUNK_BYTES = 8 << 20  # limits the Python objects alive at a time
+_BUFFER_BYTES = 256 << 10
+_MAX_LINE_BYTES = 1 << 30  # no sample is longer; the column `length` has 32 bits
+_WORKER_BYTES = 256 << 20  # starting a process pays off from about here
 _SECONDS_BETWEEN_REPORTS = 10
 logger = logging.getLogger(__name__)
 
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+# One row per sample. `part`: 0 for a plain row, 1 and 2 for chosen and rejected of a preference.
+_SCAN_SCHEMA = pa.schema(
+    {
+        "task_id": pa.string(),
+        "problem_id": _CATEGORY,
+        "is_correct": pa.bool_(),
+        "language": _CATEGORY,
+        "difficulty": _CATEGORY,
+        "source": _CATEGORY,
+        "prompt_key": pa.binary(16),
+        "output_key": pa.binary(16),
+        "prompt_chars": pa.int32(),
+        "output_chars": pa.int32(),
+        "has_default_id": pa.bool_(),
+        "id_hash": pa.uint64(),
+        "line": pa.int32(),
+        "offset": pa.int64(),
+        "length": pa.int32(),
+        "part": pa.int8(),
+    }
+)
+_of_sample = attrgetter(*_SCAN_SCHEMA.names[:6])
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Chunk:
+
+class Chunk(NamedTuple):
     """The lines of a file that start in a range of bytes."""
 
     path: Path
@@ -44,43 +64,42 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedChunk:
-    """What one chunk holds; lines count from 1 at the start of the chunk."""
+    """The samples and faults of a chunk; lines count from 1 at the start of the chunk."""
 
     file: int
-    samples: pa.Table  # SCAN_SCHEMA
     num_lines: int
-    faults: list[Fault]  # the first few
-    kinds: Counter[str]  # how many faults there are of each kind
+    samples: pa.Table  # _SCAN_SCHEMA
+    faults: list[tuple[int, str]]  # line and message of the first MAX_LISTED
+    kinds: Counter[str]  # number of faults of each kind
 
 
 def scan_files(
-    paths: Sequence[Path], *, workers: int | None = None, chunk_bytes: int = CHUNK_BYTES
+    paths: Sequence[Path], *, workers: int | None = None
 ) -> Generator[ScannedChunk, None, None]:
-    """Scan the chunks of all files, in order; `workers` None takes what the size is worth."""
+    """Scan the chunks of all files, in order; `workers` None chooses by size."""
     sizes = [path.stat().st_size for path in paths]
     chunks = [
-        Chunk(path=path, file=file, start=start, end=min(start + chunk_bytes, size))
+        Chunk(path, file, start, min(start + CHUNK_BYTES, size))
         for file, (path, size) in enumerate(zip(paths, sizes, strict=True))
-        for start in range(0, size, chunk_bytes)
+        for start in range(0, size, CHUNK_BYTES)
     ]
     if workers is None:
-        workers = min(_num_cores(), 1 + sum(sizes) // _WORKER_BYTES)
-    workers = min(workers, len(chunks))
-    if workers <= 1:
-        try:
-            yield from _report(map(scan_chunk, chunks), chunks)
-        finally:
-            _line_parser.cache_clear()
-        return
-    # NOTE: spawn, because the caller may hold threads (torch, Arrow), which a fork would break.
+        workers = min(len(os.sched_getaffinity(0)), sum(sizes) // _WORKER_BYTES)
+    scan = map(scan_chunk, chunks) if workers <= 1 else _scan_in_processes(chunks, workers)
+    try:
+        yield from _report_progress(scan, len(chunks))
+    finally:
+        _row_reader.cache_clear()
+
+
+def _scan_in_processes(chunks: Sequence[Chunk], workers: int) -> Iterator[ScannedChunk]:
+    # NOTE: spawn, because the caller may have threads (torch, Arrow), which a fork would break.
     context = get_context("spawn")
-    others = workers - 1  # this process is one of them
-    with (
-        TemporaryDirectory(prefix="critic-") as folder,
-        ProcessPoolExecutor(others, mp_context=context, initializer=_leave_interrupts) as pool,
-    ):
+    with ProcessPoolExecutor(workers, context, _ignore_interrupts) as pool:
         try:
-            yield from _report(_scan_together(chunks, pool, others, Path(folder)), chunks)
+            # NOTE: not pool.map: it cancels futures while the pool, if broken, sets them.
+            futures = [pool.submit(scan_chunk, chunk) for chunk in chunks]
+            yield from (future.result() for future in futures)
         except BrokenProcessPool:
             raise ChildProcessError(
                 "a process that reads the dataset was killed (memory may have run out); run the "
@@ -88,138 +107,87 @@ def scan_files(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
-            _line_parser.cache_clear()
 
 
-def _scan_together(
-    chunks: Iterable[Chunk], pool: ProcessPoolExecutor, others: int, folder: Path
-) -> Iterator[ScannedChunk]:
-    """Scan here whatever the other processes have no time for; in order all the same."""
-    scanned = deque[tuple[Future[ScannedChunk], Path | None]]()
-    for number, chunk in enumerate(chunks):
-        if sum(not future.done() for future, _ in scanned) < 2 * others:
-            path = folder / f"{number}.arrow"
-            scanned.append((pool.submit(_scan_apart, chunk, path), path))
-        else:
-            scanned.append((Future(), None))
-            scanned[-1][0].set_result(scan_chunk(chunk))
-        while scanned and scanned[0][0].done():
-            yield _take_over(*scanned.popleft())
-    while scanned:
-        yield _take_over(*scanned.popleft())
-
-
-def _scan_apart(chunk: Chunk, path: Path) -> ScannedChunk:
-    """Scan a chunk for another process, which finds its samples in a file.
-
-    Through a pipe they would go in pieces, and for each this process would have to wait until the
-    other one, busy with a chunk of its own, comes to read it.
-    """
-    scanned = scan_chunk(chunk)
-    content = pa.BufferOutputStream()
-    with pa.ipc.new_stream(content, SCAN_SCHEMA) as writer:
-        writer.write_table(scanned.samples)
-    with naming_errors(path):
-        path.write_bytes(content.getvalue())
-    return replace(scanned, samples=SCAN_SCHEMA.empty_table())
-
-
-def _take_over(future: Future[ScannedChunk], path: Path | None) -> ScannedChunk:
-    scanned = future.result()
-    if path is None:
-        return scanned
-    samples = pa.ipc.open_stream(path.read_bytes()).read_all()
-    path.unlink()
-    return replace(scanned, samples=samples)
-
-
-def _report(scanned: Iterable[ScannedChunk], chunks: Sequence[Chunk]) -> Iterator[ScannedChunk]:
-    """Log now and then how far it is."""
+def _report_progress(scanned: Iterable[ScannedChunk], num_chunks: int) -> Iterator[ScannedChunk]:
     last = time.monotonic()
     for number, chunk in enumerate(scanned, start=1):
         yield chunk
         if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
             last = time.monotonic()
-            logger.info("checking the dataset: %d%% of its rows", 100 * number // len(chunks))
+            logger.info("checking the dataset: %d%% of its rows", 100 * number // num_chunks)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent tells of it and ends this one."""
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def scan_chunk(chunk: Chunk) -> ScannedChunk:
-    """Check every row of a chunk and note its keys, its lengths and its place."""
-    notes = Notes()
-    for lines, lengths, offset in _read_blocks(chunk):
-        columns = _try_plain(lines)
-        if columns is None:
-            notes.add_any(lines, offset)
-        else:
-            notes.add_plain(columns, lengths, offset)
+    """Check every row of a chunk; record its keys, lengths and place."""
+    reader = _row_reader()
+    samples: list[tuple[Any, ...]] = []  # in the order of _SCAN_SCHEMA
+    faults: list[tuple[int, str]] = []
+    kinds = Counter[str]()
+    number = 0
+    for number, (offset, line) in enumerate(_read_lines(chunk), start=1):
+        try:
+            rows = [] if line.isspace() else reader.read(line)
+        except RowFault as fault:
+            kinds[kind_of(str(fault))] += 1
+            faults.append((number, str(fault)))
+            del faults[MAX_LISTED:]
+            continue
+        for part, row in enumerate(rows, start=len(rows) > 1):
+            samples.append(_columns_of(row, number, offset, len(line), part))
     return ScannedChunk(
-        file=chunk.file,
-        samples=notes.to_table(),
-        num_lines=notes.num_lines,
-        faults=notes.faults,
-        kinds=notes.kinds,
+        file=chunk.file, num_lines=number, samples=_to_table(samples), faults=faults, kinds=kinds
     )
 
 
-def _try_plain(lines: Sequence[bytes]) -> PlainColumns | None:
-    """Check plain rows many at a time; None where there are others, or bad ones, among them."""
-    if b'"instruction"' not in lines[0]:
-        return None  # as in a file of preferences: the lines are not worth parsing for this
-    try:
-        return plain_columns(_line_parser().parse_all(lines))
-    except PLAIN_ERRORS:
-        return None
+def _columns_of(row: CheckedRow, *place: int) -> tuple[Any, ...]:
+    """Return a row of _SCAN_SCHEMA; `place` has the last four columns."""
+    sample = row.sample
+    return (
+        *_of_sample(sample),
+        row.prompt_key,
+        row.output_key,
+        len(sample.instruction) + len(sample.input),
+        len(sample.output),
+        row.has_default_id,
+        xxh3_64_intdigest(sample.task_id.encode()),
+        *place,
+    )
+
+
+def _to_table(samples: list[tuple[Any, ...]]) -> pa.Table:
+    columns = zip(*samples, strict=True) if samples else [()] * len(_SCAN_SCHEMA)
+    arrays = [pa.array(c, kind) for c, kind in zip(columns, _SCAN_SCHEMA.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=_SCAN_SCHEMA)
 
 
 @cache
-def _line_parser() -> LineParser:
-    """One a process: what it knows of a problem helps with all chunks."""
-    return LineParser()
+def _row_reader() -> RowReader:
+    """Return this process's reader: prompts remembered in one chunk help in the next."""
+    return RowReader()
 
 
-def _read_blocks(chunk: Chunk) -> Iterator[tuple[list[bytes], np.ndarray, int]]:
-    """Yield whole lines, about a block at a time, their lengths and the offset of the first one."""
+def _read_lines(chunk: Chunk) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and the bytes of every line that starts in the chunk."""
     with chunk.path.open("rb", buffering=_BUFFER_BYTES) as file:
-        offset, end = (_line_start(chunk.path, at) for at in (chunk.start, chunk.end))
+        # Start with the end of the line before: only a newline if a line starts with the chunk.
+        offset = max(chunk.start - 1, 0)
         file.seek(offset)
-        while offset < end:
-            lines = file.readlines(min(_BLOCK_BYTES, end - offset))
-            lengths = np.fromiter(map(len, lines), np.int64, len(lines))
-            num_bytes = int(lengths.sum())
-            while offset + num_bytes > end:  # what begins at the end is of the next chunk
-                num_bytes -= len(lines.pop())
-            if not lines or (offset + num_bytes < end and not lines[-1].endswith(b"\n")):
+        while offset < chunk.end:
+            line = file.readline(_MAX_LINE_BYTES + 1)
+            if not line:
                 raise DataError(f"{chunk.path}: became shorter while it was read; start again")
-            if len(lines[-1]) > _LINE_BYTES:
-                raise _too_long(chunk.path, offset + num_bytes - len(lines[-1]))
-            yield lines, lengths[: len(lines)], offset
-            offset += num_bytes
-
-
-def _line_start(path: Path, offset: int) -> int:
-    """Return where the first line begins that does not begin before `offset`."""
-    if offset == 0:
-        return 0
-    with path.open("rb") as file:
-        file.seek(offset - 1)
-        # The rest of a line that began before; only "\n" where none did.
-        if len(file.readline(_LINE_BYTES)) == _LINE_BYTES:
-            raise _too_long(path, offset)
-        return file.tell()
-
-
-def _too_long(path: Path, offset: int) -> DataError:
-    return DataError(
-        f"{path}: the line at byte {offset:,} is longer than {_LINE_BYTES:,} bytes; every line must"
-        " be one JSON object, a sample (a file that is one JSON list has to be converted)"
-    )
-
-
-def _num_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # what this process may use, not what exists
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+            if len(line) > _MAX_LINE_BYTES:
+                raise DataError(
+                    f"{chunk.path}: the line at byte {offset:,} is longer than "
+                    f"{_MAX_LINE_BYTES:,} bytes; every line must be one JSON object, a sample (a "
+                    "file that is one JSON list has to be converted)"
+                )
+            if offset >= chunk.start:
+                yield offset, line
+            offset += len(line)

@@ -1,4 +1,4 @@
-"""Finds the files of a dataset and reads them as JSON lines, whatever their format."""
+"""The files of a dataset: finding them, and reading any format as JSON lines."""
 
 import glob
 import gzip
@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import zstandard
 
 from featurize.errors import DataError, shorten
+from featurize.io.files import atomic_path
 from featurize.io.remote import is_remote, user_cache_dir
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _LOCAL = ("file://", "local://")
 _BLOCK_BYTES = 1 << 20
 _PARQUET_ROWS = 1024
-# A Parquet file that has one of these sets is read without its other columns.
+# If a Parquet file has one of the answers, only these columns are read.
 _FIELDS = {
     "instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata",
     "prompt", "chosen", "rejected", "completion", "label",
@@ -33,35 +34,30 @@ _ANSWERS = ("output", "chosen", "completion")
 class Source:
     """One file of a dataset, as it was when it was found."""
 
-    name: str  # as the user wrote it: messages show this
+    name: str  # as the user wrote it, for messages
     path: str  # absolute
     suffix: str  # one of SUFFIXES
     size: int
     mtime_ns: int
-    version: str | None = None  # of the object at a URI that `path` is a copy of
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether lines can be read by their offset in the file itself."""
-        return self.suffix == ".jsonl"
+    version: str | None = None  # of the remote object, if `path` is a copy of one
 
     @property
     def key(self) -> str:
-        """Name for what is derived from the file; changes when the file changes."""
+        """Name for files derived from this one; it changes with the file."""
         content = "\0".join(map(str, [self.path, *self.state]))
         return blake2b(content.encode()).hexdigest()[:16]
 
     @property
     def state(self) -> list[int | str]:
-        """Size and time of change, by which a file is taken to be the same; or its version."""
+        """Size and modification time, or the remote version: equal means unchanged."""
         return [self.size, self.version or self.mtime_ns]
 
     def location(self, line: int) -> str:
-        """Return the place of a line for messages; lines count from 1."""
+        """Return "file:line" for messages; lines count from 1."""
         return f"{self.name}:{'row ' if self.suffix == '.parquet' else ''}{line}"
 
     def has_changed(self) -> bool:
-        """Whether the file is another one now, or gone."""
+        """Whether the file was changed or removed since it was found."""
         try:
             status = Path(self.path).stat()
         except OSError:
@@ -70,9 +66,9 @@ class Source:
 
 
 def find_sources(paths: str | Sequence[str], cache_dir: Path | None = None) -> list[Source]:
-    """Return the files that paths, globs and URIs name, each once; globs in sorted order.
+    """Find the files that paths, globs and URIs name, each file once and globs in sorted order.
 
-    What lies at a URI is copied into `cache_dir` first; None: into the user's cache folder.
+    Remote files are copied into `cache_dir` first; None means the user's cache folder.
     """
     sources: dict[str, Source] = {}
     for pattern in [paths] if isinstance(paths, str) else paths:
@@ -84,25 +80,36 @@ def find_sources(paths: str | Sequence[str], cache_dir: Path | None = None) -> l
 
 
 def read_lines(source: Source, columns: Collection[str] | None = None) -> Iterator[bytes]:
-    """Read every line of a source as JSON bytes; a Parquet row becomes a line.
+    """Yield a source as lines of JSON without their ends; a Parquet row becomes a line.
 
-    Of a Parquet file only the columns that samples have are read; `columns` names others.
+    Of a Parquet file, only the columns of a sample and those in `columns` are read.
     """
     if source.suffix == ".parquet":
-        return _read_parquet(source, columns)
-    if source.is_plain:
-        return _read_plain(source)
-    return _split_lines(read_blocks(source))
+        yield from _read_parquet(source, columns)
+        return
+    rest = b""
+    for block in _read_blocks(source):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
-def read_blocks(source: Source) -> Iterator[bytes]:
-    """Decompress a source in blocks of arbitrary length."""
-    blocks = _gzip_blocks if source.suffix == ".jsonl.gz" else _zstd_blocks
-    try:
-        yield from blocks(source.path)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        message = f"{source.name}: cannot be decompressed ({error}); fetch or write it again"
-        raise DataError(message) from error
+def seekable_copy(source: Source, cache_dir: Path) -> Path:
+    """Return an uncompressed JSONL file with the lines of the source, written if necessary.
+
+    Line n of the copy is line (or Parquet row) n of the source. A plain file is its own copy.
+    """
+    if source.suffix == ".jsonl":
+        return Path(source.path)
+    copy = cache_dir / f"rows-{source.key}.jsonl"
+    if not copy.exists():
+        with atomic_path(copy) as temporary, temporary.open("wb") as file:
+            if source.suffix == ".parquet":
+                file.writelines(line + b"\n" for line in read_lines(source))
+            else:
+                file.writelines(_read_blocks(source))
+    return copy
 
 
 def _find(pattern: str, cache_dir: Path) -> Iterator[Source]:
@@ -153,28 +160,23 @@ def _suffix_of(name: str) -> str:
     return suffix
 
 
-def _read_plain(source: Source) -> Iterator[bytes]:
-    with Path(source.path).open("rb") as file:
-        yield from file
-
-
-def _split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _gzip_blocks(path: str) -> Iterator[bytes]:
-    with gzip.open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            yield block
+def _read_blocks(source: Source) -> Iterator[bytes]:
+    """Yield the uncompressed content in blocks of any length."""
+    try:
+        if source.suffix == ".jsonl.zst":
+            yield from _zstd_blocks(source.path)
+            return
+        opened = gzip.open if source.suffix == ".jsonl.gz" else open
+        with opened(source.path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        message = f"{source.name}: cannot be decompressed ({error}); fetch or write it again"
+        raise DataError(message) from error
 
 
 def _zstd_blocks(path: str) -> Iterator[bytes]:
-    # NOTE: zstandard.open ends quietly at the end of a file that was cut off; this does not.
+    # NOTE: zstandard.open reads a truncated file without an error; this does not.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # as `zstd --long=31` needs
     frame = None
     with Path(path).open("rb") as file:
@@ -204,7 +206,7 @@ def _read_parquet(source: Source, also: Collection[str] | None) -> Iterator[byte
 
 
 def _binary_to_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Some writers store text as bytes; Arrow checks that they are UTF-8."""
+    """Read bytes as text, as which some writers store it; Arrow checks that they are UTF-8."""
     columns = [
         column.cast(pa.string())
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)

@@ -1,4 +1,4 @@
-"""How many tokens every sample has, counted once for a dataset and a tokenizer and then kept."""
+"""Token counts of every sample, computed once per dataset and tokenizer and then cached."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 4096
 NO_LIMIT = 1 << 30
 
 PROMPT_TOKENS, OUTPUT_TOKENS = "whole_prompt_tokens", "whole_output_tokens"
-"""Columns of an index whose tokens have been counted."""
+"""Columns of an index that has token counts."""
 
 Int32s = npt.NDArray[np.int32]
 
@@ -31,15 +31,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenCounts:
-    """Tokens of every row of an index, before anything is cut."""
+    """Tokens of every row of an index, before truncation."""
 
-    prompts: Int32s
-    """Of the rendered prompt, [rows]."""
-    outputs: Int32s
-    """Of the output, [rows]."""
+    prompts: Int32s  # of the rendered prompt, [rows]
+    outputs: Int32s  # [rows]
 
     def cut(self, max_length: int, prompt_limit: int) -> "TokenCounts":
-        """What a backbone reads of them, by the rules of prompt.Encoder."""
+        """Count the tokens that are left after truncation by prompt.Encoder."""
         prompts = np.minimum(self.prompts, prompt_limit)
         return TokenCounts(prompts=prompts, outputs=np.minimum(self.outputs, max_length - prompts))
 
@@ -49,23 +47,23 @@ def count_tokens(
     tokenizer: PreTrainedTokenizerBase,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenCounts:
-    """Tokenise every text of a dataset, a few thousand at a time, each prompt once."""
+    """Tokenize every output of a dataset, and every prompt once."""
     encoder = Encoder(tokenizer=tokenizer, max_length=NO_LIMIT, max_prompt_length=NO_LIMIT - 1)
     counts = TokenCounts(
         prompts=np.zeros(len(index), np.int32), outputs=np.zeros(len(index), np.int32)
     )
-    prompt, length = ("", ""), -1
-    with _on_all_cores():
+    prompt, length = None, 0
+    with _tokenizer_threads():
         for start in range(0, len(index), ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, len(index))
             samples = index.read(np.arange(start, stop))
             texts = [sample.output for sample in samples]
-            # NOTE: verbose says that texts are longer than the model takes; that is asked here.
+            # NOTE: verbose warns of texts that are too long for the model; they are expected here.
             ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             counts.outputs[start:stop] = [len(one) for one in ids]
             for row, sample in enumerate(samples, start):
-                if length < 0 or prompt != (sample.instruction, sample.input):
-                    prompt = (sample.instruction, sample.input)  # rows of one stand together
+                if prompt != (sample.instruction, sample.input):  # the index sorts by prompt
+                    prompt = (sample.instruction, sample.input)
                     length = len(encoder.encode_prompt(*prompt).ids)
                 counts.prompts[row] = length
             if progress is not None:
@@ -74,33 +72,33 @@ def count_tokens(
 
 
 def counts_path(cache_dir: Path, index: DatasetIndex, tokenizer_digest: str) -> Path:
-    """Where the counts of a dataset by a tokenizer are kept."""
+    """Return the path of the cached counts of a dataset and a tokenizer."""
     key = digest([1, index.content_fingerprint, tokenizer_digest, template_digest()])
     return cache_dir / "tokens" / f"tokens-{key}.arrow"
 
 
 def write_counts(path: Path, counts: TokenCounts) -> None:
-    """Keep counts for later runs."""
+    """Write counts for later runs."""
     table = pa.table({"prompts": counts.prompts, "outputs": counts.outputs})
     with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table)
 
 
 def find_counts(path: Path, index: DatasetIndex) -> TokenCounts | None:
-    """The counts an earlier run left, None where there are none that can be read."""
+    """Read the counts of an earlier run; None if there are none or they do not fit the index."""
     if not path.exists():
         return None
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         columns = {name: table[name].to_numpy() for name in ("prompts", "outputs")}
     except (pa.ArrowException, OSError, KeyError) as error:
-        logger.warning("%s is damaged (%s) and is passed over", path, error)
+        logger.warning("%s is damaged (%s) and is ignored", path, error)
         return None
     return TokenCounts(**columns) if table.num_rows == len(index) else None
 
 
 def with_counts(index: DatasetIndex, cache_dir: Path, tokenizer_digest: str) -> DatasetIndex:
-    """The index with the counts an earlier run left as columns; as it is where there are none."""
+    """Add the cached counts as columns; return the index unchanged if there are none."""
     counts = find_counts(counts_path(cache_dir, index, tokenizer_digest), index)
     if counts is None:
         return index
@@ -109,7 +107,7 @@ def with_counts(index: DatasetIndex, cache_dir: Path, tokenizer_digest: str) -> 
 
 
 def counts_of(table: pa.Table) -> TokenCounts | None:
-    """The counts among an index's columns, None where they are not there."""
+    """Return the counts among an index's columns; None if it has none."""
     if PROMPT_TOKENS not in table.column_names:
         return None
     return TokenCounts(
@@ -118,19 +116,19 @@ def counts_of(table: pa.Table) -> TokenCounts | None:
 
 
 def unique_tokens(table: pa.Table, cut: TokenCounts) -> int:
-    """Tokens to compute when each prompt and each distinct output of a prompt is computed once."""
+    """Count the tokens of every distinct prompt and every distinct output of a prompt."""
     is_first = first_of_prompts(table)
     is_new = is_first | _differs(table["output_key"])
     return int(cut.prompts[is_first].sum(dtype=np.int64) + cut.outputs[is_new].sum(dtype=np.int64))
 
 
 def first_of_prompts(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Whether a row is the first of its prompt; rows of one prompt stand together, [rows]."""
+    """Whether a row is the first of its prompt, [rows]; rows of a prompt are neighbours."""
     return _differs(table["prompt_key"])
 
 
 def _differs(keys: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Whether a row's key is another than that of the row before, [rows]."""
+    """Whether a row's key differs from that of the row before, [rows]."""
     keys = keys.combine_chunks()
     is_new = np.ones(len(keys), bool)
     is_new[1:] = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
@@ -138,8 +136,8 @@ def _differs(keys: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 @contextmanager
-def _on_all_cores() -> Iterator[None]:
-    """Lets the tokenizer use threads; nothing forks while it does."""
+def _tokenizer_threads() -> Iterator[None]:
+    """Let the tokenizer use threads; nothing may fork meanwhile."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "true"

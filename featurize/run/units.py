@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import Encoder, TokenIds
-from featurize.data.records import DataError, Sample
+from featurize.data.records import Sample
+from featurize.errors import DataError
 from featurize.model.forward import Features
 from featurize.model.packing import Grouping, group_samples
 from featurize.run.recipe import Recipe

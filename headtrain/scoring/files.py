@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from featurize.arrays import Floats, Ints
-from featurize.data.lines import parse_line
+from featurize.data.records import parse_line
 from featurize.data.sources import SUFFIXES, Source, read_lines
 from featurize.errors import DataError
 from featurize.io.files import atomic_path

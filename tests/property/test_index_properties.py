@@ -3,11 +3,13 @@
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurize.data import scan
 from featurize.data.index import DatasetIndex
 from tests.support.indexed import parse_row
 
@@ -41,7 +43,8 @@ def write(path: Path, dataset: list[dict], ascii_only: bool, line_end: str) -> s
 def test_texts_come_back_as_they_were_written(dataset, ascii_only, line_end, chunk_bytes):
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder, "a.jsonl"), dataset, ascii_only, line_end)
-        index = DatasetIndex.build(path, Path(folder, "cache"), chunk_bytes=chunk_bytes)
+        with mock.patch.object(scan, "CHUNK_BYTES", chunk_bytes):
+            index = DatasetIndex.build(path, Path(folder, "cache"))
         samples = index.read(np.arange(len(index)))
     assert len(samples) == len({sample.location for sample in samples}) == len(dataset)
     step = len(line_end.replace("\r", ""))

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from featurize.data.index import DatasetIndex
-from featurize.data.records import Sample, check_row, to_sample
+from featurize.data.records import Sample, check_row
 
 
 def parse_row(row: object, location: str = "a.jsonl:1") -> list[Sample]:
     """The samples of one row."""
-    return [to_sample(checked, location) for checked in check_row(row)]
+    return [replace(checked.sample, location=location) for checked in check_row(row)]
 
 
 def read_samples(paths: str | Sequence[str]) -> list[Sample]:

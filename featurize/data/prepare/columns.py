@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurize.data.fields import describe
-from featurize.data.lines import parse_line
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
 from featurize.data.prepare.prepared import (
     ENDINGS,
@@ -21,7 +20,7 @@ from featurize.data.prepare.prepared import (
     Row,
     sample_writer,
 )
-from featurize.data.records import check_row
+from featurize.data.records import check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
@@ -180,7 +179,7 @@ def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns) -> list[Row]:
     names = ("instruction", "input", "output", "is_correct", *ids)
     return [
         {**{name: getattr(row, name) for name in names}, "metadata": mapped["metadata"]}
-        for row in check_row(mapped)
+        for row in (checked.sample for checked in check_row(mapped))
     ]
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featurize.data.lines import parse_line
 from featurize.data.near_duplicates import near_duplicates, normalise
 from featurize.data.prepare.prepared import SUMMARY_FILE, Counts, Prepared
-from featurize.data.records import CheckedRow, check_row
+from featurize.data.records import CheckedRow, check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import CriticError, DataError, RowFault
 from featurize.io.files import atomic_path
@@ -70,14 +69,14 @@ class _Scan:
 
     def add(self, rows: Sequence[CheckedRow]) -> int:
         """Add the samples of a line, all of one problem; returns its number."""
-        problem = self.problems.setdefault(rows[0].problem_id, len(self.problems))
+        problem = self.problems.setdefault(rows[0].sample.problem_id, len(self.problems))
         if problem == len(self.labels):
             self.labels.append(Counter())
         for row in rows:
-            self.labels[problem][row.is_correct] += 1
+            self.labels[problem][row.sample.is_correct] += 1
             if (problem, row.prompt_key) not in self._seen:
                 self._seen.add((problem, row.prompt_key))
-                self.statements.append((problem, f"{row.instruction}\n{row.input}"))
+                self.statements.append((problem, f"{row.sample.instruction}\n{row.sample.input}"))
         return problem
 
 

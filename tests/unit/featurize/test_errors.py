@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from configs.console import reports_errors
+from featurize.data import scan
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError, kind_of
 
@@ -27,16 +28,19 @@ def write_bad_rows(folder: Path, *, rounds: int) -> str:
     return str(path)
 
 
-def refusal(path: str, folder: Path, **options: int) -> DataError:
+def refusal(path: str, folder: Path) -> DataError:
     with pytest.raises(DataError) as caught:
-        DatasetIndex.build(path, folder / "cache", **options)
+        DatasetIndex.build(path, folder / "cache")
     return caught.value
 
 
 @pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
-def test_bad_rows_are_listed_up_to_a_limit_and_all_counted_by_kind(tmp_path, chunk_bytes):
+def test_bad_rows_are_listed_up_to_a_limit_and_all_counted_by_kind(
+    tmp_path, monkeypatch, chunk_bytes
+):
     path = write_bad_rows(tmp_path, rounds=10)
-    details = refusal(path, tmp_path, chunk_bytes=chunk_bytes).details
+    monkeypatch.setattr(scan, "CHUNK_BYTES", chunk_bytes)
+    details = refusal(path, tmp_path).details
     assert [line.partition(": ")[0] for line in details[:20]] == [
         f"{path}:{number}" for number in range(1, 41) if number % 4 != 1
     ][:20]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.data.lines import parse_line
+from featurize.data.records import parse_line
 from featurize.data.sources import find_sources, read_lines
 from featurize.errors import CriticError, RowFault, shorten
 

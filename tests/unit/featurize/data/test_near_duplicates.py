@@ -1,4 +1,4 @@
-"""Near-duplicate texts are found, with the similarity that their sets of n-grams have."""
+"""Near-duplicate texts are found, with the Jaccard similarity of their n-grams."""
 
 import random
 
@@ -28,7 +28,7 @@ def with_changes(original: str, *places: int) -> str:
     return " ".join(words)
 
 
-def test_case_spacing_and_unicode_forms_are_no_difference():
+def test_case_spacing_and_unicode_forms_are_ignored():
     assert normalise("  Straße\n\t \uff21\uff22 ﬁn ") == "strasse ab fin"
     assert normalise("") == ""
 
@@ -48,7 +48,7 @@ def test_texts_below_the_threshold_are_not_found():
     ]
 
 
-def test_equal_texts_have_1_in_every_pair_and_are_as_similar_to_others():
+def test_equal_texts_have_similarity_1_and_are_equally_similar_to_others():
     original = text(0)
     near = with_changes(original, 0)
     found = near_duplicates([original, near, original.upper(), f"\n{original}  "])
@@ -82,7 +82,7 @@ def test_punctuation_counts():
 
 
 def test_no_pair_near_the_threshold_is_missed():
-    """Of pairs just above it; that they are found is a matter of chance, one in a million."""
+    """All pairs are just above it; the probability of missing one is one in a million."""
     texts = []
     for seed in range(150):
         texts += [text(seed), with_changes(text(seed), 10, 40, 80, 120)]
@@ -93,7 +93,7 @@ def test_no_pair_near_the_threshold_is_missed():
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.5, 1.01, float("nan")])
-def test_a_threshold_that_is_no_similarity_is_refused(threshold: float):
+def test_a_threshold_out_of_range_is_refused(threshold: float):
     with pytest.raises(ValueError, match=r"threshold is .*; give a similarity above 0"):
         near_duplicates(["a"], threshold=threshold)
 

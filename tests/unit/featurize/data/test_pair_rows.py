@@ -1,4 +1,4 @@
-"""Rows of benchmarks of reward models, in exactly their fields, as samples of own problems."""
+"""Rows of reward model benchmarks, with their original fields, become problems of samples."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_a_row_of_rm_bench_is_a_problem_of_six_samples() -> None:
     assert rows[0]["metadata"] == {"source": "bigcode/humanevalpack", "language": "cpp"}
 
 
-def test_the_domain_counts_before_the_subset() -> None:
+def test_the_domain_takes_precedence_over_the_subset() -> None:
     assert to_pair_rows(RM_BENCH | {"domain": "code"})[0]["metadata"]["source"] == "code"
 
 
@@ -74,7 +74,7 @@ def test_messages_are_one_answer_and_not_a_list_of_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "part"),
     [
         ({"prompt": "Add.", "chosen": "a"}, "'rejected' is missing"),
         ({"prompt": "Add.", "incorrect": "a"}, "'chosen' is missing"),
@@ -83,8 +83,8 @@ def test_messages_are_one_answer_and_not_a_list_of_answers() -> None:
         (["chosen"], "must be one JSON object"),
     ],
 )
-def test_what_is_no_pair_is_refused(row: Any, told: str) -> None:
-    with pytest.raises(RowFault, match=told):
+def test_a_row_that_is_not_a_pair_is_refused(row: Any, part: str) -> None:
+    with pytest.raises(RowFault, match=part):
         to_pair_rows(row)
 
 
@@ -94,7 +94,7 @@ def test_two_pairs_of_one_prompt_are_two_problems(tmp_path: Path) -> None:
     assert len({row["problem_id"] for row in rows}) == 2
 
 
-def test_a_pair_that_comes_again_counts_again(tmp_path: Path) -> None:
+def test_a_repeated_pair_is_another_problem(tmp_path: Path) -> None:
     rows = read(tmp_path, REWARD_BENCH, REWARD_BENCH, REWARD_BENCH)
     assert len({row["problem_id"] for row in rows}) == 3
     index = DatasetIndex.build(write(tmp_path, *rows), tmp_path / "cache")
@@ -114,7 +114,7 @@ def test_pairs_of_one_pair_id_are_not_compared_with_each_other(tmp_path: Path) -
     assert (len(index), index.num_problems) == (12, 6)
 
 
-def test_a_task_id_that_comes_again_is_told_by_the_lines_of_the_file(tmp_path: Path) -> None:
+def test_a_repeated_task_id_is_refused_by_the_lines_of_the_file(tmp_path: Path) -> None:
     sample = {"instruction": "Add.", "output": "a", "is_correct": True, "task_id": 7}
     path = write(tmp_path, REWARD_BENCH, sample, sample | {"output": "b", "task_id": "7"})
     with pytest.raises(DataError, match=r"pairs\.jsonl:3: 'task_id' '7' is taken by .*jsonl:2;"):
@@ -135,7 +135,7 @@ def test_a_uri_is_copied_into_the_folder_given(
     assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file != path]
 
 
-def test_a_file_is_written_once_and_anew_when_it_changes(tmp_path: Path) -> None:
+def test_a_file_is_written_once_and_again_when_it_changes(tmp_path: Path) -> None:
     path = write(tmp_path, REWARD_BENCH)
     first = write_plain_rows(path, tmp_path / "cache")
     before = first.stat().st_mtime_ns
@@ -145,7 +145,7 @@ def test_a_file_is_written_once_and_anew_when_it_changes(tmp_path: Path) -> None
     assert write_plain_rows(path, tmp_path / "cache") != first
 
 
-def test_every_bad_row_is_told_with_its_place(tmp_path: Path) -> None:
+def test_every_bad_row_is_listed_with_its_place(tmp_path: Path) -> None:
     path = write(tmp_path, REWARD_BENCH, {"chosen": "a"}, RM_BENCH, {"prompt": "p", "chosen": ""})
     with pytest.raises(DataError, match=r"pairs\.jsonl:2: .*1 more bad row") as caught:
         write_plain_rows(path, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""The prompt's text, and ids that are cut without losing what matters."""
+"""The text of the prompt, and token ids under truncation."""
 
 import itertools
 
@@ -14,7 +14,7 @@ TAIL = len(make_tokenizer()(RESPONSE_MARK)["input_ids"])
 
 
 def make_encoder(*, max_length: int = 200, max_prompt_length: int = 150, adds=None) -> Encoder:
-    """An encoder whose tokenizer `adds` nothing, a start ("bos") or a start and an end ("eos")."""
+    """Make an encoder whose tokenizer `adds` nothing, a start ("bos") or start and end ("eos")."""
     tokenizer = make_tokenizer(adds_bos=adds is not None)
     if adds == "eos":
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -50,7 +50,7 @@ def test_braces_and_marks_in_a_statement_stay_as_they_are(text):
 
 
 @pytest.mark.parametrize("name", ["TEMPLATE", "TEMPLATE_WITH_INPUT"])
-def test_the_digest_follows_both_templates(monkeypatch, name):
+def test_the_digest_depends_on_both_templates(monkeypatch, name):
     before = template_digest()
     assert template_digest() == before
     monkeypatch.setattr(prompt_module, name, getattr(prompt_module, name) + " ")
@@ -58,7 +58,7 @@ def test_the_digest_follows_both_templates(monkeypatch, name):
 
 
 @pytest.mark.parametrize("adds", [None, "bos", "eos"])
-def test_a_prompt_that_fits_is_all_there(adds):
+def test_a_prompt_that_fits_is_not_truncated(adds):
     encoder = make_encoder(max_length=2000, max_prompt_length=1000, adds=adds)
     prompt = encoder.encode_prompt("Größer {x}", "5\u2028")
     start = "" if adds is None else BOS
@@ -78,7 +78,7 @@ def test_a_prompt_too_long_keeps_its_start_and_the_response_mark(adds):
     assert (start + render_prompt(LONG)).startswith(text.removesuffix(RESPONSE_MARK))
 
 
-def test_a_prompt_is_cut_only_above_its_limit():
+def test_a_prompt_is_truncated_only_above_its_limit():
     length = len(make_encoder(max_length=2000, max_prompt_length=1000).encode_prompt("Add.").ids)
     exact = make_encoder(max_prompt_length=length, max_length=500).encode_prompt("Add.")
     assert (len(exact.ids), exact.is_truncated) == (length, False)
@@ -93,7 +93,7 @@ def test_the_ids_of_a_prompt_do_not_depend_on_the_outputs():
     assert encoder.encode_prompt(LONG, "5") == before
 
 
-def test_the_ids_of_an_output_do_not_depend_on_its_company():
+def test_the_ids_of_an_output_do_not_depend_on_the_other_outputs():
     encoder = make_encoder()
     outputs = ["print(1)\n", "x" * 400, " é\u2028{}", "\n"]
     together = encoder.encode_outputs(outputs, 120)
@@ -104,7 +104,7 @@ def test_the_ids_of_an_output_do_not_depend_on_its_company():
 
 
 @pytest.mark.parametrize("adds", [None, "bos", "eos"])
-def test_outputs_are_whole_and_without_special_tokens(adds):
+def test_outputs_that_fit_have_no_special_tokens_and_are_not_truncated(adds):
     encoder = make_encoder(max_length=2000, adds=adds)
     outputs = ["print(1)\n", " é\u2028", "\t"]
     encoded = encoder.encode_outputs(outputs, 10)
@@ -112,7 +112,7 @@ def test_outputs_are_whole_and_without_special_tokens(adds):
     assert not any(one.is_truncated for one in encoded)
 
 
-def test_an_output_is_cut_on_the_right_to_what_the_prompt_leaves():
+def test_an_output_is_truncated_to_the_tokens_that_the_prompt_leaves():
     encoder = make_encoder(max_length=200)
     text = "x = 1234567890\n" * 40
     [whole] = make_encoder(max_length=9000).encode_outputs([text], 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.data.audit.tokens import audit_tokens
+from featurize.data.audit.tokens import CountedTokens, audit_tokens
 from featurize.data.index import DatasetIndex
 from featurize.data.token_counts import (
     TokenCounts,
@@ -20,7 +20,7 @@ from tests.support.tiny_jobs import make_encoder, make_plan, make_rows, write_ro
 from tests.support.tiny_models import make_tokenizer
 
 LIMITS = [(400, 300), (60, 45)]
-"""Tokens of a sample and of its prompt: nothing is cut, nearly everything is."""
+"""Limits of a sample and of its prompt: nothing is truncated, then nearly everything."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def index(tmp_path: Path) -> DatasetIndex:
 
 
 @pytest.mark.parametrize(("max_length", "prompt_limit"), LIMITS)
-def test_counts_are_those_of_the_encoder_that_featurizes(
+def test_counts_equal_those_of_the_encoder(
     index: DatasetIndex, max_length: int, prompt_limit: int
 ) -> None:
     counts = count_tokens(index, make_tokenizer()).cut(max_length, prompt_limit)
@@ -40,7 +40,7 @@ def test_counts_are_those_of_the_encoder_that_featurizes(
         assert (counts.prompts[row], counts.outputs[row]) == (len(prompt.ids), len(output.ids))
 
 
-def test_reading_in_pieces_changes_nothing(
+def test_the_number_of_rows_read_at_once_changes_nothing(
     index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = count_tokens(index, make_tokenizer())
@@ -52,14 +52,14 @@ def test_reading_in_pieces_changes_nothing(
     assert steps[-1] == (len(index), len(index))
 
 
-def test_counted_tokens_are_those_that_featurize_computes(tmp_path: Path) -> None:
+def test_counted_tokens_are_those_that_featurize_would_compute(tmp_path: Path) -> None:
     train = write_rows(tmp_path / "train.jsonl", make_rows())
     plan = make_plan(tmp_path, train)
     assert plan.counted_tokens is None
     path = counts_path(plan.job.cache_dir, plan.index, plan.source.tokenizer_digest)
     write_counts(path, count_tokens(plan.index, make_tokenizer()))
     counted = make_plan(tmp_path, train)
-    # Units are cut as before: a count must not make other shards of the same store.
+    # Counts must not change the units, or the store would get other shards.
     assert (counted.units, counted.fingerprint) == (plan.units, plan.fingerprint)
     assert "tokens, counted" in counted.describe()
     write_store(counted)
@@ -86,7 +86,7 @@ def _computed_tokens(index: DatasetIndex) -> int:
     return sum(map(len, prompts)) + sum(len(ids) for _, ids in outputs)
 
 
-def test_kept_counts_are_found_by_dataset_and_tokenizer(
+def test_cached_counts_are_found_by_dataset_and_tokenizer(
     index: DatasetIndex, tmp_path: Path
 ) -> None:
     counts = count_tokens(index, make_tokenizer())
@@ -98,7 +98,7 @@ def test_kept_counts_are_found_by_dataset_and_tokenizer(
     assert counts_of(with_counts(index.take_problems(2), tmp_path, "tokenizer").table) is None
 
 
-def test_damaged_counts_are_passed_over(
+def test_damaged_counts_are_ignored(
     index: DatasetIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "counts.arrow"
@@ -110,7 +110,7 @@ def test_damaged_counts_are_passed_over(
     assert find_counts(path, index) is None  # of another number of rows
 
 
-def test_an_audit_tells_what_cutting_takes_away(tmp_path: Path) -> None:
+def test_an_audit_reports_what_truncation_removes(tmp_path: Path) -> None:
     rows = [
         {"instruction": name, "output": f"{name}{place}", "is_correct": place == 0}
         for name in ("a", "b")
@@ -123,7 +123,8 @@ def test_an_audit_tells_what_cutting_takes_away(tmp_path: Path) -> None:
         prompts=np.where(is_a, 10, 30).astype(np.int32),
         outputs=np.where(is_correct, 100, 8).astype(np.int32),
     )
-    audit = audit_tokens(index.table, counts, tokenizer="t", max_length=60, prompt_limit=20)
+    counted = CountedTokens(counts=counts, tokenizer="t", max_length=60, prompt_limit=20)
+    audit = audit_tokens(index.table, counted)
     assert (audit.prompts.num_texts, audit.prompts.num_tokens) == (2, 40)
     assert (audit.prompts_cut.num_cut, audit.prompts_cut.num_tokens_lost) == (1, 10)
     assert audit.num_samples_with_cut_prompt == 3

@@ -19,7 +19,7 @@ import zstandard
 from featurize.data.index import DatasetIndex
 from featurize.data.prepare.codecontests.files import AS_PUBLISHED, find_splits
 from featurize.data.prepare.split import SplitJob, prepare_split
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from featurize.io.downloads import RemoteFile, find_remote_files
 from tests.support.datasets_by_uri import ROWS, copies, put, to_lines, without_waits
 from tests.support.s3_server import BUCKET, Wire, s3_server
@@ -69,7 +69,7 @@ def test_a_dataset_at_a_uri_is_that_of_a_file(
     same = DatasetIndex.build(str(local), tmp_path / "other")
     assert remote.content_fingerprint == same.content_fingerprint
     assert outputs(remote) == outputs(same)
-    assert remote.location(0).startswith(f"{uri}:")
+    assert remote.read([0])[0].location.startswith(f"{uri}:")
     assert remote.sources[0].name == uri
 
 

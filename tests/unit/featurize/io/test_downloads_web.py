@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from tests.support.datasets_by_uri import ROWS, copies, to_lines, without_waits
 
 
@@ -60,7 +60,7 @@ def test_a_file_of_the_web_is_read_and_its_signature_not_shown(
         (folder / name).write_bytes(to_lines(ROWS))
         os.utime(folder / name, (1e9, 1e9))
     index = DatasetIndex.build(f"{address}/train.jsonl?signature=secret", tmp_path)
-    assert index.location(0).startswith(f"{address}/train.jsonl:")
+    assert index.read([0])[0].location.startswith(f"{address}/train.jsonl:")
     os.utime(folder / "train.jsonl", (2e9, 2e9))
     DatasetIndex.build(f"{address}/train.jsonl?signature=secret", tmp_path)
     assert len(copies(tmp_path)) == 2

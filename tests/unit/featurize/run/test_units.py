@@ -6,7 +6,7 @@ import torch
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import render_prompt
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from featurize.model.forward import Features, FeatureSpec
 from featurize.run.recipe import Recipe
 from featurize.run.units import UnitWork, read_unit, sum_counts, to_unit_features

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from featurize.data.records import DataError
+from featurize.errors import DataError
 from tests.support.indexed import read_samples
 
 ROWS = [
@@ -69,7 +69,7 @@ def test_globs_are_read_in_sorted_order_and_each_file_once(tmp_path):
     assert [s.instruction for s in read_samples(paths)] == ["c", "a", "b"]
 
 
-def test_brackets_in_a_name_that_exists_are_no_glob(tmp_path):
+def test_brackets_in_the_name_of_an_existing_file_are_not_a_glob(tmp_path):
     path = tmp_path / "train[1].jsonl"
     path.write_bytes(LINES)
     assert len(read_samples(str(path))) == 10
@@ -111,7 +111,7 @@ def test_files_without_rows_are_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
-def test_a_file_that_was_cut_off_is_refused_and_not_read_in_part(tmp_path, suffix):
+def test_a_truncated_file_is_refused_and_not_read_in_part(tmp_path, suffix):
     path = Path(write_rows(tmp_path, suffix))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError) as caught:
@@ -129,14 +129,14 @@ def test_a_bad_row_of_a_parquet_file_is_named_by_its_number(tmp_path):
     assert str(caught.value).startswith(f"{path}:row 2: 'output' is null")
 
 
-def test_a_parquet_file_without_the_program_column_is_told_the_nearest(tmp_path):
+def test_a_parquet_file_without_the_program_column_is_refused_with_a_suggestion(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["a"], "solution": ["x"]}), path)
     with pytest.raises(DataError, match=r"row 1: 'output' is missing; .* \(rename 'solution'\?\)"):
         read_samples(str(path))
 
 
-def test_text_stored_as_bytes_in_parquet_is_read_where_it_is_utf8(tmp_path):
+def test_text_stored_as_bytes_in_parquet_is_read_if_it_is_utf8(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"instruction": ["a"], "output": ["größer".encode()]}), path)
     assert read_samples(str(path))[0].output == "größer"

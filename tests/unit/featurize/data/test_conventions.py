@@ -1,0 +1,195 @@
+"""Preference and unpaired rows of the TRL conventions become plain samples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurize.data.index import DatasetIndex
+from featurize.errors import RowFault
+from tests.support.indexed import parse_row
+
+
+def user(content: str) -> dict[str, str]:
+    return {"content": content, "role": "user"}
+
+
+def assistant(content: str) -> dict[str, str]:
+    return {"content": content, "role": "assistant"}
+
+
+TEXTS = [
+    {"prompt": "Add.", "chosen": "a + b", "rejected": "a - b"},
+    {"prompt": "Double.", "chosen": "2 * a", "rejected": "a"},
+]
+MESSAGES = [
+    {
+        "prompt": [user(row["prompt"])],
+        "chosen": [assistant(row["chosen"])],
+        "rejected": [assistant(row["rejected"])],
+    }
+    for row in TEXTS
+]
+IMPLICIT = [
+    {side: [user(row["prompt"]), assistant(row[side])] for side in ("chosen", "rejected")}
+    for row in TEXTS
+]
+SCORED = [  # as UltraFeedback and the like have it
+    {**row, "prompt": TEXTS[number]["prompt"], "score_chosen": 8.5, "messages": row["chosen"]}
+    for number, row in enumerate(IMPLICIT)
+]
+UNPAIRED = [
+    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+    for row in TEXTS
+    for side in ("chosen", "rejected")
+]
+UNPAIRED_MESSAGES = [
+    {**row, "prompt": [user(row["prompt"])], "completion": [assistant(row["completion"])]}
+    for row in UNPAIRED
+]
+KINDS: dict[str, list[dict[str, Any]]] = {
+    "preference": TEXTS,
+    "preference messages": MESSAGES,
+    "implicit prompt": IMPLICIT,
+    "preference with scores": SCORED,
+    "unpaired": UNPAIRED,
+    "unpaired messages": UNPAIRED_MESSAGES,
+}
+EXPECTED = {
+    ("Add.", "a + b", True), ("Add.", "a - b", False),
+    ("Double.", "2 * a", True), ("Double.", "a", False),
+}  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_the_conventions_become_samples(tmp_path: Path, kind: str, ending: str):
+    path = write(tmp_path / f"in.{ending}", KINDS[kind])
+    index = DatasetIndex.build(str(path), tmp_path / "cache")
+    samples = index.read(np.arange(len(index)))
+    assert {(s.instruction, s.output, s.is_correct) for s in samples} == EXPECTED
+    assert (len(index), index.num_problems) == (4, 2)
+
+
+def test_the_same_rows_have_one_fingerprint_in_every_convention(tmp_path: Path):
+    fingerprints = {
+        DatasetIndex.build(
+            str(write(tmp_path / f"{number}.parquet", rows)), tmp_path / "cache"
+        ).content_fingerprint
+        for number, rows in enumerate(KINDS.values())
+    }
+    assert len(fingerprints) == 1
+
+
+def test_message_lists_in_large_and_dictionary_columns_are_read(tmp_path: Path):
+    """As the datasets library and pandas write them."""
+    message = pa.struct({"content": pa.large_string(), "role": pa.large_string()})
+    schema = pa.schema(
+        {
+            "prompt": pa.dictionary(pa.int32(), pa.string()),
+            "chosen": pa.large_list(message),
+            "rejected": pa.large_list(message),
+        }
+    )
+    rows = [{**row, "prompt": text["prompt"]} for row, text in zip(MESSAGES, TEXTS, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "in.parquet")
+    index = DatasetIndex.build(str(tmp_path / "in.parquet"), tmp_path / "cache")
+    assert {(s.instruction, s.output) for s in index.read(np.arange(4))} == {
+        (instruction, output) for instruction, output, _ in EXPECTED
+    }
+
+
+PAIR = TEXTS[0] | {"chosen": "good", "rejected": "bad"}
+
+
+def test_both_sides_of_a_preference_share_all_but_text_label_and_id():
+    row = PAIR | {"task_id": 7, "problem_id": "p", "metadata": {"language": "c"}, "input": "1"}
+    chosen, rejected = parse_row(row)
+    assert [chosen.task_id, rejected.task_id] == ["7-chosen", "7-rejected"]
+    for sample in (chosen, rejected):
+        assert (sample.problem_id, sample.language, sample.input) == ("p", "c", "1")
+
+
+def test_sides_of_a_preference_without_ids_have_ids_of_their_own():
+    chosen, rejected = parse_row(PAIR)
+    assert chosen.task_id != rejected.task_id
+    assert chosen.problem_id == rejected.problem_id
+
+
+def test_system_and_user_messages_are_joined_to_one_prompt():
+    system = {"role": "system", "content": "You write C."}
+    row = {"prompt": [system, user("Add.")], "completion": [assistant("code")]}
+    [sample] = parse_row(row)
+    assert (sample.instruction, sample.output) == ("You write C.\n\nAdd.", "code")
+
+
+@pytest.mark.parametrize("label", [True, False, None])
+def test_an_unpaired_row_takes_its_label(label):
+    row = {"prompt": "Add.", "completion": "code", "label": label, "task_id": "t"}
+    [sample] = parse_row(row)
+    assert (sample.is_correct, sample.task_id) == (label, "t")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": "Add.", "chosen": "good"},
+            "'rejected' is missing; a preference row needs both 'chosen' and 'rejected'",
+        ),
+        (
+            {"chosen": "good", "rejected": "bad"},
+            "'prompt' is missing; 'chosen' is a string and does not say what it answers",
+        ),
+        (
+            {"chosen": [assistant("good")], "rejected": [assistant("bad")]},
+            "'prompt' is missing; the messages of 'chosen' hold no prompt before the answer",
+        ),
+        (PAIR | {"rejected": " "}, "'rejected' is empty (' '); give the program text or drop"),
+        (PAIR | {"chosen": 3}, "'chosen' is 3 (a number); it must be a string"),
+        (PAIR | {"chosen": []}, "'chosen' is []; its last message must be the answer, of role"),
+        (PAIR | {"chosen": [user("Add.")]}, "its last message must be the answer"),
+        (
+            PAIR | {"chosen": ["good"]},
+            "'chosen' holds 'good' (a string); every message must be an object with 'role' and",
+        ),
+        (PAIR | {"chosen": [assistant(None)]}, "'chosen' is null; it must be a string"),
+        (
+            PAIR | {"chosen": [user("Subtract."), assistant("good")]},
+            "'chosen' starts with another prompt ('Subtract.') than 'prompt' ('Add.'); drop one",
+        ),
+        (
+            {
+                "chosen": [user("Add."), assistant("good")],
+                "rejected": [user("Take."), assistant("bad")],
+            },
+            "'chosen' and 'rejected' answer different prompts ('Add.' and 'Take.')",
+        ),
+        (
+            {"prompt": [user("a"), assistant("b"), user("c")], "completion": "d"},
+            '\'prompt\' has the roles ["user", "assistant", "user"] before the answer; only',
+        ),
+        (
+            {"prompt": "Add.", "completion": "code", "label": "yes"},
+            "'label' is 'yes' (a string); write true or false, or null",
+        ),
+        ({"prompt": "Add."}, "'instruction' is missing; every row needs the task to solve"),
+    ],
+)
+def test_a_bad_preference_or_unpaired_row_is_refused(row, message):
+    with pytest.raises(RowFault) as caught:
+        parse_row(row)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,130 @@
+"""The fast way to read a line gives what the careful way gives, bad lines included."""
+
+import json
+
+import pytest
+
+from featurize.data import records
+from featurize.data.records import CheckedRow, RowReader, check_row, parse_line
+from featurize.errors import RowFault
+
+PLAIN = {"instruction": "a", "output": "b"}
+
+
+def carefully(line: bytes) -> list[CheckedRow] | str:
+    try:
+        return check_row(parse_line(line))
+    except RowFault as fault:
+        return str(fault)
+
+
+def read(line: bytes, reader: RowReader) -> list[CheckedRow] | str:
+    try:
+        return reader.read(line)
+    except RowFault as fault:
+        return str(fault)
+
+
+def encode(row: object, **options: bool) -> bytes:
+    return json.dumps(row, **options).encode() + b"\n"
+
+
+@pytest.fixture
+def careful_rows(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The rows that took the careful way."""
+    rows: list[object] = []
+    monkeypatch.setattr(records, "check_row", lambda row: rows.append(row) or check_row(row))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PLAIN,
+        PLAIN | {"input": "5", "is_correct": True, "problem_id": "p", "task_id": "t"},
+        PLAIN | dict.fromkeys(["input", "is_correct", "problem_id", "task_id", "metadata"]),
+        PLAIN | {"problem_id": 0, "task_id": 2**63 - 1},
+        PLAIN | {"metadata": {"difficulty": 7, "source": None, "language": "c"}},
+        PLAIN | {"metadata": {"difficulty": True, "source": 0.0, "language": -0.0}},
+        {"output": "é\U0001f600", "instruction": 'größer\u2028 "quoted" \\ \n'},
+    ],
+    ids=str,
+)
+def test_a_typed_row_is_read_the_fast_way(row, careful_rows):
+    for is_ascii in (True, False):
+        line = encode(row, ensure_ascii=is_ascii)
+        assert RowReader().read(line) == carefully(line)
+    assert careful_rows == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *({key: PLAIN[key]} for key in PLAIN),
+        *(PLAIN | {key: value} for key in PLAIN for value in (None, 5, ["b"])),
+        *(PLAIN | {"output": text} for text in ("", " \n\u2003")),
+        *(PLAIN | {"is_correct": value} for value in (1, "true")),
+        *(PLAIN | {"task_id": value} for value in ("", " ", True, 1.0, 2**64, 10**24)),
+        *(PLAIN | {"metadata": value} for value in ("easy", [], {"source": {}}, {"other": 1})),
+        PLAIN | {"metadata": {"difficulty": 10**24}},
+        PLAIN | {"input": 5},
+        PLAIN | {"unknown": 1},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        ["a"],
+        None,
+    ],
+    ids=str,
+)
+def test_any_other_row_is_left_to_the_careful_way(row, careful_rows):
+    line = encode(row)
+    assert read(line, RowReader()) == carefully(line)
+    assert len(careful_rows) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"instruction": 5, "instruction": "a", "output": "b"}',
+        b'{"output": 5, "output": "b", "instruction": "a"}',
+        b'{"instruction": "a", "output": "b", "instruction": "c"}',
+        b' {\t"instruction" : "a" , "output" : "c" } \r\n',
+        b'\xef\xbb\xbf{"instruction": "a", "output": "b"}',
+        b'{"instruction": "a",}',
+        b'{"instruction": "a", "output": "b"} {}',
+        b'{"instruction": "a", "output": "b"',
+        b'{"instruction": "a", "output": NaN}',
+        b'{"instruction": "\\ud800", "output": "b"}',
+        b'{"instruction": "\xff", "output": "b"}',
+        b'{"instruction": "\\q", "output": "b"}',
+        b'{"instruction": "\x01", "output": "b"}',
+        b'{"instruction": "a", "output": "\xff"}',
+        b'{"instruction": "a", "output": "b", "x": "\xff"}',
+        b'{"instruction": "a", "output": "b", "metadata": {"x": "\xff"}}',
+        b'{"instruction": "a", "output": "b", "x": 01}',
+        b'\x0b{"instruction": "a", "output": "b"}',
+        b'"instruction"',
+        b"[" * 100_000,
+    ],
+    ids=lambda line: str(line[:60]),
+)
+def test_an_odd_or_broken_line_is_read_alike_before_and_after_others(line):
+    reader = RowReader()
+    assert read(line, reader) == carefully(line)
+    assert reader.read(encode(PLAIN)) == carefully(encode(PLAIN))
+    assert read(line, reader) == carefully(line)
+
+
+def test_a_prompt_is_decoded_once_while_it_is_remembered(monkeypatch):
+    decoded: list[bytes] = []
+    decode = records._decode_text
+    monkeypatch.setattr(
+        records, "_decode_text", lambda text: decoded.append(bytes(text)) or decode(text)
+    )
+    monkeypatch.setattr(records, "_MAX_PROMPT_BYTES", 8)
+    reader = RowReader()
+    for name in ("aa", "bb", "aa", "bb", "bb", "cc", "aa"):
+        line = encode({"instruction": name, "output": "x"})
+        assert reader.read(line) == carefully(line)
+    assert decoded == [b'"aa"', b'"bb"', b'"cc"', b'"aa"']
+    other_input = encode({"instruction": "aa", "output": "x", "input": "y"})
+    assert reader.read(other_input) == carefully(other_input)
