@@ -190,7 +190,7 @@ class RowReader:
         name = (bytes(instruction), input_text)
         prompt = self._prompts.get(name)
         if prompt is None:
-            text = _decode_text(instruction)
+            text = _decode_text(name[0])
             prompt = _Prompt(text, input_text, prompt_key(text, input_text))
             self._num_bytes += len(name[0]) + len(input_text)
             if self._num_bytes > _MAX_PROMPT_BYTES:
