@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
 
 
 def run_child(path: Path, prepare: Callable[[], None]) -> int:
-    """Write a store in a forked process; returns its exit code, or minus the signal that ended it."""
+    """Write a store in a forked process; returns its exit code, or the negated signal."""
     child = os.fork()
     if child == 0:
         code = 1

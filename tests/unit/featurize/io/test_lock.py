@@ -51,8 +51,9 @@ def test_a_second_writer_is_refused_and_the_first_one_named(tmp_path: Path) -> N
 def test_a_killed_writer_no_longer_holds_the_lock(tmp_path: Path) -> None:
     end(hold_in_child(tmp_path))
     assert (tmp_path / LOCK_FILE).exists()
-    with sole_writer(tmp_path, patience=0):
-        assert str(os.getpid()) in (tmp_path / LOCK_FILE).read_text()
+    for _ in range(2):
+        with sole_writer(tmp_path, patience=0), sole_writer(tmp_path / "below", patience=0):
+            assert str(os.getpid()) in (tmp_path / LOCK_FILE).read_text()
 
 
 def test_a_writer_waits_for_one_that_is_ending(
@@ -65,12 +66,6 @@ def test_a_writer_waits_for_one_that_is_ending(
         assert 0.2 < time.monotonic() - start < 15
     [message] = caplog.messages
     assert f"waiting for process {child}" in message
-
-
-def test_a_folder_can_be_locked_again_and_others_beside_it(tmp_path: Path) -> None:
-    for _ in range(2):
-        with sole_writer(tmp_path / "a", patience=0), sole_writer(tmp_path / "b", patience=0):
-            pass
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"process": 1}'])

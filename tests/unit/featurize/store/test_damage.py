@@ -27,18 +27,6 @@ def test_only_a_damaged_unit_is_redone(tmp_path, suffix, how):
     assert read_tree(tmp_path) == whole
 
 
-def test_a_receipt_with_any_flipped_byte_is_harmless_or_refused(tmp_path):
-    write_missing(tmp_path)
-    whole = make_writer(tmp_path).finished_units()
-    receipt = tmp_path / "units" / "00000.json"
-    content = receipt.read_bytes()
-    for place in range(len(content)):
-        flipped = content[place] ^ 1  # which turns a digit into another digit
-        receipt.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
-        found = make_writer(tmp_path).finished_units()
-        assert found in (whole, {1: whole[1]}), place
-
-
 @pytest.mark.parametrize("how", ["lost", "empty", "torn"])
 @pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
 def test_reading_a_damaged_unit_names_the_file_and_the_remedy(tmp_path, suffix, how):

@@ -2,7 +2,6 @@
 
 import uuid
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +9,6 @@ import pytest
 
 from featurize.io.files import read_json, write_json
 from featurize.io.remote import RemoteFolder
-from featurize.run.compute import compute
-from featurize.run.ranks import Ranks
 from featurize.store import (
     FeatureStore,
     FeatureStoreError,
@@ -24,7 +21,6 @@ from featurize.store import (
 )
 from featurize.store.inspect import inspect_store
 from featurize.store.manifest import SAMPLES_FILE
-from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 from tests.support.unit_features import (
     damage,
     make_unit,
@@ -122,9 +118,7 @@ def test_planned_pairs_survive_the_join(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["lost", "torn", "flipped"])
-def test_a_damaged_table_is_found_by_inspect_and_rewritten(
-    store: Path, how: str
-) -> None:
+def test_a_damaged_table_is_found_by_inspect_and_rewritten(store: Path, how: str) -> None:
     whole = read_tree(store)
     inspect_store(store, verify=True).check()
     damage(store / TABLE, how)
@@ -138,29 +132,6 @@ def test_a_damaged_table_is_found_by_inspect_and_rewritten(
     assert (SAMPLES_FILE in lost_files(store, manifest)) == (how != "flipped")
     assert write_missing(store, num_units=NUM_UNITS) == []
     assert read_tree(store) == whole
-
-
-def test_a_rerun_rewrites_a_missing_table_and_no_unit(tmp_path: Path) -> None:
-    train = write_rows(tmp_path / "train.jsonl", make_rows())
-    store = write_store(make_plan(tmp_path, train, unit_tokens=1))
-    whole = read_tree(store)
-    assert TABLE in whole
-    times = {path: path.stat().st_mtime_ns for path in store.glob("units/0*")}
-    assert make_plan(tmp_path, train, unit_tokens=1).finished is not None
-    (store / TABLE).unlink()
-    plan = make_plan(tmp_path, train, unit_tokens=1)
-    assert plan.finished is None
-    compute(plan, Ranks(), reporter=NoReporter())
-    assert read_tree(store)[TABLE] == whole[TABLE]
-    assert {path: path.stat().st_mtime_ns for path in store.glob("units/0*")} == times
-    assert make_plan(tmp_path, train, unit_tokens=1).finished is not None
-
-
-class NoReporter:
-    """Fails if anything is reported."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(name)
 
 
 @pytest.fixture
