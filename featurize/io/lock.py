@@ -67,7 +67,7 @@ def _lock(file: IO[str], folder: Path, patience: float) -> bool:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            logger.warning("%s: this file system has no locks; do not start a second run", file.name)
+            logger.warning("%s: this file system has no locks; start no second run", file.name)
             return False
         else:
             return True
