@@ -1,12 +1,15 @@
-"""Files of a dataset that lie at a URI, and their copies on this machine, each fetched once."""
+"""Dataset files at URIs, each downloaded once per machine.
 
-import fcntl
+NOTE: not fsspec's caches. After a kill `simplecache` serves half a file, `filecache` overwrites the
+copy that another process reads when the file changes, and neither notices a change over HTTP.
+"""
+
 import glob
 import hashlib
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,53 +19,55 @@ import fsspec
 
 from featurize.errors import DataError
 from featurize.io.files import TEMPORARY_SUFFIX, atomic_path
-from featurize.io.remote import open_filesystem, try_again
+from featurize.io.lock import sole_writer
+from featurize.io.remote import open_filesystem, retry, without_queries
 
-_MARKS = (
+_TAGS = (
     "etag", "content-md5", "digest", "md5hash",
     "lastmodified", "last-modified", "last_modified", "mtime", "modified", "updated", "created",
 )  # fmt: skip
-"""Under what names filesystems say which content an object has, or from when it is; best first."""
+"""Fields in which filesystems give the version of a file, the most reliable first."""
 
 _SECONDS_BETWEEN_REPORTS = 10
+
+Entry = Mapping[str, Any]
+"""What a filesystem says about a file."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """An object at a URI, as it was when it was found."""
+    """A file at a URI, as it was when it was found."""
 
-    name: str  # its URI; messages show this
-    size: int | None  # in bytes, where its server tells
-    mark: str  # changes with its content; empty where its server tells of nothing but the size
-    files: Any = field(repr=False)  # the filesystem
-    path: str = field(repr=False)  # in it
+    name: str  # its URI without query, for messages
+    size: int | None  # in bytes; None if the server does not say
+    tag: str  # ETag, digest or time of change; empty if the server gives none
+    files: Any = field(repr=False)  # its filesystem
+    path: str = field(repr=False)  # in that filesystem
 
     @property
     def version(self) -> str:
-        """Tells this content from any other object's, and from what it was before or becomes."""
-        content = f"{self.path}\0{self.name}\0{self.size}\0{self.mark}"
+        """A digest of URI, size and tag, which changes with the content."""
+        content = f"{self.path}\0{self.name}\0{self.size}\0{self.tag}"
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def fetch(self, cache_dir: Path) -> Path:
-        """The copy on this machine; one process fetches it, the others wait for that one.
+        """Get a copy on this machine; one process downloads it, others wait for that one.
 
-        A copy that has its name is whole. A changed object is another copy, in another folder.
+        A copy with its final name is complete. Each version of a file has its own folder.
 
         Raises:
-            DataError: the object changed meanwhile.
-            OSError: it cannot be had; the message names the URI.
+            DataError: the file changed during the download.
+            OSError: the download failed; the message names the URI.
         """
         folder = cache_dir / "datasets" / self.version
         copy = folder / self.name.rpartition("/")[2]
         if copy.exists():
             return copy
-        folder.mkdir(parents=True, exist_ok=True)
-        with _sole_holder(folder / "lock", self.name) as is_sole:
-            if is_sole:  # what is unfinished was left by a killed process
-                for leftover in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-                    leftover.unlink()
+        with sole_writer(folder, patience=math.inf) as is_locked:
+            for leftover in folder.glob(f"*{TEMPORARY_SUFFIX}") if is_locked else ():
+                leftover.unlink()  # of a killed process
             if not copy.exists():
                 self._download(copy)
         return copy
@@ -71,16 +76,16 @@ class RemoteFile:
         logger.info("fetching %s%s", self.name, _in_megabytes(self.size))
         start = time.monotonic()
         with atomic_path(copy) as temporary:
-            try_again(lambda: self._copy_to(temporary), self.name)
+            retry(lambda: self._copy_to(temporary), self.name)
             num_bytes = temporary.stat().st_size
-            if _look(self.files, self.path, self.name)[1] != self.mark:
-                raise DataError(f"{self.name}: changed while it was fetched; start again")
+            if _tag(_ask(self.files, self.path, self.name)) != self.tag:
+                raise DataError(f"{self.name}: changed while it was fetched; run this again")
         seconds = time.monotonic() - start
         logger.info("fetched %s%s in %.1f s", self.name, _in_megabytes(num_bytes), seconds)
-        if not self.mark:
+        if not self.tag:
             logger.warning(
-                "%s: its server does not tell when it changes, only of another size; delete %s to "
-                "fetch it anew",
+                "%s: its server gives neither an ETag nor a time of change, so a change that keeps "
+                "the size goes unnoticed; delete %s to fetch it again",
                 self.name,
                 copy,
             )
@@ -92,114 +97,99 @@ class RemoteFile:
             nonlocal last
             if time.monotonic() - last > _SECONDS_BETWEEN_REPORTS:
                 last = time.monotonic()
-                of = _in_megabytes(size or self.size)
-                logger.info("fetching %s: %.1f MB%s", self.name, value / 1e6, of)
+                total = _in_megabytes(size or self.size)
+                logger.info("fetching %s: %.1f MB%s", self.name, value / 1e6, total)
 
-        hooks = {"report": report}
-        self.files.get_file(self.path, str(target), callback=fsspec.callbacks.Callback(hooks=hooks))
+        callback = fsspec.callbacks.Callback(hooks={"report": report})
+        self.files.get_file(self.path, str(target), callback=callback)
         num_bytes = target.stat().st_size
         if self.size is not None and num_bytes != self.size:
-            raise ConnectionError(f"{num_bytes:,} bytes came of {self.size:,}")
+            raise ConnectionError(f"received {num_bytes:,} of {self.size:,} bytes")
 
 
 def find_remote_files(pattern: str) -> list[RemoteFile]:
-    """The objects that a URI or a glob of them names, in the order of their names.
+    """The files that a URI or a glob of URIs names, sorted by path.
 
     Raises:
-        DataError: there is none.
-        OSError: whom to ask, or how, is not known; or there is no answer.
+        DataError: no file matches, or the URI is a folder.
+        OSError: the filesystem is unknown or not installed, or the server cannot be reached.
     """
-    shown = _without_query(pattern)
+    shown = without_queries(pattern)
+    is_glob = glob.has_magic(shown)
     try:
         files, root = open_filesystem(pattern)
-        found = _expand(files, root, shown) if glob.has_magic(shown) else {}
-        found = found or {root: _look(files, root, shown)}
+        entries = _match(files, root, shown) if is_glob else {}
+        entries = entries or {root: _ask(files, root, shown)}  # a plain name may contain brackets
     except FileNotFoundError as error:
-        what = "matches no file" if glob.has_magic(shown) else "is not there"
+        what = "matches no file" if is_glob else "is not there"
         raise DataError(f"{shown!r} {what}; check the URI, and that it may be listed") from error
     return [
-        RemoteFile(name=_name(files, path, pattern, root), size=size, mark=mark,
-                   files=files, path=path)
-        for path, (size, mark) in sorted(found.items())
-    ]  # fmt: skip
+        RemoteFile(
+            name=_name(files, path, pattern, root),
+            size=entry.get("size"),
+            tag=_tag(entry),
+            files=files,
+            path=path,
+        )
+        for path, entry in sorted(entries.items())
+    ]
 
 
-def _expand(files: Any, pattern: str, shown: str) -> dict[str, tuple[int | None, str]]:
-    """Size and mark of every file that a glob matches: one listing where that says enough."""
+def _match(files: Any, pattern: str, shown: str) -> dict[str, Entry]:
+    """The files that match a glob, from one listing if that gives their tags."""
 
-    def look() -> Mapping[str, Mapping[str, Any]]:
+    def look() -> Mapping[str, Entry]:
         files.invalidate_cache()
-        found: Mapping[str, Mapping[str, Any]] = files.glob(pattern, detail=True)
+        found: Mapping[str, Entry] = files.glob(pattern, detail=True)
         return found
 
-    entries = try_again(look, shown)
-    found = {path: _size_and_mark(at) for path, at in entries.items() if at["type"] == "file"}
-    # A list of links, as the web's, says nothing about the files; each is asked then.
-    return {path: at if at[1] else _look(files, path, shown) for path, at in found.items()}
+    found = retry(look, shown)
+    return {
+        # A web page of links says nothing about the files behind them, so each is asked for.
+        path: entry if _tag(entry) else _ask(files, path, shown)
+        for path, entry in found.items()
+        if entry["type"] == "file"
+    }
 
 
-def _look(files: Any, path: str, shown: str) -> tuple[int | None, str]:
-    """Size and mark of one file."""
+def _ask(files: Any, path: str, shown: str) -> Entry:
+    """What the filesystem says about one file now."""
 
-    def look() -> Mapping[str, Any]:
+    def look() -> Entry:
         files.invalidate_cache()
         try:
-            found: Mapping[str, Any] = files.info(path)
+            found: Entry = files.info(path)
         except FileNotFoundError as error:
-            # NOTE: over HTTP fsspec says "not found" of whatever goes wrong; the cause tells.
+            # NOTE: fsspec reports every failure over HTTP as "not found"; the cause has the status.
             cause = error.__cause__
-            is_told = getattr(cause, "status", None) in (404, 410)
-            if cause is None or is_told or not shown.startswith("http"):
+            is_absent = getattr(cause, "status", None) in (404, 410)
+            if cause is None or is_absent or not shown.startswith("http"):
                 raise
             raise cause from None
         return found
 
-    entry = try_again(look, shown)
+    entry = retry(look, shown)
     if entry["type"] != "file":
         raise DataError(
             f"{shown!r} is a folder; name a file or a glob such as '{shown.rstrip('/')}/*'"
         )
-    return _size_and_mark(entry)
+    return entry
 
 
-def _size_and_mark(entry: Mapping[str, Any]) -> tuple[int | None, str]:
+def _tag(entry: Entry) -> str:
     values = {key.lower(): value for key, value in entry.items() if value}
-    mark = next((values[key] for key in _MARKS if key in values), "")
-    # A listing may tell the time in another way than a look at one file.
-    mark = mark.timestamp() if isinstance(mark, datetime) else mark
-    return entry.get("size"), str(mark)
+    tag = next((values[key] for key in _TAGS if key in values), "")
+    # A listing and a question about one file may give the same time in two forms.
+    return str(tag.timestamp() if isinstance(tag, datetime) else tag)
 
 
 def _name(files: Any, path: str, pattern: str, root: str) -> str:
-    """The URI of a file that was found for `pattern`, written as the pattern is."""
+    """The URI of a file found for `pattern`, written like the pattern."""
     if path == root:
-        return _without_query(pattern).partition("::")[0]
+        return without_queries(pattern).partition("::")[0]
     if pattern.endswith(root):
-        return pattern.removesuffix(root) + path
-    return str(files.unstrip_protocol(path))
-
-
-def _without_query(uri: str) -> str:
-    """What may be shown of a URI: behind the `?` of a web address there may be a signature."""
-    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
-
-
-@contextmanager
-def _sole_holder(lock: Path, name: str) -> Iterator[bool]:
-    """One process is in this block, the others wait; yields whether that is so.
-
-    Where the file system has no locks all go on: each writes under a name of its own.
-    """
-    with lock.open("a") as file:
-        is_sole = False
-        with suppress(OSError):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another process to fetch %s", name)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            is_sole = True
-        yield is_sole
+        return without_queries(pattern.removesuffix(root) + path)
+    return without_queries(files.unstrip_protocol(path))
 
 
 def _in_megabytes(num_bytes: int | None) -> str:

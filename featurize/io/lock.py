@@ -29,55 +29,66 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the lock of a folder, on all machines that see it, while the block runs.
+def sole_writer(folder: Path, patience: float = PATIENCE) -> Iterator[bool]:
+    """Hold the lock of a folder, across machines if its file system has locks.
 
-    The file stays after the lock is released: if it were removed, one run could lock the old file
-    while the next creates and locks another. Its content is informative; only the lock counts, so
-    a killed run blocks nobody.
+    Yields whether there is a lock: False on a file system without locks.
+
+    NOTE: the lock file stays. If it were removed, one run could lock the removed file while the
+    next one makes and locks a new file. Its content is for people; only the lock counts.
 
     Raises:
-        FeatureStoreError: another run holds the lock.
+        FeatureStoreError: another run still holds the lock after `patience` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        give_up = time.monotonic() + patience
-        while not _lock(file):
-            if time.monotonic() >= give_up:
+        is_locked = _lock(file, folder, patience)
+        _write_holder(file)
+        yield is_locked
+
+
+def _lock(file: IO[str], folder: Path, patience: float) -> bool:
+    """Wait for the lock; False on a file system without locks."""
+    start = time.monotonic()
+    is_waiting = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= start + patience:
                 raise FeatureStoreError(
-                    f"{folder}: another run writes in this folder ({_holder(file)}); wait for it to"
-                    " end, or stop it and run this again"
-                )
+                    f"{folder}: another run writes in this folder ({_read_holder(file)}); wait for"
+                    " it to end, or stop it and run this again"
+                ) from None
+            if not is_waiting:
+                logger.info("%s: waiting for %s to finish", folder, _read_holder(file))
+            is_waiting = True
             time.sleep(0.1)
-        holder = {
-            "process": os.getpid(),
-            "machine": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        with contextlib.suppress(OSError):  # a full disk: writing the units will fail
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), (json.dumps(holder) + "\n").encode())
-        yield
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning("%s: this file system has no locks; start no second run", file.name)
+            return False
+        else:
+            return True
 
 
-def _lock(file: IO[str]) -> bool:
-    """Try to take the lock; True also if the file system has no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        logger.warning("%s: this file system has no locks; do not start a second run", file.name)
-    return True
+def _write_holder(file: IO[str]) -> None:
+    holder = {
+        "process": os.getpid(),
+        "machine": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with contextlib.suppress(OSError):  # a full disk: writing the units will fail
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), (json.dumps(holder) + "\n").encode())
 
 
-def _holder(file: IO[str]) -> str:
-    """A description of the holder, from the file."""
+def _read_holder(file: IO[str]) -> str:
+    """Who holds the lock, in words."""
     file.seek(0)
     try:
         holder = json.loads(file.read())
         return "process {process} on {machine} since {since}".format(**holder)
     except (ValueError, KeyError, TypeError):
-        return "unknown"
+        return "an unknown process"

@@ -1,4 +1,4 @@
-"""A folder of files wherever it lies: on this machine, or by URI on anything fsspec knows."""
+"""Folders of files on this machine or at a URI, with retries when a connection drops."""
 
 import errno
 import functools
@@ -10,16 +10,16 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from featurize.io.files import checksum
 
-TRIES = 5
+MAX_TRIES = 5
 FIRST_WAIT = 0.5
 """Seconds before the second try; each further wait is twice as long."""
 
 FILES_AT_ONCE = 64
-"""Files of one transfer: as many connections, and as much that is done again when it fails."""
+"""Files per transfer, each with its own connection; a failed transfer is repeated as a whole."""
 
 _BLOCK_BYTES = 8 << 20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError)
@@ -31,56 +31,35 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 
-class Folder(Protocol):
-    """What can be done with a folder wherever it lies; names are relative to it."""
-
-    def sizes(self, subfolder: str) -> dict[str, int]:
-        """Bytes of each file directly in a subfolder, by its name there; {} where there is none."""
-
-    def read(self, name: str) -> bytes | None:
-        """A whole file; None where there is none."""
-
-    def checksum(self, name: str) -> str:
-        """BLAKE2b-128 of a file, hex."""
-
-    def remove(self, name: str) -> None:
-        """Removes a file or a folder with all that is in it, if it is there."""
-
-
 def is_remote(location: Path | str) -> bool:
-    """Whether it is a URI rather than a path on this machine."""
+    """Whether a location is a URI rather than a path on this machine."""
     return "://" in str(location)
 
 
-def open_folder(location: Path | str) -> "Folder":
-    """The folder at a path or URI, which need not be there yet."""
-    return RemoteFolder(str(location)) if is_remote(location) else LocalFolder(Path(location))
-
-
 class LocalFolder:
-    """A folder of this machine."""
+    """A folder on this machine; names are relative to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def sizes(self, subfolder: str) -> dict[str, int]:
-        """Bytes of each file directly in a subfolder, by its name there; {} where there is none."""
+        """Sizes in bytes of the files directly in a subfolder, by name; {} if it does not exist."""
         folder = self.path / subfolder
         if not folder.is_dir():
             return {}
         return {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
 
     def read(self, name: str) -> bytes | None:
-        """A whole file; None where there is none."""
+        """Read a whole file; None if it does not exist."""
         path = self.path / name
         return path.read_bytes() if path.exists() else None
 
     def checksum(self, name: str) -> str:
-        """BLAKE2b-128 of a file, hex."""
+        """BLAKE2b-128 of a file in hex."""
         return checksum(self.path / name)
 
     def remove(self, name: str) -> None:
-        """Removes a file or a folder with all that is in it, if it is there."""
+        """Remove a file or a folder with its content, if it exists."""
         path = self.path / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -89,14 +68,14 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder by URI, such as `s3://bucket/folder`; who may enter is up to the environment.
+    """A folder at a URI such as `s3://bucket/folder`; credentials come from the environment.
 
-    What fails is tried again, for a connection may drop; a last failure is an OSError that names
-    the URI. Files appear whole or not at all where the store of objects works so, as S3 does.
+    Failures are retried, since a connection may drop; the last one is an OSError that names the
+    URI. Uploads are atomic if the server's are, as those of S3 are.
     """
 
     def __init__(self, uri: str) -> None:
-        """Opens nothing yet.
+        """Connect to nothing yet.
 
         Raises:
             OSError: the URI's filesystem is not installed, or unknown.
@@ -105,45 +84,45 @@ class RemoteFolder:
         self._files, self._root = open_filesystem(self.uri)
 
     def sizes(self, subfolder: str) -> dict[str, int]:
-        """Bytes of each file directly in a subfolder, by its name there; {} where there is none."""
+        """Sizes in bytes of the files directly in a subfolder, by name; {} if it does not exist."""
 
         def look() -> dict[str, int]:
-            self._files.invalidate_cache()  # of listings: another machine may have added files
+            self._files.invalidate_cache()  # another machine may have added files
             found = self._files.ls(self._path(subfolder), detail=True)
             files = [entry for entry in found if entry["type"] == "file"]
             return {entry["name"].rpartition("/")[2]: entry["size"] for entry in files}
 
         try:
-            return self._again(look, subfolder)
+            return self._retry(look, subfolder)
         except FileNotFoundError:
             return {}
 
     def read(self, name: str) -> bytes | None:
-        """A whole file; None where there is none."""
+        """Read a whole file; None if it does not exist."""
         try:
-            content: bytes = self._again(lambda: self._files.cat_file(self._path(name)), name)
+            content: bytes = self._retry(lambda: self._files.cat_file(self._path(name)), name)
         except FileNotFoundError:
             return None
         return content
 
     def read_start(self, name: str, num_bytes: int) -> bytes:
-        """The first bytes of a file."""
+        """Read the first bytes of a file."""
         path = self._path(name)
-        return self._again(lambda: bytes(self._files.cat_file(path, start=0, end=num_bytes)), name)
+        return self._retry(lambda: bytes(self._files.cat_file(path, start=0, end=num_bytes)), name)
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Many small files by their names; those that are not there are left out."""
+        """Read many small files; those that do not exist are left out."""
         contents: dict[str, bytes] = {}
         for start in range(0, len(names), FILES_AT_ONCE):
             paths = {self._path(name): name for name in names[start : start + FILES_AT_ONCE]}
-            found = self._again(functools.partial(self._read_those_there, list(paths)), "")
+            found = self._retry(functools.partial(self._read_existing, list(paths)), "")
             contents |= {paths[path]: content for path, content in found.items()}
         return contents
 
-    def _read_those_there(self, paths: list[str]) -> dict[str, bytes]:
-        # NOTE: on_error="omit" would take a dropped connection for a file that is not there.
+    def _read_existing(self, paths: list[str]) -> dict[str, bytes]:
+        # NOTE: on_error="omit" would take a dropped connection for a missing file.
         found = self._files.cat(paths, on_error="return")
-        # NOTE: of a single path fsspec returns the bytes themselves.
+        # NOTE: for a single path fsspec returns the bytes themselves.
         found = found if isinstance(found, Mapping) else dict.fromkeys(paths, found)
         for content in found.values():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
@@ -151,7 +130,7 @@ class RemoteFolder:
         return {path: content for path, content in found.items() if isinstance(content, bytes)}
 
     def checksum(self, name: str) -> str:
-        """BLAKE2b-128 of a file, hex; it is read in pieces and kept nowhere."""
+        """BLAKE2b-128 of a file in hex, read in blocks."""
 
         def read() -> str:
             running = hashlib.blake2b(digest_size=16)
@@ -160,57 +139,65 @@ class RemoteFolder:
                     running.update(block)
             return running.hexdigest()
 
-        return self._again(read, name)
+        return self._retry(read, name)
 
     def download(self, names: Sequence[str], targets: Sequence[Path]) -> None:
-        """Copies files to this machine, several at a time; every one is whole when it returns."""
+        """Download files, several at a time; all are complete when this returns."""
         for start in range(0, len(names), FILES_AT_ONCE):
-            piece = slice(start, start + FILES_AT_ONCE)
-            sources = [self._path(name) for name in names[piece]]
-            copies = [str(target) for target in targets[piece]]
-            self._again(functools.partial(self._files.get, sources, copies), names[start])
+            some = slice(start, start + FILES_AT_ONCE)
+            sources = [self._path(name) for name in names[some]]
+            copies = [str(target) for target in targets[some]]
+            self._retry(functools.partial(self._files.get, sources, copies), names[start])
 
     def upload(self, source: Path, name: str) -> None:
-        """Copies a file of this machine, of any size."""
+        """Upload a file of any size."""
 
         def send() -> None:
-            # NOTE: not open(..., "wb"): fsspec completes a file even when an error ends its block.
+            # NOTE: not open(..., "wb"): fsspec completes the file even if an error ends the block.
             self._files.put_file(str(source), self._path(name))
 
         def send_into_new_folder() -> None:
-            # Where folders are things of their own. In a bucket they are not, and a bucket that is
-            # not there is more likely misspelt than meant to be made.
+            # Object stores have no folders, but other filesystems need them. A missing bucket is
+            # not created, because its name is more likely misspelt.
             top = re.match("/*[^/]*", self._root)
             if top is None or not self._files.exists(top[0]):
-                raise FileNotFoundError("there is no such bucket or folder")
+                raise FileNotFoundError("no such bucket or folder")
             self._files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
             send()
 
         try:
-            self._again(send, name)
+            self._retry(send, name)
         except FileNotFoundError:
-            self._again(send_into_new_folder, name)
+            self._retry(send_into_new_folder, name)
 
     def remove(self, name: str) -> None:
-        """Removes a file or a folder with all that is in it, if it is there."""
+        """Remove a file or a folder with its content, if it exists."""
 
         def clear() -> None:
             self._files.invalidate_cache()
             if self._files.exists(self._path(name)):
                 self._files.rm(self._path(name), recursive=True)
 
-        self._again(clear, name)
+        self._retry(clear, name)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
-    def _again(self, work: Callable[[], Value], name: str) -> Value:
-        """Does the work, some times over if need be."""
-        return try_again(work, f"{self.uri}/{name}")
+    def _retry(self, work: Callable[[], Value], name: str) -> Value:
+        return retry(work, f"{self.uri}/{name}")
+
+
+Folder = LocalFolder | RemoteFolder
+"""Both have `sizes`, `read`, `checksum` and `remove`."""
+
+
+def open_folder(location: Path | str) -> Folder:
+    """The folder at a path or URI, which need not exist yet."""
+    return RemoteFolder(str(location)) if is_remote(location) else LocalFolder(Path(location))
 
 
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """The filesystem of a URI, and its path there.
+    """Get the filesystem of a URI and the path in it.
 
     Raises:
         OSError: the URI's filesystem is not installed, or unknown.
@@ -220,49 +207,50 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
-        shown = _without_queries(uri)
-        raise OSError(f"{shown}: cannot be opened ({error}); s3:// needs critic[s3]") from error
+        where = without_queries(uri)
+        raise OSError(f"{where}: cannot be opened ({error}); s3:// needs critic[s3]") from error
     return files, path
 
 
-def try_again(work: Callable[[], Value], where: str) -> Value:
-    """Does work at a URI, some times over if need be.
+def retry(work: Callable[[], Value], where: str) -> Value:
+    """Call `work` up to MAX_TRIES times, with growing waits, until it succeeds.
 
     Raises:
-        OSError: it fails for good, or again and again; one line, which names the URI.
+        OSError: it failed for good or every time; the message is one line that starts with `where`.
     """
-    for number in range(1, TRIES + 1):
+    for number in range(1, MAX_TRIES + 1):
         try:
             return work()
         except _FINAL as error:
-            raise type(error)(f"{where}: {_without_queries(error)}") from error
-        # NOTE: each filesystem raises what its library does; there is no common ancestor.
+            raise type(error)(f"{where}: {without_queries(error)}") from error
+        # NOTE: each filesystem raises the errors of its library, which share no base class.
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _FULL_DISK:
                 raise
             if refusal := _refusal(error):
                 raise PermissionError(f"{where}: {refusal}") from error
-            what = f"{where}: {type(error).__name__}: {_without_queries(error)}".partition("\n")[0]
-            if number == TRIES:
-                raise OSError(f"{what} (tried {TRIES} times); rerun to go on") from error
+            what = f"{where}: {type(error).__name__}: {without_queries(error)}".partition("\n")[0]
+            if number == MAX_TRIES:
+                raise OSError(f"{what} (tried {MAX_TRIES} times); rerun to resume") from error
             wait = FIRST_WAIT * 2 ** (number - 1)
             logger.warning("%s; trying again in %.1f s", what, wait)
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 
 
-def _without_queries(message: object) -> str:
-    """A message without what stands behind the ? of web addresses, which may be a signature."""
-    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1", str(message))
+def without_queries(message: object) -> str:
+    """A message without the queries of web addresses, which may contain signatures."""
+    end = r"(?=['\"]?[,;:).]*(?:\s|$))"  # punctuation of the message stays
+    return re.sub(rf"(https?://[^\s?'\"]+)\?\S*?{end}", r"\1", str(message))
 
 
 def user_cache_dir() -> Path:
-    """Where this user's programs keep what can be fetched again."""
+    """The user's cache folder, for files that can be downloaded or computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "critic"
 
 
 def _refusal(error: Exception) -> str | None:
-    """Why a server will not let us in, if that is what it says."""
+    """Why a server refuses access, if that is the error."""
     if type(error).__name__ in _NO_CREDENTIALS:
         return (
             f"no credentials ({error}); s3:// takes them from AWS_ACCESS_KEY_ID and "

@@ -149,7 +149,7 @@ def test_a_head_is_trained_and_judged_without_a_local_store(
 def test_a_bucket_that_is_not_there_is_not_made(run: Any) -> None:
     outcome = run("featurize", "--split", "valid", features="s3://misspelt/features")
     assert outcome.code == 2
-    assert "error: s3://misspelt/features/demo/valid/plan.json: there is no such" in outcome.err
+    assert "error: s3://misspelt/features/demo/valid/plan.json: no such bucket" in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not s3fs.S3FileSystem(skip_instance_cache=True).exists("misspelt")
 

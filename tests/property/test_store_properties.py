@@ -1,4 +1,4 @@
-"""Whatever bit of a unit is lost, the store notices; whatever rows are asked, they are the ones."""
+"""Any flipped bit or cut is noticed and repaired; any requested rows are the right ones."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ FILES = [f"units/{n:05d}.{suffix}" for n in (0, 1) for suffix in ("safetensors",
     bit=st.integers(0, 7),
     is_cut=st.booleans(),
 )
-def test_a_flipped_bit_or_a_cut_is_noticed_and_mended(name, place, bit, is_cut):
+def test_a_flipped_bit_or_a_cut_is_noticed_and_repaired(name, place, bit, is_cut):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         write_missing(path)
@@ -31,13 +31,13 @@ def test_a_flipped_bit_or_a_cut_is_noticed_and_mended(name, place, bit, is_cut):
         (path / name).write_bytes(content[:place] if is_cut else content)
         number = int(name[6:11])
         after = make_writer(path).finished_units()
-        # Blanks between the values of a receipt may change; nothing it says may.
+        # Blanks between the values of a receipt may change, but no value.
         is_blank = name.endswith("json") and not whole[name][place : place + 1].strip()
         assert after == before if is_blank and number in after else number not in after
         assert after.get(1 - number) == before[1 - number]
         write_missing(path)
-        mended = read_tree(path)
-        assert {key: mended[key] for key in whole if key != name or not is_blank} == {
+        repaired = read_tree(path)
+        assert {key: repaired[key] for key in whole if key != name or not is_blank} == {
             key: whole[key] for key in whole if key != name or not is_blank
         }
 
@@ -49,7 +49,7 @@ unit_rows = st.lists(st.integers(0, 4), min_size=1, max_size=5).map(
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), units=st.lists(unit_rows, min_size=1, max_size=4))
-def test_gathered_rows_are_those_of_the_whole_tensor(data, units):
+def test_gathered_rows_equal_those_of_the_whole_tensor(data, units):
     with tempfile.TemporaryDirectory() as folder:
         writer = make_writer(Path(folder), num_units=len(units))
         writer.begin()

@@ -1,12 +1,12 @@
-"""Writes feature stores in child processes that are killed, or run out of disk, on the way.
+"""Write feature stores in child processes that are killed or run out of disk space.
 
 Run as `python -m tests.support.interrupted_writer FOLDER`; FOLDER then holds
 
     step-000, step-001, ...   killed before the nth call that opens, syncs, renames or removes
-    killed-<bytes>            killed by the kernel after so many bytes of a file
-    full-<bytes>              told after so many bytes of a file that it cannot grow
+    killed-<bytes>            killed by the kernel when a file reaches that size
+    full-<bytes>              an error when a file reaches that size
 
-A process of its own, because a fork of pytest's would inherit the locks of its threads.
+It is a separate process because a fork of pytest would inherit the locks of its threads.
 """
 
 import itertools
@@ -25,7 +25,7 @@ KILLED, DISK_FULL = 9, 28
 
 
 def main(folder: Path) -> None:
-    write_missing(folder / "whole")  # imports what the children need
+    write_missing(folder / "whole")  # imports what the children use
     for step in itertools.count():
         path = folder / f"step-{step:03d}"
         if run_child(path, lambda path=path, step=step: die_at(step, path)) != KILLED:
@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
 
 
 def run_child(path: Path, prepare: Callable[[], None]) -> int:
-    """Writes a store in a forked process; returns its exit code, or minus the signal it died of."""
+    """Write a store in a forked process; returns its exit code, or the negated signal."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -52,7 +52,7 @@ def run_child(path: Path, prepare: Callable[[], None]) -> int:
 
 
 def die_at(step: int, path: Path) -> None:
-    """Ends this process, without any clean-up, before its nth watched call on a file in `path`."""
+    """End this process, without clean-up, before its nth watched call on a file in `path`."""
     calls = itertools.count()
 
     def count_call() -> None:
@@ -63,12 +63,12 @@ def die_at(step: int, path: Path) -> None:
         if event in WATCHED and str(args[0]).startswith(str(path)):
             count_call()
 
-    os.fsync = lambda _: count_call()  # what the kernel has outlives the process anyway
+    os.fsync = lambda _: count_call()  # the kernel keeps written data when a process dies
     sys.addaudithook(watch)
 
 
 def limit_files(num_bytes: int, is_deadly: bool) -> None:
-    """Lets no file grow beyond `num_bytes`: the process is killed, or the write is an error."""
+    """Limit files to `num_bytes`; a longer write kills the process or is an error."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL if is_deadly else signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, and a wire to it that can be cut."""
+"""An S3 server on this machine and a connection to it that can be cut."""
 
 import contextlib
 import os
@@ -16,17 +16,17 @@ BUCKET = "bucket"
 
 @dataclass(kw_only=True)
 class Wire:
-    """A way to the server that breaks off connections when it is told to."""
+    """A proxy of the server that can cut connections."""
 
-    port: int  # of the wire itself
+    port: int  # of the proxy
     server_port: int
-    cuts: int = 0  # connections still to break off
-    cut_after: int = 0  # bytes that a connection to be broken off lets through, to the server
-    num_cut: int = 0  # broken off so far
+    cuts: int = 0  # connections still to cut
+    cut_after: int = 0  # bytes to the server that a connection lets through before it is cut
+    num_cut: int = 0  # connections cut so far
     _listener: socket.socket = field(repr=False)
 
     def serve(self) -> None:
-        """Takes connections until the listener is closed."""
+        """Accept connections until the listener is closed."""
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
@@ -40,7 +40,7 @@ class Wire:
 
 
 def _pump(source: socket.socket, target: socket.socket, limit: int | None) -> None:
-    """Passes bytes on; breaks both connections off after `limit` of them."""
+    """Forward bytes; close both connections after `limit` of them."""
     with contextlib.suppress(OSError):
         while content := source.recv(1 << 16):
             target.sendall(content if limit is None else content[:limit])
@@ -53,7 +53,7 @@ def _pump(source: socket.socket, target: socket.socket, limit: int | None) -> No
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[Wire]:
-    """A server with an empty bucket; the environment leads s3fs to it, through the wire."""
+    """Start a server with an empty bucket and point s3fs to it by the environment."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ def s3_server() -> Iterator[Wire]:
 
 
 def _empty(server: ThreadedMotoServer) -> None:
-    """Servers of one process share what they hold."""
+    """Remove all buckets, which the servers of one process share."""
     host, port = server.get_host_and_port()
     request = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -90,7 +90,7 @@ def _empty(server: ThreadedMotoServer) -> None:
 
 
 def s3_environment(wire: Wire) -> dict[str, str]:
-    """What leads a program to the server and lets it in."""
+    """Variables with the address and credentials of the server."""
     return {
         "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{wire.port}",
         "AWS_ACCESS_KEY_ID": "key",

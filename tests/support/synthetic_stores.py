@@ -1,4 +1,4 @@
-"""Feature stores made of random numbers, for tests of stage 2."""
+"""Feature stores of random numbers, for tests of stage 2."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,9 +31,9 @@ def write_store(
     units: int = 2,
     seed: int = 0,
 ) -> FeatureStore:
-    """A store whose correct samples lie `signal` higher in every feature than the incorrect ones.
+    """Write a store in which every feature of a correct sample is `signal` higher on average.
 
-    Labels alternate within a problem unless given, one a sample; languages do not vary.
+    Labels alternate within a problem unless `labels` gives one per sample.
     """
     rng = np.random.default_rng(seed)
     total = num_problems * samples_per_problem

@@ -1,12 +1,20 @@
-"""Units of a feature store made of counting numbers, for tests of the store itself."""
+"""Stores of counted-up numbers and ways to damage them, for tests of the store itself."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pyarrow as pa
 import torch
 
-from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, StoreWriter, UnitFeatures
+from featurize.store import (
+    LIKELIHOOD_COLUMNS,
+    SAMPLE_SCHEMA,
+    RemoteStoreWriter,
+    StoreWriter,
+    UnitFeatures,
+)
 
 TENSORS = {"last.2": 32, "mean.2": 48}
 RECIPE = {"backbone": "tiny", "layers": [2], "poolings": ["mean", "last"]}
@@ -18,14 +26,19 @@ def make_writer(
     num_units: int = 2,
     fingerprint: str = "content",
     recipe: Mapping[str, object] = RECIPE,
+    uri: str | None = None,
+    is_thorough: bool = False,
 ) -> StoreWriter:
+    """A writer to `path`, or by way of `path` to a URI."""
     plan = {
         "fingerprint": fingerprint,
         "recipe_fingerprint": "recipe",
         "recipe": dict(recipe),
         "num_units": num_units,
     }
-    return StoreWriter(path, plan)
+    if uri is None:
+        return StoreWriter(path, plan)
+    return RemoteStoreWriter(uri, plan, path, is_thorough=is_thorough)
 
 
 def make_unit(
@@ -36,7 +49,7 @@ def make_unit(
     dtype: torch.dtype = torch.float32,
     likelihood: bool = False,
 ) -> UnitFeatures:
-    """A unit of one sample for each of `rows`; no two features of a store are the same number."""
+    """A unit with one sample for each of `rows`; all feature values of a store differ."""
     num_rows = max(rows) + 1
     places = range(len(rows))
     columns = {
@@ -65,9 +78,9 @@ def make_unit(
     )
 
 
-def write_missing(path: Path, *, num_units: int = 2) -> list[int]:
-    """Makes or finishes the store in `path`, as a run does; returns the units it had to write."""
-    writer = make_writer(path, num_units=num_units)
+def write_missing(path: Path, *, num_units: int = 2, **options: Any) -> list[int]:
+    """Write or finish a store as a run does; returns the units that were missing."""
+    writer = make_writer(path, num_units=num_units, **options)
     writer.begin()
     finished = writer.finished_units()
     missing = [number for number in range(num_units) if number not in finished]
@@ -77,6 +90,18 @@ def write_missing(path: Path, *, num_units: int = 2) -> list[int]:
     return missing
 
 
+def damage(path: Path, how: str) -> None:
+    """Lose, empty, tear or lengthen a file, or flip a bit in its middle."""
+    content = bytearray(path.read_bytes())
+    if how == "lost":
+        path.unlink()
+        return
+    if how == "flipped":
+        content[len(content) // 2] ^= 4
+    changed = {"empty": b"", "torn": content[:-2], "longer": content + b"\0", "flipped": content}
+    path.write_bytes(changed[how])
+
+
 def read_tree(path: Path) -> dict[str, bytes]:
     """Every file under `path` by its relative name."""
     return {
@@ -84,3 +109,15 @@ def read_tree(path: Path) -> dict[str, bytes]:
         for file in sorted(path.rglob("*"))
         if file.is_file()
     }
+
+
+def read_uri(uri: str) -> dict[str, bytes]:
+    """Every file at a URI in memory by its relative name."""
+    files, root = fsspec.core.url_to_fs(uri)
+    return {name.removeprefix(f"{root}/"): files.cat_file(name) for name in files.find(root)}
+
+
+def put(uri: str, content: bytes) -> None:
+    """Write a file at a URI."""
+    files, path = fsspec.core.url_to_fs(uri)
+    files.pipe_file(path, content)

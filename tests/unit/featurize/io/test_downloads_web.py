@@ -1,4 +1,4 @@
-"""Datasets at addresses of the web, and of this machine."""
+"""Datasets at web addresses and at file:// URIs."""
 
 import functools
 import http.server
@@ -12,17 +12,12 @@ import pytest
 
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
-from tests.support.datasets_by_uri import ROWS, copies, to_lines, without_waits
-
-
-@pytest.fixture
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long it would have waited."""
-    return without_waits(monkeypatch)
+from featurize.io.downloads import find_remote_files
+from tests.support.datasets_by_uri import ROWS, copies, to_lines
 
 
 class Answers(http.server.SimpleHTTPRequestHandler):
-    """A folder over HTTP, where `/busy` fails as often as it is told and `/private` is refused."""
+    """Serves a folder; `/busy` fails `failures` times and `/private` is refused."""
 
     failures = 0
 
@@ -40,7 +35,7 @@ class Answers(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """An address, and the folder whose files are there."""
+    """An address and the folder that it serves."""
     folder = tmp_path_factory.mktemp("site")
     handler: Callable[..., Any] = functools.partial(Answers, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -49,35 +44,39 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
         server.shutdown()
 
 
-def test_a_file_of_the_web_is_read_and_its_signature_not_shown(
+def test_a_signature_in_an_address_is_used_but_never_shown(
     site: tuple[str, Path],
     tmp_path: Path,
     no_waits: list[float],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     address, folder = site
+
+    def fetch(name: str) -> str:
+        [file] = find_remote_files(f"{address}/{name}?signature=secret")
+        assert file.fetch(tmp_path).read_bytes() == to_lines(ROWS)
+        return file.name
+
     for name in ("train.jsonl", "busy.jsonl"):
         (folder / name).write_bytes(to_lines(ROWS))
         os.utime(folder / name, (1e9, 1e9))
-    index = DatasetIndex.build(f"{address}/train.jsonl?signature=secret", tmp_path)
-    assert index.read([0])[0].location.startswith(f"{address}/train.jsonl:")
+    assert fetch("train.jsonl") == f"{address}/train.jsonl"
     os.utime(folder / "train.jsonl", (2e9, 2e9))
-    DatasetIndex.build(f"{address}/train.jsonl?signature=secret", tmp_path)
+    fetch("train.jsonl")
     assert len(copies(tmp_path)) == 2
     Answers.failures = 3
     with caplog.at_level("WARNING"):
-        found = DatasetIndex.build(f"{address}/busy.jsonl?signature=secret", tmp_path)
-    assert len(found) == len(ROWS)
+        fetch("busy.jsonl")
     assert "trying again" in caplog.text
     assert "secret" not in caplog.text
-    assert no_waits  # "not found" it was not
+    assert no_waits  # it was not taken for a missing file
     with pytest.raises(DataError, match=rf"'{address}/none.jsonl' is not there"):
-        DatasetIndex.build(f"{address}/none.jsonl?signature=secret", tmp_path)
+        fetch("none.jsonl")
     with pytest.raises(PermissionError, match=rf"^{address}/private.jsonl: refused \(403"):
-        DatasetIndex.build(f"{address}/private.jsonl?signature=secret", tmp_path)
+        fetch("private.jsonl")
 
 
-def test_a_glob_of_the_web_is_read(site: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_glob_of_web_addresses_finds_the_files(site: tuple[str, Path], tmp_path: Path) -> None:
     address, folder = site
     (folder / "parts").mkdir()
     for number in range(2):
@@ -85,7 +84,7 @@ def test_a_glob_of_the_web_is_read(site: tuple[str, Path], tmp_path: Path) -> No
     assert len(DatasetIndex.build(f"{address}/parts/*.jsonl", tmp_path)) == len(ROWS)
 
 
-def test_a_file_of_this_machine_is_read_where_it_is(tmp_path: Path) -> None:
+def test_a_file_of_this_machine_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(to_lines(ROWS))
     index = DatasetIndex.build(f"file://{tmp_path}/*.jsonl", tmp_path / "cache")
     assert index.sources[0].path == str(tmp_path / "train.jsonl")

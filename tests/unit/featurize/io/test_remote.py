@@ -1,29 +1,18 @@
-"""Folders by path and by URI do the same; what fails on the way is tried again."""
+"""Folders at paths and URIs behave alike; a dropped connection is retried."""
 
-import uuid
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 
 from featurize.io.files import checksum
-from featurize.io.remote import Folder, LocalFolder, RemoteFolder, is_remote, open_folder
+from featurize.io.remote import Folder, LocalFolder, RemoteFolder, without_queries
 
 
 @pytest.fixture
-def remote() -> RemoteFolder:
-    return RemoteFolder(f"memory://{uuid.uuid4().hex}/train/")
-
-
-@pytest.fixture
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long it would have waited."""
-    waits: list[float] = []
-    # NOTE: not time.sleep itself, which threads of other tests use, too.
-    monkeypatch.setattr("featurize.io.remote.time", SimpleNamespace(sleep=waits.append))
-    return waits
+def remote(folder: str) -> RemoteFolder:
+    return RemoteFolder(f"{folder}/train/")
 
 
 def write(path: Path, content: bytes = b"content") -> Path:
@@ -33,7 +22,7 @@ def write(path: Path, content: bytes = b"content") -> Path:
 
 
 def check_folder(folder: Folder, content: bytes, reference: Path) -> None:
-    """What holds of a folder with a.json and units/1.bin of this content."""
+    """Check every operation on a folder with a.json and units/1.bin of this content."""
     assert folder.sizes("units") == {"1.bin": len(content)}
     assert "a.json" in folder.sizes("")
     assert folder.sizes("nothing") == {}
@@ -47,7 +36,7 @@ def check_folder(folder: Folder, content: bytes, reference: Path) -> None:
     assert folder.sizes("units") == {}
 
 
-def test_a_folder_is_the_same_here_and_elsewhere(tmp_path: Path, remote: RemoteFolder) -> None:
+def test_a_folder_at_a_uri_behaves_like_a_local_one(tmp_path: Path, remote: RemoteFolder) -> None:
     content = b"0123456789" * 1000
     for name in ("a.json", "units/1.bin"):
         remote.upload(write(tmp_path / name, content), name)
@@ -56,14 +45,7 @@ def test_a_folder_is_the_same_here_and_elsewhere(tmp_path: Path, remote: RemoteF
     check_folder(LocalFolder(tmp_path), content, reference)
 
 
-def test_what_is_a_uri_and_what_a_path() -> None:
-    assert is_remote("s3://bucket/train")
-    assert not is_remote(Path("/s3/bucket"))
-    assert isinstance(open_folder("memory://a"), RemoteFolder)
-    assert isinstance(open_folder("storage/features"), LocalFolder)
-
-
-def test_files_are_copied_here_many_at_a_time(tmp_path: Path, remote: RemoteFolder) -> None:
+def test_many_files_are_read_and_downloaded_at_once(tmp_path: Path, remote: RemoteFolder) -> None:
     names = [f"units/{number}" for number in range(130)]
     for name in names:
         remote.upload(write(tmp_path / name, name.encode()), name)
@@ -78,14 +60,14 @@ def test_files_are_copied_here_many_at_a_time(tmp_path: Path, remote: RemoteFold
     assert remote.read_all([]) == {}
 
 
-def test_folders_are_made_where_files_need_them(tmp_path: Path) -> None:
+def test_an_upload_creates_missing_folders(tmp_path: Path) -> None:
     remote = RemoteFolder(f"file://{tmp_path}/new/train")
     remote.upload(write(tmp_path / "a"), "units/a")
     assert (tmp_path / "new/train/units/a").read_bytes() == b"content"
 
 
 class Flaky:
-    """Stands before a filesystem and fails the first few calls."""
+    """A filesystem whose first few calls fail."""
 
     def __init__(self, files: Any, failures: int) -> None:
         self.files = files
@@ -95,7 +77,7 @@ class Flaky:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.failures > 0:
                 self.failures -= 1
-                raise ConnectionResetError("the line is dead\nsecond line")
+                raise ConnectionResetError("cut off\nsecond line")
             return getattr(self.files, name)(*args, **kwargs)
 
         return call
@@ -105,7 +87,7 @@ def make_flaky(remote: RemoteFolder, failures: int) -> None:
     remote._files = Flaky(fsspec.filesystem("memory"), failures)
 
 
-def test_a_dropped_connection_is_tried_again(
+def test_a_dropped_connection_is_retried(
     tmp_path: Path, remote: RemoteFolder, no_waits: list[float]
 ) -> None:
     make_flaky(remote, 4)
@@ -122,7 +104,7 @@ def test_a_dropped_connection_is_not_taken_for_a_missing_file(
 ) -> None:
     remote.upload(write(tmp_path / "a"), "a")
     files, cat = remote._files, remote._files.cat
-    answers = [ConnectionResetError("the line is dead")]
+    answers = [ConnectionResetError("cut off")]
 
     def dropping(paths: list[str], **options: Any) -> Any:
         found = cat(paths, **options)
@@ -135,7 +117,7 @@ def test_a_dropped_connection_is_not_taken_for_a_missing_file(
     assert remote.read_all(["a", "b"]) == {"a": b"content"}
 
 
-def test_a_line_that_stays_dead_is_one_clear_line(
+def test_the_last_failure_is_one_line_with_the_uri(
     remote: RemoteFolder, no_waits: list[float]
 ) -> None:
     make_flaky(remote, 5)
@@ -144,9 +126,7 @@ def test_a_line_that_stays_dead_is_one_clear_line(
     assert len(no_waits) == 4
 
 
-def test_what_will_not_get_better_is_not_tried_again(
-    remote: RemoteFolder, no_waits: list[float]
-) -> None:
+def test_a_refusal_is_not_retried(remote: RemoteFolder, no_waits: list[float]) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("Access Denied")
 
@@ -156,7 +136,26 @@ def test_what_will_not_get_better_is_not_tried_again(
     assert no_waits == []
 
 
-@pytest.mark.parametrize("uri", ["nonsense://a/b", "s4://bucket"])
-def test_an_unknown_kind_of_uri_is_refused(uri: str) -> None:
-    with pytest.raises(OSError, match=rf"{uri}: cannot be opened"):
-        RemoteFolder(uri)
+@pytest.mark.parametrize("error", [ImportError("Install s3fs"), ValueError("unknown protocol")])
+def test_a_uri_that_cannot_be_opened_is_refused_with_the_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_uri: str) -> None:
+        raise error
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", fail)
+    with pytest.raises(OSError, match=rf"^s3://b/a: cannot be opened \({error}\).*critic\[s3\]"):
+        RemoteFolder("s3://b/a")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("https://a/b.jsonl?key='secret'&b=1", "https://a/b.jsonl"),
+        ("403 at 'https://a/b?secret', then", "403 at 'https://a/b', then"),
+        ("url=URL('http://a?secret')", "url=URL('http://a')"),
+        ("s3://bucket/part-?.jsonl", "s3://bucket/part-?.jsonl"),
+    ],
+)
+def test_the_query_of_a_web_address_is_not_shown(message: str, shown: str) -> None:
+    assert without_queries(message) == shown

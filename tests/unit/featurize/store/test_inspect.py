@@ -1,4 +1,4 @@
-"""What `inspect` finds in stores that are whole, damaged, unfinished or not there."""
+"""What `inspect` finds in stores that are intact, damaged, unfinished or missing."""
 
 from pathlib import Path
 
@@ -8,16 +8,17 @@ import torch
 from featurize.io.files import read_json, write_json
 from featurize.store import FeatureStoreError
 from featurize.store.inspect import inspect_store
-from tests.support.unit_features import RECIPE, TENSORS, make_unit, make_writer, write_missing
+from tests.support.unit_features import (
+    RECIPE,
+    TENSORS,
+    damage,
+    make_unit,
+    make_writer,
+    write_missing,
+)
 
 
-def flip(path: Path, place: int = -1) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-
-
-def test_a_whole_store_is_described_and_passes(tmp_path: Path) -> None:
+def test_an_intact_store_is_described_and_passes(tmp_path: Path) -> None:
     write_missing(tmp_path)
     heard: list[tuple[int, int]] = []
     report = inspect_store(tmp_path, verify=True, progress=lambda *now: heard.append(now))
@@ -30,11 +31,8 @@ def test_a_whole_store_is_described_and_passes(tmp_path: Path) -> None:
         "without a label": 2,
         "task_ids that are not unique": 0,
     }
-    lines = report.describe()
-    assert lines["units"] == "2 of 2"
-    assert (lines["samples"], lines["duplicates"]) == (8, 2)
-    assert lines["poolings"] == "mean, last"
-    assert lines["checksums"] == "all correct"
+    expected = {"units": "2 of 2", "samples": 8, "poolings": "mean, last"}
+    assert report.describe().items() >= (expected | {"checksums": "all correct"}).items()
     sizes = [path.stat().st_size for path in (tmp_path / "units").glob("*.safetensors")]
     assert report.bytes_of["features"] == sum(sizes)
     for name, width in TENSORS.items():
@@ -47,39 +45,39 @@ def test_a_whole_store_is_described_and_passes(tmp_path: Path) -> None:
         assert found == pytest.approx(expected)
 
 
-def test_without_verify_no_checksum_is_said_to_be_right(tmp_path: Path) -> None:
+def test_checksums_are_compared_only_on_request(tmp_path: Path) -> None:
     write_missing(tmp_path)
-    flip(tmp_path / "units/00001.safetensors")
+    damage(tmp_path / "units/00001.safetensors", "flipped")
     report = inspect_store(tmp_path)
     report.check()
-    assert report.describe()["checksums"] == "not read (--verify reads them)"
+    assert "--verify" in report.describe()["checksums"]
     with pytest.raises(FeatureStoreError, match=r"unit 1 \(00001\.safetensors: another checksum\)"):
         inspect_store(tmp_path, verify=True).check()
 
 
 @pytest.mark.parametrize("file", ["00001.safetensors", "00001.parquet"])
 @pytest.mark.parametrize("verify", [True, False])
-def test_a_missing_or_torn_file_is_found_by_its_size(
+def test_a_torn_or_missing_file_is_found_by_its_size(
     tmp_path: Path, file: str, verify: bool
 ) -> None:
     write_missing(tmp_path)
     path = tmp_path / "units" / file
     size = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:-5])
+    damage(path, "torn")
     report = inspect_store(tmp_path, verify=verify)
-    assert report.damaged == {1: f"{file}: {size - 5:,} bytes of {size:,}"}
+    assert report.damaged == {1: f"{file}: {size - 2:,} bytes of {size:,}"}
     assert report.describe()["checksums"] == "1 damaged"
-    assert report.tensors["mean.2"].least_norm > 0  # of the unit that is whole
-    path.unlink()
-    with pytest.raises(FeatureStoreError, match=rf"unit 1 \({file}: missing\)") as caught:
+    assert report.tensors["mean.2"].least_norm > 0  # of the intact unit
+    damage(path, "lost")
+    with pytest.raises(FeatureStoreError, match=rf"damaged: unit 1 \({file}: missing\);"):
         inspect_store(tmp_path, verify=verify).check()
-    assert "unit 0" not in str(caught.value)
 
 
-def test_damage_is_told_with_the_command_that_made_the_store(tmp_path: Path) -> None:
-    write_missing(tmp_path)
-    (tmp_path / "units/00000.parquet").unlink()
-    with pytest.raises(FeatureStoreError, match=r"`critic featurize --split \S+ --repair` with"):
+def test_damaged_units_are_counted_with_the_command_that_made_the_store(tmp_path: Path) -> None:
+    write_missing(tmp_path, num_units=9)
+    for path in (tmp_path / "units").glob("*.parquet"):
+        path.unlink()
+    with pytest.raises(FeatureStoreError, match=r"unit 0 .*unit 2 .* and 6 more;.*--repair` with"):
         inspect_store(tmp_path).check()
     plan = read_json(tmp_path / "plan.json")
     write_json(tmp_path / "plan.json", plan | {"command": "critic featurize --split dev"})
@@ -87,25 +85,16 @@ def test_damage_is_told_with_the_command_that_made_the_store(tmp_path: Path) -> 
         inspect_store(tmp_path).check()
 
 
-def test_many_damaged_units_are_counted(tmp_path: Path) -> None:
-    write_missing(tmp_path, num_units=9)
-    for path in (tmp_path / "units").glob("*.parquet"):
-        path.unlink()
-    with pytest.raises(FeatureStoreError, match=r"unit 0 .*unit 1 .*unit 2 .* and 6 more;"):
-        inspect_store(tmp_path).check()
-
-
-def test_a_header_that_was_damaged_is_found_though_the_size_is_right(tmp_path: Path) -> None:
+def test_a_damaged_header_of_the_right_size_is_found(tmp_path: Path) -> None:
     write_missing(tmp_path)
-    flip(tmp_path / "units/00000.safetensors", 9)
-    report = inspect_store(tmp_path)
-    assert list(report.damaged) == [0]
-    assert report.damaged[0].startswith("00000.safetensors: ")
+    path = tmp_path / "units/00000.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'{"', b'["', 1))
+    assert list(inspect_store(tmp_path).damaged) == [0]
 
 
-def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+def test_rows_with_nan_are_counted(tmp_path: Path) -> None:
     unit = make_unit(0, dtype=torch.bfloat16)
-    unit.tensors["mean.2"][1, 3] = 3e38  # whose square is no float32
+    unit.tensors["mean.2"][1, 3] = 3e38  # its square overflows float32
     writer = make_writer(tmp_path, num_units=1)
     writer.begin()
     writer.write_unit(0, unit, {})
@@ -124,18 +113,18 @@ def test_values_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
         report.check()
 
 
-def test_an_unfinished_store_is_told_with_how_to_go_on(tmp_path: Path) -> None:
+def test_an_unfinished_store_is_reported_with_the_command_to_resume(tmp_path: Path) -> None:
     writer = make_writer(tmp_path, num_units=5, recipe=RECIPE | {"likelihood": True})
     writer.begin()
     writer.write_unit(3, make_unit(3), {})
     report = inspect_store(tmp_path)
     assert report.describe()["units"] == "1 of 5"
     assert report.describe()["likelihood"] == "yes"
-    with pytest.raises(FeatureStoreError, match="4 of 5 units are not finished; resume with `"):
+    with pytest.raises(FeatureStoreError, match=r"4 of 5 units .*resume with `"):
         report.check()
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_missing_store_or_damaged_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="no features"):
         inspect_store(tmp_path)
     write_missing(tmp_path)

@@ -1,8 +1,10 @@
-"""The feature store: what is written is read back; another make and NaN are refused."""
+"""The feature store returns what was written, and refuses another recipe and NaN."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,9 +29,6 @@ def write_units(path: Path, units, **options) -> FeatureStore:
     return FeatureStore.open(path)
 
 
-# --- what is written is read back
-
-
 def test_tensors_and_samples_come_back_as_they_were_written(tmp_path):
     units = [make_unit(0), make_unit(1, rows=(0,)), make_unit(2, rows=(1, 0, 1))]
     store = write_units(tmp_path, units)
@@ -45,7 +44,7 @@ def test_tensors_and_samples_come_back_as_they_were_written(tmp_path):
         assert values == [v for unit in units for v in unit.samples[column].to_pylist()]
 
 
-def test_the_manifest_says_what_the_store_is(tmp_path):
+def test_the_manifest_describes_the_store_and_its_files(tmp_path):
     store = write_units(tmp_path, [make_unit(0), make_unit(1, rows=(0,))])
     manifest = store.manifest
     assert (manifest.fingerprint, manifest.recipe_fingerprint) == ("content", "recipe")
@@ -67,22 +66,18 @@ def test_likelihood_columns_come_back_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rows_are_gathered_in_the_order_asked_and_the_storage_format(tmp_path, dtype):
+def test_rows_are_gathered_in_the_requested_order_and_the_stored_dtype(tmp_path, dtype):
     units = [make_unit(0, dtype=dtype), make_unit(1, rows=(0, 1), dtype=dtype)]
     store = write_units(tmp_path, units)
     rows = torch.tensor([4, 0, 0, 3, 2, 4])
+    whole = store.read("mean.2").clone()
     gathered = store.gather("mean.2", rows)
-    assert torch.equal(gathered, store.read("mean.2")[rows])
-    assert gathered.dtype == store.read("mean.2").dtype == dtype
+    assert torch.equal(gathered, whole[rows])
+    assert gathered.dtype == dtype
+    gathered.zero_()  # a copy
+    assert torch.equal(store.read("mean.2"), whole)
     empty = store.gather("mean.2", torch.tensor([], dtype=torch.int64))
     assert (empty.shape, empty.dtype) == ((0, TENSORS["mean.2"]), dtype)
-
-
-def test_gathering_hands_out_copies(tmp_path):
-    store = write_units(tmp_path, [make_unit(0)])
-    before = store.read("mean.2").clone()
-    store.gather("mean.2", torch.tensor([0, 1])).zero_()
-    assert torch.equal(store.gather("mean.2", torch.arange(3)), before)
 
 
 @pytest.mark.parametrize("row", [-1, 3, 2**40])
@@ -92,14 +87,11 @@ def test_a_row_outside_the_store_is_refused(tmp_path, row):
         store.gather("mean.2", torch.tensor([0, row]))
 
 
-def test_an_unknown_tensor_is_refused_with_those_there_are(tmp_path):
+def test_an_unknown_tensor_is_refused_with_the_known_ones(tmp_path):
     store = write_units(tmp_path, [make_unit(0)])
     for read in (store.read, lambda name: store.gather(name, torch.tensor([0]))):
-        with pytest.raises(FeatureStoreError, match=r"no tensor 'max\.1', only last\.2, mean\.2"):
+        with pytest.raises(FeatureStoreError, match=r"'max\.1', only last\.2, mean\.2"):
             read("max.1")
-
-
-# --- what is not there, not finished or of another make
 
 
 def test_a_folder_without_features_is_refused_with_the_command_that_makes_them(tmp_path):
@@ -115,7 +107,7 @@ def test_an_unfinished_store_is_refused(tmp_path):
     writer.write_unit(0, make_unit(0), {})
     with pytest.raises(FeatureStoreError, match="unfinished"):
         FeatureStore.open(tmp_path)
-    with pytest.raises(FeatureStoreError, match=r"unit 1 is missing or damaged \(1 such"):
+    with pytest.raises(FeatureStoreError, match=r"unit 1 is missing"):
         writer.finish({})
     assert not (tmp_path / "manifest.json").exists()
 
@@ -123,19 +115,17 @@ def test_an_unfinished_store_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"recipe": RECIPE | {"layers": [1]}}, "another layers;"),
         ({"recipe": RECIPE | {"layers": [1], "backbone": "big"}}, "another backbone, layers;"),
         ({"recipe": RECIPE | {"new": 1}}, "another new;"),
         ({"recipe": {"backbone": "tiny", "layers": [2]}}, "another poolings;"),
-        ({}, "another dataset, selection of problems or featurize.unit_tokens;"),
+        ({}, "another dataset, selection"),
     ],
 )
-def test_another_fingerprint_is_refused_with_what_differs(tmp_path, changes, named):
+def test_another_plan_is_refused_with_the_keys_that_differ(tmp_path, changes, named):
     write_missing(tmp_path)
     before = read_tree(tmp_path)
     with pytest.raises(FeatureStoreError, match=re.escape(named)) as caught:
         make_writer(tmp_path, fingerprint="other", **changes).begin()
-    assert str(tmp_path) in str(caught.value)
     assert "--overwrite" in str(caught.value)
     assert read_tree(tmp_path) == before
 
@@ -157,34 +147,28 @@ def test_units_of_another_plan_are_redone_even_when_the_plan_is_lost(tmp_path):
     assert make_writer(tmp_path, fingerprint="other").finished_units() == {}
 
 
-# --- values that are no numbers
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_no_number_is_refused_with_the_name_of_its_sample(tmp_path, value):
-    writer, unit = make_writer(tmp_path), make_unit(1, rows=(2, 0, 1, 1))
+def test_nan_or_inf_is_refused_with_the_sample(tmp_path, value):
+    unit = make_unit(1, rows=(2, 0, 1, 1))
     unit.tensors["mean.2"][1, -1] = value
     with pytest.raises(FeatureStoreError, match=r"in mean\.2 of sample 'task-1-2' \(1 such rows"):
-        writer.write_unit(1, unit, {})
+        make_writer(tmp_path).write_unit(1, unit, {})
     assert read_tree(tmp_path) == {}
 
 
-def test_an_overflow_of_float16_is_refused_with_its_remedy(tmp_path):
+def test_an_overflow_of_float16_is_refused_with_the_setting_to_change(tmp_path):
     unit = make_unit(0)
     unit.tensors["last.2"][2, 0] = 70_000.0
-    for name, tensor in list(unit.tensors.items()):
-        unit.tensors[name] = tensor.to(torch.float16)
+    unit.tensors.update({name: tensor.half() for name, tensor in unit.tensors.items()})
     with pytest.raises(FeatureStoreError, match=r"'task-0-3'.*float16.*featurize\.storage_dtype"):
         make_writer(tmp_path).write_unit(0, unit, {})
 
 
 @pytest.mark.parametrize("column", LIKELIHOOD_COLUMNS)
-def test_a_likelihood_that_is_no_number_is_refused(tmp_path, column):
+def test_a_likelihood_of_nan_or_inf_is_refused_with_the_sample(tmp_path, column):
     unit = make_unit(0, likelihood=True)
     place = unit.samples.schema.get_field_index(column)
-    values = torch.tensor([0.0, 1.0, float("inf"), float("nan")]).numpy()
-    broken = unit.samples.set_column(place, unit.samples.schema.field(place), [values])
+    values = np.array([0.0, 1.0, np.inf, np.nan], np.float32)
+    samples = unit.samples.set_column(place, unit.samples.schema.field(place), [values])
     with pytest.raises(FeatureStoreError, match=rf"NaN or inf in {column} of sample 'task-0-2'"):
-        make_writer(tmp_path).write_unit(
-            0, type(unit)(tensors=unit.tensors, samples=broken), counts={}
-        )
+        make_writer(tmp_path).write_unit(0, replace(unit, samples=samples), {})
