@@ -82,6 +82,7 @@ def test_less_time_can_be_given_to_one_program(sandbox: Sandbox):
         (f"os.kill({os.getpid()}, 9)", "RefusedError"),
         ("os.kill(os.getppid(), 9)", "RefusedError"),
     ],
+    ids=["memory", "fork", "system", "spawn", "thread", "socket", "kill test", "kill parent"],
 )
 def test_memory_processes_threads_network_and_signals_are_limited(
     sandbox: Sandbox, body: str, detail: str
