@@ -2,11 +2,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from headtrain.pairs.allocation import share_out
+from headtrain.pairs.pair_plan import plan_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headtrain.pairs.allocation import share_out
-from headtrain.pairs.pair_plan import plan_pairs
 from headtrain.pairs.rng import Draws
 from headtrain.pairs.sampler import sample_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings

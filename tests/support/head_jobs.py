@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from headtrain.features.inputs import HeadInputs, LabelledSamples
+from headtrain.features.inputs import HeadInputs
+from headtrain.features.samples import LabelledSamples
 from headtrain.head.model import HeadModel
 from headtrain.pairs.sampler import PairPlan, sample_pairs
 from headtrain.settings import TrainingSettings

@@ -9,7 +9,8 @@ import torch
 from featurize.errors import CriticError
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
 from headtrain.features import inputs as inputs_module
-from headtrain.features.inputs import choose_columns, read_head_inputs, read_labelled_samples
+from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.samples import read_labelled_samples
 from tests.support.synthetic_stores import write_store
 
 TENSORS = {"last.4": 8, "mean.2": 16}

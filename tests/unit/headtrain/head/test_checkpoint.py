@@ -8,13 +8,8 @@ import pytest
 import torch
 
 from featurize.store import FeatureStore
-from headtrain.features.inputs import (
-    InputColumns,
-    choose_columns,
-    read_head_inputs,
-    read_labelled_samples,
-    read_rows,
-)
+from headtrain.features.inputs import InputColumns, choose_columns, read_head_inputs, read_rows
+from headtrain.features.samples import read_labelled_samples
 from headtrain.head.checkpoint import (
     CheckpointError,
     HeadRecord,

@@ -1,9 +1,9 @@
 from collections import Counter
 
 import numpy as np
+from headtrain.pairs.allocation import share_out, spread_uniformly
 from scipy.stats import chisquare
 
-from headtrain.pairs.allocation import share_out, spread_uniformly
 from headtrain.pairs.rng import Draws
 
 LIMITS = np.array([2, 10, 5, 100])

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from headtrain.pairs.training_data import read_training_data
 
 from featurize.errors import CriticError
 from headtrain.pairs.holdout import choose_holdout, labelled_problems
-from headtrain.pairs.training_data import read_training_data
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 from headtrain.sweep.inputs import split_validation
 from tests.support.synthetic_stores import write_store

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from headtrain.pairs.pair_plan import pair_settings, plan_pairs, read_excluded_problems
+
 from headtrain.pairs.sampler import PairError
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 

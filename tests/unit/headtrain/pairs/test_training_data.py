@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from headtrain.pairs.training_data import read_training_data
+
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 from tests.support.synthetic_stores import write_store
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from headtrain.pairs.training_plan import TrainingPlan, plan_training, to_planned
 
 from featurize.data.token_counts import count_tokens, counts_path, write_counts
 from featurize.run.selection import Selection, select
 from featurize.store import FeatureStore, FeatureStoreError, PlannedPairs, mark_pairs, read_pairs
-from headtrain.pairs.training_plan import TrainingPlan, plan_training, to_planned
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 from tests.support.tiny_models import make_tokenizer

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from headtrain.training.dropout import Dropout
 
 from headtrain.training.batched_heads import SMALL, HeadStack, Masks
-from headtrain.training.dropout import Dropout
 from headtrain.training.optimizer import StackedAdamW
 from tests.support.head_jobs import CPU, make_model
 

@@ -3,11 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from headtrain.training.seeds import mix_seed
 
 from headtrain.settings import TrainingSettings
 from headtrain.training.batches import BatchMaker, ItemStream
 from headtrain.training.objective import PairObjective, ProblemObjective, all_pairs, make_objective
-from headtrain.training.seeds import mix_seed
 from tests.support.head_jobs import CPU, make_inputs, make_plan, rows_of_pairs
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from headtrain.training.decision import fit_decision
 
 from featurize.store import FeatureStore
 from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.head.checkpoint import load_head
 from headtrain.settings import EvaluationSettings
-from headtrain.training.decision import fit_decision
 from tests.support.train_runs import make_train
 
 

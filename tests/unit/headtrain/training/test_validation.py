@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from featurize.errors import CriticError
-from headtrain.features.inputs import choose_columns, read_head_inputs, read_labelled_samples
+from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.samples import read_labelled_samples
 from headtrain.head.model import HeadModel
 from headtrain.training.validation import choose_whole_problems, read_validation
 from tests.support.synthetic_stores import write_store
