@@ -44,7 +44,8 @@ class EnsembleModel(nn.Module):
 
 def make_model(spec: HeadSpec, num_members: int = 1) -> HeadModel | EnsembleModel:
     """Make a head or an ensemble of heads with uninitialised weights."""
-    members = [HeadModel(spec) for _ in range(num_members)]
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+        members = [HeadModel(spec) for _ in range(num_members)]
     return members[0] if num_members == 1 else EnsembleModel(members)
 
 

@@ -1,11 +1,13 @@
 import math
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
+from headtrain.settings import TrainingSettings
 from headtrain.training.loss import (
+    LOSSES,
     PairLoss,
     PointLoss,
     bradley_terry_loss,
@@ -161,5 +163,10 @@ def test_point_gradients_are_those_of_autograd(kind: Literal["bce", "mse"]) -> N
     labels = torch.tensor([1.0, 0.0, 0.0])
     pointwise_loss(values, labels, kind).backward()
     assert values.grad is not None
-    gradients = PointLoss(kind=kind).gradients(values.detach(), labels)
+    gradients, none = PointLoss(kind=kind).gradients(values.detach(), labels)
+    assert none is None
     torch.testing.assert_close(gradients / 3, values.grad)
+
+
+def test_every_loss_type_of_the_settings_has_a_loss() -> None:
+    assert set(LOSSES) == set(get_args(get_type_hints(TrainingSettings)["loss_type"]))

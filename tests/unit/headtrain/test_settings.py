@@ -17,7 +17,7 @@ from headtrain.settings import (
 @pytest.mark.parametrize(
     ("section", "values", "reason"),
     [
-        (DataSamplingSettings, {"sampling_method": "problems"}, "broke the pairs .* up"),
+        (DataSamplingSettings, {"sampling_method": "problems"}, "split the pairs"),
         (DataSamplingSettings, {"sampling_method": "index"}, "'index' is unknown; use 'pairwise'"),
         (DataSamplingSettings, {"val_n_samples": -1}, "greater than 0"),
         (PairwiseSettings, {"strategy": "random"}, "'balanced' or 'uniform'"),
@@ -33,13 +33,21 @@ from headtrain.settings import (
         (TrainingSettings, {"features": ["a", "a"]}, "names a tensor twice"),
         (TrainingSettings, {"features": [], "likelihood": False}, "would read nothing"),
         (TrainingSettings, {"label_smoothing": 0.5}, "less than 0.5"),
-        (TrainingSettings, {"loss_type": "pointwise", "margin": 1.0}, "margin 1.0 is of pairs"),
-        (TrainingSettings, {"loss_type": "pointwise", "batching": "problems"}, "is of pairs"),
+        (
+            TrainingSettings,
+            {"loss_type": "pointwise", "margin": 1.0},
+            "margin 1.0 is .*pairwise",
+        ),
+        (
+            TrainingSettings,
+            {"loss_type": "pointwise", "batching": "problems"},
+            "batching 'problems' is",
+        ),
         (TrainingSettings, {"value_head_width": 1}, "greater than or equal to 2"),
         (
             TrainingSettings,
             {"value_head_width": 8, "value_head_type": "linear"},
-            "value_head_width 8 is of the mlp",
+            "value_head_width 8 is an option of value_head_type mlp",
         ),
         (TrainingSettings, {"normaliser": "layer"}, "'standardize', 'tensor' or 'none'"),
         (TrainingSettings, {"problem_pairs": "all"}, "needs batching 'problems'"),
