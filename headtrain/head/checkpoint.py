@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from featurize.arrays import Floats32
 from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
@@ -139,11 +139,11 @@ class TrainedHead:
             )
 
     @overload
-    def score(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    def score(self, inputs: FeatureStore) -> Floats32: ...
     @overload
     def score(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
-    def score(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
+    def score(self, inputs: FeatureStore | torch.Tensor) -> Floats32 | torch.Tensor:
         """Compute values of a whole store, [samples] in table order, or of [..., width] inputs.
 
         All samples are scored, with or without a label.
@@ -155,11 +155,11 @@ class TrainedHead:
         return values.squeeze(-1).cpu()
 
     @overload
-    def spread(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    def spread(self, inputs: FeatureStore) -> Floats32: ...
     @overload
     def spread(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
-    def spread(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
+    def spread(self, inputs: FeatureStore | torch.Tensor) -> Floats32 | torch.Tensor:
         """Compute the standard deviation over the members of an ensemble; 0 for a single head.
 
         Inputs and shapes are those of `score`.
@@ -177,7 +177,7 @@ class TrainedHead:
 
     def _over_store(
         self, store: FeatureStore, compute: Callable[[torch.Tensor], torch.Tensor]
-    ) -> npt.NDArray[np.float32]:
+    ) -> Floats32:
         """Compute a number for each feature row once, and return that of each sample."""
         self.check(store)
         feature_rows, table_rows, samples = np.unique(

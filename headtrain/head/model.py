@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from headtrain.features.inputs import ROWS_AT_ONCE
 from headtrain.head.spec import HeadSpec
 from headtrain.pairs.rng import mix_seed
 
@@ -95,7 +96,6 @@ class FeatureNormaliser(nn.Module):
         self,
         features: torch.Tensor,
         blocks: Sequence[int] | None = None,
-        rows_at_once: int = 16_384,
     ) -> None:
         """Compute mean and deviation of features [rows, width] in float64, chunk by chunk.
 
@@ -103,11 +103,11 @@ class FeatureNormaliser(nn.Module):
         mean square of the deviations of its block, which preserves the proportions in a block.
         """
         total = torch.zeros_like(self.mean, dtype=torch.float64, device=features.device)
-        for chunk in torch.split(features, rows_at_once):
+        for chunk in torch.split(features, ROWS_AT_ONCE):
             total += chunk.sum(dim=0, dtype=torch.float64)
         mean = total / len(features)
         squares = torch.zeros_like(total)
-        for chunk in torch.split(features, rows_at_once):
+        for chunk in torch.split(features, ROWS_AT_ONCE):
             # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
             squares += (chunk.double() - mean).square_().sum(dim=0)
         deviation = (squares / len(features)).sqrt()
@@ -125,13 +125,13 @@ class FeatureNormaliser(nn.Module):
         return (features - self.mean) / self.scale
 
     @torch.no_grad()
-    def normalise_(self, features: torch.Tensor, rows_at_once: int = 16_384) -> None:
+    def normalise_(self, features: torch.Tensor) -> None:
         """Apply forward in place, bit for bit, to features that are read many times.
 
         It works chunk by chunk, so mapped features are read from the disk once, not twice.
         """
         mean, scale = self.mean.to(features.device), self.scale.to(features.device)
-        for chunk in torch.split(features, rows_at_once):
+        for chunk in torch.split(features, ROWS_AT_ONCE):
             chunk.sub_(mean).div_(scale)
 
     def fit_and_normalise_(self, features: torch.Tensor, kind: str, units: Sequence[int]) -> None:

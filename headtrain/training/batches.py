@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featurize.arrays import Ints
+from featurize.arrays import Floats32, Ints
 from headtrain.pairs.rng import mix_seed
-from headtrain.training.objective import Floats32, Objective, Terms
+from headtrain.training.objective import Objective, Terms
 
 STEPS_AT_ONCE = 32
 """Optimizer steps laid out together, which makes the cost per step negligible."""

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from featurize.arrays import Ints
+from featurize.arrays import Floats32, Ints
 from headtrain.features.inputs import HeadInputs
 from headtrain.pairs.sampler import PairPlan
 from headtrain.settings import TrainingSettings
 from headtrain.training.loss import make_loss
-
-Floats32 = npt.NDArray[np.float32]
 
 
 class Terms(NamedTuple):

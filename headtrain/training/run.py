@@ -299,7 +299,7 @@ class _Run:
             state = dataclasses.replace(state, best=best, num_since_best=0)
             if self.settings.save_best:
                 selection = {"by": f"{by}/accuracy_over_problems", "of": state.num_validations}
-                self._keep(self.folder.best, step, metrics, selection)
+                self._write(self.folder.best, step, metrics, selection)
         self.state = state
         return metrics
 
@@ -307,9 +307,9 @@ class _Run:
         """Write a checkpoint to resume from, or at the end the final head."""
         if is_last:
             if self.settings.save_final:
-                self._keep(self.folder.final, step, valid, {"by": "last step"})
+                self._write(self.folder.final, step, valid, {"by": "last step"})
             return
-        self._write(self.folder.step_folder(step), step, valid, {})
+        self._write(self.folder.step_folder(step), step, valid)
         state = dataclasses.replace(
             self.state, step=step, seconds=self._seconds(), unwritten=self.tracker.waiting()
         )
@@ -317,17 +317,17 @@ class _Run:
         self.folder.prune(step, self.settings.save_total_limit)
 
     def _write(
-        self, folder: Path, step: int, metrics: dict[str, float], selection: dict[str, Any]
+        self,
+        folder: Path,
+        step: int,
+        metrics: dict[str, float],
+        selection: dict[str, Any] | None = None,
     ) -> None:
-        record = dataclasses.replace(self.record, step=step, metrics=metrics, selection=selection)
-        write_head(folder, self.model, record)
-
-    def _keep(
-        self, folder: Path, step: int, metrics: dict[str, float], selection: dict[str, Any]
-    ) -> None:
-        """Write a head to use, and upload it if the settings say so."""
-        self._write(folder, step, metrics, selection)
-        self._upload(folder)
+        """Write a head; one that was selected is also uploaded if the settings say so."""
+        fields: dict[str, Any] = {"step": step, "metrics": metrics, "selection": selection or {}}
+        write_head(folder, self.model, dataclasses.replace(self.record, **fields))
+        if selection:
+            self._upload(folder)
 
     def _upload(self, folder: Path) -> None:
         if self.settings.s3_upload and self.settings.s3_uri:

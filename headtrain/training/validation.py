@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from featurize.arrays import Ints
+from featurize.arrays import Floats32, Ints
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.features.inputs import ROWS_AT_ONCE, HeadInputs, InputColumns, read_head_inputs
@@ -109,7 +108,7 @@ def fit_decision(train: FeatureStore, head: TrainedHead) -> Decision:
     return Decision.fit(_scored(labelled, head.score(train)[labelled.table_rows]))
 
 
-def _scored(samples: LabelledSamples, values: npt.NDArray[np.float32]) -> ScoredSamples:
+def _scored(samples: LabelledSamples, values: Floats32) -> ScoredSamples:
     return ScoredSamples(
         scores=np.asarray(values, np.float64),
         is_correct=samples.is_correct,

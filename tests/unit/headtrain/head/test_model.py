@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from headtrain.features.inputs import InputColumns
+from headtrain.head import model as model_module
 from headtrain.head.model import FeatureNormaliser, HeadModel, create_value_head
 from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
@@ -114,11 +115,14 @@ def test_an_unknown_head_type_is_refused() -> None:
         create_value_head(32, "transformer")
 
 
-def test_the_normaliser_gives_mean_zero_and_deviation_one() -> None:
+def test_the_normaliser_gives_mean_zero_and_deviation_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_module, "ROWS_AT_ONCE", 64)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1000, 8, generator=generator) * torch.arange(1, 9) + 100
     normaliser = FeatureNormaliser(8)
-    normaliser.fit(features, rows_at_once=64)
+    normaliser.fit(features)
     np.testing.assert_allclose(normaliser.mean, features.numpy().mean(0), rtol=1e-5)
     np.testing.assert_allclose(normaliser.scale, features.double().numpy().std(0), rtol=1e-5)
     normal = normaliser(features)

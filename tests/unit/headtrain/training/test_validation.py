@@ -104,8 +104,13 @@ def test_finished_heads_have_the_decision_that_eval_finds(
     for folder in (result.best, result.final):
         assert folder is not None
         head = load_head(folder)
-        assert head.record.decision is not None
-        assert head.record.decision == evaluate_head(head, stores, settings).evaluation.decision
+        judged = evaluate_head(head, stores, settings)
+        assert head.record.decision == judged.evaluation.decision
+        valid = {"valid": stores["valid"]}
+        alone = evaluate_head(head, valid, settings, decision=head.record.decision)
+        numbers = [found.evaluation.splits["valid"].numbers for found in (judged, alone)]
+        assert numbers[0] == numbers[1]
+        assert "decision.brier" in numbers[0]
 
 
 def test_an_intermediate_checkpoint_has_no_decision_but_one_can_be_fitted(tmp_path: Path) -> None:
