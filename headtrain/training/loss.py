@@ -197,7 +197,7 @@ def sample_values(values: torch.Tensor, mask: torch.Tensor | None = None) -> tor
         if values.ndim == 2 and values.shape[1] == 1:
             values = values.squeeze(1)
         if values.ndim != 1:
-            raise ValueError(f"values {list(values.shape)} are one a token: give their mask")
+            raise ValueError(f"values {list(values.shape)} have one per token: give their mask")
         return values
     if values.ndim == 3 and values.shape[2] == 1:
         values = values.squeeze(2)  # [batch, seq]

@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -197,40 +197,33 @@ def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) ->
         )
 
 
+@dataclass(kw_only=True)
 class _Run:
     """One start of a run, from its last checkpoint to its end."""
 
-    def __init__(
-        self,
-        *,
-        folder: RunFolder,
-        trainer: Trainer,  # of one head
-        validations: Mapping[str, Validation],
-        settings: CheckpointSettings,
-        record: HeadRecord,
-        decide: Callable[[TrainedHead], Decision],
-        tracker: Tracker,
-        progress: Callable[[TrainProgress], None] | None,
-    ) -> None:
-        self.folder = folder
-        self.trainer = trainer
-        self.model = trainer.jobs[0].model
-        self.validations = validations
-        self.settings = settings
-        self.record = record
-        self.decide = decide
-        self.tracker = tracker
-        self.progress = progress
-        self.state = RunState()
-        self.resumed_from_step: int | None = None
-        self.train_metrics: dict[str, float] = {}
-        self._started = time.monotonic()
+    folder: RunFolder
+    trainer: Trainer  # of one head
+    validations: Mapping[str, Validation]
+    settings: CheckpointSettings
+    record: HeadRecord
+    decide: Callable[[TrainedHead], Decision]
+    tracker: Tracker
+    progress: Callable[[TrainProgress], None] | None
+    state: RunState = field(default_factory=RunState)
+    resumed_from_step: int | None = None
+    train_metrics: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def job(self) -> HeadJob:
+        """The head in training."""
+        return self.trainer.jobs[0]
 
     def train(self) -> dict[str, Any]:
         """Take the remaining steps; returns the outcome as run.json keeps it."""
         every = self.settings.save_checkpoint_every
         interval = max(1, round(every * self.trainer.steps_per_epoch)) if every else None
-        training = self.trainer.jobs[0].settings
+        training = self.job.settings
         step = self._resume()
         while step < self.trainer.num_steps and not self._is_patience_over():
             self.trainer.take_step(step)
@@ -265,7 +258,7 @@ class _Run:
         if state.best and self.settings.save_best and not has_head(self.folder.best):
             logger.warning("%s is missing; training again from the start", self.folder.best)
             return 0
-        self.folder.restore(state, self.model, self.trainer.optimizer)
+        self.folder.restore(state, self.job.model, self.trainer.optimizer)
         self.state, self.resumed_from_step = state, state.step
         for step, metrics in state.unwritten:
             self.tracker.log_metrics(metrics, step)
@@ -273,14 +266,14 @@ class _Run:
         return state.step
 
     def _is_patience_over(self) -> bool:
-        patience = self.trainer.jobs[0].settings.early_stopping_patience
+        patience = self.job.settings.early_stopping_patience
         return patience is not None and self.state.num_since_best >= patience
 
     def _validate(self, step: int) -> dict[str, float]:
         """Measure the head, and save it if it is the best so far."""
         if not self.validations:
             return {}
-        found = {name: one.measure(self.model) for name, one in self.validations.items()}
+        found = {name: one.measure(self.job.model) for name, one in self.validations.items()}
         metrics = {
             f"{name}/accuracy_{key}": value
             for name, accuracy in found.items()
@@ -325,7 +318,7 @@ class _Run:
     ) -> None:
         """Write a head; one that was selected is also uploaded if the settings say so."""
         fields: dict[str, Any] = {"step": step, "metrics": metrics, "selection": selection or {}}
-        write_head(folder, self.model, dataclasses.replace(self.record, **fields))
+        write_head(folder, self.job.model, dataclasses.replace(self.record, **fields))
         if selection:
             self._upload(folder)
 
@@ -358,7 +351,7 @@ class _Run:
             )
 
     def _seconds(self) -> float:
-        return self.state.seconds + time.monotonic() - self._started
+        return self.state.seconds + time.monotonic() - self.started
 
 
 def _best(step: int, accuracy: PairwiseAccuracy, holdout: PairwiseAccuracy | None) -> Best:

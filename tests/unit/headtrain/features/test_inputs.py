@@ -34,14 +34,14 @@ def test_a_vector_is_the_chosen_tensors_in_order_then_the_likelihood(store: Feat
         np.testing.assert_array_equal(vectors[:, place].numpy(), expected)
 
 
-def test_automatic_columns_are_all_there_are(store: FeatureStore, tmp_path: Path) -> None:
+def test_by_default_all_columns_are_read(store: FeatureStore, tmp_path: Path) -> None:
     columns = choose_columns(store, None, None)
     assert (columns.tensors, columns.likelihood) == (("last.4", "mean.2"), True)
     assert not choose_columns(write_store(tmp_path / "plain"), None, None).likelihood
     assert choose_columns(store, [], None).width == 4
 
 
-def test_columns_the_store_has_not_are_refused(store: FeatureStore, tmp_path: Path) -> None:
+def test_columns_that_the_store_lacks_are_refused(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(CriticError, match=r"no tensor 'mean.9', only last.4, mean.2"):
         choose_columns(store, ["mean.9"], None)
     plain = write_store(tmp_path / "plain")
@@ -77,7 +77,7 @@ def test_only_the_samples_asked_for_are_read(store: FeatureStore) -> None:
     assert torch.equal(inputs.features[torch.from_numpy(inputs.rows), 8:24], expected)
 
 
-def test_reading_in_pieces_changes_nothing(
+def test_reading_in_chunks_changes_nothing(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = choose_columns(store, None, None)

@@ -2,6 +2,7 @@ import errno
 import gc
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,13 @@ def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
     ]
     found = []
     for most_gb in (None, 0):
-        points = []
-        for one in POINTS:
-            fields = {**one.__dict__, "training": _with_memory(one.training, most_gb)}
-            points.append(type(one)(**fields))
         result = run_sweep(
             train=stores[0],
             valid=stores[1],
-            points=points,
+            points=[
+                replace(one, training=replace(one.training, max_feature_memory_gb=most_gb))
+                for one in POINTS
+            ],
             seeds=[1, 2],
             evaluation=EvaluationSettings(bootstrap_rounds=20),
             save_checkpoint_every=1.0,
@@ -82,10 +82,6 @@ def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
         )
         found.append((result.points, result.report))
     assert found[0] == found[1]
-
-
-def _with_memory(training: Any, most_gb: float | None) -> Any:
-    return type(training)(**{**training.__dict__, "max_feature_memory_gb": most_gb})
 
 
 def test_a_mapped_matrix_has_a_file_without_a_name(tmp_path: Path) -> None:
