@@ -448,7 +448,7 @@ def train_head_command(
 ) -> None:
     """Train a value head on cached features of pairs of the same problem."""
     from featurize.model.device import resolve_device
-    from headtrain.training.train import train_head
+    from headtrain.training.run import train_head
 
     extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
     project = _load(config, [*(overrides or []), *extra])
@@ -736,12 +736,10 @@ def _count_tokens(project: "Project", index: "DatasetIndex") -> "CountedTokens":
 
 def _pair_settings(project: "Project") -> dict[str, Any]:
     """All that the pairs of `_pair_planner` depend on, apart from the dataset."""
-    from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
+    from headtrain.pairs.plan import pair_settings
 
-    sampling = project.settings.data_sampling
-    excluded = read_excluded_problems(sampling.pairwise)
     holdout = project.settings.evaluation.train_holdout
-    return {"pairs": pair_settings(sampling, excluded), "train_holdout": holdout}
+    return {"pairs": pair_settings(project.settings.data_sampling), "train_holdout": holdout}
 
 
 def _pair_planner(project: "Project", split: str) -> "Choose":
@@ -750,8 +748,7 @@ def _pair_planner(project: "Project", split: str) -> "Choose":
 
     from featurize.run.selection import Selection
     from featurize.settings import to_split
-    from headtrain.pairs.pair_plan import read_excluded_problems
-    from headtrain.pairs.training_plan import plan_training, to_planned
+    from headtrain.pairs.plan import plan_training
 
     if to_split(split) != "train":
         raise ValueError(
@@ -759,16 +756,13 @@ def _pair_planner(project: "Project", split: str) -> "Choose":
             "out, or give --limit-problems"
         )
     sampling = project.settings.data_sampling
-    terms: dict[str, Any] = {
-        "excluded": read_excluded_problems(sampling.pairwise),
-        "train_holdout": project.settings.evaluation.train_holdout,
-    }
+    train_holdout = project.settings.evaluation.train_holdout
 
     def choose(table: "pa.Table", count_outputs: "Callable[[], Ints]") -> "Selection":
         if sampling.pairwise.length_matched:
             table = table.append_column("output_tokens", pa.array(count_outputs()))
-        plan = plan_training(table, sampling, **terms)
-        return Selection(pairs=to_planned(plan, sampling, **terms), also=plan.held_out)
+        plan = plan_training(table, sampling, train_holdout=train_holdout)
+        return Selection(pairs=plan.to_planned(), also=plan.held_out)
 
     return choose
 

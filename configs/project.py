@@ -208,7 +208,7 @@ class Project:
             CheckpointError: it has none and its train features are gone.
         """
         from headtrain.head.checkpoint import CheckpointError
-        from headtrain.training.decision import fit_decision
+        from headtrain.training.validation import fit_decision
 
         if head.record.decision is not None:
             return head.record.decision

@@ -1,12 +1,10 @@
-"""The settings of stage 2: which pairs are drawn, how the head is trained, judged and kept."""
+"""The settings of stage 2: pairs, training, checkpoints, evaluation and tracking."""
 
 from dataclasses import field
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
-
-from headtrain.checkpoint_settings import CheckpointSettings as CheckpointSettings
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
@@ -21,37 +19,32 @@ class PairwiseSettings:
     """How (correct, incorrect) pairs of one problem are drawn."""
 
     n_pairs: PositiveInt = 50_000
-    """Pairs to draw; all there are when the data holds fewer."""
+    """Number of pairs to draw; all pairs if the data has fewer."""
 
     strategy: Literal["balanced", "uniform"] = "balanced"
-    """balanced: problems equally likely; uniform: combinations equally likely."""
+    """balanced: all problems equally likely; uniform: all combinations equally likely."""
 
     max_pairs_per_problem: PositiveInt | None = None
-    """At most so many pairs of one problem; null is no limit."""
+    """Most pairs per problem; null is no limit."""
 
     length_matched: bool = False
-    """Pair only outputs of like length: in one bin of output tokens."""
+    """Pair only outputs of similar length, in the same bin of output tokens."""
 
     length_bin_tokens: PositiveInt = 32
-    """Width of the bins of length_matched, in tokens."""
+    """Bin width of length_matched, in tokens."""
 
     difficulties: dict[str, NonNegative] | tuple[str, ...] | None = None
-    """Weight of the problems of each difficulty, or those to take; others are left out."""
+    """Weight of each difficulty, or a list of those to use; all others are excluded."""
 
     exclude_problems: tuple[str, ...] | str | None = None
-    """Problems left out: their ids, or a file with one id a line."""
+    """Problems to exclude: their ids, or a file with one id per line."""
 
-    @field_validator("difficulties", mode="before")
+    @field_validator("difficulties", "exclude_problems", mode="before")
     @classmethod
     def _read_numbers_as_names(cls, names: object) -> object:
-        """Difficulties are text everywhere else; YAML makes numbers of 800 and 1200."""
+        """Names are text elsewhere, but YAML reads 800 and 1200 as numbers."""
         if isinstance(names, dict):
             return {_as_name(name): weight for name, weight in names.items()}
-        return [_as_name(name) for name in names] if isinstance(names, (list, tuple)) else names
-
-    @field_validator("exclude_problems", mode="before")
-    @classmethod
-    def _read_number_ids_as_text(cls, names: object) -> object:
         return [_as_name(name) for name in names] if isinstance(names, (list, tuple)) else names
 
     @model_validator(mode="after")
@@ -67,16 +60,16 @@ class PairwiseSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class DataSamplingSettings:
-    """What of the dataset the head is trained and validated on."""
+    """The samples that the head is trained and validated on."""
 
     sampling_method: str = "pairwise"
-    """pairwise: a correct and an incorrect output of the same problem."""
+    """pairwise: one correct and one incorrect output of the same problem."""
 
     seed: Annotated[int, Field(ge=0)] = 42
-    """Seed of the pair sampling and of the validation subset."""
+    """Seed of pair sampling and of the validation subset."""
 
     val_n_samples: PositiveInt | None = 1000
-    """At most so many validation samples during training, whole problems; null is all."""
+    """Most validation samples during training, in whole problems; null is all."""
 
     pairwise: PairwiseSettings = field(default_factory=PairwiseSettings)
     """How the pairs are drawn."""
@@ -86,8 +79,8 @@ class DataSamplingSettings:
     def _refuse_other_methods(cls, method: str) -> str:
         if method == "problems":
             raise ValueError(
-                "sampling_method 'problems' was removed: its final shuffle broke the pairs of a "
-                "problem up; use 'pairwise'"
+                "sampling_method 'problems' was removed: its final shuffle split the pairs of a "
+                "problem; use 'pairwise'"
             )
         if method != "pairwise":
             raise ValueError(f"sampling_method {method!r} is unknown; use 'pairwise'")
@@ -96,16 +89,16 @@ class DataSamplingSettings:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class SchedulerSettings:
-    """How the learning rate moves over a run."""
+    """The learning rate schedule."""
 
     type: Literal["cosine", "constant"] = "cosine"
-    """cosine: warm up, then fall along half a cosine; constant: warm up, then stay."""
+    """cosine: a warm-up, then half a cosine; constant: a warm-up, then constant."""
 
     warmup_ratio: Share = 0.05
-    """Share of the optimizer steps that warm the learning rate up from zero."""
+    """Share of the optimizer steps in the warm-up from zero."""
 
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Where the cosine ends, as a share of the peak learning rate."""
+    """Final learning rate of the cosine, as a share of the peak."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -113,34 +106,34 @@ class TrainingSettings:
     """The value head and its training loop."""
 
     loss_type: Literal["pairwise", "pointwise"] = "pairwise"
-    """pairwise: -log sigmoid(V+ - V-); pointwise: the sample's label alone (the baseline)."""
+    """pairwise: -log sigmoid(V+ - V-); pointwise: a loss on each sample's label (the baseline)."""
 
     pointwise_loss: Literal["bce", "mse"] = "bce"
     """The loss of loss_type pointwise."""
 
     margin: NonNegative = 0.0
-    """Pairwise: how far apart the values of a pair should be."""
+    """Pairwise: wanted difference between the values of a pair."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Pairwise: share of the pairs that are taken to be labelled the wrong way round."""
+    """Pairwise: assumed share of pairs with swapped labels."""
 
     center_coefficient: NonNegative = 0.0
     """Pairwise: weight of the mean of (V+ + V-)^2, which keeps values around 0."""
 
     pair_weights: Literal["pairs", "problems"] = "pairs"
-    """Pairwise: what weighs the same in the loss, every pair or every problem."""
+    """Pairwise: give every pair or every problem the same weight in the loss."""
 
     batching: Literal["pairs", "problems"] = "pairs"
-    """Pairwise: batches of random pairs, or of whole problems with about batch_size pairs."""
+    """Pairwise: batches of random pairs, or of whole problems (about batch_size pairs)."""
 
     problem_pairs: Literal["sampled", "all"] = "sampled"
-    """With batching problems: the drawn pairs, or all pairs of the samples that were drawn."""
+    """With batching problems: the drawn pairs, or all pairs of their samples."""
 
     n_epochs: Positive = 1.0
-    """Passes over the drawn pairs; fractions are allowed."""
+    """Epochs over the drawn pairs; may be a fraction."""
 
     batch_size: PositiveInt = 32
-    """Pairs a forward pass (twice as many samples)."""
+    """Pairs per forward pass (two samples each)."""
 
     gradient_accumulation_steps: PositiveInt = 1
     """Forward passes per optimizer step."""
@@ -155,7 +148,7 @@ class TrainingSettings:
     """Decoupled weight decay (AdamW)."""
 
     max_grad_norm: Positive | None = 1.0
-    """Gradients longer than this are scaled down to it; null is off."""
+    """Largest gradient norm; larger gradients are clipped. null is off."""
 
     num_unfrozen_layers: int = 0
     """Always 0: the backbone is frozen."""
@@ -164,37 +157,37 @@ class TrainingSettings:
     """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear: hidden -> 1."""
 
     value_head_width: Annotated[int, Field(ge=2)] | None = None
-    """Units of the mlp's first layer, half of them in the second; null: as value_head_type says."""
+    """Units of the mlp's first layer; the second has half. null: hidden/8."""
 
     normaliser: Literal["standardize", "tensor", "none"] = "standardize"
-    """What brings features to mean 0 and deviation 1: each by its own; by one a tensor; nothing."""
+    """Scale features to mean 0 and deviation 1: per feature, per tensor, or not at all."""
 
     dropout: Share = 0.3
-    """Dropout after each activation of the mlp head; a linear head has none."""
+    """Dropout after each activation of the mlp head."""
 
     log_interval: PositiveInt = 10
-    """Optimizer steps between two logged values."""
+    """Optimizer steps between two log entries."""
 
     features: list[str] | None = None
-    """Store tensors the head reads, e.g. [mean.12, last.24]; null is all of them."""
+    """Store tensors that the head reads, e.g. [mean.12, last.24]; null is all."""
 
     feature_mix: Literal["concat", "mix"] = "concat"
-    """concat: tensors side by side; mix: the size of one tensor, reading a learned mix of them."""
+    """concat: concatenate the tensors; mix: a learned mix, with layers sized for one tensor."""
 
     likelihood: bool | None = None
     """Also read the backbone's log-probabilities of the output; null: if the store has them."""
 
     max_feature_memory_gb: NonNegative | None = None
-    """Features kept in memory; those beyond are read from a file. null: most of what is free."""
+    """Features kept in memory; the rest is mapped from a file. null: most of the free memory."""
 
     likelihood_direct: bool = True
-    """Lead them straight to the value as well: among thousands of features four would drown."""
+    """Add a linear term of them to the value: among thousands of features four would be lost."""
 
     early_stopping_patience: PositiveInt | None = None
-    """Stop after so many validations in a row without a better one; null: go to the end."""
+    """Stop after this many validations without improvement; null is off."""
 
     lr_scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
-    """How the learning rate moves."""
+    """The learning rate schedule."""
 
     @field_validator("trunk_learning_rate", "num_unfrozen_layers")
     @classmethod
@@ -216,41 +209,24 @@ class TrainingSettings:
         return names
 
     @model_validator(mode="after")
-    def _refuse_nothing_to_read(self) -> Self:
+    def _refuse_contradictions(self) -> Self:
         if self.features == [] and self.likelihood is False:
             raise ValueError(
                 "features is empty and likelihood is false: the head would read nothing; name a "
                 "store tensor or set likelihood to true"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_width_of_linear(self) -> Self:
         if self.value_head_width is not None and self.value_head_type == "linear":
             raise ValueError(
-                f"value_head_width {self.value_head_width} is of the mlp, but value_head_type is "
-                "linear; leave it out"
+                f"value_head_width {self.value_head_width} is an option of value_head_type mlp, "
+                "not linear; leave it out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_options_of_pairs(self) -> Self:
-        if self.loss_type == "pointwise":
-            changed = [
-                f"{name} {getattr(self, name)!r}"
-                for name in (
-                    "margin",
-                    "label_smoothing",
-                    "center_coefficient",
-                    "pair_weights",
-                    "batching",
-                )
-                if getattr(self, name) not in (0, "pairs")
-            ]
-            if changed:
-                raise ValueError(
-                    f"{changed[0]} is of pairs, but loss_type is pointwise; leave it out"
-                )
+        names = ("margin", "label_smoothing", "center_coefficient", "pair_weights", "batching")
+        changed = [name for name in names if getattr(self, name) not in (0, "pairs")]
+        if self.loss_type == "pointwise" and changed:
+            raise ValueError(
+                f"{changed[0]} {getattr(self, changed[0])!r} is an option of loss_type pairwise, "
+                "not pointwise; leave it out"
+            )
         if self.problem_pairs == "all" and self.batching != "problems":
             raise ValueError(
                 "problem_pairs 'all' needs batching 'problems': random pairs are drawn one by one"
@@ -259,29 +235,64 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class CheckpointSettings:
+    """Which heads of a run are saved, and where."""
+
+    save_dir: str
+    """Folder of the run's checkpoints."""
+
+    save_checkpoint_every: Positive | None = 0.2
+    """Epochs between two checkpoints, each with a validation; null: only at the end."""
+
+    save_best: bool = True
+    """Save the head with the highest validation accuracy over problems."""
+
+    save_final: bool = True
+    """Save the head of the last step."""
+
+    save_total_limit: PositiveInt | None = 2
+    """Most step checkpoints kept (best and final are never deleted); null is all."""
+
+    s3_upload: bool = False
+    """Copy best and final to s3_uri when they are written."""
+
+    s3_uri: str | None = None
+    """Target of the copies: any URI that fsspec supports, e.g. s3://bucket/critic."""
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        if not (self.save_best or self.save_final):
+            raise ValueError(
+                "save_best and save_final are both false: the run would leave no head; set one "
+                "of them to true"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class EvaluationSettings:
-    """What a head is judged on, and how sure an evaluation says it is."""
+    """What a head is evaluated on, and the uncertainty of the results."""
 
     train_holdout: Share = 0.0
-    """Share of the train problems that are not trained on but scored, beside validation."""
+    """Share of the train problems held out of training and scored in addition to validation."""
 
     bootstrap_rounds: PositiveInt = 1000
-    """Resamples of the problems behind each interval."""
+    """Bootstrap resamples of the problems for each interval."""
 
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Share of the resamples an interval covers."""
+    """Coverage of the intervals."""
 
     length_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Outputs of about one length: neither is longer than the other by more than this share."""
+    """Largest relative difference in length between outputs of about the same length."""
 
     minimal_edit: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Minimal pairs: at most this share of the characters has to be edited."""
+    """Minimal pairs: largest share of the characters that differ."""
 
     most_texts: PositiveInt | None = 50_000
-    """Texts read for what needs them: n-grams and minimal pairs; null reads none."""
+    """Most texts read for n-grams and minimal pairs; null reads none."""
 
     mistakes: PositiveInt = 10
-    """Worst mistakes shown with their code."""
+    """Number of worst mistakes shown with their code."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)

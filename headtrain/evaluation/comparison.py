@@ -12,7 +12,7 @@ from featurize.arrays import Floats
 from featurize.store import FeatureStore
 from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import Accuracy
-from headtrain.features.inputs import read_labelled_samples
+from headtrain.features.samples import read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.accuracies import resample_accuracies
 from headtrain.metrics.agreement import McNemar, count_agreement, mcnemar

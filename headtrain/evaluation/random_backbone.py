@@ -23,12 +23,11 @@ from featurize.run.selection import Choose, Selection
 from featurize.settings import RuntimeSettings
 from featurize.store import FeatureStore, read_pairs
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
-from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
+from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking import NullTracker
 from headtrain.training.result import TrainResult
-from headtrain.training.run import VALID
-from headtrain.training.train import train_head
+from headtrain.training.run import VALID, train_head
 
 NAME = "random_backbone"
 """Its name among the baselines."""
@@ -134,7 +133,7 @@ class RandomBackbone:
         # All that train_head takes a run to be: runs of anything else have other folders.
         key = [
             *sections,
-            pair_settings(sampling, read_excluded_problems(sampling.pairwise)),
+            pair_settings(sampling),
             checkpoint.save_checkpoint_every,
             record.train_holdout,
             chosen_on,

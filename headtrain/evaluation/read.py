@@ -17,11 +17,10 @@ from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
 from headtrain.evaluation.shortcuts.ngrams import NgramJudge
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.evaluation.texts import SplitTexts, TextSource
-from headtrain.features.inputs import LabelledSamples, read_labelled_samples
+from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.pairs.pair_plan import read_excluded_problems
-from headtrain.pairs.training_data import TrainingData, read_training_data
+from headtrain.pairs.plan import TrainingData, read_training_data
 from headtrain.settings import DataSamplingSettings, EvaluationSettings
 
 TRAIN, HOLDOUT = "train", "train_holdout"
@@ -181,7 +180,6 @@ def _training_pairs(head: TrainedHead, store: FeatureStore) -> TrainingData:
     data = read_training_data(
         store,
         sampling,
-        excluded=read_excluded_problems(sampling.pairwise),
         train_holdout=record.holdout.share if record.holdout else 0.0,
     )
     if record.pairs.get("checksum", data.checksum()) != data.checksum():

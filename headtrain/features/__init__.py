@@ -1,1 +1,1 @@
-"""Which samples and columns of a feature store a head reads."""
+"""Reading labelled samples and their input vectors from a feature store."""

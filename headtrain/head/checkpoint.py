@@ -1,4 +1,4 @@
-"""A trained head on disk: head.safetensors (weights, normaliser) and head.json (what it is)."""
+"""A trained head on disk: head.safetensors (weights, normaliser) and head.json (its record)."""
 
 import dataclasses
 import functools
@@ -9,24 +9,25 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from featurize.arrays import Floats32
 from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
 from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
-from headtrain.head.ensemble import EnsembleModel, put_state, read_state
+from headtrain.head.ensemble import EnsembleModel, load_state, make_model, read_state
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
 from headtrain.pairs.holdout import Holdout
+from headtrain.pairs.plan import TrainingData
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "head.safetensors"
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(CriticError):
-    """A checkpoint that is missing, damaged, of another make or cannot be written."""
+    """A checkpoint that is missing, damaged or incompatible, or that cannot be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,11 @@ class HeadRecord(HeadSpec):
     """The content of head.json: the shape of the head, and how it was made."""
 
     recipe_fingerprint: str
-    """Recipe of the features; a store of another recipe is refused."""
+    """Recipe of the features; a store with another recipe is refused."""
     store_fingerprint: str
     """Store the head was trained on."""
     step: int
-    """Optimizer steps taken."""
+    """Number of optimizer steps."""
     metrics: dict[str, float]
     """Validation metrics at that step."""
     config: dict[str, Any]
@@ -58,50 +59,72 @@ class HeadRecord(HeadSpec):
     num_members: int = 1
     """Heads of an ensemble, stacked in the weights; its value is the mean of theirs."""
     selection: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """How this head was chosen among those of its run or sweep."""
+    """How this head was selected among those of its run or sweep."""
     train_holdout: dict[str, Any] | None = None
-    """The train problems it was not trained on (see holdout.py)."""
+    """The train problems it was not trained on (see Holdout)."""
     pairs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What it was trained on: numbers of pairs, problems and samples, and a digest of the pairs."""
+    """Its training data: numbers of pairs, problems and samples, and a checksum of the pairs."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Versions of the libraries that made it."""
     fitted: dict[str, Any] | None = None
-    """What turns its values into probabilities and calls; None where it was not fitted."""
+    """Calibration and threshold (see Decision); None for an intermediate checkpoint."""
     weights_checksum: str = ""
     """SHA-256 of head.safetensors: the two files belong together."""
     format_version: int = FORMAT_VERSION
 
+    @classmethod
+    def for_run(
+        cls,
+        spec: HeadSpec,
+        store: FeatureStore,
+        data: TrainingData,
+        *,
+        config: dict[str, Any],
+        tracking_run_id: str | None,
+    ) -> Self:
+        """Fill the fields that all heads of a run have in common."""
+        return cls(
+            **dataclasses.asdict(spec),
+            recipe_fingerprint=store.manifest.recipe_fingerprint,
+            store_fingerprint=store.manifest.fingerprint,
+            step=0,
+            metrics={},
+            config=config,
+            tracking_run_id=tracking_run_id,
+            train_holdout=dataclasses.asdict(data.holdout) if data.holdout else None,
+            pairs={**data.describe(), "checksum": data.checksum()},
+        )
+
     @property
     def holdout(self) -> Holdout | None:
-        """The train problems that were held out, None where none were."""
+        """The train problems that were held out, None if there were none."""
         return Holdout(**self.train_holdout) if self.train_holdout else None
 
     @property
     def is_finished(self) -> bool:
-        """Whether its run went to the end; the best head of a run on its way is not the last."""
+        """Whether its run finished; until then another head may become the best."""
         return self.fitted is not None
 
     @property
     def decision(self) -> Decision | None:
-        """The calibration and threshold fitted on train; None of a checkpoint on the way."""
+        """The calibration and threshold fitted on train; None for an intermediate checkpoint."""
         return Decision.from_dict(self.fitted) if self.fitted else None
-
-    def make_members(self) -> HeadModel | EnsembleModel:
-        """A model of this shape with uninitialised weights, or as many as there are members."""
-        members = [self.make_model() for _ in range(self.num_members)]
-        return members[0] if self.num_members == 1 else EnsembleModel(members)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedHead:
-    """A head that has been read back and is ready to score."""
+    """A loaded head, ready to score."""
 
     model: HeadModel | EnsembleModel
     record: HeadRecord
     path: str
 
     def check(self, store: FeatureStore) -> None:
-        """Refuse a store whose features are not of the kind the head was trained on."""
+        """Check that a store has the features that the head was trained on.
+
+        Raises:
+            CheckpointError: its recipe or the widths of its tensors differ.
+        """
         wanted, found = self.record.recipe_fingerprint, store.manifest.recipe_fingerprint
         if wanted != found:
             raise CheckpointError(
@@ -116,14 +139,14 @@ class TrainedHead:
             )
 
     @overload
-    def score(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    def score(self, inputs: FeatureStore) -> Floats32: ...
     @overload
     def score(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
-    def score(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
-        """Values of a whole store, [samples] in the order of its table, or of [..., width] inputs.
+    def score(self, inputs: FeatureStore | torch.Tensor) -> Floats32 | torch.Tensor:
+        """Compute values of a whole store, [samples] in table order, or of [..., width] inputs.
 
-        Every sample is scored, with or without a label; a feature row they share is scored once.
+        All samples are scored, with or without a label.
         """
         if isinstance(inputs, FeatureStore):
             return self._over_store(inputs, self.score)
@@ -132,45 +155,48 @@ class TrainedHead:
         return values.squeeze(-1).cpu()
 
     @overload
-    def spread(self, inputs: FeatureStore) -> npt.NDArray[np.float32]: ...
+    def spread(self, inputs: FeatureStore) -> Floats32: ...
     @overload
     def spread(self, inputs: torch.Tensor) -> torch.Tensor: ...
 
-    def spread(self, inputs: FeatureStore | torch.Tensor) -> npt.NDArray[np.float32] | torch.Tensor:
-        """How far the members of an ensemble disagree: deviation of their values.
+    def spread(self, inputs: FeatureStore | torch.Tensor) -> Floats32 | torch.Tensor:
+        """Compute the standard deviation over the members of an ensemble; 0 for a single head.
 
-        Of a whole store or of inputs, as `score`; 0 for a single head.
+        Inputs and shapes are those of `score`.
         """
         if isinstance(inputs, FeatureStore):
             return self._over_store(inputs, self.spread)
         with torch.inference_mode():
-            inputs = inputs.to(self.device, torch.float32)
-            if isinstance(self.model, EnsembleModel):
-                return self.model.member_values(inputs).std(0, correction=0).squeeze(-1).cpu()
-            return torch.zeros(inputs.shape[:-1])
+            values = self.model.member_values(inputs.to(self.device, torch.float32))
+        return values.std(0, correction=0).squeeze(-1).cpu()
 
     @property
     def device(self) -> torch.device:
-        """Where the head computes."""
+        """Device of the weights."""
         return next(self.model.buffers()).device
 
     def _over_store(
-        self, store: FeatureStore, of: Callable[[torch.Tensor], torch.Tensor]
-    ) -> npt.NDArray[np.float32]:
+        self, store: FeatureStore, compute: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Floats32:
+        """Compute a number for each feature row once, and return that of each sample."""
         self.check(store)
         feature_rows, table_rows, samples = np.unique(
             store.samples["feature_row"].to_numpy(), return_index=True, return_inverse=True
         )
         values = np.empty(len(feature_rows), dtype=np.float32)
         for start in range(0, len(feature_rows), ROWS_AT_ONCE):
-            piece = slice(start, start + ROWS_AT_ONCE)
-            features = read_rows(store, self.record.columns, feature_rows[piece], table_rows[piece])
-            values[piece] = of(features).numpy()
+            chunk = slice(start, start + ROWS_AT_ONCE)
+            features = read_rows(store, self.record.columns, feature_rows[chunk], table_rows[chunk])
+            values[chunk] = compute(features).numpy()
         return values[samples]
 
 
 def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecord) -> Path:
-    """Write the two files, the JSON last: a pair that does not match is refused when read."""
+    """Write the two files, the JSON last; a mismatched pair is refused when read.
+
+    Raises:
+        CheckpointError: a weight is NaN or inf.
+    """
     weights = read_state(model)
     for name, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
@@ -191,7 +217,7 @@ def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecor
 
 
 def write_decision(folder: Path, decision: Decision) -> None:
-    """Add to a head's head.json what was fitted on its train samples."""
+    """Add the calibration and threshold to a head's head.json."""
     record = dataclasses.replace(_read_record(str(folder)), fitted=dataclasses.asdict(decision))
     write_json(folder / RECORD_FILE, dataclasses.asdict(record))
 
@@ -199,7 +225,10 @@ def write_decision(folder: Path, decision: Decision) -> None:
 def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHead:
     """Read a head from its folder, or the best (else the final) head of a run's folder.
 
-    `path` may be any URI fsspec knows.
+    `path` may be any URI that fsspec supports.
+
+    Raises:
+        CheckpointError: there is no head, or it is damaged.
     """
     folder = find_head(str(path).rstrip("/"))
     record = _read_record(folder)
@@ -209,9 +238,9 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
             f"{folder}: {WEIGHTS_FILE} is not the file {RECORD_FILE} was written with; "
             "rerun `critic train-head`, or take another checkpoint of the run"
         )
-    model = record.make_members()
+    model = make_model(record, record.num_members)
     try:
-        put_state(model, safetensors.torch.load(content))  # no pickle: bytes of tensors alone
+        load_state(model, safetensors.torch.load(content))  # no pickle: bytes of tensors alone
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: damaged ({reason}); train the head again") from error
@@ -219,7 +248,11 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
 
 
 def check_upload_uri(uri: str) -> None:
-    """Fail before a run, not after it, when the URI's filesystem is not there."""
+    """Check that the filesystem of a URI can be opened, before a run.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
     try:
         RemoteFolder(uri)
     except OSError as error:
@@ -232,9 +265,9 @@ def check_upload_uri(uri: str) -> None:
 def upload_head(folder: Path, uri: str) -> str:
     """Copy a head to `<uri>/<run's folder>/<head's folder>`, the JSON last; returns the target.
 
-    It returns when the copy is whole, so that no clean-up can take a file away beneath it.
+    It returns only after the copy is complete.
     """
-    run = folder.absolute().parent.name  # runs that share a bucket keep apart
+    run = folder.absolute().parent.name  # keeps apart runs that share a bucket
     target = f"{uri.rstrip('/')}/{run}/{folder.name}"
     remote = RemoteFolder(target)
     for name in (WEIGHTS_FILE, RECORD_FILE):
@@ -244,7 +277,7 @@ def upload_head(folder: Path, uri: str) -> str:
 
 
 def find_head(path: str) -> str:
-    """The folder `load_head` reads; CheckpointError where there is no head."""
+    """Return the folder that `load_head` reads; a CheckpointError if there is no head."""
     if path.endswith((WEIGHTS_FILE, RECORD_FILE)):
         path = path.rpartition("/")[0] or "."
     for folder in (path, f"{path}/best", f"{path}/final"):

@@ -1,24 +1,28 @@
-"""The value head: a small network that turns a sample's cached features into one value."""
+"""The value head: a small network from the cached features of a sample to one value."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-DIRECT_SPEED = 10.0
-"""How much faster the direct weights learn: AdamW moves every weight alike, and they are few."""
+from headtrain.features.inputs import ROWS_AT_ONCE
+from headtrain.head.spec import HeadSpec
+from headtrain.pairs.rng import mix_seed
+
+DIRECT_SCALE = 10.0
+"""Scale of the direct weights, so that they learn faster: AdamW moves all weights alike."""
 
 
 class MLPValueHead(nn.Module):
     """hidden -> units -> units//2 -> 1 with GELU, dropout after each GELU and no bias.
 
-    Dropout keeps the head from memorising which problem a feature belongs to.
+    Dropout keeps the head from memorising the problems.
     """
 
     head_type = "mlp"
 
     def __init__(self, hidden_size: int, dropout: float = 0.0, units: int | None = None) -> None:
-        """`units` are those of the first layer [default: hidden_size // 8]."""
+        """`units` is the width of the first layer [default: hidden_size // 8]."""
         units = hidden_size // 8 if units is None else units
         if units < 2:
             raise ValueError(
@@ -44,7 +48,7 @@ class MLPValueHead(nn.Module):
 
 
 class LinearValueHead(nn.Module):
-    """hidden -> 1 without bias: the simplest judge."""
+    """hidden -> 1 without bias: the baseline."""
 
     head_type = "linear"
 
@@ -75,8 +79,8 @@ def create_value_head(
 class FeatureNormaliser(nn.Module):
     """Brings features to mean 0 and deviation 1 over the training samples.
 
-    Its numbers are buffers: they travel with the head, so that whoever scores uses the same ones.
-    Until it is fitted it changes nothing. What never varies keeps scale 1.
+    Mean and scale are buffers, so they are saved with the head. Before `fit` they change nothing.
+    Constant features keep scale 1.
     """
 
     mean: torch.Tensor  # [width]
@@ -92,23 +96,22 @@ class FeatureNormaliser(nn.Module):
         self,
         features: torch.Tensor,
         blocks: Sequence[int] | None = None,
-        rows_at_once: int = 16_384,
     ) -> None:
-        """Take mean and deviation over features [rows, width], in float64, piece by piece.
+        """Compute mean and deviation of features [rows, width] in float64, chunk by chunk.
 
-        Each feature gets its own deviation or, with the widths of `blocks` of columns, the root
-        mean square of those of its block: then the features of a block keep their proportions.
+        Every feature has its own deviation or, given the widths of `blocks` of columns, the root
+        mean square of the deviations of its block, which preserves the proportions in a block.
         """
         total = torch.zeros_like(self.mean, dtype=torch.float64, device=features.device)
-        for piece in torch.split(features, rows_at_once):
-            total += piece.sum(dim=0, dtype=torch.float64)
+        for chunk in torch.split(features, ROWS_AT_ONCE):
+            total += chunk.sum(dim=0, dtype=torch.float64)
         mean = total / len(features)
         squares = torch.zeros_like(total)
-        for piece in torch.split(features, rows_at_once):
+        for chunk in torch.split(features, ROWS_AT_ONCE):
             # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
-            squares += (piece.double() - mean).square_().sum(dim=0)
+            squares += (chunk.double() - mean).square_().sum(dim=0)
         deviation = (squares / len(features)).sqrt()
-        # What float32 cannot tell from rounding is no deviation.
+        # A deviation below float32 rounding counts as 0.
         deviation = deviation.where(deviation > 1e-6 * mean.abs(), 0.0)
         if blocks is not None:
             parts = deviation.square().split(list(blocks))
@@ -122,64 +125,75 @@ class FeatureNormaliser(nn.Module):
         return (features - self.mean) / self.scale
 
     @torch.no_grad()
-    def normalise_(self, features: torch.Tensor, rows_at_once: int = 16_384) -> None:
-        """The same as forward, bit for bit, in place: for features that are read many times.
+    def normalise_(self, features: torch.Tensor) -> None:
+        """Apply forward in place, bit for bit, to features that are read many times.
 
-        Piece by piece, so that features mapped from a file are gone through once and not twice.
+        It works chunk by chunk, so mapped features are read from the disk once, not twice.
         """
         mean, scale = self.mean.to(features.device), self.scale.to(features.device)
-        for piece in torch.split(features, rows_at_once):
-            piece.sub_(mean).div_(scale)
+        for chunk in torch.split(features, ROWS_AT_ONCE):
+            chunk.sub_(mean).div_(scale)
+
+    def fit_and_normalise_(self, features: torch.Tensor, kind: str, units: Sequence[int]) -> None:
+        """Fit to the train features, then normalise them in place.
+
+        `kind` is training.normaliser; `units` are the widths of the columns with a common unit.
+        """
+        if kind != "none":
+            self.fit(features, units if kind == "tensor" else None)
+        self.normalise_(features)
 
 
 class HeadModel(nn.Module):
-    """What is trained and saved: a normaliser and the value head behind it.
+    """A normaliser and the value head after it: what is trained and saved.
 
-    With `mixed` blocks of columns (a block a tensor) the first layer has the size it would have for
-    the widest block alone and reads a learned mix of the blocks: each weighs as much as its share
-    of softmax(mix), times the number of blocks, so that all weigh 1 at the start.
+    With `spec.mixed_blocks` the first layer is sized for the widest block and reads a learned mix
+    of the blocks: each is multiplied by its share of softmax(mix) times the number of blocks, so
+    all factors are 1 at the start.
 
-    The last `direct` columns are read by the head like all others and lead straight to the value as
-    well: value = head(x) + 10 w x[-direct:]. A few columns that say much drown among thousands.
+    The last `spec.num_direct` columns are inputs of the head like all others, and also have a
+    linear term: value = head(x) + 10 w x[-num_direct:]. Otherwise a few informative columns would
+    be lost among thousands.
     """
 
     column_blocks: torch.Tensor  # [width] block of each column
 
-    def __init__(
-        self,
-        width: int,
-        head_type: str = "mlp",
-        dropout: float = 0.0,
-        mixed: Sequence[int] | None = None,
-        direct: int = 0,
-        units: int | None = None,
-    ) -> None:
-        """`mixed` are widths of blocks, None reads all columns alike; `units`: the mlp's."""
+    def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
-        if units is None and mixed:
-            units = max(mixed) // 8
-        self.head = create_value_head(width, head_type, dropout, units)
+        self.spec = spec
+        width, blocks = spec.columns.width, spec.mixed_blocks
+        self.head = create_value_head(width, spec.head_type, spec.dropout, spec.num_units)
         self.normaliser = FeatureNormaliser(width)
-        if mixed:
-            assert sum(mixed) == width, "blocks make up the whole input"
-            blocks = torch.arange(len(mixed)).repeat_interleave(torch.tensor(mixed))
-            self.register_buffer("column_blocks", blocks, persistent=False)
-            self.mix = nn.Parameter(torch.zeros(len(mixed)))
-        if direct:
-            self.direct = nn.Parameter(torch.zeros(1, direct))
+        if blocks:
+            column_blocks = torch.arange(len(blocks)).repeat_interleave(torch.tensor(blocks))
+            self.register_buffer("column_blocks", column_blocks, persistent=False)
+            self.mix = nn.Parameter(torch.zeros(len(blocks)))
+        if spec.num_direct:
+            self.direct = nn.Parameter(torch.zeros(1, spec.num_direct))
+
+    @classmethod
+    def from_seed(cls, spec: HeadSpec, seed: int) -> "HeadModel":
+        """Make a head with the initial weights of a seed, drawn on the CPU."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(mix_seed(seed, 0, 2))
+            return cls(spec)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., 1]."""
-        return self.judge(self.normaliser(features))
+        return self.score_normalised(self.normaliser(features))
 
-    def judge(self, normalised: torch.Tensor) -> torch.Tensor:
+    def member_values(self, features: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [1, ..., 1], as an ensemble of one."""
+        values: torch.Tensor = self(features)
+        return values[None]
+
+    def score_normalised(self, normalised: torch.Tensor) -> torch.Tensor:
         """Normalised features [..., width] -> [..., 1]."""
-        gated = normalised
-        if hasattr(self, "mix"):
+        inputs = normalised
+        if self.spec.mixed_blocks:
             gates = self.mix.softmax(0) * len(self.mix)
-            gated = normalised * gates[self.column_blocks]
-        values: torch.Tensor = self.head(gated)
-        if hasattr(self, "direct"):
-            weights = DIRECT_SPEED * self.direct
-            values = values + normalised[..., -weights.shape[1] :] @ weights.T
+            inputs = normalised * gates[self.column_blocks]
+        values: torch.Tensor = self.head(inputs)
+        if num_direct := self.spec.num_direct:
+            values = values + normalised[..., -num_direct:] @ (DIRECT_SCALE * self.direct).T
         return values

@@ -1,36 +1,35 @@
-"""The shape of a value head: training, checkpoints and sweeps all build heads from it."""
+"""The shape of a value head, from which training, sweeps and checkpoints build their models."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 from headtrain.features.inputs import InputColumns
-from headtrain.head.model import HeadModel
 from headtrain.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """All that decides the shape of a head; head.json has these keys."""
+    """Everything that determines the shape of a head; the fields are keys of head.json."""
 
     head_type: str
     """mlp or linear."""
     dropout: float
-    """Used while training only."""
+    """Used only during training."""
     tensors: Mapping[str, int]
-    """Store tensors the head reads and their widths, in the order of its input."""
+    """Store tensors that the head reads and their widths, in input order."""
     likelihood: bool
-    """Whether the four likelihood columns follow them."""
+    """Whether the four likelihood columns follow the tensors."""
     head_width: int | None = None
     """Units of the mlp's first layer; None: an eighth of the inputs (mix: of the widest tensor)."""
     likelihood_direct: bool = False
-    """Whether the likelihood columns also lead straight to the value."""
+    """Whether a linear term of the likelihood columns is added to the value."""
     feature_mix: str = "concat"
     """concat, or mix: a learned mix of the tensors (the likelihood is one more)."""
 
     @classmethod
     def of(cls, columns: InputColumns, training: TrainingSettings) -> Self:
-        """The head that the settings describe, over these columns."""
+        """Describe the head of these settings over these columns."""
         return cls(
             head_type=training.value_head_type,
             dropout=training.dropout,
@@ -43,25 +42,33 @@ class HeadSpec:
 
     @property
     def columns(self) -> InputColumns:
-        """The input columns the head reads."""
+        """The input columns that the head reads."""
         return InputColumns(
             tensors=tuple(self.tensors),
             widths=tuple(self.tensors.values()),
             likelihood=self.likelihood,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The keys of head.json."""
-        return asdict(self)
+    @property
+    def mixed_blocks(self) -> tuple[int, ...]:
+        """Widths of the column blocks that the head mixes; empty for concat."""
+        return self.columns.blocks if self.feature_mix == "mix" else ()
 
-    def make_model(self) -> HeadModel:
-        """A model of this shape with uninitialised weights (those of torch's random state)."""
+    @property
+    def num_direct(self) -> int:
+        """Number of last columns with a linear term of their own."""
+        return self.columns.num_direct if self.likelihood_direct else 0
+
+    @property
+    def num_units(self) -> int:
+        """Units of the mlp's first layer."""
+        if self.head_width is not None:
+            return self.head_width
+        return max(self.mixed_blocks or (self.columns.width,)) // 8
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What heads must have in common to be computed as one batch of heads."""
         columns = self.columns
-        return HeadModel(
-            columns.width,
-            self.head_type,
-            self.dropout,
-            columns.blocks if self.feature_mix == "mix" else None,
-            columns.num_direct if self.likelihood_direct else 0,
-            self.head_width,
-        )
+        inputs = self.mixed_blocks or (columns.width, columns.num_direct)
+        return (self.head_type, self.head_width, self.likelihood_direct, self.feature_mix, inputs)

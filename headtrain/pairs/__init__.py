@@ -1,1 +1,1 @@
-"""Sampling pairs of a correct and an incorrect solution of the same problem."""
+"""Choosing pairs of a correct and an incorrect solution of the same problem."""

@@ -1,7 +1,7 @@
-"""Holds some train problems out of training, so that memorising and a shift of splits tell apart.
+"""Holds train problems out of training, to separate memorisation from a shift between splits.
 
-Problems are ordered by the hash of their id and the first few are held out: no seed, no order of
-the data and no other problem that is added or taken away moves a problem across the boundary.
+Problems are ordered by the hash of their id and the first ones are held out: no seed, no row order
+and no other problem that is added or removed moves a problem across the boundary.
 """
 
 import hashlib
@@ -9,36 +9,40 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurize.arrays import Bools
 from featurize.errors import CriticError
-from headtrain.features.columns import rank_strings
+from headtrain.features.samples import rank_strings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """Which train problems a head was not trained on; head.json keeps it as `train_holdout`."""
+    """The train problems that a head does not train on; `train_holdout` in head.json."""
 
     share: float
-    """Share of the problems, as the settings asked."""
+    """Share of the problems, as in the settings."""
     boundary: str
-    """A problem is held out if the hash of its id is not above this."""
+    """A problem is held out if the hash of its id is at most this."""
 
     def contains(self, problem_id: str) -> bool:
         """Whether a problem is held out."""
         return _hash(problem_id) <= self.boundary
 
-    def mask(self, problem_ids: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    def mask(self, problem_ids: pa.ChunkedArray) -> Bools:
         """Whether the problem of each row is held out, [rows]."""
-        ranks = rank_strings(problem_ids)
-        held = [name is not None and self.contains(name) for name in ranks.names.to_pylist()]
-        return np.array([*held, False])[ranks.codes]
+        problems = rank_strings(problem_ids)
+        held = [name is not None and self.contains(name) for name in problems.names.to_pylist()]
+        return np.array([*held, False])[problems.codes]
 
 
 def choose_holdout(problem_ids: Collection[str], share: float) -> Holdout | None:
-    """Hold out this share of the problems, one at least and never all; None for a share of 0."""
+    """Hold out this share of the problems, at least one and never all; None for a share of 0.
+
+    Raises:
+        CriticError: there are fewer than two problems.
+    """
     if not share:
         return None
     hashes = sorted(_hash(name) for name in set(problem_ids))
@@ -52,7 +56,7 @@ def choose_holdout(problem_ids: Collection[str], share: float) -> Holdout | None
 
 
 def labelled_problems(samples: pa.Table) -> list[str]:
-    """Ids of the problems that have both labels."""
+    """Return the sorted ids of the problems with both labels."""
     labelled = samples.select(["problem_id", "is_correct"]).filter(
         pc.is_valid(samples["is_correct"])
     )

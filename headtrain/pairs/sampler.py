@@ -1,10 +1,10 @@
-"""Draws (correct, incorrect) pairs of one problem without ever listing all combinations.
+"""Samples (correct, incorrect) pairs of one problem without listing all combinations.
 
-Samples that may be compared (one problem, one language, perhaps one length) are a cell. A cell
-with c correct and w incorrect samples has c*w pairs, so the pairs of all cells can be numbered
-without being made: cell after cell, and k = i*w + j within a cell. Drawing is two steps: how many
-pairs each problem gives (its quota), then so many distinct numbers of its range, turned back into
-(i, j). Memory is linear in samples plus drawn pairs, however many billion combinations there are.
+Samples that may be compared (one problem, one language, optionally one length) form a cell. A cell
+with c correct and w incorrect samples has c*w pairs, so the pairs of all cells can be numbered:
+cell after cell, and k = i*w + j within a cell. Sampling has two steps: allocate the number of pairs
+to problems, then draw that many distinct numbers for each problem and convert them to (i, j).
+Memory is linear in the number of samples and drawn pairs.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from featurize.arrays import Ints
+from featurize.arrays import Bools, Ints
 from featurize.errors import CriticError
-from headtrain.pairs.allocation import share_out, spread_uniformly
-from headtrain.pairs.rng import Draws
+from headtrain.pairs.rng import PortableRng
 
 
 class PairError(CriticError):
-    """No pair can be drawn from the samples given."""
+    """No pair can be drawn from the given samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,48 +31,16 @@ class PairPlan:
     incorrect: Ints
     """Index of each pair's incorrect sample, [pairs]."""
     num_problems: int
-    """Problems that gave at least one pair."""
+    """Problems with at least one pair."""
     num_possible: int
-    """Pairs the samples hold, drawn or not, before any cap."""
+    """Number of pairs in the samples, drawn or not, before any cap."""
     num_left_out: int = 0
-    """Labelled samples that no pair may be made of, as the settings say."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cells:
-    """Samples grouped into the cells that have both labels; cells of a problem stand together."""
-
-    correct: Ints
-    """Sample indices of the correct samples, cell after cell."""
-    incorrect: Ints
-    """Sample indices of the incorrect samples, cell after cell."""
-    correct_starts: Ints
-    """Where each cell begins in `correct`, [cells]."""
-    incorrect_starts: Ints
-    """Where each cell begins in `incorrect`, [cells]."""
-    num_incorrect: Ints
-    """Incorrect samples of each cell, [cells]."""
-    pair_ends: Ints
-    """Pairs of this cell and of all before it, [cells]."""
-    pairs_of_problems: Ints
-    """Pairs of each problem, [problems]."""
-    weights: Ints
-    """Weight of each problem, [problems]."""
-
-    def to_samples(self, pairs: Ints) -> tuple[Ints, Ints]:
-        """The correct and the incorrect sample of pairs given by their numbers."""
-        cells = np.searchsorted(self.pair_ends, pairs, side="right")
-        starts = np.append(0, self.pair_ends)[cells]
-        i, j = np.divmod(pairs - starts, self.num_incorrect[cells])
-        return (
-            self.correct[self.correct_starts[cells] + i],
-            self.incorrect[self.incorrect_starts[cells] + j],
-        )
+    """Labelled samples that the settings exclude from pairs."""
 
 
 def sample_pairs(
     problem_codes: npt.NDArray[np.integer],
-    is_correct: npt.NDArray[np.bool_],
+    is_correct: Bools,
     n_pairs: int,
     *,
     seed: int,
@@ -82,17 +49,20 @@ def sample_pairs(
     classes: npt.NDArray[np.integer] | None = None,
     weights: npt.NDArray[np.integer] | None = None,
 ) -> PairPlan:
-    """Draw n_pairs distinct pairs, or all there are; the same for the same arrays and seed.
+    """Draw n_pairs distinct pairs, or all if there are fewer; deterministic for a seed.
 
-    `uniform` makes every combination equally likely, so that a few huge problems dominate;
-    `balanced` gives every problem the same number until its pairs or the cap run out. With weights
-    a problem's share (`balanced`) or a combination's chance (`uniform`) is in proportion to them.
-    All arrays are [samples]: equal problem_codes are one problem, within which only samples of
-    equal `classes` are compared; a problem weighs what its heaviest sample does.
+    `uniform` makes every combination equally likely, so a few huge problems dominate; `balanced`
+    gives every problem the same number of pairs until its pairs or the cap run out. Weights scale
+    a problem's share (`balanced`) or a combination's probability (`uniform`). All arrays are
+    [samples]: only samples with equal problem_codes and equal `classes` are compared; the weight of
+    a problem is the largest weight of its samples.
+
+    Raises:
+        PairError: there is no pair, or an argument is wrong.
     """
-    arrays = (problem_codes, is_correct, classes, weights)
-    if len({a.shape for a in arrays if a is not None}) > 1 or problem_codes.ndim != 1:
-        shapes = ", ".join(str(a.shape) for a in arrays if a is not None)
+    arrays = [a for a in (problem_codes, is_correct, classes, weights) if a is not None]
+    if len({a.shape for a in arrays}) > 1 or problem_codes.ndim != 1:
+        shapes = ", ".join(str(a.shape) for a in arrays)
         raise PairError(f"the columns of the samples, {shapes}, must be vectors of one length")
     if n_pairs < 1 or (max_pairs_per_problem is not None and max_pairs_per_problem < 1):
         raise PairError(
@@ -104,29 +74,122 @@ def sample_pairs(
     limits = cells.pairs_of_problems
     if max_pairs_per_problem is not None:
         limits = np.minimum(limits, max_pairs_per_problem)
-    draws = Draws(seed)
-    draw_quotas = share_out if strategy == "balanced" else spread_uniformly
-    quotas = draw_quotas(limits, min(n_pairs, int(limits.sum())), cells.weights, draws)
+    rng = PortableRng(seed)
+    allocate = allocate_balanced if strategy == "balanced" else allocate_uniform
+    counts = allocate(limits, min(n_pairs, int(limits.sum())), cells.weights, rng)
     starts = np.cumsum(cells.pairs_of_problems) - cells.pairs_of_problems
-    pairs = draws.distinct(cells.pairs_of_problems, quotas) + np.repeat(starts, quotas)
-    correct, incorrect = cells.to_samples(pairs[draws.order(len(pairs))])
+    pairs = rng.subsets(cells.pairs_of_problems, counts) + np.repeat(starts, counts)
+    correct, incorrect = cells.to_samples(pairs[rng.permutation(len(pairs))])
     return PairPlan(
         correct=correct,
         incorrect=incorrect,
-        num_problems=int(np.count_nonzero(quotas)),
+        num_problems=int(np.count_nonzero(counts)),
         num_possible=int(cells.pairs_of_problems.sum()),
     )
 
 
+def allocate_balanced(limits: Ints, total: int, weights: Ints, rng: PortableRng) -> Ints:
+    """Split total (at most limits.sum()) in proportion to weights, up to each member's limit.
+
+    A member whose share exceeds its limit gets the limit, and the rest is split among the others.
+    The remainder of the integer division is drawn such that the expected count of a member is its
+    share. limits and weights are [members], positive.
+
+    NOTE: integers only; the last digit of a float differs between machines.
+    """
+    counts = np.zeros_like(limits)
+    rest = np.arange(len(limits))  # members below their limit
+    left = total
+    while len(rest):
+        weighted = weights[rest] * left  # a share is this divided by the sum of weights
+        divisor = weights[rest].sum()
+        counts[rest] = weighted // divisor
+        is_full = limits[rest] <= counts[rest]
+        if not is_full.any():
+            counts[rest] += _round_randomly(weighted % divisor, divisor, rng)
+            break
+        full, rest = rest[is_full], rest[~is_full]
+        counts[full] = limits[full]
+        left -= limits[full].sum()
+    return counts
+
+
+def allocate_uniform(limits: Ints, total: int, weights: Ints, rng: PortableRng) -> Ints:
+    """Draw total units of all members' limits without replacement; return each member's count.
+
+    Units of members with equal weight are equally likely, and twice as likely as units of half the
+    weight, until the units of a weight run out.
+    """
+    distinct_weights, classes = np.unique(weights, return_inverse=True)
+    units = [int(limits[classes == number].sum()) for number in range(len(distinct_weights))]
+    # NOTE: Python integers: billions of units times their weight exceed 64 bits.
+    mass = [int(weight) * size for weight, size in zip(distinct_weights, units, strict=True)]
+    shares = allocate_balanced(np.array(units, object), total, np.array(mass, object), rng)
+    counts = np.zeros_like(limits)
+    for number, share in enumerate(shares):
+        members = np.flatnonzero(classes == number)
+        drawn = rng.subsets(np.array([units[number]]), np.array([int(share)]))
+        owners = np.searchsorted(np.cumsum(limits[members]), drawn, side="right")
+        counts[members] = np.bincount(owners, minlength=len(members))
+    return counts
+
+
+def _round_randomly(remainders: Ints, divisor: int, rng: PortableRng) -> Bools:
+    """Choose members with probability remainder / divisor; their number is the rounded sum.
+
+    Systematic sampling: the remainders are laid end to end in random order, and one is chosen if it
+    covers a multiple of the divisor, counted from a random start.
+    """
+    order = rng.permutation(len(remainders))
+    ends = np.cumsum(remainders[order]) + rng.integers(np.array([divisor]))[0]
+    is_chosen = np.zeros(len(remainders), bool)
+    is_chosen[order] = ends // divisor > (ends - remainders[order]) // divisor
+    return is_chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cells:
+    """Samples grouped into the cells that have both labels; the cells of a problem are adjacent."""
+
+    correct: Ints
+    """Indices of the correct samples, cell after cell."""
+    incorrect: Ints
+    """Indices of the incorrect samples, cell after cell."""
+    correct_starts: Ints
+    """Start of each cell in `correct`, [cells]."""
+    incorrect_starts: Ints
+    """Start of each cell in `incorrect`, [cells]."""
+    num_incorrect: Ints
+    """Incorrect samples of each cell, [cells]."""
+    pair_ends: Ints
+    """Number of pairs of this cell and all before it, [cells]."""
+    pairs_of_problems: Ints
+    """Number of pairs of each problem, [problems]."""
+    weights: Ints
+    """Weight of each problem, [problems]."""
+
+    def to_samples(self, pairs: Ints) -> tuple[Ints, Ints]:
+        """Convert pair numbers to the indices of their correct and incorrect samples."""
+        cells = np.searchsorted(self.pair_ends, pairs, side="right")
+        starts = np.append(0, self.pair_ends)[cells]
+        i, j = np.divmod(pairs - starts, self.num_incorrect[cells])
+        return (
+            self.correct[self.correct_starts[cells] + i],
+            self.incorrect[self.incorrect_starts[cells] + j],
+        )
+
+
 def _group(
     problems: npt.NDArray[np.integer],
-    is_correct: npt.NDArray[np.bool_],
+    is_correct: Bools,
     classes: npt.NDArray[np.integer] | None,
     weights: npt.NDArray[np.integer] | None,
 ) -> _Cells:
     order = np.lexsort((problems,) if classes is None else (classes, problems))
-    starts_problem = _changes(problems[order])
-    starts_cell = starts_problem if classes is None else starts_problem | _changes(classes[order])
+    starts_problem = _starts_run(problems[order])
+    starts_cell = (
+        starts_problem if classes is None else starts_problem | _starts_run(classes[order])
+    )
     cells, labels = np.cumsum(starts_cell) - 1, is_correct[order]  # [samples], sorted
     num_correct = np.bincount(cells[labels], minlength=int(starts_cell.sum()))
     num_incorrect = np.bincount(cells[~labels], minlength=len(num_correct))
@@ -140,7 +203,7 @@ def _group(
         )
     pairs = (num_correct * num_incorrect)[has_both]
     owners = (np.cumsum(starts_problem) - 1)[starts_cell][has_both]  # problem of each cell
-    first_cells = np.flatnonzero(_changes(owners))
+    first_cells = np.flatnonzero(_starts_run(owners))
     heaviest = np.ones(len(first_cells), np.int64)
     if weights is not None:
         per_problem = np.maximum.reduceat(weights[order], np.flatnonzero(starts_problem))
@@ -157,6 +220,6 @@ def _group(
     )
 
 
-def _changes(values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
-    """Where a sorted vector begins with a new value, [n]; the first always does."""
+def _starts_run(values: npt.NDArray[np.integer]) -> Bools:
+    """Mask of the first element of every run of equal values, [n]."""
     return np.append(np.ones(min(1, len(values)), bool), values[1:] != values[:-1])

@@ -10,7 +10,7 @@ import torch
 
 from featurize.arrays import Floats, Ints
 from featurize.store import FeatureStore
-from headtrain.features.columns import rank_strings
+from headtrain.features.samples import rank_strings
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
 from headtrain.metrics.calibration import Calibration
 from headtrain.metrics.groups import group_codes

@@ -9,12 +9,12 @@ import torch
 
 from headtrain.features.inputs import HeadInputs
 from headtrain.head.model import HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.inputs import SweepInputs, SweepReader
-from headtrain.training.loop import STACKED_ALIKE, HeadJob, Trainer
+from headtrain.training.loop import HeadJob, Trainer, batch_key
 from headtrain.training.objective import Objective, make_objective
-from headtrain.training.train import make_model
 from headtrain.training.validation import Validation
 
 MAX_HEADS = 16
@@ -88,12 +88,11 @@ def group_by_shape(candidates: Sequence[Candidate], reader: SweepReader) -> list
 
 def _shape(point: SweepPoint, reader: SweepReader) -> str:
     """Identify everything that heads of one group must have in common."""
-    training, columns, data = point.training, reader.columns(point), reader.data(point)
-    is_mix = training.feature_mix == "mix"
+    training, data = point.training, reader.data(point)
+    spec = HeadSpec.of(reader.columns(point), training)
     return repr(
         (
-            [getattr(training, name) for name in STACKED_ALIKE],
-            columns.blocks if is_mix else (columns.width, columns.num_direct),
+            batch_key(spec, training),
             (len(data.plan.correct), len(data.samples), data.plan.num_problems),
             training.problem_pairs,
         )
@@ -134,7 +133,7 @@ class GroupRun:
         ]
         self.trainer = Trainer(jobs, device=reader.device, mixed_precision=mixed_precision)
         self.heads = [_Progress() for _ in jobs]
-        self._best_parameters = self.trainer.stack.parameters.clone()
+        self._best_parameters = self.trainer.heads.parameters.clone()
 
     def train(self, save_checkpoint_every: float | None) -> list[TrainedCandidate]:
         """Train all heads; one that stops early or diverges keeps its best weights."""
@@ -148,7 +147,7 @@ class GroupRun:
                         self._validate(number, step, means)
                 if not any(head.is_running for head in self.heads):
                     break
-        trainer.stack.parameters.copy_(self._best_parameters)
+        trainer.heads.parameters.copy_(self._best_parameters)
         return [self._result(number) for number in range(len(self.heads))]
 
     def _validate(self, number: int, step: int, means: dict[str, float]) -> None:
@@ -162,7 +161,7 @@ class GroupRun:
         head.num_since_best += 1
         if accuracy > head.best:
             head.best, head.best_step, head.num_since_best = accuracy, step, 0
-            self._best_parameters[number] = self.trainer.stack.parameters[number]
+            self._best_parameters[number] = self.trainer.heads.parameters[number]
         patience = job.settings.early_stopping_patience
         head.is_running = patience is None or head.num_since_best < patience
 
@@ -171,7 +170,7 @@ class GroupRun:
         model = self.trainer.jobs[number].model
 
         def scores(validation: Validation | None) -> ScoredSamples | None:
-            return None if head.has_diverged or validation is None else _score(validation, model)
+            return None if head.has_diverged or validation is None else validation.score(model)
 
         return TrainedCandidate(
             candidate=self.candidates[number],
@@ -213,19 +212,10 @@ def _move(inputs: HeadInputs, features: torch.Tensor, start: int) -> HeadInputs:
 
 
 def _make_model(candidate: Candidate, inputs: SweepInputs, device: torch.device) -> HeadModel:
-    model = make_model(inputs.columns, candidate.point.training, candidate.seed)
+    spec = HeadSpec.of(inputs.columns, candidate.point.training)
+    model = HeadModel.from_seed(spec, candidate.seed)
     model.normaliser.load_state_dict(inputs.normaliser.state_dict())
     return model.to(device).train()
-
-
-def _score(validation: Validation, model: HeadModel) -> ScoredSamples:
-    samples = validation.inputs.samples
-    return ScoredSamples(
-        scores=validation.score(model),
-        is_correct=samples.is_correct,
-        problem=samples.problems,
-        output_tokens=samples.output_tokens,
-    )
 
 
 def _own_copy(model: HeadModel) -> HeadModel:

@@ -11,21 +11,13 @@ import torch
 
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
-from headtrain.features.inputs import (
-    HeadInputs,
-    InputColumns,
-    LabelledSamples,
-    choose_columns,
-    read_head_inputs,
-    read_labelled_samples,
-)
+from headtrain.features.inputs import HeadInputs, InputColumns, choose_columns, read_head_inputs
 from headtrain.features.memory import FeatureMemory
+from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.head.model import FeatureNormaliser
 from headtrain.pairs.holdout import labelled_problems
-from headtrain.pairs.pair_plan import read_excluded_problems
-from headtrain.pairs.training_data import TrainingData, read_training_data
+from headtrain.pairs.plan import TrainingData, read_training_data
 from headtrain.sweep.grid import SweepPoint
-from headtrain.training.train import fit_normaliser
 from headtrain.training.validation import Validation, read_validation
 
 logger = logging.getLogger(__name__)
@@ -120,7 +112,6 @@ class SweepReader:
             self._data[key] = read_training_data(
                 self.train,
                 point.sampling,
-                excluded=read_excluded_problems(point.sampling.pairwise),
                 train_holdout=self.train_holdout,
             )
         return self._data[key]
@@ -144,8 +135,8 @@ class SweepReader:
         columns, data = self.columns(point), self.data(point)
         train = read_head_inputs(self.train, columns, samples=data.samples, memory=self.memory)
         normaliser = FeatureNormaliser(columns.width).to(self.device)
-        fit_normaliser(normaliser, train.features, columns, point.training)
-        normaliser.normalise_(train.features)
+        kind = point.training.normaliser
+        normaliser.fit_and_normalise_(train.features, kind, columns.units)
 
         def validation(
             store: FeatureStore, samples: LabelledSamples, limit: int | None = None
@@ -155,7 +146,6 @@ class SweepReader:
                 columns,
                 limit=limit,
                 seed=point.sampling.seed,
-                device=self.device,
                 samples=samples,
                 normaliser=normaliser,
                 memory=self.memory,

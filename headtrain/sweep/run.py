@@ -22,9 +22,16 @@ from featurize.errors import CriticError
 from featurize.io.files import write_json
 from featurize.store import FeatureStore, sole_writer
 from headtrain.features.memory import FeatureMemory
-from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head, write_head
+from headtrain.head.checkpoint import (
+    CheckpointError,
+    HeadRecord,
+    TrainedHead,
+    load_head,
+    write_head,
+)
 from headtrain.head.ensemble import EnsembleModel
-from headtrain.pairs.pair_plan import pair_settings, read_excluded_problems
+from headtrain.head.spec import HeadSpec
+from headtrain.pairs.plan import pair_settings
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
@@ -39,9 +46,9 @@ from headtrain.sweep.result import (
     measure_point,
 )
 from headtrain.tracking import Tracker
-from headtrain.training.decision import fit_decision
-from headtrain.training.run_file import RunFile
-from headtrain.training.train import head_record, refuse_mismatch, trained_settings
+from headtrain.training.resume import RunFile, trained_settings
+from headtrain.training.run import refuse_mismatch
+from headtrain.training.validation import fit_decision
 
 FORMAT_VERSION = 1
 
@@ -146,8 +153,7 @@ def _identity(
             {
                 "varied": dict(point.varied),
                 "training": trained_settings(point.training),
-                "data_sampling": dataclasses.asdict(point.sampling)
-                | pair_settings(point.sampling, read_excluded_problems(point.sampling.pairwise)),
+                "data_sampling": dataclasses.asdict(point.sampling) | pair_settings(point.sampling),
             }
             for point in points
         ],
@@ -229,13 +235,12 @@ def _write_winner(
     models = [head.model.cpu() for head in members]
     point = winner.point
     record = dataclasses.replace(
-        head_record(
+        HeadRecord.for_run(
+            HeadSpec.of(reader.columns(point), point.training),
             reader.train,
-            point.training,
-            reader.columns(point),
             reader.data(point),
-            dict(point.run_config),
-            run_id,
+            config=dict(point.run_config),
+            tracking_run_id=run_id,
         ),
         num_members=len(models),
         step=max(head.best_step for head in members),

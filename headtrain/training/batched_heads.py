@@ -1,8 +1,8 @@
-"""Many value heads of one shape computed as one: values forward, gradients by their formulas.
+"""Several value heads of one shape computed as one: values, and gradients by explicit formulas.
 
-The weights of all heads lie in one block [heads, parameters], their gradients in another, so that a
-step costs a few large operations instead of many small ones for each head. The formulas are those
-autograd would derive from `HeadModel`; the tests hold the two against each other.
+All weights are in one tensor [heads, parameters] and all gradients in another, so a step is a few
+large operations instead of many small ones per head. The formulas are those that autograd derives
+from `HeadModel`; tests compare the two.
 """
 
 import contextlib
@@ -12,134 +12,127 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from headtrain.head.model import DIRECT_SPEED, HeadModel
+from headtrain.head.model import DIRECT_SCALE, HeadModel
+from headtrain.pairs.rng import mix_seed
 
-SMALL = 2**14
-"""Numbers in a hidden layer up to which oneDNN's GELU, 20 and 50 us a call, starts too slowly."""
+ONEDNN_MIN = 2**14
+"""Hidden layers up to this size avoid oneDNN's GELU, whose start takes 20 to 50 us per call."""
+
+DROPOUT_LEVELS = 2**16
+"""Dropout is a multiple of 1 / this: one random number of 64 bits gives four masked numbers."""
 
 
 class Masks(NamedTuple):
-    """What dropout multiplies the two hidden layers with: 0, or 1 / (1 - dropout)."""
+    """Dropout factors of the two hidden layers: 0, or 1 / (1 - dropout)."""
 
     first: torch.Tensor  # [*heads, rows, first hidden]
     second: torch.Tensor  # [*heads, rows, second hidden]
 
 
-class _Passed(NamedTuple):
-    """What the way back needs of the way there."""
+class _Saved(NamedTuple):
+    """Activations saved for backward."""
 
     inputs: torch.Tensor  # [*heads, rows, width]
-    direct: torch.Tensor | None  # [*heads, rows, columns that lead straight to the value]
+    direct: torch.Tensor | None  # [*heads, rows, direct columns]
     weights: tuple[torch.Tensor, ...]  # in the dtype of the products, the first one gated
     before: tuple[torch.Tensor, ...]  # hidden layers before GELU
     after: tuple[torch.Tensor, ...]  # hidden layers after GELU and dropout
     masks: Masks | None
 
 
-class HeadStack:
-    """Heads of one shape; `*heads` in a shape is nothing for a single head, else their number.
+class BatchedHeads:
+    """Heads of one shape; `*heads` in a shape is empty for a single head, else their number.
 
-    The parameters of the models become views of the block: whoever reads a model sees its training.
+    The parameters of the models become views of `parameters`, so the models are trained in place.
     """
 
     def __init__(
         self, models: Sequence[HeadModel], *, product_dtype: torch.dtype = torch.float32
     ) -> None:
-        shapes = [{name: p.shape for name, p in m.named_parameters()} for m in models]
+        shapes = [model.spec.shape for model in models]
         if any(shape != shapes[0] for shape in shapes):
-            raise ValueError(f"heads of one shape needed, got {shapes}")
-        self.models = list(models)
+            raise ValueError(f"the heads of a batch need one shape, got {shapes}")
         self.product_dtype = product_dtype
         self.heads = () if len(models) == 1 else (len(models),)
+        sizes = [parameter.numel() for parameter in models[0].parameters()]
         device = models[0].normaliser.mean.device
-        num_parameters = sum(shape.numel() for shape in shapes[0].values())
-        self.parameters = torch.empty(len(models), num_parameters, device=device)
+        self.parameters = torch.empty(len(models), sum(sizes), device=device)
         self.gradients = torch.zeros_like(self.parameters)
         self._weights: dict[str, torch.Tensor] = {}
         self._gradients: dict[str, torch.Tensor] = {}
-        start = 0
-        for name, shape in shapes[0].items():
-            place = slice(start, start + shape.numel())
-            start += shape.numel()
-            weights = self.parameters[:, place].view(len(models), *shape)
-            for model, weight in zip(models, weights, strict=True):
-                parameter = model.get_parameter(name)
-                weight.copy_(parameter.detach())
-                parameter.data = weight
-            self._weights[name] = weights.view(*self.heads, *shape)
-            self._gradients[name] = self.gradients[:, place].view(*self.heads, *shape)
-        self._names = [name for name in shapes[0] if name not in ("mix", "direct")]
-        self._columns = models[0].column_blocks if "mix" in shapes[0] else None
-        self._num_direct = self._weights["direct"].shape[-1] if "direct" in shapes[0] else 0
-        is_plain = self._columns is None and product_dtype == torch.float32
-        # NOTE: views of the block, made once: a step is so short that making them shows.
-        self._plain = tuple(self._weights[name] for name in self._names) if is_plain else None
-        self._turned = tuple(weight.mT for weight in self._plain or ())
-        self._passed: _Passed | None = None
+        weights, gradients = (x.split(sizes, dim=1) for x in (self.parameters, self.gradients))
+        for place, (name, parameter) in enumerate(models[0].named_parameters()):
+            for model, weight in zip(models, weights[place], strict=True):
+                own = model.get_parameter(name)
+                weight.copy_(own.detach().view(-1))
+                own.data = weight.view(own.shape)
+            self._weights[name] = weights[place].view(*self.heads, *parameter.shape)
+            self._gradients[name] = gradients[place].view(*self.heads, *parameter.shape)
+        self._layers = [name for name in self._weights if name.startswith("head.")]
+        self._blocks = models[0].column_blocks if models[0].spec.mixed_blocks else None
+        self._num_direct = models[0].spec.num_direct
+        self._saved: _Saved | None = None
 
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """Widths of the layers between input and value."""
-        return tuple(self._weights[name].shape[-2] for name in self._names[:-1])
+        return tuple(self._weights[name].shape[-2] for name in self._layers[:-1])
 
     def forward(self, inputs: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
         """Normalised inputs [*heads, rows, width] -> values [*heads, rows] in float32."""
         direct = inputs[..., -self._num_direct :].float() if self._num_direct else None
-        weights = self._plain
-        if weights is None:
-            inputs, weights = inputs.to(self.product_dtype), self._product_weights()
-        turned = self._turned or tuple(weight.mT for weight in weights)
+        inputs, weights = inputs.to(self.product_dtype), self._product_weights()
         before, after = [], []
         flow = inputs
-        for layer, weight in enumerate(turned[:-1]):
-            hidden = flow @ weight  # [*heads, rows, hidden]
-            with _quick_start(hidden):
+        for layer, weight in enumerate(weights[:-1]):
+            hidden = flow @ weight.mT  # [*heads, rows, hidden]
+            with _fast_gelu(hidden):
                 flow = functional.gelu(hidden)
             if masks is not None:
                 flow.mul_(masks[layer])
             before.append(hidden)
             after.append(flow)
-        values = (flow @ turned[-1]).squeeze(-1).float()
+        values = (flow @ weights[-1].mT).squeeze(-1).float()
         if direct is not None:
-            values += (direct @ (DIRECT_SPEED * self._weights["direct"]).mT).squeeze(-1)
-        self._passed = _Passed(inputs, direct, weights, tuple(before), tuple(after), masks)
+            values += (direct @ (DIRECT_SCALE * self._weights["direct"]).mT).squeeze(-1)
+        self._saved = _Saved(inputs, direct, weights, tuple(before), tuple(after), masks)
         return values
 
     def backward(self, gradient: torch.Tensor, *, accumulate: bool) -> None:
-        """From d loss / d values [*heads, rows] of the last forward to `gradients`.
+        """Backpropagate d loss / d values [*heads, rows] of the last forward to `gradients`.
 
         With h = gelu(z) * mask and z = x W':  dW = dz' x,  dx = dz W,  dz = (dh * mask) * gelu'(z).
         """
-        assert self._passed is not None, "forward comes first"
-        passed = self._passed
-        if passed.direct is not None:
-            weighted = DIRECT_SPEED * gradient.unsqueeze(-2)  # [*heads, 1, rows]
-            self._put("direct", weighted @ passed.direct, accumulate)
+        assert self._saved is not None, "forward comes first"
+        saved = self._saved
+        if saved.direct is not None:
+            weighted = DIRECT_SCALE * gradient.unsqueeze(-2)  # [*heads, 1, rows]
+            self._put("direct", weighted @ saved.direct, accumulate)
         flow = gradient.to(self.product_dtype).unsqueeze(-1)  # [*heads, rows, 1]
-        for layer in range(len(passed.weights) - 1, 0, -1):
-            self._add(self._names[layer], flow.mT, passed.after[layer - 1], accumulate)
-            weight = passed.weights[layer]
-            # NOTE: a product over one column is a multiplication, which costs half as much.
+        for layer in range(len(saved.weights) - 1, 0, -1):
+            self._add(self._layers[layer], flow.mT, saved.after[layer - 1], accumulate)
+            weight = saved.weights[layer]
+            # NOTE: a product over one column is a multiplication, at half the cost.
             flow = flow * weight if flow.shape[-1] == 1 else flow @ weight
-            if passed.masks is not None:
-                flow.mul_(passed.masks[layer - 1])
-            with _quick_start(flow):
-                flow = torch.ops.aten.gelu_backward(flow, passed.before[layer - 1])
-        if self._columns is None:
-            self._add(self._names[0], flow.mT, passed.inputs, accumulate)
+            if saved.masks is not None:
+                flow.mul_(saved.masks[layer - 1])
+            with _fast_gelu(flow):
+                flow = torch.ops.aten.gelu_backward(flow, saved.before[layer - 1])
+        if self._blocks is None:
+            self._add(self._layers[0], flow.mT, saved.inputs, accumulate)
         else:
-            self._add_gated(flow.mT @ passed.inputs, accumulate)
-        self._passed = None
+            self._add_gated(flow.mT @ saved.inputs, self._blocks, accumulate)
+        self._saved = None
 
     def norms(self) -> torch.Tensor:
-        """Length of each head's gradient, [heads]."""
+        """Return the norm of each head's gradient, [heads]."""
         norms: torch.Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
         return norms
 
     def _product_weights(self) -> tuple[torch.Tensor, ...]:
-        weights = [self._weights[name] for name in self._names]
-        if self._columns is not None:
-            weights[0] = weights[0] * self._gates()[..., self._columns].unsqueeze(-2)
+        weights = [self._weights[name] for name in self._layers]
+        if self._blocks is not None:
+            weights[0] = weights[0] * self._gates()[..., self._blocks].unsqueeze(-2)
         return tuple(weight.to(self.product_dtype) for weight in weights)
 
     def _gates(self) -> torch.Tensor:
@@ -161,35 +154,79 @@ class HeadStack:
         else:
             gradient.copy_(value)
 
-    def _add_gated(self, gated: torch.Tensor, accumulate: bool) -> None:
-        """The first layer reads x_c W_c g(c), with g = blocks * softmax(mix) of column c's block.
+    def _add_gated(self, gated: torch.Tensor, blocks: torch.Tensor, accumulate: bool) -> None:
+        """Add the gradients of the first layer and of the mix, given that of the gated weights.
 
+        The layer reads x_c W_c g(c), with g = num_blocks * softmax(mix) of the block of column c.
         So dW_c = d(gated) g and dg = sum of d(gated) W over the block, and through the softmax
         dmix = g * (dg - mean(g * dg)).
         """
         gated = gated.float()
-        assert self._columns is not None
-        name, gates = self._names[0], self._gates()
+        name, gates = self._layers[0], self._gates()
         by_column = (gated * self._weights[name]).sum(-2)  # [*heads, width]
-        by_gate = torch.zeros_like(gates).index_add_(-1, self._columns, by_column)
+        by_gate = torch.zeros_like(gates).index_add_(-1, blocks, by_column)
         mean = (gates * by_gate).mean(-1, keepdim=True)
-        weight_gradient = gated * gates[..., self._columns].unsqueeze(-2)
-        self._put(name, weight_gradient, accumulate)
+        self._put(name, gated * gates[..., blocks].unsqueeze(-2), accumulate)
         self._put("mix", gates * (by_gate - mean), accumulate)
 
 
-@contextlib.contextmanager
-def _quick_start(numbers: torch.Tensor) -> Iterator[None]:
-    """Without oneDNN where its kernel would take longer to start than torch's own to finish.
+class Dropout:
+    """Draws the masks of several heads, each from its own seed; any step can be drawn alone.
 
-    NOTE: the switch is the process's: heads are trained in one thread.
+    Heads with the same seed share their random numbers.
+    """
+
+    def __init__(
+        self,
+        rates: list[float],
+        seeds: list[int],
+        hidden_sizes: tuple[int, ...],
+        device: torch.device,
+    ) -> None:
+        """`rates` are the dropout of each head."""
+        self.seeds = seeds
+        self.hidden_sizes = hidden_sizes
+        self.is_off = not any(rates) or not hidden_sizes
+        self._generator = torch.Generator(device)
+        levels = torch.tensor([round(rate * DROPOUT_LEVELS) for rate in rates], device=device)
+        shape = () if len(rates) == 1 else (len(rates), 1, 1)
+        self._thresholds = (levels - DROPOUT_LEVELS // 2).to(torch.int16).view(shape)
+        # NOTE: by the rounded rate, so that the mean is exactly that without dropout.
+        self._scales = (DROPOUT_LEVELS / (DROPOUT_LEVELS - levels)).view(shape)
+
+    def draw(self, step: int, batch: int, num_rows: int) -> Masks | None:
+        """Draw the masks of a batch of a step; those of a row do not depend on num_rows."""
+        if self.is_off:
+            return None
+        first, second = self.hidden_sizes
+        width = -(-(first + second) // 4) * 4  # a row is a whole number of random numbers
+        by_seed = {
+            seed: self._random_words(seed, step, batch, num_rows * width).view(num_rows, width)
+            for seed in {*self.seeds}
+        }
+        words = torch.stack([by_seed[seed] for seed in self.seeds])  # [heads, rows, width]
+        if len(self.seeds) == 1:
+            words = words[0]
+        masks = (words >= self._thresholds) * self._scales
+        return Masks(masks[..., :first], masks[..., first : first + second])
+
+    def _random_words(self, seed: int, step: int, batch: int, count: int) -> torch.Tensor:
+        """Draw random int16 numbers, [count]."""
+        self._generator.manual_seed(mix_seed(seed, step, 1, batch))
+        words = torch.empty(count // 4, dtype=torch.int64, device=self._generator.device)
+        return words.random_(-(2**63), None, generator=self._generator).view(torch.int16)
+
+
+@contextlib.contextmanager
+def _fast_gelu(numbers: torch.Tensor) -> Iterator[None]:
+    """Disable oneDNN if its kernel takes longer to start than torch's own to finish.
+
+    NOTE: the switch is global to the process; heads are trained in one thread.
     """
     was_enabled = torch.backends.mkldnn.enabled
-    if not was_enabled or numbers.device.type != "cpu" or numbers.numel() > SMALL:
-        yield
-        return
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property
+    is_small = numbers.device.type == "cpu" and numbers.numel() <= ONEDNN_MIN
     try:
+        torch.backends.mkldnn.enabled = was_enabled and not is_small  # type: ignore[assignment]
         yield
     finally:
-        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+        torch.backends.mkldnn.enabled = was_enabled

@@ -1,8 +1,9 @@
-"""Turns items into batches: which feature rows a batch scores, and which values its loss compares.
+"""Lays out batches: which feature rows a batch scores, and which values its loss compares.
 
-The items of all epochs form one stream, epoch after epoch in fresh random order; step s takes the
-next batches of it. So no batch is short but the very last, no tail is dropped, and where a run
-stands is one number. A row is scored once a batch, however many terms of the loss it is in.
+The items of all epochs form one stream, epoch after epoch in a new random order, and step s takes
+the next batches of it. So only the very last batch may be short, nothing is dropped at the end of
+an epoch, and the position of a run is one number. A row is scored once per batch, however many
+terms use it.
 """
 
 from collections.abc import Sequence
@@ -13,27 +14,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from featurize.arrays import Ints
+from featurize.arrays import Floats32, Ints
+from headtrain.pairs.rng import mix_seed
 from headtrain.training.objective import Objective, Terms
-from headtrain.training.seeds import mix_seed
 
 STEPS_AT_ONCE = 32
-"""Optimizer steps laid out together: enough to make the work a step negligible."""
+"""Optimizer steps laid out together, which makes the cost per step negligible."""
 
 
 class Batch(NamedTuple):
-    """One forward and backward pass; h heads, r rows each, t terms each, the shorter padded."""
+    """One forward and backward pass of h heads with r rows and t terms each, padded to the longest.
+
+    Indices are into the h * r values of the forward.
+    """
 
     num_rows: int  # r
-    rows: torch.Tensor  # [h * r] rows of the features, where these lie; padded with any row
-    first: torch.Tensor  # [h * t] places among the h * r values
-    second: torch.Tensor | None  # [h * t]
+    rows: torch.Tensor  # [h * r] feature rows, on the device of the features
+    first: torch.Tensor  # [h * t] index of the value of the correct or the only sample
+    second: torch.Tensor | None  # [h * t] index of the value of the incorrect sample
     labels: torch.Tensor | None  # [h * t]
-    shares: torch.Tensor  # [h * t] of the step's loss; 0 for padding
+    shares: torch.Tensor  # [h * t] weight in the step's loss; 0 for padding
 
 
 class ItemStream:
-    """The order in which the epochs visit the items; any stretch of it can be asked for."""
+    """The order in which the epochs visit the items; any range of it can be read."""
 
     def __init__(self, num_items: int, seed: int) -> None:
         self.num_items = num_items
@@ -42,12 +46,12 @@ class ItemStream:
         self._order = np.empty(0, dtype=np.int64)
 
     def read(self, start: int, end: int) -> Ints:
-        """Items [end - start] at these places of the stream."""
+        """Return the items at positions [start, end) of the stream."""
         parts = [np.empty(0, dtype=np.int64)]
         while start < end:
-            epoch, place = divmod(start, self.num_items)
-            length = min(end - start, self.num_items - place)
-            parts.append(self._epoch_order(epoch)[place : place + length])
+            epoch, offset = divmod(start, self.num_items)
+            length = min(end - start, self.num_items - offset)
+            parts.append(self._epoch_order(epoch)[offset : offset + length])
             start += length
         return np.concatenate(parts)
 
@@ -60,20 +64,20 @@ class ItemStream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Laid:
-    """The terms of one head over several batches, before they are put beside those of others."""
+class _HeadLayout:
+    """Several batches of one head."""
 
     terms: Terms
-    batches: Ints  # [terms] batch of each
+    batches: Ints  # [terms] batch of each term
     rows: Ints  # [distinct] feature rows, batch after batch
-    row_batches: Ints  # [distinct] batch of each
-    first: Ints  # [terms] place of the first sample among the rows of its batch
+    row_batches: Ints  # [distinct] batch of each row
+    first: Ints  # [terms] index of the first sample among the rows of its batch
     second: Ints | None  # [terms]
-    shares: npt.NDArray[np.float32]  # [terms]
+    shares: Floats32  # [terms]
 
 
 class BatchMaker:
-    """Lays out the batches of a stack of heads, a few steps ahead."""
+    """Lays out the batches of several heads, a few steps ahead."""
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class BatchMaker:
         num_items: int,
         device: torch.device,
     ) -> None:
-        """All objectives have as many items; num_items are visited in all, over all epochs."""
+        """All objectives have equally many items; num_items are visited over all epochs."""
         self.objectives = objectives
         self.items_per_batch = objectives[0].items_per_batch(batch_size)
         self.items_per_step = self.items_per_batch * batches_per_step
@@ -100,86 +104,93 @@ class BatchMaker:
         self._batches: list[Batch] = []
 
     def read(self, step: int) -> list[Batch]:
-        """The batches of an optimizer step."""
-        chunk, place = divmod(step, STEPS_AT_ONCE)
+        """Return the batches of an optimizer step."""
+        chunk, offset = divmod(step, STEPS_AT_ONCE)
         if chunk != self._chunk:
             start = chunk * STEPS_AT_ONCE * self.items_per_step
             end = min(start + STEPS_AT_ONCE * self.items_per_step, self.num_items)
-            laid = [self._lay_out(head, start, end) for head in range(len(self.objectives))]
-            self._batches, self._chunk = self._put_together(laid), chunk
-        start = place * self.batches_per_step
+            heads = [self._lay_out(head, start, end) for head in range(len(self.objectives))]
+            self._batches, self._chunk = self._combine(heads), chunk
+        start = offset * self.batches_per_step
         return self._batches[start : start + self.batches_per_step]
 
-    def _lay_out(self, head: int, start: int, end: int) -> _Laid:
-        terms = self.objectives[head].unfold(self._streams[head].read(start, end))
+    def _lay_out(self, head: int, start: int, end: int) -> _HeadLayout:
+        terms = self.objectives[head].terms_of(self._streams[head].read(start, end))
         batches = terms.items // self.items_per_batch
         steps = batches // self.batches_per_step
-        # NOTE: shares of the step, not of the batch: accumulated batches equal one large batch.
+        # NOTE: shares of the step, not of the batch, so accumulated batches equal one large batch.
         totals = np.bincount(steps, weights=terms.weights)
         rows = terms.first if terms.second is None else np.r_[terms.first, terms.second]
         both = batches if terms.second is None else np.r_[batches, batches]
         stride = int(rows.max()) + 1
-        keys, places = np.unique(both * stride + rows, return_inverse=True)
+        keys, indices = np.unique(both * stride + rows, return_inverse=True)
         row_batches, distinct = np.divmod(keys, stride)
         starts = np.searchsorted(row_batches, np.arange(batches[-1] + 1))
-        places = places.reshape(-1) - starts[both]
-        return _Laid(
+        indices = indices.reshape(-1) - starts[both]
+        return _HeadLayout(
             terms=terms,
             batches=batches,
             rows=distinct,
             row_batches=row_batches,
-            first=places[: len(batches)],
-            second=None if terms.second is None else places[len(batches) :],
+            first=indices[: len(batches)],
+            second=None if terms.second is None else indices[len(batches) :],
             shares=(terms.weights / totals[steps]).astype(np.float32),
         )
 
-    def _put_together(self, laid: Sequence[_Laid]) -> list[Batch]:
-        """Put the heads side by side: a batch has as many rows and terms as its longest head."""
-        num_rows = np.max([np.bincount(one.row_batches) for one in laid], axis=0)  # [batches]
-        num_terms = np.max([np.bincount(one.batches) for one in laid], axis=0)
-        row_ends, term_ends = np.cumsum(num_rows * len(laid)), np.cumsum(num_terms * len(laid))
-        rows = np.zeros(row_ends[-1], np.int64)
+    def _combine(self, heads: Sequence[_HeadLayout]) -> list[Batch]:
+        """Combine the heads: a batch has as many rows and terms as its longest head."""
+        num_heads = len(heads)
+        num_rows = np.max([np.bincount(one.row_batches) for one in heads], axis=0)  # [batches]
+        num_terms = np.max([np.bincount(one.batches) for one in heads], axis=0)
+        rows = np.zeros(num_rows.sum() * num_heads, np.int64)
         # NOTE: padding compares a value of its own head: NaN of another times a share of 0 is NaN.
-        own = np.arange(len(laid)) * num_rows[:, None]  # [batches, heads]
-        first = np.repeat(own.reshape(-1), np.repeat(num_terms, len(laid)))
+        own = np.arange(num_heads) * num_rows[:, None]  # [batches, heads]
+        first = np.repeat(own.reshape(-1), np.repeat(num_terms, num_heads))
         second, labels = first.copy(), np.zeros(len(first), np.float32)
         shares = np.zeros(len(first), np.float32)
-        for head, one in enumerate(laid):
-            places = _places(one.row_batches, num_rows, row_ends, len(laid), head)
-            rows[places] = one.rows
-            places = _places(one.batches, num_terms, term_ends, len(laid), head)
+        for head, one in enumerate(heads):
+            rows[_positions(one.row_batches, num_rows, num_heads, head)] = one.rows
+            terms = _positions(one.batches, num_terms, num_heads, head)
             offsets = head * num_rows[one.batches]  # of its values among those of all heads
-            first[places] = one.first + offsets
-            shares[places] = one.shares
+            first[terms] = one.first + offsets
+            shares[terms] = one.shares
             if one.second is not None:
-                second[places] = one.second + offsets
+                second[terms] = one.second + offsets
             if one.terms.labels is not None:
-                labels[places] = one.terms.labels
-        has_second, has_labels = laid[0].second is not None, laid[0].terms.labels is not None
-        row_sizes, term_sizes = np.diff(row_ends, prepend=0), np.diff(term_ends, prepend=0)
-        empty: list[torch.Tensor | None] = [None] * len(num_rows)
-        columns = zip(
-            num_rows.tolist(),
-            self._split(rows, row_sizes, self.objectives[0].features.device),
-            self._split(first, term_sizes),
-            self._split(second, term_sizes) if has_second else empty,
-            self._split(labels, term_sizes) if has_labels else empty,
-            self._split(shares, term_sizes),
-            strict=True,
+                labels[terms] = one.terms.labels
+        features = self.objectives[0].features
+        row_parts = _split(rows, num_rows * num_heads, features.device)
+        firsts, seconds, label_parts, share_parts = (
+            _split(column, num_terms * num_heads, self.device)
+            for column in (first, second, labels, shares)
         )
-        return [Batch(*column) for column in columns]
+        is_paired = heads[0].second is not None
+        return [
+            Batch(
+                num_rows=int(num_rows[number]),
+                rows=row_parts[number],
+                first=firsts[number],
+                second=seconds[number] if is_paired else None,
+                labels=None if is_paired else label_parts[number],
+                shares=share_parts[number],
+            )
+            for number in range(len(num_rows))
+        ]
 
-    def _split(
-        self, column: npt.NDArray[np.generic], sizes: Ints, device: torch.device | None = None
-    ) -> tuple[torch.Tensor, ...]:
-        parts: tuple[torch.Tensor, ...]
-        parts = torch.from_numpy(column).to(device or self.device).split(sizes.tolist())
-        return parts
+
+def _split(
+    column: npt.NDArray[np.generic], sizes: Ints, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    parts: tuple[torch.Tensor, ...] = torch.from_numpy(column).to(device).split(sizes.tolist())
+    return parts
 
 
-def _places(batches: Ints, sizes: Ints, ends: Ints, num_heads: int, head: int) -> Ints:
-    """Where the entries of one head go in a column that holds every batch's heads in turn."""
-    starts = ends - sizes * num_heads + sizes * head  # [batches]
+def _positions(batches: Ints, sizes: Ints, num_heads: int, head: int) -> Ints:
+    """Positions of one head's entries in a column that has all heads of a batch in turn.
+
+    `sizes` are the padded lengths of a head's part, [batches].
+    """
+    starts = np.cumsum(sizes * num_heads) - sizes * num_heads + sizes * head  # [batches]
     counts = np.bincount(batches, minlength=len(sizes))
     within = np.arange(len(batches)) - (np.cumsum(counts) - counts)[batches]
     return starts[batches] + within

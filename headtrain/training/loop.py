@@ -1,11 +1,11 @@
-"""The training loop: batches in, optimizer steps out, the same from any step on.
+"""The training loop: batches in, optimizer steps out; any step can be the first.
 
-It trains a stack of heads as one; a single head is a stack of one. A head does not depend on those
-beside it but for rounding: its order, its dropout and its gradient are its own.
+It trains several heads as one batch of heads; a single head is a batch of one. Apart from rounding
+a head does not depend on the others: its order, dropout and gradient are its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +13,30 @@ import torch
 from featurize.errors import CriticError
 from headtrain.features.memory import gather
 from headtrain.head.model import HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
-from headtrain.training.batched_heads import HeadStack
+from headtrain.training.batched_heads import BatchedHeads, Dropout
 from headtrain.training.batches import Batch, BatchMaker
-from headtrain.training.dropout import Dropout
-from headtrain.training.loss import PairLoss, PointLoss
+from headtrain.training.loss import Loss, Statistics, make_loss
 from headtrain.training.objective import Objective
-from headtrain.training.optimizer import StackedAdamW
+from headtrain.training.optimizer import BatchedAdamW
 from headtrain.training.schedule import learning_rate_factor
-from headtrain.training.statistics import Statistics
+
+MAX_WAITING = 16
+"""Batches measured together: one by one it would cost a tenth of a step."""
+
+_COMMON_SETTINGS = (
+    "loss_type",
+    "pointwise_loss",
+    "margin",
+    "label_smoothing",
+    "center_coefficient",
+    "batching",
+    "n_epochs",
+    "batch_size",
+    "gradient_accumulation_steps",
+)
+"""Settings that the heads of a batch share; all others may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,56 +49,45 @@ class HeadJob:
     seed: int
 
 
-STACKED_ALIKE = (
-    "loss_type",
-    "pointwise_loss",
-    "margin",
-    "label_smoothing",
-    "center_coefficient",
-    "batching",
-    "n_epochs",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "value_head_type",
-    "value_head_width",
-    "feature_mix",
-    "likelihood_direct",
-)
-"""Settings that heads of one stack share; in all others each may go its own way."""
+def batch_key(spec: HeadSpec, settings: TrainingSettings) -> Hashable:
+    """Return a key that is equal for heads that can be trained as one batch of heads.
+
+    Their objectives must also have equally many items and the same features tensor.
+    """
+    return (spec.shape, *(getattr(settings, name) for name in _COMMON_SETTINGS))
 
 
 class Trainer:
-    """Takes optimizer steps and keeps the means of what it saw since it was last asked.
+    """Takes optimizer steps and accumulates the means of what training reports.
 
-    Objectives hold normalised features, all of them the same tensor: what never changes is computed
-    once, not every step.
+    All objectives have the same tensor of normalised features.
     """
 
     def __init__(
         self, jobs: Sequence[HeadJob], *, device: torch.device, mixed_precision: bool
     ) -> None:
         settings, objective = jobs[0].settings, jobs[0].objective
-        for name in STACKED_ALIKE:
-            assert all(getattr(j.settings, name) == getattr(settings, name) for j in jobs), name
+        assert len({batch_key(job.model.spec, job.settings) for job in jobs}) == 1
         assert all(job.objective.features is objective.features for job in jobs)
         assert all(job.objective.num_items == objective.num_items for job in jobs)
         self.jobs = list(jobs)
         self.device = device
-        # NOTE: on a CPU bfloat16 saves a small head nothing, so mixed precision is off there.
+        # NOTE: on a CPU bfloat16 does not make a small head faster, so it is off there.
         is_mixed = mixed_precision and device.type == "cuda"
-        self.stack = HeadStack(
+        self.heads = BatchedHeads(
             [job.model for job in jobs],
             product_dtype=torch.bfloat16 if is_mixed else torch.float32,
         )
-        self.optimizer = StackedAdamW(
-            self.stack.parameters,
-            self.stack.gradients,
+        self.optimizer = BatchedAdamW(
+            self.heads.parameters,
+            self.heads.gradients,
             [job.settings.weight_decay for job in jobs],
         )
+        seeds = [job.seed for job in jobs]
         num_items = max(1, round(settings.n_epochs * objective.num_items))
         self.batches = BatchMaker(
             [job.objective for job in jobs],
-            [job.seed for job in jobs],
+            seeds,
             batch_size=settings.batch_size,
             batches_per_step=settings.gradient_accumulation_steps,
             num_items=num_items,
@@ -92,26 +96,22 @@ class Trainer:
         self.num_steps = math.ceil(num_items / self.batches.items_per_step)
         self.steps_per_epoch = objective.num_items / self.batches.items_per_step
         self.learning_rates = [0.0 for _ in jobs]
-        self.loss = _make_loss(settings)
-        self.statistics = Statistics(self.loss, len(jobs), device)
-        self._dropout = Dropout(
-            [job.settings.dropout for job in jobs],
-            [job.seed for job in jobs],
-            self.stack.hidden_sizes,
-            device,
-        )
-        longest = [job.settings.max_grad_norm for job in jobs]
-        self._is_clipped = any(length is not None for length in longest)
-        self._longest = torch.tensor([length or math.inf for length in longest], device=device)
+        self.loss = make_loss(settings)
+        self.means = RunningMeans(self.loss, len(jobs), device)
+        rates = [job.settings.dropout for job in jobs]
+        self._dropout = Dropout(rates, seeds, self.heads.hidden_sizes, device)
+        limits = [job.settings.max_grad_norm for job in jobs]
+        self._is_clipped = any(limit is not None for limit in limits)
+        self._limits = torch.tensor([limit or math.inf for limit in limits], device=device)
 
     def take_step(self, step: int) -> None:
-        """Optimizer step `step`, counted from 0; nothing waits for the device."""
+        """Take optimizer step `step`, counted from 0, without waiting for the device."""
         for number, batch in enumerate(self.batches.read(step)):
             self._add_gradients(step, number, batch)
-        norms = self.stack.norms()
-        self.statistics.end_step(norms)
-        # NOTE: the scale that torch.nn.utils.clip_grad_norm_ multiplies with, turned over.
-        scales = ((norms + 1e-6) / self._longest).clamp_(min=1.0) if self._is_clipped else None
+        norms = self.heads.norms()
+        self.means.end_step(norms)
+        # NOTE: the inverse of the factor that torch.nn.utils.clip_grad_norm_ multiplies by.
+        scales = ((norms + 1e-6) / self._limits).clamp_(min=1.0) if self._is_clipped else None
         self.learning_rates = [
             job.settings.value_head_learning_rate
             * learning_rate_factor(step, self.num_steps, job.settings.lr_scheduler)
@@ -120,36 +120,90 @@ class Trainer:
         self.optimizer.step(self.learning_rates, scales)
 
     def read_means(self) -> list[dict[str, float]]:
-        """Means since the last call, of every head; here, and only here, the host waits."""
+        """Return the means of every head since the last call; only this waits for the device."""
         return [
             means | {"learning_rate": rate}
-            for means, rate in zip(self.statistics.read(), self.learning_rates, strict=True)
+            for means, rate in zip(self.means.read(), self.learning_rates, strict=True)
         ]
 
     def _add_gradients(self, step: int, number: int, batch: Batch) -> None:
         features = self.jobs[0].objective.features
         masks = self._dropout.draw(step, number, batch.num_rows)
         inputs = gather(features, batch.rows, self.device)  # [heads * rows, width]
-        shape = (*self.stack.heads, batch.num_rows)
-        values = self.stack.forward(inputs.view(*shape, -1), masks).reshape(-1)
+        shape = (*self.heads.heads, batch.num_rows)
+        values = self.heads.forward(inputs.view(*shape, -1), masks).reshape(-1)
         first = values.index_select(0, batch.first)  # [heads * terms]
+        other = batch.labels if batch.second is None else values.index_select(0, batch.second)
+        assert other is not None, "a term has a second value or a label"
+        by_first, by_other = self.loss.gradients(first, other)
         gradient = torch.zeros_like(values)
-        if isinstance(self.loss, PairLoss):
-            assert batch.second is not None
-            second = values.index_select(0, batch.second)
-            upward, downward = self.loss.gradients(first, second)
-            gradient.index_add_(0, batch.second, downward.mul_(batch.shares))
-        else:
-            assert batch.labels is not None
-            second = None
-            upward = self.loss.gradients(first, batch.labels)
-        gradient.index_add_(0, batch.first, upward.mul_(batch.shares))
-        self.stack.backward(gradient.view(shape), accumulate=number > 0)
-        self.statistics.add(batch, first, second)
+        if batch.second is not None and by_other is not None:
+            gradient.index_add_(0, batch.second, by_other.mul_(batch.shares))
+        gradient.index_add_(0, batch.first, by_first.mul_(batch.shares))
+        self.heads.backward(gradient.view(shape), accumulate=number > 0)
+        self.means.add(first, other, batch.shares)
+
+
+class RunningMeans:
+    """Means over the optimizer steps since the last reading, for each head."""
+
+    def __init__(self, loss: Loss, num_heads: int, device: torch.device) -> None:
+        self.loss = loss
+        self.num_heads = num_heads
+        self._sums = torch.zeros(len(Statistics._fields), num_heads, device=device)
+        self._norms = torch.zeros(num_heads, device=device)
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._num_steps = 0
+
+    def add(self, first: torch.Tensor, other: torch.Tensor, shares: torch.Tensor) -> None:
+        """Add the terms of a batch, [heads * terms] each."""
+        self._waiting.append((first, other, shares))
+        if len(self._waiting) == MAX_WAITING:
+            self._measure()
+
+    def end_step(self, norms: torch.Tensor) -> None:
+        """Add the gradient norms of a step, [heads]."""
+        self._norms += norms
+        self._num_steps += 1
+
+    def read(self) -> list[dict[str, float]]:
+        """Return the means of every head and start again; this waits for the device."""
+        self._measure()
+        num_steps = max(1, self._num_steps)
+        loss, accuracy, *parts = self._sums
+        correct, incorrect = (
+            total / weight.clamp(min=1e-9) for total, weight in (parts[:2], parts[2:])
+        )
+        means = {
+            "loss": loss / num_steps,
+            "accuracy": accuracy / num_steps,
+            "margin": correct - incorrect,
+            "grad_norm": self._norms / num_steps,
+        }
+        rows = torch.stack([*means.values()]).T.tolist()  # [heads, means]
+        self._sums.zero_()
+        self._norms.zero_()
+        self._num_steps = 0
+        return [dict(zip(means, row, strict=True)) for row in rows]
+
+    def _measure(self) -> None:
+        if not self._waiting:
+            return
+        first, other, shares = (  # [heads, terms]
+            torch.cat([part.view(self.num_heads, -1) for part in parts], dim=1)
+            for parts in zip(*self._waiting, strict=True)
+        )
+        self._waiting = []
+        statistics = torch.stack(self.loss.statistics(first, other))
+        self._sums += (statistics * shares).sum(-1)
 
 
 def refuse_divergence(means: dict[str, float], num_done: int, settings: TrainingSettings) -> None:
-    """Stops a run whose loss or gradient was NaN or inf."""
+    """Stop a run whose loss or gradient is NaN or inf.
+
+    Raises:
+        CriticError: always in that case.
+    """
     for name in ("loss", "grad_norm"):
         if not math.isfinite(means[name]):
             raise CriticError(
@@ -157,13 +211,3 @@ def refuse_divergence(means: dict[str, float], num_done: int, settings: Training
                 f"training.value_head_learning_rate {settings.value_head_learning_rate} "
                 "or training.max_grad_norm"
             )
-
-
-def _make_loss(settings: TrainingSettings) -> PairLoss | PointLoss:
-    if settings.loss_type == "pointwise":
-        return PointLoss(kind=settings.pointwise_loss)
-    return PairLoss(
-        margin=settings.margin,
-        label_smoothing=settings.label_smoothing,
-        center_coefficient=settings.center_coefficient,
-    )

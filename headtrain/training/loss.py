@@ -1,85 +1,150 @@
-"""Losses and accuracy of a value head; pairs are judged by Bradley-Terry.
+"""Losses and accuracy of a value head.
 
-P(correct beats incorrect) = sigmoid(V+ - V-), and the loss is -log of it, averaged over pairs.
-V is a sample's value: given directly as [batch] where features were pooled before the head, or as
-the mean over a sample's output tokens where the head gave one value a token.
+Pairs use Bradley-Terry: P(correct beats incorrect) = sigmoid(V+ - V-), and the loss is -log of it,
+averaged over pairs. V is the value of a sample: given directly as [batch] if features were pooled
+before the head, or the mean over its output tokens if the head computed one value per token.
+
+To add a loss, implement `Loss`, add it to `LOSSES` and its name to TrainingSettings.loss_type.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional
 
+from headtrain.settings import TrainingSettings
+
+
+class Statistics(NamedTuple):
+    """Per-term quantities that training reports; all [...].
+
+    The reported margin is sum(correct) / sum(correct_weight), minus the same for incorrect.
+    """
+
+    costs: torch.Tensor
+    is_right: torch.Tensor
+    correct: torch.Tensor
+    correct_weight: torch.Tensor
+    incorrect: torch.Tensor
+    incorrect_weight: torch.Tensor
+
+
+class Loss(Protocol):
+    """A loss over terms; a term is a pair of values, or one value and its label.
+
+    `other` is the value of the incorrect sample or the label. Shapes are [...].
+    """
+
+    uses_pairs: bool
+    """Whether a term is a pair of values."""
+
+    def costs(self, values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the cost of each term."""
+
+    def gradients(
+        self, values: torch.Tensor, other: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the derivatives of each cost by its value and by `other`; None for a label."""
+
+    def statistics(self, values: torch.Tensor, other: torch.Tensor) -> Statistics:
+        """Return what training reports."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairLoss:
-    """Bradley-Terry with its options; with the defaults it is the plain -log sigmoid(V+ - V-).
+    """Bradley-Terry with options; the defaults give -log sigmoid(V+ - V-).
 
     With d = V+ - V- - margin, s = label_smoothing and c = center_coefficient a pair costs
         -(1 - s) log sigmoid(d) - s log sigmoid(-d) + c (V+ + V-)^2
-    The margin is what a pair should be apart by; smoothing says that labels are wrong at times;
-    the last term keeps values around 0, where differences alone would let them drift.
+    The margin is the wanted difference, smoothing accounts for wrong labels, and the last term
+    keeps values around 0, which differences alone do not determine.
     """
 
     margin: float = 0.0
     label_smoothing: float = 0.0
     center_coefficient: float = 0.0
+    uses_pairs = True
 
-    def costs(self, correct: torch.Tensor, incorrect: torch.Tensor) -> torch.Tensor:
-        """Cost of each pair, all [...]."""
-        apart = correct - incorrect - self.margin
+    def costs(self, values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the cost of each pair."""
+        apart = values - other - self.margin
         costs = -functional.logsigmoid(apart)
         if self.label_smoothing:  # log sigmoid(-d) = log sigmoid(d) - d
             costs = costs + self.label_smoothing * apart
         if self.center_coefficient:
-            costs = costs + self.center_coefficient * (correct + incorrect).square()
+            costs = costs + self.center_coefficient * (values + other).square()
         return costs
 
     def gradients(
-        self, correct: torch.Tensor, incorrect: torch.Tensor
+        self, values: torch.Tensor, other: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Derivatives of each cost by V+, sigmoid(d) - (1 - s), and by V-, its minus."""
-        apart = correct - incorrect
+        """Return sigmoid(d) - (1 - s) + 2c (V+ + V-) and its counterpart for V-."""
+        apart = values - other
         if self.margin:
             apart = apart - self.margin
         upward = apart.sigmoid_() - (1 - self.label_smoothing)
         if not self.center_coefficient:
             return upward, -upward
-        centre = 2 * self.center_coefficient * (correct + incorrect)
+        centre = 2 * self.center_coefficient * (values + other)
         return upward + centre, centre - upward
+
+    def statistics(self, values: torch.Tensor, other: torch.Tensor) -> Statistics:
+        """Return costs, won pairs and differences."""
+        ones, zeros = torch.ones_like(values), torch.zeros_like(values)
+        costs = self.costs(values, other)
+        return Statistics(costs, values > other, values - other, ones, zeros, zeros)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointLoss:
-    """Loss of single samples; a value is the log-odds of being correct (bce), or that (mse)."""
+    """Loss of single samples: a value is the log-odds (bce) or the probability (mse) of correct."""
 
     kind: Literal["bce", "mse"]
+    uses_pairs = False
 
-    @property
-    def middle(self) -> float:
-        """The value that says neither correct nor incorrect."""
-        return 0.0 if self.kind == "bce" else 0.5
-
-    def costs(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cost of each sample, all [...]."""
+    def costs(self, values: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Return the cost of each sample."""
         if self.kind == "bce":
-            return functional.binary_cross_entropy_with_logits(values, labels, reduction="none")
-        return (values - labels).square()
+            return functional.binary_cross_entropy_with_logits(values, other, reduction="none")
+        return (values - other).square()
 
-    def gradients(self, values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Derivative of each cost with respect to its value."""
-        return values.sigmoid() - labels if self.kind == "bce" else 2 * (values - labels)
+    def gradients(self, values: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the derivative of each cost by its value."""
+        return values.sigmoid() - other if self.kind == "bce" else 2 * (values - other), None
+
+    def statistics(self, values: torch.Tensor, other: torch.Tensor) -> Statistics:
+        """Return costs, right calls, and the values of correct and of incorrect samples."""
+        neutral = 0.0 if self.kind == "bce" else 0.5
+        is_right = (values > neutral) == (other > 0)
+        costs, rest = self.costs(values, other), 1 - other
+        return Statistics(costs, is_right, values * other, other, values * rest, rest)
+
+
+def _pair_loss(settings: TrainingSettings) -> PairLoss:
+    return PairLoss(
+        margin=settings.margin,
+        label_smoothing=settings.label_smoothing,
+        center_coefficient=settings.center_coefficient,
+    )
+
+
+LOSSES: Mapping[str, Callable[[TrainingSettings], Loss]] = {
+    "pairwise": _pair_loss,
+    "pointwise": lambda settings: PointLoss(kind=settings.pointwise_loss),
+}
+"""The losses by the name that training.loss_type gives them."""
+
+
+def make_loss(settings: TrainingSettings) -> Loss:
+    """Make the loss of the settings."""
+    return LOSSES[settings.loss_type](settings)
 
 
 def bradley_terry_loss(differences: torch.Tensor) -> torch.Tensor:
     """-log sigmoid(V+ - V-), averaged over the differences [batch]."""
     return -functional.logsigmoid(differences).mean()
-
-
-def share_won(differences: torch.Tensor) -> torch.Tensor:
-    """Share of the differences V+ - V-, [batch], that are above 0."""
-    return (differences > 0).double().mean()
 
 
 def pairwise_ranking_loss(
@@ -91,7 +156,10 @@ def pairwise_ranking_loss(
     """Bradley-Terry loss of a batch of pairs, a scalar.
 
     Values are [batch, seq, 1] or [batch, seq] with masks [batch, seq] (true on output tokens), or
-    [batch] or [batch, 1] without masks. A mask row without a token, and NaN, are ValueErrors.
+    [batch] or [batch, 1] without masks.
+
+    Raises:
+        ValueError: a mask row has no token, a value is NaN, or the shapes do not fit.
     """
     return bradley_terry_loss(_checked_differences(v_pos, v_neg, mask_pos, mask_neg))
 
@@ -103,12 +171,12 @@ def compute_pairwise_accuracy(
     mask_pos: torch.Tensor | None = None,
     mask_neg: torch.Tensor | None = None,
 ) -> float:
-    """Share of the batch's pairs with V+ > V-; shapes as in `pairwise_ranking_loss`.
+    """Share of the batch's pairs with V+ > V-; shapes and errors as in `pairwise_ranking_loss`.
 
-    The comparison is strict: a tie counts as wrong here, so that a head that says the same about
-    everything scores 0. (Evaluation, which compares judges, counts a tie one half.)
+    A tie counts as wrong, so a constant head scores 0. (Evaluation counts a tie one half.)
     """
-    return share_won(_checked_differences(v_pos, v_neg, mask_pos, mask_neg)).item()
+    differences = _checked_differences(v_pos, v_neg, mask_pos, mask_neg)
+    return (differences > 0).double().mean().item()
 
 
 def pointwise_loss(
@@ -124,12 +192,12 @@ def pointwise_loss(
 
 
 def sample_values(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """One value a sample, [batch]: the values themselves, or their mean over the mask."""
+    """Return one value per sample, [batch]: the values themselves, or their mean over the mask."""
     if mask is None:
         if values.ndim == 2 and values.shape[1] == 1:
             values = values.squeeze(1)
         if values.ndim != 1:
-            raise ValueError(f"values {list(values.shape)} are one a token: give their mask")
+            raise ValueError(f"values {list(values.shape)} have one per token: give their mask")
         return values
     if values.ndim == 3 and values.shape[2] == 1:
         values = values.squeeze(2)  # [batch, seq]
@@ -142,7 +210,7 @@ def sample_values(values: torch.Tensor, mask: torch.Tensor | None = None) -> tor
     if not bool(num_tokens.all()):
         row = int((num_tokens == 0).nonzero()[0])
         raise ValueError(f"mask row {row} has no output token, so the sample has no value")
-    # NOTE: where, not a product: whatever stands on padding, NaN included, must not leak in.
+    # NOTE: where, not a product, so that values on padding, even NaN, are ignored.
     return torch.where(is_output, values, 0).sum(dim=1) / num_tokens
 
 
@@ -152,7 +220,7 @@ def _checked_differences(
     mask_pos: torch.Tensor | None,
     mask_neg: torch.Tensor | None,
 ) -> torch.Tensor:
-    """V+ - V-, [batch]; refuses what would turn into a silent NaN or 0."""
+    """V+ - V-, [batch]; refuses inputs that would silently give NaN or 0."""
     pos, neg = sample_values(v_pos, mask_pos), sample_values(v_neg, mask_neg)
     if pos.shape != neg.shape or not len(pos):
         raise ValueError(f"a batch needs pairs: got {len(pos)} correct and {len(neg)} incorrect")

@@ -1,4 +1,4 @@
-"""AdamW over a block of heads, each with its own learning rate, decay and clipped gradient."""
+"""AdamW over several heads, each with its own learning rate, decay and clipped gradient."""
 
 import torch
 
@@ -6,12 +6,12 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
 
-class StackedAdamW:
-    """What torch.optim.AdamW does to each row of [heads, parameters], at a quarter of its cost.
+class BatchedAdamW:
+    """torch.optim.AdamW on each row of [heads, parameters], at a quarter of its cost.
 
     torch.optim.AdamW spends more time on bookkeeping than such small heads on everything else, so
-    the fused kernel behind it is called directly. It divides the gradient by a scale on its way,
-    which clips without another pass over it.
+    this calls its fused kernel directly. The kernel divides the gradient by a scale, which clips it
+    without another pass.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class StackedAdamW:
         ]
 
     def step(self, learning_rates: list[float], scales: torch.Tensor | None) -> None:
-        """Move every head along its gradient divided by its scale, [heads]."""
+        """Update every head with its gradient divided by its scale, [heads]."""
         self.step_count += 1
         for head, (parameters, gradients, mean, square) in enumerate(self._rows):
             torch._fused_adamw_(
@@ -48,15 +48,12 @@ class StackedAdamW:
             )
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All that a run needs to go on, on the CPU."""
-        return {
-            "step": self.step_count.cpu(),
-            "mean": self.mean.cpu(),
-            "square": self.square.cpu(),
-        }
+        """Return the state to resume from, on the CPU."""
+        tensors = {"step": self.step_count, "mean": self.mean, "square": self.square}
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Put a state back."""
+        """Restore a state."""
         self.step_count.copy_(state["step"])
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])

@@ -1,83 +1,229 @@
-"""One start of a training run: from where it stands to its end, with its checkpoints."""
+"""Trains a value head on cached features; a killed run resumes from its last checkpoint."""
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import torch
+
+from featurize.errors import CriticError
+from featurize.store import FeatureStore, sole_writer
+from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import (
     RECORD_FILE,
     WEIGHTS_FILE,
     HeadRecord,
     TrainedHead,
+    check_upload_uri,
     load_head,
     upload_head,
     write_decision,
     write_head,
 )
+from headtrain.head.model import HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
-from headtrain.settings import CheckpointSettings
+from headtrain.metrics.pairwise import PairwiseAccuracy
+from headtrain.pairs.plan import pair_settings, read_training_data
+from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking import Tracker
-from headtrain.training.loop import Trainer, refuse_divergence
-from headtrain.training.run_folder import Best, RunFolder, RunState, has_head
-from headtrain.training.validation import Validation
-
-logger = logging.getLogger(__name__)
+from headtrain.training.loop import HeadJob, Trainer, refuse_divergence
+from headtrain.training.objective import make_objective
+from headtrain.training.result import TrainResult
+from headtrain.training.resume import Best, RunFolder, RunState, has_head, trained_settings
+from headtrain.training.validation import Validation, fit_decision, read_validation
 
 VALID, HOLDOUT = "valid", "holdout"
-"""Names of the sets a head is validated on; the first there is chooses the best head."""
+"""Names of the sets a head is validated on; the first of them selects the best head."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """One line of a run's progress."""
+    """A progress report of a run."""
 
     step: int
     num_steps: int
     metrics: dict[str, float]
-    """Means since the last line; with valid/... where a validation has just run."""
+    """Means since the last report; valid/... after a validation."""
     seconds: float
 
 
-class Run:
-    """One start of a run: from where it stands to its end."""
+def train_head(
+    *,
+    train: FeatureStore,
+    valid: FeatureStore | None,
+    training: TrainingSettings,
+    sampling: DataSamplingSettings,
+    checkpoint: CheckpointSettings,
+    device: torch.device,
+    seed: int,
+    train_holdout: float = 0.0,
+    run_config: dict[str, Any],
+    checkpoint_dir: Path,
+    tracker: Tracker,
+    cache_dir: Path | None = None,
+    overwrite: bool = False,
+    mixed_precision: bool = True,
+    progress: Callable[[TrainProgress], None] | None = None,
+) -> TrainResult:
+    """Train, validate and save a head in checkpoint_dir.
 
-    def __init__(
-        self,
-        *,
-        folder: RunFolder,
-        trainer: Trainer,  # of one head
-        validations: Mapping[str, Validation],
-        settings: CheckpointSettings,
-        head: HeadRecord,
-        decide: Callable[[TrainedHead], Decision],
-        tracker: Tracker,
-        progress: Callable[[TrainProgress], None] | None,
-    ) -> None:
-        self.folder = folder
-        self.trainer = trainer
-        self.validations = validations
-        self.settings = settings
-        self.head = head
-        self.decide = decide
-        self.tracker = tracker
-        self.progress = progress
-        self.best: Best | None = None
-        self.resumed_from_step: int | None = None
-        self.train_metrics: dict[str, float] = {}
-        self._num_validations = 0
-        self._num_since_best = 0
-        self._seconds_before = 0.0
-        self._started = time.monotonic()
+    Rerunning a finished run does nothing; rerunning a killed one resumes from its last checkpoint
+    and gives the same weights (bitwise on a CPU). `overwrite` replaces any earlier run. Features
+    that do not fit into memory are mapped from a file in cache_dir (default: checkpoint_dir).
 
-    def go(self) -> dict[str, Any]:
-        """Take the steps that are left; returns the outcome as run.json keeps it."""
+    Raises:
+        CriticError: the stores or settings are wrong, checkpoint_dir holds another run, another
+            run is training there, or the training diverged.
+    """
+    refuse_mismatch(train, valid)
+    _refuse_useless(valid, checkpoint, train_holdout)
+    folder = RunFolder(checkpoint_dir)
+    kept = ("save_checkpoint_every", "save_best", "save_final")
+    identity = {
+        "training": trained_settings(training),
+        "data_sampling": dataclasses.asdict(sampling) | pair_settings(sampling),
+        "checkpoint": {name: getattr(checkpoint, name) for name in kept},
+        "runtime": {"seed": seed, "mixed_precision": mixed_precision},
+        "train_features": train.manifest.fingerprint,
+        "valid_features": valid.manifest.fingerprint if valid else None,
+        "evaluation": {"train_holdout": train_holdout},
+    }
+    if not overwrite and (result := folder.finished(identity)) is not None:
+        return TrainResult.from_run(folder, result, was_up_to_date=True)
+    columns = choose_columns(train, training.features, training.likelihood)
+    data = read_training_data(train, sampling, train_holdout=train_holdout)
+    memory = FeatureMemory(
+        device=device,
+        folder=cache_dir or checkpoint_dir,
+        most_gb=training.max_feature_memory_gb,
+    )
+    with sole_writer(checkpoint_dir):  # only now: an error above leaves the folder as it was
+        if not overwrite and (result := folder.finished(identity)) is not None:
+            # Another process trained this run while this one waited for the lock.
+            return TrainResult.from_run(folder, result, was_up_to_date=True)
+        inputs = read_head_inputs(train, columns, samples=data.samples, memory=memory)
+        spec = HeadSpec.of(columns, training)
+        model = HeadModel.from_seed(spec, seed).to(device).train()
+        model.normaliser.fit_and_normalise_(inputs.features, training.normaliser, columns.units)
+        objective = make_objective(inputs, data.plan, training)
+        job = HeadJob(model=model, objective=objective, settings=training, seed=seed)
+        trainer = Trainer([job], device=device, mixed_precision=mixed_precision)
+        read = functools.partial(
+            read_validation,
+            columns=columns,
+            limit=sampling.val_n_samples,
+            seed=sampling.seed,
+            normaliser=model.normaliser,
+            memory=memory,
+        )
+        validations = {VALID: read(valid)} if valid is not None else {}
+        if data.holdout is not None:
+            validations[HOLDOUT] = read(train, samples=data.held_out)
+        logger.info("%s", memory.describe())
+        run_file = folder.begin(identity) if overwrite else folder.resume(identity)
+        run_id = tracker.begin(run_config, run_file["tracking_run_id"])
+        run_file = folder.file.update(run_file, tracking_run_id=run_id)
+        run = _Run(
+            folder=folder,
+            trainer=trainer,
+            validations=validations,
+            settings=checkpoint,
+            record=HeadRecord.for_run(spec, train, data, config=run_config, tracking_run_id=run_id),
+            decide=functools.partial(fit_decision, train),
+            tracker=tracker,
+            progress=progress,
+        )
+        try:
+            outcome = run.train()
+        except BaseException as error:
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        tracker.finish()
+        result = {**data.describe(), **outcome, "tracking_run_id": run_id}
+        folder.file.update(run_file, result=result)
+    _warn_of_shared_problems(train, valid)
+    return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
+
+
+def refuse_mismatch(train: FeatureStore, valid: FeatureStore | None) -> None:
+    """Check that two stores hold comparable features.
+
+    Raises:
+        CriticError: their recipes differ.
+    """
+    if valid and valid.manifest.recipe_fingerprint != train.manifest.recipe_fingerprint:
+        raise CriticError(
+            f"{train.path} and {valid.path} hold features of different recipes "
+            f"({train.manifest.recipe_fingerprint}, {valid.manifest.recipe_fingerprint}); "
+            "featurize both with the same config"
+        )
+
+
+def _refuse_useless(
+    valid: FeatureStore | None, checkpoint: CheckpointSettings, train_holdout: float
+) -> None:
+    if valid is None and not train_holdout and not checkpoint.save_final:
+        raise CriticError(
+            "checkpoint.save_final is false and there is no validation set to choose the best head "
+            "by, so nothing would be saved; set save_final or name a dataset.validation"
+        )
+    if checkpoint.s3_upload and checkpoint.s3_uri:
+        check_upload_uri(checkpoint.s3_uri)
+
+
+def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) -> None:
+    """Warn of problems in both splits: accuracy on them does not measure generalisation."""
+    if valid is None:
+        return
+    shared = pc.is_in(
+        valid.samples["problem_id"].unique(), value_set=train.samples["problem_id"].unique()
+    )
+    if count := pc.sum(shared).as_py():
+        logger.warning(
+            "%d of the %d validation problems are train problems too: the accuracy on them says"
+            " nothing about new ones",
+            count,
+            len(shared),
+        )
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One start of a run, from its last checkpoint to its end."""
+
+    folder: RunFolder
+    trainer: Trainer  # of one head
+    validations: Mapping[str, Validation]
+    settings: CheckpointSettings
+    record: HeadRecord
+    decide: Callable[[TrainedHead], Decision]
+    tracker: Tracker
+    progress: Callable[[TrainProgress], None] | None
+    state: RunState = field(default_factory=RunState)
+    resumed_from_step: int | None = None
+    train_metrics: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def job(self) -> HeadJob:
+        """The head in training."""
+        return self.trainer.jobs[0]
+
+    def train(self) -> dict[str, Any]:
+        """Take the remaining steps; returns the outcome as run.json keeps it."""
         every = self.settings.save_checkpoint_every
         interval = max(1, round(every * self.trainer.steps_per_epoch)) if every else None
-        training = self.trainer.jobs[0].settings
+        training = self.job.settings
         step = self._resume()
         while step < self.trainer.num_steps and not self._is_patience_over():
             self.trainer.take_step(step)
@@ -93,106 +239,97 @@ class Run:
                 if is_checkpoint:
                     self._save(step, valid, is_last=is_last or self._is_patience_over())
         self._publish()
+        best = self.state.best
         return {
             "num_steps": step,
             "stopped_early": step < self.trainer.num_steps,
             "train_metrics": self.train_metrics,
-            "best": dataclasses.asdict(self.best) if self.best else None,
+            "best": dataclasses.asdict(best) if best else None,
             "seconds": self._seconds(),
-            "has_best": self.best is not None and self.settings.save_best,
+            "has_best": best is not None and self.settings.save_best,
             "has_final": self.settings.save_final,
         }
 
     def _resume(self) -> int:
-        """Put the state of the last checkpoint back; returns the first step to take."""
+        """Restore the last checkpoint; returns the first step to take."""
         state = self.folder.latest_state()
         if state is None:
             return 0
         if state.best and self.settings.save_best and not has_head(self.folder.best):
-            logger.warning("%s is gone; training again from the start", self.folder.best)
+            logger.warning("%s is missing; training again from the start", self.folder.best)
             return 0
-        self.folder.restore(state, self.trainer.jobs[0].model, self.trainer.optimizer)
-        self.best, self._seconds_before = state.best, state.seconds
-        self._num_validations, self._num_since_best = state.num_validations, state.num_since_best
-        self.resumed_from_step = state.step
+        self.folder.restore(state, self.job.model, self.trainer.optimizer)
+        self.state, self.resumed_from_step = state, state.step
         for step, metrics in state.unwritten:
             self.tracker.log_metrics(metrics, step)
-        logger.info("going on from step %d of %d", state.step, self.trainer.num_steps)
+        logger.info("resuming from step %d of %d", state.step, self.trainer.num_steps)
         return state.step
 
     def _is_patience_over(self) -> bool:
-        patience = self.trainer.jobs[0].settings.early_stopping_patience
-        return patience is not None and self._num_since_best >= patience
+        patience = self.job.settings.early_stopping_patience
+        return patience is not None and self.state.num_since_best >= patience
 
-    def _validate(self, num_done: int) -> dict[str, float]:
-        """Judge the head, and keep it if it is the best so far."""
+    def _validate(self, step: int) -> dict[str, float]:
+        """Measure the head, and save it if it is the best so far."""
         if not self.validations:
             return {}
-        model = self.trainer.jobs[0].model
-        found = {name: one.measure(model) for name, one in self.validations.items()}
+        found = {name: one.measure(self.job.model) for name, one in self.validations.items()}
         metrics = {
             f"{name}/accuracy_{key}": value
             for name, accuracy in found.items()
             for key, value in accuracy._asdict().items()
         }
-        judge, accuracy = next(iter(found.items()))
-        holdout = found.get(HOLDOUT)
-        self._num_validations += 1
-        self._num_since_best += 1
-        # NOTE: best is written before the state that speaks of it: a kill between the two repeats
-        # this step, which writes best again; the other way round best could be lost.
-        if self.best is None or accuracy.over_problems > self.best.over_problems:
-            self._num_since_best = 0
-            self.best = Best(
-                step=num_done,
-                **accuracy._asdict(),
-                holdout_over_problems=holdout.over_problems if holdout else None,
-                holdout_over_pairs=holdout.over_pairs if holdout else None,
-            )
+        by, accuracy = next(iter(found.items()))
+        state = dataclasses.replace(
+            self.state,
+            num_validations=self.state.num_validations + 1,
+            num_since_best=self.state.num_since_best + 1,
+        )
+        # NOTE: best is written before the state that mentions it: a kill in between repeats this
+        # step, which writes best again. In the other order best could be lost.
+        if state.best is None or accuracy.over_problems > state.best.over_problems:
+            best = _best(step, accuracy, found.get(HOLDOUT))
+            state = dataclasses.replace(state, best=best, num_since_best=0)
             if self.settings.save_best:
-                chosen = {"by": f"{judge}/accuracy_over_problems", "of": self._num_validations}
-                self._keep(self.folder.best, num_done, metrics, chosen)
+                selection = {"by": f"{by}/accuracy_over_problems", "of": state.num_validations}
+                self._write(self.folder.best, step, metrics, selection)
+        self.state = state
         return metrics
 
-    def _save(self, num_done: int, valid: dict[str, float], *, is_last: bool) -> None:
-        """Write the checkpoint to go on from, or at the end the final head."""
+    def _save(self, step: int, valid: dict[str, float], *, is_last: bool) -> None:
+        """Write a checkpoint to resume from, or at the end the final head."""
         if is_last:
             if self.settings.save_final:
-                self._keep(self.folder.final, num_done, valid, {"by": "last step"})
+                self._write(self.folder.final, step, valid, {"by": "last step"})
             return
-        self._write(self.folder.step_folder(num_done), num_done, valid, {})
-        state = RunState(
-            step=num_done,
-            seconds=self._seconds(),
-            best=self.best,
-            num_validations=self._num_validations,
-            num_since_best=self._num_since_best,
-            unwritten=self.tracker.waiting(),
+        self._write(self.folder.step_folder(step), step, valid)
+        state = dataclasses.replace(
+            self.state, step=step, seconds=self._seconds(), unwritten=self.tracker.waiting()
         )
         self.folder.write_state(state, self.trainer.optimizer)
-        self.folder.prune(num_done, self.settings.save_total_limit)
+        self.folder.prune(step, self.settings.save_total_limit)
 
     def _write(
-        self, folder: Path, step: int, metrics: dict[str, float], selection: dict[str, Any]
+        self,
+        folder: Path,
+        step: int,
+        metrics: dict[str, float],
+        selection: dict[str, Any] | None = None,
     ) -> None:
-        record = dataclasses.replace(self.head, step=step, metrics=metrics, selection=selection)
-        write_head(folder, self.trainer.jobs[0].model, record)
-
-    def _keep(
-        self, folder: Path, step: int, metrics: dict[str, float], selection: dict[str, Any]
-    ) -> None:
-        """Write a head to use, and copy it to where the settings say."""
-        self._write(folder, step, metrics, selection)
-        self._upload(folder)
+        """Write a head; one that was selected is also uploaded if the settings say so."""
+        fields: dict[str, Any] = {"step": step, "metrics": metrics, "selection": selection or {}}
+        write_head(folder, self.job.model, dataclasses.replace(self.record, **fields))
+        if selection:
+            self._upload(folder)
 
     def _upload(self, folder: Path) -> None:
         if self.settings.s3_upload and self.settings.s3_uri:
             upload_head(folder, self.settings.s3_uri)
 
     def _publish(self) -> None:
-        """Fit the kept heads' decisions, and hand them to the tracker.
+        """Fit the decisions of best and final, and log their files.
 
-        Never a torn head (a kill amid its writing): it is read back.
+        Reading them back makes sure that a head torn by a kill is never published.
         """
         for folder in (self.folder.best, self.folder.final):
             if has_head(folder):
@@ -201,12 +338,12 @@ class Run:
                 files = [folder / WEIGHTS_FILE, folder / RECORD_FILE]
                 self.tracker.log_files(files, f"heads/{folder.name}")
 
-    def _report(self, num_done: int, metrics: dict[str, float]) -> None:
-        self.tracker.log_metrics(metrics, num_done)
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
+        self.tracker.log_metrics(metrics, step)
         if self.progress is not None:
             self.progress(
                 TrainProgress(
-                    step=num_done,
+                    step=step,
                     num_steps=self.trainer.num_steps,
                     metrics=metrics,
                     seconds=self._seconds(),
@@ -214,4 +351,13 @@ class Run:
             )
 
     def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
+        return self.state.seconds + time.monotonic() - self.started
+
+
+def _best(step: int, accuracy: PairwiseAccuracy, holdout: PairwiseAccuracy | None) -> Best:
+    return Best(
+        step=step,
+        **accuracy._asdict(),
+        holdout_over_problems=holdout.over_problems if holdout else None,
+        holdout_over_pairs=holdout.over_pairs if holdout else None,
+    )

@@ -1,4 +1,4 @@
-"""The learning rate over a run: a warm-up, then half a cosine or a constant."""
+"""The learning rate schedule: a warm-up, then half a cosine or a constant."""
 
 import math
 
@@ -6,15 +6,15 @@ from headtrain.settings import SchedulerSettings
 
 
 def learning_rate_factor(step: int, num_steps: int, settings: SchedulerSettings) -> float:
-    """Share of the peak learning rate that optimizer step `step` (from 0) of num_steps uses.
+    """Return the share of the peak learning rate at optimizer step `step` of num_steps, from 0.
 
     With w = ceil(num_steps * warmup_ratio) warm-up steps:
         step < w:  (step + 1) / w
         cosine:    m + (1 - m) * (1 + cos(pi * (step - w) / (num_steps - w))) / 2,  m = min_lr_ratio
         constant:  1
-    Steps past the end stay where the end is.
+    Steps past the end keep the last value.
     """
-    # NOTE: step + 1, where transformers starts from 0: a run of one step must move the weights.
+    # NOTE: step + 1, while transformers starts from 0: a run of one step must change the weights.
     num_warmup = math.ceil(num_steps * settings.warmup_ratio)
     if step < num_warmup:
         return (step + 1) / num_warmup

@@ -1,27 +1,21 @@
-"""How well a head in training ranks the outputs of problems it is not trained on."""
+"""Measures a head: pairwise accuracy on problems it is not trained on, and its calibration."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from featurize.arrays import Floats
+from featurize.arrays import Floats32, Ints
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
-from headtrain.features.inputs import (
-    ROWS_AT_ONCE,
-    HeadInputs,
-    InputColumns,
-    LabelledSamples,
-    read_head_inputs,
-    read_labelled_samples,
-)
+from headtrain.features.inputs import ROWS_AT_ONCE, HeadInputs, InputColumns, read_head_inputs
 from headtrain.features.memory import FeatureMemory
+from headtrain.features.samples import LabelledSamples, read_labelled_samples
+from headtrain.head.checkpoint import TrainedHead
 from headtrain.head.model import FeatureNormaliser, HeadModel
+from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import (
     PairwiseAccuracy,
-    PerProblem,
     ScoredSamples,
     pairwise_accuracy,
     pairwise_counts,
@@ -30,36 +24,28 @@ from headtrain.metrics.pairwise import (
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """A fixed set of whole problems, read once and scored again and again."""
+    """A fixed set of whole problems, read once and scored many times."""
 
     inputs: HeadInputs
     """Samples with their normalised features."""
 
     def measure(self, model: HeadModel) -> PairwiseAccuracy:
-        """Pairwise accuracy of the model without dropout, from ranks; ties count one half."""
-        return pairwise_accuracy(self.count(model))
-
-    def count(self, model: HeadModel) -> PerProblem:
-        """Won comparisons of every problem."""
-        return self.count_scores(self.score(model))
+        """Compute the pairwise accuracy of the model without dropout; ties count one half."""
+        return pairwise_accuracy(pairwise_counts(self.score(model)))
 
     @torch.no_grad()
-    def score(self, model: HeadModel) -> Floats:
-        """The model's value of every sample, [samples]."""
+    def score(self, model: HeadModel) -> ScoredSamples:
+        """Score every sample by the model without dropout."""
         was_training, device = model.training, next(model.buffers()).device
         model.eval()
         values = torch.cat(
             [
-                model.judge(piece.to(device)).squeeze(-1).float()
-                for piece in torch.split(self.inputs.features, ROWS_AT_ONCE)
+                model.score_normalised(chunk.to(device)).squeeze(-1).float()
+                for chunk in torch.split(self.inputs.features, ROWS_AT_ONCE)
             ]
         )  # [rows]
         model.train(was_training)
-        return values.cpu().numpy().astype(np.float64)[self.inputs.rows]
-
-    def count_scores(self, scores: Floats) -> PerProblem:
-        """Won comparisons of every problem, by the given values, [samples]."""
-        return count_wins(self.inputs.samples, scores)
+        return _scored(self.inputs.samples, values.cpu().numpy()[self.inputs.rows])
 
 
 def read_validation(
@@ -68,52 +54,32 @@ def read_validation(
     *,
     limit: int | None,
     seed: int,
-    device: torch.device,
+    normaliser: FeatureNormaliser,
+    memory: FeatureMemory,
     samples: LabelledSamples | None = None,
-    normaliser: FeatureNormaliser | None = None,
-    memory: FeatureMemory | None = None,
 ) -> Validation:
-    """Read at most `limit` of the samples (default: all) of problems that have both labels."""
+    """Read at most `limit` of the samples (default: all) of problems with both labels.
+
+    Raises:
+        CriticError: there is no such problem.
+    """
     if samples is None:
         samples = read_labelled_samples(store)
-    samples = take_whole_problems(store, samples, limit=limit, seed=seed)
-    inputs = read_head_inputs(store, columns, samples=samples, device=device, memory=memory)
-    if normaliser is not None:
-        normaliser.normalise_(inputs.features)
-    return Validation(inputs=inputs)
-
-
-def take_whole_problems(
-    store: FeatureStore, samples: LabelledSamples, *, limit: int | None, seed: int
-) -> LabelledSamples:
-    """At most `limit` of the samples of a store, of problems that have both labels."""
     kept = choose_whole_problems(samples, limit, seed)
     if not len(kept):
         raise CriticError(
             f"{store.path}: no problem has both a correct and an incorrect output, so no head can "
             "be validated on it; name another dataset.validation"
         )
-    return samples.take(kept)
+    inputs = read_head_inputs(store, columns, samples=samples.take(kept), memory=memory)
+    normaliser.normalise_(inputs.features)
+    return Validation(inputs=inputs)
 
 
-def count_wins(samples: LabelledSamples, scores: Floats) -> PerProblem:
-    """Won comparisons of every problem, by the scores of its samples, [samples]."""
-    return pairwise_counts(
-        ScoredSamples(
-            scores=scores,
-            is_correct=samples.is_correct,
-            problem=samples.problems,
-            output_tokens=samples.output_tokens,
-        )
-    )
+def choose_whole_problems(samples: LabelledSamples, limit: int | None, seed: int) -> Ints:
+    """Choose random problems with at most `limit` samples in all, at least one problem.
 
-
-def choose_whole_problems(
-    samples: LabelledSamples, limit: int | None, seed: int
-) -> npt.NDArray[np.int64]:
-    """Places of the samples of randomly chosen problems, at most `limit` and one problem at least.
-
-    Only problems with both labels are chosen: others say nothing about ranking.
+    Only problems with both labels are chosen. Returns the indices of their samples.
     """
     num_problems = int(samples.problems.max(initial=-1)) + 1
     sizes = np.bincount(samples.problems, minlength=num_problems)
@@ -128,3 +94,24 @@ def choose_whole_problems(
                 left -= int(sizes[problem])
         useful = np.array(chosen or [useful[np.argmin(sizes[useful])]])
     return np.flatnonzero(np.isin(samples.problems, useful))
+
+
+def fit_decision(train: FeatureStore, head: TrainedHead) -> Decision:
+    """Fit calibration and threshold on all labelled train samples of problems not held out.
+
+    These are the samples that `critic eval` calls train, so it finds the same numbers.
+    """
+    labelled = read_labelled_samples(train)
+    if head.record.holdout is not None:
+        is_held = head.record.holdout.mask(train.samples["problem_id"])[labelled.table_rows]
+        labelled = labelled.take(~is_held)
+    return Decision.fit(_scored(labelled, head.score(train)[labelled.table_rows]))
+
+
+def _scored(samples: LabelledSamples, values: Floats32) -> ScoredSamples:
+    return ScoredSamples(
+        scores=np.asarray(values, np.float64),
+        is_correct=samples.is_correct,
+        problem=samples.problems,
+        output_tokens=samples.output_tokens,
+    )

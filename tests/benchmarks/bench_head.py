@@ -21,11 +21,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from headtrain.head.model import HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
 from headtrain.tracking import MlflowTracker, Tracker
 from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.loss import pairwise_ranking_loss
-from headtrain.training.objective import PairObjective, ProblemObjective
+from headtrain.training.objective import Objective
 
 OURS, PRODUCTS = "critic train-head, log_interval 10", "the matrix products alone"
 NUM_PAIRS, NUM_PROBLEMS, SAMPLES_PER_PROBLEM, BATCH = 50_000, 600, 20, 32
@@ -49,24 +50,24 @@ class Data:
         self.features[self.correct] += 0.1
         self.hidden = hidden
 
-    def objective(self) -> PairObjective:
-        return PairObjective(
+    def objective(self, *, is_by_problem: bool) -> Objective:
+        order = np.arange(NUM_PAIRS)
+        counts = None
+        if is_by_problem:
+            order = np.argsort(self.problems, kind="stable")
+            _, counts = np.unique(self.problems, return_counts=True)
+        return Objective(
             features=self.features,
-            correct=self.correct,
-            incorrect=self.incorrect,
+            first=self.correct[order],
+            second=self.incorrect[order],
             weights=np.ones(NUM_PAIRS, np.float32),
+            counts=counts,
         )
 
-    def whole_problems(self) -> ProblemObjective:
-        order = np.argsort(self.problems, kind="stable")
-        _, starts, counts = np.unique(self.problems[order], return_index=True, return_counts=True)
-        pairs = PairObjective(
-            features=self.features,
-            correct=self.correct[order],
-            incorrect=self.incorrect[order],
-            weights=np.ones(NUM_PAIRS, np.float32),
-        )
-        return ProblemObjective(pairs=pairs, starts=starts, counts=counts)
+    @property
+    def spec(self) -> HeadSpec:
+        tensors = {"mean": self.hidden}
+        return HeadSpec(head_type="mlp", dropout=0.3, tensors=tensors, likelihood=False)
 
 
 def stacked(
@@ -75,11 +76,11 @@ def stacked(
     """This project's loop, its means read and logged every tenth step where there is a tracker."""
     training = TrainingSettings(batch_size=BATCH, n_epochs=1000, **settings)
     is_whole = training.batching == "problems"
-    objective = data.whole_problems() if is_whole else data.objective()
+    objective = data.objective(is_by_problem=is_whole)
     jobs = []
     for seed in range(num_heads):
         torch.manual_seed(seed)
-        model = HeadModel(data.hidden, "mlp", 0.3)
+        model = HeadModel(data.spec)
         jobs.append(HeadJob(model=model, objective=objective, settings=training, seed=seed))
     trainer = Trainer(jobs, device=torch.device("cpu"), mixed_precision=False)
     step = 0
@@ -193,7 +194,7 @@ def products(data: Data) -> Way:
 
 def _model_and_optimizer(data: Data, *, fused: bool) -> tuple[HeadModel, torch.optim.AdamW]:
     torch.manual_seed(0)
-    model = HeadModel(data.hidden, "mlp", 0.3).train()
+    model = HeadModel(data.spec).train()
     return model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from headtrain.pairs.pair_plan import plan_pairs
+from headtrain.pairs.plan import plan_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 
 LANGUAGES = ("cpp", "java", "python2", "python3")

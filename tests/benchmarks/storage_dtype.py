@@ -23,7 +23,7 @@ from configs.loader import load_config
 from configs.paths import Layout
 from featurize.store import FeatureStore, FeatureStoreError, StoreWriter, UnitFeatures
 from headtrain.tracking import NullTracker
-from headtrain.training.train import train_head
+from headtrain.training.run import train_head
 
 
 def write_in(dtype: torch.dtype, store: FeatureStore, path: Path) -> FeatureStore:

@@ -136,7 +136,7 @@ def test_two_runs_never_train_in_one_folder_at_once(
 ) -> None:
     first = train()
     monkeypatch.setattr(
-        "headtrain.training.train.sole_writer", functools.partial(sole_writer, patience=0)
+        "headtrain.training.run.sole_writer", functools.partial(sole_writer, patience=0)
     )
     with (
         sole_writer(tmp_path / "run"),
@@ -155,12 +155,12 @@ def test_a_run_that_waited_for_the_same_one_does_nothing(
     @contextlib.contextmanager
     def after_another(folder: Path) -> Iterator[None]:
         """What a run sees that another one kept out until it had ended."""
-        monkeypatch.setattr("headtrain.training.train.sole_writer", sole_writer)
+        monkeypatch.setattr("headtrain.training.run.sole_writer", sole_writer)
         firsts.append(train())
         with sole_writer(folder):
             yield
 
-    monkeypatch.setattr("headtrain.training.train.sole_writer", after_another)
+    monkeypatch.setattr("headtrain.training.run.sole_writer", after_another)
     tracker = RecordingTracker()
     steps: list[TrainProgress] = []
     second = train(tracker=tracker, progress=steps.append)

@@ -5,10 +5,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headtrain.pairs.allocation import share_out
-from headtrain.pairs.pair_plan import plan_pairs
-from headtrain.pairs.rng import Draws
-from headtrain.pairs.sampler import sample_pairs
+from headtrain.pairs.plan import plan_pairs
+from headtrain.pairs.rng import PortableRng
+from headtrain.pairs.sampler import allocate_balanced, sample_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 
 Samples = list[tuple[int, bool, int]]
@@ -68,7 +67,7 @@ def test_pairs_are_exactly_what_was_asked_for(
     assert all(drawn[code] <= limits[code] for code in limits)
     assert pairs == draw()
     if strategy == "balanced":
-        # Whoever got less than another by more than the remainder of one was at its limit.
+        # A problem that has at least two pairs fewer than another is at its limit.
         most = max(drawn.values())
         assert all(drawn[code] >= min(limits[code], most - 1) for code in limits)
 
@@ -78,18 +77,19 @@ def test_pairs_are_exactly_what_was_asked_for(
     members=st.lists(st.tuples(st.integers(1, 50), st.integers(1, 9)), min_size=1, max_size=20),
     data=st.data(),
 )
-def test_sharing_out_spends_the_total_by_weight_within_the_limits(
+def test_an_allocation_spends_the_total_by_weight_within_the_limits(
     members: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     limits, weights = (np.array(column) for column in zip(*members, strict=True))
     total = data.draw(st.integers(0, int(limits.sum())))
-    quotas = share_out(limits, total, weights, Draws(data.draw(st.integers(0, 99))))
-    assert quotas.sum() == total
-    assert (quotas <= limits).all()
-    assert (quotas >= 0).all()
-    has_room = quotas < limits
-    for member in np.flatnonzero(has_room):  # nobody has a whole unit more by weight
-        assert ((quotas - 1) * weights[member] <= (quotas[member] + 1) * weights).all()
+    rng = PortableRng(data.draw(st.integers(0, 99)))
+    counts = allocate_balanced(limits, total, weights, rng)
+    assert counts.sum() == total
+    assert (counts <= limits).all()
+    assert (counts >= 0).all()
+    has_room = counts < limits
+    for member in np.flatnonzero(has_room):  # none has a whole unit more by weight
+        assert ((counts - 1) * weights[member] <= (counts[member] + 1) * weights).all()
 
 
 ROW = st.fixed_dictionaries(

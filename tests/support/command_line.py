@@ -135,7 +135,7 @@ def _import_like_a_command() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name in (
         "featurize.run.compute",
-        "headtrain.training.train",
+        "headtrain.training.run",
         "headtrain.evaluation.evaluate",
         "mlflow",
     ):

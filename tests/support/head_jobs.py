@@ -5,14 +5,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from headtrain.features.inputs import HeadInputs, LabelledSamples
+from headtrain.features.inputs import HeadInputs
+from headtrain.features.samples import LabelledSamples
 from headtrain.head.model import HeadModel
+from headtrain.head.spec import HeadSpec
 from headtrain.pairs.sampler import PairPlan, sample_pairs
 from headtrain.settings import TrainingSettings
 from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.objective import make_objective
 
 CPU = torch.device("cpu")
+
+
+def make_spec(*widths: int, **fields: Any) -> HeadSpec:
+    """An mlp over tensors of these widths; `fields` change it."""
+    tensors = {f"mean.{number}": width for number, width in enumerate(widths)}
+    default = {"head_type": "mlp", "dropout": 0.3, "tensors": tensors, "likelihood": False}
+    return HeadSpec(**(default | fields))
+
+
+def make_model(*widths: int, seed: int = 1, **fields: Any) -> HeadModel:
+    torch.default_generator.manual_seed(seed)
+    return HeadModel(make_spec(*(widths or (16,)), **fields)).train()
 
 
 def make_inputs(width: int = 16) -> HeadInputs:
@@ -36,27 +50,14 @@ def make_plan(inputs: HeadInputs, num_pairs: int = 30) -> PairPlan:
     return sample_pairs(inputs.samples.problems, inputs.samples.is_correct, num_pairs, seed=0)
 
 
-def make_model(
-    seed: int = 1,
-    width: int = 16,
-    mixed: tuple[int, ...] | None = None,
-    kind: str = "mlp",
-    direct: int = 0,
-) -> HeadModel:
-    torch.default_generator.manual_seed(seed)
-    return HeadModel(width, kind, 0.3, mixed, direct).train()
-
-
-def make_job(seed: int = 3, **settings: Any) -> HeadJob:
-    """A head of 16 inputs over 30 pairs, 4 a batch."""
-    inputs = make_inputs()
+def make_job(seed: int = 3, inputs: HeadInputs | None = None, **settings: Any) -> HeadJob:
+    """A head over 30 pairs, 4 a batch: of 16 inputs, or with feature_mix of twice 16."""
     training = TrainingSettings(**{"batch_size": 4, **settings})
-    kind = training.value_head_type
-    mixed = (16, 16) if training.feature_mix == "mix" else None
-    if mixed:
-        inputs = make_inputs(32)
+    widths = (16, 16) if training.feature_mix == "mix" else (16,)
+    inputs = inputs or make_inputs(sum(widths))
+    kind, mix = training.value_head_type, training.feature_mix
     return HeadJob(
-        model=make_model(seed, inputs.features.shape[1], mixed, kind),
+        model=make_model(*widths, seed=seed, head_type=kind, feature_mix=mix),
         objective=make_objective(inputs, make_plan(inputs), training),
         settings=training,
         seed=seed,

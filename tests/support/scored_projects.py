@@ -76,11 +76,6 @@ def make_project(
     store = FeatureStore.open(folder / "store")
     columns = choose_columns(store, tensors, None)
     features = read_head_inputs(store, columns).features
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        members = [HeadModel(columns.width) for _ in range(num_members)]
-    for member in members:
-        member.normaliser.fit(features)
     fields: dict[str, Any] = {
         "head_type": "mlp",
         "dropout": 0.3,
@@ -95,6 +90,11 @@ def make_project(
         "num_members": num_members,
         "fitted": fitted or {"calibration": {"slope": 2.0, "intercept": 0.5}, "f1_threshold": 0.0},
     }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        members = [HeadModel(HeadRecord(**fields)) for _ in range(num_members)]
+    for member in members:
+        member.normaliser.fit(features)
     whole = members[0] if num_members == 1 else EnsembleModel(members)
     head = write_head(folder / "head", whole, HeadRecord(**(fields | record)))
     return ScoredProject(rows=rows, store=store, head=head, model=model)

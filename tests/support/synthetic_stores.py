@@ -76,3 +76,15 @@ def write_store(
         writer.write_unit(number, UnitFeatures(tensors=features, samples=table), {})
     writer.finish({"samples": total})
     return FeatureStore.open(path)
+
+
+def replace_samples(store: FeatureStore, samples: pa.Table) -> FeatureStore:
+    """The same store with another sample table."""
+    other = FeatureStore.open(store.path)
+    other.__dict__["samples"] = samples  # where the cached property keeps them
+    return other
+
+
+def replace_column(store: FeatureStore, name: str, values: pa.Array) -> FeatureStore:
+    place = store.samples.schema.get_field_index(name)
+    return replace_samples(store, store.samples.set_column(place, name, values))

@@ -14,8 +14,8 @@ from headtrain.settings import (
     TrainingSettings,
 )
 from headtrain.tracking import NullTracker
-from headtrain.training.run import TrainProgress
-from headtrain.training.train import TrainResult, train_head
+from headtrain.training.result import TrainResult
+from headtrain.training.run import TrainProgress, train_head
 from tests.support.synthetic_stores import write_store
 
 Train = Callable[..., TrainResult]

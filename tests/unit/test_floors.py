@@ -178,7 +178,7 @@ def test_nothing_is_unpickled() -> None:
 
 def test_features_are_read_and_heads_trained_without_transformers() -> None:
     code = (
-        "import sys, featurize.store, headtrain.training.train, headtrain.evaluation.evaluate\n"
+        "import sys, featurize.store, headtrain.training.run, headtrain.evaluation.evaluate\n"
         "print([name for name in ('transformers', 'mlflow') if name in sys.modules])"
     )
     assert in_fresh_python(code) == "[]\n"

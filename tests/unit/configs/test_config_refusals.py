@@ -55,7 +55,7 @@ def test_a_contradiction_between_sections_is_refused() -> None:
     ("override", "reason"),
     [
         ("distributed={shard_backbone: true, tensor_parallel_size: 2}", "one way or the other"),
-        ("data_sampling.sampling_method=problems", "broke the pairs"),
+        ("data_sampling.sampling_method=problems", "split the pairs"),
         ("training.num_unfrozen_layers=2", "the backbone is frozen"),
         ("training.trunk_learning_rate=1e-5", "the backbone is frozen"),
         ("experiment.name=../other", "cannot name a folder"),

@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,9 @@ import torch
 from featurize.errors import CriticError
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
 from headtrain.features import inputs as inputs_module
-from headtrain.features.inputs import choose_columns, read_head_inputs, read_labelled_samples
-from tests.support.synthetic_stores import write_store
+from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.samples import read_labelled_samples
+from tests.support.synthetic_stores import replace_column, write_store
 
 TENSORS = {"last.4": 8, "mean.2": 16}
 
@@ -18,17 +18,6 @@ TENSORS = {"last.4": 8, "mean.2": 16}
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     return write_store(tmp_path / "store", tensors=TENSORS, likelihood=True)
-
-
-def with_samples(store: FeatureStore, samples: pa.Table) -> FeatureStore:
-    other = FeatureStore.open(store.path)
-    other.__dict__["samples"] = samples  # where the cached property keeps them
-    return other
-
-
-def replaced(store: FeatureStore, name: str, values: pa.Array) -> FeatureStore:
-    place = store.samples.schema.get_field_index(name)
-    return with_samples(store, store.samples.set_column(place, name, values))
 
 
 def test_a_vector_is_the_chosen_tensors_in_order_then_the_likelihood(store: FeatureStore) -> None:
@@ -45,14 +34,14 @@ def test_a_vector_is_the_chosen_tensors_in_order_then_the_likelihood(store: Feat
         np.testing.assert_array_equal(vectors[:, place].numpy(), expected)
 
 
-def test_automatic_columns_are_all_there_are(store: FeatureStore, tmp_path: Path) -> None:
+def test_by_default_all_columns_are_read(store: FeatureStore, tmp_path: Path) -> None:
     columns = choose_columns(store, None, None)
     assert (columns.tensors, columns.likelihood) == (("last.4", "mean.2"), True)
     assert not choose_columns(write_store(tmp_path / "plain"), None, None).likelihood
     assert choose_columns(store, [], None).width == 4
 
 
-def test_columns_the_store_has_not_are_refused(store: FeatureStore, tmp_path: Path) -> None:
+def test_columns_that_the_store_lacks_are_refused(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(CriticError, match=r"no tensor 'mean.9', only last.4, mean.2"):
         choose_columns(store, ["mean.9"], None)
     plain = write_store(tmp_path / "plain")
@@ -71,42 +60,9 @@ def test_half_precision_features_become_float32(tmp_path: Path) -> None:
     assert torch.equal(inputs.features[torch.from_numpy(inputs.rows)], expected)
 
 
-def test_unlabelled_samples_are_left_out_and_counted(tmp_path: Path) -> None:
-    labels = [None if place < 5 else bool(place % 2) for place in range(96)]
-    samples = read_labelled_samples(write_store(tmp_path / "store", labels=labels))
-    assert (len(samples), samples.num_unlabelled) == (91, 5)
-    assert set(range(5)).isdisjoint(samples.table_rows.tolist())
-
-
-def test_a_store_without_labels_is_refused(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "store", labels=[None] * 96)
-    with pytest.raises(CriticError, match="none of the 96 samples has a label"):
-        read_labelled_samples(store)
-
-
-def test_the_order_of_the_store_does_not_matter(store: FeatureStore) -> None:
-    order = np.random.default_rng(0).permutation(store.samples.num_rows)
-    shuffled = with_samples(store, store.samples.take(pa.array(order)))
-    first, second = read_labelled_samples(store), read_labelled_samples(shuffled)
-    np.testing.assert_array_equal(first.table_rows, order[second.table_rows])
-    np.testing.assert_array_equal(first.problems, second.problems)
-    np.testing.assert_array_equal(first.is_correct, second.is_correct)
-
-
-def test_a_problem_in_two_languages_is_two_problems(store: FeatureStore) -> None:
-    languages = [["python", "rust", None][place % 3] for place in range(96)]
-    samples = read_labelled_samples(replaced(store, "language", pa.array(languages)))
-    assert len(np.unique(samples.problems)) == 3 * 12
-    ids = store.samples["problem_id"].to_pylist()
-    groups: dict[int, set[tuple[str, str | None]]] = {}
-    for row, code in zip(samples.table_rows, samples.problems, strict=True):
-        groups.setdefault(int(code), set()).add((ids[row], languages[row]))
-    assert all(len(group) == 1 for group in groups.values())
-
-
 def test_samples_that_share_a_feature_row_share_one_vector(store: FeatureStore) -> None:
     rows = np.arange(96) // 2 * 2
-    shared = replaced(store, "feature_row", pa.array(rows))
+    shared = replace_column(store, "feature_row", pa.array(rows))
     inputs = read_head_inputs(shared, choose_columns(shared, None, None))
     assert inputs.features.shape == (48, 28)
     expected = shared.gather("mean.2", torch.from_numpy(rows[inputs.samples.table_rows]))
@@ -121,7 +77,7 @@ def test_only_the_samples_asked_for_are_read(store: FeatureStore) -> None:
     assert torch.equal(inputs.features[torch.from_numpy(inputs.rows), 8:24], expected)
 
 
-def test_reading_in_pieces_changes_nothing(
+def test_reading_in_chunks_changes_nothing(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = choose_columns(store, None, None)
@@ -131,31 +87,26 @@ def test_reading_in_pieces_changes_nothing(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("tensor", ["last.4", "mean.2"])
 def test_a_value_that_is_not_finite_names_its_sample_and_column(
-    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, value: float
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, tensor: str, value: float
 ) -> None:
     gather = store.gather
 
     def broken(name: str, rows: torch.Tensor) -> torch.Tensor:
         features = gather(name, rows).clone()
-        if name == "mean.2":
+        if name == tensor:
             features[rows == 17, 5] = value
         return features
 
     monkeypatch.setattr(store, "gather", broken)
-    with pytest.raises(CriticError, match=rf"mean\.2 of sample 'task-00017' is {value}"):
+    with pytest.raises(CriticError, match=rf"{tensor} of sample 'task-00017' is {value}"):
         read_head_inputs(store, choose_columns(store, None, None))
 
 
 def test_a_likelihood_that_is_not_finite_names_its_sample(store: FeatureStore) -> None:
     values = store.samples["logprob_min"].to_numpy().copy()
     values[40] = np.nan
-    broken = replaced(store, "logprob_min", pa.array(values, from_pandas=False))
+    broken = replace_column(store, "logprob_min", pa.array(values, from_pandas=False))
     with pytest.raises(CriticError, match="logprob_min of sample 'task-00040' is nan"):
         read_head_inputs(broken, choose_columns(broken, None, None))
-
-
-def test_columns_are_values_that_can_be_compared(store: FeatureStore) -> None:
-    columns = choose_columns(store, None, None)
-    assert columns == choose_columns(store, ["last.4", "mean.2"], True)
-    assert columns != dataclasses.replace(columns, likelihood=False)

@@ -2,6 +2,7 @@ import errno
 import gc
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ GB = 1_000_000_000
 
 
 def is_mapped(features: torch.Tensor) -> bool:
-    """Whether a file lies behind the tensor's first number, as the kernel tells."""
+    """Whether the kernel maps the tensor's first number from a file."""
     place = features.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(number, 16) for number in line.split()[0].split("-"))
@@ -51,7 +52,7 @@ def test_mapped_features_give_the_same_head_bit_by_bit(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_where_features_lie_makes_no_other_run(tmp_path: Path) -> None:
+def test_mapping_features_makes_no_other_run(tmp_path: Path) -> None:
     train = make_train(tmp_path)
     train()
     assert train(training=MAPPED).was_up_to_date
@@ -64,14 +65,13 @@ def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
     ]
     found = []
     for most_gb in (None, 0):
-        points = []
-        for one in POINTS:
-            fields = {**one.__dict__, "training": _with_memory(one.training, most_gb)}
-            points.append(type(one)(**fields))
         result = run_sweep(
             train=stores[0],
             valid=stores[1],
-            points=points,
+            points=[
+                replace(one, training=replace(one.training, max_feature_memory_gb=most_gb))
+                for one in POINTS
+            ],
             seeds=[1, 2],
             evaluation=EvaluationSettings(bootstrap_rounds=20),
             save_checkpoint_every=1.0,
@@ -84,11 +84,7 @@ def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def _with_memory(training: Any, most_gb: float | None) -> Any:
-    return type(training)(**{**training.__dict__, "max_feature_memory_gb": most_gb})
-
-
-def test_a_matrix_lies_in_a_file_without_a_name(tmp_path: Path) -> None:
+def test_a_mapped_matrix_has_a_file_without_a_name(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store")
     columns = choose_columns(store, None, None)
     plain = read_head_inputs(store, columns)
@@ -102,7 +98,7 @@ def test_a_matrix_lies_in_a_file_without_a_name(tmp_path: Path) -> None:
     assert torch.equal(gather(mapped.features, rows, CPU), plain.features[rows])
 
 
-def test_memory_is_taken_until_the_limit_and_given_back(tmp_path: Path) -> None:
+def test_memory_is_used_up_to_the_limit_and_freed(tmp_path: Path) -> None:
     memory = FeatureMemory(device=CPU, folder=tmp_path, most_gb=1000 / GB)
     first = memory.allocate(10, 20)  # 800 bytes
     second = memory.allocate(10, 20)
@@ -116,7 +112,7 @@ def test_memory_is_taken_until_the_limit_and_given_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1000, True), (2000, False)])
-def test_without_a_limit_a_share_of_what_is_free_is_taken(
+def test_without_a_limit_a_share_of_the_free_memory_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, expected: bool
 ) -> None:
     monkeypatch.setattr(feature_memory, "available_memory", lambda: free)
@@ -124,19 +120,15 @@ def test_without_a_limit_a_share_of_what_is_free_is_taken(
     assert is_mapped(features) == expected
 
 
-def test_no_rows_need_no_file(tmp_path: Path) -> None:
-    assert FeatureMemory(device=CPU, folder=tmp_path, most_gb=0).allocate(0, 20).shape == (0, 20)
-
-
-def test_a_disk_without_room_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    with pytest.raises(OSError, match="max_feature_memory_gb") as told:
+    with pytest.raises(OSError, match="max_feature_memory_gb") as raised:
         FeatureMemory(device=CPU, folder=tmp_path, most_gb=0).allocate(10, 20)
-    assert told.value.errno == errno.ENOSPC
-    assert told.value.filename == str(tmp_path)
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,18 @@
 from collections import Counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from headtrain.pairs.sampler import PairError, PairPlan, sample_pairs
+from headtrain.pairs.rng import PortableRng
+from headtrain.pairs.sampler import (
+    PairError,
+    PairPlan,
+    allocate_balanced,
+    allocate_uniform,
+    sample_pairs,
+)
 
 # Three problems with 2x1, 3x2 and 1x4 pairs, and two that have one label only.
 CODES = np.array([5, 5, 5, 9, 9, 9, 9, 9, 2, 2, 2, 2, 2, 7, 7, 8])
@@ -34,18 +41,19 @@ def pairs_of(plan: PairPlan) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("strategy", ["balanced", "uniform"])
-def test_asking_for_more_than_there_is_gives_every_pair_once(strategy: Strategy) -> None:
-    plan = sample_pairs(CODES, LABELS, 1000, seed=0, strategy=strategy)
-    assert len(plan.correct) == 12
-    assert set(pairs_of(plan)) == ALL_PAIRS
-    assert (plan.num_possible, plan.num_problems) == (12, 3)
-
-
-@pytest.mark.parametrize("strategy", ["balanced", "uniform"])
-def test_classes_allow_exactly_the_pairs_that_agree_in_them(strategy: Strategy) -> None:
-    plan = sample_pairs(CODES, LABELS, 1000, seed=0, strategy=strategy, classes=CLASSES)
-    assert sorted(pairs_of(plan)) == sorted(MATCHED_PAIRS)
-    assert (plan.num_possible, plan.num_problems) == (6, 3)
+@pytest.mark.parametrize("classes", [None, CLASSES], ids=["all", "matched"])
+@pytest.mark.parametrize(
+    "weights", [None, np.where(CODES == 9, 1000, 1)], ids=["alike", "weighted"]
+)
+def test_asking_for_more_than_there_is_gives_every_pair_once(
+    strategy: Strategy, classes: np.ndarray | None, weights: np.ndarray | None
+) -> None:
+    plan = sample_pairs(
+        CODES, LABELS, 1000, seed=0, strategy=strategy, classes=classes, weights=weights
+    )
+    expected = ALL_PAIRS if classes is None else MATCHED_PAIRS
+    assert sorted(pairs_of(plan)) == sorted(expected)
+    assert (plan.num_possible, plan.num_problems) == (len(expected), 3)
 
 
 @pytest.mark.parametrize("classes", [None, CLASSES], ids=["all", "matched"])
@@ -117,13 +125,6 @@ def test_a_pair_of_a_heavier_problem_is_likelier_in_uniform_pairs() -> None:
     assert chisquare(observed, [360 * share / 24 for share in shares]).pvalue > 1e-4
 
 
-def test_weights_only_share_out_what_there_is() -> None:
-    weights = np.where(CODES == 9, 1000, 1)
-    for strategy in ("balanced", "uniform"):
-        plan = sample_pairs(CODES, LABELS, 1000, seed=0, strategy=strategy, weights=weights)
-        assert set(pairs_of(plan)) == ALL_PAIRS
-
-
 def test_the_order_of_the_pairs_says_nothing() -> None:
     first = Counter(pairs_of(sample_pairs(CODES, LABELS, 12, seed=s))[0] for s in range(300))
     assert set(first) == ALL_PAIRS
@@ -186,15 +187,66 @@ def test_samples_without_a_problem_of_both_labels_are_refused(
         )
 
 
-def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(PairError, match="must be positive"):
-        sample_pairs(CODES, LABELS, 0, seed=0)
-    with pytest.raises(PairError, match="must be positive"):
-        sample_pairs(CODES, LABELS, 5, seed=0, max_pairs_per_problem=0)
-    with pytest.raises(PairError, match="weight is 0; weights must be positive"):
-        sample_pairs(CODES, LABELS, 5, seed=0, weights=CODES * 0)
-    for wrong in (CODES[:3], CODES[:, None]):
-        with pytest.raises(PairError, match="one length"):
-            sample_pairs(wrong, LABELS, 5, seed=0)
-    with pytest.raises(PairError, match="one length"):
-        sample_pairs(CODES, LABELS, 5, seed=0, classes=CODES[:3])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"n_pairs": 0}, "n_pairs 0 .*must be positive"),
+        ({"max_pairs_per_problem": 0}, "max_pairs_per_problem 0 must be positive"),
+        ({"weights": CODES * 0}, "weight is 0; weights must be positive"),
+        ({"problem_codes": CODES[:3]}, r"\(3,\), \(16,\).* one length"),
+        ({"problem_codes": CODES[:, None]}, "one length"),
+        ({"classes": CODES[:3]}, "one length"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict[str, Any], reason: str) -> None:
+    arguments = {"problem_codes": CODES, "is_correct": LABELS, "n_pairs": 5, "seed": 0}
+    with pytest.raises(PairError, match=reason):
+        sample_pairs(**(arguments | changes))
+
+
+LIMITS = np.array([2, 10, 5, 100])
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "expected"),
+    [
+        (4, [1, 1, 1, 1], [1, 1, 1, 1]),
+        (17, [1, 1, 1, 1], [2, 5, 5, 5]),
+        (27, [1, 1, 1, 1], [2, 10, 5, 10]),
+        (117, [1, 1, 1, 1], [2, 10, 5, 100]),
+        (8, [1, 2, 1, 4], [1, 2, 1, 4]),
+        # The first is full with 2, so the others share 28 in proportion to 2, 1 and 4.
+        (30, [1, 2, 1, 4], [2, 8, 4, 16]),
+    ],
+)
+def test_members_get_their_share_up_to_their_limit(
+    total: int, weights: list[int], expected: list[int]
+) -> None:
+    counts = allocate_balanced(LIMITS, total, np.array(weights), PortableRng(0))
+    assert counts.tolist() == expected
+
+
+def test_the_remainder_is_drawn_in_proportion_to_the_shares() -> None:
+    weights, limits = np.array([1, 2, 3, 4]), np.full(4, 9)
+    rng = PortableRng(0)
+    rounds = [allocate_balanced(limits, 3, weights, rng) for _ in range(1000)]
+    assert all(counts.sum() == 3 for counts in rounds)
+    assert np.allclose(np.mean(rounds, axis=0), [0.3, 0.6, 0.9, 1.2], atol=0.06)
+
+
+def test_uniform_allocations_are_hypergeometric() -> None:
+    rng, limits = PortableRng(1), np.array([3, 1, 4])
+    counts = Counter(
+        tuple(allocate_uniform(limits, 2, np.ones(3, np.int64), rng).tolist()) for _ in range(420)
+    )
+    expected = {(2, 0, 0): 3, (0, 0, 2): 6, (1, 1, 0): 3, (1, 0, 1): 12, (0, 1, 1): 4}  # of 28
+    assert set(counts) == set(expected)
+    frequencies = [420 * ways / 28 for ways in expected.values()]
+    assert chisquare([counts[key] for key in expected], frequencies).pvalue > 1e-4
+
+
+def test_products_beyond_64_bits_are_allocated_exactly() -> None:
+    limits, weights = np.array([10**12, 10**12, 7]), np.array([10_000, 5_000, 10_000])
+    counts = allocate_uniform(limits, 3_000, weights, PortableRng(0))
+    assert counts.sum() == 3_000
+    assert abs(counts[0] - 2_000) <= 1

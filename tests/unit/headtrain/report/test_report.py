@@ -17,7 +17,7 @@ from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
 from headtrain.evaluation.mistakes import worst_mistakes
 from headtrain.evaluation.read import ReadSplit
 from headtrain.evaluation.texts import SplitTexts, TextSource
-from headtrain.features.inputs import LabelledSamples
+from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.report.figures import Content, draw_layers

@@ -23,7 +23,7 @@ from headtrain.sweep.inputs import SweepReader, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
 from headtrain.tracking import NullTracker, Status
-from headtrain.training.train import train_head
+from headtrain.training.run import train_head
 from tests.support.synthetic_stores import write_store
 
 CPU = torch.device("cpu")

@@ -6,8 +6,7 @@ import torch
 
 from headtrain.settings import TrainingSettings
 from headtrain.training.batches import BatchMaker, ItemStream
-from headtrain.training.objective import PairObjective, ProblemObjective, all_pairs, make_objective
-from headtrain.training.seeds import mix_seed
+from headtrain.training.objective import all_pairs, make_objective
 from tests.support.head_jobs import CPU, make_inputs, make_plan, rows_of_pairs
 
 
@@ -130,22 +129,14 @@ def test_the_stream_gives_the_same_items_however_it_is_read() -> None:
     assert not np.array_equal(ItemStream(7, seed=2).read(0, 30), whole)
 
 
-def test_a_pointwise_batch_has_two_samples_a_pair() -> None:
+def test_a_pointwise_batch_has_two_samples_per_pair() -> None:
     assert make_batches(loss_type="pointwise").items_per_batch == 8
     assert len(make_batches(loss_type="pointwise").read(0)[0].rows) == 8
 
 
 def test_a_batch_of_problems_has_about_batch_size_pairs() -> None:
     inputs = make_inputs()
-    plan = make_plan(inputs)
-    objective = make_objective(inputs, plan, TrainingSettings(batching="problems"))
-    assert isinstance(objective, ProblemObjective)
-    assert isinstance(objective.pairs, PairObjective)
+    settings = TrainingSettings(batching="problems")
+    objective = make_objective(inputs, make_plan(inputs), settings)
     assert objective.num_items == 5
     assert [objective.items_per_batch(size) for size in (1, 6, 13, 100)] == [1, 1, 2, 17]
-
-
-def test_seeds_of_neighbours_share_nothing() -> None:
-    seeds = {mix_seed(seed, step, use) for seed in range(5) for step in range(50) for use in (0, 1)}
-    assert len(seeds) == 500
-    assert all(0 <= seed < 2**63 for seed in seeds)

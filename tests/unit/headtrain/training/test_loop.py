@@ -1,6 +1,7 @@
 """The loop against a plain one: autograd, torch.optim.AdamW, clip_grad_norm_."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import torch
 from torch.nn import functional
 
 from featurize.errors import CriticError
+from headtrain.head.model import HeadModel
 from headtrain.settings import SchedulerSettings, TrainingSettings
 from headtrain.training.batches import ItemStream
 from headtrain.training.loop import refuse_divergence
 from headtrain.training.schedule import learning_rate_factor
 from tests.support.head_jobs import (
-    CPU,
     assert_close,
     make_inputs,
     make_job,
@@ -35,37 +36,42 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def train_plainly(
+    model: HeadModel, num_steps: int, loss_of: Callable[[int], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Train with PLAIN by autograd; the weights afterwards."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1, fused=False)
+    for step in range(num_steps):
+        optimizer.zero_grad()
+        loss_of(step).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        factor = learning_rate_factor(step, num_steps, PLAIN["lr_scheduler"])
+        optimizer.param_groups[0]["lr"] = 0.01 * factor
+        optimizer.step()
+    return dict(model.state_dict())
+
+
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 @pytest.mark.parametrize("mix", ["concat", "mix"])
 def test_the_loop_equals_a_plain_one_with_autograd_and_torch_adamw(kind: str, mix: str) -> None:
-    options = {
-        "margin": 0.2,
-        "label_smoothing": 0.1,
-        "center_coefficient": 0.05,
-        "value_head_type": kind,
-        "feature_mix": mix,
-    }
-    trainer = make_trainer(**PLAIN, **options)
-    inputs = make_inputs(32 if mix == "mix" else 16)
+    options = {"margin": 0.2, "label_smoothing": 0.1, "center_coefficient": 0.05}
+    trainer = make_trainer(**PLAIN, **options, value_head_type=kind, feature_mix=mix)
+    widths = (16, 16) if mix == "mix" else (16,)
+    inputs = make_inputs(sum(widths))
     correct, incorrect = rows_of_pairs(inputs, make_plan(inputs))
-    model = make_model(3, inputs.features.shape[1], (16, 16) if mix == "mix" else None, kind).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1, fused=False)
+    model = make_model(*widths, seed=3, head_type=kind, feature_mix=mix).eval()
     order = ItemStream(30, seed=3).read(0, 90)
-    for step in range(23):
+
+    def loss_of(step: int) -> torch.Tensor:
         pairs = order[step * 4 : step * 4 + 4]
         pos = model(inputs.features[correct[pairs]]).squeeze(-1)
         neg = model(inputs.features[incorrect[pairs]]).squeeze(-1)
         apart = pos - neg - 0.2
         loss = 0.9 * functional.softplus(-apart) + 0.1 * functional.softplus(apart)
-        optimizer.zero_grad()
-        (loss.mean() + 0.05 * torch.mean((pos + neg) ** 2)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
-        factor = learning_rate_factor(step, 23, SchedulerSettings(warmup_ratio=0.2))
-        optimizer.param_groups[0]["lr"] = 0.01 * factor
-        optimizer.step()
+        return loss.mean() + 0.05 * torch.mean((pos + neg) ** 2)
+
     assert trainer.num_steps == 23
-    weights = run(trainer)[0]
-    assert_close(weights, dict(model.state_dict()))
+    assert_close(run(trainer)[0], train_plainly(model, 23, loss_of))
 
 
 @pytest.mark.parametrize("kind", ["bce", "mse"])
@@ -74,26 +80,21 @@ def test_the_pointwise_loop_equals_a_plain_one(kind: str) -> None:
     inputs = make_inputs()
     plan = make_plan(inputs)
     touched = np.unique(np.r_[plan.correct, plan.incorrect])
-    model = make_model(3).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1, fused=False)
+    model = make_model(seed=3).eval()
     order = ItemStream(len(touched), seed=3).read(0, 3 * len(touched))
-    for step in range(trainer.num_steps):
+    names = {"bce": functional.binary_cross_entropy_with_logits, "mse": functional.mse_loss}
+
+    def loss_of(step: int) -> torch.Tensor:
         samples = touched[order[step * 8 : step * 8 + 8]]
         values = model(inputs.features[inputs.rows[samples]]).squeeze(-1)
-        labels = torch.from_numpy(inputs.samples.is_correct[samples]).float()
-        names = {"bce": functional.binary_cross_entropy_with_logits, "mse": functional.mse_loss}
-        optimizer.zero_grad()
-        names[kind](values, labels).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
-        factor = learning_rate_factor(step, trainer.num_steps, PLAIN["lr_scheduler"])
-        optimizer.param_groups[0]["lr"] = 0.01 * factor
-        optimizer.step()
-    assert_close(run(trainer)[0], dict(model.state_dict()))
+        return names[kind](values, torch.from_numpy(inputs.samples.is_correct[samples]).float())
+
+    assert_close(run(trainer)[0], train_plainly(model, trainer.num_steps, loss_of))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("batching", ["pairs", "problems"])
-def test_a_head_in_a_stack_equals_the_same_head_alone(dropout: float, batching: str) -> None:
+def test_a_head_in_a_batch_equals_the_same_head_alone(dropout: float, batching: str) -> None:
     changes: list[dict[str, Any]] = [
         {"seed": 3},
         {"seed": 4, "value_head_learning_rate": 0.01},
@@ -106,19 +107,19 @@ def test_a_head_in_a_stack_equals_the_same_head_alone(dropout: float, batching: 
         "batching": batching,
         "gradient_accumulation_steps": 2,
     }
-    jobs = [make_job(**shared, **change) for change in changes]
-    features = jobs[0].objective.features
-    for job in jobs:  # one block of features, as a sweep has it
-        pairs = getattr(job.objective, "pairs", job.objective)
-        object.__setattr__(pairs, "features", features)
-    stacked = make_trainer(*jobs)
-    together = run(stacked)
-    means = stacked.read_means()
+    inputs = make_inputs()  # all heads read one tensor of features
+    trainer = make_trainer(*(make_job(inputs=inputs, **shared, **change) for change in changes))
+    together = run(trainer)
+    means = trainer.read_means()
     for place, change in enumerate(changes):
         alone = make_trainer(**shared, **change)
         weights = run(alone)[0]
         for name, tensor in weights.items():
-            assert (tensor - together[place][name]).abs().max() <= 1e-5, (place, name)
+            difference = (tensor - together[place][name]).abs()
+            assert difference.mean() <= 1e-6, (place, name)
+            # AdamW divides by the gradient's size: rounding of a tiny one shows in single weights,
+            # by a part of the learning rate (1e-3) that depends on the CPU.
+            assert difference.max() <= 1e-4, (place, name)
         assert alone.read_means()[0]["loss"] == pytest.approx(means[place]["loss"], abs=1e-5)
 
 
@@ -140,15 +141,9 @@ def test_any_step_draws_the_same_dropout_whatever_came_before() -> None:
     )
 
 
-def test_the_normaliser_is_not_trained() -> None:
-    weights = run(make_trainer(weight_decay=0.5))[0]
-    assert torch.equal(weights["normaliser.mean"], torch.zeros(16))
-    assert torch.equal(weights["normaliser.scale"], torch.ones(16))
-
-
 def test_means_are_over_the_steps_since_the_last_reading() -> None:
     trainer = make_trainer(dropout=0.0, value_head_learning_rate=1e-9)
-    inputs, model = make_inputs(), make_model(3).eval()
+    inputs, model = make_inputs(), make_model(seed=3).eval()
     correct, incorrect = rows_of_pairs(inputs, make_plan(inputs))
     with torch.no_grad():
         values = model(inputs.features).squeeze(-1)
@@ -175,7 +170,7 @@ def test_pointwise_means_are_accuracy_and_gap_of_the_samples() -> None:
     plan = make_plan(inputs)
     touched = np.unique(np.r_[plan.correct, plan.incorrect])
     with torch.no_grad():
-        values = make_model(3).eval()(inputs.features).squeeze(-1)[inputs.rows[touched]]
+        values = make_model(seed=3).eval()(inputs.features).squeeze(-1)[inputs.rows[touched]]
     labels = torch.from_numpy(inputs.samples.is_correct[touched])
     trainer.take_step(0)
     (means,) = trainer.read_means()
@@ -186,12 +181,11 @@ def test_pointwise_means_are_accuracy_and_gap_of_the_samples() -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     trainer = make_trainer()
-    trainer.stack.parameters.fill_(math.nan)
+    trainer.heads.parameters.fill_(math.nan)
     trainer.take_step(0)
     with pytest.raises(CriticError, match=r"loss is nan by step 1; lower .*learning_rate"):
         refuse_divergence(trainer.read_means()[0], 1, TrainingSettings())
 
 
 def test_mixed_precision_does_nothing_on_a_cpu() -> None:
-    assert make_trainer().stack.product_dtype == torch.float32
-    assert CPU.type == "cpu"
+    assert make_trainer().heads.product_dtype == torch.float32

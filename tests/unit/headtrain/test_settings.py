@@ -17,36 +17,35 @@ from headtrain.settings import (
 @pytest.mark.parametrize(
     ("section", "values", "reason"),
     [
-        (DataSamplingSettings, {"sampling_method": "problems"}, "broke the pairs .* up"),
+        (DataSamplingSettings, {"sampling_method": "problems"}, "split the pairs"),
         (DataSamplingSettings, {"sampling_method": "index"}, "'index' is unknown; use 'pairwise'"),
         (DataSamplingSettings, {"val_n_samples": -1}, "greater than 0"),
         (PairwiseSettings, {"strategy": "random"}, "'balanced' or 'uniform'"),
-        (PairwiseSettings, {"n_pairs": 0}, "greater than 0"),
         (PairwiseSettings, {"difficulties": []}, "leaves no problem"),
         (PairwiseSettings, {"difficulties": {"easy": 0}}, "leaves no problem"),
-        (PairwiseSettings, {"difficulties": {"easy": -1}}, "greater than or equal to 0"),
-        (PairwiseSettings, {"length_bin_tokens": 0}, "greater than 0"),
         (TrainingSettings, {"trunk_learning_rate": 1e-5}, "1e-05 is not supported.*frozen"),
         (TrainingSettings, {"num_unfrozen_layers": 2}, "2 is not supported.*frozen"),
-        (TrainingSettings, {"dropout": 1.0}, "less than 1"),
         (TrainingSettings, {"n_epochs": float("inf")}, "finite"),
         (TrainingSettings, {"features": ["a", "a"]}, "names a tensor twice"),
         (TrainingSettings, {"features": [], "likelihood": False}, "would read nothing"),
-        (TrainingSettings, {"label_smoothing": 0.5}, "less than 0.5"),
-        (TrainingSettings, {"loss_type": "pointwise", "margin": 1.0}, "margin 1.0 is of pairs"),
-        (TrainingSettings, {"loss_type": "pointwise", "batching": "problems"}, "is of pairs"),
-        (TrainingSettings, {"value_head_width": 1}, "greater than or equal to 2"),
+        (
+            TrainingSettings,
+            {"loss_type": "pointwise", "margin": 1.0},
+            "margin 1.0 is .*pairwise",
+        ),
+        (
+            TrainingSettings,
+            {"loss_type": "pointwise", "batching": "problems"},
+            "batching 'problems' is",
+        ),
         (
             TrainingSettings,
             {"value_head_width": 8, "value_head_type": "linear"},
-            "value_head_width 8 is of the mlp",
+            "value_head_width 8 is an option of value_head_type mlp",
         ),
         (TrainingSettings, {"normaliser": "layer"}, "'standardize', 'tensor' or 'none'"),
         (TrainingSettings, {"problem_pairs": "all"}, "needs batching 'problems'"),
-        (EvaluationSettings, {"train_holdout": 1.0}, "less than 1"),
-        (SchedulerSettings, {"warmup_ratio": 1.0}, "less than 1"),
         (CheckpointSettings, {"save_dir": "x", "save_best": False, "save_final": False}, "no head"),
-        (CheckpointSettings, {}, "save_dir"),
         (EvaluationSettings, {"confidence": 1.0}, "less than 1"),
         (MlflowSettings, {"uri": "x"}, "Unexpected keyword"),
     ],
@@ -67,11 +66,6 @@ def test_the_plans_values_are_the_defaults() -> None:
     )
     assert DataSamplingSettings().pairwise.n_pairs == 50_000
     assert DataSamplingSettings().val_n_samples == 1000
-
-
-def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
-        TrainingSettings().dropout = 0.1  # type: ignore[misc]
 
 
 def test_difficulties_and_ids_that_yaml_reads_as_numbers_are_names() -> None:

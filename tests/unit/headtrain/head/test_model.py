@@ -1,9 +1,17 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from headtrain.features.inputs import InputColumns
+from headtrain.head import model as model_module
 from headtrain.head.model import FeatureNormaliser, HeadModel, create_value_head
+from headtrain.head.spec import HeadSpec
+from headtrain.settings import TrainingSettings
+from tests.support.head_jobs import make_model, make_spec
 
 
 def test_the_mlp_head_has_the_plans_layers() -> None:
@@ -16,11 +24,49 @@ def test_the_mlp_head_has_the_plans_layers() -> None:
     assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.3, 0.3]
 
 
-def test_a_width_of_the_first_layer_halves_in_the_second() -> None:
-    shapes = [tuple(weight.shape) for weight in HeadModel(64, units=21).head.parameters()]
-    assert shapes == [(21, 64), (10, 21), (1, 10)]
-    mixed = HeadModel(64, mixed=(32, 32), units=6).head
-    assert [tuple(weight.shape) for weight in mixed.parameters()] == [(6, 64), (3, 6), (1, 3)]
+@pytest.mark.parametrize(
+    ("widths", "fields", "shapes"),
+    [
+        ((64,), {"head_width": 21}, [(21, 64), (10, 21), (1, 10)]),
+        ((32, 48), {}, [(10, 80), (5, 10), (1, 5)]),
+        ((32, 48), {"feature_mix": "mix"}, [(6, 80), (3, 6), (1, 3)]),
+        ((32, 32), {"feature_mix": "mix", "head_width": 8}, [(8, 64), (4, 8), (1, 4)]),
+        ((64,), {"head_type": "linear", "likelihood": True}, [(1, 68)]),
+    ],
+)
+def test_a_spec_gives_the_widths_of_the_layers(
+    widths: tuple[int, ...], fields: dict[str, Any], shapes: list[tuple[int, int]]
+) -> None:
+    model = HeadModel(make_spec(*widths, **fields))
+    assert [tuple(weight.shape) for weight in model.head.parameters()] == shapes
+
+
+def test_a_spec_is_made_from_the_settings() -> None:
+    columns = InputColumns(tensors=("mean.2", "last.4"), widths=(32, 16), likelihood=False)
+    settings = TrainingSettings(dropout=0.1, feature_mix="mix", value_head_width=7)
+    spec = HeadSpec.of(columns, settings)
+    assert spec.columns == columns
+    assert (spec.dropout, spec.mixed_blocks, spec.num_units) == (0.1, (32, 16), 7)
+    assert spec.num_direct == 0  # there is no likelihood
+    with_likelihood = HeadSpec.of(dataclasses.replace(columns, likelihood=True), settings)
+    assert (with_likelihood.num_direct, with_likelihood.mixed_blocks) == (4, (32, 16, 4))
+
+
+def test_heads_of_one_shape_may_differ_in_dropout_and_names() -> None:
+    spec = make_spec(16, 16)
+    other = make_spec(tensors={"last.1": 16, "last.2": 16}, dropout=0.9)
+    assert spec.shape == other.shape
+    for changes in ({"feature_mix": "mix"}, {"head_width": 6}, {"likelihood": True}):
+        assert make_spec(16, 16, **changes).shape != spec.shape
+
+
+def test_a_seed_gives_the_initial_weights_and_leaves_the_global_state_alone() -> None:
+    before = torch.get_rng_state()
+    first, same, other = (HeadModel.from_seed(make_spec(32), seed) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    weights = [model.head.mlp[0].weight for model in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_dropout_is_off_by_default_and_in_evaluation() -> None:
@@ -36,7 +82,7 @@ def test_dropout_is_off_by_default_and_in_evaluation() -> None:
 @pytest.mark.parametrize("head_type", ["mlp", "linear"])
 @pytest.mark.parametrize("shape", [(32,), (4, 32), (4, 7, 32), (0, 32)])
 def test_any_leading_shape_gives_one_value_each(head_type: str, shape: tuple[int, ...]) -> None:
-    values = HeadModel(32, head_type)(torch.randn(shape))
+    values = make_model(32, head_type=head_type)(torch.randn(shape))
     assert values.shape == (*shape[:-1], 1)
 
 
@@ -69,11 +115,14 @@ def test_an_unknown_head_type_is_refused() -> None:
         create_value_head(32, "transformer")
 
 
-def test_the_normaliser_gives_mean_zero_and_deviation_one() -> None:
+def test_the_normaliser_gives_mean_zero_and_deviation_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_module, "ROWS_AT_ONCE", 64)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1000, 8, generator=generator) * torch.arange(1, 9) + 100
     normaliser = FeatureNormaliser(8)
-    normaliser.fit(features, rows_at_once=64)
+    normaliser.fit(features)
     np.testing.assert_allclose(normaliser.mean, features.numpy().mean(0), rtol=1e-5)
     np.testing.assert_allclose(normaliser.scale, features.double().numpy().std(0), rtol=1e-5)
     normal = normaliser(features)
@@ -123,22 +172,24 @@ def test_normalising_in_place_is_bitwise_the_same() -> None:
     assert torch.equal(features, expected)
 
 
-def test_the_normaliser_travels_with_the_weights() -> None:
-    model, other = HeadModel(32), HeadModel(32)
-    model.normaliser.fit(torch.randn(50, 32) + 3)
-    other.load_state_dict(model.state_dict())
-    features = torch.randn(4, 32)
-    assert torch.equal(model(features), other(features))
-    assert {"normaliser.mean", "normaliser.scale"} <= set(model.state_dict())
+@pytest.mark.parametrize("kind", ["standardize", "tensor", "none"])
+def test_features_are_normalised_in_place_as_the_setting_says(kind: str) -> None:
+    features = torch.randn(50, 4) * torch.tensor([1, 10, 1, 1]) + 3
+    normaliser, reference = FeatureNormaliser(4), FeatureNormaliser(4)
+    if kind != "none":
+        reference.fit(features, (2, 2) if kind == "tensor" else None)
+    expected = reference(features)
+    normaliser.fit_and_normalise_(features, kind, (2, 2))
+    assert torch.equal(features, expected)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
-def test_the_last_columns_lead_straight_to_the_value_as_well(kind: str) -> None:
-    model = HeadModel(36, kind, direct=4).eval()
+def test_the_likelihood_has_a_linear_term(kind: str) -> None:
+    model = make_model(32, head_type=kind, likelihood=True, likelihood_direct=True).eval()
     model.normaliser.fit(torch.randn(50, 36) * 3 + 1)
     features = torch.randn(7, 36)
     without = model.head(model.normaliser(features))
-    torch.testing.assert_close(model(features), without)  # the weights begin at 0
+    torch.testing.assert_close(model(features), without)  # the weights start at 0
     model.direct.data = torch.tensor([[0.1, -0.2, 0.3, 0.0]])
     added = model.normaliser(features)[:, 32:] @ torch.tensor([1.0, -2.0, 3.0, 0.0])
     torch.testing.assert_close(model(features), without + added[:, None])

@@ -1,0 +1,285 @@
+"""Plans what a head is trained on: the pairs, their samples, and the problems held out.
+
+`critic featurize --pairs` plans over the dataset's index, stores only the samples of the plan, and
+the plan with them; `critic train-head` reads it from there. Planning over the store of the whole
+dataset gives the same pairs, because both tables have the same rows in the same order (of content,
+see docs/format.md).
+"""
+
+import hashlib
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurize.arrays import Bools, Ints
+from featurize.io.files import digest
+from featurize.store import PlannedPairs, read_pairs
+from headtrain.features.samples import (
+    LabelledSamples,
+    RankedStrings,
+    rank_strings,
+    read_labelled_samples,
+)
+from headtrain.pairs.holdout import Holdout, choose_holdout, labelled_problems
+from headtrain.pairs.sampler import PairError, PairPlan, sample_pairs
+from headtrain.settings import DataSamplingSettings, PairwiseSettings
+
+if TYPE_CHECKING:
+    from featurize.store import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+"""Name of a missing difficulty in the settings."""
+
+WEIGHT_STEPS = 10_000
+"""Weights are rounded to this fraction of the largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Pairs of rows of a sample table, and the rows that are only scored."""
+
+    pairs: PairPlan
+    holdout: Holdout | None
+    held_out: Ints
+    """Labelled rows of the problems held out."""
+    settings: Mapping[str, Any]
+    """All settings that determine the plan."""
+
+    def to_planned(self) -> PlannedPairs:
+        """Convert to the form that a feature store keeps."""
+        record = {
+            "settings": dict(self.settings),
+            "num_problems": self.pairs.num_problems,
+            "num_possible": self.pairs.num_possible,
+            "num_left_out": self.pairs.num_left_out,
+            "holdout": asdict(self.holdout) if self.holdout else None,
+        }
+        return PlannedPairs(
+            correct=self.pairs.correct, incorrect=self.pairs.incorrect, record=record
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The pairs of a train store."""
+
+    samples: LabelledSamples
+    """The samples of the pairs; nothing else is read from the store."""
+    plan: PairPlan
+    """Pairs of indices into `samples`."""
+    holdout: Holdout | None
+    """The problems that are only scored."""
+    held_out: LabelledSamples
+    """The labelled samples of those problems."""
+
+    def describe(self) -> dict[str, Any]:
+        """Count pairs and samples, and measure whether length alone separates the labels."""
+        plan, samples = self.plan, self.samples
+        longer = samples.output_tokens[plan.correct] - samples.output_tokens[plan.incorrect]
+        return {
+            "num_pairs": len(plan.correct),
+            "num_possible_pairs": plan.num_possible,
+            "num_problems": plan.num_problems,
+            "num_samples": len(samples),
+            "num_unlabelled": samples.num_unlabelled,
+            "num_left_out": plan.num_left_out - len(self.held_out),
+            "num_held_out": len(self.held_out),
+            "mean_length_difference": float(longer.mean()),
+            "longer_is_correct": float((longer > 0).mean() + (longer == 0).mean() / 2),
+        }
+
+    def checksum(self) -> str:
+        """SHA-256 of the pairs, as rows of the store's sample table."""
+        content = hashlib.sha256()
+        for indices in (self.plan.correct, self.plan.incorrect):
+            content.update(self.samples.table_rows[indices].astype("<i8").tobytes())
+        return content.hexdigest()
+
+
+def read_training_data(
+    store: "FeatureStore", sampling: DataSamplingSettings, *, train_holdout: float = 0.0
+) -> TrainingData:
+    """Draw the pairs of a store, without the problems excluded or held out.
+
+    Raises:
+        PairError: the store holds no pair, or the settings leave none.
+    """
+    samples = read_labelled_samples(store)
+    try:
+        training = plan_training(store.samples, sampling, train_holdout=train_holdout)
+    except PairError as error:
+        raise PairError(f"{store.path}: {error}") from error
+    pairs = training.pairs  # of rows of the store
+    is_kept = np.zeros(store.samples.num_rows, bool)
+    is_kept[np.concatenate([pairs.correct, pairs.incorrect])] = True
+    kept = samples.take(is_kept[samples.table_rows])
+    index = np.empty(store.samples.num_rows, np.int64)  # of a row in `kept`
+    index[kept.table_rows] = np.arange(len(kept))
+    return TrainingData(
+        samples=kept,
+        plan=replace(pairs, correct=index[pairs.correct], incorrect=index[pairs.incorrect]),
+        holdout=training.holdout,
+        held_out=samples.take(np.isin(samples.table_rows, training.held_out)),
+    )
+
+
+def plan_training(
+    samples: pa.Table, sampling: DataSamplingSettings, *, train_holdout: float = 0.0
+) -> TrainingPlan:
+    """Draw pairs of a sample table, without the problems excluded or held out.
+
+    A table that was stored for planned pairs returns those, if the settings are the same.
+    """
+    settings = {**pair_settings(sampling), "train_holdout": train_holdout}
+    excluded = read_excluded_problems(sampling.pairwise)
+    problems = sorted(set(labelled_problems(samples)) - set(excluded))
+    planned = read_pairs(samples)
+    if planned is not None and planned.record["settings"] != settings:
+        _warn_of_other_settings(planned.record["settings"], settings)
+        planned = None
+    if planned is None:
+        holdout = choose_holdout(problems, train_holdout)
+        held = _held_out(problems, holdout)
+        pairs = plan_pairs(samples, sampling, [*excluded, *held])
+    else:
+        record = planned.record
+        holdout = Holdout(**record["holdout"]) if record["holdout"] else None
+        held = _held_out(problems, holdout)
+        counts = {name: record[name] for name in ("num_problems", "num_possible", "num_left_out")}
+        pairs = PairPlan(correct=planned.correct, incorrect=planned.incorrect, **counts)
+    is_held = _is_labelled(samples) & _is_one_of(rank_strings(samples["problem_id"]), held)
+    return TrainingPlan(
+        pairs=pairs, holdout=holdout, held_out=np.flatnonzero(is_held), settings=settings
+    )
+
+
+def plan_pairs(
+    samples: pa.Table, sampling: DataSamplingSettings, excluded: Collection[str] = ()
+) -> PairPlan:
+    """Draw the pairs that the settings describe, as rows of the table.
+
+    The table has problem_id, language, difficulty and is_correct, and for length_matched
+    output_tokens. `excluded` are ids of problems.
+
+    Raises:
+        PairError: the settings leave no pair.
+    """
+    pairwise = sampling.pairwise
+    problems = rank_strings(samples["problem_id"])
+    is_labelled = _is_labelled(samples)
+    weights = _difficulty_weights(rank_strings(samples["difficulty"]), pairwise)
+    is_allowed = (weights > 0) & ~_is_one_of(problems, excluded)
+    rows = np.flatnonzero(is_labelled & is_allowed)
+    num_left_out = int(is_labelled.sum()) - len(rows)
+    if num_left_out and not len(rows):
+        raise PairError(
+            f"data_sampling.pairwise leaves out all {num_left_out} labelled samples: difficulties "
+            f"{pairwise.difficulties} and {len(excluded)} excluded problems; allow more"
+        )
+    labels = pc.fill_null(samples["is_correct"], False).to_numpy()
+    plan = sample_pairs(
+        problems.codes[rows],
+        labels[rows],
+        pairwise.n_pairs,
+        seed=sampling.seed,
+        strategy=pairwise.strategy,
+        max_pairs_per_problem=pairwise.max_pairs_per_problem,
+        classes=_classes(samples, pairwise)[rows],
+        weights=weights[rows],
+    )
+    return replace(
+        plan,
+        correct=rows[plan.correct],
+        incorrect=rows[plan.incorrect],
+        num_left_out=num_left_out,
+    )
+
+
+def pair_settings(sampling: DataSamplingSettings) -> dict[str, Any]:
+    """Return everything that determines the pairs apart from the samples, as JSON."""
+    pairwise = asdict(sampling.pairwise)
+    if not sampling.pairwise.length_matched:
+        del pairwise["length_bin_tokens"]
+    if isinstance(sampling.pairwise.difficulties, tuple):
+        pairwise["difficulties"] = list(sampling.pairwise.difficulties)
+    excluded = read_excluded_problems(sampling.pairwise)
+    pairwise["exclude_problems"] = digest(sorted(excluded)) if excluded else None
+    return {"seed": sampling.seed, "pairwise": pairwise}
+
+
+def read_excluded_problems(pairwise: PairwiseSettings) -> tuple[str, ...]:
+    """Return the ids of exclude_problems, from the settings or from the file they name."""
+    names = pairwise.exclude_problems
+    if names is None:
+        return ()
+    if isinstance(names, str):
+        names = tuple(Path(names).read_text(encoding="utf-8").splitlines())
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _is_labelled(samples: pa.Table) -> Bools:
+    return np.asarray(pc.is_valid(samples["is_correct"]).to_numpy(), bool)
+
+
+def _is_one_of(problems: RankedStrings, names: Collection[str]) -> Bools:
+    """Mask of the rows of the named problems, [rows]."""
+    is_named = pc.is_in(problems.names, value_set=pa.array(list(names), pa.string()))
+    return np.append(is_named.to_numpy(zero_copy_only=False).astype(bool), False)[problems.codes]
+
+
+def _held_out(problems: Collection[str], holdout: Holdout | None) -> list[str]:
+    return [name for name in problems if holdout is not None and holdout.contains(name)]
+
+
+def _classes(samples: pa.Table, pairwise: PairwiseSettings) -> Ints:
+    """Code of the language and (if matched) the length bin, [rows]; pairs must agree in it."""
+    languages = rank_strings(samples["language"]).codes + 1  # 0: null
+    if not pairwise.length_matched:
+        return languages
+    bins = samples["output_tokens"].to_numpy().astype(np.int64) // pairwise.length_bin_tokens
+    return np.asarray(languages * (int(bins.max(initial=0)) + 1) + bins)
+
+
+def _difficulty_weights(difficulties: RankedStrings, pairwise: PairwiseSettings) -> Ints:
+    """Integer weight of each row, [rows]; 0 excludes the sample."""
+    wanted = pairwise.difficulties
+    if wanted is None:
+        return np.ones(len(difficulties.codes), np.int64)
+    shares = wanted if isinstance(wanted, dict) else dict.fromkeys(wanted, 1.0)
+    largest = max(shares.values())
+    names = [*difficulties.names.to_pylist(), UNKNOWN]  # code -1, no difficulty, is the last
+    if missing := [name for name, share in shares.items() if share and name not in names]:
+        logger.warning(
+            "data_sampling.pairwise.difficulties: no sample is %r; there are %s",
+            missing[0],
+            ", ".join(names),
+        )
+
+    def to_weight(name: str) -> int:
+        share = shares.get(name, 0.0)
+        return max(1, round(share / largest * WEIGHT_STEPS)) if share else 0
+
+    return np.array([to_weight(name) for name in names], np.int64)[difficulties.codes]
+
+
+def _warn_of_other_settings(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Name the settings of `made` that differ, such as `n_pairs 4000`."""
+    flat, other = ({**one, **one["pairwise"]} for one in (made, wanted))
+    different = [
+        f"{name} {flat[name]}"
+        for name in flat
+        if name != "pairwise" and flat[name] != other.get(name)
+    ]
+    logger.warning(
+        "the store holds only the samples of other pairs (made with %s); the new pairs are drawn"
+        " from these samples alone",
+        ", ".join(different),
+    )

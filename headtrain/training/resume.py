@@ -1,0 +1,259 @@
+"""The folder of a training run, from which the run resumes after it was killed.
+
+run.json                      what determines the run, written first; its result, written last
+step-00000200/                a checkpoint to resume from: head and optimizer; state.json last
+best/  final/                 heads to use
+writer.lock                   held while a run trains (featurize/io/lock.py)
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from featurize.io.files import atomic_path, checksum, read_json, write_json
+from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError, load_head
+from headtrain.settings import TrainingSettings
+from headtrain.training.optimizer import BatchedAdamW
+
+FORMAT_VERSION = 2
+STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
+
+_ADDED_SETTINGS = {"value_head_width": None, "normaliser": "standardize"}
+"""Settings of later versions, with the values that earlier versions used."""
+
+logger = logging.getLogger(__name__)
+
+
+def trained_settings(training: TrainingSettings) -> dict[str, Any]:
+    """Return the settings that determine the weights of a head."""
+    fields = dataclasses.asdict(training)
+    for name in ("log_interval", "max_feature_memory_gb"):
+        del fields[name]
+    # NOTE: added settings are left out at their old values, so that earlier runs are recognised.
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in _ADDED_SETTINGS or value != _ADDED_SETTINGS[name]
+    }
+
+
+class RunFile:
+    """run.json of a folder: the identity of a run (all that determines it), and its outcome."""
+
+    def __init__(self, folder: Path, format_version: int) -> None:
+        self.path = folder / "run.json"
+        self._format_version = format_version
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the content, or None if there is no file.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return read_json(self.path) if self.path.exists() else None
+
+    def is_of(self, run: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+        """Whether the content `run` belongs to the run of this identity."""
+        is_readable = run.get("format_version") == self._format_version
+        return is_readable and run.get("identity") == _as_json(identity)
+
+    def begin(self, identity: Mapping[str, Any], **outcome: Any) -> dict[str, Any]:
+        """Write and return the content of a new run."""
+        run = {
+            "format_version": self._format_version,
+            "identity": _as_json(identity),
+            "tracking_run_id": None,
+        }
+        return self.update(run, **outcome)
+
+    def update(self, run: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+        """Write and return `run` with other fields."""
+        updated = {**run, **fields}
+        write_json(self.path, updated)
+        return updated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best head so far."""
+
+    step: int
+    over_problems: float
+    """Pairwise accuracy on the selecting set, mean over problems: the criterion."""
+    over_pairs: float
+    holdout_over_problems: float | None = None
+    """Accuracy of the same head on the train problems held out."""
+    holdout_over_pairs: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """The state of a run after `step` optimizer steps, apart from its tensors.
+
+    It needs no state of random generators: every step derives its own seed.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: Best | None = None
+    num_validations: int = 0
+    num_since_best: int = 0
+    """Validations since the best one, for early stopping."""
+    unwritten: list[tuple[int, dict[str, float]]] = dataclasses.field(default_factory=list)
+    """Metrics that the tracker has not written yet; a resumed run logs them again."""
+
+
+class RunFolder:
+    """Reads and writes the folder of a run; every file is written atomically."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = RunFile(path, FORMAT_VERSION)
+        self.best = path / "best"
+        self.final = path / "final"
+
+    def finished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the result of this run; None if it has not finished or a head is missing.
+
+        Raises:
+            CheckpointError: the folder holds another run.
+        """
+        run = self._find(identity)
+        result: dict[str, Any] | None = run["result"] if run else None
+        return result if result is not None and self._has_all_heads(result) else None
+
+    def resume(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return run.json of this run if it has not finished, else begin a new one.
+
+        Raises:
+            CheckpointError: the folder holds another run.
+        """
+        run = self._find(identity)
+        if run is not None and run["result"] is None:
+            return run
+        if run is not None:
+            logger.warning("%s: heads of the finished run are missing; training again", self.path)
+        return self.begin(identity)
+
+    def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Delete what an earlier run wrote, and write run.json of a new one."""
+        self.file.path.unlink(missing_ok=True)  # first, so that a kill does not leave half a run
+        for folder in (*self._step_folders(), self.best, self.final):
+            shutil.rmtree(folder, ignore_errors=True)
+        return self.file.begin(identity, result=None)
+
+    def step_folder(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.path / f"step-{step:08d}"
+
+    def write_state(self, state: RunState, optimizer: BatchedAdamW) -> None:
+        """Complete the checkpoint of a step whose head has been written."""
+        folder = self.step_folder(state.step)
+        with atomic_path(folder / OPTIMIZER_FILE) as temporary:
+            # NOTE: save_file of safetensors leaves its own temporary file behind if killed.
+            temporary.write_bytes(save(optimizer.state()))
+        checksums = {name: checksum(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
+        write_json(folder / STATE_FILE, {**dataclasses.asdict(state), "checksums": checksums})
+
+    def latest_state(self) -> RunState | None:
+        """Return the newest complete checkpoint, None if there is none."""
+        for folder in reversed(self._step_folders()):
+            try:
+                return _read_state(folder)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.warning("%s is incomplete and is skipped (%s)", folder, error)
+        return None
+
+    def restore(self, state: RunState, model: nn.Module, optimizer: BatchedAdamW) -> None:
+        """Load the weights and the optimizer of a checkpoint.
+
+        Raises:
+            CheckpointError: they do not fit the model.
+        """
+        folder = self.step_folder(state.step)
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            optimizer.load(load_file(folder / OPTIMIZER_FILE))
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{folder}: damaged ({reason}); give overwrite to train again"
+            ) from error
+
+    def prune(self, step: int, limit: int | None) -> None:
+        """Keep the newest step checkpoints up to `step`, and delete later ones.
+
+        Those are incomplete, or left over from an earlier start.
+        """
+        folders = self._step_folders()
+        usable = [folder for folder in folders if folder <= self.step_folder(step)]
+        kept = usable if limit is None else usable[-limit:]
+        for folder in folders:
+            if folder not in kept:
+                # NOTE: the state goes first, so that a kill does not leave half a checkpoint.
+                (folder / STATE_FILE).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _find(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        run = self.file.read()
+        if run is None or self.file.is_of(run, identity):
+            return run
+        changes = ", ".join(_changes(run.get("identity", {}), _as_json(identity))) or "its format"
+        raise CheckpointError(
+            f"{self.path}: holds another run (changed: {changes}); give --overwrite to "
+            "replace it, or another checkpoint.save_dir to keep both"
+        )
+
+    def _has_all_heads(self, result: Mapping[str, Any]) -> bool:
+        """Whether the heads of a finished run can still be loaded."""
+        try:
+            if result["has_best"]:
+                load_head(self.best)
+            if result["has_final"]:
+                load_head(self.final)
+        except (CheckpointError, OSError):
+            return False
+        return True
+
+    def _step_folders(self) -> list[Path]:
+        return sorted(self.path.glob("step-" + "[0-9]" * 8))
+
+
+def has_head(folder: Path) -> bool:
+    """Whether both files of a head exist."""
+    return (folder / WEIGHTS_FILE).exists() and (folder / RECORD_FILE).exists()
+
+
+def _read_state(folder: Path) -> RunState:
+    fields = read_json(folder / STATE_FILE)
+    for name, expected in fields.pop("checksums").items():
+        if checksum(folder / name) != expected:
+            raise ValueError(f"{name} has another checksum")
+    return RunState(**{**fields, "best": Best(**fields["best"]) if fields["best"] else None})
+
+
+def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert an identity to what is read back from JSON."""
+    content: dict[str, Any] = json.loads(json.dumps(identity))
+    return content
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List the differences, such as `training.dropout 0.3 -> 0.1`."""
+    changes = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key} {before} -> {after}")
+    return changes

@@ -1,0 +1,283 @@
+"""Plans over a table, over a store, and over a store that was made for a plan."""
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from featurize.data.token_counts import count_tokens, counts_path, write_counts
+from featurize.run.selection import Selection, select
+from featurize.store import FeatureStore, PlannedPairs
+from headtrain.pairs.plan import (
+    TrainingPlan,
+    pair_settings,
+    plan_pairs,
+    plan_training,
+    read_training_data,
+)
+from headtrain.pairs.sampler import PairError
+from headtrain.settings import DataSamplingSettings, PairwiseSettings
+from tests.support import synthetic_stores
+from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
+from tests.support.tiny_models import make_tokenizer
+
+
+def settings(n_pairs: int = 6, **pairwise: Any) -> DataSamplingSettings:
+    return DataSamplingSettings(pairwise=PairwiseSettings(n_pairs=n_pairs, **pairwise))
+
+
+def chooser(sampling: DataSamplingSettings, train_holdout: float = 0.0) -> Any:
+    def choose(table: pa.Table, count_outputs: Any) -> Selection:
+        if sampling.pairwise.length_matched:
+            table = table.append_column("output_tokens", pa.array(count_outputs()))
+        plan = plan_training(table, sampling, train_holdout=train_holdout)
+        return Selection(pairs=plan.to_planned(), also=plan.held_out)
+
+    return choose
+
+
+def task_ids(table: pa.Table, plan: TrainingPlan) -> list[tuple[str, str]]:
+    ids = table["task_id"].to_pylist()
+    pairs = zip(plan.pairs.correct.tolist(), plan.pairs.incorrect.tolist(), strict=True)
+    return [(ids[correct], ids[incorrect]) for correct, incorrect in pairs]
+
+
+def make_table(num_problems: int = 4, num_samples: int = 12) -> pa.Table:
+    """Problems 0, 2, .. are easy, the others hard; even samples are correct and short."""
+    places = [(problem, number) for problem in range(num_problems) for number in range(num_samples)]
+    return pa.table(
+        {
+            "problem_id": [f"p{problem}" for problem, _ in places],
+            "language": [("c", "python")[number % 4 // 2] for _, number in places],
+            "difficulty": [("easy", "hard")[problem % 2] for problem, _ in places],
+            "is_correct": [number % 2 == 0 for _, number in places],
+            "output_tokens": pa.array([10 * number for _, number in places], pa.int32()),
+        }
+    )
+
+
+def problems_of(table: pa.Table, rows: np.ndarray) -> Counter[str]:
+    return Counter(table["problem_id"].take(pa.array(rows)).to_pylist())
+
+
+def test_two_languages_are_never_a_pair() -> None:
+    table = make_table()
+    plan = plan_pairs(table, settings(10**6))
+    languages = np.array(table["language"].to_pylist())
+    assert (languages[plan.correct] == languages[plan.incorrect]).all()
+    assert plan.num_possible == len(plan.correct) == 4 * 2 * 9
+
+
+def test_matched_pairs_are_in_one_bin() -> None:
+    table = make_table()
+    lengths = table["output_tokens"].to_numpy()
+    free = plan_pairs(table, settings(10**6))
+    matched = plan_pairs(table, settings(10**6, length_matched=True, length_bin_tokens=20))
+    assert np.abs(lengths[free.correct] - lengths[free.incorrect]).max() > 20
+    assert (lengths[matched.correct] // 20 == lengths[matched.incorrect] // 20).all()
+    assert matched.num_possible == 4 * 6
+
+
+def test_difficulties_are_taken_by_name_or_by_weight() -> None:
+    table = make_table()
+    easy = plan_pairs(table, settings(10**6, difficulties=["easy"]))
+    assert set(problems_of(table, easy.correct)) == {"p0", "p2"}
+    assert easy.num_left_out == 24
+    weighted = plan_pairs(table, settings(12, difficulties={"easy": 1.0, "hard": 0.5}))
+    assert problems_of(table, weighted.correct) == {"p0": 4, "p1": 2, "p2": 4, "p3": 2}
+    none = plan_pairs(table, settings(10**6, difficulties={"easy": 1.0, "hard": 0}))
+    assert set(problems_of(table, none.correct)) == {"p0", "p2"}
+
+
+def test_an_unknown_difficulty_has_a_name_too() -> None:
+    table = make_table().set_column(2, "difficulty", pa.array(["easy"] * 12 + [None] * 36))
+    plan = plan_pairs(table, settings(10**6, difficulties=["unknown"]))
+    assert set(problems_of(table, plan.correct)) == {"p1", "p2", "p3"}
+
+
+def test_a_warning_names_a_difficulty_without_samples(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        plan_pairs(make_table(), settings(difficulties={"easy": 1, "hrd": 1}))
+    assert "no sample is 'hrd'; there are easy, hard" in caplog.text
+
+
+def test_excluded_problems_give_no_pair(tmp_path: Path) -> None:
+    table = make_table()
+    (tmp_path / "ids.txt").write_text("p3\n\n  p1 \n")
+    for names in (["p1", "p3"], str(tmp_path / "ids.txt")):
+        plan = plan_training(table, settings(10**6, exclude_problems=names)).pairs
+        assert set(problems_of(table, plan.correct)) == {"p0", "p2"}
+        assert plan.num_left_out == 24
+
+
+def test_excluding_everything_is_refused() -> None:
+    with pytest.raises(PairError, match=r"all 48 labelled samples.*medium.*allow more"):
+        plan_pairs(make_table(), settings(difficulties=["medium"]))
+    with pytest.raises(PairError, match=r"all 48 labelled samples.*4 excluded"):
+        plan_pairs(make_table(), settings(), ["p0", "p1", "p2", "p3"])
+
+
+def test_the_encoding_of_the_strings_does_not_matter() -> None:
+    table = make_table()
+    encoded = table
+    for name in ("problem_id", "language", "difficulty"):
+        place = table.schema.get_field_index(name)
+        # The dictionary in another order than the sorted one, in chunks of their own.
+        column = pa.chunked_array([table[name].slice(20), table[name].slice(0, 20)])
+        column = column.dictionary_encode().combine_chunks()
+        column = pa.concat_arrays([column.slice(28), column.slice(0, 28)])
+        encoded = encoded.set_column(place, name, column)
+    assert encoded.to_pylist() == table.to_pylist()
+    sampling = settings(30, difficulties={"hard": 0.3, "easy": 1})
+    one, other = plan_pairs(table, sampling), plan_pairs(encoded, sampling)
+    np.testing.assert_array_equal(one.correct, other.correct)
+    np.testing.assert_array_equal(one.incorrect, other.incorrect)
+
+
+def test_the_settings_of_a_plan_name_all_that_determines_it(tmp_path: Path) -> None:
+    base = pair_settings(settings())
+    assert base == pair_settings(settings(length_bin_tokens=5))  # not used
+    others = [
+        settings(3),
+        settings(strategy="uniform"),
+        settings(max_pairs_per_problem=4),
+        settings(length_matched=True),
+        settings(length_matched=True, length_bin_tokens=5),
+        settings(difficulties=["easy"]),
+        settings(difficulties={"easy": 1}),
+        settings(exclude_problems=["p"]),
+        DataSamplingSettings(seed=1, pairwise=PairwiseSettings(n_pairs=6)),
+    ]
+    found = [base, *map(pair_settings, others)]
+    assert all(one != other for k, one in enumerate(found) for other in found[:k])
+    (tmp_path / "ids").write_text("p\n")  # the content counts, not the name
+    file = settings(exclude_problems=str(tmp_path / "ids"))
+    assert pair_settings(file) == pair_settings(settings(exclude_problems=["p"]))
+
+
+def test_the_pairs_are_described_by_the_lengths_of_their_samples(tmp_path: Path) -> None:
+    store = synthetic_stores.write_store(tmp_path, seed=3)
+    data = read_training_data(store, settings(40))
+    rows = store.samples.to_pylist()
+    apart = []
+    for pair in zip(data.plan.correct, data.plan.incorrect, strict=True):
+        right, wrong = (rows[data.samples.table_rows[place]] for place in pair)
+        assert (right["is_correct"], wrong["is_correct"]) == (True, False)
+        assert right["problem_id"] == wrong["problem_id"]
+        apart.append(right["output_tokens"] - wrong["output_tokens"])
+    found = data.describe()
+    assert found["num_pairs"] == len(apart) == 40
+    assert found["mean_length_difference"] == pytest.approx(np.mean(apart))
+    wins = [1 if gap > 0 else 0.5 if gap == 0 else 0 for gap in apart]
+    assert found["longer_is_correct"] == pytest.approx(np.mean(wins))
+    assert found["longer_is_correct"] != 0.5
+
+
+def test_no_pair_is_of_a_problem_held_out_or_excluded(tmp_path: Path) -> None:
+    store = synthetic_stores.write_store(tmp_path / "store", num_problems=20)
+    ids = np.array(store.samples["problem_id"].to_pylist())
+    excluded = ["problem-000", "problem-001"]
+    sampling = settings(9999, exclude_problems=excluded)
+    data = read_training_data(store, sampling, train_holdout=0.5)
+    assert data.holdout is not None
+    trained = set(ids[data.samples.table_rows])
+    held = set(ids[data.held_out.table_rows])
+    assert len(trained) == len(held) == 9
+    assert not (trained | held) & set(excluded)
+    assert all(data.holdout.contains(name) for name in held)
+    assert not any(data.holdout.contains(name) for name in trained)
+    found = data.describe()
+    assert (found["num_held_out"], found["num_left_out"]) == (9 * 8, 2 * 8)
+    assert found["num_pairs"] == 9 * 16
+
+
+def test_other_pairs_have_another_checksum(tmp_path: Path) -> None:
+    store = synthetic_stores.write_store(tmp_path / "store")
+    checksums = {
+        read_training_data(store, DataSamplingSettings(seed=seed)).checksum() for seed in (1, 1, 2)
+    }
+    assert len(checksums) == 2
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> str:
+    """Samples whose tokens have been counted: the backbone of these plans has no tokenizer."""
+    path = write_rows(tmp_path / "train.jsonl", make_rows(8, 9))
+    plan = make_plan(tmp_path, path)
+    counts = count_tokens(plan.index, make_tokenizer())
+    write_counts(counts_path(plan.job.cache_dir, plan.index, plan.source.tokenizer_digest), counts)
+    return path
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        settings(),
+        settings(4, strategy="uniform", max_pairs_per_problem=1),
+        settings(5, difficulties={"1": 1, "2": 0.5, "5": 1}, exclude_problems=["p5"]),
+        settings(7, length_matched=True, length_bin_tokens=40),
+    ],
+)
+@pytest.mark.parametrize("train_holdout", [0.0, 0.3])
+def test_a_store_made_for_pairs_gives_these_pairs(
+    tmp_path: Path, train: str, sampling: DataSamplingSettings, train_holdout: float
+) -> None:
+    whole = FeatureStore.open(write_store(make_plan(tmp_path, train))).samples
+    (tmp_path / "store").rename(tmp_path / "whole")
+    choose = chooser(sampling, train_holdout)
+    plan = make_plan(tmp_path, train, choose=choose)
+    part = FeatureStore.open(write_store(plan)).samples
+    planned, drawn = (
+        plan_training(table, sampling, train_holdout=train_holdout) for table in (part, whole)
+    )
+    assert task_ids(part, planned) == task_ids(whole, drawn)
+    assert planned.pairs.num_possible == drawn.pairs.num_possible
+    assert planned.holdout == drawn.holdout
+    held = [set(table["task_id"].take(pa.array(one.held_out)).to_pylist())
+            for table, one in ((part, planned), (whole, drawn))]  # fmt: skip
+    assert held[0] == held[1]
+    touched = {name for pair in task_ids(part, planned) for name in pair}
+    assert set(part["task_id"].to_pylist()) == touched | held[0]
+    assert plan.num_pairs == len(planned.pairs.correct)
+    assert plan.describe()["not selected"] == whole.num_rows - part.num_rows
+
+
+def test_other_settings_draw_from_what_is_there_and_warn(
+    tmp_path: Path, train: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(tmp_path, train, choose=chooser(settings(6)))
+    samples = FeatureStore.open(write_store(plan)).samples
+    with caplog.at_level(logging.WARNING):
+        plan_training(samples, settings(6))
+        assert caplog.text == ""
+        fewer = plan_training(samples, settings(3))
+    assert len(fewer.pairs.correct) == 3
+    assert "made with n_pairs 6)" in caplog.text
+
+
+def test_plans_of_the_same_samples_make_different_stores(tmp_path: Path, train: str) -> None:
+    balanced, uniform, again = (
+        make_plan(tmp_path, train, choose=chooser(settings(10**6, strategy=strategy)))
+        for strategy in ("balanced", "uniform", "balanced")
+    )
+    assert len(balanced.index) == len(uniform.index)
+    assert balanced.fingerprint != uniform.fingerprint
+    assert again.fingerprint == balanced.fingerprint
+
+
+def test_selected_rows_keep_their_order_and_their_fingerprint(tmp_path: Path, train: str) -> None:
+    index = make_plan(tmp_path, train).index
+    labels = index.table["is_correct"].to_pylist()
+    correct, incorrect = labels.index(True), labels.index(False)
+    pairs = PlannedPairs(correct=np.array([correct]), incorrect=np.array([incorrect]), record={})
+    chosen = select(index, Selection(pairs=pairs, also=np.array([len(index) - 1])))
+    rows = sorted({correct, incorrect, len(index) - 1})
+    ids = index.table["task_id"].to_pylist()
+    assert chosen.table["task_id"].to_pylist() == [ids[row] for row in rows]
+    assert chosen.content_fingerprint != index.content_fingerprint
+    everything = Selection(pairs=pairs, also=np.arange(len(index)))
+    assert select(index, everything).content_fingerprint == index.content_fingerprint
