@@ -710,8 +710,8 @@ def _count_tokens(project: "Project", index: "DatasetIndex") -> "CountedTokens":
     """The tokens of a split by the backbone's tokenizer, counted now or earlier."""
     from featurize.data.audit.tokens import CountedTokens
     from featurize.data.token_counts import count_tokens, counts_path, find_counts, write_counts
-    from featurize.model.backbone import find_backbone, load_tokenizer
     from featurize.model.device import resolve_device, resolve_dtype
+    from featurize.model.source import find_backbone, load_tokenizer
 
     settings, cache_dir = project.settings, project.layout.cache_dir
     policy, runtime = settings.models.policy, settings.runtime

@@ -10,6 +10,8 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 PositiveInt = Annotated[int, Field(gt=0)]
 Paths: TypeAlias = str | tuple[str, ...]
 Split: TypeAlias = Literal["train", "valid", "test"]
+Pooling: TypeAlias = Literal["mean", "last", "max", "std"]
+"""The keys of `featurize.model.pooling.POOLINGS`, which needs torch; a test keeps them equal."""
 
 _SPLITS: dict[str, Split] = {
     "train": "train",
@@ -186,7 +188,7 @@ class FeaturizeSettings:
     layers: tuple[int, ...] | Literal["all"] = (-1,)
     """Layers whose hidden states are pooled: 0 the embeddings, k after block k, -1 the last."""
 
-    poolings: tuple[Literal["mean", "last", "max", "std"], ...] = ("mean",)
+    poolings: tuple[Pooling, ...] = ("mean",)
     """How the output tokens of a sample become one vector; one tensor per layer and pooling."""
 
     likelihood: bool = False

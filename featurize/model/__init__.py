@@ -1,1 +1,1 @@
-"""What the text passes through: the frozen backbone, its attention, and pooling."""
+"""From token ids to features: the frozen backbone, its forward passes, attention and pooling."""

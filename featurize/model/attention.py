@@ -1,8 +1,8 @@
-"""Shared-prompt attention: many outputs attend to one prompt that was computed once.
+"""Shared-prompt attention: all outputs of a prompt attend to one copy of it.
 
-In a pack, prompt tokens attend causally to their own prompt; an output's tokens attend to the whole
-of their prompt and causally to themselves. That is what causal attention over each (prompt, output)
-sequence computes, with the prompt's part done once.
+In a pack, the tokens of a prompt attend causally to that prompt, and the tokens of an output attend
+to its whole prompt and causally to the output. This equals causal attention over each (prompt,
+output) sequence, but computes the prompt once.
 """
 
 from typing import Any, cast
@@ -12,17 +12,18 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from featurize.errors import CriticError
 from featurize.model.batch import PackLayout
 
 SHARED_PROMPT = "shared_prompt"
 
 
-class UnsupportedAttention(ValueError):
-    """The model asks its attention for something shared-prompt attention does not do."""
+class UnsupportedAttention(CriticError):
+    """The model needs a kind of attention that shared-prompt attention does not implement."""
 
 
 def register() -> None:
-    """Makes `attn_implementation="shared_prompt"` known to transformers."""
+    """Register `attn_implementation="shared_prompt"` with transformers."""
     AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
     AttentionMaskInterface.register(SHARED_PROMPT, _no_mask)
 
@@ -39,30 +40,30 @@ def shared_prompt_attention(
     sliding_window: int | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over one pack, in the signature of transformers' attention interface.
+    """Compute attention over one pack; the signature is that of transformers' interface.
 
     Args:
         query: [1, heads, tokens, head_dim].
         key, value: [1, kv_heads, tokens, head_dim].
-        layout: where prompts and outputs lie.
+        layout: bounds of prompts and outputs.
         sliding_window: a token sees this many tokens, itself included.
 
     Returns:
-        [1, tokens, heads, head_dim], and no weights.
+        [1, tokens, heads, head_dim], and None for the attention weights.
 
     Raises:
-        UnsupportedAttention: soft capping, sinks, biases, or a mask were asked for.
+        UnsupportedAttention: the model uses soft capping, sinks, biases or a mask.
     """
     for name in ("softcap", "s_aux", "position_bias", "position_bias_mask", "head_mask"):
         if extras.get(name) is not None:
             raise UnsupportedAttention(f"{type(module).__name__} uses {name}")
     if attention_mask is not None or not getattr(module, "is_causal", True):
-        raise UnsupportedAttention(f"{type(module).__name__} is not plainly causal")
+        raise UnsupportedAttention(f"{type(module).__name__} is not causal, or has a mask")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     longest = layout.longest_prompt + layout.longest_output
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     has_kernel = query.dtype in (torch.float16, torch.bfloat16) and window is None
-    # The flash kernel has one width for all three, at most 256; DeepSeek's values are narrower.
+    # The flash kernel needs one width, at most 256; the values of DeepSeek are narrower.
     has_kernel = has_kernel and query.shape[-1] == value.shape[-1] <= 256
     if query.is_cuda and has_kernel:
         return _varlen(query, key, value, layout, scale), None
@@ -72,7 +73,7 @@ def shared_prompt_attention(
 def _blockwise(
     query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float, window: int | None
 ) -> Tensor:
-    """Prompt by prompt and output by output: public operators, any device and dtype."""
+    """Attend one prompt and one output at a time, on any device and in any dtype."""
     heads, tokens = query.shape[1:3]
     result = query.new_empty((tokens, heads, value.shape[-1]))
     for group in range(len(layout.prompt_bounds) - 1):
@@ -94,15 +95,15 @@ def _blockwise(
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float) -> Tensor:
-    """The whole pack in three calls of the variable-length flash kernel (CUDA, 16 bits).
+    """Attend over a pack in three calls of the variable-length flash kernel (CUDA, 16 bits).
 
-    Prompts to themselves, outputs to their prompt, outputs to themselves; the last two are merged
-    by their log-sum-exp, which is exact.
+    The calls are prompts to themselves, outputs to their prompts, and outputs to themselves. The
+    last two are merged exactly by their log-sum-exp.
     """
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-    cut = layout.prompt_bounds[-1]  # prompts lie before it, outputs after: [tokens, heads, width]
+    cut = layout.prompt_bounds[-1]  # q, k, v are [tokens, heads, width]: prompts, then outputs
     options: dict[str, Any] = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
     prompts, groups, outputs = layout.prompt_starts, layout.group_starts, layout.output_starts
     longest = (layout.longest_prompt, layout.longest_group, layout.longest_output)
@@ -124,7 +125,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale
 
 
 def merge_attention(first: Tensor, lse_first: Tensor, second: Tensor, lse_second: Tensor) -> Tensor:
-    """Attention over the union of two disjoint sets of keys, from the attention over each.
+    """Merge attention over two disjoint sets of keys into attention over their union.
 
     softmax over A and B = w * softmax over A + (1 - w) * softmax over B with
     w = sigmoid(lse_A - lse_B) (FlashAttention, Dao et al. 2022, section 3.1).
@@ -136,14 +137,14 @@ def merge_attention(first: Tensor, lse_first: Tensor, second: Tensor, lse_second
     weight = torch.sigmoid(lse_first.float() - lse_second.float())
     tokens, heads = first.shape[:2]
     # NOTE: varlen_attn documents [tokens, heads], but torch 2.13's kernel gives [heads, tokens];
-    # where the two are equal the shape does not tell, so the kernel's order comes first.
+    # if both numbers are equal, the shape is ambiguous, so the order of the kernel is assumed.
     if weight.shape == (heads, tokens):
         weight = weight.transpose(0, 1)
     return torch.lerp(second.float(), first.float(), weight[..., None]).to(first.dtype)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    """Causal attention of the last tokens of a sequence: [1, heads, queries, head_dim].
+    """Compute causal attention of the last tokens of a sequence: [1, heads, queries, head_dim].
 
     q holds the last q.shape[2] of the k.shape[2] tokens.
     """
@@ -165,4 +166,4 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """The layout says who sees whom; no mask is built."""
+    """Build no mask: the layout defines which tokens attend to which."""

@@ -1,67 +1,38 @@
-"""The frozen language model: loaded, checked and cut to the layers that are asked for."""
+"""The frozen language model: loaded, checked, and cut to the layers that features need."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from featurize.model.checks import check_causal, check_complete, check_logits, check_params
-from featurize.model.cpu_blocks import can_pack, speed_up
-from featurize.model.families.llama_mtp import load_llama_mtp, read_llama_config
-from featurize.model.quantization import quantization_config
-from featurize.model.sharing import (
-    WHOLE,
-    Sharing,
-    cut_config,
-    finish_sharing,
-    to_distributed_config,
-)
-from featurize.model.source import (
-    UNREADABLE,
-    BackboneSource,
-    find_backbone,
-    load_tokenizer,
-    read_backbone_config,
-    text_config,
-    unreadable,
-)
-from featurize.settings import BackboneSettings
-
-__all__ = [
-    "Backbone",
-    "BackboneSource",
-    "find_backbone",
-    "load_backbone",
-    "load_tokenizer",
-    "read_backbone_config",
-    "resolve_layers",
-]
-
-RANDOM_SEED = 0
-"""Of the weights of `models.policy.weights: random`."""
+from featurize.errors import CriticError
+from featurize.model.families.family import LoadOptions
+from featurize.model.sharing import WHOLE, Sharing, finish_sharing
+from featurize.model.source import BackboneSource, read_backbone_config
+from featurize.settings import BackboneParams, BackboneSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A loaded backbone, ready to run."""
+    """A loaded backbone."""
 
     decoder: PreTrainedModel  # embeddings, blocks, final norm
-    blocks: nn.ModuleList  # up to the deepest layer asked for
-    lm_head: nn.Module | None  # only when the likelihood is asked for
-    num_layers: int  # of the whole backbone
+    blocks: nn.ModuleList  # up to the deepest layer that was asked for
+    lm_head: nn.Module | None  # only for the likelihood
+    num_layers: int  # of the whole model, whatever was cut
     hidden_size: int
     device: torch.device
-    plain_attention: str  # sdpa, or eager for models that have no other (soft capping, sinks)
+    plain_attention: str  # sdpa; eager for models without it (soft capping, attention sinks)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [tokens, hidden] -> float32 [tokens, vocabulary]."""
+        """Compute logits: final hidden states [tokens, hidden] -> float32 [tokens, vocabulary]."""
         assert self.lm_head is not None
         logits: Tensor = self.lm_head(hidden).float()
         config = self.decoder.config
-        # The scalings models put behind their lm_head: Cohere multiplies, Granite divides,
-        # Gemma 2 caps. The engine checks the sum against the model's own at the start.
+        # Some models scale what their lm_head returns: Cohere multiplies, Granite divides, Gemma 2
+        # caps. `_check_logits` compares the result with the model's own logits.
         logits = logits * (getattr(config, "logit_scale", None) or 1.0)
         logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
         if cap := getattr(config, "final_logit_softcapping", None):
@@ -70,12 +41,12 @@ class Backbone:
 
 
 def resolve_layers(layers: tuple[int, ...] | str, num_layers: int) -> list[int]:
-    """Layer numbers as transformers counts hidden states: 0 embeddings, `num_layers` the last.
+    """Return sorted layer numbers: 0 the embeddings, k after block k, `num_layers` the last.
 
     Negative numbers count from the end: -1 is the last layer, after the final norm.
 
     Raises:
-        ValueError: a layer the backbone does not have, or one named twice.
+        CriticError: the backbone has no such layer, or a layer is named twice.
     """
     if layers == "all":
         return list(range(num_layers + 1))
@@ -83,13 +54,13 @@ def resolve_layers(layers: tuple[int, ...] | str, num_layers: int) -> list[int]:
     for layer in layers:
         assert isinstance(layer, int)
         if not -num_layers - 1 <= layer <= num_layers:
-            raise ValueError(
-                f"featurize.layers: {layer} is not one of the backbone's layers, which are"
+            raise CriticError(
+                f"featurize.layers: {layer} is not a layer of the backbone; use"
                 f" 0..{num_layers} (or -1 for the last)"
             )
         resolved.append(layer % (num_layers + 1))
     if len(set(resolved)) != len(resolved):
-        raise ValueError(f"featurize.layers: {list(layers)} names a layer twice; name each once")
+        raise CriticError(f"featurize.layers: {list(layers)} names a layer twice; name each once")
     return sorted(resolved)
 
 
@@ -102,142 +73,134 @@ def load_backbone(
     deepest_layer: int,
     with_lm_head: bool,
     sharing: Sharing = WHOLE,
-    is_plain: bool = False,
 ) -> Backbone:
-    """Loads the backbone, checks it against `models.policy.params`, drops what is not needed.
+    """Load a backbone, check it against `models.policy.params`, and drop unneeded blocks.
 
-    A shared backbone is loaded by all ranks of a group at once, each reading its own part. On a CPU
-    its blocks are made faster unless `is_plain`, for comparisons.
+    All ranks that share a backbone load it at the same time, each its own part.
 
     Raises:
-        ValueError: unreadable weights, or another model than the config says it is.
+        CriticError: the weights cannot be read, the model is not the one the config describes, or
+            it is no causal decoder.
     """
     whole = read_backbone_config(source, settings)
-    check_params(settings, whole, is_mtp=source.is_mtp)
+    if settings.params is not None:
+        _check_params(settings.params, source, settings, whole)
     num_layers = int(whole.num_hidden_layers)
     num_blocks = min(max(deepest_layer, 1), num_layers)
-    model = _load_model(source, settings, device, dtype, with_lm_head, sharing, num_blocks)
+    options = LoadOptions(
+        device=device,
+        dtype=dtype,
+        num_layers=num_blocks,
+        with_lm_head=with_lm_head,
+        sharing=sharing,
+    )
+    model = source.family.load_model(source.folder, settings, options)
     model.eval().requires_grad_(False)
     finish_sharing(model, sharing)
     decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
-    config = text_config(decoder.config)
-    name, blocks = _find_blocks(decoder, int(config.num_hidden_layers))
-    if num_blocks < len(blocks):
-        # Blocks above the deepest layer asked for would be computed for nothing.
-        blocks = blocks[:num_blocks]
-        setattr(decoder, name, blocks)
-        config.num_hidden_layers = len(blocks)
-    is_whole = not sharing.is_shared and settings.quantization is None
-    if not is_plain and is_whole and device.type == "cpu" and can_pack():
-        speed_up(blocks)
+    blocks = _cut_blocks(decoder, num_blocks)
     backbone = Backbone(
         decoder=decoder,
         blocks=blocks,
         lm_head=model.get_output_embeddings() if with_lm_head else None,
         num_layers=num_layers,
-        hidden_size=int(config.hidden_size),
+        hidden_size=int(decoder.config.get_text_config().hidden_size),
         device=device,
         plain_attention=decoder.config._attn_implementation or "eager",
     )
     if with_lm_head:
-        # NOTE: before the other check, which runs the decoder alone: FSDP has to see the whole
+        # NOTE: before the causal check, which runs the decoder alone: FSDP must see the whole
         # model run once before a part of it may.
-        check_logits(model, decoder, backbone.logits, device)
-    check_causal(decoder, device)
+        _check_logits(model, backbone)
+    _check_causal(backbone)
     return backbone
 
 
-def _load_model(
+def _cut_blocks(decoder: PreTrainedModel, num_blocks: int) -> nn.ModuleList:
+    """Keep the first `num_blocks` blocks of a decoder: those above would run for nothing.
+
+    Raises:
+        CriticError: the decoder has no list of blocks.
+    """
+    config = decoder.config.get_text_config()
+    num_layers = int(config.num_hidden_layers)
+    lists = {
+        name: child
+        for name, child in decoder.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == num_layers
+    }
+    if not lists:
+        raise CriticError(
+            f"{type(decoder).__name__}: no list of {num_layers} blocks in it, so it is not a plain"
+            " decoder; give another models.policy.path"
+        )
+    name, blocks = next(iter(lists.items()))
+    if num_blocks < num_layers:
+        blocks = blocks[:num_blocks]
+        setattr(decoder, name, blocks)
+        config.num_hidden_layers = num_blocks
+    return blocks
+
+
+def _check_params(
+    params: BackboneParams,
     source: BackboneSource,
     settings: BackboneSettings,
-    device: torch.device,
-    dtype: torch.dtype,
-    with_lm_head: bool,
-    sharing: Sharing,
-    num_blocks: int,
-) -> PreTrainedModel:
-    if source.is_mtp:
-        if settings.quantization:
-            raise ValueError(
-                "models.policy.quantization is for transformers' own formats; a llama-MTP"
-                " checkpoint is read as it is: set it to null"
+    config: PreTrainedConfig,
+) -> None:
+    """Raise CriticError if the model differs from `models.policy.params`."""
+    found = {
+        "dim": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "n_kv_heads": getattr(config, "num_key_value_heads", config.num_attention_heads),
+        "intermediate_size": getattr(config, "intermediate_size", None),
+        "rope_theta": _rope_theta(config),
+        "vocab_size": config.vocab_size,
+        **source.family.layer_counts(config, settings),
+    }
+    for key, value in found.items():
+        expected = getattr(params, key)
+        if expected is not None and value is not None and expected != value:
+            raise CriticError(
+                f"models.policy.params.{key} is {expected}, but the backbone at {settings.path} has"
+                f" {value}; correct the one that is wrong"
             )
-        if settings.mtp_output == "trunk" and with_lm_head:
-            raise ValueError(
-                "the trunk predicts no next token, so there is no likelihood; set"
-                " models.policy.mtp_output to next_token or featurize.likelihood to false"
-            )
-        if settings.weights == "random":
-            return _draw_model(source, settings, device, dtype, with_lm_head)
-        return load_llama_mtp(
-            source.folder,
-            output=settings.mtp_output,
-            dtype=dtype,
-            with_lm_head=with_lm_head,
-            num_layers=num_blocks,
-            device=device,
-            sharing=sharing,
-        )
-    if settings.weights == "random":
-        return _draw_model(source, settings, device, dtype, with_lm_head)
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": settings.trust_remote_code}
-    if settings.quantization:
-        options["quantization_config"] = quantization_config(settings.quantization, dtype)
-    if sharing.is_shared:
-        config = AutoConfig.from_pretrained(
-            source.folder, trust_remote_code=settings.trust_remote_code
-        )
-        options["config"] = cut_config(config, num_blocks)
-        options["distributed_config"] = to_distributed_config(sharing, device)
-    elif settings.quantization or device.type != "cpu":
-        options["device_map"] = {"": device}
-    auto: Any = AutoModelForCausalLM if with_lm_head else AutoModel
-    try:
-        loaded, report = auto.from_pretrained(source.folder, output_loading_info=True, **options)
-    except UNREADABLE as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(unreadable(source.folder, "backbone", error)) from error
-    check_complete(source.folder, report["missing_keys"])
-    return cast(PreTrainedModel, loaded)
 
 
-def _draw_model(
-    source: BackboneSource,
-    settings: BackboneSettings,
-    device: torch.device,
-    dtype: torch.dtype,
-    with_lm_head: bool,
-) -> PreTrainedModel:
-    """The model as transformers starts one, the same weights each time; none are read."""
-    auto: Any = AutoModelForCausalLM
-    try:
-        config = (
-            read_llama_config(source.folder, output=settings.mtp_output)
-            if source.is_mtp
-            else AutoConfig.from_pretrained(
-                source.folder, trust_remote_code=settings.trust_remote_code
-            )
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(RANDOM_SEED)
-            # NOTE: with its output matrix even where that is not wanted, and on the CPU: so the
-            # numbers do not depend on what is asked for nor on the device.
-            model: PreTrainedModel = auto.from_config(
-                config, dtype=dtype, trust_remote_code=settings.trust_remote_code
-            )
-    except UNREADABLE as error:
-        raise ValueError(unreadable(source.folder, "backbone", error)) from error
-    model.to(device)  # type: ignore[arg-type]
-    return model if with_lm_head else cast(PreTrainedModel, model.base_model)
+def _rope_theta(config: PreTrainedConfig) -> float | None:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    theta = parameters.get("rope_theta", getattr(config, "rope_theta", None))
+    return None if theta is None else float(theta)
 
 
-def _find_blocks(decoder: nn.Module, num_layers: int) -> tuple[str, nn.ModuleList]:
-    """The list of transformer blocks and the attribute that holds it."""
-    for name, child in decoder.named_children():
-        if isinstance(child, nn.ModuleList) and len(child) == num_layers:
-            return name, child
-    raise ValueError(
-        f"{type(decoder).__name__}: no list of {num_layers} blocks found in it; it is not a plain"
-        " decoder that features can be taken from"
+@torch.inference_mode()
+def _check_causal(backbone: Backbone) -> None:
+    """Raise CriticError if the hidden state of a token depends on later tokens.
+
+    The features of such a model would change with padding and with the cut of the output.
+    """
+    decoder = backbone.decoder
+    # The two sequences differ in the last token only. They run one at a time, without padding.
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 0]], device=backbone.device)
+    first, second = (
+        decoder(input_ids=row[None], use_cache=False).last_hidden_state[0, :-1].float()
+        for row in ids
     )
+    if (first - second).norm() > 1e-2 * first.norm():
+        raise CriticError(
+            f"{type(decoder).__name__}: its tokens attend to later tokens, so it is no causal"
+            " language model; give another models.policy.path"
+        )
+
+
+@torch.inference_mode()
+def _check_logits(model: PreTrainedModel, backbone: Backbone) -> None:
+    """Raise CriticError unless `Backbone.logits` gives the model's own logits."""
+    ids = torch.arange(4, device=backbone.device)[None]  # [1, 4]
+    expected = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = backbone.decoder(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.allclose(backbone.logits(hidden), expected, rtol=1e-2, atol=1e-2, equal_nan=True):
+        raise CriticError(
+            f"{type(model).__name__}: its logits are more than the output of its lm_head, so the"
+            " likelihood would be wrong; set featurize.likelihood to false"
+        )

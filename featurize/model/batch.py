@@ -1,4 +1,4 @@
-"""One forward pass: token ids, positions, and where each sample's output tokens lie."""
+"""The input of one forward pass: token ids, positions, and where the outputs are."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from featurize.model.packing import PromptGroup
 
 @dataclass(frozen=True, kw_only=True)
 class PackLayout:
-    """Where prompts and outputs lie in a pack: all prompts first, then the outputs by group."""
+    """Bounds of prompts and outputs in a pack: all prompts first, then the outputs by group."""
 
     prompt_bounds: tuple[int, ...]  # [groups + 1] cumulative, from 0: prompt g is a slice of these
     output_bounds: tuple[int, ...]  # [outputs + 1] cumulative, from prompt_bounds[-1]
@@ -27,7 +27,7 @@ class PackLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Input of one forward pass; runs of output tokens are given in flat positions."""
+    """Input of one forward pass; outputs are given by positions in the flattened ids."""
 
     input_ids: Tensor  # int64 [batch, length]
     position_ids: Tensor  # int64 [batch, length]
@@ -40,9 +40,9 @@ class Batch:
 
 
 def make_pack(groups: Sequence[PromptGroup], device: torch.device) -> Batch:
-    """One flat sequence in which outputs of a prompt share it: [1, tokens].
+    """Make one sequence [1, tokens] in which all outputs of a prompt share it.
 
-    Positions restart at each prompt; every output goes on where its prompt ended.
+    Positions restart at each prompt and continue from its end in each of its outputs.
     """
     outputs = [(len(group.prompt), out) for group in groups for out in group.outputs]
     prompt_bounds = _bounds(len(group.prompt) for group in groups)
@@ -84,10 +84,10 @@ def make_pack(groups: Sequence[PromptGroup], device: torch.device) -> Batch:
 def make_padded(
     singles: Sequence[PromptGroup], device: torch.device, *, length: int | None = None
 ) -> Batch:
-    """Sequences of one output each, padded on the right to the longest or to `length`.
+    """Make a batch of (prompt, output) sequences, padded on the right to the longest or `length`.
 
-    NOTE: no attention mask. Under causal attention a token never sees what stands on its right, so
-    right padding changes nothing, and unmasked kernels are faster.
+    NOTE: there is no attention mask. Under causal attention no token sees the padding on its right,
+    and kernels are faster without a mask.
     """
     sequences = [single.prompt + single.outputs[0] for single in singles]
     width = length or max(map(len, sequences))

@@ -1,6 +1,8 @@
-"""Which device and number format a run computes with."""
+"""Chooses the device and the number format of a run."""
 
 import torch
+
+from featurize.errors import CriticError
 
 _DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -10,14 +12,14 @@ _DTYPES = {
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`.
+    """Return the device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        ValueError: cuda is asked for where there is none.
+        CriticError: cuda is asked for, but there is no CUDA device.
     """
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
-        raise ValueError(
+        raise CriticError(
             "runtime.device is 'cuda', but torch sees no CUDA device here; use --set"
             " runtime.device=auto (or cpu), or install a CUDA build of torch"
         )
@@ -27,14 +29,14 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device, *, mixed_precision: bool = True) -> torch.dtype:
-    """The number format for a dtype setting; `auto` is 16 bits where that is the faster one."""
+    """Return the number format of a dtype setting; `auto` is bfloat16 on devices fast at it."""
     if name != "auto":
         return _DTYPES[name]
     return torch.bfloat16 if mixed_precision and has_fast_bfloat16(device) else torch.float32
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 products run in hardware; emulated, they are several times slower."""
+    """Return whether the hardware multiplies bfloat16; emulation is several times slower."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":

@@ -1,4 +1,8 @@
-"""Features of grouped samples by the fastest forward that agrees with the plain one."""
+"""Computes features with the fastest forward pass that agrees with the plain one.
+
+The packed forward computes a prompt once for all its outputs; the padded (plain) forward computes
+every (prompt, output) sequence on its own.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,9 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from featurize.errors import CriticError
 from featurize.model.attention import UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch, make_pack, make_padded
+from featurize.model.families.family import first_line
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_packs, plan_padded
 from featurize.store import LIKELIHOOD_COLUMNS
@@ -22,20 +28,20 @@ Forward = Literal["packed", "padded"]
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest relative difference of a feature row at which two forwards agree.
 
-A wrong mask or position shows as 0.1 and more; in 16 bits re-batching alone gives 4-6e-3.
+A wrong mask or position gives 0.1 or more; in 16 bits, different batching alone gives 4-6e-3.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which forward runs, and why, in a sentence."""
+    """The forward to run, and the reason in one sentence."""
 
     forward: Forward
     reason: str
 
 
 class Engine:
-    """Computes features; the memory of a forward pass is bounded by the token budget."""
+    """Computes features in batches under a token budget, which bounds the memory."""
 
     def __init__(
         self,
@@ -46,10 +52,15 @@ class Engine:
         *,
         may_halve: bool = True,
     ) -> None:
-        """`forward` is what `choose_forward` found, or what the user asks for.
+        """Set up an engine.
 
-        `may_halve` is false where several ranks run the same batches: one that ran out of memory
-        cannot tell the others, which are within the same forward pass.
+        Args:
+            backbone: the loaded model.
+            spec: the features to compute.
+            forward: the choice of `choose_forward`, or of the user.
+            token_budget: tokens of one forward pass.
+            may_halve: whether to halve the budget when memory runs out. Ranks that share a backbone
+                cannot: the others are inside the same forward pass.
         """
         self.backbone = backbone
         self.spec = spec
@@ -63,15 +74,19 @@ class Engine:
         num_rows: int,
         on_tokens: Callable[[int], None] | None = None,
     ) -> Features:
-        """Features of all groups, at their feature rows, on the host.
+        """Compute the features of all groups; the result is on the host.
 
-        On a device that runs out of memory the token budget is halved and the rest goes on.
-        `on_tokens` is told the tokens of each finished batch that a prompt shared by its outputs
-        would have, whatever was computed twice.
+        When memory runs out, the token budget is halved and the remaining batches are planned anew.
+
+        Args:
+            groups: prompts with their outputs and feature rows.
+            num_rows: number of feature rows.
+            on_tokens: called after each batch with its number of tokens, each prompt counted once
+                however often it was computed.
 
         Raises:
             torch.OutOfMemoryError: a single sequence does not fit.
-            ValueError: a batch does not fit, and the budget must stay.
+            CriticError: a batch does not fit, and the budget must not be halved.
         """
         spec, width = self.spec, self.backbone.hidden_size
         tensors = {name: torch.empty((num_rows, width)) for name in spec.tensor_names}
@@ -99,10 +114,10 @@ class Engine:
         return make(pieces, self.backbone.device)
 
     def _try(self, pieces: Sequence[PromptGroup]) -> tuple[Features, Tensor] | None:
-        """Features of one batch and their feature rows; None when memory ran out.
+        """Compute one batch: its features and their rows, or None if memory ran out.
 
-        NOTE: returns before anything is done about it: while the error is held, so is the memory of
-        the frames it came through.
+        NOTE: the caller frees memory after this has returned: as long as the error is referenced,
+        so are the tensors in the frames of its traceback.
         """
         try:
             batch = self._make(pieces)
@@ -111,9 +126,9 @@ class Engine:
             if not _is_out_of_memory(error) or self._is_single(pieces):
                 raise
             if not self.may_halve:
-                raise ValueError(
+                raise CriticError(
                     f"out of memory with featurize.token_budget {self.token_budget}, which ranks"
-                    " that share a backbone cannot change on their own; set it to"
+                    " that share a backbone cannot change while they run; set it to"
                     f" {self.token_budget // 2} and run the same command again"
                 ) from error
         return None
@@ -132,10 +147,10 @@ class Engine:
 def choose_forward(
     backbone: Backbone, spec: FeatureSpec, groups: Sequence[PromptGroup], dtype: torch.dtype
 ) -> Choice:
-    """Compares the packed forward with the plain one on real samples.
+    """Choose the packed forward if it agrees with the plain one on real samples.
 
-    The samples are those of the longest sequence among `groups`, so that a sliding window shows,
-    beside a second prompt, so that a leak between prompts shows.
+    The samples include the longest sequence of `groups`, to detect a sliding window, and a second
+    prompt, to detect attention across prompts.
     """
     probe = probe_groups(groups)
     try:
@@ -143,8 +158,7 @@ def choose_forward(
     except (UnsupportedAttention, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and _is_out_of_memory(error):
             raise
-        first_line = str(error).partition("\n")[0]
-        reason = f"shared prompts do not fit this model: {first_line}"
+        reason = f"this model cannot share prompts: {first_line(error)}"
         return Choice(forward="padded", reason=reason)
     singles = [single for batch in plan_padded(probe, 1) for single in batch]
     plain = _features(backbone, spec, [make_padded([one], backbone.device) for one in singles])
@@ -157,7 +171,7 @@ def choose_forward(
 
 
 def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
-    """The longest and the shortest output of two prompts, the longest sequence among them."""
+    """Take two outputs each of the group with the longest sequence and of the smallest other."""
     longest = max(groups, key=lambda group: len(group.prompt) + max(map(len, group.outputs)))
     others = [group for group in groups if group is not longest]
     chosen = [longest, *sorted(others, key=lambda group: group.num_tokens)[:1]]
@@ -172,7 +186,7 @@ def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest over rows of |found - expected| / |expected|; inf where anything is not finite."""
+    """Return the maximum over rows of |found - expected| / |expected|; inf if any is not finite."""
     if not (found.isfinite().all() and expected.isfinite().all()):
         return float("inf")
     norms = expected.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
@@ -180,7 +194,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def _features(backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """All features of some batches by name, ordered by feature row."""
+    """Compute all features of some batches by name, ordered by feature row."""
     order = torch.cat([batch.rows.cpu() for batch in batches]).argsort()
     found = [forward_batch(backbone, batch, spec) for batch in batches]
     named = {
@@ -203,7 +217,7 @@ def _scatter(
 
 
 def _unique_tokens(pieces: Sequence[PromptGroup], seen: set[tuple[int, ...]]) -> int:
-    """Tokens of the pieces with each prompt counted the first time it comes."""
+    """Count the tokens of the pieces, each prompt only the first time it is seen."""
     tokens = 0
     for piece in pieces:
         tokens += sum(map(len, piece.outputs))
@@ -214,5 +228,5 @@ def _unique_tokens(pieces: Sequence[PromptGroup], seen: set[tuple[int, ...]]) ->
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the CPU allocator only a sentence."""
+    """Recognise both kinds of error: CUDA has a class, the CPU allocator only a message."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

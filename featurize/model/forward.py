@@ -1,4 +1,4 @@
-"""Runs batches through the backbone and pools the output tokens' hidden states while they pass."""
+"""Runs a batch through the backbone and pools hidden states as the layers produce them."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,29 +13,30 @@ from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.likelihood import output_likelihood
 from featurize.model.pooling import pool_segments
+from featurize.settings import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Which features are taken."""
+    """Which features to compute."""
 
     layers: tuple[int, ...]  # as transformers counts hidden states
-    poolings: tuple[str, ...]
+    poolings: tuple[Pooling, ...]
     likelihood: bool
 
     @property
     def tensor_names(self) -> list[str]:
-        """`<pooling>.<layer>`, the name of each tensor."""
+        """Names of the tensors: `<pooling>.<layer>`."""
         return [f"{pooling}.{layer}" for layer in self.layers for pooling in self.poolings]
 
     def deepest(self, num_layers: int) -> int:
-        """The last layer that has to be run."""
+        """Return the deepest layer that has to run."""
         return num_layers if self.likelihood else max(self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of some rows."""
+    """Features of rows: distinct outputs of a prompt."""
 
     tensors: dict[str, Tensor]  # name -> float32 [rows, hidden]
     likelihood: Tensor | None  # float32 [rows, 4], in the order of LIKELIHOOD_COLUMNS
@@ -43,10 +44,10 @@ class Features:
 
 @torch.inference_mode()
 def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
-    """Features of one batch, a row for each of its outputs, on the backbone's device.
+    """Compute the features of a batch, a row per output, on the device of the backbone.
 
-    Layer k below the last is the raw output of block k, layer 0 what enters block 1, and the last
-    layer the decoder's own output, after the final norm: transformers' `hidden_states[k]`.
+    Layers are those of transformers' `hidden_states`: 0 is the input of the first block, k the
+    output of block k, and the last one the output of the decoder, after the final norm.
     """
     pooled: dict[str, Tensor] = {}
 
@@ -78,11 +79,11 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
 def _hooks(
     backbone: Backbone, layers: Sequence[int], take: Callable[[int, Tensor], None]
 ) -> Iterator[None]:
-    """Calls `take(layer, hidden)` for every layer below the last as its hidden states appear."""
+    """Call `take(layer, hidden)` for every layer below the last when it has run."""
     handles = []
     for layer in layers:
         if layer == 0:
-            # The input of the first block, not the embedding table's: some models scale it first.
+            # Not the output of the embedding table: some models scale it before the first block.
             def before(
                 _block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer
             ) -> None:

@@ -1,4 +1,4 @@
-"""The backbone's own opinion of an output: log-probability and entropy, token by token."""
+"""Likelihood of outputs under the backbone: log-probabilities and entropy of their tokens."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,18 @@ from featurize.model.batch import Batch
 from featurize.model.pooling import segment_index
 
 CHUNK_TOKENS = 256
-"""Output tokens whose logits are held at once: 256 x 150,000 floats are 150 MB."""
+"""Output tokens whose logits are in memory at once: 256 x 150,000 floats take 150 MB."""
 
 
 def output_likelihood(
     hidden: Tensor, batch: Batch, to_logits: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Likelihood of each output given its prompt.
+    """Compute the likelihood of each output given its prompt.
 
     Args:
         hidden: final hidden states, flat [tokens, hidden].
-        batch: where the outputs lie; token t is predicted by the token before it, the first by the
-            prompt's last.
+        batch: the positions of the outputs; a token is predicted by the one before it, the first
+            token of an output by the last of its prompt.
         to_logits: [tokens, hidden] -> float32 [tokens, vocabulary].
 
     Returns:

@@ -1,4 +1,4 @@
-"""How the forward passes are laid out: duplicates, groups by prompt, packs under a token budget."""
+"""Plans forward passes: merges duplicates, groups by prompt, packs under a token budget."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class PromptGroup:
-    """One prompt with distinct outputs, and the feature row each of them fills."""
+    """A prompt, its distinct outputs, and the feature row of each output."""
 
     prompt: tuple[int, ...]
     outputs: tuple[tuple[int, ...], ...]
@@ -16,7 +16,7 @@ class PromptGroup:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens to compute: the prompt once, every output."""
+        """Tokens to compute: the prompt once, and every output."""
         return len(self.prompt) + sum(map(len, self.outputs))
 
 
@@ -34,7 +34,7 @@ class Grouping:
 
 
 def group_samples(samples: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> Grouping:
-    """Groups (prompt ids, output ids); rows are numbered in the order they first come."""
+    """Group pairs of (prompt ids, output ids); rows are numbered by first appearance."""
     rows: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
     row_of_sample, num_rows = [], 0
     for prompt, output in samples:
@@ -51,28 +51,18 @@ def group_samples(samples: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) ->
 
 
 def plan_packs(groups: Sequence[PromptGroup], token_budget: int) -> list[list[PromptGroup]]:
-    """Packs of whole groups under the budget: first fit, largest first.
+    """Pack whole groups under the budget: first fit, largest first.
 
     A group above the budget is split into as few pieces as possible, its prompt repeated in each.
-    A single (prompt, output) above the budget makes a pack of its own.
+    A single (prompt, output) above the budget gets a pack of its own.
     """
     pieces = [piece for group in groups for piece in _split_group(group, token_budget)]
-    pieces.sort(key=lambda piece: -piece.num_tokens)
-    packs: list[list[PromptGroup]] = []
-    room: list[int] = []
-    for piece in pieces:
-        place = next((i for i, left in enumerate(room) if left >= piece.num_tokens), None)
-        if place is None:
-            packs.append([])
-            room.append(token_budget)
-            place = len(packs) - 1
-        packs[place].append(piece)
-        room[place] -= piece.num_tokens
-    return packs
+    packs = _first_fit([piece.num_tokens for piece in pieces], token_budget)
+    return [[pieces[number] for number in pack] for pack in packs]
 
 
 def plan_padded(groups: Sequence[PromptGroup], token_budget: int) -> list[list[PromptGroup]]:
-    """Batches of single sequences of like length: rows x longest stays under the budget.
+    """Batch single sequences of similar length so that rows x longest stays under the budget.
 
     Each entry is a group with one output: the prompt is computed again for every output.
     """
@@ -84,7 +74,7 @@ def plan_padded(groups: Sequence[PromptGroup], token_budget: int) -> list[list[P
     singles.sort(key=lambda single: -single.num_tokens)
     batches: list[list[PromptGroup]] = []
     for single in singles:
-        # The first of a batch is its longest.
+        # The first sequence of a batch is its longest.
         if batches and (len(batches[-1]) + 1) * batches[-1][0].num_tokens <= token_budget:
             batches[-1].append(single)
         else:
@@ -93,9 +83,9 @@ def plan_padded(groups: Sequence[PromptGroup], token_budget: int) -> list[list[P
 
 
 def plan_units(group_sizes: Sequence[int], unit_size: int) -> list[tuple[int, int]]:
-    """Cuts consecutive groups into units of about `unit_size`: [start, stop) group numbers.
+    """Cut consecutive groups into units of about `unit_size`: [start, stop) group numbers.
 
-    Depends on the sizes alone, so that neither world size nor machine changes the units.
+    The units depend on the sizes alone, not on the number of processes or the machine.
     """
     units, start, total = [], 0, 0
     for number, size in enumerate(group_sizes):
@@ -109,23 +99,10 @@ def plan_units(group_sizes: Sequence[int], unit_size: int) -> list[tuple[int, in
 
 
 def _split_group(group: PromptGroup, token_budget: int) -> list[PromptGroup]:
-    """The group itself, or pieces of it that fit the budget."""
+    """Split a group above the budget into pieces that fit it, each with the whole prompt."""
     if group.num_tokens <= token_budget:
         return [group]
-    room = token_budget - len(group.prompt)
-    # Longest first, each into the first piece with room: as few repeats of the prompt as can be.
-    order = sorted(range(len(group.outputs)), key=lambda i: -len(group.outputs[i]))
-    pieces: list[list[int]] = []
-    left: list[int] = []
-    for number in order:
-        length = len(group.outputs[number])
-        place = next((i for i, space in enumerate(left) if space >= length), None)
-        if place is None:
-            pieces.append([])
-            left.append(room)
-            place = len(pieces) - 1
-        pieces[place].append(number)
-        left[place] -= length
+    pieces = _first_fit(list(map(len, group.outputs)), token_budget - len(group.prompt))
     return [
         PromptGroup(
             prompt=group.prompt,
@@ -134,3 +111,21 @@ def _split_group(group: PromptGroup, token_budget: int) -> list[PromptGroup]:
         )
         for piece in pieces
     ]
+
+
+def _first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Put items, largest first, into the first bin with room; return the items of each bin.
+
+    An item above the capacity gets a bin of its own.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        chosen = next((i for i, left in enumerate(room) if left >= sizes[item]), None)
+        if chosen is None:
+            chosen = len(bins)
+            bins.append([])
+            room.append(capacity)
+        bins[chosen].append(item)
+        room[chosen] -= sizes[item]
+    return bins

@@ -1,4 +1,4 @@
-"""How a backbone larger than a device lies on several: cut within its layers, or sharded."""
+"""Shares a backbone among devices: tensor parallelism within layers, or FSDP shards."""
 
 import copy
 from dataclasses import dataclass
@@ -10,21 +10,22 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from featurize.errors import CriticError
 from featurize.settings import DistributedSettings, FsdpSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """Groups of `size` ranks hold one backbone each; all ranks of a group run the same batches."""
+    """Each group of `size` ranks holds one backbone; all ranks of a group run the same batches."""
 
     kind: Literal["whole", "tensor", "fsdp"] = "whole"
     size: int = 1
-    frees_layers: bool = True  # fsdp: a gathered layer is freed once it has run
-    offloads: bool = False  # fsdp: the shards lie in host memory
+    frees_layers: bool = True  # fsdp: free a gathered layer after it has run
+    offloads: bool = False  # fsdp: keep the shards in host memory
 
     @property
     def is_shared(self) -> bool:
-        """Whether a backbone lies on more than one rank."""
+        """Whether several ranks hold one backbone."""
         return self.size > 1
 
 
@@ -33,18 +34,18 @@ WHOLE = Sharing()
 
 
 def plan_sharing(settings: DistributedSettings, world_size: int, local_size: int) -> Sharing:
-    """How `world_size` ranks, `local_size` of them on each machine, hold the backbone.
+    """Decide how `world_size` ranks, `local_size` of them per machine, hold the backbone.
 
     Raises:
-        ValueError: the ranks do not make whole groups.
+        CriticError: the number of ranks is no multiple of the group size.
     """
     whole = local_size if is_hybrid(settings) else world_size
     size = group_size(settings) or whole
     if world_size % size:
         key = "tensor_parallel_size" if settings.tensor_parallel_size > 1 else "fsdp"
-        raise ValueError(
-            f"{world_size} processes make no whole groups of {size}, as distributed.{key} asks for:"
-            f" start a multiple of {size} (critic featurize --nproc-per-node, or torchrun's)"
+        raise CriticError(
+            f"{world_size} processes do not form groups of {size}, which distributed.{key}"
+            f" requires; start a multiple of {size} (critic featurize --nproc-per-node, torchrun)"
         )
     if settings.tensor_parallel_size > 1:
         return Sharing(kind="tensor", size=size)
@@ -60,7 +61,7 @@ def plan_sharing(settings: DistributedSettings, world_size: int, local_size: int
 
 
 def group_size(settings: DistributedSettings) -> int | None:
-    """Ranks that hold one backbone together; None: all there are, or all of a machine."""
+    """Return how many ranks hold one backbone; None: all ranks, or all of a machine."""
     if not settings.shard_backbone:
         return settings.tensor_parallel_size
     fsdp = settings.fsdp or FsdpSettings()
@@ -68,21 +69,21 @@ def group_size(settings: DistributedSettings) -> int | None:
 
 
 def is_hybrid(settings: DistributedSettings) -> bool:
-    """Whether the ranks of each machine hold one backbone together."""
+    """Return whether the ranks of each machine hold one backbone together."""
     fsdp = settings.fsdp or FsdpSettings()
     return settings.shard_backbone and fsdp.sharding_strategy.startswith("HYBRID")
 
 
 def check_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
-    """Raises ValueError when a backbone cannot be cut into `size` parts; nothing is loaded yet."""
+    """Raise CriticError if the layers cannot be cut into `size` parts; needs no weights."""
     if size == 1:
         return
     key = f"distributed.tensor_parallel_size {size}"
     plan = getattr(config, "base_model_tp_plan", None) or {}
     if not plan:
-        raise ValueError(
-            f"{key}: transformers has no plan to cut a {config.model_type} model within its"
-            " layers; set distributed.shard_backbone to true instead"
+        raise CriticError(
+            f"{key}: transformers has no tensor-parallel plan for a {config.model_type} model;"
+            " set distributed.shard_backbone to true instead"
         )
     cut = {name.rpartition(".")[2] for name, style in plan.items() if style == "colwise"}
     heads = {}
@@ -95,41 +96,42 @@ def check_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
         if isinstance(number, int) and number % size:
             choices = [n for n in range(2, number + 1) if not any(h % n for h in heads.values())]
             remedy = f"one of {choices}, or" if choices else "1 and"
-            raise ValueError(
+            raise CriticError(
                 f"{key} does not divide the backbone's {number} {name}; set it to {remedy}"
                 " distributed.shard_backbone to true"
             )
 
 
 def to_distributed_config(sharing: Sharing, device: torch.device) -> Any:
-    """What transformers is told; the process group is that of the ranks of one group.
+    """Translate into transformers' settings; the process group must span the ranks of one group.
 
     Raises:
-        ValueError: transformers would take another device than the run, or is too old.
+        CriticError: transformers would use another device than the run, or is too old.
     """
     accelerator = torch.accelerator.current_accelerator()
     if device.type == "cpu" and torch.accelerator.is_available() and accelerator is not None:
-        raise ValueError(
-            f"runtime.device cpu and a shared backbone contradict where there is a device of type"
-            f" {accelerator.type!r}, which transformers would take; set runtime.device to auto"
+        raise CriticError(
+            "runtime.device cpu and a shared backbone contradict on a machine with a"
+            f" {accelerator.type!r} device, which transformers would use; set runtime.device to"
+            " auto"
         )
     try:
         from transformers.distributed.configuration_utils import DistributedConfig
 
         if sharing.kind == "tensor":
             return DistributedConfig(tp_size=sharing.size)
-        # On the CPU the shards lie in host memory anyway.
+        # On the CPU the shards are in host memory anyway.
         offloads = sharing.offloads and device.type != "cpu"
         return DistributedConfig(fsdp_size=sharing.size, fsdp_cpu_offload=offloads)
     except (ImportError, TypeError) as error:
-        raise ValueError(
+        raise CriticError(
             "this version of transformers cannot share a backbone among devices; install 5.23 or"
             " later"
         ) from error
 
 
 def cut_config(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
-    """The config of the model's first layers: the others are not even read from disk."""
+    """Return the config of the first layers; the weights of the others are then not read."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     whole = text.num_hidden_layers
@@ -137,13 +139,13 @@ def cut_config(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
         return config
     text.num_hidden_layers = num_layers
     for name, value in vars(text).items():
-        if isinstance(value, list | tuple) and len(value) == whole:  # layer_types and its like
+        if isinstance(value, list | tuple) and len(value) == whole:  # layer_types and similar
             setattr(text, name, value[:num_layers])
     return config
 
 
 def distribute(model: PreTrainedModel, sharing: Sharing, device: torch.device) -> PreTrainedModel:
-    """Cuts a model whose parameters are on the meta device; `place` gives them their values."""
+    """Cut a model whose parameters are on the meta device; `place` then gives them values."""
     config = to_distributed_config(sharing, device)
     config, _, mesh = type(model).prepare_distribute_model(config)
     shared: PreTrainedModel = type(model).maybe_distribute_model(model, config, mesh)
@@ -151,17 +153,17 @@ def distribute(model: PreTrainedModel, sharing: Sharing, device: torch.device) -
 
 
 def place(tensor: Tensor, parameter: Tensor, device: torch.device) -> Tensor:
-    """This rank's part of `tensor`, laid out as `parameter` is."""
+    """Return this rank's part of `tensor`, distributed like `parameter`."""
     if not isinstance(parameter, DTensor):
         return tensor.to(device)
-    # Every rank has read the tensor, so nothing has to be sent.
+    # Every rank has read the tensor, so nothing is sent.
     return distribute_tensor(
         tensor.to(device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )
 
 
 def finish_sharing(model: nn.Module, sharing: Sharing) -> None:
-    """Keeps gathered layers whole where the strategy asks for it."""
+    """Keep gathered layers in memory if the strategy says so."""
     for module in model.modules():
         if isinstance(module, FSDPModule) and not sharing.frees_layers:
             module.set_reshard_after_forward(False, recurse=False)

@@ -1,143 +1,109 @@
-"""Where a backbone lies: a folder, a GGUF file, a package or the hub; found and identified."""
+"""Finds the files of a backbone: a folder, a GGUF file, an installed package, or a hub id."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from featurize.model.families.gguf import PACKAGE_PREFIX, convert_gguf, find_packaged_gguf
-from featurize.model.families.llama_mtp import (
-    is_llama_mtp,
-    load_llama_mtp_tokenizer,
-    read_llama_config,
-)
-from featurize.model.identity import digest_files, model_files, tokenizer_files
+from featurize.errors import CriticError
+from featurize.model.families.family import Family
+from featurize.model.families.files import digest_files, tokenizer_files
+from featurize.model.families.gguf import PACKAGE_PREFIX, Gguf, find_packaged_gguf
+from featurize.model.families.hf import HuggingFace, download_model
+from featurize.model.families.llama_mtp import LlamaMtp
 from featurize.settings import BackboneSettings
 
-UNREADABLE = (
-    OSError, KeyError, TypeError, RuntimeError, ValueError, SafetensorError, UnpicklingError,
-)  # fmt: skip
-"""What transformers raises over files that are damaged."""
+FAMILIES: tuple[Family, ...] = (Gguf(), LlamaMtp(), HuggingFace())
+"""The first one that claims a path reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSource:
-    """Where a backbone lies on this machine, and what it is; nothing is loaded yet."""
+    """The files of a backbone on this machine; nothing is loaded yet."""
 
-    folder: Path  # a transformers folder, or a llama-MTP one
+    family: Family
+    folder: Path
+    """Where the family loads from: of a GGUF file its conversion."""
     tokenizer_folder: Path
-    digest: str  # of the weights as they were given (the GGUF file, not its conversion)
+    weight_files: tuple[Path, ...]
+    """The files of `digest`: of a GGUF file the file itself, whatever it was converted to."""
+    digest: str
     tokenizer_digest: str
-    is_mtp: bool
 
 
 def find_backbone(
     settings: BackboneSettings, cache_dir: Path, dtype: torch.dtype
 ) -> BackboneSource:
-    """Finds the files of a backbone, fetching a hub id and converting a GGUF file when needed.
+    """Find the files of a backbone; download a hub id or convert a GGUF file if necessary.
+
+    Args:
+        settings: which backbone.
+        cache_dir: folder for downloads and conversions.
+        dtype: number format of the forward pass, for conversions.
 
     Raises:
-        ValueError: nothing readable is there; the message says what was looked for.
+        CriticError: there is no readable model; the message says what was looked for.
     """
-    path = settings.path
-    if path.startswith(PACKAGE_PREFIX):
-        path = str(find_packaged_gguf(path.removeprefix(PACKAGE_PREFIX)))
-    if path.endswith(".gguf"):
-        if not Path(path).is_file():
-            raise ValueError(f"models.policy.path: {path}: no such file")
-        digest = digest_files([Path(path)])
-        name = f"{digest}-{str(dtype).removeprefix('torch.')}"
-        folder = convert_gguf(Path(path), cache_dir / "backbones" / name, dtype)
-    else:
-        folder = Path(path) if Path(path).is_dir() else _download(settings, cache_dir)
-        if folder == Path(path) and settings.revision is not None:
-            raise ValueError(
-                f"models.policy.revision {settings.revision!r}: {path} is a folder here, and only a"
-                " hub id has revisions; set revision to null"
-            )
-        if not model_files(folder):
-            raise ValueError(f"models.policy.path: {folder}: holds no weights and no config.json")
-        digest = digest_files(model_files(folder))
-    tokenizer_folder = Path(settings.tokenizer_path) if settings.tokenizer_path else folder
-    if tokenizer_folder.is_file():
-        tokenizer_folder = tokenizer_folder.parent
-    if not tokenizer_folder.is_dir():
-        raise ValueError(f"models.policy.tokenizer_path: {tokenizer_folder}: no such folder")
+    path = _locate(settings, cache_dir)
+    family = next(family for family in FAMILIES if family.claims(path))
+    files = family.weight_files(path)
+    if not files:
+        raise CriticError(f"models.policy.path: {path}: no weights and no config.json in it")
+    digest = digest_files(files)
+    folder = family.prepare(path, cache_dir, digest, dtype)
+    tokenizer_folder = _tokenizer_folder(settings, folder)
     return BackboneSource(
+        family=family,
         folder=folder,
         tokenizer_folder=tokenizer_folder,
+        weight_files=tuple(files),
         digest=digest,
         tokenizer_digest=digest_files(tokenizer_files(tokenizer_folder)),
-        is_mtp=is_llama_mtp(folder),
     )
 
 
 def load_tokenizer(source: BackboneSource, settings: BackboneSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer of a backbone.
+    """Load the tokenizer of a backbone.
 
     Raises:
-        ValueError: its files cannot be read.
+        CriticError: its files cannot be read.
     """
-    if source.is_mtp:
-        return load_llama_mtp_tokenizer(source.tokenizer_folder)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.tokenizer_folder, trust_remote_code=settings.trust_remote_code
-        )
-    except Exception as error:  # NOTE: the tokenizers library raises nothing narrower
-        raise ValueError(unreadable(source.tokenizer_folder, "tokenizer", error)) from error
-    return tokenizer
+    return source.family.load_tokenizer(source.folder, source.tokenizer_folder, settings)
 
 
 def read_backbone_config(source: BackboneSource, settings: BackboneSettings) -> PreTrainedConfig:
-    """The configuration of the language model, without its weights.
+    """Read the configuration of the language model without its weights.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        CriticError: there is none, or it cannot be read.
     """
-    if source.is_mtp:
-        return read_llama_config(source.folder, output=settings.mtp_output)
-    try:
-        return text_config(
-            AutoConfig.from_pretrained(source.folder, trust_remote_code=settings.trust_remote_code)
+    return source.family.read_config(source.folder, settings).get_text_config()
+
+
+def _locate(settings: BackboneSettings, cache_dir: Path) -> Path:
+    """Find the local file or folder of `models.policy.path`."""
+    if settings.path.startswith(PACKAGE_PREFIX):
+        return find_packaged_gguf(settings.path.removeprefix(PACKAGE_PREFIX))
+    path = Path(settings.path)
+    if settings.path.endswith(".gguf"):
+        return path
+    if not path.is_dir():
+        return download_model(settings, cache_dir)
+    if settings.revision is not None:
+        raise CriticError(
+            f"models.policy.revision {settings.revision!r}: {path} is a local folder, and only a"
+            " hub id has revisions; set revision to null"
         )
-    except UNREADABLE as error:
-        raise ValueError(unreadable(source.folder, "backbone", error)) from error
+    return path
 
 
-def _download(settings: BackboneSettings, cache_dir: Path) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    patterns = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.txt"]
-    patterns += ["*.py"] if settings.trust_remote_code else []
-    try:
-        for more in ([], ["*.bin"]):  # weights in pickles only where there are no others
-            folder = snapshot_download(
-                settings.path,
-                revision=settings.revision,
-                allow_patterns=patterns + more,
-                cache_dir=cache_dir / "hub",
-            )
-            if any(Path(folder).glob("*.safetensors")):
-                break
-        return Path(folder)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise ValueError(
-            f"models.policy.path: {settings.path!r} is no folder here, and not to be had from the"
-            f" hub ({str(error).splitlines()[0]}); give a model folder, a .gguf file or a hub id"
-        ) from error
-
-
-def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The language part of a config that may hold several."""
-    return config.get_text_config()
-
-
-def unreadable(folder: Path, what: str, error: Exception) -> str:
-    """The line that says what of a folder cannot be read, and why."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{folder}: the {what} cannot be read ({reason})"
+def _tokenizer_folder(settings: BackboneSettings, folder: Path) -> Path:
+    if settings.tokenizer_path is None:
+        return folder
+    path = Path(settings.tokenizer_path)
+    if path.is_file():
+        return path.parent
+    if not path.is_dir():
+        raise CriticError(f"models.policy.tokenizer_path: {path}: no such folder")
+    return path

@@ -1,7 +1,7 @@
-"""Remembers which forward a backbone allows, so that loading it does not prove it again.
+"""Remembers which forward a backbone allows, so that loading it again skips the comparison.
 
-The comparison takes two forward passes of hundreds of tokens; its result depends only on the model,
-the libraries, the device and the number format, which make up the name of the file.
+The comparison runs hundreds of tokens through the model twice. Its result depends only on the
+model, the libraries, the device and the number format, whose digest is the name of the file.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ def remembered_choice(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Choice:
-    """The forward that `choose` found here before, else the one it finds now.
+    """Return the choice that `choose` made under the same conditions before, else let it choose.
 
     Args:
-        folder: where verdicts are kept; one that cannot be written to is no error.
+        folder: folder of the verdicts; if it cannot be written to, nothing is remembered.
         choose: compares the forwards (`choose_forward`).
         backbone: digest of the weights.
         spec: the features that are compared.
-        device: what the backbone runs on.
+        device: the device of the backbone.
         dtype: number format of the forward pass.
     """
     conditions = {
@@ -65,7 +65,7 @@ def _read(path: Path, conditions: dict[str, Any]) -> Choice | None:
         if all(found[name] == value for name, value in conditions.items()):
             return Choice(forward=found["forward"], reason=found["reason"])
     except (ValueError, OSError, KeyError, TypeError):
-        logger.debug("%s: no verdict that can be used", path)
+        logger.debug("%s: no usable verdict", path)
     return None
 
 

@@ -10,10 +10,11 @@ import torch
 from featurize.data.prompt import Encoder
 from featurize.io.remote import is_remote
 from featurize.model import attention
-from featurize.model.backbone import load_backbone, load_tokenizer
+from featurize.model.backbone import load_backbone
 from featurize.model.device import resolve_device
 from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.sharing import plan_sharing
+from featurize.model.source import load_tokenizer
 from featurize.run.groups import RankGroup
 from featurize.run.job import FeaturizeSummary, Reporter
 from featurize.run.plan import FeaturizePlan

@@ -76,14 +76,9 @@ def _machine() -> dict[str, Any]:
 
 def _backbone_files(plan: "FeaturizePlan") -> Iterator[str]:
     """Files that the digests of the backbone and its tokenizer were computed from."""
-    from featurize.model.families.gguf import PACKAGE_PREFIX, find_packaged_gguf
-    from featurize.model.identity import model_files, tokenizer_files
+    from featurize.model.families.files import model_files, tokenizer_files
 
-    path = plan.job.backbone.path
-    if path.startswith(PACKAGE_PREFIX):
-        path = str(find_packaged_gguf(path.removeprefix(PACKAGE_PREFIX)))
-    if path.endswith(".gguf"):
-        yield path
+    yield from map(str, plan.source.weight_files)
     yield from map(str, model_files(plan.source.folder))
     yield from map(str, tokenizer_files(plan.source.tokenizer_folder))
 

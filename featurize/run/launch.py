@@ -154,7 +154,7 @@ def _choose_workers(plan: "FeaturizePlan", asked: int | None) -> int:
         plan.memory_bytes,
         group_size(job.distributed),
     )
-    plan_sharing(job.distributed, workers, workers)  # refuses numbers that make no whole groups
+    plan_sharing(job.distributed, workers, workers)  # refuses numbers that do not form groups
     return workers
 
 

@@ -20,16 +20,16 @@ from featurize.data.token_counts import (
     write_counts,
 )
 from featurize.io.files import digest
-from featurize.model.backbone import (
+from featurize.model.device import resolve_device, resolve_dtype
+from featurize.model.families.files import model_files
+from featurize.model.packing import plan_units
+from featurize.model.sharing import check_tensor_parallel
+from featurize.model.source import (
     BackboneSource,
     find_backbone,
     load_tokenizer,
     read_backbone_config,
 )
-from featurize.model.device import resolve_device, resolve_dtype
-from featurize.model.identity import model_files
-from featurize.model.packing import plan_units
-from featurize.model.sharing import check_tensor_parallel
 from featurize.run.job import FeaturizeJob
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.run.selection import Choose, Selection, fingerprint_of, select

@@ -7,9 +7,10 @@ import torch
 
 from featurize.data.prompt import template_digest
 from featurize.io.files import digest
-from featurize.model.backbone import BackboneSource, read_backbone_config, resolve_layers
+from featurize.model.backbone import resolve_layers
 from featurize.model.forward import FeatureSpec
 from featurize.model.pooling import POOLINGS
+from featurize.model.source import BackboneSource, read_backbone_config
 from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
 
 
@@ -56,7 +57,7 @@ def make_recipe(
     )
     fields = {
         "backbone": {"name": backbone.name, "digest": source.digest, "layers": num_layers},
-        "mtp_output": backbone.mtp_output if source.is_mtp else None,
+        "mtp_output": source.family.output_of(backbone),
         "quantization": backbone.quantization,
         "tokenizer": source.tokenizer_digest,
         "template": template_digest(),

@@ -11,11 +11,12 @@ import torch
 from featurize.data.fields import to_answer, to_text
 from featurize.data.prompt import Encoder
 from featurize.model import attention
-from featurize.model.backbone import Backbone, load_backbone, load_tokenizer
+from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.device import resolve_device
 from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import Grouping, PromptGroup, group_samples
+from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
 from featurize.store import user_cache_dir
 from headtrain.features.inputs import InputColumns

@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from featurize.model.backbone import BackboneSource, find_backbone
 from featurize.model.device import resolve_dtype
+from featurize.model.source import BackboneSource, find_backbone
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.settings import (
     BackboneSettings,

@@ -13,10 +13,10 @@ import torch
 from torch.distributed import run
 
 from featurize.store import FeatureStore
+from tests.support.llama_mtp_files import make_weights, write_checkpoint
 from tests.support.tiny_models import write_tiny_model
 from tests.support.tiny_project import options, write_project
 from tests.support.warm_ranks import WarmRanks, free_port
-from tests.unit.featurize.model.test_llama_mtp import make_weights, write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--set", TENSOR_PARALLEL], "error: 1 processes make no whole groups of 2"),
+        (["--set", TENSOR_PARALLEL], "error: 1 processes do not form groups of 2"),
         (["--overwrite"], "error: --overwrite is not for torchrun"),
         (["--nproc-per-node", "2"], "give it to torchrun, before -m cli"),
     ],

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from featurize.model.attention import merge_attention, shared_prompt_attention
 from featurize.model.batch import make_pack
-from tests.support.plain_features import CPU, make_groups
+from tests.support.loaded_backbones import CPU
+from tests.support.plain_features import make_groups
 
 SIZES = st.integers(1, 9)
 

@@ -18,7 +18,7 @@ NAIVE = {
 @given(
     runs=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=10),
     width=st.integers(1, 5),
-    pooling=st.sampled_from(POOLINGS),
+    pooling=st.sampled_from(tuple(POOLINGS)),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 1000),
 )

@@ -1,4 +1,4 @@
-"""Small llama-MTP checkpoints, and Meta's own forward written out as their reference."""
+"""Small llama-MTP checkpoints, and Meta's forward as a reference implementation."""
 
 import json
 import math
@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaModel
+from transformers import PreTrainedModel
 
-from featurize.errors import CriticError
-from featurize.model.families.llama_mtp import (
-    load_llama_mtp,
-)
+from featurize.model.families.llama_mtp import LlamaMtp, Output
+from featurize.settings import BackboneSettings
+from tests.support.loaded_backbones import error_of, load_options
 
 DIM, FFN, VOCAB, HEADS, KV_HEADS, LAYERS, EXTRA = 64, 192, 96, 4, 2, 4, 1
 PARAMS: dict[str, Any] = {
@@ -85,7 +83,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def rotate_pairs(x: torch.Tensor, theta: float) -> torch.Tensor:
-    """Channels (2i, 2i+1) of x [tokens, heads, width] are one complex number, turned by p * f_i."""
+    """Rotate channels (2i, 2i+1) of x [tokens, heads, width], as complex numbers, by p * f_i."""
     tokens, heads, width = x.shape
     frequencies = theta ** (-torch.arange(0, width, 2).double() / width)
     angles = torch.arange(tokens).double()[:, None] * frequencies  # [tokens, width/2]
@@ -124,22 +122,32 @@ def run_meta(
     kv_heads: int = KV_HEADS,
     theta: float = PARAMS["rope_theta"],
 ) -> torch.Tensor:
-    """Meta's forward from its definition, up to and with the shared norm: [tokens, dim]."""
+    """Run Meta's forward up to and including the shared norm: [tokens, dim]."""
     x = tensors["tok_embeddings.weight"][ids]
     for layer in range(num_layers):
         x = run_block(x, tensors, f"layers.{layer}", kv_heads, theta)
     return rms_norm(x, tensors["norm.weight"])
 
 
-def read_hidden(folder: Path, ids: torch.Tensor, output: Any) -> torch.Tensor:
-    model = load_llama_mtp(folder, output=output, dtype=torch.float32, with_lm_head=False)
-    assert type(model) is LlamaModel
-    hidden: torch.Tensor = model(input_ids=ids[None]).last_hidden_state[0]
-    return hidden
+def load_mtp(
+    folder: Path,
+    output: Output = "next_token",
+    *,
+    dtype: torch.dtype = torch.float32,
+    with_lm_head: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    settings = BackboneSettings(name="mtp", path=str(folder), mtp_output=output, **options)
+    return LlamaMtp().load_model(folder, settings, load_options(dtype, with_lm_head=with_lm_head))
+
+
+def read_hidden(folder: Path, ids: torch.Tensor, output: Output = "next_token") -> torch.Tensor:
+    hidden: torch.Tensor = load_mtp(folder, output)(input_ids=ids[None]).last_hidden_state[0]
+    return hidden.detach()
 
 
 def is_mapped_from(tensor: torch.Tensor, file: Path) -> bool:
-    """Whether the tensor's bytes are those of `file`, seen through the page tables."""
+    """Return whether the memory of the tensor is mapped from `file`."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
         if start <= tensor.data_ptr() < end:
@@ -147,9 +155,5 @@ def is_mapped_from(tensor: torch.Tensor, file: Path) -> bool:
     return False
 
 
-def load_error(folder: Path, output: Any = "next_token", *, with_lm_head: bool = True) -> str:
-    with pytest.raises(CriticError) as caught:
-        load_llama_mtp(folder, output=output, dtype=torch.float32, with_lm_head=with_lm_head)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+def load_error(folder: Path, output: Output = "next_token") -> str:
+    return error_of(lambda: load_mtp(folder, output, with_lm_head=True))

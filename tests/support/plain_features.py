@@ -1,4 +1,4 @@
-"""Features by the book: transformers' own forward, one sample at a time, no batch and no hook."""
+"""Reference features: transformers' own forward, one sample at a time, no batch and no hook."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,39 +8,28 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from featurize.model.attention import register
-from featurize.model.backbone import Backbone, find_backbone, load_backbone
+from featurize.model.backbone import Backbone
 from featurize.model.forward import Features, FeatureSpec
 from featurize.model.packing import PromptGroup
-from featurize.settings import BackboneSettings
 from featurize.store import LIKELIHOOD_COLUMNS
-
-CPU = torch.device("cpu")
+from tests.support.loaded_backbones import load
 
 
 def load_tiny(folder: Path, spec: FeatureSpec, dtype: torch.dtype = torch.float32) -> Backbone:
-    """The backbone of a folder as the job loads it, ready for `spec`."""
+    """Load the backbone of a folder as the job does, for `spec`."""
     register()
-    settings = BackboneSettings(name="tiny", path=str(folder))
-    source = find_backbone(settings, folder / "cache", dtype)
-    num_layers = int(load_plain(folder).config.num_hidden_layers)
-    return load_backbone(
-        source,
-        settings,
-        device=CPU,
-        dtype=dtype,
-        deepest_layer=spec.deepest(num_layers),
-        with_lm_head=spec.likelihood,
-    )
+    deepest = spec.deepest(10**6)
+    return load(folder, deepest_layer=deepest, with_lm_head=spec.likelihood, dtype=dtype)
 
 
 def load_plain(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The same model, untouched."""
+    """Load the same model with transformers alone."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return model
 
 
 def make_groups(lengths: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list[PromptGroup]:
-    """Random ids: a prompt of so many tokens with outputs of so many, rows numbered in order."""
+    """Make groups of random ids, given the lengths of each prompt and its outputs."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(length: int) -> tuple[int, ...]:
@@ -64,7 +53,7 @@ def count_rows(groups: Sequence[PromptGroup]) -> int:
 def plain_features(
     model: PreTrainedModel, groups: Sequence[PromptGroup], spec: FeatureSpec
 ) -> Features:
-    """What the engine has to find, row by row."""
+    """Compute what the engine must find, row by row."""
     rows: dict[int, dict[str, Tensor]] = {}
     for group in groups:
         for row, output in zip(group.rows, group.outputs, strict=True):
@@ -88,7 +77,7 @@ def plain_features(
 
 
 def largest_error(found: Features, expected: Features) -> float:
-    """Largest relative error of any row of any tensor; zero rows (std of one token) count as is."""
+    """Return the largest relative error of a row; of zero rows (std of one token), absolute."""
     assert found.tensors.keys() == expected.tensors.keys()
     pairs = [(found.tensors[name], expected.tensors[name]) for name in expected.tensors]
     if found.likelihood is not None and expected.likelihood is not None:

@@ -1,4 +1,4 @@
-"""Backbones on several ranks beside the same one whole, for tests that start the ranks."""
+"""Compares a backbone shared by ranks with the same one whole, in tests that start the ranks."""
 
 import json
 from pathlib import Path
@@ -7,21 +7,22 @@ import torch
 from torch import Tensor
 
 from featurize.model import attention
-from featurize.model.backbone import Backbone, find_backbone, load_backbone
+from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.batch import make_pack
 from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup
 from featurize.model.sharing import WHOLE, Sharing
+from featurize.model.source import find_backbone
 from featurize.run.groups import RankGroup
 from featurize.run.ranks import Ranks
 from featurize.settings import BackboneSettings
+from tests.support.loaded_backbones import CPU
 
-CPU = torch.device("cpu")
 OUTPUTS = ((3, 4, 5), tuple(range(20, 40)))
 
 
 def compare(cases: list[tuple[str, str, list[int], bool]], result: str) -> None:
-    """Writes how far a shared backbone's features are from the whole one's, and its share.
+    """Write how far features of a shared backbone are from those of the whole one, and its share.
 
     Args:
         cases: model folder, kind of sharing, layers, whether the likelihood is taken.
@@ -47,7 +48,7 @@ def compare(cases: list[tuple[str, str, list[int], bool]], result: str) -> None:
 
 
 def run(folder: Path, sharing: Sharing, spec: FeatureSpec) -> tuple[dict[str, Tensor], int]:
-    """Features of two prompts by name, twice over, and the weights this rank held before."""
+    """Compute features of two prompts twice, and count the weights this rank held before."""
     settings = BackboneSettings(name="tiny", path=str(folder))
     source = find_backbone(settings, folder, torch.float32)
     backbone = load_backbone(
@@ -58,14 +59,13 @@ def run(folder: Path, sharing: Sharing, spec: FeatureSpec) -> tuple[dict[str, Te
         deepest_layer=spec.deepest(3),
         with_lm_head=spec.likelihood,
         sharing=sharing,
-        is_plain=True,  # so that the weights can be counted
     )
     weights = count_weights(backbone)
     groups = [
         PromptGroup(prompt=(2, 9, 7, 8), outputs=OUTPUTS, rows=(0, 1)),
         PromptGroup(prompt=tuple(range(30, 50)), outputs=OUTPUTS[:1], rows=(2,)),
     ]
-    for _ in range(2):  # what the first pass has gathered must not serve the second wrongly
+    for _ in range(2):  # weights gathered by the first pass must not leak into the second
         features = forward_batch(backbone, make_pack(groups, CPU), spec)
     tensors = dict(features.tensors)
     if features.likelihood is not None:
@@ -74,6 +74,6 @@ def run(folder: Path, sharing: Sharing, spec: FeatureSpec) -> tuple[dict[str, Te
 
 
 def count_weights(backbone: Backbone) -> int:
-    """Numbers of the blocks that this rank holds."""
+    """Count the weights of the blocks that this rank holds."""
     parameters = [parameter for block in backbone.blocks for parameter in block.parameters()]
     return sum(getattr(p, "_local_tensor", p).numel() for p in parameters)

@@ -58,7 +58,7 @@ _TEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How a tiny model of one architecture is made, and which forward it needs."""
+    """The config of a tiny model of one architecture, and whether it can be packed."""
 
     config_class: type[PreTrainedConfig]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -140,10 +140,10 @@ PACKABLE = [name for name, family in FAMILIES.items() if family.is_packable]
 
 
 def make_model(family: str = "llama", *, seed: int = 0, **config: Any) -> PreTrainedModel:
-    """A random model of a family in float32, its weights drawn from `seed` alone.
+    """Make a random model of a family in float32 whose weights depend on `seed` alone.
 
-    NOTE: matrices keep the size of what passes through them, and norms are not all ones. With
-    transformers' own start (0.02) attention is almost uniform, and a wrong mask hardly shows.
+    NOTE: matrices preserve the scale of their input, and norms are not all ones. With transformers'
+    own initialisation (0.02), attention is almost uniform and would hide a wrong mask.
     """
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         FAMILIES[family].to_config(**config), dtype=torch.float32
@@ -163,7 +163,7 @@ def make_model(family: str = "llama", *, seed: int = 0, **config: Any) -> PreTra
 
 
 def make_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of VOCAB_SIZE tokens that reads any text without loss."""
+    """Train a byte-level BPE tokenizer of VOCAB_SIZE tokens, which encodes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -184,12 +184,12 @@ def make_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
 def write_tiny_model(
     folder: Path, family: str = "llama", *, adds_bos: bool = False, seed: int = 0, **config: Any
 ) -> Path:
-    """Saves a random model of a family with its tokenizer; returns `folder`."""
+    """Save a random model of a family with its tokenizer; return `folder`."""
     make_model(family, seed=seed, **config).save_pretrained(folder)
     make_tokenizer(adds_bos=adds_bos).save_pretrained(folder)
     return folder
 
 
 def write_tiny_llama(folder: Path, *, adds_bos: bool = False, seed: int = 0, **config: Any) -> Path:
-    """Saves a random LLaMA (hidden 32, 3 layers, 4 heads, 2 kv heads) with its tokenizer."""
+    """Save a random LLaMA (hidden 32, 3 layers, 4 heads, 2 kv heads) with its tokenizer."""
     return write_tiny_model(folder, "llama", adds_bos=adds_bos, seed=seed, **config)

@@ -1,1 +1,1 @@
-"""Where a backbone comes from: Hugging Face, GGUF and Meta llama-MTP files."""
+"""Formats of backbone files: Hugging Face folders, GGUF files and Meta's llama-MTP folders."""

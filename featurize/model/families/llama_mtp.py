@@ -1,42 +1,42 @@
 """Meta's multi-token-prediction LLaMA checkpoints, read as plain transformers LLaMA models.
 
 Such a folder holds `params.json` and `consolidated.pth` (or safetensors shards). Its layers are the
-trunk's blocks and, last, the block of the next-token head; `extra_heads` predict later tokens and
-are left on disk. All heads share the trunk, the final norm and the output matrix, so that trunk +
-last block is a plain LLaMA, and so is the trunk alone.
+blocks of the trunk followed by the block of the next-token head. Its `extra_heads` predict later
+tokens and are not read. All heads share the trunk, the final norm and the output matrix, so the
+trunk with the last block is a plain LLaMA, and so is the trunk alone.
 """
 
 import re
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from tokenizers import normalizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
-    LlamaTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from featurize.errors import CriticError
+from featurize.model.families.family import Family, LoadOptions, draw_model
 from featurize.model.families.llama_mtp_checkpoint import (
     Params,
     Weights,
-    first_line,
     open_weights,
     read_params,
 )
-from featurize.model.sharing import WHOLE, Sharing, cut_config, distribute, place
+from featurize.model.families.llama_mtp_tokenizer import load_llama_mtp_tokenizer
+from featurize.model.sharing import cut_config, distribute, place
+from featurize.settings import BackboneSettings
 
 Output = Literal["next_token", "trunk"]
 
-_CONTEXT_LENGTH = 4096  # only a hint for users of the config: RoPE is computed for any position
+_CONTEXT_LENGTH = 4096  # a hint for readers of the config: RoPE is computed for any position
 
 _TOP_LEVEL = {
     "embed_tokens.weight": "tok_embeddings.weight",
@@ -54,124 +54,105 @@ _IN_LAYER = {
     "input_layernorm.weight": "attention_norm.weight",
     "post_attention_layernorm.weight": "ffn_norm.weight",
 }
-# `rope.freqs` is a cache that older Meta checkpoints carry; transformers computes its own.
+# `rope.freqs` is a cache in older checkpoints of Meta; transformers computes its own.
 _IGNORED = re.compile(r"extra_heads\.|rope\.freqs$")
 
-# Indentation, leading spaces, special tokens as text, bytes outside the vocabulary, digits.
-_TOKENIZER_PROBE = "  def ü(x):\n\treturn '<s></s>日\ufb01' # 1234  "
 
+class LlamaMtp(Family):
+    """A folder in Meta's layout; `models.policy.mtp_output` chooses the path through its blocks."""
 
-def is_llama_mtp(path: Path) -> bool:
-    """Whether `path` is a folder in Meta's layout rather than in transformers' own."""
-    return (path / "params.json").is_file() and not (path / "config.json").exists()
+    def claims(self, path: Path) -> bool:
+        """Accept a folder with `params.json` and without transformers' `config.json`."""
+        return (path / "params.json").is_file() and not (path / "config.json").exists()
 
+    def read_config(self, folder: Path, settings: BackboneSettings) -> LlamaConfig:
+        """Make a config of the next-token path (all layers) or the trunk (all but the last)."""
+        with ExitStack() as files:
+            return _build_config(
+                read_params(folder), open_weights(folder, files), settings.mtp_output
+            )
 
-def read_llama_config(path: Path, *, output: Output = "next_token") -> LlamaConfig:
-    """The transformers config of the next-token path (all layers) or of the trunk (all but one)."""
-    with ExitStack() as files:
-        return _build_config(read_params(path), open_weights(path, files), output)
+    def load_tokenizer(
+        self, folder: Path, tokenizer_folder: Path, settings: BackboneSettings
+    ) -> PreTrainedTokenizerBase:
+        """Load `tokenizer.model`."""
+        return load_llama_mtp_tokenizer(folder, tokenizer_folder)
 
+    def load_model(
+        self, folder: Path, settings: BackboneSettings, options: LoadOptions
+    ) -> PreTrainedModel:
+        """Load a frozen LlamaForCausalLM, or a LlamaModel if the output matrix is not asked for.
 
-def load_llama_mtp(
-    path: Path,
-    *,
-    output: Output,
-    dtype: torch.dtype,
-    with_lm_head: bool,
-    num_layers: int | None = None,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 -- a constant
-    sharing: Sharing = WHOLE,
-) -> PreTrainedModel:
-    """The frozen model: LlamaForCausalLM with the output matrix, else LlamaModel.
+        The file is memory-mapped. On the CPU a tensor that needs neither a cast nor a permutation
+        remains a view of the file; any other exists once. The final norm is applied in both
+        outputs. Layers above `num_layers` are not read, and of a shared backbone only this rank's
+        part is kept.
 
-    The file is memory-mapped: on the CPU a tensor that needs neither a cast nor a permutation stays
-    a view of the file, any other exists once. The final norm is applied in both outputs. Of
-    `num_layers` only the first are read; of a shared backbone, only this rank's part is kept.
-    """
-    if output == "trunk" and with_lm_head:
-        raise CriticError(
-            f"{path}: the output matrix reads the next-token block, not the trunk; "
-            "ask for output='next_token' to get likelihoods"
-        )
-    with ExitStack() as files:
-        weights = open_weights(path, files)
-        config = _build_config(read_params(path), weights, output)
-        config.dtype = dtype
-        if num_layers is not None:
-            config = cast(LlamaConfig, cut_config(config, num_layers))
+        Raises:
+            CriticError: the checkpoint is damaged or contradicts `params.json`, or the settings ask
+                for something it does not have.
+        """
+        _refuse_impossible(settings, options)
+        config = self.read_config(folder, settings)
+        if settings.weights == "random":
+            return draw_model(folder, config, settings, options)
+        config.dtype = options.dtype
+        config = cast(LlamaConfig, cut_config(config, options.num_layers))
         with torch.device("meta"):
             model: PreTrainedModel = (
-                LlamaForCausalLM(config) if with_lm_head else LlamaModel(config)
+                LlamaForCausalLM(config) if options.with_lm_head else LlamaModel(config)
             )
-        _refuse_unexpected_keys(weights)
-        if sharing.is_shared:
-            model = distribute(model, sharing, device)
-        state = {
-            name: place(
-                _convert(weights, _to_meta_key(name), parameter, config, dtype), parameter, device
-            )
-            for name, parameter in model.named_parameters()
-        }
-    model.load_state_dict(state, assign=True)
-    # The inverse frequencies are no part of a state dict: on the meta device they have no values.
-    model.base_model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
-    model.requires_grad_(False)
-    model.train(False)
-    return model
+        with ExitStack() as files:
+            weights = open_weights(folder, files)
+            _refuse_unexpected_keys(weights)
+            if options.sharing.is_shared:
+                model = distribute(model, options.sharing, options.device)
+            state = {}
+            for name, parameter in model.named_parameters():
+                tensor = _convert(weights, _to_meta_key(name), parameter, config, options.dtype)
+                state[name] = place(tensor, parameter, options.device)
+        model.load_state_dict(state, assign=True)
+        # The inverse frequencies are not in a state dict: on the meta device they have no values.
+        model.base_model.rotary_emb = LlamaRotaryEmbedding(config).to(options.device)
+        return model
+
+    def output_of(self, settings: BackboneSettings) -> str | None:
+        """Return `next_token` or `trunk`."""
+        return settings.mtp_output
+
+    def layer_counts(self, config: PreTrainedConfig, settings: BackboneSettings) -> dict[str, int]:
+        """Return the layers as params.json counts them: with the blocks of all heads."""
+        heads = settings.params and settings.params.n_future_tokens
+        if not heads:
+            return {}  # heads may have been stripped from the checkpoint
+        beside = heads if settings.mtp_output == "trunk" else heads - 1
+        return {"n_layers": config.num_hidden_layers + beside}
 
 
-def load_llama_mtp_tokenizer(
-    path: Path, *, tokenizer_path: Path | None = None
-) -> PreTrainedTokenizerBase:
-    """The checkpoint's SentencePiece tokenizer as a fast one that yields the very same ids.
-
-    Looked for in the folder, then beside it (Meta publishes one file for several folders).
-    """
-    try:
-        import sentencepiece
-        from sentencepiece import sentencepiece_model_pb2  # needs protobuf
-    except ImportError as error:
+def _refuse_impossible(settings: BackboneSettings, options: LoadOptions) -> None:
+    if settings.quantization:
         raise CriticError(
-            f"{path}: reading tokenizer.model needs the packages sentencepiece and protobuf; "
-            "pip install sentencepiece protobuf"
-        ) from error
-    file = tokenizer_path or _find_tokenizer(path)
-    if not file.is_file() or file.suffix != ".model":
-        raise CriticError(f"{file}: not a SentencePiece tokenizer.model file")
-    try:
-        reference = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    except (RuntimeError, OSError) as error:
-        raise CriticError(f"{file}: not a SentencePiece model ({first_line(error)})") from error
-    with ExitStack() as files:
-        weights = open_weights(path, files)
-        num_rows, _ = weights.matrix_shape("tok_embeddings.weight")
-    if reference.vocab_size() > num_rows:
-        raise CriticError(
-            f"{file}: {reference.vocab_size()} pieces, but tok_embeddings.weight in "
-            f"{weights.origin} has {num_rows} rows; give the checkpoint's own tokenizer"
+            "models.policy.quantization is for transformers' own formats; a llama-MTP checkpoint is"
+            " read as it is: set it to null"
         )
-    tokenizer = _to_fast_tokenizer(file)
-    messages: Any = sentencepiece_model_pb2  # generated at import, so that mypy sees nothing in it
-    trainer = messages.ModelProto.FromString(file.read_bytes()).trainer_spec
-    ids = tokenizer.encode(_TOKENIZER_PROBE, add_special_tokens=False)
-    if trainer.model_type != trainer.BPE or ids != reference.encode(_TOKENIZER_PROBE):
+    if settings.mtp_output == "trunk" and options.with_lm_head:
         raise CriticError(
-            f"{file}: not a tokenizer of Llama 2's kind (BPE with byte fallback, identity "
-            "normalisation); give the checkpoint's own tokenizer"
+            "the trunk predicts no next token, so there is no likelihood; set"
+            " models.policy.mtp_output to next_token or featurize.likelihood to false"
         )
-    return tokenizer
 
 
 def _build_config(params: Params, weights: Weights, output: Output) -> LlamaConfig:
     num_embeddings, dim = weights.matrix_shape("tok_embeddings.weight")
     ffn_width, _ = weights.matrix_shape("layers.0.feed_forward.w1.weight")
     key_rows, _ = weights.matrix_shape("layers.0.attention.wk.weight")
-    num_extra_heads = weights.num_extra_heads or None  # stripping them is no contradiction
+    num_extra_heads = weights.num_extra_heads or None  # they may have been stripped
     _refuse_contradiction(params, weights, "dim", params.dim, dim)
     head_dim, remainder = divmod(dim, params.n_heads)
     if remainder or head_dim % 2:
         raise CriticError(
-            f"{params.file}: n_heads {params.n_heads} does not cut dim {dim} into even heads"
+            f"{params.file}: n_heads {params.n_heads} does not divide dim {dim} into heads of an"
+            " even width"
         )
     num_kv_heads, remainder = divmod(key_rows, head_dim)
     if remainder or not num_kv_heads or params.n_heads % num_kv_heads:
@@ -207,7 +188,7 @@ def _refuse_contradiction(
     if claimed is not None and found is not None and claimed != found:
         raise CriticError(
             f"{params.file}: {name} is {claimed}, but {weights.origin} has {found}; "
-            "are the two of one checkpoint?"
+            "do both belong to one checkpoint?"
         )
 
 
@@ -223,7 +204,7 @@ def _refuse_unexpected_keys(weights: Weights) -> None:
 
 
 def _to_meta_key(name: str) -> str:
-    """Meta's name of a transformers parameter."""
+    """Translate the name of a transformers parameter into Meta's."""
     name = name.removeprefix("model.")
     if name in _TOP_LEVEL:
         return _TOP_LEVEL[name]
@@ -238,9 +219,9 @@ def _convert(
     config: LlamaConfig,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The tensor `key` as transformers wants it: shape checked, cast, RoPE layout changed."""
+    """Read a tensor, check its shape, cast it and change its RoPE layout to transformers'."""
     if key not in weights.shapes:
-        raise CriticError(f"{weights.origin}: missing key {key!r}; is the checkpoint whole?")
+        raise CriticError(f"{weights.origin}: missing key {key!r}; is the checkpoint complete?")
     if weights.shapes[key] != tuple(target.shape):
         raise CriticError(
             f"{weights.origin}: {key!r} is {list(weights.shapes[key])}, "
@@ -266,35 +247,3 @@ def _to_half_split_rope(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
     rows, dim = weight.shape
     pairs = weight.view(num_heads, rows // num_heads // 2, 2, dim)  # [heads, width/2, 2, dim]
     return pairs.transpose(1, 2).reshape(rows, dim)
-
-
-def _find_tokenizer(path: Path) -> Path:
-    for file in (path / "tokenizer.model", path.resolve().parent / "tokenizer.model"):
-        if file.is_file():
-            return file
-    raise CriticError(
-        f"{path}: no tokenizer.model in the folder or beside it; give its path as tokenizer_path"
-    )
-
-
-def _to_fast_tokenizer(file: Path) -> PreTrainedTokenizerBase:
-    tokenizer_class: Any = LlamaTokenizer  # its methods carry no types
-    vocabulary = tokenizer_class.convert_to_native_format(vocab_file=str(file))
-    llama = tokenizer_class(**vocabulary, add_bos_token=True)
-    backend = llama.backend_tokenizer
-    # NOTE: LlamaTokenizer leaves out SentencePiece's leading space where the text starts with one,
-    # so that indented code would lose a space. These two steps are what SentencePiece does; a
-    # plain fast tokenizer keeps them through save_pretrained, LlamaTokenizer would rebuild them.
-    backend.pre_tokenizer = None
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    fast_class: Any = PreTrainedTokenizerFast
-    specials = {name: getattr(llama, name) for name in ("bos_token", "eos_token", "unk_token")}
-    tokenizer: PreTrainedTokenizerBase = fast_class(
-        tokenizer_object=backend,
-        **specials,
-        # "<s>" written in a text is text, as in Meta's tokenizer, and not the start of a sequence.
-        split_special_tokens=True,
-    )
-    return tokenizer

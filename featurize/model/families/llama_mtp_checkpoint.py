@@ -1,7 +1,7 @@
-"""What lies in a llama-MTP checkpoint folder: the claims of `params.json` and the named tensors.
+"""The files of a llama-MTP checkpoint: the numbers in `params.json` and the named tensors.
 
-Opening a checkpoint reads names and shapes only; the files are memory-mapped, and a tensor's bytes
-come from the disk when they are used.
+Opening a checkpoint reads names and shapes only. The files are memory-mapped, so the bytes of a
+tensor are read from disk when they are used.
 """
 
 import json
@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from featurize.errors import CriticError
+from featurize.model.families.family import first_line
 
-# What Meta's own code assumes where params.json is silent.
+# Defaults of Meta's own code for numbers that params.json omits.
 _ROPE_THETA = 10000.0
 _NORM_EPS = 1e-5
 _MULTIPLE_OF = 256
@@ -27,7 +28,7 @@ _MULTIPLE_OF = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Params:
-    """What `params.json` claims; `None` where it is silent and the weights decide."""
+    """The numbers in `params.json`; None for those it omits and the weights decide."""
 
     file: Path
     dim: int
@@ -43,7 +44,7 @@ class Params:
 
     @property
     def ffn_width(self) -> int | None:
-        """Meta's formula: two thirds of 4 * dim, scaled, rounded up to a multiple."""
+        """Width by Meta's formula: two thirds of 4 * dim, scaled, rounded up to a multiple."""
         if self.multiple_of is None and self.ffn_dim_multiplier is None:
             return None
         multiple = self.multiple_of or _MULTIPLE_OF
@@ -53,7 +54,7 @@ class Params:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """The tensors of a checkpoint by Meta's names: shapes at once, values only when asked for."""
+    """The tensors of a checkpoint by Meta's names: shapes at once, values on demand."""
 
     origin: Path
     shapes: dict[str, tuple[int, ...]]
@@ -61,18 +62,18 @@ class Weights:
 
     @property
     def num_layers(self) -> int:
-        """How many numbered `layers`: the trunk's blocks and the next-token head's one."""
+        """Number of `layers`: the blocks of the trunk and the one of the next-token head."""
         return _count_numbered("layers", self.shapes)
 
     @property
     def num_extra_heads(self) -> int:
-        """How many blocks for tokens further in the future; zero where they were stripped."""
+        """Number of heads for later tokens; zero if they were stripped."""
         return _count_numbered("extra_heads", self.shapes)
 
     def matrix_shape(self, key: str) -> tuple[int, int]:
-        """[rows, columns] of a matrix that must be there."""
+        """Return [rows, columns] of a matrix; raise CriticError if it is missing or no matrix."""
         if key not in self.shapes:
-            raise CriticError(f"{self.origin}: missing key {key!r}; is the checkpoint whole?")
+            raise CriticError(f"{self.origin}: missing key {key!r}; is the checkpoint complete?")
         shape = self.shapes[key]
         if len(shape) != 2:
             raise CriticError(f"{self.origin}: {key!r} is {list(shape)}, expected a matrix")
@@ -93,7 +94,7 @@ def read_params(path: Path) -> Params:
     if raw.get("use_scaled_rope"):
         raise CriticError(f"{file}: use_scaled_rope (Llama 3.1) is not supported")
     integer, real = partial(_read_number, file, raw, int), partial(_read_number, file, raw, float)
-    # Meta writes vocab_size -1 for "whatever the tokenizer has".
+    # Meta writes vocab_size -1 for the size of the tokenizer.
     vocab_size = None if raw.get("vocab_size") == -1 else integer("vocab_size", None)
     return Params(
         file=file,
@@ -123,7 +124,7 @@ def _read_number(
 
 
 def open_weights(path: Path, files: ExitStack) -> Weights:
-    """Open the one set of weights in the folder `path`; shards stay open as long as `files`."""
+    """Open the weights in the folder `path`; shards stay open as long as `files`."""
     pickled = sorted(path.glob("consolidated*.pth"))
     shards = sorted(path.glob("*.safetensors"))
     if len(pickled) + bool(shards) != 1:
@@ -147,7 +148,7 @@ def _open_pickled(file: Path) -> Weights:
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CriticError(
-            f"{file}: not a torch.save file in the zip format, or cut short ({first_line(error)})"
+            f"{file}: not a torch.save file in the zip format, or truncated ({first_line(error)})"
         ) from error
     if not isinstance(tensors, dict):
         raise CriticError(f"{file}: expected a dict of tensors, found {type(tensors).__name__}")
@@ -165,22 +166,17 @@ def _open_shards(path: Path, shards: list[Path], files: ExitStack) -> Weights:
         try:
             shard = files.enter_context(safe_open(file, framework="pt"))
         except SafetensorError as error:
-            raise CriticError(f"{file}: not a whole safetensors file ({error})") from error
+            raise CriticError(f"{file}: a damaged safetensors file ({error})") from error
         for key in shard.keys():  # noqa: SIM118 -- a shard is not a dict
             if key in owners:
-                raise CriticError(f"{file}: {key!r} is in another shard too; keep one of them")
+                raise CriticError(f"{file}: {key!r} is also in another shard; keep one of them")
             owners[key] = shard
             shapes[key] = tuple(shard.get_slice(key).get_shape())
     origin = shards[0] if len(shards) == 1 else path
     return Weights(origin=origin, shapes=shapes, read=lambda key: owners[key].get_tensor(key))
 
 
-def first_line(error: Exception) -> str:
-    """The first line of a library's message, short enough for an error of one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
-
-
 def _count_numbered(prefix: str, keys: Iterable[str]) -> int:
-    """One more than the highest N in keys `<prefix>.N.…`, zero where there is none."""
+    """Return one more than the highest N in keys `<prefix>.N.…`, zero without such a key."""
     numbers = (re.match(rf"{prefix}\.(\d+)\.", key) for key in keys)
     return max((int(number[1]) + 1 for number in numbers if number), default=0)

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from featurize.data.prepare.codecontests.problems import Solution
 from featurize.data.prompt import RESPONSE_MARK, Encoder
 from featurize.errors import CriticError
-from featurize.model.backbone import find_backbone, load_tokenizer
 from featurize.model.device import resolve_device, resolve_dtype
+from featurize.model.source import find_backbone, load_tokenizer
 from featurize.settings import BackboneSettings
 
 

@@ -16,7 +16,8 @@ from featurize.model.attention import (
 )
 from featurize.model.batch import PackLayout, make_pack
 from featurize.model.packing import PromptGroup
-from tests.support.plain_features import CPU, make_groups
+from tests.support.loaded_backbones import CPU
+from tests.support.plain_features import make_groups
 
 GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (1, (4,)), (7, (2, 30, 1, 1))])
 WIDTH = 16
@@ -130,10 +131,10 @@ def test_what_it_cannot_do_is_refused_by_name(name: str) -> None:
 def test_a_mask_or_a_bidirectional_layer_is_refused() -> None:
     query, key, value, layout = make_qkv(GROUPS)
     module = torch.nn.Linear(1, 1)
-    with pytest.raises(UnsupportedAttention, match="Linear is not plainly causal"):
+    with pytest.raises(UnsupportedAttention, match="Linear is not causal, or has a mask"):
         shared_prompt_attention(module, query, key, value, torch.ones(1), layout=layout)
     module.is_causal = False  # type: ignore[assignment]
-    with pytest.raises(UnsupportedAttention, match="Linear is not plainly causal"):
+    with pytest.raises(UnsupportedAttention, match="Linear is not causal, or has a mask"):
         shared_prompt_attention(module, query, key, value, None, layout=layout)
 
 

@@ -1,23 +1,17 @@
-import shutil
-from collections.abc import Callable
+"""A loaded backbone: its blocks, logits and number format, and the models that are refused."""
+
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
-from featurize.model.backbone import (
-    Backbone,
-    find_backbone,
-    load_backbone,
-    load_tokenizer,
-    read_backbone_config,
-    resolve_layers,
-)
-from featurize.settings import BackboneParams, BackboneSettings
-from tests.support.plain_features import CPU
+from featurize.model.backbone import Backbone, resolve_layers
+from featurize.model.families.hf import HuggingFace
+from featurize.settings import BackboneParams
+from tests.support.loaded_backbones import error_of, load
 from tests.support.tiny_models import (
     HIDDEN_SIZE,
     NUM_LAYERS,
@@ -26,81 +20,24 @@ from tests.support.tiny_models import (
     write_tiny_model,
 )
 
-WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+
+EXACT = BackboneParams(
+    dim=HIDDEN_SIZE,
+    n_layers=NUM_LAYERS,
+    n_heads=4,
+    n_kv_heads=2,
+    n_future_tokens=1,
+    intermediate_size=64,
+    rope_theta=10000.0,
+    vocab_size=VOCAB_SIZE,
+)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("models") / "llama", adds_bos=True)
-
-
-def load(
-    path: Path | str,
-    *,
-    deepest_layer: int = NUM_LAYERS,
-    with_lm_head: bool = False,
-    dtype: torch.dtype = torch.float32,
-    is_plain: bool = False,
-    **settings: Any,
-) -> Backbone:
-    """Finds and loads a backbone and its tokenizer, as the job does."""
-    policy = BackboneSettings(name="tiny", path=str(path), **settings)
-    source = find_backbone(policy, Path("nowhere"), dtype)
-    load_tokenizer(source, policy)
-    return load_backbone(
-        source,
-        policy,
-        device=CPU,
-        dtype=dtype,
-        deepest_layer=deepest_layer,
-        with_lm_head=with_lm_head,
-        is_plain=is_plain,
-    )
-
-
-def error_of(action: Callable[[], object]) -> str:
-    """The message of the ValueError, which has one line."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers look at all of it
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def test_a_folder_is_found_by_its_path(llama: Path, tmp_path: Path) -> None:
-    settings = BackboneSettings(name="tiny", path=str(llama))
-    source = find_backbone(settings, tmp_path, torch.float32)
-    assert source.folder == source.tokenizer_folder == llama
-    assert not source.is_mtp
-    config = read_backbone_config(source, settings)
-    assert (config.num_hidden_layers, config.hidden_size) == (NUM_LAYERS, HIDDEN_SIZE)
-
-
-def test_the_tokenizer_may_lie_elsewhere(llama: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    shutil.copytree(llama, bare)
-    (bare / TOKENIZER).unlink()
-    for place in (llama, llama / TOKENIZER):
-        settings = BackboneSettings(name="tiny", path=str(bare), tokenizer_path=str(place))
-        source = find_backbone(settings, tmp_path, torch.float32)
-        assert source.tokenizer_folder == llama
-        assert load_tokenizer(source, settings)("x + 1")["input_ids"][0] == 0
-
-
-def test_digests_tell_weights_and_tokenizers_apart(tmp_path: Path) -> None:
-    folders = [
-        write_tiny_llama(tmp_path / "a"),
-        write_tiny_llama(tmp_path / "same"),
-        write_tiny_llama(tmp_path / "other", seed=1),
-        write_tiny_llama(tmp_path / "bos", adds_bos=True),
-    ]
-    first, same, other, bos = (
-        find_backbone(BackboneSettings(name="t", path=str(folder)), tmp_path, torch.float32)
-        for folder in folders
-    )
-    assert first.digest == same.digest == bos.digest != other.digest
-    assert first.tokenizer_digest == same.tokenizer_digest == other.tokenizer_digest
-    assert first.tokenizer_digest != bos.tokenizer_digest
 
 
 def test_the_whole_backbone_has_all_its_blocks(llama: Path) -> None:
@@ -114,7 +51,7 @@ def test_the_whole_backbone_has_all_its_blocks(llama: Path) -> None:
 
 @pytest.mark.parametrize("deepest_layer", range(NUM_LAYERS + 1))
 def test_blocks_above_the_deepest_layer_are_dropped(llama: Path, deepest_layer: int) -> None:
-    backbone = load(llama, deepest_layer=deepest_layer, is_plain=True)
+    backbone = load(llama, deepest_layer=deepest_layer)
     assert len(backbone.blocks) == max(1, deepest_layer)
     assert backbone.num_layers == NUM_LAYERS
     calls = []
@@ -128,7 +65,7 @@ def test_blocks_above_the_deepest_layer_are_dropped(llama: Path, deepest_layer: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_have_the_number_format_asked_for(llama: Path, dtype: torch.dtype) -> None:
+def test_weights_have_the_requested_number_format(llama: Path, dtype: torch.dtype) -> None:
     backbone = load(llama, dtype=dtype, with_lm_head=True)
     assert {parameter.dtype for parameter in backbone.decoder.parameters()} == {dtype}
     assert backbone.lm_head is not None
@@ -147,7 +84,7 @@ def test_logits_are_scaled_as_the_model_scales_them(tmp_path: Path, family: str)
     torch.testing.assert_close(backbone.logits(hidden), expected)
 
 
-def test_logits_made_in_another_way_are_refused(
+def test_logits_that_are_not_the_models_own_are_refused(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Backbone, "logits", lambda self, hidden: self.lm_head(hidden) * 1.1)
@@ -157,7 +94,7 @@ def test_logits_made_in_another_way_are_refused(
     load(llama, with_lm_head=False)
 
 
-def test_tied_weights_are_not_taken_for_missing_ones(tmp_path: Path) -> None:
+def test_tied_weights_do_not_count_as_missing(tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tied", tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(folder / WEIGHTS)
     backbone = load(folder, with_lm_head=True)
@@ -166,11 +103,11 @@ def test_tied_weights_are_not_taken_for_missing_ones(tmp_path: Path) -> None:
     torch.testing.assert_close(backbone.lm_head.weight, embeddings.weight)
 
 
-def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path) -> None:
+def test_a_bidirectional_model_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "both", "gemma3", use_bidirectional_attention=True)
     for with_lm_head in (False, True):
         message = error_of(lambda: load(folder, with_lm_head=with_lm_head))  # noqa: B023
-        assert "Gemma3TextModel: its tokens see those on their right" in message
+        assert "Gemma3TextModel: its tokens attend to later tokens" in message
 
 
 @pytest.mark.parametrize(
@@ -189,41 +126,21 @@ def test_layers_are_numbered_as_transformers_does(
     assert resolve_layers(layers, NUM_LAYERS) == resolved
 
 
-@pytest.mark.parametrize("layer", [4, -5, 100])
-def test_a_layer_the_backbone_does_not_have_is_refused(layer: int) -> None:
-    message = error_of(lambda: resolve_layers((1, layer), NUM_LAYERS))
-    assert message.startswith(f"featurize.layers: {layer} is not one of")
-    assert "0..3" in message
-
-
-def test_a_layer_named_in_two_ways_is_refused() -> None:
-    assert "names a layer twice" in error_of(lambda: resolve_layers((3, -1), NUM_LAYERS))
-
-
-# models.policy.params
-
-
-EXACT = BackboneParams(
-    dim=HIDDEN_SIZE,
-    n_layers=NUM_LAYERS,
-    n_heads=4,
-    n_kv_heads=2,
-    n_future_tokens=1,
-    intermediate_size=64,
-    rope_theta=10000.0,
-    vocab_size=VOCAB_SIZE,
+@pytest.mark.parametrize(
+    ("layers", "complaint"),
+    [((1, 4), "4 is not a layer"), ((1, -5), "-5 is not a layer"), ((3, -1), "twice")],
 )
+def test_impossible_layers_are_refused(layers: tuple[int, ...], complaint: str) -> None:
+    message = error_of(lambda: resolve_layers(layers, NUM_LAYERS))
+    assert message.startswith("featurize.layers: ")
+    assert complaint in message
 
 
 @pytest.mark.parametrize("params", [None, BackboneParams(), EXACT])
-def test_params_that_say_what_the_model_is_are_accepted(
+def test_params_that_match_the_whole_model_are_accepted(
     llama: Path, params: BackboneParams | None
 ) -> None:
-    load(llama, params=params)
-
-
-def test_params_are_compared_with_the_whole_model_not_with_the_cut_one(llama: Path) -> None:
-    load(llama, params=EXACT, deepest_layer=1)
+    load(llama, params=params, deepest_layer=1)
 
 
 @pytest.mark.parametrize(
@@ -246,3 +163,19 @@ def test_params_that_contradict_the_model_are_refused(
     assert f"models.policy.params.{key} is {wrong}" in message
     assert f"has {found};" in message
     assert str(llama) in message
+
+
+def test_a_model_without_a_list_of_blocks_is_refused(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(torch.nn.ModuleList):
+        def __len__(self) -> int:
+            return 7
+
+    def load_odd(*_args: Any) -> Any:
+        model = AutoModel.from_pretrained(llama)
+        model.layers = Odd(model.layers)
+        return model
+
+    monkeypatch.setattr(HuggingFace, "load_model", load_odd)
+    assert "LlamaModel: no list of 3 blocks in it" in error_of(lambda: load(llama))

@@ -2,7 +2,7 @@ import torch
 
 from featurize.model.batch import Batch, make_pack, make_padded
 from featurize.model.packing import PromptGroup
-from tests.support.plain_features import CPU
+from tests.support.loaded_backbones import CPU
 
 FIRST = PromptGroup(prompt=(11, 12, 13), outputs=((21,), (22, 23)), rows=(4, 0))
 SECOND = PromptGroup(prompt=(14,), outputs=((24, 25, 26),), rows=(2,))

@@ -12,7 +12,7 @@ def has_cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return bool(request.param)
 
 
-def test_auto_takes_cuda_where_there_is_one(has_cuda: bool) -> None:
+def test_auto_prefers_cuda(has_cuda: bool) -> None:
     expected = torch.device("cuda", 1) if has_cuda else CPU
     assert resolve_device("auto", local_rank=1) == expected
 
@@ -21,7 +21,7 @@ def test_cpu_is_cpu_everywhere(has_cuda: bool) -> None:
     assert resolve_device("cpu", local_rank=1) == CPU
 
 
-def test_cuda_is_refused_where_there_is_none(has_cuda: bool) -> None:
+def test_cuda_is_refused_without_a_device(has_cuda: bool) -> None:
     if has_cuda:
         assert resolve_device("cuda") == torch.device("cuda", 0)
         return
@@ -33,7 +33,7 @@ def test_cuda_is_refused_where_there_is_none(has_cuda: bool) -> None:
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("mixed_precision", [True, False])
-def test_a_named_number_format_is_taken_as_it_is(name: str, mixed_precision: bool) -> None:
+def test_a_named_number_format_is_used(name: str, mixed_precision: bool) -> None:
     expected = getattr(torch, name)
     assert resolve_dtype(name, CPU, mixed_precision=mixed_precision) == expected
 
@@ -67,5 +67,5 @@ def test_auto_on_cuda_does_not_count_emulated_bfloat16(
     assert resolve_dtype("auto", CUDA) == (torch.bfloat16 if is_fast else torch.float32)
 
 
-def test_other_devices_compute_in_32_bits() -> None:
+def test_other_devices_have_no_fast_bfloat16() -> None:
     assert not has_fast_bfloat16(torch.device("meta"))

@@ -24,7 +24,7 @@ from tests.support.plain_features import (
 )
 from tests.support.tiny_models import FAMILIES, NUM_LAYERS, PACKABLE, write_tiny_model
 
-SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=POOLINGS, likelihood=True)
+SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True)
 # Lengths of one, below, at and above the sliding window of 8, for prompts and outputs.
 GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8, 1, 2)), (9, (30,)), (1, (4, 4))])
 TOKENS = sum(group.num_tokens for group in GROUPS)

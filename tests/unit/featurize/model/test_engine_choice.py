@@ -29,7 +29,7 @@ from tests.support.plain_features import (
 )
 from tests.support.tiny_models import NUM_LAYERS, PACKABLE, SLIDING_WINDOW, write_tiny_model
 
-SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=POOLINGS, likelihood=True)
+SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True)
 # Prompts and outputs on both sides of the sliding window of 8.
 GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8, 1, 2)), (9, (30,)), (1, (4, 4))])
 
@@ -105,7 +105,7 @@ def test_a_packed_forward_that_cannot_run_is_not_chosen(
     error = RuntimeError("no such kernel\non this device")
     choice = choose_forward(llama, SPEC, GROUPS, torch.float32)
     assert choice.forward == "padded"
-    assert choice.reason == "shared prompts do not fit this model: no such kernel"
+    assert choice.reason == "this model cannot share prompts: no such kernel"
     error = torch.OutOfMemoryError("no room")
     with pytest.raises(torch.OutOfMemoryError):
         choose_forward(llama, SPEC, GROUPS, torch.float32)

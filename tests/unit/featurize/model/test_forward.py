@@ -11,11 +11,12 @@ from featurize.model.batch import make_pack, make_padded
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_padded
 from featurize.model.pooling import POOLINGS
-from tests.support.plain_features import CPU, largest_error, load_plain, load_tiny, make_groups
+from tests.support.loaded_backbones import CPU
+from tests.support.plain_features import largest_error, load_plain, load_tiny, make_groups
 from tests.support.tiny_models import NUM_LAYERS, write_tiny_llama
 
 EVERY_LAYER = tuple(range(NUM_LAYERS + 1))
-SPEC = FeatureSpec(layers=EVERY_LAYER, poolings=POOLINGS, likelihood=True)
+SPEC = FeatureSpec(layers=EVERY_LAYER, poolings=tuple(POOLINGS), likelihood=True)
 GROUPS = make_groups([(5, (4, 9)), (8, (3,))])
 
 

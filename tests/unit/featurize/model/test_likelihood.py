@@ -12,8 +12,8 @@ from featurize.model.forward import FeatureSpec
 from featurize.model.likelihood import output_likelihood
 from featurize.model.packing import PromptGroup
 from featurize.store import LIKELIHOOD_COLUMNS
+from tests.support.loaded_backbones import CPU
 from tests.support.plain_features import (
-    CPU,
     count_rows,
     load_plain,
     load_tiny,

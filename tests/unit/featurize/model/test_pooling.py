@@ -1,9 +1,12 @@
-"""Poolings of numbers that can be added up by hand."""
+"""Poolings of small numbers whose result is known."""
+
+from typing import get_args
 
 import pytest
 import torch
 
 from featurize.model.pooling import POOLINGS, pool_segments, segment_index
+from featurize.settings import FeaturizeSettings, Pooling
 
 HIDDEN = torch.tensor([[9.0, -9.0], [1.0, -1.0], [3.0, -3.0], [5.0, -8.0], [2.0, 2.0]])
 STARTS, LENGTHS = torch.tensor([1, 4, 0]), torch.tensor([3, 1, 2])
@@ -23,10 +26,10 @@ def test_rows_are_pooled_over_their_own_tokens(pooling, expected):
     torch.testing.assert_close(pooled, torch.tensor(expected))
 
 
-def test_every_pooling_the_settings_offer_is_known():
-    assert POOLINGS == ("mean", "last", "max", "std")
-    with pytest.raises(KeyError, match="median"):
-        pool_segments(HIDDEN, STARTS, LENGTHS, "median")
+def test_the_settings_accept_the_poolings_of_the_registry_and_no_other():
+    assert tuple(POOLINGS) == get_args(Pooling)
+    with pytest.raises(ValueError, match="median"):
+        FeaturizeSettings(poolings=("median",))
 
 
 def test_one_token_has_no_spread_and_is_itself_otherwise():
@@ -38,7 +41,7 @@ def test_one_token_has_no_spread_and_is_itself_otherwise():
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_no_number_outside_the_runs_is_looked_at(pooling):
+def test_numbers_outside_the_runs_have_no_effect(pooling):
     hidden = HIDDEN.clone()
     hidden[0] = float("nan")
     starts, lengths = STARTS[:2], LENGTHS[:2]
@@ -47,7 +50,7 @@ def test_no_number_outside_the_runs_is_looked_at(pooling):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_nan_shows_in_its_own_row_alone(pooling):
+def test_a_nan_affects_only_its_own_row(pooling):
     hidden = HIDDEN.clone()
     hidden[3, 1] = float("nan")
     pooled = pool_segments(hidden, STARTS, LENGTHS, pooling)

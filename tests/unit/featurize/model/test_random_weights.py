@@ -1,4 +1,4 @@
-"""A backbone as it was before any training."""
+"""A backbone with random weights: a baseline before any training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from transformers import LlamaConfig
 
 from configs.loader import ConfigError, load_config
 from configs.project import _check_recipe
-from featurize.model.backbone import load_backbone
-from featurize.model.source import BackboneSource, find_backbone
+from featurize.model.families.hf import HuggingFace
+from featurize.model.source import BackboneSource
 from featurize.run.job import FeaturizeJob
 from featurize.run.plan import plan_featurize
 from featurize.run.recipe import make_recipe
@@ -22,10 +22,9 @@ from featurize.settings import (
     FeaturizeSettings,
     RuntimeSettings,
 )
-from tests.support.llama_mtp_files import LAYERS, make_weights, write_checkpoint
-from tests.support.plain_features import CPU
+from tests.support.llama_mtp_files import LAYERS, load_mtp, make_weights, write_checkpoint
+from tests.support.loaded_backbones import load
 from tests.support.tiny_models import HIDDEN_SIZE, NUM_LAYERS, write_tiny_llama, write_tiny_model
-from tests.unit.featurize.model.test_backbone import load
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(path: Path, **options: Any) -> dict[str, torch.Tensor]:
-    return load(path, is_plain=True, **options).decoder.state_dict()
+    return load(path, **options).decoder.state_dict()
 
 
 def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -86,21 +85,9 @@ def test_a_llama_mtp_checkpoint_is_drawn_in_the_shape_it_is_read_in(tmp_path: Pa
     for output, num_layers in outputs.items():
         sizes = []
         for kind in ("pretrained", "random"):
-            settings = BackboneSettings(
-                name="mtp", path=str(folder), mtp_output=output, weights=kind
-            )
-            source = find_backbone(settings, Path("nowhere"), torch.float32)
-            options: dict[str, Any] = {"device": CPU, "dtype": torch.float32}
-            backbone = load_backbone(
-                source,
-                settings,
-                deepest_layer=num_layers,
-                with_lm_head=False,
-                is_plain=True,
-                **options,
-            )
-            assert backbone.num_layers == num_layers
-            sizes.append({n: t.shape for n, t in backbone.decoder.state_dict().items()})
+            drawn = load_mtp(folder, output, weights=kind)
+            assert drawn.config.num_hidden_layers == num_layers
+            sizes.append({n: t.shape for n, t in drawn.state_dict().items()})
         assert sizes[0] == sizes[1]
 
 
@@ -128,11 +115,12 @@ def test_features_of_random_weights_are_of_another_recipe(tmp_path: Path) -> Non
         tmp_path
     )
     source = BackboneSource(
+        family=HuggingFace(),
         folder=tmp_path,
         tokenizer_folder=tmp_path,
+        weight_files=(),
         digest="weights",
         tokenizer_digest="words",
-        is_mtp=False,
     )
     config = load_config(Path("demo.yaml"))
     pretrained = replace(config.models.policy, params=None)

@@ -63,7 +63,7 @@ def test_the_settings_say_how_ranks_hold_a_backbone(
 def test_ranks_that_make_no_whole_groups_are_refused(
     settings: DistributedSettings, key: str
 ) -> None:
-    reason = f"6 processes make no whole groups of 4, as distributed.{key} asks for"
+    reason = f"6 processes do not form groups of 4, which distributed.{key} requires"
     with pytest.raises(ValueError, match=re.escape(reason)):
         plan_sharing(settings, 6, 6)
 
@@ -94,7 +94,7 @@ def test_heads_without_a_common_part_leave_sharding() -> None:
 
 def test_a_model_without_a_plan_is_refused_unless_it_stays_whole() -> None:
     check_tensor_parallel(GPT2Config(), 1)
-    with pytest.raises(ValueError, match="no plan to cut a gpt2 model"):
+    with pytest.raises(ValueError, match="no tensor-parallel plan for a gpt2 model"):
         check_tensor_parallel(GPT2Config(), 2)
 
 

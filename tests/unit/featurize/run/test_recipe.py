@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig
 
 import featurize.data.prompt as prompt_module
-from featurize.model.backbone import BackboneSource
+from featurize.model.families.hf import HuggingFace
+from featurize.model.source import BackboneSource
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
 
@@ -20,11 +21,12 @@ def source(tmp_path: Path) -> BackboneSource:
         tmp_path
     )
     return BackboneSource(
+        family=HuggingFace(),
         folder=tmp_path,
         tokenizer_folder=tmp_path,
+        weight_files=(),
         digest="weights",
         tokenizer_digest="words",
-        is_mtp=False,
     )
 
 
@@ -137,7 +139,7 @@ def test_all_layers_are_named_one_by_one(source):
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"), [((5,), r"5 is not one of.*0\.\.4"), ((4, -1), "names a layer twice")]
+    ("layers", "message"), [((5,), r"5 is not a layer .*0\.\.4"), ((4, -1), "names a layer twice")]
 )
 def test_layers_the_backbone_does_not_have_are_refused(source, layers, message):
     with pytest.raises(ValueError, match=message):

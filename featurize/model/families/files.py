@@ -1,4 +1,4 @@
-"""What a backbone is, told from its files without loading it."""
+"""The files of a backbone and the digests that identify it without loading it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ SAMPLE_BYTES = 1 << 16
 SAMPLES_PER_FILE = 64
 
 WEIGHTS = (".safetensors", ".bin", ".pth", ".gguf")
+CONFIGS = ("config.json", "params.json")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "spiece.model",
@@ -15,11 +16,11 @@ TOKENIZER_FILES = (
 
 
 def digest_files(files: Iterable[Path]) -> str:
-    """A digest of names, sizes and evenly spaced samples of the contents, hex.
+    """Return a hex digest of the names and sizes of files and of samples of their contents.
 
-    NOTE: 64 blocks of 64 KiB a file, so that 140 GB of weights take a second and not minutes. Any
-    retraining, conversion or requantisation changes every block; a single flipped bit may pass,
-    which is what the checksums of whoever ships the weights are for.
+    NOTE: it reads 64 blocks of 64 KiB per file, so 140 GB of weights take a second and not minutes.
+    Training, conversion and quantization change every block. A single flipped bit may go unnoticed;
+    checksums published with the weights detect that.
     """
     total = hashlib.blake2b(digest_size=16)
     for path in sorted(files, key=lambda file: file.name):
@@ -34,14 +35,17 @@ def digest_files(files: Iterable[Path]) -> str:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The weights and configuration of a model folder; safetensors before older formats."""
+    """List the weights and configs of a model folder; if it has safetensors, no other weights."""
     files = [file for file in folder.iterdir() if file.suffix in WEIGHTS]
     if any(file.suffix == ".safetensors" for file in files):
         files = [file for file in files if file.suffix == ".safetensors"]
-    configs = [folder / "config.json", folder / "params.json"]
-    return files + [file for file in configs if file.exists()]
+    return files + _existing(folder, CONFIGS)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that decide how text becomes ids."""
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    """List the files that decide how text becomes token ids."""
+    return _existing(folder, TOKENIZER_FILES)
+
+
+def _existing(folder: Path, names: Iterable[str]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).exists()]

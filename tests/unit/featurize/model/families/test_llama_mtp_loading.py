@@ -1,4 +1,4 @@
-"""What of a llama-MTP checkpoint is read, how, and which checkpoints are refused."""
+"""Which tensors of a llama-MTP checkpoint are read, and which checkpoints are refused."""
 
 import re
 import sys
@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from featurize.model.families.llama_mtp import (
-    load_llama_mtp,
-)
 from featurize.model.families.llama_mtp_checkpoint import Weights, open_weights
 from tests.support.llama_mtp_files import (
     DIM,
@@ -25,6 +22,7 @@ from tests.support.llama_mtp_files import (
     Tensors,
     is_mapped_from,
     load_error,
+    load_mtp,
     make_weights,
     read_hidden,
     run_meta,
@@ -51,7 +49,7 @@ def test_uncast_weights_stay_views_of_the_file(
     write = write_shards if layout == "shards" else write_checkpoint
     folder = write(tmp_path, weights)
     files = [*folder.glob("*.pth"), *folder.glob("*.safetensors")]
-    model = load_llama_mtp(folder, output="next_token", dtype=torch.float32, with_lm_head=True)
+    model = load_mtp(folder, with_lm_head=True)
     for name, parameter in model.named_parameters():
         is_mapped = any(is_mapped_from(parameter, file) for file in files)
         assert is_mapped == (not re.search(r"[qk]_proj", name)), name
@@ -64,7 +62,7 @@ def test_a_cast_model_keeps_nothing_of_the_source(
 ) -> None:
     write = write_shards if layout == "shards" else write_checkpoint
     folder = write(tmp_path, weights)
-    model = load_llama_mtp(folder, output="trunk", dtype=torch.bfloat16, with_lm_head=False)
+    model = load_mtp(folder, "trunk", dtype=torch.bfloat16)
     assert next(model.parameters()).dtype == torch.bfloat16
     assert str(folder.resolve()) not in Path("/proc/self/maps").read_text()
 
@@ -77,17 +75,17 @@ def test_unused_tensors_are_never_read(
     folder = write(tmp_path, weights)
     read: list[str] = []
 
-    def open_and_listen(path: Path, files: ExitStack) -> Weights:
+    def open_and_record(path: Path, files: ExitStack) -> Weights:
         opened = open_weights(path, files)
 
-        def read_and_note(key: str) -> torch.Tensor:
+        def read_and_record(key: str) -> torch.Tensor:
             read.append(key)
             return opened.read(key)
 
-        return replace(opened, read=read_and_note)
+        return replace(opened, read=read_and_record)
 
-    monkeypatch.setattr("featurize.model.families.llama_mtp.open_weights", open_and_listen)
-    load_llama_mtp(folder, output="trunk", dtype=torch.float32, with_lm_head=False)
+    monkeypatch.setattr("featurize.model.families.llama_mtp.open_weights", open_and_record)
+    load_mtp(folder, "trunk")
     unused = {key for key in weights if re.match(r"extra_heads|layers\.3|output", key)}
     assert sorted(read) == sorted(weights.keys() - unused)
 
@@ -116,8 +114,8 @@ def test_params_that_contradict_the_weights_are_refused(
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"n_heads": 6}, "n_heads 6 does not cut dim 64"),
-        ({"n_heads": 64}, "n_heads 64 does not cut dim 64"),
+        ({"n_heads": 6}, "n_heads 6 does not divide dim 64"),
+        ({"n_heads": 64}, "n_heads 64 does not divide dim 64"),
         ({"n_heads": 2, "n_kv_heads": 3}, "n_kv_heads is 3"),
         ({"n_heads": 1, "n_kv_heads": 1}, "wk.weight' has 32 rows"),
     ],
@@ -142,7 +140,7 @@ def test_a_key_that_is_not_needed_may_be_missing(
     tmp_path: Path, weights: Tensors, ids: torch.Tensor
 ) -> None:
     del weights["output.weight"]
-    hidden = read_hidden(write_checkpoint(tmp_path, weights), ids, "next_token")
+    hidden = read_hidden(write_checkpoint(tmp_path, weights), ids)
     assert hidden.shape == (len(ids), DIM)
 
 
@@ -157,7 +155,7 @@ def test_the_rope_cache_of_older_checkpoints_is_ignored(
 ) -> None:
     folder = write_checkpoint(tmp_path, weights | {"rope.freqs": torch.ones(8)})
     expected = run_meta(ids, weights, num_layers=LAYERS)
-    hidden = read_hidden(folder, ids, "next_token")
+    hidden = read_hidden(folder, ids)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -182,4 +180,4 @@ def test_quantised_integers_are_refused(tmp_path: Path, weights: Tensors) -> Non
 
 def test_the_trunk_has_no_likelihood(tmp_path: Path, weights: Tensors) -> None:
     message = load_error(write_checkpoint(tmp_path, weights), "trunk")
-    assert "ask for output='next_token'" in message
+    assert "set models.policy.mtp_output to next_token" in message

@@ -1,6 +1,5 @@
 import json
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from featurize.errors import CriticError
 from featurize.model.families.llama_mtp_checkpoint import open_weights, read_params
+from tests.support.loaded_backbones import error_of
 
 REQUIRED: dict[str, Any] = {"dim": 4096, "n_layers": 32, "n_heads": 32}
 
@@ -18,13 +17,6 @@ REQUIRED: dict[str, Any] = {"dim": 4096, "n_layers": 32, "n_heads": 32}
 def write_params(folder: Path, **changes: Any) -> Path:
     (folder / "params.json").write_text(json.dumps(REQUIRED | changes))
     return folder
-
-
-def error_of(function: Callable[[], object]) -> str:
-    with pytest.raises(CriticError) as caught:
-        function()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def params_error(folder: Path) -> str:
@@ -103,7 +95,7 @@ def write_tensors(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["consolidated.pth", "consolidated.safetensors"])
-def test_opened_weights_know_their_shapes_and_numbers(tmp_path: Path, name: str) -> None:
+def test_shapes_and_layer_counts_are_known_before_reading(tmp_path: Path, name: str) -> None:
     write_tensors(tmp_path / name)
     with ExitStack() as files:
         weights = open_weights(tmp_path, files)
@@ -121,7 +113,7 @@ class Intruder:
         return os.mkdir, (str(self.file),)
 
 
-def test_a_pickled_foreign_object_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "was_here"
     torch.save({"norm": torch.ones(1), "x": Intruder(trace)}, tmp_path / "consolidated.pth")
     message = weights_error(tmp_path)
@@ -181,4 +173,4 @@ def test_there_must_be_one_set_of_weights(
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors")
     save_file({"norm": torch.ones(1)}, tmp_path / "b.safetensors")
-    assert "b.safetensors: 'norm' is in another shard too" in weights_error(tmp_path)
+    assert "b.safetensors: 'norm' is also in another shard" in weights_error(tmp_path)

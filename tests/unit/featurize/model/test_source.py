@@ -1,0 +1,108 @@
+"""Where the files of a backbone are found, and what identifies them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from featurize.model.source import find_backbone, load_tokenizer, read_backbone_config
+from featurize.settings import BackboneSettings
+from tests.support.loaded_backbones import error_of, load
+from tests.support.tiny_models import (
+    HIDDEN_SIZE,
+    NUM_LAYERS,
+    write_tiny_llama,
+)
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "llama", adds_bos=True)
+
+
+def test_a_folder_is_found_by_its_path(llama: Path, tmp_path: Path) -> None:
+    settings = BackboneSettings(name="tiny", path=str(llama))
+    source = find_backbone(settings, tmp_path, torch.float32)
+    assert source.folder == source.tokenizer_folder == llama
+    config = read_backbone_config(source, settings)
+    assert (config.num_hidden_layers, config.hidden_size) == (NUM_LAYERS, HIDDEN_SIZE)
+
+
+def test_the_tokenizer_may_be_in_another_folder(llama: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(llama, bare)
+    (bare / TOKENIZER).unlink()
+    for place in (llama, llama / TOKENIZER):
+        settings = BackboneSettings(name="tiny", path=str(bare), tokenizer_path=str(place))
+        source = find_backbone(settings, tmp_path, torch.float32)
+        assert source.tokenizer_folder == llama
+        assert load_tokenizer(source, settings)("x + 1")["input_ids"][0] == 0
+
+
+def test_weights_and_tokenizers_have_digests_of_their_own(tmp_path: Path) -> None:
+    folders = [
+        write_tiny_llama(tmp_path / "a"),
+        write_tiny_llama(tmp_path / "same"),
+        write_tiny_llama(tmp_path / "other", seed=1),
+        write_tiny_llama(tmp_path / "bos", adds_bos=True),
+    ]
+    first, same, other, bos = (
+        find_backbone(BackboneSettings(name="t", path=str(folder)), tmp_path, torch.float32)
+        for folder in folders
+    )
+    assert first.digest == same.digest == bos.digest != other.digest
+    assert first.tokenizer_digest == same.tokenizer_digest == other.tokenizer_digest
+    assert first.tokenizer_digest != bos.tokenizer_digest
+
+
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    message = error_of(lambda: load(tmp_path / "nonesuch"))
+    assert f"models.policy.path: '{tmp_path / 'nonesuch'}' is no local folder" in message
+    assert "give a model folder, a .gguf file or a hub id" in message
+
+
+def test_an_unreachable_hub_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> str:
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    message = error_of(lambda: load("someone/some-model"))
+    assert "'someone/some-model' is no local folder" in message
+    assert "(no route to host)" in message
+
+
+def test_a_hub_id_is_fetched_at_its_revision(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def download(
+        hub_id: str, *, revision: str | None, allow_patterns: list[str], cache_dir: Path
+    ) -> str:
+        assert "*.safetensors" in allow_patterns
+        assert cache_dir == Path("nowhere/hub")
+        asked.append((hub_id, revision))
+        return str(llama)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load("someone/some-model", revision="v2").num_layers == NUM_LAYERS
+    assert asked == [("someone/some-model", "v2")]
+
+
+def test_a_folder_has_no_revisions(llama: Path) -> None:
+    message = error_of(lambda: load(llama, revision="v2"))
+    assert message.startswith("models.policy.revision 'v2': ")
+    assert "only a hub id has revisions" in message
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    assert f"models.policy.path: {tmp_path}: no weights" in error_of(lambda: load(tmp_path))
+
+
+def test_a_missing_tokenizer_folder_is_refused(llama: Path) -> None:
+    message = error_of(lambda: load(llama, tokenizer_path="/nonesuch"))
+    assert message == "models.policy.tokenizer_path: /nonesuch: no such folder"
