@@ -25,19 +25,6 @@ from headtrain.training.schedule import learning_rate_factor
 MAX_WAITING = 16
 """Batches measured together: one by one it would cost a tenth of a step."""
 
-_COMMON_SETTINGS = (
-    "loss_type",
-    "pointwise_loss",
-    "margin",
-    "label_smoothing",
-    "center_coefficient",
-    "batching",
-    "n_epochs",
-    "batch_size",
-    "gradient_accumulation_steps",
-)
-"""Settings that the heads of a batch share; all others may differ."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class HeadJob:
@@ -54,7 +41,8 @@ def batch_key(spec: HeadSpec, settings: TrainingSettings) -> Hashable:
 
     Their objectives must also have equally many items and the same features tensor.
     """
-    return (spec.shape, *(getattr(settings, name) for name in _COMMON_SETTINGS))
+    names = ("batching", "n_epochs", "batch_size", "gradient_accumulation_steps")
+    return (spec.shape, make_loss(settings), *(getattr(settings, name) for name in names))
 
 
 class Trainer:
