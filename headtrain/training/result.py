@@ -77,6 +77,16 @@ class TrainResult:
         }
 
     @classmethod
+    def find(cls, folder: RunFolder, identity: Mapping[str, Any]) -> Self | None:
+        """Read the result of a run if it has finished; None if it has not.
+
+        Raises:
+            CheckpointError: the folder holds another run.
+        """
+        result = folder.finished(identity)
+        return None if result is None else cls.from_run(folder, result, was_up_to_date=True)
+
+    @classmethod
     def from_run(cls, folder: RunFolder, result: Mapping[str, Any], **how: Any) -> Self:
         """Convert the result in run.json; `how` sets was_up_to_date or resumed_from_step."""
         fields = dict(result)

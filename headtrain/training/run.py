@@ -31,7 +31,7 @@ from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import PairwiseAccuracy
-from headtrain.pairs.plan import pair_settings, read_training_data
+from headtrain.pairs.plan import TrainingData, pair_settings, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking import Tracker
 from headtrain.training.loop import HeadJob, Trainer, refuse_divergence
@@ -41,7 +41,7 @@ from headtrain.training.resume import Best, RunFolder, RunState, has_head, train
 from headtrain.training.validation import Validation, fit_decision, read_validation
 
 VALID, HOLDOUT = "valid", "holdout"
-"""Names of the sets a head is validated on; the first of them selects the best head."""
+"""Names of the sets a head is validated on."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,37 +98,19 @@ def train_head(
         "valid_features": valid.manifest.fingerprint if valid else None,
         "evaluation": {"train_holdout": train_holdout},
     }
-    if not overwrite and (result := folder.finished(identity)) is not None:
-        return TrainResult.from_run(folder, result, was_up_to_date=True)
-    columns = choose_columns(train, training.features, training.likelihood)
+    if not overwrite and (finished := TrainResult.find(folder, identity)) is not None:
+        return finished
+    spec = HeadSpec.of(choose_columns(train, training.features, training.likelihood), training)
     data = read_training_data(train, sampling, train_holdout=train_holdout)
     memory = FeatureMemory(
-        device=device,
-        folder=cache_dir or checkpoint_dir,
-        most_gb=training.max_feature_memory_gb,
+        device=device, folder=cache_dir or checkpoint_dir, most_gb=training.max_feature_memory_gb
     )
     with sole_writer(checkpoint_dir):  # only now: an error above leaves the folder as it was
-        if not overwrite and (result := folder.finished(identity)) is not None:
-            # Another process trained this run while this one waited for the lock.
-            return TrainResult.from_run(folder, result, was_up_to_date=True)
-        inputs = read_head_inputs(train, columns, samples=data.samples, memory=memory)
-        spec = HeadSpec.of(columns, training)
-        model = HeadModel.from_seed(spec, seed).to(device).train()
-        model.normaliser.fit_and_normalise_(inputs.features, training.normaliser, columns.units)
-        objective = make_objective(inputs, data.plan, training)
-        job = HeadJob(model=model, objective=objective, settings=training, seed=seed)
+        if not overwrite and (finished := TrainResult.find(folder, identity)) is not None:
+            return finished  # another process trained this run while this one waited for the lock
+        job = _read_job(train, data, spec, training, seed, memory)
         trainer = Trainer([job], device=device, mixed_precision=mixed_precision)
-        read = functools.partial(
-            read_validation,
-            columns=columns,
-            limit=sampling.val_n_samples,
-            seed=sampling.seed,
-            normaliser=model.normaliser,
-            memory=memory,
-        )
-        validations = {VALID: read(valid)} if valid is not None else {}
-        if data.holdout is not None:
-            validations[HOLDOUT] = read(train, samples=data.held_out)
+        validations = _read_validations(train, valid, data, sampling, job.model, memory)
         logger.info("%s", memory.describe())
         run_file = folder.begin(identity) if overwrite else folder.resume(identity)
         run_id = tracker.begin(run_config, run_file["tracking_run_id"])
@@ -153,6 +135,46 @@ def train_head(
         folder.file.update(run_file, result=result)
     _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
+
+
+def _read_job(
+    train: FeatureStore,
+    data: TrainingData,
+    spec: HeadSpec,
+    training: TrainingSettings,
+    seed: int,
+    memory: FeatureMemory,
+) -> HeadJob:
+    """Read and normalise the train features, and make a new head."""
+    inputs = read_head_inputs(train, spec.columns, samples=data.samples, memory=memory)
+    model = HeadModel.from_seed(spec, seed).to(memory.device).train()
+    units = spec.columns.units
+    model.normaliser.fit_and_normalise_(inputs.features, training.normaliser, units)
+    objective = make_objective(inputs, data.plan, training)
+    return HeadJob(model=model, objective=objective, settings=training, seed=seed)
+
+
+def _read_validations(
+    train: FeatureStore,
+    valid: FeatureStore | None,
+    data: TrainingData,
+    sampling: DataSamplingSettings,
+    model: HeadModel,
+    memory: FeatureMemory,
+) -> dict[str, Validation]:
+    """Read the sets the head is validated on, the one that selects the best head first."""
+    read = functools.partial(
+        read_validation,
+        columns=model.spec.columns,
+        limit=sampling.val_n_samples,
+        seed=sampling.seed,
+        normaliser=model.normaliser,
+        memory=memory,
+    )
+    validations = {VALID: read(valid)} if valid is not None else {}
+    if data.holdout is not None:
+        validations[HOLDOUT] = read(train, samples=data.held_out)
+    return validations
 
 
 def refuse_mismatch(train: FeatureStore, valid: FeatureStore | None) -> None:
