@@ -122,6 +122,7 @@ def test_a_second_call_finds_features_and_head_again(
     storage = project / "storage"
     kept = [*storage.glob("features/demo/random-backbone/**/*"), *storage.glob("checkpoints/**/*")]
     before = {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
+    (storage / "evaluation/demo/valid.inputs.json").unlink()  # else nothing is looked at
     again = critic.run(*BASELINE, *options(), folder=project)
     assert again.code == 0, again.err
     assert again.out.count("featurize: up to date, nothing done") == 2

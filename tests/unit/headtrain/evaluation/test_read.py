@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from configs.loader import load_config, to_dict
 from featurize.data.records import Sample
@@ -105,7 +106,7 @@ def test_the_ngrams_are_trained_on_train_only(stores):
 
         def read(task_ids):
             return [
-                dataclasses.replace(s, output=s.output[: -len(w)] + turned[w])
+                structs.replace(s, output=s.output[: -len(w)] + turned[w])
                 for s in plain.read(task_ids)
                 for w in [s.output.split()[-1]]
             ]
