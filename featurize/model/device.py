@@ -4,12 +4,6 @@ import torch
 
 from featurize.errors import CriticError
 
-_DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
-
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """Return the device for `auto`, `cpu` or `cuda`.
@@ -31,7 +25,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 def resolve_dtype(name: str, device: torch.device, *, mixed_precision: bool = True) -> torch.dtype:
     """Return the number format of a dtype setting; `auto` is bfloat16 on devices fast at it."""
     if name != "auto":
-        return _DTYPES[name]
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     return torch.bfloat16 if mixed_precision and has_fast_bfloat16(device) else torch.float32
 
 

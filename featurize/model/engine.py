@@ -40,33 +40,17 @@ class Choice:
     reason: str
 
 
+@dataclass
 class Engine:
     """Computes features in batches under a token budget, which bounds the memory."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        spec: FeatureSpec,
-        forward: Forward,
-        token_budget: int,
-        *,
-        may_halve: bool = True,
-    ) -> None:
-        """Set up an engine.
-
-        Args:
-            backbone: the loaded model.
-            spec: the features to compute.
-            forward: the choice of `choose_forward`, or of the user.
-            token_budget: tokens of one forward pass.
-            may_halve: whether to halve the budget when memory runs out. Ranks that share a backbone
-                cannot: the others are inside the same forward pass.
-        """
-        self.backbone = backbone
-        self.spec = spec
-        self.forward = forward
-        self.token_budget = token_budget
-        self.may_halve = may_halve
+    backbone: Backbone
+    spec: FeatureSpec
+    forward: Forward
+    token_budget: int
+    may_halve: bool = True
+    """Halve the budget when memory runs out. Ranks that share a backbone cannot: the others are
+    inside the same forward pass."""
 
     def run(
         self,
@@ -123,7 +107,8 @@ class Engine:
             batch = self._make(pieces)
             return forward_batch(self.backbone, batch, self.spec), batch.rows.cpu()
         except RuntimeError as error:
-            if not _is_out_of_memory(error) or self._is_single(pieces):
+            is_single = len(pieces) == 1 and len(pieces[0].outputs) == 1
+            if not _is_out_of_memory(error) or is_single:
                 raise
             if not self.may_halve:
                 raise CriticError(
@@ -132,10 +117,6 @@ class Engine:
                     f" {self.token_budget // 2} and run the same command again"
                 ) from error
         return None
-
-    @staticmethod
-    def _is_single(pieces: Sequence[PromptGroup]) -> bool:
-        return len(pieces) == 1 and len(pieces[0].outputs) == 1
 
     def _halve(self) -> None:
         self.token_budget = max(1, self.token_budget // 2)

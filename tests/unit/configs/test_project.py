@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from configs.loader import load_config
-from configs.project import Project, command_to_repeat
+from configs.loader import ConfigError, load_config
+from configs.project import Project, _check_recipe, command_to_repeat
 from featurize.store import FeatureStore, FeatureStoreError
 from tests.support.synthetic_stores import write_store
 from tests.support.tiny_project import write_rows
@@ -119,3 +119,13 @@ def test_other_features_of_the_same_kind_are_not_those_a_head_was_trained_on(
 )
 def test_what_is_meant_for_once_or_secret_is_left_out(arguments: str, expected: str) -> None:
     assert command_to_repeat(arguments.split()) == expected
+
+
+def test_a_store_of_other_weights_is_refused() -> None:
+    random = load_config(Path("demo.yaml"), ["models.policy.weights=random"])
+    for config, recipe, said in (
+        (load_config(Path("demo.yaml")), {"weights": "random"}, "pretrained"),
+        (random, {}, "random"),
+    ):
+        with pytest.raises(ConfigError, match=f"models.policy.weights .* says '{said}'"):
+            _check_recipe(config, "store", recipe)

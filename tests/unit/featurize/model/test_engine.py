@@ -10,7 +10,7 @@ import torch
 from featurize.model import engine as engine_module
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import Engine, Forward, relative_error
+from featurize.model.engine import Engine, Forward
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.pooling import POOLINGS
@@ -93,14 +93,6 @@ def test_a_backbone_cut_to_its_deepest_layer_gives_the_same_features(
         assert largest_error(run(backbone, spec=spec, forward=forward), expected) <= FP32
 
 
-def test_the_references_tell_layers_poolings_and_rows_apart(expected: Features) -> None:
-    tensors = list(expected.tensors.values())
-    for number, tensor in enumerate(tensors):
-        rows = tensor[tensor.norm(dim=1) > 0]
-        assert torch.cdist(rows, rows).fill_diagonal_(1.0).min() > 1e-2
-        assert all((tensor - other).norm() > 1e-1 for other in tensors[:number])
-
-
 @pytest.mark.parametrize("forward", ["packed", "padded"])
 @pytest.mark.parametrize("token_budget", [1, 20, 40, 64, TOKENS - 1, TOKENS, 10**9])
 def test_the_token_budget_changes_nothing(
@@ -132,23 +124,6 @@ def test_the_order_of_groups_and_outputs_changes_nothing(
     assert largest_error(run(llama, groups=turned), expected) <= FP32
 
 
-def test_a_group_alone_has_the_features_it_has_in_company(
-    llama: Backbone, expected: Features
-) -> None:
-    for group in GROUPS:
-        alone = replace(group, rows=tuple(range(len(group.rows))))
-        found = run(llama, groups=[alone])
-        for name, tensor in found.tensors.items():
-            assert relative_error(tensor, expected.tensors[name][list(group.rows)]) <= FP32 or (
-                name.startswith("std")
-            )
-        assert expected.likelihood is not None
-        assert found.likelihood is not None
-        torch.testing.assert_close(
-            found.likelihood, expected.likelihood[list(group.rows)], rtol=1e-4, atol=1e-5
-        )
-
-
 def test_duplicates_of_a_sample_share_its_row(llama: Backbone, expected: Features) -> None:
     samples = [(group.prompt, output) for group in GROUPS for output in group.outputs]
     grouping = group_samples([*samples, *samples[::-1]])
@@ -175,13 +150,6 @@ def test_no_groups_give_no_rows(llama: Backbone) -> None:
     assert {tensor.shape for tensor in found.tensors.values()} == {(0, llama.hidden_size)}
     assert found.likelihood is not None
     assert found.likelihood.shape == (0, 4)
-
-
-def test_without_likelihood_there_is_none(folders: Folders) -> None:
-    spec = FeatureSpec(layers=(3,), poolings=("mean",), likelihood=False)
-    backbone = load_tiny(folders("llama"), spec)
-    assert backbone.lm_head is None
-    assert run(backbone, spec=spec).likelihood is None
 
 
 @pytest.mark.parametrize("forward", ["packed", "padded"])

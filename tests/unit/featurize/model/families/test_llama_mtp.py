@@ -1,5 +1,6 @@
 """A llama-MTP checkpoint computes what Meta's forward computes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,16 +28,6 @@ from tests.support.llama_mtp_files import (
 )
 
 
-@pytest.fixture
-def ids() -> torch.Tensor:
-    return torch.randint(0, VOCAB, (40,), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def weights() -> Tensors:
-    return make_weights()
-
-
 @pytest.mark.parametrize("layout", ["consolidated.pth", "consolidated.00.pth", "shards"])
 def test_next_token_path_agrees_with_metas_forward(
     tmp_path: Path, weights: Tensors, ids: torch.Tensor, layout: str
@@ -53,11 +44,9 @@ def test_next_token_path_agrees_with_metas_forward(
     torch.testing.assert_close(logits, expected @ weights["output.weight"].T, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["pth", "shards"])
 def test_trunk_is_all_layers_but_the_last_and_then_the_shared_norm(
-    tmp_path: Path, weights: Tensors, ids: torch.Tensor, layout: str
+    tmp_path: Path, weights: Tensors, ids: torch.Tensor, write: Callable[..., Path]
 ) -> None:
-    write = write_shards if layout == "shards" else write_checkpoint
     hidden = read_hidden(write(tmp_path, weights), ids, "trunk")
     expected = run_meta(ids, weights, num_layers=LAYERS - 1)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)

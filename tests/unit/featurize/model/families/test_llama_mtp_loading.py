@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,37 +17,22 @@ from tests.support.llama_mtp_files import (
     FFN,
     LAYERS,
     PARAMS,
-    VOCAB,
     W1,
     WK,
     Tensors,
     is_mapped_from,
     load_error,
     load_mtp,
-    make_weights,
     read_hidden,
     run_meta,
     write_checkpoint,
-    write_shards,
 )
 
 
-@pytest.fixture
-def ids() -> torch.Tensor:
-    return torch.randint(0, VOCAB, (40,), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def weights() -> Tensors:
-    return make_weights()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
-@pytest.mark.parametrize("layout", ["pth", "shards"])
 def test_uncast_weights_stay_views_of_the_file(
-    tmp_path: Path, weights: Tensors, layout: str
+    tmp_path: Path, weights: Tensors, write: Callable[..., Path]
 ) -> None:
-    write = write_shards if layout == "shards" else write_checkpoint
     folder = write(tmp_path, weights)
     files = [*folder.glob("*.pth"), *folder.glob("*.safetensors")]
     model = load_mtp(folder, with_lm_head=True)
@@ -56,22 +42,18 @@ def test_uncast_weights_stay_views_of_the_file(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
-@pytest.mark.parametrize("layout", ["pth", "shards"])
 def test_a_cast_model_keeps_nothing_of_the_source(
-    tmp_path: Path, weights: Tensors, layout: str
+    tmp_path: Path, weights: Tensors, write: Callable[..., Path]
 ) -> None:
-    write = write_shards if layout == "shards" else write_checkpoint
     folder = write(tmp_path, weights)
     model = load_mtp(folder, "trunk", dtype=torch.bfloat16)
     assert next(model.parameters()).dtype == torch.bfloat16
     assert str(folder.resolve()) not in Path("/proc/self/maps").read_text()
 
 
-@pytest.mark.parametrize("layout", ["pth", "shards"])
 def test_unused_tensors_are_never_read(
-    tmp_path: Path, weights: Tensors, layout: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, weights: Tensors, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = write_shards if layout == "shards" else write_checkpoint
     folder = write(tmp_path, weights)
     read: list[str] = []
 
@@ -126,13 +108,13 @@ def test_heads_that_do_not_fit_the_weights_are_refused(
     assert complaint in load_error(write_checkpoint(tmp_path, weights, PARAMS | change))
 
 
-@pytest.mark.parametrize("layout", ["pth", "shards"])
 @pytest.mark.parametrize(
     "key", ["layers.2.attention.wo.weight", "norm.weight", "tok_embeddings.weight", "output.weight"]
 )
-def test_a_missing_key_is_named(tmp_path: Path, weights: Tensors, layout: str, key: str) -> None:
+def test_a_missing_key_is_named(
+    tmp_path: Path, weights: Tensors, write: Callable[..., Path], key: str
+) -> None:
     del weights[key]
-    write = write_shards if layout == "shards" else write_checkpoint
     assert f"missing key {key!r}" in load_error(write(tmp_path, weights))
 
 
