@@ -157,10 +157,10 @@ def test_no_groups_give_no_rows(llama: Backbone) -> None:
 def test_progress_counts_every_token_of_a_shared_prompt_once(
     llama: Backbone, forward: Forward, token_budget: int
 ) -> None:
-    told: list[int] = []
-    Engine(llama, SPEC, forward, token_budget).run(GROUPS, count_rows(GROUPS), told.append)
-    assert sum(told) == TOKENS
-    assert len(told) == 1 or token_budget < 10**6
+    counted: list[int] = []
+    Engine(llama, SPEC, forward, token_budget).run(GROUPS, count_rows(GROUPS), counted.append)
+    assert sum(counted) == TOKENS
+    assert len(counted) == 1 or token_budget < 10**6
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -218,12 +218,12 @@ def test_out_of_memory_halves_the_budget_and_the_rest_is_exact(
 ) -> None:
     sizes = spy_batches(monkeypatch, largest=60, error=error)
     engine = Engine(llama, SPEC, forward, 400)
-    told: list[int] = []
+    counted: list[int] = []
     with caplog.at_level(logging.WARNING, logger="featurize"):
-        found = engine.run(GROUPS, count_rows(GROUPS), told.append)
+        found = engine.run(GROUPS, count_rows(GROUPS), counted.append)
     assert largest_error(found, expected) <= FP32
     assert max(sizes) <= 60
-    assert sum(told) == TOKENS
+    assert sum(counted) == TOKENS
     budgets = [record.args for record in caplog.records]
     assert budgets == [(200,), (100,), (50,)][: len(budgets)]
     assert engine.token_budget == 400 // 2 ** len(budgets) < 400
