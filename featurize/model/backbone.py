@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from featurize.errors import CriticError
+from featurize.model.cpu_blocks import can_pack, speed_up
 from featurize.model.families.family import LoadOptions
 from featurize.model.sharing import WHOLE, Sharing, finish_sharing
 from featurize.model.source import BackboneSource, read_backbone_config
@@ -73,10 +74,12 @@ def load_backbone(
     deepest_layer: int,
     with_lm_head: bool,
     sharing: Sharing = WHOLE,
+    is_plain: bool = False,
 ) -> Backbone:
     """Load a backbone, check it against `models.policy.params`, and drop unneeded blocks.
 
-    All ranks that share a backbone load it at the same time, each its own part.
+    All ranks that share a backbone load it at the same time, each its own part. `is_plain` keeps
+    the blocks as transformers made them, for comparisons; otherwise a CPU gets faster ones.
 
     Raises:
         CriticError: the weights cannot be read, the model is not the one the config describes, or
@@ -99,6 +102,9 @@ def load_backbone(
     finish_sharing(model, sharing)
     decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
     blocks = _cut_blocks(decoder, num_blocks)
+    is_whole = not sharing.is_shared and settings.quantization is None
+    if not is_plain and is_whole and device.type == "cpu" and can_pack():
+        speed_up(blocks)
     backbone = Backbone(
         decoder=decoder,
         blocks=blocks,

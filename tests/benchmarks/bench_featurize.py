@@ -166,6 +166,7 @@ def run_llama_cpp(gguf: Path, folder: Path, groups: list[PromptGroup]) -> Result
 
 def compare(
     backbone: Backbone,
+    plain: Backbone,
     folder: Path,
     gguf: Path | None,
     dtype: torch.dtype,
@@ -174,8 +175,9 @@ def compare(
 ) -> list[tuple[Result, float | None]]:
     """All ways on the same samples, those that share nothing on `few` of them.
 
-    Without sharing, a sample costs the same whatever it is batched with, so rates can be compared.
-    Each way is compared with the plain forward of one sample at a time.
+    Without sharing a sample costs the same in any company, so that rates can be compared. Each is
+    held against the plain forward, a sample at a time. `plain` is the backbone as transformers
+    loads it, for all ways but ours.
     """
     spec = features_of(backbone)
     num_rows = sum(len(group.rows) for group in groups)
@@ -188,7 +190,7 @@ def compare(
         make_padded(some[i : i + 2], CPU, length=MAX_LENGTH) for i in range(0, min(few, 4), 2)
     ]
     by_budget = [make_padded(batch, CPU) for batch in plan_padded(some, TOKEN_BUDGET)]
-    loop = functools.partial(run_batches, backbone=backbone, spec=spec, num_rows=num_rows)
+    loop = functools.partial(run_batches, backbone=plain, spec=spec, num_rows=num_rows)
     runs: list[Callable[[], Result | None]] = [
         lambda: run_engine(backbone, spec, groups, TOKEN_BUDGET),
         lambda: loop("sorted, token budget", batches=by_budget),
@@ -241,12 +243,12 @@ def main() -> None:
     dtype = resolve_dtype(options.dtype, CPU)
     settings = BackboneSettings(name="bench", path=options.backbone)
     source = find_backbone(settings, options.cache, dtype)
-    backbone = load_backbone(
-        source, settings, device=CPU, dtype=dtype, deepest_layer=10**6, with_lm_head=False
-    )
+    load = functools.partial(load_backbone, source, settings, device=CPU, dtype=dtype)
+    backbone = load(deepest_layer=10**6, with_lm_head=False)
+    plain = load(deepest_layer=10**6, with_lm_head=False, is_plain=True)
     gguf = find_gguf(options.backbone)
     vocab = len(AutoTokenizer.from_pretrained(source.folder))
-    weights = sum(p.numel() for block in backbone.blocks for p in block.parameters())
+    weights = sum(p.numel() for block in plain.blocks for p in block.parameters())
     ranges = [(n, n) for n in options.prompt_tokens or []] or [(150, 600)]
     for prompt_tokens in ranges:
         for candidates in options.candidates:
@@ -261,7 +263,7 @@ def main() -> None:
                 print(f"of {seconds:.1f} s: {parts}")
                 continue
             before = gemm_flops(dtype)
-            rows = compare(backbone, source.folder, gguf, dtype, groups, options.few)
+            rows = compare(backbone, plain, source.folder, gguf, dtype, groups, options.few)
             peak = max(before, gemm_flops(dtype))
             per_sample = sum(group.num_tokens for group in groups) / rows[0][0].samples
             print_table(rows, candidates, prompt_tokens, per_sample, 2 * weights, peak, dtype)

@@ -22,6 +22,7 @@ def load(
     deepest_layer: int = 10**6,
     with_lm_head: bool = False,
     dtype: torch.dtype = torch.float32,
+    is_plain: bool = False,
     **settings: Any,
 ) -> Backbone:
     """Find and load a backbone and its tokenizer."""
@@ -35,6 +36,7 @@ def load(
         dtype=dtype,
         deepest_layer=deepest_layer,
         with_lm_head=with_lm_head,
+        is_plain=is_plain,
     )
 
 

@@ -59,6 +59,7 @@ def run(folder: Path, sharing: Sharing, spec: FeatureSpec) -> tuple[dict[str, Te
         deepest_layer=spec.deepest(3),
         with_lm_head=spec.likelihood,
         sharing=sharing,
+        is_plain=True,  # so that the weights can be counted
     )
     weights = count_weights(backbone)
     groups = [

@@ -51,7 +51,7 @@ def test_the_whole_backbone_has_all_its_blocks(llama: Path) -> None:
 
 @pytest.mark.parametrize("deepest_layer", range(NUM_LAYERS + 1))
 def test_blocks_above_the_deepest_layer_are_dropped(llama: Path, deepest_layer: int) -> None:
-    backbone = load(llama, deepest_layer=deepest_layer)
+    backbone = load(llama, deepest_layer=deepest_layer, is_plain=True)
     assert len(backbone.blocks) == max(1, deepest_layer)
     assert backbone.num_layers == NUM_LAYERS
     calls = []

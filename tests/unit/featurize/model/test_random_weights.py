@@ -26,7 +26,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(path: Path, **options: Any) -> dict[str, torch.Tensor]:
-    return load(path, **options).decoder.state_dict()
+    return load(path, is_plain=True, **options).decoder.state_dict()
 
 
 def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
