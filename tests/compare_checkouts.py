@@ -3,14 +3,18 @@
     python tests/compare_checkouts.py OLD NEW [--folder FOLDER] [--train-problems 64] ...
 
 Each checkout runs the demo, a small sweep and `critic score` in a folder of its own, with the
-embedded backbone. Feature shards and heads must be equal byte for byte, every number of the
-evaluation, the sweep's winner and all scores must be equal. Exit code 1 if anything differs. A
-checkout whose results are already in FOLDER is not run again.
+embedded backbone and one thread. Feature shards and heads must be equal byte for byte, every number
+of the evaluation, the sweep's winner and all scores must be equal. Exit code 1 if anything differs.
+A checkout whose results are already in FOLDER is not run again.
+
+Both work on the dataset that the old checkout prepared: programs that run into their time limit on
+a busy machine would change it. What the new checkout prepares is compared as well.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +29,8 @@ HEADS = Path("storage/checkpoints/critic/demo")
 EVALUATION = Path("storage/evaluation/demo")
 SCORES = Path("scores.jsonl")
 DONE = Path("done.json")
+DATASETS = Path("storage/datasets")
+FRESH = Path("fresh")  # dataset prepared by the new checkout
 GRID = ("--grid", "features=mean.12,last.24", "--grid", "training.dropout=0.1,0.3")
 
 
@@ -48,12 +54,18 @@ def commands(num_train: int, num_valid: int) -> Iterator[tuple[str, ...]]:
     yield ("score", "rows.jsonl", "--out", str(SCORES), "--head", str(HEADS))
 
 
-def run_all(checkout: Path, folder: Path, num_train: int, num_valid: int) -> None:
+def run_all(
+    checkout: Path, folder: Path, num_train: int, num_valid: int, datasets: Path | None = None
+) -> None:
     """Runs the commands of a checkout in `folder`, unless they are done already."""
     wanted = [list(command) for command in commands(num_train, num_valid)]
+    if datasets is not None:
+        wanted.append(["prepare", "tests", "--source", "human-eval", "--out", str(FRESH), *DEMO])
     if (folder / DONE).exists() and json.loads((folder / DONE).read_text()) == wanted:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if datasets is not None:
+        shutil.copytree(datasets, folder / DATASETS, dirs_exist_ok=True)
     for command in wanted:
         if command[0] == "score":
             copy_rows(folder, num_rows=12)
@@ -110,6 +122,7 @@ def compare_numbers(name: str, old: Any, new: Any) -> Check:
 
 def compare(old: Path, new: Path) -> Iterator[Check]:
     """All comparisons of the results in two folders."""
+    yield compare_bytes("dataset", old / DATASETS / "human-eval", new / FRESH, "*.jsonl")
     yield compare_bytes("feature shards", old / FEATURES, new / FEATURES, "*.safetensors")
     yield compare_bytes("heads", old / HEADS, new / HEADS, "head.safetensors")
     results = [json.loads((root / EVALUATION / "valid.json").read_text()) for root in (old, new)]
@@ -134,8 +147,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        for name, checkout in (("old", options.old), ("new", options.new)):
-            run_all(checkout, folder / name, options.train_problems, options.valid_problems)
+        sizes = (options.train_problems, options.valid_problems)
+        run_all(options.old, folder / "old", *sizes)
+        run_all(options.new, folder / "new", *sizes, datasets=folder / "old" / DATASETS)
         is_same = True
         for check in compare(folder / "old", folder / "new"):
             state = "equal" if not check.differences else "DIFFERENT"

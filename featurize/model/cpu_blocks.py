@@ -1,8 +1,10 @@
-"""Makes the blocks of a float32 backbone faster on a CPU; what they compute stays the same.
+"""Linear layers and MLPs of a float32 backbone on a CPU.
 
-Weights are laid out once as oneDNN's products want them, where a plain `nn.Linear` hands them to
-the BLAS at every call as they are; and a long sequence goes through an MLP in slices, so that what
-lies between its products stays in the cache. tests/benchmarks/bench_featurize.py has the gain.
+Weights are stored in the layout of oneDNN's products, and a long sequence passes through an MLP in
+slices, so its activations stay in the cache.
+
+NOTE: the gain is a few per cent (tests/benchmarks/bench_featurize.py). These stay because plain
+layers sum in another order: features in float32 would differ in the last bits from stored ones.
 """
 
 import platform
@@ -12,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 _SLICE = 512
-"""Tokens: long enough for the products, short enough for the cache of a core."""
+"""Tokens per slice: long enough for the products, short enough for the cache of a core."""
 
 
 class PackedLinear(nn.Module):
-    """A frozen `nn.Linear` of float32 on a CPU; its weight is kept in oneDNN's layout alone."""
+    """A frozen float32 `nn.Linear` whose weight is stored in oneDNN's layout only."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
