@@ -1,1 +1,1 @@
-"""The YAML configurations and the code that reads, merges and checks them."""
+"""Loading and checking configurations, and everything the terminal shows."""

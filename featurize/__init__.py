@@ -1,1 +1,1 @@
-"""Stage 1, from text to features: runs the frozen language model once and stores what it saw."""
+"""Stage 1, from texts to features: runs the frozen language model once and stores its features."""

@@ -1,1 +1,1 @@
-"""Stage 2, from cached features to a judge: pairs, value heads and their evaluation."""
+"""Stage 2, from cached features to a critic: pairs, value heads and their evaluation."""

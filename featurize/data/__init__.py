@@ -1,1 +1,1 @@
-"""What comes in: samples, prompts, and the tools that prepare them."""
+"""Samples and prompts: reading, indexing, auditing and preparing datasets."""

@@ -1,1 +1,1 @@
-"""The report of an evaluation: figures, and a page that needs nothing but itself."""
+"""The report of an evaluation: tables, figures, and one self-contained HTML page."""

@@ -1,1 +1,1 @@
-"""Scores of files that need no labels: the same rows with what a head says of them."""
+"""Scoring texts without labels: the critic, and files with scores added."""

@@ -1,1 +1,1 @@
-"""Many heads at once: a grid of settings times seeds, trained in groups and compared."""
+"""Sweeps: heads for a grid of settings and seeds, trained together and compared."""
