@@ -62,6 +62,9 @@ HeadOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier run left.")
 ]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse problem ids that several statements share.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 SourcesOption = Annotated[
     list[str], typer.Option(help="JSONL or Parquet file, glob, URI; repeatable")
@@ -304,7 +307,10 @@ def audit_command(
         bool, typer.Option(help="Count tokens too; plans and --pairs use them from then on.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 when the splits overlap.")
+        bool,
+        typer.Option(
+            "--strict", help="Exit with 1 when the splits overlap or statements share a problem_id."
+        ),
     ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -320,8 +326,6 @@ def audit_command(
     split, other = to_split(split), to_split(against) if against is not None else None
     if split == other:
         raise ValueError(f"--against {against} is the split itself; name another one")
-    if strict and other is None:
-        raise ValueError("--strict checks the overlap with another split; name it: --against")
     index = project.open_index(split)
     others = project.open_index(other) if other is not None else None
     counted = _count_tokens(project, index) if tokens else None
@@ -345,7 +349,7 @@ def audit_command(
     written = write_audit(layout.audit_dir / split, audit)
     names = ", ".join(path.name for path in written)
     console().print(f"audit written to {written[0].parent}: {names}")
-    if strict and audit.overlap.shared:
+    if strict and (audit.overlap.shared or audit.labels.num_shared_ids):
         raise typer.Exit(1)
 
 
@@ -376,6 +380,7 @@ def featurize_command(
         ),
     ] = False,
     overwrite: OverwriteOption = False,
+    strict: StrictOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run the frozen backbone once and store the features of every sample of a split."""
@@ -403,10 +408,18 @@ def featurize_command(
         from featurize.run.plan import plan_featurize
 
         plan = plan_featurize(job, choose)
+        plan.check_problem_ids(strict=strict)
         console().print(rows_table(title, plan.describe()))
         return
     with FeaturizeProgress(title) as progress:
-        summary = run_job(job, progress, choose=choose, workers=nproc_per_node, overwrite=overwrite)
+        summary = run_job(
+            job,
+            progress,
+            choose=choose,
+            workers=nproc_per_node,
+            overwrite=overwrite,
+            strict=strict,
+        )
         progress.finish(summary.counts.get("unique_tokens", 0))
     _show_features(summary)
 
@@ -444,6 +457,7 @@ def train_head_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     overwrite: OverwriteOption = False,
+    strict: StrictOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train a value head on cached features of pairs of the same problem."""
@@ -469,6 +483,7 @@ def train_head_command(
             tracker=project.make_tracker(),
             cache_dir=layout.cache_dir,
             overwrite=overwrite,
+            strict=strict,
             mixed_precision=settings.runtime.mixed_precision,
             progress=lambda now: count(now.step, now.num_steps),
         )

@@ -104,6 +104,10 @@ class DatasetIndex:
                 samples[n] = structs.replace(sample, location=location, task_id=task_id)
         return samples
 
+    def location(self, row: int) -> str:
+        """Return file and line of a row."""
+        return _location(self.table, row, self.sources)
+
     def take_problems(self, limit: int) -> "DatasetIndex":
         """Keep `limit` problems, chosen by a hash of their ids, whatever the order of files."""
         if limit < 1:

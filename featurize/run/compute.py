@@ -16,7 +16,7 @@ from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
 from featurize.run.groups import RankGroup
-from featurize.run.job import FeaturizeSummary, Reporter
+from featurize.run.job import SHARED_IDS, FeaturizeSummary, Reporter
 from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import Ranks
 from featurize.run.units import UnitWork, read_unit, sum_counts, to_unit_features
@@ -173,6 +173,8 @@ def _total_counts(plan: FeaturizePlan, units: list[Unit]) -> dict[str, int]:
     total["not_selected"] = plan.num_read - len(plan.index)
     if plan.num_pairs is not None:
         total["pairs"] = plan.num_pairs
+    if plan.shared_ids is not None:
+        total[SHARED_IDS] = plan.shared_ids.num_problems
     return total
 
 

@@ -23,6 +23,15 @@ from featurize.settings import (
 if TYPE_CHECKING:
     from featurize.run.plan import FeaturizePlan
 
+SHARED_IDS, BOTH_LABELS = "shared_problem_ids", "both_labels"
+"""Counts that a store has only where they are not 0."""
+
+RARE_COUNTS = {
+    SHARED_IDS: "problem ids with several statements",
+    BOTH_LABELS: "same tokens as a sample of the other label",
+}
+"""What a summary calls them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturizeJob:
@@ -79,6 +88,7 @@ class FeaturizeSummary:
             "duplicates of those": counts["duplicates"],
             "not selected": counts["not_selected"],
             **({"pairs planned": counts["pairs"]} if "pairs" in counts else {}),
+            **{name: counts[key] for key, name in RARE_COUNTS.items() if key in counts},
             "prompts cut (samples)": counts["prompts_truncated"],
             "outputs cut": counts["outputs_truncated"],
             "prompts": counts["prompts"],

@@ -53,6 +53,7 @@ def run_job(
     choose: "Choose | None" = None,
     workers: int | None = None,
     overwrite: bool = False,
+    strict: bool = False,
 ) -> FeaturizeSummary:
     """Plan a job, compute what is missing and return when the store is finished.
 
@@ -65,20 +66,22 @@ def run_job(
         choose: selects samples of the dataset; None: all of them.
         workers: processes on this machine; None: `featurize.workers`, else chosen.
         overwrite: delete the store that is there, once the plan is known to be good.
+        strict: refuse problem ids that several statements share.
 
     Raises:
         ValueError: bad data, an unreadable backbone, contradicting settings.
         WorkerError: a worker failed in a way that is a fault of the program.
     """
     if "RANK" in os.environ:
-        return _run_as_rank(job, reporter, choose)
+        return _run_as_rank(job, reporter, choose, strict=strict)
     is_known = choose is None or job.selection_settings is not None
-    if is_known and not overwrite and (manifest := find_finished(job)) is not None:
+    if is_known and not (overwrite or strict) and (manifest := find_finished(job)) is not None:
         return _up_to_date(job, manifest)
     reporter.note(f"planning: {job.split} split of {job.dataset.name}")
     from featurize.run.plan import plan_featurize
 
     plan = plan_featurize(job, choose)
+    plan.check_problem_ids(strict=strict)
     if overwrite:
         remove_store(job)
         plan = replace(plan, finished=None)
@@ -179,7 +182,7 @@ def _up_to_date(job: FeaturizeJob, manifest: Manifest) -> FeaturizeSummary:
 
 
 def _run_as_rank(
-    job: FeaturizeJob, reporter: Reporter, choose: "Choose | None"
+    job: FeaturizeJob, reporter: Reporter, choose: "Choose | None", *, strict: bool
 ) -> FeaturizeSummary:
     """This process's part of a run that torchrun started."""
     from featurize.run.compute import compute
@@ -190,6 +193,7 @@ def _run_as_rank(
     if not ranks.is_first:
         return _follow_first_rank(job, reporter, ranks)
     plan = plan_featurize(job, choose)
+    plan.check_problem_ids(strict=strict)
     ranks.share("job", lambda: _to_share(plan))
     if plan.finished is not None:
         return _up_to_date(job, plan.finished)

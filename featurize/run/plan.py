@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from featurize.data.token_counts import (
     with_counts,
     write_counts,
 )
+from featurize.errors import DataError
 from featurize.io.files import digest
 from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.families.files import model_files
@@ -30,13 +31,21 @@ from featurize.model.source import (
     load_tokenizer,
     read_backbone_config,
 )
-from featurize.run.job import FeaturizeJob
+from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.run.selection import Choose, Selection, fingerprint_of, select
 from featurize.settings import (
     DatasetSettings,
 )
-from featurize.store import Manifest, lost_files, read_manifest
+from featurize.store import (
+    SHARED_IDS_REMEDY,
+    Manifest,
+    SharedIds,
+    find_shared_ids,
+    lost_files,
+    mark_statements,
+    read_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +68,7 @@ class FeaturizePlan:
     counted_tokens: int | None  # to compute, where an audit has counted them
     fingerprint: str
     finished: Manifest | None  # of the same fingerprint: there is nothing to do
+    shared_ids: SharedIds | None = None  # problem ids with several statements
 
     def describe(self) -> dict[str, Any]:
         """The lines of the plan, and what it will cost."""
@@ -70,6 +80,7 @@ class FeaturizePlan:
             **({} if self.num_pairs is None else {"pairs planned": self.num_pairs}),
             "to featurize": rows,
             "problems": self.index.num_problems,
+            **({RARE_COUNTS[SHARED_IDS]: self.shared_ids.num_problems} if self.shared_ids else {}),
             "units of work": len(self.units),
             "tensors": ", ".join(self.recipe.spec.tensor_names)
             + (" and likelihood" if self.recipe.spec.likelihood else ""),
@@ -80,6 +91,20 @@ class FeaturizePlan:
             "store, about": f"{rows * width * self.recipe.storage_dtype.itemsize / 1e6:,.0f} MB",
             "goes to": str(self.job.store_dir),
         }
+
+    def check_problem_ids(self, *, strict: bool) -> None:
+        """Warn of problem ids that several statements share; with `strict`, refuse them.
+
+        Raises:
+            DataError: as said.
+        """
+        if self.shared_ids is None:
+            return
+        places = " and ".join(map(self.index.location, self.shared_ids.rows))
+        message = f"{self.shared_ids} ({places}); {SHARED_IDS_REMEDY}"
+        if strict:
+            raise DataError(message)
+        logger.warning("%s", message)
 
     @property
     def store_widths(self) -> list[int]:
@@ -138,6 +163,8 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     index = with_counts(index, job.cache_dir, source.tokenizer_digest)
     if job.limit_problems is not None:
         index = index.take_problems(job.limit_problems)
+    shared_ids = find_shared_ids(index.table)
+    index = replace(index, table=mark_statements(index.table))
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
     recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
@@ -165,6 +192,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         counted_tokens=_counted_tokens(index, job.dataset),
         fingerprint=fingerprint,
         finished=_find_finished(job, fingerprint),
+        shared_ids=shared_ids,
     )
 
 

@@ -14,6 +14,7 @@ from featurize.data.records import Sample
 from featurize.errors import DataError
 from featurize.model.forward import Features
 from featurize.model.packing import Grouping, group_samples
+from featurize.run.job import BOTH_LABELS
 from featurize.run.recipe import Recipe
 from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures, copy_marks
 
@@ -33,6 +34,7 @@ class UnitWork:
     def counts(self) -> dict[str, int]:
         """What the summary says about these samples."""
         groups = self.grouping.groups
+        num_both = self._count_both_labels()
         return {
             "samples": len(self.samples),
             "feature_rows": self.grouping.num_rows,
@@ -45,7 +47,18 @@ class UnitWork:
                 len(prompt.ids) + len(output.ids)
                 for prompt, output in zip(self.prompts, self.outputs, strict=True)
             ),
+            **({BOTH_LABELS: num_both} if num_both else {}),
         }
+
+    def _count_both_labels(self) -> int:
+        """Samples that share a feature row with one of the other label, which is no pair."""
+        labelled = [
+            (int(row), sample.is_correct)
+            for row, sample in zip(self.grouping.row_of_sample, self.samples, strict=True)
+            if sample.is_correct is not None
+        ]
+        found = set(labelled)
+        return sum((row, not label) in found for row, label in labelled)
 
 
 def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encoder) -> UnitWork:

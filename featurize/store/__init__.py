@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
     from featurize.store.reader import FeatureStore
     from featurize.store.remote import RemoteStoreWriter
+    from featurize.store.statements import (
+        SHARED_IDS_REMEDY,
+        SharedIds,
+        find_shared_ids,
+        mark_statements,
+        statement_codes,
+    )
     from featurize.store.writer import StoreWriter
 
 _HOMES = {
@@ -34,27 +41,41 @@ _HOMES = {
     "featurize.store.planned_pairs": ("PlannedPairs", "copy_marks", "mark_pairs", "read_pairs"),
     "featurize.store.reader": ("FeatureStore",),
     "featurize.store.remote": ("RemoteStoreWriter",),
+    "featurize.store.statements": (
+        *(
+            "SHARED_IDS_REMEDY",
+            "SharedIds",
+            "find_shared_ids",
+            "mark_statements",
+            "statement_codes",
+        ),
+    ),
     "featurize.store.writer": ("StoreWriter",),
 }
 
 __all__ = [
     "LIKELIHOOD_COLUMNS",
     "SAMPLE_SCHEMA",
+    "SHARED_IDS_REMEDY",
     "FeatureStore",
     "FeatureStoreError",
     "Manifest",
     "PlannedPairs",
     "RemoteStoreWriter",
+    "SharedIds",
     "StoreWriter",
     "Unit",
     "UnitFeatures",
     "copy_marks",
+    "find_shared_ids",
     "lost_files",
     "mark_pairs",
+    "mark_statements",
     "read_manifest",
     "read_pairs",
     "repair_command",
     "sole_writer",
+    "statement_codes",
     "user_cache_dir",
 ]
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
+from featurize.store.statements import STATEMENT_COLUMN
 
 PAIRS_COLUMN = "pairs"
 """Column with the numbers of a sample's pairs; is_correct says on which side it is."""
@@ -47,7 +48,10 @@ def mark_pairs(samples: pa.Table, pairs: PlannedPairs) -> pa.Table:
 
 
 def copy_marks(samples: pa.Table, marked: pa.Table) -> pa.Table:
-    """Append the pairs of `marked`, if it has any, to another table of the same rows."""
+    """Append statements and pairs of `marked`, if it has any, to another table of the same rows."""
+    if STATEMENT_COLUMN in marked.column_names:
+        column = marked[STATEMENT_COLUMN].combine_chunks()
+        samples = samples.append_column(STATEMENT_COLUMN, column)
     if PAIRS_COLUMN not in marked.column_names:
         return samples
     table = samples.append_column(PAIRS_COLUMN, marked[PAIRS_COLUMN].combine_chunks())

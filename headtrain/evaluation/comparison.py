@@ -16,6 +16,7 @@ from headtrain.features.samples import read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.accuracies import resample_accuracies
 from headtrain.metrics.agreement import McNemar, count_agreement, mcnemar
+from headtrain.metrics.groups import find_equal_pairs, group_codes
 from headtrain.metrics.pairs import widest_pairs
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
@@ -189,6 +190,17 @@ def read_shared(
         is_correct=kept.is_correct,
         problem=kept.problems,
         output_tokens=kept.output_tokens,
+        equal_pairs=np.unique(
+            np.concatenate(
+                [
+                    kept.equal_pairs,
+                    find_equal_pairs(
+                        group_codes(kept.problems, other.feature_rows[matched]), kept.is_correct
+                    ),
+                ]
+            ),
+            axis=0,
+        ),
     )
     rows = other.table_rows[matched]
     return SharedSamples(

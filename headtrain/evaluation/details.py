@@ -53,6 +53,8 @@ def measure_details(
 ) -> Details:
     """Measure controls, verdict, breakdowns and best of n of a split."""
     left_out = dict(facts.left_out)
+    if num_equal := split.head.num_equal_pairs:
+        left_out["equal_pairs"] = f"{num_equal:,} pairs have the same tokens on both sides"
     matched = _length_matched(split)
     if matched is None:
         left_out["length_matched"] = "no two outputs of a problem are of about one length"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from featurize.arrays import Ints
-from headtrain.metrics.pairs import Pairs
+from headtrain.metrics.pairs import Pairs, drop_equal
 from headtrain.metrics.pairwise import ScoredSamples
 
 MOST_OF_A_LABEL = 32
@@ -43,7 +43,8 @@ def find_minimal_pairs(
         )
         i, j = np.nonzero(distances <= np.float32(largest_share))
         found.append(Pairs(correct[i], incorrect[j]))
-    return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    pairs = Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return drop_equal(scored, pairs)
 
 
 def _sample_problems(

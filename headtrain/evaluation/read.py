@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from featurize.arrays import Floats
-from featurize.store import FeatureStore
+from featurize.store import FeatureStore, find_shared_ids
 from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.minimal_pairs import find_minimal_pairs
 from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
@@ -86,6 +86,7 @@ def _read_split(
         for name in ATTRIBUTES
         if table[name].null_count < table.num_rows
     }
+    shared = find_shared_ids(table)
     return ReadSplit(
         labelled=labelled,
         scored=ScoredSamples(
@@ -93,11 +94,16 @@ def _read_split(
             is_correct=labelled.is_correct,
             problem=labelled.problems,
             output_tokens=labelled.output_tokens,
+            equal_pairs=labelled.equal_pairs,
         ),
         shortcuts=shortcut_scores(table)
         | {judge: scores[labelled.table_rows] for judge, scores in others.items()},
         # samples of one prompt and one output share their features
-        facts=SampleFacts(attributes=attributes, outputs=labelled.feature_rows),
+        facts=SampleFacts(
+            attributes=attributes,
+            outputs=labelled.feature_rows,
+            left_out={} if shared is None else {"pairs_of_two_statements": str(shared)},
+        ),
         texts=SplitTexts(task_ids=table["task_id"], source=source),
     )
 
@@ -115,7 +121,7 @@ def _with_texts(
         judge = _train_ngrams(head, stores[TRAIN], splits[TRAIN], settings, seed)
     found = {}
     for name, split in splits.items():
-        shortcuts, left_out, minimal = dict(split.shortcuts), {}, None
+        shortcuts, left_out, minimal = dict(split.shortcuts), dict(split.facts.left_out), None
         why_not = _why_no_texts(split.texts, settings)
         if isinstance(judge, str) or why_not:
             left_out[NGRAMS] = why_not or str(judge)

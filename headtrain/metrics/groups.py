@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from featurize.arrays import Ints
+from featurize.arrays import Bools, Ints
 
 
 def group_codes(*keys: Ints) -> Ints:
@@ -17,3 +17,23 @@ def group_codes(*keys: Ints) -> Ints:
     codes = np.empty(len(order), np.int64)
     codes[order] = np.cumsum(is_new)
     return codes
+
+
+def find_equal_pairs(codes: Ints, is_correct: Bools) -> Ints:
+    """List every correct sample with every incorrect one of the same code, [pairs, 2] indices."""
+    correct, incorrect = np.flatnonzero(is_correct), np.flatnonzero(~is_correct)
+    incorrect = incorrect[np.argsort(codes[incorrect], kind="stable")]
+    begin = np.searchsorted(codes[incorrect], codes[correct], side="left")
+    counts = np.searchsorted(codes[incorrect], codes[correct], side="right") - begin
+    return np.stack(
+        [
+            np.repeat(correct, counts),
+            incorrect[np.repeat(begin, counts) + ranks_within(counts)],
+        ],
+        axis=1,
+    )
+
+
+def ranks_within(counts: Ints) -> Ints:
+    """Return 0..count-1 for every count, concatenated."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -66,8 +66,19 @@ def list_pairs(scored: ScoredSamples, at_once: int = PAIRS_AT_ONCE) -> Iterator[
         positions = np.arange(ends[last - 1] - before) + np.repeat(
             begin[chunk] - starts, counts[chunk]
         )
-        yield Pairs(np.repeat(correct[chunk], counts[chunk]), incorrect[positions])
+        pairs = Pairs(np.repeat(correct[chunk], counts[chunk]), incorrect[positions])
+        yield drop_equal(scored, pairs)
         first = last
+
+
+def drop_equal(scored: ScoredSamples, pairs: Pairs) -> Pairs:
+    """Leave out the pairs whose sides have the same tokens, which are not compared."""
+    equal = scored.equal_pairs
+    if equal is None or not len(equal):
+        return pairs
+    numbers = np.array([len(scored), 1])  # of a pair: correct * n + incorrect
+    is_equal = np.isin(np.stack(pairs, axis=1) @ numbers, equal @ numbers)
+    return pairs.take(~is_equal)
 
 
 def tally_pairs(

@@ -32,10 +32,15 @@ class ScoredSamples:
     output_tokens: Ints
     """[n] length of the output."""
 
+    equal_pairs: Ints | None = None
+    """[pairs, 2] indices of a correct and an incorrect sample of a problem that have the same
+    tokens: no judge of them can tell the two apart, so they are not compared. None: no pair."""
+
     def __post_init__(self) -> None:
         """Refuse columns of different lengths, labels that are not bool, NaN and inf."""
         object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float64))
-        shapes = {name: np.shape(column) for name, column in vars(self).items()}
+        names = ("scores", "is_correct", "problem", "output_tokens")
+        shapes = {name: np.shape(getattr(self, name)) for name in names}
         if len(set(shapes.values())) != 1 or self.scores.ndim != 1:
             raise EvaluationError(f"all columns must have the same length, got shapes {shapes}")
         for name, kind in (("is_correct", "b"), ("problem", "iu"), ("output_tokens", "iu")):
@@ -65,6 +70,11 @@ class ScoredSamples:
     def num_groups(self) -> int:
         """Number of problems, with or without both labels."""
         return int(self.group.max(initial=-1)) + 1
+
+    @property
+    def num_equal_pairs(self) -> int:
+        """Number of pairs that are not compared, because both sides have the same tokens."""
+        return 0 if self.equal_pairs is None else len(self.equal_pairs)
 
     def with_scores(self, scores: npt.ArrayLike) -> Self:
         """Replace the scores by those of another judge."""
@@ -140,11 +150,19 @@ def pairwise_counts(scored: ScoredSamples) -> PerProblem:
     twice_rank_sum = np.add.reduceat(np.where(is_correct, twice_rank, 0), problem_start)
     twice_wins = twice_rank_sum - num_correct * (num_correct + 1)
     num_pairs = num_correct * (sizes - num_correct)
+    if scored.equal_pairs is not None:
+        equal = scored.equal_pairs
+        owners = np.searchsorted(problem[problem_start], scored.problem[equal[:, 0]])
+        signs = np.sign(scored.scores[equal[:, 0]] - scored.scores[equal[:, 1]]).astype(np.int64)
+        num_pairs = num_pairs - np.bincount(owners, minlength=len(sizes))
+        twice_wins = twice_wins - np.bincount(owners, signs + 1, len(sizes)).astype(np.int64)
     kept = num_pairs > 0
     if not kept.any():
+        reason = f" ({scored.num_equal_pairs:,} pairs have the same tokens on both sides)"
         raise EvaluationError(
             f"none of the {len(sizes)} problems ({len(scored)} samples) has both a correct and an "
-            "incorrect sample: evaluate on a split with both labels"
+            f"incorrect sample{reason if scored.num_equal_pairs else ''}: evaluate on a split with "
+            "both labels"
         )
     return PerProblem(
         problem=problem[problem_start][kept],

@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Bools
 from featurize.errors import CriticError
+from featurize.store import statement_codes
 from headtrain.features.samples import rank_strings
+from headtrain.metrics.groups import group_codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +58,17 @@ def choose_holdout(problem_ids: Collection[str], share: float) -> Holdout | None
 
 
 def labelled_problems(samples: pa.Table) -> list[str]:
-    """Return the sorted ids of the problems with both labels."""
-    labelled = samples.select(["problem_id", "is_correct"]).filter(
-        pc.is_valid(samples["is_correct"])
-    )
-    ids, labels = rank_strings(labelled["problem_id"]), labelled["is_correct"].to_numpy()
-    num_correct = np.bincount(ids.codes[labels.astype(bool)], minlength=len(ids.names))
-    sizes = np.bincount(ids.codes, minlength=len(ids.names))
+    """Return the sorted ids of the problems with both labels for one statement."""
+    is_labelled = np.asarray(pc.is_valid(samples["is_correct"]).to_numpy(), bool)
+    labels = samples["is_correct"].filter(pa.array(is_labelled)).to_numpy().astype(bool)
+    ids = rank_strings(samples["problem_id"])
+    problems = ids.codes[is_labelled]
+    groups = group_codes(problems, statement_codes(samples)[is_labelled])
+    sizes = np.bincount(groups)
+    num_correct = np.bincount(groups[labels], minlength=len(sizes))
     has_both = (num_correct > 0) & (num_correct < sizes)
-    names: list[str] = ids.names.filter(pa.array(has_both)).to_pylist()
+    found = np.unique(problems[has_both[groups]])
+    names: list[str] = ids.names.take(pa.array(found)).to_pylist()
     return names
 
 

@@ -19,7 +19,14 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Bools, Ints
 from featurize.io.files import digest
-from featurize.store import PlannedPairs, read_pairs
+from featurize.store import (
+    SHARED_IDS_REMEDY,
+    PlannedPairs,
+    SharedIds,
+    find_shared_ids,
+    read_pairs,
+    statement_codes,
+)
 from headtrain.features.samples import (
     LabelledSamples,
     RankedStrings,
@@ -60,6 +67,8 @@ class TrainingPlan:
             "num_problems": self.pairs.num_problems,
             "num_possible": self.pairs.num_possible,
             "num_left_out": self.pairs.num_left_out,
+            # NOTE: only where there are some, so that stores keep the fingerprint they had.
+            **({"num_equal": self.pairs.num_equal} if self.pairs.num_equal else {}),
             "holdout": asdict(self.holdout) if self.holdout else None,
         }
         return PlannedPairs(
@@ -79,6 +88,8 @@ class TrainingData:
     """The problems that are only scored."""
     held_out: LabelledSamples
     """The labelled samples of those problems."""
+    shared_ids: SharedIds | None = None
+    """The problem ids that several statements share."""
 
     def describe(self) -> dict[str, Any]:
         """Count pairs and samples, and measure whether length alone separates the labels."""
@@ -92,6 +103,8 @@ class TrainingData:
             "num_unlabelled": samples.num_unlabelled,
             "num_left_out": plan.num_left_out - len(self.held_out),
             "num_held_out": len(self.held_out),
+            "num_equal_pairs": plan.num_equal,
+            "num_shared_ids": self.shared_ids.num_problems if self.shared_ids else 0,
             "mean_length_difference": float(longer.mean()),
             "longer_is_correct": float((longer > 0).mean() + (longer == 0).mean() / 2),
         }
@@ -123,11 +136,21 @@ def read_training_data(
     kept = samples.take(is_kept[samples.table_rows])
     index = np.empty(store.samples.num_rows, np.int64)  # of a row in `kept`
     index[kept.table_rows] = np.arange(len(kept))
+    if (shared := find_shared_ids(store.samples)) is not None:
+        logger.warning("%s: %s; %s", store.path, shared, SHARED_IDS_REMEDY)
+    if pairs.num_equal:
+        logger.warning(
+            "%s: %d pairs are left out: both sides have the same tokens, after outputs are cut at"
+            " dataset.max_length",
+            store.path,
+            pairs.num_equal,
+        )
     return TrainingData(
         samples=kept,
         plan=replace(pairs, correct=index[pairs.correct], incorrect=index[pairs.incorrect]),
         holdout=training.holdout,
         held_out=samples.take(np.isin(samples.table_rows, training.held_out)),
+        shared_ids=shared,
     )
 
 
@@ -148,17 +171,30 @@ def plan_training(
     if planned is None:
         holdout = choose_holdout(problems, train_holdout)
         held = _held_out(problems, holdout)
-        pairs = plan_pairs(samples, sampling, [*excluded, *held])
+        pairs = _plan_within_statements(samples, sampling, [*excluded, *held])
     else:
         record = planned.record
         holdout = Holdout(**record["holdout"]) if record["holdout"] else None
         held = _held_out(problems, holdout)
         counts = {name: record[name] for name in ("num_problems", "num_possible", "num_left_out")}
+        counts["num_equal"] = record.get("num_equal", 0)
         pairs = PairPlan(correct=planned.correct, incorrect=planned.incorrect, **counts)
+        pairs = _without_equal(samples, pairs)
     is_held = _is_labelled(samples) & _is_one_of(rank_strings(samples["problem_id"]), held)
     return TrainingPlan(
         pairs=pairs, holdout=holdout, held_out=np.flatnonzero(is_held), settings=settings
     )
+
+
+def _plan_within_statements(
+    samples: pa.Table, sampling: DataSamplingSettings, excluded: Collection[str]
+) -> PairPlan:
+    try:
+        return plan_pairs(samples, sampling, excluded)
+    except PairError as error:
+        if (shared := find_shared_ids(samples)) is None:
+            raise
+        raise PairError(f"{error}; {shared}: {SHARED_IDS_REMEDY}") from error
 
 
 def plan_pairs(
@@ -185,6 +221,7 @@ def plan_pairs(
             f"{pairwise.difficulties} and {len(excluded)} excluded problems; allow more"
         )
     labels = pc.fill_null(samples["is_correct"], False).to_numpy()
+    outputs = _output_codes(samples)
     plan = sample_pairs(
         problems.codes[rows],
         labels[rows],
@@ -194,6 +231,7 @@ def plan_pairs(
         max_pairs_per_problem=pairwise.max_pairs_per_problem,
         classes=_classes(samples, pairwise)[rows],
         weights=weights[rows],
+        outputs=None if outputs is None else outputs[rows],
     )
     return replace(
         plan,
@@ -240,12 +278,64 @@ def _held_out(problems: Collection[str], holdout: Holdout | None) -> list[str]:
 
 
 def _classes(samples: pa.Table, pairwise: PairwiseSettings) -> Ints:
-    """Code of the language and (if matched) the length bin, [rows]; pairs must agree in it."""
+    """Code of language, statement and (if matched) length bin, [rows]; pairs must agree in it."""
     languages = rank_strings(samples["language"]).codes + 1  # 0: null
+    classes = _join(languages, statement_codes(samples))
     if not pairwise.length_matched:
-        return languages
-    bins = samples["output_tokens"].to_numpy().astype(np.int64) // pairwise.length_bin_tokens
-    return np.asarray(languages * (int(bins.max(initial=0)) + 1) + bins)
+        return classes
+    lengths = samples["output_tokens"].to_numpy().astype(np.int64)
+    return _join(classes, lengths // pairwise.length_bin_tokens)
+
+
+def _join(codes: Ints, others: Ints) -> Ints:
+    """Join two codes into one, in the order of the first and then the second."""
+    return np.asarray(codes * (int(others.max(initial=0)) + 1) + others)
+
+
+def _output_codes(samples: pa.Table) -> Ints | None:
+    """Code of each output's tokens within its prompt, [rows]; None in a table without texts.
+
+    An index knows the texts only: those that differ may still be cut to the same tokens.
+    """
+    if "feature_row" in samples.column_names:
+        return np.asarray(samples["feature_row"].to_numpy(), np.int64)
+    if "output_key" in samples.column_names:
+        keys = samples["output_key"].combine_chunks().dictionary_encode()
+        return np.asarray(keys.indices.to_numpy(), np.int64)
+    return None
+
+
+def _without_equal(samples: pa.Table, pairs: PairPlan) -> PairPlan:
+    """Leave out planned pairs whose sides have the same tokens or other statements.
+
+    Raises:
+        PairError: no pair is left.
+    """
+    outputs, statements = _output_codes(samples), statement_codes(samples)
+    is_same = statements[pairs.correct] == statements[pairs.incorrect]
+    is_equal = np.zeros(len(pairs.correct), bool)
+    if outputs is not None:
+        is_equal = outputs[pairs.correct] == outputs[pairs.incorrect]
+    kept = np.flatnonzero(is_same & ~is_equal)
+    if len(kept) == len(is_same):
+        return pairs
+    if not is_same.all():
+        logger.warning(
+            "%d of the planned pairs have two different statements and are left out",
+            int((~is_same).sum()),
+        )
+    if not len(kept):
+        raise PairError(
+            f"all {len(is_same):,} planned pairs have the same tokens on both sides or two "
+            "different statements; raise dataset.max_length, or check problem ids and labels"
+        )
+    return replace(
+        pairs,
+        correct=pairs.correct[kept],
+        incorrect=pairs.incorrect[kept],
+        num_problems=len(pc.unique(samples["problem_id"].take(pa.array(pairs.correct[kept])))),
+        num_equal=pairs.num_equal + int(is_equal.sum()),
+    )
 
 
 def _difficulty_weights(difficulties: RankedStrings, pairwise: PairwiseSettings) -> Ints:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from featurize.arrays import Bools, Ints
 from featurize.errors import CriticError
+from headtrain.metrics.groups import find_equal_pairs, group_codes
 from headtrain.pairs.rng import PortableRng
 
 
@@ -36,6 +37,8 @@ class PairPlan:
     """Number of pairs in the samples, drawn or not, before any cap."""
     num_left_out: int = 0
     """Labelled samples that the settings exclude from pairs."""
+    num_equal: int = 0
+    """Pairs that are left out because both sides have the same tokens."""
 
 
 def sample_pairs(
@@ -48,6 +51,7 @@ def sample_pairs(
     max_pairs_per_problem: int | None = None,
     classes: npt.NDArray[np.integer] | None = None,
     weights: npt.NDArray[np.integer] | None = None,
+    outputs: npt.NDArray[np.integer] | None = None,
 ) -> PairPlan:
     """Draw n_pairs distinct pairs, or all if there are fewer; deterministic for a seed.
 
@@ -55,12 +59,13 @@ def sample_pairs(
     gives every problem the same number of pairs until its pairs or the cap run out. Weights scale
     a problem's share (`balanced`) or a combination's probability (`uniform`). All arrays are
     [samples]: only samples with equal problem_codes and equal `classes` are compared; the weight of
-    a problem is the largest weight of its samples.
+    a problem is the largest weight of its samples. Samples with equal `outputs` have the same
+    tokens; they are no pair.
 
     Raises:
         PairError: there is no pair, or an argument is wrong.
     """
-    arrays = [a for a in (problem_codes, is_correct, classes, weights) if a is not None]
+    arrays = [a for a in (problem_codes, is_correct, classes, weights, outputs) if a is not None]
     if len({a.shape for a in arrays}) > 1 or problem_codes.ndim != 1:
         shapes = ", ".join(str(a.shape) for a in arrays)
         raise PairError(f"the columns of the samples, {shapes}, must be vectors of one length")
@@ -70,7 +75,7 @@ def sample_pairs(
         )
     if weights is not None and weights.min(initial=1) < 1:
         raise PairError(f"a weight is {weights.min()}; weights must be positive")
-    cells = _group(problem_codes, is_correct.astype(bool), classes, weights)
+    cells = _group(problem_codes, is_correct.astype(bool), classes, weights, outputs)
     limits = cells.pairs_of_problems
     if max_pairs_per_problem is not None:
         limits = np.minimum(limits, max_pairs_per_problem)
@@ -85,6 +90,7 @@ def sample_pairs(
         incorrect=incorrect,
         num_problems=int(np.count_nonzero(counts)),
         num_possible=int(cells.pairs_of_problems.sum()),
+        num_equal=cells.num_equal,
     )
 
 
@@ -162,14 +168,21 @@ class _Cells:
     num_incorrect: Ints
     """Incorrect samples of each cell, [cells]."""
     pair_ends: Ints
-    """Number of pairs of this cell and all before it, [cells]."""
+    """Number of pairs of this cell and all before it, equal ones among them, [cells]."""
+    equal: Ints
+    """Numbers of the pairs with the same tokens on both sides, ascending; they are skipped."""
+    num_equal: int
+    """Number of such pairs, also in cells that have no other."""
     pairs_of_problems: Ints
-    """Number of pairs of each problem, [problems]."""
+    """Number of pairs of each problem without the equal ones, [problems]."""
     weights: Ints
     """Weight of each problem, [problems]."""
 
     def to_samples(self, pairs: Ints) -> tuple[Ints, Ints]:
-        """Convert pair numbers to the indices of their correct and incorrect samples."""
+        """Convert numbers of pairs that are not equal to the indices of their samples."""
+        # Of the pairs before equal pair m, equal[m] - m are not equal themselves.
+        skipped = self.equal - np.arange(len(self.equal))
+        pairs = pairs + np.searchsorted(skipped, pairs, side="right")
         cells = np.searchsorted(self.pair_ends, pairs, side="right")
         starts = np.append(0, self.pair_ends)[cells]
         i, j = np.divmod(pairs - starts, self.num_incorrect[cells])
@@ -184,6 +197,7 @@ def _group(
     is_correct: Bools,
     classes: npt.NDArray[np.integer] | None,
     weights: npt.NDArray[np.integer] | None,
+    outputs: npt.NDArray[np.integer] | None,
 ) -> _Cells:
     order = np.lexsort((problems,) if classes is None else (classes, problems))
     starts_problem = _starts_run(problems[order])
@@ -193,30 +207,69 @@ def _group(
     cells, labels = np.cumsum(starts_cell) - 1, is_correct[order]  # [samples], sorted
     num_correct = np.bincount(cells[labels], minlength=int(starts_cell.sum()))
     num_incorrect = np.bincount(cells[~labels], minlength=len(num_correct))
-    has_both = (num_correct > 0) & (num_incorrect > 0)
-    if not has_both.any():
-        within = "" if classes is None else ", language and (if matched) length"
-        raise PairError(
-            f"none of the {int(starts_problem.sum())} problems has both a correct and an incorrect "
-            f"sample ({int(labels.sum())} correct, {int((~labels).sum())} incorrect in all); "
-            f"a pair needs one of each of the same problem{within}"
-        )
-    pairs = (num_correct * num_incorrect)[has_both]
-    owners = (np.cumsum(starts_problem) - 1)[starts_cell][has_both]  # problem of each cell
+    equal = np.empty((0, 2), np.int64)  # places among the sorted samples
+    if outputs is not None:
+        codes = group_codes(cells, outputs[order].astype(np.int64))
+        equal = find_equal_pairs(codes, labels)
+    num_equal = np.bincount(cells[equal[:, 0]], minlength=len(num_correct))
+    sizes = num_correct * num_incorrect
+    is_kept = sizes > num_equal
+    if not is_kept.any():
+        raise _no_pair(problems, is_correct, classes, len(equal))
+    owners = (np.cumsum(starts_problem) - 1)[starts_cell][is_kept]  # problem of each cell
     first_cells = np.flatnonzero(_starts_run(owners))
     heaviest = np.ones(len(first_cells), np.int64)
     if weights is not None:
         per_problem = np.maximum.reduceat(weights[order], np.flatnonzero(starts_problem))
         heaviest = per_problem[owners[first_cells]].astype(np.int64)
+    pairs = (sizes - num_equal)[is_kept]
     return _Cells(
         correct=order[labels],
         incorrect=order[~labels],
-        correct_starts=(np.cumsum(num_correct) - num_correct)[has_both],
-        incorrect_starts=(np.cumsum(num_incorrect) - num_incorrect)[has_both],
-        num_incorrect=num_incorrect[has_both],
-        pair_ends=np.cumsum(pairs),
+        correct_starts=(np.cumsum(num_correct) - num_correct)[is_kept],
+        incorrect_starts=(np.cumsum(num_incorrect) - num_incorrect)[is_kept],
+        num_incorrect=num_incorrect[is_kept],
+        pair_ends=np.cumsum(sizes[is_kept]),
+        equal=_number_equal(equal[is_kept[cells[equal[:, 0]]]], cells, labels, sizes * is_kept),
+        num_equal=len(equal),
         pairs_of_problems=np.add.reduceat(pairs, first_cells),
         weights=heaviest,
+    )
+
+
+def _number_equal(equal: Ints, cells: Ints, labels: Bools, sizes: Ints) -> Ints:
+    """Number pairs [pairs, 2] of sorted samples as all pairs are numbered; 0 for a cell left out.
+
+    cells and labels are [samples], sizes [cells] are the numbers of pairs.
+    """
+    correct, incorrect = equal.T
+    own = cells[correct]
+    ranks = np.where(labels, np.cumsum(labels), np.cumsum(~labels)) - 1  # among its label
+    num_correct, num_incorrect = (
+        np.bincount(cells[side], minlength=len(sizes)) for side in (labels, ~labels)
+    )
+    i = ranks[correct] - (np.cumsum(num_correct) - num_correct)[own]
+    j = ranks[incorrect] - (np.cumsum(num_incorrect) - num_incorrect)[own]
+    return np.sort((np.cumsum(sizes) - sizes)[own] + i * num_incorrect[own] + j)
+
+
+def _no_pair(
+    problems: npt.NDArray[np.integer],
+    is_correct: Bools,
+    classes: npt.NDArray[np.integer] | None,
+    num_equal: int,
+) -> PairError:
+    num_problems = len(np.unique(problems))
+    if num_equal:
+        return PairError(
+            f"all {num_equal:,} pairs of the {num_problems} problems have the same tokens on both "
+            "sides, after outputs are cut at dataset.max_length; raise it, or check the labels"
+        )
+    within = "" if classes is None else ", language, statement and (if matched) length"
+    return PairError(
+        f"none of the {num_problems} problems has both a correct and an incorrect "
+        f"sample ({int(is_correct.sum())} correct, {int((~is_correct).sum())} incorrect in all); "
+        f"a pair needs one of each of the same problem{within}"
     )
 
 

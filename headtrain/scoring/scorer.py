@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.arrays import Floats, Ints
-from featurize.store import FeatureStore
+from featurize.store import FeatureStore, statement_codes
 from headtrain.features.samples import rank_strings
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
 from headtrain.metrics.calibration import Calibration
@@ -28,7 +28,7 @@ class Scores:
     spreads: Floats | None
     """[n] standard deviation of the members' values; None for a single head."""
     groups: Ints
-    """[n] code of the problem and language; samples of equal code are ranked together."""
+    """[n] code of problem, language and statement; samples of equal code are ranked together."""
     calibration: Calibration | None
 
     @property
@@ -79,7 +79,7 @@ class Scorer:
         return Scores(
             values=np.asarray(self.head.score(store), np.float64),
             spreads=np.asarray(self.head.spread(store), np.float64) if self.is_ensemble else None,
-            groups=group_codes(problems, languages),
+            groups=group_codes(problems, languages, statement_codes(store.samples)),
             calibration=self.calibration,
         )
 

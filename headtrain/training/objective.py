@@ -12,6 +12,7 @@ import torch
 
 from featurize.arrays import Floats32, Ints
 from headtrain.features.inputs import HeadInputs
+from headtrain.metrics.groups import find_equal_pairs, ranks_within
 from headtrain.pairs.sampler import PairPlan
 from headtrain.settings import TrainingSettings
 from headtrain.training.loss import make_loss
@@ -60,7 +61,7 @@ class Objective:
         if self.counts is not None:
             counts, starts = self.counts[items], (np.cumsum(self.counts) - self.counts)[items]
             owners = np.repeat(owners, counts)
-            terms = starts[owners] + _ranks_within(counts)
+            terms = starts[owners] + ranks_within(counts)
         return Terms(
             items=owners,
             first=self.first[terms],
@@ -104,19 +105,12 @@ def make_objective(inputs: HeadInputs, plan: PairPlan, settings: TrainingSetting
 
 
 def all_pairs(inputs: HeadInputs, plan: PairPlan) -> tuple[Ints, Ints]:
-    """Return every pair of the samples of the planned pairs, grouped by correct sample."""
-    problems = inputs.samples.problems
-    correct, incorrect = np.unique(plan.correct), np.unique(plan.incorrect)
-    incorrect = incorrect[np.argsort(problems[incorrect], kind="stable")]
-    start = np.searchsorted(problems[incorrect], problems[correct], side="left")
-    end = np.searchsorted(problems[incorrect], problems[correct], side="right")
-    counts = end - start  # [correct] incorrect samples of the same problem
-    return (
-        np.repeat(correct, counts),
-        incorrect[np.repeat(start, counts) + _ranks_within(counts)],
-    )
+    """Return every pair of the samples of the planned pairs, grouped by correct sample.
 
-
-def _ranks_within(counts: Ints) -> Ints:
-    """Return 0..count-1 for every count, concatenated."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    Pairs whose sides have the same tokens, and so one feature row, are left out.
+    """
+    touched = np.unique(np.concatenate([plan.correct, plan.incorrect]))
+    found = find_equal_pairs(inputs.samples.problems[touched], inputs.samples.is_correct[touched])
+    correct, incorrect = touched[found].T
+    is_kept = inputs.rows[correct] != inputs.rows[incorrect]
+    return correct[is_kept], incorrect[is_kept]

@@ -46,6 +46,10 @@ class TrainResult:
     seconds: float
     """Training time over all starts of the run."""
     tracking_run_id: str | None
+    num_equal_pairs: int = 0
+    """Pairs left out because both sides have the same tokens."""
+    num_shared_ids: int = 0
+    """Problem ids with several statements, which are not paired with one another."""
     was_up_to_date: bool = False
     """Whether the run had finished before, so nothing was done."""
     resumed_from_step: int | None = None
@@ -64,6 +68,7 @@ class TrainResult:
             "samples without a label": self.num_unlabelled,
             "samples held out": self.num_held_out,
             "samples not allowed in pairs": self.num_left_out,
+            **self._left_out(),
             "correct longer by, tokens": self.mean_length_difference,
             "longer is correct, of the pairs": self.longer_is_correct,
             "steps": self.num_steps,
@@ -75,6 +80,14 @@ class TrainResult:
             **(holdout if self.num_held_out else {}),
             "seconds": self.seconds,
         }
+
+    def _left_out(self) -> dict[str, int]:
+        """Return the rows of what few datasets have."""
+        rows = {
+            "pairs of equal tokens, left out": self.num_equal_pairs,
+            "problem ids with several statements": self.num_shared_ids,
+        }
+        return {name: number for name, number in rows.items() if number}
 
     @classmethod
     def find(cls, folder: RunFolder, identity: Mapping[str, Any]) -> Self | None:

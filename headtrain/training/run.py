@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.errors import CriticError
-from featurize.store import FeatureStore, sole_writer
+from featurize.store import SHARED_IDS_REMEDY, FeatureStore, find_shared_ids, sole_writer
 from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import (
@@ -72,6 +72,7 @@ def train_head(
     tracker: Tracker,
     cache_dir: Path | None = None,
     overwrite: bool = False,
+    strict: bool = False,
     mixed_precision: bool = True,
     progress: Callable[[TrainProgress], None] | None = None,
 ) -> TrainResult:
@@ -80,6 +81,7 @@ def train_head(
     Rerunning a finished run does nothing; rerunning a killed one resumes from its last checkpoint
     and gives the same weights (bitwise on a CPU). `overwrite` replaces any earlier run. Features
     that do not fit into memory are mapped from a file in cache_dir (default: checkpoint_dir).
+    `strict` refuses problem ids that several statements share.
 
     Raises:
         CriticError: the stores or settings are wrong, checkpoint_dir holds another run, another
@@ -87,6 +89,8 @@ def train_head(
     """
     refuse_mismatch(train, valid)
     _refuse_useless(valid, checkpoint, train_holdout)
+    if strict:
+        _refuse_shared_ids(train, valid)
     folder = RunFolder(checkpoint_dir)
     kept = ("save_checkpoint_every", "save_best", "save_final")
     identity = {
@@ -201,6 +205,12 @@ def _refuse_useless(
         )
     if checkpoint.s3_upload and checkpoint.s3_uri:
         check_upload_uri(checkpoint.s3_uri)
+
+
+def _refuse_shared_ids(*stores: FeatureStore | None) -> None:
+    for store in stores:
+        if store is not None and (shared := find_shared_ids(store.samples)) is not None:
+            raise CriticError(f"{store.path}: {shared}; {SHARED_IDS_REMEDY}")
 
 
 def _warn_of_shared_problems(train: FeatureStore, valid: FeatureStore | None) -> None:

@@ -114,4 +114,5 @@ def _scored(samples: LabelledSamples, values: Floats32) -> ScoredSamples:
         is_correct=samples.is_correct,
         problem=samples.problems,
         output_tokens=samples.output_tokens,
+        equal_pairs=samples.equal_pairs,
     )

@@ -174,7 +174,6 @@ def test_train_head_says_what_its_pairs_are(folder: Path, whole: Path) -> None:
     [
         (("featurize", "--split", "valid", "--pairs", "5"), "not those of valid"),
         (("audit", "--against", "train"), "is the split itself"),
-        (("audit", "--strict"), "name it: --against"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

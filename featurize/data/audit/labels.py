@@ -17,6 +17,7 @@ from featurize.data.audit.section import (
     draw_by_power_of_two,
 )
 from featurize.io.figures import FAINT, INCORRECT
+from featurize.store import find_shared_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +50,8 @@ class LabelAudit:
     num_correct: int
     num_problems: int
     """Problems with any sample, labelled or not."""
+    num_shared_ids: int
+    """Problem ids with several statements; pairs are made within a statement."""
     num_problems_with_both: int
     num_problems_only_correct: int
     num_problems_only_incorrect: int
@@ -76,12 +79,14 @@ def audit_labels(table: pa.Table, labelled: LabelledRows, caps: Sequence[int]) -
     pairs = np.bincount(labelled.problems, labelled.num_rivals(), minlength=num_ids)
     pairs = np.sort(pairs[pairs > 0]).astype(np.int64)
     shares = num_correct / np.maximum(sizes, 1)
+    shared = find_shared_ids(table)
     largest = pairs[-max(1, len(pairs) // 100) :].sum()
     return LabelAudit(
         num_samples=labelled.num_rows,
         num_unlabelled=labelled.num_rows - len(labelled.rows),
         num_correct=int(labelled.is_correct.sum()),
         num_problems=len(np.unique(encode(table["problem_id"])[0])),
+        num_shared_ids=shared.num_problems if shared else 0,
         num_problems_with_both=int(has_both.sum()),
         num_problems_only_correct=int(((sizes > 0) & (num_correct == sizes)).sum()),
         num_problems_only_incorrect=int(((sizes > 0) & (num_correct == 0)).sum()),
@@ -106,6 +111,7 @@ def show_labels(labels: LabelAudit, split: str) -> Section:
         "correct": labels.num_correct,
         "without a label": labels.num_unlabelled,
         "problems": labels.num_problems,
+        "problem ids with several statements": labels.num_shared_ids,
         "problems with both labels": labels.num_problems_with_both,
         "problems with correct samples only": labels.num_problems_only_correct,
         "problems with incorrect samples only": labels.num_problems_only_incorrect,

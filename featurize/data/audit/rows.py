@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurize.arrays import Bools, Ints
+from featurize.store import statement_codes
 
 UNKNOWN = "unknown"
 """The name of missing values."""
@@ -21,7 +22,7 @@ class LabelledRows:
     problems: Ints
     """Code of the problem, into problem_ids."""
     groups: Ints
-    """Code of the problem and language; pairs are made within equal codes, from 0 without gaps."""
+    """Code of problem, language and statement, from 0 without gaps; pairs are made within."""
     is_correct: Bools
     problem_ids: tuple[str, ...]
     num_rows: int
@@ -45,7 +46,9 @@ def read_labelled_rows(table: pa.Table) -> LabelledRows:
     rows = np.flatnonzero(pc.is_valid(table["is_correct"]).to_numpy())
     labels = pc.fill_null(table["is_correct"], False).to_numpy()
     problems = problem_codes[rows]
+    statements = statement_codes(table)
     keys = problems * (int(languages.max(initial=0)) + 1) + languages[rows]
+    keys = keys * (int(statements.max(initial=0)) + 1) + statements[rows]
     return LabelledRows(
         rows=rows,
         problems=problems,

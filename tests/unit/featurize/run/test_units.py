@@ -71,6 +71,7 @@ def test_the_counts_account_for_every_sample(tmp_path):
         "prompts": 2,
         "unique_tokens": sum(set(prompts)) + sum(outputs) - sum(outputs[n] for n in repeated),
         "all_tokens": sum(prompts) + sum(outputs),
+        "both_labels": 4,
     }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from msgspec import structs
 
@@ -12,7 +13,7 @@ from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.evaluation.texts import TextSource
 from headtrain.pairs.holdout import choose_holdout
 from headtrain.settings import EvaluationSettings
-from tests.support.synthetic_stores import write_store
+from tests.support.synthetic_stores import replace_column, write_store
 
 SETTINGS = EvaluationSettings(bootstrap_rounds=50, minimal_edit=0.5)
 
@@ -166,3 +167,22 @@ def test_problems_held_out_of_training_are_a_split_of_their_own(stores):
 def test_only_the_splits_asked_for_have_details(stores):
     evaluation = evaluate_head(LengthHead(), stores, SETTINGS, detailed=["train"]).evaluation
     assert list(evaluation.details) == ["train"]
+
+
+def test_pairs_of_one_feature_row_are_not_judged_and_said(stores):
+    rows = np.arange(48)
+    rows[:2] = 0  # the first pair of the first problem
+    valid = replace_column(stores["valid"], "feature_row", pa.array(rows))
+    whole = evaluate_head(LengthHead(), {"valid": stores["valid"]}, SETTINGS).evaluation
+    cut = evaluate_head(LengthHead(), {"valid": valid}, SETTINGS).evaluation
+    assert cut.splits["valid"].counts.num_pairs == whole.splits["valid"].counts.num_pairs - 1
+    assert "1 pairs have the same tokens" in cut.details["valid"].left_out["equal_pairs"]
+    assert "equal_pairs" not in whole.details["valid"].left_out
+
+
+def test_statements_of_one_problem_id_are_judged_apart(stores):
+    statements = np.arange(48) // 4 % 2
+    valid = replace_column(stores["valid"], "prompt_tokens", pa.array(10 + statements))
+    counts = evaluate_head(LengthHead(), {"valid": valid}, SETTINGS).evaluation
+    assert counts.splits["valid"].counts.num_pairs == 12 * 2 * 2
+    assert "6 of 6" in counts.details["valid"].left_out["pairs_of_two_statements"]

@@ -1,5 +1,6 @@
 """Metrics of some of the pairs: every count against a plain list of the pairs."""
 
+from dataclasses import replace
 from itertools import pairwise
 from math import comb
 
@@ -8,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from headtrain.metrics.agreement import count_agreement, mcnemar
+from headtrain.metrics.groups import find_equal_pairs, group_codes
 from headtrain.metrics.pairs import (
     length_difference_edges,
     list_pairs,
@@ -16,7 +18,7 @@ from headtrain.metrics.pairs import (
     tally_pairs,
     widest_pairs,
 )
-from headtrain.metrics.pairwise import ScoredSamples
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 
 
 def simulated(seed, num_samples=120, num_problems=7, *, longest=40):
@@ -170,3 +172,38 @@ def test_the_widest_pairs_are_the_worst_of_each_problem():
 def test_perfect_scores_have_no_widest_pairs():
     scored = simulated(3)
     assert len(widest_pairs(scored.with_scores(scored.is_correct * 1.0), 5).correct) == 0
+
+
+def with_equal_pairs(seed: int) -> ScoredSamples:
+    """Samples of which some pairs have the same tokens on both sides."""
+    scored = simulated(seed)
+    outputs = np.random.default_rng(seed).integers(0, 6, len(scored))
+    codes = group_codes(scored.problem, outputs)
+    return replace(scored, equal_pairs=find_equal_pairs(codes, scored.is_correct))
+
+
+def pairs_compared(scored: ScoredSamples) -> list[tuple[int, int]]:
+    left_out = set(map(tuple, scored.equal_pairs.tolist()))
+    return [pair for pair in plain_pairs(scored) if pair not in left_out]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pairs_of_the_same_tokens_are_not_compared(seed: int) -> None:
+    scored = with_equal_pairs(seed)
+    expected = pairs_compared(scored)
+    assert 0 < len(expected) < len(plain_pairs(scored))
+    listed = [pair for pairs in list_pairs(scored, 10) for pair in zip(*pairs, strict=True)]
+    assert sorted(listed) == sorted(expected)
+    counts = pairwise_counts(scored)
+    [tally] = tally_pairs({"judge": scored}, list_pairs(scored)).values()
+    wins = [np.sign(scored.scores[c] - scored.scores[i]) / 2 + 0.5 for c, i in expected]
+    assert counts.total == tally.total == len(expected)
+    assert counts.wins.sum() == tally.wins.sum() == sum(wins)
+
+
+def test_a_split_of_equal_pairs_alone_cannot_be_judged() -> None:
+    scored = simulated(0)
+    codes = group_codes(scored.problem)
+    scored = replace(scored, equal_pairs=find_equal_pairs(codes, scored.is_correct))
+    with pytest.raises(EvaluationError, match="have the same tokens on both sides"):
+        pairwise_counts(scored)

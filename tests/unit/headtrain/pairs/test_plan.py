@@ -12,6 +12,7 @@ import pytest
 from featurize.data.token_counts import count_tokens, counts_path, write_counts
 from featurize.run.selection import Selection, select
 from featurize.store import FeatureStore, PlannedPairs
+from headtrain.pairs.holdout import labelled_problems
 from headtrain.pairs.plan import (
     TrainingPlan,
     pair_settings,
@@ -281,3 +282,88 @@ def test_selected_rows_keep_their_order_and_their_fingerprint(tmp_path: Path, tr
     assert chosen.content_fingerprint != index.content_fingerprint
     everything = Selection(pairs=pairs, also=np.arange(len(index)))
     assert select(index, everything).content_fingerprint == index.content_fingerprint
+
+
+def shared_ids_store(folder: Path) -> FeatureStore:
+    """Two statements for each problem id: the correct outputs of one, all of the other."""
+    rows = make_rows(4, 6)
+    for row in rows:
+        row["is_correct"] = bool(int(row["task_id"][-1]) % 2)
+    others = [
+        {**row, "instruction": f"Other {row['problem_id']}", "task_id": f"other-{row['task_id']}"}
+        for row in rows
+        if row["is_correct"]
+    ]
+    folder.mkdir()
+    plan = make_plan(folder, write_rows(folder / "rows.jsonl", [*rows, *others]))
+    return FeatureStore.open(write_store(plan))
+
+
+def test_pairs_never_cross_two_statements_of_a_problem_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = shared_ids_store(tmp_path / "shared")
+    data = read_training_data(store, settings(10**6))
+    ids = np.array(store.samples["task_id"].to_pylist())[data.samples.table_rows]
+    assert not [name for name in ids[data.plan.correct] if name.startswith("other")]
+    assert data.describe()["num_shared_ids"] == 4
+    assert "4 of 4 problem ids have several statements" in caplog.text
+    assert labelled_problems(store.samples) == ["p0", "p1", "p2", "p3"]
+
+
+def test_an_error_without_pairs_names_the_shared_ids() -> None:
+    table = pa.table(
+        {
+            "problem_id": ["a", "a"],
+            "language": ["c", "c"],
+            "difficulty": ["", ""],
+            "is_correct": [True, False],
+            "prompt_key": ["x", "y"],
+        }
+    )
+    with pytest.raises(PairError, match="several statements, the first is 'a'"):
+        plan_training(table, settings())
+
+
+def test_pairs_of_one_feature_row_are_counted_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = synthetic_stores.write_store(tmp_path / "store", num_problems=3, samples_per_problem=4)
+    rows = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7])
+    store = synthetic_stores.replace_column(store, "feature_row", pa.array(rows))
+    data = read_training_data(store, settings(10**6))
+    assert len(data.plan.correct) == 3 + 4
+    assert data.describe()["num_equal_pairs"] == 1 + 4
+    assert "5 pairs are left out" in caplog.text
+    features = data.samples.feature_rows
+    assert (features[data.plan.correct] != features[data.plan.incorrect]).all()
+
+
+def test_planned_pairs_that_are_cut_to_the_same_tokens_are_left_out(tmp_path: Path) -> None:
+    rows = make_rows(3, 6)
+    for row in rows:
+        row["is_correct"] = bool(int(row["task_id"][-1]) % 2)
+        row["output"] = f"{row['task_id']} = 1\n{row['output']}"
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    store = FeatureStore.open(write_store(make_plan(tmp_path, path, choose=chooser(settings(9)))))
+    whole = read_training_data(store, settings(9))
+    assert len(whole.plan.correct) == 9
+    same = store.samples["feature_row"].to_numpy().copy()
+    pair = whole.samples.table_rows[[whole.plan.correct[0], whole.plan.incorrect[0]]]
+    same[pair[0]] = same[pair[1]]
+    cut = synthetic_stores.replace_column(store, "feature_row", pa.array(same))
+    data = read_training_data(cut, settings(9))
+    assert data.plan.num_equal == 1
+    assert len(data.plan.correct) == 8
+
+
+def test_texts_with_both_labels_are_no_pair_in_an_index(tmp_path: Path) -> None:
+    rows = make_rows(2, 4)
+    for number, row in enumerate(rows):
+        row |= {"output": "same" if number % 4 < 2 else f"x{number}", "is_correct": number % 2 == 0}
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    plan = make_plan(tmp_path, path, choose=chooser(settings(10**6)))
+    assert plan.num_pairs == 2 * (4 - 1)
+    assert plan.selection is not None
+    assert plan.selection.pairs is not None
+    assert plan.selection.pairs.record["num_equal"] == 2

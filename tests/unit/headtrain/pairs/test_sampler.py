@@ -250,3 +250,50 @@ def test_products_beyond_64_bits_are_allocated_exactly() -> None:
     counts = allocate_uniform(limits, 3_000, weights, PortableRng(0))
     assert counts.sum() == 3_000
     assert abs(counts[0] - 2_000) <= 1
+
+
+OUTPUTS = np.array([1, 2, 3, 4, 5, 6, 4, 5, 1, 1, 1, 2, 3, 8, 9, 8])
+"""Two pairs of problem 9 and two of problem 2 have equal outputs."""
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "uniform"])
+@pytest.mark.parametrize("classes", [None, CLASSES], ids=["all", "matched"])
+def test_samples_with_the_same_tokens_are_no_pair(
+    strategy: Strategy, classes: np.ndarray | None
+) -> None:
+    possible = ALL_PAIRS if classes is None else MATCHED_PAIRS
+    expected = {(c, i) for c, i in possible if OUTPUTS[c] != OUTPUTS[i]}
+    plan = sample_pairs(
+        CODES, LABELS, 1000, seed=0, strategy=strategy, classes=classes, outputs=OUTPUTS
+    )
+    assert sorted(pairs_of(plan)) == sorted(expected)
+    assert plan.num_possible == len(expected)
+    assert plan.num_equal == len(possible) - len(expected) > 0
+
+
+def test_pairs_that_differ_are_drawn_equally_often() -> None:
+    expected = sorted((c, i) for c, i in ALL_PAIRS if OUTPUTS[c] != OUTPUTS[i])
+    drawn = Counter[tuple[int, int]]()
+    for seed in range(600):
+        plan = sample_pairs(CODES, LABELS, 3, seed=seed, strategy="uniform", outputs=OUTPUTS)
+        drawn.update(pairs_of(plan))
+    assert chisquare([drawn[pair] for pair in expected]).pvalue > 0.001
+    assert set(drawn) == set(expected)
+
+
+def test_outputs_that_all_differ_change_no_pair() -> None:
+    plain = sample_pairs(CODES, LABELS, 7, seed=3, classes=CLASSES)
+    distinct = sample_pairs(CODES, LABELS, 7, seed=3, classes=CLASSES, outputs=np.arange(16))
+    assert pairs_of(plain) == pairs_of(distinct)
+
+
+def test_a_problem_of_equal_outputs_only_has_no_pairs() -> None:
+    outputs = np.where(CODES == 5, 0, np.arange(16))
+    plan = sample_pairs(CODES, LABELS, 1000, seed=0, outputs=outputs)
+    assert {int(CODES[c]) for c, _ in pairs_of(plan)} == {2, 9}
+    assert (plan.num_problems, plan.num_equal) == (2, 2)
+
+
+def test_nothing_but_equal_outputs_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(PairError, match=r"all 12 pairs .* dataset\.max_length"):
+        sample_pairs(CODES, LABELS, 5, seed=0, outputs=np.zeros(16, int))
