@@ -2,8 +2,9 @@
 
 import contextlib
 import gzip
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,6 +30,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Row = tuple[bytes, dict[str, float | int]]
 """A line of JSON, and the fields to add."""
+
+Rows = Sequence[Mapping[str, Any]]
+"""Some parsed rows."""
 
 
 def to_output(out: str) -> Path:
@@ -59,18 +63,67 @@ def to_field_names(index: pa.Table, names: Sequence[str], prefix: str) -> list[s
 
 
 def check_output(out: Path, sources: Sequence[Source], names: Sequence[str]) -> None:
-    """Find, before any work, what would stop the writing.
+    """Find, before any work, what would stop the writing: reads every row as writing will.
 
     Raises:
-        DataError: `out` is one of the sources, or a first row has one of these fields already.
+        DataError: `out` is one of the sources, a row has one of these fields already, or a column
+            cannot be written in the format of `out`.
     """
     for source in sources:
         if out.exists() and out.samefile(source.path):
             raise DataError(f"--out {str(out)!r} is the file that is scored; name another")
-        if source.suffix == ".parquet":
-            _refuse_taken(pq.read_schema(source.path).names, names, source.name)
-        elif first := next((line for line in _read_lines(source) if line.strip()), None):
-            _refuse_taken_in_line(first, names, source.location(1))
+    if _are_columns(out, sources):
+        schema = _common_schema(sources, names)
+        for source in sources:
+            for _ in _read_batches(source, schema):
+                pass
+        return
+    rows = _read_rows(out, sources, names)
+    if out.name.endswith(".parquet"):
+        _fit_columns(sources, lambda: _cut(map(_parse, rows())))
+    else:
+        for _ in rows():
+            pass
+
+
+def _read_rows(
+    out: Path, sources: Sequence[Source], names: Sequence[str]
+) -> Callable[[], Iterator[bytes]]:
+    """Read the lines of all files, as often as it is called; none has one of the fields."""
+
+    def read() -> Iterator[bytes]:
+        for source in sources:
+            for number, line in enumerate(_read_copied(out, source), start=1):
+                if line.strip():
+                    _refuse_taken_in_line(line, names, source.location(number))
+                    yield line
+
+    return read
+
+
+def _read_copied(out: Path, source: Source) -> Iterator[bytes]:
+    """Read the lines of a file; an error names the column that cannot be read."""
+    try:
+        yield from _read_lines(source)
+    except DataError as error:
+        if source.suffix != ".parquet":
+            raise
+        column = next(
+            (c for c in pq.read_schema(source.path).names if not _can_read(source, c)), ""
+        )
+        raise DataError(
+            f"{source.name}: column {column!r} cannot be copied to {str(out)!r} ({error}); write"
+            " .parquet, or leave the column out"
+        ) from error
+
+
+def _can_read(source: Source, column: str) -> bool:
+    try:
+        for _ in read_lines(source, columns=[column]):
+            pass
+    except DataError:
+        return False
+    return True
 
 
 def to_rows(index: pa.Table, fields: Mapping[str, Ints | Floats], prefix: str) -> pa.Table:
@@ -105,7 +158,7 @@ def write_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> int:
         _refuse_changed(sources)
         if not out.name.endswith(".parquet"):
             _write_json_lines(temporary, out.name, sources, rows)
-        elif all(source.suffix == ".parquet" for source in sources):
+        elif _are_columns(out, sources):
             _append_columns(temporary, sources, rows)
         else:
             _convert_to_parquet(temporary, sources, rows)
@@ -120,66 +173,113 @@ def _write_json_lines(path: Path, name: str, sources: Sequence[Source], rows: pa
             file.write(text[:-1].rstrip() + b"," + orjson.dumps(fields)[1:] + b"\n")
 
 
+def _are_columns(out: Path, sources: Sequence[Source]) -> bool:
+    """Whether Parquet files are copied column by column."""
+    return all(name.endswith(".parquet") for name in (out.name, *(s.path for s in sources)))
+
+
 def _append_columns(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
     """Copy Parquet files batch by batch and append the columns of `rows`."""
     added = rows.drop_columns(list(PLACE))
-    schema = pq.read_schema(sources[0].path)
-    _refuse_taken(schema.names, added.column_names, sources[0].name)
+    schema = _common_schema(sources, added.column_names)
     target = pa.schema([*schema, *added.schema], schema.metadata)
     start = 0
     with pq.ParquetWriter(str(path), target) as writer:
         for source in sources:
-            with pq.ParquetFile(source.path) as file:
-                if not file.schema_arrow.equals(schema):
-                    raise DataError(
-                        f"{source.name}: has other columns than {sources[0].name}; score one at a"
-                        " time, or write .jsonl"
-                    )
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                    fields = added.slice(start, batch.num_rows)
-                    if fields.num_rows < batch.num_rows:
-                        raise _changed(source)
-                    columns = [column.combine_chunks() for column in fields.columns]
-                    arrays = [*batch.columns, *columns]
-                    writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=target))
-                    start += batch.num_rows
+            for batch in _read_batches(source, schema):
+                fields = added.slice(start, batch.num_rows)
+                if fields.num_rows < batch.num_rows:
+                    raise _changed(source)
+                columns = [column.combine_chunks() for column in fields.columns]
+                arrays = [*batch.columns, *columns]
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=target))
+                start += batch.num_rows
+
+
+def _common_schema(sources: Sequence[Source], names: Sequence[str]) -> pa.Schema:
+    """Read the columns of Parquet files, which must be the same and none of these fields."""
+    schema: pa.Schema = pq.read_schema(sources[0].path)
+    for source in sources:
+        found = pq.read_schema(source.path)
+        _refuse_taken(found.names, names, source.name)
+        if not found.equals(schema):
+            raise DataError(
+                f"{source.name}: has other columns than {sources[0].name}; score one at a time, or"
+                " write .jsonl"
+            )
+    return schema
+
+
+def _read_batches(source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(source.path) as file:
+        if not file.schema_arrow.equals(schema):
+            raise _changed(source)
+        try:
+            yield from file.iter_batches(batch_size=_BATCH_ROWS)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{source.name}: cannot be read as Parquet ({reason})") from error
 
 
 def _convert_to_parquet(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
     """Convert JSON lines: the first pass finds the types of all columns, the second writes."""
     added = rows.drop_columns(list(PLACE)).schema
-    schema = pa.schema([])
+
+    def read() -> Iterator[Rows]:
+        joined = _join(sources, rows)
+        return _cut(_parse(line) | fields for line, fields in joined)
+
+    schema = _fit_columns(sources, read, added)
+    with pq.ParquetWriter(str(path), schema) as writer:
+        for batch in read():
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def _fit_columns(
+    sources: Sequence[Source], read: Callable[[], Iterator[Rows]], added: pa.Schema | None = None
+) -> pa.Schema:
+    """Find a type for every column of the rows; `added` are known.
+
+    Raises:
+        DataError: a column mixes types, or a value does not fit its type.
+    """
+    schema, known = pa.schema([]), added or pa.schema([])
     try:
-        for batch in _batches(sources, rows):
+        for batch in read():
             found = _infer_schema(batch)
             schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        schema = pa.schema([*(field for field in schema if field.name not in added.names), *added])
-        with pq.ParquetWriter(str(path), schema) as writer:
-            for batch in _batches(sources, rows):
-                writer.write_table(pa.Table.from_pylist(batch, schema))
+        schema = pa.schema([*(field for field in schema if field.name not in known.names), *known])
+        for batch in read():
+            pa.Table.from_pylist(batch, schema)
     except (pa.ArrowException, OverflowError) as error:
         raise DataError(
             f"{sources[0].name}: its rows do not fit the columns of a Parquet file"
             f" ({str(error).splitlines()[0]}); write .jsonl"
         ) from error
+    return schema
 
 
-def _batches(sources: Sequence[Source], rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    """Parse the rows and add their fields, some thousand at a time."""
-    batch: list[dict[str, Any]] = []
-    for line, fields in _join(sources, rows):
-        batch.append(cast("dict[str, Any]", parse_line(line)) | fields)
-        if len(batch) == _BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse a line of JSON that is known to be an object."""
+    return cast("dict[str, Any]", parse_line(line))
+
+
+def _cut(rows: Iterable[dict[str, Any]]) -> Iterator[Rows]:
+    """Cut a stream of rows into batches of some thousand."""
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
         yield batch
 
 
-def _infer_schema(batch: Sequence[Mapping[str, Any]]) -> pa.Schema:
+def _infer_schema(batch: Rows) -> pa.Schema:
     # NOTE: Table.from_pylist takes the fields of the first row for those of all rows.
-    names = dict.fromkeys(name for row in batch for name in row)
-    return pa.table({name: pa.array([row.get(name) for row in batch]) for name in names}).schema
+    columns = {}
+    for name in dict.fromkeys(name for row in batch for name in row):
+        try:
+            columns[name] = pa.array([row.get(name) for row in batch])
+        except (pa.ArrowException, OverflowError) as error:
+            raise pa.ArrowInvalid(f"{name!r}: {error}") from error
+    return pa.table(columns).schema
 
 
 def _join(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
@@ -207,7 +307,7 @@ def _read_lines(source: Source) -> Iterator[bytes]:
 def _refuse_taken_in_line(line: bytes, names: Sequence[str], where: str) -> None:
     # NOTE: to parse every line would take longer than to write it.
     if any(b'"%b"' % name.encode() in line for name in names):
-        _refuse_taken(list(cast("dict[str, Any]", parse_line(line))), names, where)
+        _refuse_taken(list(_parse(line)), names, where)
 
 
 def _refuse_taken(present: Sequence[str], names: Sequence[str], where: str) -> None:

@@ -230,3 +230,46 @@ def test_more_rows_than_scores_are_refused(tmp_path: Path, columns: Path, out: s
     with pytest.raises(DataError, match="has changed"):
         write_rows(tmp_path / out, sources, fields.slice(0, 2))
     assert not (tmp_path / out).exists()
+
+
+def check(out: str, folder: Path, *files: Path) -> None:
+    """What is checked before any features are computed."""
+    index = DatasetIndex.build([str(file) for file in files], folder / "cache")
+    names = to_field_names(index.table, ["score", "rank"], "")
+    check_output(to_output(str(folder / out)), index.sources, names)
+
+
+def test_a_column_that_is_only_copied_is_checked_before_any_work(
+    tmp_path: Path, columns: Path
+) -> None:
+    with pytest.raises(DataError, match=r"rows\.parquet: column 'raw' cannot be copied") as caught:
+        check("out.jsonl", tmp_path, columns)
+    assert "write .parquet" in str(caught.value)
+    check("out.parquet", tmp_path, columns)
+
+
+def test_a_later_row_that_has_the_field_is_refused_before_any_work(
+    tmp_path: Path, lines: Path
+) -> None:
+    lines.write_text(ROWS[0] + "\n" + ROWS[1][:-1] + ',"rank":1}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: has a field 'rank' already"):
+        check("out.jsonl", tmp_path, lines)
+
+
+def test_types_that_mix_are_refused_before_any_work_and_by_name(
+    tmp_path: Path, lines: Path
+) -> None:
+    row = {"instruction": "Add.", "output": "2", "id": "seven"}
+    lines.write_text(f"{ROWS[0]}\n{json.dumps(row)}\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl: .*'?id'?.*write \.jsonl"):
+        check("out.parquet", tmp_path, lines)
+    lines.write_text(f"{ROWS[0]}\n{json.dumps(row | {'id': [1]})}\n")
+    with pytest.raises(DataError, match=r"'id'.*write \.jsonl"):
+        check("out.parquet", tmp_path, lines)
+
+
+def test_files_of_other_columns_are_refused_before_any_work(tmp_path: Path, columns: Path) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(columns).drop(["when"]), other)
+    with pytest.raises(DataError, match=r"other columns.*write \.jsonl"):
+        check("out.parquet", tmp_path, columns, other)
