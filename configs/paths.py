@@ -1,5 +1,6 @@
 """Paths of the files of a run; everything it writes is below `storage.root`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -40,7 +41,10 @@ class Layout:
     """Files logged to the local tracking database."""
 
     tracking_uri: str
-    """The configured tracking server, or the local database."""
+    """The configured tracking server, that of MLFLOW_TRACKING_URI, or the local database."""
+
+    is_tracked_locally: bool = False
+    """Whether that is the local database."""
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -48,6 +52,7 @@ class Layout:
         root = Path(config.storage.root)
         experiment = config.experiment.name
         mlruns_dir = root / "mlruns"
+        server = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         return cls(
             models_dir=Path(config.storage.models_dir),
             datasets_dir=Path(config.storage.datasets_dir),
@@ -61,8 +66,8 @@ class Layout:
             mlruns_dir=mlruns_dir,
             artifacts_dir=mlruns_dir / "artifacts",
             # A database and not a folder of files: MLflow 3 deprecates its file store.
-            tracking_uri=config.mlflow.tracking_uri
-            or f"sqlite:///{(mlruns_dir / 'mlflow.db').as_posix()}",
+            tracking_uri=server or f"sqlite:///{(mlruns_dir / 'mlflow.db').as_posix()}",
+            is_tracked_locally=not server,
         )
 
     def features_dir(self, split: str) -> Path | str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headtrain.evaluation.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.metrics.calibration import Decision
-    from headtrain.tracking import MlflowTracker
+    from headtrain.tracking.waiting import WaitingTracker
 
 _POLICY = "models.policy"
 _LOCATION = ("path", "tokenizer_path", "revision")
@@ -183,23 +183,31 @@ class Project:
         results = results_dir(str(folder), layout.checkpoint_dir, layout.evaluation_dir)
         return results / f"{split}.json", inputs
 
-    def make_tracker(self) -> "MlflowTracker":
+    def make_tracker(self) -> "WaitingTracker":
         """The tracking server of the configuration, or the local database."""
-        from headtrain.tracking import MlflowTracker
+        from headtrain.tracking.server import MlflowTracker, to_plain_folder
+        from headtrain.tracking.waiting import WaitingTracker
 
         settings, layout = self.settings, self.layout
         layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
-        is_local = not settings.mlflow.tracking_uri
-        return MlflowTracker(
-            layout.tracking_uri,
-            settings.mlflow.experiment,
-            artifact_root=layout.artifacts_dir if is_local else None,
-            run_name=settings.experiment.name,
-            tags={
-                "stage": settings.experiment.stage,
-                **dict.fromkeys(settings.experiment.tags, ""),
-            },
-        )
+        uri, artifact_root = layout.tracking_uri, None
+        if layout.is_tracked_locally:
+            folder = to_plain_folder(layout.mlruns_dir)
+            uri, artifact_root = f"sqlite:///{folder}/mlflow.db", folder / layout.artifacts_dir.name
+
+        def make() -> MlflowTracker:
+            return MlflowTracker(
+                uri,
+                settings.mlflow.experiment,
+                artifact_root=artifact_root,
+                run_name=settings.experiment.name,
+                tags={
+                    "stage": settings.experiment.stage,
+                    **dict.fromkeys(settings.experiment.tags, ""),
+                },
+            )
+
+        return WaitingTracker(make, layout.mlruns_dir / "waiting")
 
     def find_decision(self, head: "TrainedHead") -> "Decision":
         """What turns a head's values into probabilities: kept with it, else fitted now on train.

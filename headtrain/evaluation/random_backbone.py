@@ -25,7 +25,7 @@ from featurize.store import FeatureStore, read_pairs
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
-from headtrain.tracking import NullTracker
+from headtrain.tracking.tracker import NullTracker
 from headtrain.training.result import TrainResult
 from headtrain.training.run import VALID, train_head
 

@@ -5,11 +5,11 @@ The folder of a sweep holds
     sweep.json     the result of every point
     run.json       the settings of the sweep, written last: it marks the sweep as finished
     writer.lock    keeps a second sweep out
+    new/           a sweep that will replace this one
 """
 
 import dataclasses
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,12 +45,16 @@ from headtrain.sweep.result import (
     measure,
     measure_point,
 )
-from headtrain.tracking import Tracker
+from headtrain.tracking.tracker import Tracker
+from headtrain.training.replace import Replacement
 from headtrain.training.resume import RunFile, trained_settings
 from headtrain.training.run import refuse_mismatch
 from headtrain.training.validation import fit_decision
 
 FORMAT_VERSION = 1
+
+SWEEP_FILES = (WINNER_FOLDER, RESULT_FILE, FIGURE_FILE, "stacks")
+"""What a sweep writes besides run.json; earlier versions kept trained heads in stacks/."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +111,10 @@ def run_sweep(
         "mixed_precision": mixed_precision,
         **_identity(points, seeds, evaluation),
     }
+    replacement = Replacement(folder, SWEEP_FILES)
+    if replacement.is_interrupted:
+        with sole_writer(folder):
+            replacement.complete()
     if not overwrite and (finished := _read_finished(folder, identity)) is not None:
         return dataclasses.replace(finished, was_up_to_date=True)
     memory = FeatureMemory(
@@ -120,7 +128,6 @@ def run_sweep(
     for point in points:
         reader.columns(point)  # raises on a wrong setting before the folder is changed
     with sole_writer(folder):
-        _clear(folder)
         run_id = tracker.begin(points[0].run_config, None)
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -133,14 +140,16 @@ def run_sweep(
                     progress=progress,
                 )
             result = _to_result(trained, evaluation, started)
-            _write_winner(trained[0], reader, result, folder / WINNER_FOLDER, run_id)
-            write_json(folder / RESULT_FILE, result.to_dict())
-            _track(trained, result, tracker, folder)
+            made = replacement.begin()
+            _write_winner(trained[0], reader, result, made / WINNER_FOLDER, run_id)
+            write_json(made / RESULT_FILE, result.to_dict())
+            _track(trained, result, tracker, made)
         except BaseException as error:
             tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         tracker.finish()
-        RunFile(folder, FORMAT_VERSION).begin(identity, tracking_run_id=run_id, is_finished=True)
+        RunFile(made, FORMAT_VERSION).begin(identity, tracking_run_id=run_id, is_finished=True)
+        replacement.finish()
     return result
 
 
@@ -177,14 +186,6 @@ def _read_finished(folder: Path, identity: Mapping[str, Any]) -> SweepResult | N
     except (CheckpointError, OSError, ValueError) as error:
         logger.warning("%s: the finished sweep is damaged (%s); sweeping again", folder, error)
         return None
-
-
-def _clear(folder: Path) -> None:
-    """Delete what an earlier sweep wrote: it would pass for the result of this one."""
-    for name in ("run.json", RESULT_FILE, FIGURE_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for name in (WINNER_FOLDER, "stacks"):  # earlier versions kept trained heads in stacks/
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _train(

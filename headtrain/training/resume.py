@@ -3,6 +3,7 @@
 run.json                      what determines the run, written first; its result, written last
 step-00000200/                a checkpoint to resume from: head and optimizer; state.json last
 best/  final/                 heads to use
+new/                          a run that will replace this one (replace.py)
 writer.lock                   held while a run trains (featurize/io/lock.py)
 """
 
@@ -131,18 +132,22 @@ class RunFolder:
         result: dict[str, Any] | None = run["result"] if run else None
         return result if result is not None and self._has_all_heads(result) else None
 
-    def resume(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Return run.json of this run if it has not finished, else begin a new one.
+    @property
+    def is_used(self) -> bool:
+        """Whether an earlier run has left a head or a checkpoint."""
+        return any(folder.exists() for folder in (self.best, self.final, *self._step_folders()))
+
+    def unfinished(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return run.json of this run if it can be resumed.
 
         Raises:
             CheckpointError: the folder holds another run.
         """
         run = self._find(identity)
-        if run is not None and run["result"] is None:
-            return run
-        if run is not None:
+        if run is not None and run["result"] is not None:
             logger.warning("%s: heads of the finished run are missing; training again", self.path)
-        return self.begin(identity)
+            return None
+        return run
 
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Delete what an earlier run wrote, and write run.json of a new one."""

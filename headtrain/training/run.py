@@ -33,15 +33,19 @@ from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import PairwiseAccuracy
 from headtrain.pairs.plan import TrainingData, pair_settings, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
-from headtrain.tracking import Tracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.loop import HeadJob, Trainer, refuse_divergence
 from headtrain.training.objective import make_objective
+from headtrain.training.replace import Replacement
 from headtrain.training.result import TrainResult
 from headtrain.training.resume import Best, RunFolder, RunState, has_head, trained_settings
 from headtrain.training.validation import Validation, fit_decision, read_validation
 
 VALID, HOLDOUT = "valid", "holdout"
 """Names of the sets a head is validated on."""
+
+RUN_FILES = ("best", "final", "step-" + "[0-9]" * 8)
+"""What a run writes besides run.json."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +106,11 @@ def train_head(
         "valid_features": valid.manifest.fingerprint if valid else None,
         "evaluation": {"train_holdout": train_holdout},
     }
+    replacement = Replacement(checkpoint_dir, RUN_FILES)
+    upload_uri = checkpoint.s3_uri if checkpoint.s3_upload else None
+    if replacement.is_interrupted:
+        with sole_writer(checkpoint_dir):
+            replacement.complete()
     if not overwrite and (finished := TrainResult.find(folder, identity)) is not None:
         return finished
     spec = HeadSpec.of(choose_columns(train, training.features, training.likelihood), training)
@@ -116,11 +125,16 @@ def train_head(
         trainer = Trainer([job], device=device, mixed_precision=mixed_precision)
         validations = _read_validations(train, valid, data, sampling, job.model, memory)
         logger.info("%s", memory.describe())
-        run_file = folder.begin(identity) if overwrite else folder.resume(identity)
-        run_id = tracker.begin(run_config, run_file["tracking_run_id"])
-        run_file = folder.file.update(run_file, tracking_run_id=run_id)
+        previous = None if overwrite else folder.unfinished(identity)
+        run_id = tracker.begin(run_config, previous["tracking_run_id"] if previous else None)
+        # NOTE: nothing is deleted before the new run is complete.
+        is_replacing = previous is None and folder.is_used
+        target = RunFolder(replacement.begin()) if is_replacing else folder
+        run_file = target.file.update(previous or target.begin(identity), tracking_run_id=run_id)
+        if is_replacing:
+            checkpoint = dataclasses.replace(checkpoint, s3_upload=False)
         run = _Run(
-            folder=folder,
+            folder=target,
             trainer=trainer,
             validations=validations,
             settings=checkpoint,
@@ -136,7 +150,10 @@ def train_head(
             raise
         tracker.finish()
         result = {**data.describe(), **outcome, "tracking_run_id": run_id}
-        folder.file.update(run_file, result=result)
+        target.file.update(run_file, result=result)
+        if is_replacing:
+            replacement.finish()
+            _upload_heads(folder, upload_uri)
     _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
 
@@ -179,6 +196,12 @@ def _read_validations(
     if data.holdout is not None:
         validations[HOLDOUT] = read(train, samples=data.held_out)
     return validations
+
+
+def _upload_heads(folder: RunFolder, uri: str | None) -> None:
+    for head in (folder.best, folder.final):
+        if uri and has_head(head):
+            upload_head(head, uri)
 
 
 def refuse_mismatch(train: FeatureStore, valid: FeatureStore | None) -> None:

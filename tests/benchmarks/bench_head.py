@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
-from headtrain.tracking import MlflowTracker, Tracker
+from headtrain.tracking.server import MlflowTracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.loss import pairwise_ranking_loss
 from headtrain.training.objective import Objective

@@ -22,7 +22,7 @@ from configs.config import Config
 from configs.loader import load_config
 from configs.paths import Layout
 from featurize.store import FeatureStore, FeatureStoreError, StoreWriter, UnitFeatures
-from headtrain.tracking import NullTracker
+from headtrain.tracking.tracker import NullTracker
 from headtrain.training.run import train_head
 
 

@@ -3,14 +3,18 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
+from featurize.errors import CriticError
 from featurize.store import FeatureStoreError, sole_writer
 from headtrain.head.checkpoint import CheckpointError
+from headtrain.tracking.tracker import NullTracker
 from headtrain.training.run import TrainProgress
-from tests.support.synthetic_stores import write_store
+from tests.support.synthetic_stores import replace_column, write_store
 from tests.support.train_runs import (
     Killed,
     RecordingTracker,
@@ -196,3 +200,41 @@ def test_the_global_random_state_is_left_as_it_was(train: Train) -> None:
     before = torch.get_rng_state()
     train()
     assert torch.equal(before, torch.get_rng_state())
+
+
+class RefusingTracker(NullTracker):
+    """A tracking server that refuses every run."""
+
+    def begin(self, config: Any, run_id: str | None) -> str | None:
+        raise CriticError("mlflow.tracking_uri 'file:///x': not a server")
+
+
+@pytest.mark.parametrize("changes", [{"tracker": RefusingTracker()}, {"progress": kill_at(9)}])
+def test_an_overwrite_that_fails_leaves_the_earlier_heads_as_they_were(
+    train: Train, changes: dict[str, Any]
+) -> None:
+    first = train()
+    before = [weights_of(first.best), weights_of(first.final)]
+    with pytest.raises((CriticError, Killed)):
+        train(training={"dropout": 0.1}, overwrite=True, **changes)
+    for head, weights in zip((first.best, first.final), before, strict=True):
+        for name, tensor in weights_of(head).items():
+            assert torch.equal(tensor, weights[name])
+    assert train().was_up_to_date
+
+
+def test_an_overwrite_replaces_heads_of_other_settings(train: Train, tmp_path: Path) -> None:
+    train()
+    replaced = train(training={"dropout": 0.1}, overwrite=True)
+    assert_same_weights(replaced.final, train("plain", training={"dropout": 0.1}).final)
+    assert replaced.final == tmp_path / "run/final"
+    assert not (tmp_path / "run/new").exists()
+    assert train(training={"dropout": 0.1}).was_up_to_date
+
+
+def test_strict_refuses_problem_ids_that_statements_share(train: Train, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "shared")
+    tokens = pa.array([10 + place % 2 for place in range(store.samples.num_rows)])
+    store = replace_column(store, "prompt_tokens", tokens)
+    with pytest.raises(CriticError, match=r"shared: 12 of 12 problem ids .*problem_id"):
+        train(train=store, strict=True)

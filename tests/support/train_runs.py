@@ -13,7 +13,7 @@ from headtrain.settings import (
     PairwiseSettings,
     TrainingSettings,
 )
-from headtrain.tracking import NullTracker
+from headtrain.tracking.tracker import NullTracker
 from headtrain.training.result import TrainResult
 from headtrain.training.run import TrainProgress, train_head
 from tests.support.synthetic_stores import write_store

@@ -56,3 +56,15 @@ def test_a_tracking_server_is_taken_as_it_is() -> None:
 def test_an_unknown_split_has_no_folder() -> None:
     with pytest.raises(ValueError, match="split 'dev' is unknown"):
         _layout().features_dir("dev")
+
+
+def test_an_empty_setting_takes_the_tracking_server_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of-the-environment")
+    layout = Layout.from_config(load_config(None))
+    assert (layout.tracking_uri, layout.is_tracked_locally) == ("http://of-the-environment", False)
+    named = load_config(None, ["mlflow.tracking_uri=http://named"])
+    assert Layout.from_config(named).tracking_uri == "http://named"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert Layout.from_config(load_config(None)).is_tracked_locally

@@ -14,7 +14,7 @@ from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.features.memory import FeatureMemory, gather
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.run import run_sweep
-from headtrain.tracking import NullTracker
+from headtrain.tracking.tracker import NullTracker
 from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import assert_same_weights, make_train
 from tests.unit.headtrain.sweep.test_sweep import POINTS, TENSORS

@@ -22,7 +22,7 @@ from headtrain.sweep.groups import Candidate, group_by_shape
 from headtrain.sweep.inputs import SweepReader, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
-from headtrain.tracking import NullTracker, Status
+from headtrain.tracking.tracker import NullTracker, Status
 from headtrain.training.run import train_head
 from tests.support.synthetic_stores import write_store
 
@@ -253,16 +253,35 @@ def test_a_sweep_with_other_settings_replaces_the_one_in_its_folder(
     assert sweep(**changes).was_up_to_date
 
 
-def test_a_killed_sweep_leaves_no_earlier_result_and_runs_from_the_start(
+def test_a_killed_sweep_keeps_the_earlier_result_and_runs_from_the_start(
     sweep: Sweep, tmp_path: Path
 ) -> None:
     expected = sweep("undisturbed")
-    sweep(seeds=[6])
+    earlier = sweep(seeds=[6])
     with pytest.raises(Killed):
         sweep(progress=kill, tracker=(tracker := RecordingTracker()))
     assert tracker.ends == ["KILLED"]
-    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["writer.lock"]
+    kept = sweep(seeds=[6])
+    assert kept.was_up_to_date
+    assert numbers(kept) == numbers(earlier)
     assert numbers(sweep()) == numbers(expected)
+    assert not (tmp_path / "sweep" / "new").exists()
+
+
+def test_an_overwrite_that_fails_at_its_end_keeps_the_earlier_winner(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    class FullDisk(RecordingTracker):
+        def log_files(self, files: Any, folder: str) -> None:
+            raise OSError(28, "No space left on device")
+
+    sweep()
+    winner = tmp_path / "sweep/winner/head.safetensors"
+    before = winner.read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        sweep(overwrite=True, tracker=FullDisk())
+    assert winner.read_bytes() == before
+    assert sweep().was_up_to_date
 
 
 @pytest.mark.parametrize("batching", [{}, {"batching": "problems", "problem_pairs": "all"}])

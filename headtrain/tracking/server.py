@@ -1,15 +1,20 @@
-"""Logs runs to MLflow; no other file imports MLflow."""
+"""Logs runs to an MLflow server or database; no other file imports MLflow."""
 
 import contextlib
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from featurize.errors import CriticError
+from featurize.io.files import digest
+from featurize.io.lock import sole_writer
+from featurize.io.remote import user_cache_dir
+from headtrain.tracking.tracker import History, Point, Status, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,59 +28,19 @@ SECONDS_BETWEEN_WRITES = 60.0
 MAX_PARAMETER_LENGTH = 500  # every MLflow server accepts it; config.json has the whole value
 MAX_METRICS, MAX_PARAMETERS = 1000, 100  # of one request to a server
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-Point = tuple[int, float]
-"""Optimizer step, value of a metric."""
+SECONDS_TO_MAKE_TABLES = 120.0
+
+SECONDS_TO_ANSWER = 8
+"""A server that does not answer in this time is down; training goes on without it."""
+
+_DOWN = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+"""Error codes of a server that may answer later."""
 
 logger = logging.getLogger(__name__)
 
 
-class Tracker:
-    """Receives what training, sweeps and evaluation log. This base class discards it."""
-
-    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
-        """Start a run, or continue `run_id` if it still exists; return the id of the run."""
-        return run_id
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics of an optimizer step; they may be buffered."""
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-
-    def waiting(self) -> list[tuple[int, dict[str, float]]]:
-        """Return step and metrics of everything that is buffered."""
-        return []
-
-    def log_files(self, files: Sequence[Path], folder: str) -> None:
-        """Attach files to the run, in the run's folder `folder`."""
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Write what is buffered and end the run."""
-
-    def log_child(
-        self,
-        name: str,
-        parameters: Mapping[str, str],
-        history: Sequence[tuple[int, Mapping[str, float]]],
-    ) -> None:
-        """Log a finished run as a child of this one; `history` is step and metrics."""
-
-    def log_evaluation(
-        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
-    ) -> None:
-        """Attach an evaluation to the run that trained the head, or to a new run if it is gone.
-
-        Files keep their folders relative to that of the first one.
-        """
-
-    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
-        """Return the logged points of those metrics that a run has, in the order of the steps."""
-        return {}
-
-
-class NullTracker(Tracker):
-    """Tracks nothing."""
+class TrackingDown(CriticError):
+    """The tracking server does not answer now; it may later."""
 
 
 class MlflowTracker(Tracker):
@@ -140,6 +105,11 @@ class MlflowTracker(Tracker):
             for file in files:
                 self._connect().log_artifact(self._current_run(), str(file), folder)
 
+    def log_history(self, history: History, at: float) -> None:
+        """Log metrics that were measured at a time, in seconds since 1970."""
+        with self._one_line_errors():
+            self._log_batch(self._current_run(), metrics=_to_metrics(history, at))
+
     def finish(self, status: Status = "FINISHED") -> None:
         """Write what is buffered and end the run."""
         if self.run_id is not None:
@@ -151,7 +121,7 @@ class MlflowTracker(Tracker):
         self,
         name: str,
         parameters: Mapping[str, str],
-        history: Sequence[tuple[int, Mapping[str, float]]],
+        history: History,
     ) -> None:
         """Log a finished run as a child of this one; `history` is step and metrics."""
         with self._one_line_errors():
@@ -209,15 +179,34 @@ class MlflowTracker(Tracker):
 
     def _connect(self) -> "MlflowClient":
         if self._client is None:
-            self._client = _quiet_client(self.tracking_uri)
+            # NOTE: two processes that make the tables of one database at once both fail.
+            with self._alone():
+                self._client = _quiet_client(self.tracking_uri)
+                if self.artifact_root is not None and self._database.exists():
+                    follow_folder(self._database, self.artifact_root)
         return self._client
+
+    @property
+    def _database(self) -> Path:
+        return Path(self.tracking_uri.removeprefix("sqlite:///"))
+
+    def _alone(self) -> contextlib.AbstractContextManager[object]:
+        """Hold the lock of a local database; a server has its own."""
+        if not self.tracking_uri.startswith("sqlite:///"):
+            return contextlib.nullcontext()
+        return sole_writer(self._database.parent, patience=SECONDS_TO_MAKE_TABLES)
 
     def _experiment_id(self) -> str:
         client = self._connect()
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             location = self.artifact_root.absolute().as_uri() if self.artifact_root else None
-            return str(client.create_experiment(self.experiment, artifact_location=location))
+            with self._alone():
+                found = client.get_experiment_by_name(self.experiment)
+                if found is None:
+                    return str(
+                        client.create_experiment(self.experiment, artifact_location=location)
+                    )
         if found.lifecycle_stage == "deleted":
             raise CriticError(
                 f"mlflow.experiment {self.experiment!r} was deleted in {self.tracking_uri}; "
@@ -242,14 +231,65 @@ class MlflowTracker(Tracker):
         """Turn errors of MLflow and its database into one line that names the setting."""
         # NOTE: set before the first import; MLflow sends usage data unless it is disabled.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # What a server does not take is kept and sent later, so there is nothing to wait for.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SECONDS_TO_ANSWER))
         from mlflow.exceptions import MlflowException
+        from requests import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, RequestException, SQLAlchemyError) as error:
+            kind = TrackingDown if self._may_answer_later(error) else CriticError
             reason = str(error).splitlines()[0]
-            raise CriticError(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
+            reason = reason.partition("(Caused by ")[2].rstrip(")") or reason
+            raise kind(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
+
+    def _may_answer_later(self, error: Exception) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        if not self.tracking_uri.startswith(("http://", "https://")):
+            return "database is locked" in str(error)
+        return not isinstance(error, MlflowException) or error.error_code in _DOWN
+
+
+def to_plain_folder(folder: Path) -> Path:
+    """Return the folder, or a link to it if MLflow would misread its name (%, ? or #)."""
+    if not any(mark in str(folder.absolute()) for mark in "%?#"):
+        return folder
+    link = user_cache_dir() / "tracking" / digest(str(folder.absolute())) / folder.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+            link.symlink_to(folder.absolute())
+    return link
+
+
+def follow_folder(database: Path, artifacts: Path) -> None:
+    """Let the runs of a local database have their files in `artifacts`, where its folder is now.
+
+    MLflow keeps absolute paths; if the folder has moved, it would make the old one again.
+    """
+    wanted = artifacts.absolute().as_uri()
+    ending = "/" + "/".join(artifacts.parts[-2:])
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (old,) in rows:
+            if not old or old == wanted or not old.endswith(ending):
+                continue
+            logger.info(
+                "%s: the files of its runs are in %s, no longer in %s", database, wanted, old
+            )
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+                (wanted, old),
+            )
+            connection.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
+                " WHERE substr(artifact_uri, 1, ?) = ?",
+                (wanted, len(old) + 1, len(old) + 1, old + "/"),
+            )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -264,10 +304,12 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _to_metrics(history: Iterable[tuple[int, Mapping[str, float]]]) -> "list[Metric]":
+def _to_metrics(
+    history: Iterable[tuple[int, Mapping[str, float]]], at: float | None = None
+) -> "list[Metric]":
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    now = int((at or time.time()) * 1000)
     return [
         Metric(name, float(value), now, step)
         for step, metrics in history

@@ -1,11 +1,16 @@
 import logging
+import multiprocessing
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from featurize.errors import CriticError
-from headtrain.tracking import MlflowTracker, NullTracker, Tracker, flatten
+from headtrain.tracking.server import MlflowTracker, TrackingDown, flatten, to_plain_folder
+from headtrain.tracking.tracker import NullTracker, Tracker
 
 CONFIG = {"experiment": {"name": "demo"}, "training": {"features": ["mean.2"], "dropout": None}}
 
@@ -181,3 +186,72 @@ def test_mlflows_errors_are_one_line_of_ours(tmp_path: Path) -> None:
     with pytest.raises(CriticError, match=r"mlflow\.tracking_uri 'file://") as caught:
         tracker.begin(CONFIG, None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_has_moved_keeps_files_in_its_own_folder(tmp_path: Path) -> None:
+    old, new = tmp_path / "old" / "mlruns", tmp_path / "new" / "mlruns"
+    first = MlflowTracker(f"sqlite:///{old}/mlflow.db", "critic", artifact_root=old / "artifacts")
+    run_id = first.begin(CONFIG, None)
+    first.finish()
+    assert run_id is not None
+    (tmp_path / "old").rename(tmp_path / "new")
+    (tmp_path / "head.json").write_text("{}")
+    second = MlflowTracker(f"sqlite:///{new}/mlflow.db", "critic", artifact_root=new / "artifacts")
+    second.log_evaluation(run_id, {"eval/accuracy": 0.7}, [tmp_path / "head.json"])
+    assert second.begin(CONFIG, None) is not None
+    second.finish()
+    assert not (tmp_path / "old").exists()
+    assert len(list((new / "artifacts").rglob("config.json"))) == 2
+    assert (new / "artifacts" / run_id / "artifacts/evaluation/head.json").exists()
+
+
+@pytest.mark.parametrize("name", ["100%", "a%20b", "why?", "no#1", "plain ü"])
+def test_any_name_of_a_folder_keeps_database_and_files_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / name / "mlruns"
+    folder.mkdir(parents=True)
+    plain = to_plain_folder(folder)
+    assert plain.resolve() == folder
+    assert (plain == folder) == (name == "plain ü")
+    tracker = MlflowTracker(
+        f"sqlite:///{plain}/mlflow.db", "critic", artifact_root=plain / "artifacts"
+    )
+    tracker.begin(CONFIG, None)
+    tracker.finish()
+    assert (folder / "mlflow.db").exists()
+    assert len(list((folder / "artifacts").rglob("config.json"))) == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "cache"}
+
+
+def _begin(database: Path, number: int) -> str | None:
+    return make(database, f"experiment {number % 2}").begin(CONFIG, None)
+
+
+def test_processes_may_begin_at_once_on_a_new_database(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(_begin, [tmp_path] * 3, range(3)))
+    assert len(set(found)) == 3
+    assert None not in found
+
+
+@pytest.mark.parametrize("status", [None, 500])
+def test_a_server_that_is_down_is_told_apart_from_a_mistake(status: int | None) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status or 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        if status is None:
+            server.server_close()
+        else:
+            Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingDown, match=address):
+            MlflowTracker(address, "critic").begin(CONFIG, None)
+        if status is not None:
+            server.shutdown()
