@@ -122,7 +122,8 @@ class FeaturizePlan:
         """Tokens to compute, each prompt once: counted, or from the number of characters."""
         if self.counted_tokens is not None:
             return self.counted_tokens
-        return int(_group_chars(self.index, group_starts(self.index)).sum()) // CHARS_PER_TOKEN
+        chars = _group_chars(self.index, group_starts(self.index), self.job.dataset)
+        return int(chars.sum()) // CHARS_PER_TOKEN
 
 
 def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> FeaturizePlan:
@@ -244,14 +245,24 @@ def _cut_units(index: DatasetIndex, unit_tokens: int) -> list[tuple[int, int]]:
     ]
 
 
-def _group_chars(index: DatasetIndex, starts: np.ndarray) -> np.ndarray:
-    """Characters of each prompt and of all its distinct outputs: int64 [prompts]."""
+def _group_chars(
+    index: DatasetIndex, starts: np.ndarray, cut: DatasetSettings | None = None
+) -> np.ndarray:
+    """Characters of each prompt and of all its distinct outputs: int64 [prompts].
+
+    `cut` leaves out what is about to be truncated. Units are cut by the whole texts, as in
+    earlier versions, whose stores are finished with them.
+    """
     outputs = index.table["output_chars"].to_numpy().astype(np.int64)
+    prompts = index.table["prompt_chars"].to_numpy().astype(np.int64)[starts[:-1]] + len(TEMPLATE)
+    if cut is not None:
+        prompts = np.minimum(prompts, cut.prompt_limit * CHARS_PER_TOKEN)
+        room = cut.max_length * CHARS_PER_TOKEN - prompts
+        outputs = np.minimum(outputs, np.repeat(room, np.diff(starts)))
     keys = index.table["output_key"].combine_chunks()
     # Rows of one prompt are sorted by output, so duplicates are adjacent.
     is_repeat = np.zeros(len(index), bool)
     is_repeat[1:] = pc.equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
     is_repeat[starts[:-1]] = False
-    prompts = index.table["prompt_chars"].to_numpy().astype(np.int64)[starts[:-1]]
     totals = np.add.reduceat(np.where(is_repeat, 0, outputs), starts[:-1])
-    return np.asarray(totals + prompts + len(TEMPLATE))
+    return np.asarray(totals + prompts)

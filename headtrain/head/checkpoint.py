@@ -68,6 +68,8 @@ class HeadRecord(HeadSpec):
     """Versions of the libraries that made it."""
     fitted: dict[str, Any] | None = None
     """Calibration and threshold (see Decision); None for an intermediate checkpoint."""
+    folder: str = ""
+    """Working folder of the run, from which relative paths in `config` start."""
     weights_checksum: str = ""
     """SHA-256 of head.safetensors: the two files belong together."""
     format_version: int = FORMAT_VERSION
@@ -91,6 +93,7 @@ class HeadRecord(HeadSpec):
             metrics={},
             config=config,
             tracking_run_id=tracking_run_id,
+            folder=str(Path.cwd()),
             train_holdout=dataclasses.asdict(data.holdout) if data.holdout else None,
             pairs={**data.describe(), "checksum": data.checksum()},
         )

@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from featurize.model.device import resolve_dtype
+from featurize.model.families.gguf import PACKAGE_PREFIX
 from featurize.model.source import BackboneSource, find_backbone
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.settings import (
@@ -46,6 +47,8 @@ class Provenance:
     recipe_fingerprint: str
     head: str
     """Path of the head, for messages."""
+    folder: str = ""
+    """Working folder of the head's run; empty if the head does not record it."""
 
     @classmethod
     def of(cls, head: TrainedHead) -> Self:
@@ -64,6 +67,7 @@ class Provenance:
                 distributed=_read(DistributedSettings, config["distributed"]),
                 recipe_fingerprint=head.record.recipe_fingerprint,
                 head=head.path,
+                folder=head.record.folder,
             )
         except (KeyError, ValidationError) as error:
             reason = str(error).splitlines()[0]
@@ -78,7 +82,9 @@ class Provenance:
         """Find the head's backbone at the first of `places` that has it; default: as recorded.
 
         A place contributes its paths and `trust_remote_code`; a head from elsewhere must not allow
-        code to run. If the head's `dtype` is auto, the one its features were computed in is used.
+        code to run. A relative path that the head recorded starts here or, if there is nothing, in
+        the folder of its run. If the head's `dtype` is auto, the one its features were computed in
+        is used.
 
         Raises:
             ValueError: no place has it; the message is that of the first place.
@@ -86,11 +92,37 @@ class Provenance:
         first: ValueError | None = None
         for place in places or [replace(self.backbone, trust_remote_code=False)]:
             try:
-                return self._find_at(place, device, cache_dir)
+                return self._find_at(self._from_run(place), device, cache_dir)
             except ValueError as error:
-                first = first or error
+                first = first or self._explain(place, error)
         assert first is not None
         raise first
+
+    def _from_run(self, place: BackboneSettings) -> BackboneSettings:
+        """Let recorded relative paths start in the folder of the run if they do not exist here."""
+        return replace(
+            place,
+            path=self._place_of(place.path, self.backbone.path),
+            tokenizer_path=place.tokenizer_path
+            and self._place_of(place.tokenizer_path, self.backbone.tokenizer_path),
+        )
+
+    def _place_of(self, path: str, recorded: str | None) -> str:
+        there = Path(self.folder, path)
+        is_gone = path == recorded and bool(self.folder) and not Path(path).exists()
+        return str(there) if is_gone and there.exists() else path
+
+    def _explain(self, place: BackboneSettings, error: ValueError) -> ValueError:
+        """Say where a recorded relative path started if it leads nowhere."""
+        path = place.path
+        is_recorded = path == self.backbone.path and not path.startswith(PACKAGE_PREFIX)
+        if not is_recorded or Path(path).is_absolute() or Path(self._from_run(place).path).exists():
+            return error
+        was = str(Path(self.folder, path)) if self.folder else f"{path!r} in the folder of its run"
+        return CheckpointError(
+            f"{error}; {self.head} was trained with the backbone {was}, which is not there: name"
+            " its place now (models.policy.path)"
+        )
 
     def _find_at(
         self, place: BackboneSettings, device: torch.device, cache_dir: Path

@@ -17,7 +17,7 @@ def places(*overrides: str, has_config: bool, **recorded: Any) -> list[str]:
     settings = load_config(Path("demo.yaml"), [f"{POLICY}.path=configured", *overrides])
     config = to_dict(load_config(Path("demo.yaml"), [f"{POLICY}.path=recorded"]))
     config["models"]["policy"] |= recorded
-    record = SimpleNamespace(config=config, recipe_fingerprint="recipe")
+    record = SimpleNamespace(config=config, recipe_fingerprint="recipe", folder="")
     head: Any = SimpleNamespace(record=record, path="head")
     return [place.path for place in _places(head, settings, overrides, has_config=has_config)]
 

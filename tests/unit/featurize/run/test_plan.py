@@ -70,6 +70,21 @@ def test_tokens_are_estimated_with_prompts_and_repeats_once(tmp_path):
     assert plan.estimated_tokens == chars // CHARS_PER_TOKEN
 
 
+def test_the_estimate_leaves_out_what_is_truncated(tmp_path):
+    rows = [
+        {"instruction": "a", "output": "b" * 10**6, "task_id": "1"},
+        {"instruction": "a", "output": "c" * 30, "task_id": "2"},
+        {"instruction": "d" * 10**6, "output": "e" * 10**6, "task_id": "3"},
+    ]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    cut = {"max_length": 400, "max_prompt_length": 300, "train": path}
+    plan = make_plan(tmp_path, path, dataset=cut)
+    assert plan.estimated_tokens == (400 * CHARS_PER_TOKEN + 30) // CHARS_PER_TOKEN + 400
+    longer = {"max_length": 10**6, "train": path}
+    budget = {"token_budget": 10**6}
+    assert make_plan(tmp_path, path, dataset=longer, **budget).units == plan.units
+
+
 def test_an_output_that_comes_under_two_prompts_counts_twice(tmp_path):
     rows = [{"instruction": text * 30, "output": "c" * 300} for text in "abd"]
     plan = make_plan(tmp_path, write_rows(tmp_path / "a.jsonl", rows))
