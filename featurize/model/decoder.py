@@ -20,10 +20,11 @@ def find_decoder(model: PreTrainedModel) -> PreTrainedModel:
     """
     text = model.config.get_text_config()
     for module in model.modules():
-        if isinstance(module, PreTrainedModel) and find_blocks(module) is not None:
-            # The tower of another kind, such as images, has a config of its own.
-            if module.config.get_text_config().model_type == text.model_type:
-                return module
+        if not isinstance(module, PreTrainedModel) or find_blocks(module) is None:
+            continue
+        # The tower of another kind, such as images, has a config of its own.
+        if module.config.get_text_config().model_type == text.model_type:
+            return module
     raise CriticError(
         f"{type(model).__name__}: no list of {text.num_hidden_layers} blocks in it, so it is not a"
         " plain decoder; give another models.policy.path"
@@ -71,10 +72,10 @@ def check_blocks(decoder: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor) -
         for handle in handles:
             handle.remove()
     name, width = type(decoder).__name__, int(decoder.config.get_text_config().hidden_size)
-    if (most := max(runs)) != 1 or min(runs) != 1:
+    if set(runs) != {1}:
         raise CriticError(
-            f"{name}: its blocks run {most} times over a text, so its layers have no hidden states"
-            " of their own; give another models.policy.path"
+            f"{name}: its blocks run {min(runs)} to {max(runs)} times over a text, so its layers"
+            " have no hidden states of their own; give another models.policy.path"
         )
     if odd := [shape for shape in shapes if shape != [*ids.shape, width]]:
         raise CriticError(

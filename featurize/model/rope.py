@@ -59,7 +59,7 @@ def reset_frequencies(decoder: nn.Module) -> None:
 
 
 def split_by_length(groups: Iterable[PromptGroup], rule: LengthRule) -> list[list[PromptGroup]]:
-    """Split groups so that all sequences of a part have one class; one part if all have the same."""
+    """Split groups into parts whose sequences have one class; one part if all have the same."""
     parts: dict[tuple[int, ...], list[PromptGroup]] = {}
     for group in groups:
         places: dict[tuple[int, ...], list[int]] = {}
