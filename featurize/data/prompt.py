@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from featurize.data.plain_text import PlainText
 from featurize.errors import CriticError
 
 TEMPLATE_WITH_INPUT = (
@@ -56,6 +57,7 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     max_length: int  # tokens of prompt + output
     max_prompt_length: int  # tokens of the prompt
+    plain: PlainText = field(init=False, repr=False)
     tail: tuple[int, ...] = field(init=False)  # ids of the response mark, kept when truncating
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class Encoder:
         Raises:
             CriticError: no token would be left for an output or for a statement.
         """
+        object.__setattr__(self, "plain", PlainText(self.tokenizer))
         tail = self.tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
         object.__setattr__(self, "tail", tuple(tail))
         if not len(tail) < self.max_prompt_length < self.max_length:
@@ -75,13 +78,18 @@ class Encoder:
 
     def encode_prompt(self, instruction: str, input_text: str = "") -> TokenIds:
         """Tokenize a prompt; truncation drops the end of the statement, not the response mark."""
-        ids = tuple(self.tokenizer(render_prompt(instruction, input_text))["input_ids"])
+        text = render_prompt(instruction, input_text)
+        ids = tuple(self.plain.encode([text], with_template=True)[0])
         if ids and ids[-1] == self.tokenizer.eos_token_id:
             ids = ids[:-1]  # some tokenizers end every text, but here the output follows
         if len(ids) <= self.max_prompt_length:
             return TokenIds(ids=ids, is_truncated=False)
         head = ids[: self.max_prompt_length - len(self.tail)]
         return TokenIds(ids=head + self.tail, is_truncated=True)
+
+    def tokenize(self, outputs: Sequence[str]) -> list[list[int]]:
+        """Tokenize outputs whole: what spells a special token in a program is plain text."""
+        return self.plain.encode(outputs)
 
     def encode_outputs(self, outputs: Sequence[str], num_prompt_tokens: int) -> list[TokenIds]:
         """Tokenize the outputs of one prompt; truncation drops the end.
@@ -90,7 +98,7 @@ class Encoder:
             CriticError: an output has no tokens.
         """
         limit = self.max_length - num_prompt_tokens
-        encoded = self.tokenizer(list(outputs), add_special_tokens=False)["input_ids"]
+        encoded = self.tokenize(outputs)
         for text, ids in zip(outputs, encoded, strict=True):
             if not ids:
                 raise CriticError(f"output {text[:40]!r} has no tokens; remove the row")

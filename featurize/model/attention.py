@@ -59,6 +59,7 @@ def shared_prompt_attention(
             raise UnsupportedAttention(f"{type(module).__name__} uses {name}")
     if attention_mask is not None or not getattr(module, "is_causal", True):
         raise UnsupportedAttention(f"{type(module).__name__} is not causal, or has a mask")
+    layout.attended[module] = sliding_window
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     longest = layout.longest_prompt + layout.longest_output
     window = sliding_window if sliding_window is not None and sliding_window < longest else None

@@ -9,9 +9,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from featurize.errors import CriticError
 from featurize.model.cpu_blocks import can_pack, speed_up
+from featurize.model.decoder import check_blocks, find_blocks, find_decoder
 from featurize.model.families.family import LoadOptions
+from featurize.model.rope import ANY_LENGTH, LengthRule, length_rule
 from featurize.model.sharing import WHOLE, Sharing, finish_sharing
 from featurize.model.source import BackboneSource, read_backbone_config
+from featurize.model.structure import why_not_shared
 from featurize.settings import BackboneParams, BackboneSettings
 
 
@@ -26,6 +29,8 @@ class Backbone:
     hidden_size: int
     device: torch.device
     plain_attention: str  # sdpa; eager for models without it (soft capping, attention sinks)
+    unshareable: str | None = None  # why outputs cannot share a prompt, by the model's structure
+    lengths: LengthRule = ANY_LENGTH  # which sequences may run in one batch
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute logits: final hidden states [tokens, hidden] -> float32 [tokens, vocabulary]."""
@@ -100,7 +105,7 @@ def load_backbone(
     model = source.family.load_model(source.folder, settings, options)
     model.eval().requires_grad_(False)
     finish_sharing(model, sharing)
-    decoder = cast(PreTrainedModel, model.base_model if with_lm_head else model)
+    decoder = find_decoder(model)
     blocks = _cut_blocks(decoder, num_blocks)
     is_whole = not sharing.is_shared and settings.quantization is None
     if not is_plain and is_whole and device.type == "cpu" and can_pack():
@@ -113,34 +118,25 @@ def load_backbone(
         hidden_size=int(decoder.config.get_text_config().hidden_size),
         device=device,
         plain_attention=decoder.config._attn_implementation or "eager",
+        unshareable=why_not_shared(decoder, blocks),
+        lengths=length_rule(decoder),
     )
     if with_lm_head:
         # NOTE: before the causal check, which runs the decoder alone: FSDP must see the whole
         # model run once before a part of it may.
         _check_logits(model, backbone)
+    check_blocks(decoder, blocks, torch.tensor([[0, 1, 2, 3]], device=device))
     _check_causal(backbone)
     return backbone
 
 
 def _cut_blocks(decoder: PreTrainedModel, num_blocks: int) -> nn.ModuleList:
-    """Keep the first `num_blocks` blocks of a decoder: those above would run for nothing.
-
-    Raises:
-        CriticError: the decoder has no list of blocks.
-    """
+    """Keep the first `num_blocks` blocks of a decoder: those above would run for nothing."""
     config = decoder.config.get_text_config()
     num_layers = int(config.num_hidden_layers)
-    lists = {
-        name: child
-        for name, child in decoder.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == num_layers
-    }
-    if not lists:
-        raise CriticError(
-            f"{type(decoder).__name__}: no list of {num_layers} blocks in it, so it is not a plain"
-            " decoder; give another models.policy.path"
-        )
-    name, blocks = next(iter(lists.items()))
+    name = find_blocks(decoder)
+    assert name is not None, "find_decoder has found it"
+    blocks = cast(nn.ModuleList, getattr(decoder, name))
     if num_blocks < num_layers:
         blocks = blocks[:num_blocks]
         setattr(decoder, name, blocks)

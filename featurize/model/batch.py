@@ -1,11 +1,11 @@
 """The input of one forward pass: token ids, positions, and where the outputs are."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featurize.model.packing import PromptGroup
 
@@ -23,6 +23,8 @@ class PackLayout:
     longest_prompt: int
     longest_output: int
     longest_group: int  # most output tokens of one group
+    # Modules that have attended by these bounds, and their windows: see structure.check_attended.
+    attended: dict[nn.Module, int | None] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

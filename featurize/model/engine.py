@@ -4,8 +4,9 @@ The packed forward computes a prompt once for all its outputs; the padded (plain
 every (prompt, output) sequence on its own.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ from featurize.model.batch import Batch, make_pack, make_padded
 from featurize.model.families.family import first_line
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_packs, plan_padded
+from featurize.model.rope import split_by_length
 from featurize.store import LIKELIHOOD_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -91,7 +93,8 @@ class Engine:
 
     def _plan(self, groups: Sequence[PromptGroup]) -> list[list[PromptGroup]]:
         plan = plan_packs if self.forward == "packed" else plan_padded
-        return plan(groups, self.token_budget)
+        parts = split_by_length(groups, self.backbone.lengths)
+        return [batch for part in parts for batch in plan(part, self.token_budget)]
 
     def _make(self, pieces: Sequence[PromptGroup]) -> Batch:
         make = make_pack if self.forward == "packed" else make_padded
@@ -106,6 +109,11 @@ class Engine:
         try:
             batch = self._make(pieces)
             return forward_batch(self.backbone, batch, self.spec), batch.rows.cpu()
+        except UnsupportedAttention as error:
+            raise CriticError(
+                f"featurize.forward is packed, but this model cannot share prompts: {error}; set it"
+                " to auto or padded"
+            ) from error
         except RuntimeError as error:
             is_single = len(pieces) == 1 and len(pieces[0].outputs) == 1
             if not _is_out_of_memory(error) or is_single:
@@ -128,42 +136,98 @@ class Engine:
 def choose_forward(
     backbone: Backbone, spec: FeatureSpec, groups: Sequence[PromptGroup], dtype: torch.dtype
 ) -> Choice:
-    """Choose the packed forward if it agrees with the plain one on real samples.
+    """Choose the packed forward if it agrees with the plain one, else the padded one if it does.
 
-    The samples include the longest sequence of `groups`, to detect a sliding window, and a second
-    prompt, to detect attention across prompts.
+    Both are compared with every (prompt, output) sequence on its own, on the samples of
+    `probe_groups`.
+
+    Raises:
+        CriticError: neither agrees.
     """
     probe = probe_groups(groups)
+    singles = [single for batch in plan_padded(probe, 1) for single in batch]
     try:
-        packed = _features(backbone, spec, [make_pack(probe, backbone.device)])
+        packs = [
+            make_pack(part, backbone.device) for part in split_by_length(probe, backbone.lengths)
+        ]
+        packed = _features(backbone, spec, packs)
     except (UnsupportedAttention, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and _is_out_of_memory(error):
             raise
         reason = f"this model cannot share prompts: {first_line(error)}"
-        return Choice(forward="padded", reason=reason)
-    singles = [single for batch in plan_padded(probe, 1) for single in batch]
-    plain = _features(backbone, spec, [make_padded([one], backbone.device) for one in singles])
-    difference = max(relative_error(packed[name], plain[name]) for name in plain)
-    if difference <= TOLERANCE[dtype]:
-        reason = f"shared prompts agree with the plain forward to {difference:.1e}"
-        return Choice(forward="packed", reason=reason)
-    reason = f"shared prompts differ from the plain forward by {difference:.1e}"
+    else:
+        difference = _difference(packed, _features(backbone, spec, _alone(backbone, singles)))
+        if difference <= TOLERANCE[dtype]:
+            reason = f"shared prompts agree with the plain forward to {difference:.1e}"
+            return Choice(forward="packed", reason=reason)
+        reason = f"shared prompts differ from the plain forward by {difference:.1e}"
+    # NOTE: a model that cannot run at all fails in the run itself, which also knows what to do
+    # when memory runs out.
+    with contextlib.suppress(RuntimeError, TypeError):
+        _check_padded(backbone, spec, singles, dtype)
     return Choice(forward="padded", reason=reason)
 
 
+def _check_padded(
+    backbone: Backbone, spec: FeatureSpec, singles: Sequence[PromptGroup], dtype: torch.dtype
+) -> None:
+    """Raise CriticError if a row depends on its batch: the shortest is padded to the longest."""
+    part = max(split_by_length(singles, backbone.lengths), key=len)
+    pair = [min(part, key=_num_tokens), max(part, key=_num_tokens)]
+    padded = _features(backbone, spec, [make_padded(pair, backbone.device)])
+    difference = _difference(padded, _features(backbone, spec, _alone(backbone, pair)))
+    if not difference <= TOLERANCE[dtype]:
+        raise CriticError(
+            f"{type(backbone.decoder).__name__}: features of a sequence differ by {difference:.1e}"
+            " when it is padded, so they would depend on the batch; give another models.policy.path"
+        )
+
+
+def _alone(backbone: Backbone, singles: Sequence[PromptGroup]) -> list[Batch]:
+    return [make_padded([single], backbone.device) for single in singles]
+
+
+def _num_tokens(group: PromptGroup) -> int:
+    return group.num_tokens
+
+
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Return the largest relative error of a row over all features."""
+    return max(relative_error(found[name], expected[name]) for name in expected)
+
+
 def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
-    """Take two outputs each of the group with the longest sequence and of the smallest other."""
+    """Make two prompts with two different outputs of unequal length each.
+
+    They are the group with the longest sequence, to detect a sliding window, and the smallest
+    other, to detect attention across prompts. What is missing is made up of their tokens: a pack of
+    one sequence is the plain forward, whatever the model does.
+    """
     longest = max(groups, key=lambda group: len(group.prompt) + max(map(len, group.outputs)))
     others = [group for group in groups if group is not longest]
-    chosen = [longest, *sorted(others, key=lambda group: group.num_tokens)[:1]]
-    probe, row = [], 0
-    for group in chosen:
-        by_length = sorted(group.outputs, key=len)
-        outputs = (by_length[-1], *by_length[:-1][:1])
-        rows = tuple(range(row, row + len(outputs)))
-        probe.append(PromptGroup(prompt=group.prompt, outputs=outputs, rows=rows))
-        row += len(outputs)
-    return probe
+    second = min(others, key=lambda group: group.num_tokens, default=_make_up_group(longest))
+    return [
+        PromptGroup(prompt=group.prompt, outputs=_two_outputs(group), rows=(row, row + 1))
+        for group, row in ((longest, 0), (second, 2))
+    ]
+
+
+def _two_outputs(group: PromptGroup) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Take the longest output and the shortest, made up if no other length is there."""
+    longest, shortest = max(group.outputs, key=len), min(group.outputs, key=len)
+    if len(longest) == len(shortest):
+        shortest = _change_length(longest)
+    return longest, shortest
+
+
+def _make_up_group(group: PromptGroup) -> PromptGroup:
+    output = max(group.outputs, key=len)
+    return PromptGroup(prompt=_change_length(group.prompt), outputs=(output[::-1],), rows=(0,))
+
+
+def _change_length(ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the last half of some ids backwards; of a single one twice the same."""
+    return ids[::-1][: len(ids) // 2] if len(ids) > 1 else ids * 2
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -175,7 +239,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def _features(backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Compute all features of some batches by name, ordered by feature row."""
+    """Compute all features of some batches by name, ordered by feature row: [rows, width] each."""
     order = torch.cat([batch.rows.cpu() for batch in batches]).argsort()
     found = [forward_batch(backbone, batch, spec) for batch in batches]
     named = {

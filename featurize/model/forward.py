@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featurize.model.attention import SHARED_PROMPT
+from featurize.model.attention import SHARED_PROMPT, UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
+from featurize.model.decoder import hidden_of
 from featurize.model.likelihood import output_likelihood
 from featurize.model.pooling import pool_segments
+from featurize.model.rope import reset_frequencies
+from featurize.model.structure import check_attended
 from featurize.settings import Pooling
 
 
@@ -48,7 +51,14 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
 
     Layers are those of transformers' `hidden_states`: 0 is the input of the first block, k the
     output of block k, and the last one the output of the decoder, after the final norm.
+
+    Raises:
+        UnsupportedAttention: a pack for a model whose outputs cannot share a prompt.
     """
+    if batch.layout is not None and backbone.unshareable is not None:
+        raise UnsupportedAttention(backbone.unshareable)
+    if backbone.lengths.grows:
+        reset_frequencies(backbone.decoder)
     pooled: dict[str, Tensor] = {}
 
     def take(layer: int, hidden: Tensor) -> None:
@@ -67,6 +77,8 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
             use_cache=False,
             **options,
         ).last_hidden_state
+    if batch.layout is not None:
+        check_attended(backbone.decoder, backbone.blocks, batch.layout)
     likelihood = None
     if backbone.num_layers in spec.layers:
         take(backbone.num_layers, final)
@@ -93,7 +105,7 @@ def _hooks(
         elif layer < backbone.num_layers:
 
             def after(_block: Any, _args: Any, output: Any, layer: int = layer) -> None:
-                take(layer, output[0] if isinstance(output, tuple) else output)
+                take(layer, hidden_of(output))
 
             handles.append(backbone.blocks[layer - 1].register_forward_hook(after))
     try:

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from featurize.errors import CriticError
+from featurize.io.files import read_json
 from featurize.model.families.family import Family
 from featurize.model.families.files import digest_files, tokenizer_files
 from featurize.model.families.gguf import PACKAGE_PREFIX, Gguf, find_packaged_gguf
@@ -46,6 +47,7 @@ def find_backbone(
         CriticError: there is no readable model; the message says what was looked for.
     """
     path = _locate(settings, cache_dir)
+    _refuse_adapter(path)
     family = next(family for family in FAMILIES if family.claims(path))
     files = family.weight_files(path)
     if not files:
@@ -96,6 +98,19 @@ def _locate(settings: BackboneSettings, cache_dir: Path) -> Path:
             " hub id has revisions; set revision to null"
         )
     return path
+
+
+def _refuse_adapter(path: Path) -> None:
+    """Raise CriticError for a folder with an adapter: the weights alone are another model."""
+    file = path / "adapter_config.json"
+    if not file.is_file():
+        return
+    base = read_json(file).get("base_model_name_or_path")
+    raise CriticError(
+        f"models.policy.path: {file} describes an adapter (LoRA) of {base!r}, which would not be"
+        " applied; merge it into the model (peft's merge_and_unload, then save_pretrained) and name"
+        " that folder, or remove adapter_config.json if the weights beside it are merged"
+    )
 
 
 def _tokenizer_folder(settings: BackboneSettings, folder: Path) -> Path:

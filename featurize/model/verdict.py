@@ -18,6 +18,9 @@ from featurize.io.files import digest, read_json, write_json
 from featurize.model.engine import Choice
 from featurize.model.forward import FeatureSpec
 
+PROBE_VERSION = 2
+"""Raise it when `choose_forward` compares otherwise: verdicts of an earlier one do not count."""
+
 _LIBRARIES = ("critic", "torch", "transformers")
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def remembered_choice(
         dtype: number format of the forward pass.
     """
     conditions = {
+        "probe": PROBE_VERSION,
         "backbone": backbone,
         "tensors": spec.tensor_names,
         "likelihood": spec.likelihood,

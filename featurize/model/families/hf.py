@@ -1,14 +1,18 @@
 """Hugging Face models: folders that transformers reads, and ids of models on the hub."""
 
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -17,6 +21,7 @@ from transformers import (
 )
 
 from featurize.errors import CriticError
+from featurize.io.files import read_json
 from featurize.model.families.family import (
     UNREADABLE,
     Family,
@@ -65,7 +70,7 @@ class HuggingFace(Family):
         """Load with transformers, quantized or shared if the settings say so."""
         if settings.weights == "random":
             return draw_model(folder, self.read_config(folder, settings), settings, options)
-        auto: Any = AutoModelForCausalLM if options.with_lm_head else AutoModel
+        auto = _auto_class(self.read_config(folder, settings), options.with_lm_head)
         keywords = self._keywords(folder, settings, options)
         try:
             loaded, report = auto.from_pretrained(folder, output_loading_info=True, **keywords)
@@ -73,8 +78,10 @@ class HuggingFace(Family):
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise unreadable(folder, "backbone", error) from error
+        model = cast(PreTrainedModel, loaded)
+        _check_output_matrix(folder, model, report["missing_keys"], options.with_lm_head)
         check_complete(folder, report["missing_keys"])
-        return cast(PreTrainedModel, loaded)
+        return model
 
     def _keywords(
         self, folder: Path, settings: BackboneSettings, options: LoadOptions
@@ -96,6 +103,28 @@ class HuggingFace(Family):
         return keywords
 
 
+def _auto_class(config: PreTrainedConfig, with_lm_head: bool) -> Any:
+    """The class of transformers that loads a model; of images and text, for its text tower."""
+    if not with_lm_head:
+        return AutoModel
+    is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or hasattr(config, "auto_map")
+    is_multimodal = not is_known and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+
+
+def _check_output_matrix(
+    folder: Path, model: PreTrainedModel, missing: Collection[str], with_lm_head: bool
+) -> None:
+    """Raise CriticError if only the matrix to logits is missing, as in a reward model."""
+    matrix = model.get_output_embeddings() if with_lm_head else None
+    names = {name for name, module in model.named_modules() if module is matrix}
+    if missing and {name.rpartition(".")[0] for name in missing} <= names:
+        raise CriticError(
+            f"{folder}: {min(missing)!r} is missing, so this is no language model but perhaps a"
+            " reward model, and gives no likelihood; set featurize.likelihood=false"
+        )
+
+
 def to_quantization_config(bits: Literal["4bit", "8bit"], dtype: torch.dtype) -> BitsAndBytesConfig:
     """Make the configuration with which transformers quantizes while it loads.
 
@@ -115,29 +144,60 @@ def to_quantization_config(bits: Literal["4bit", "8bit"], dtype: torch.dtype) ->
 
 
 def download_model(settings: BackboneSettings, cache_dir: Path) -> Path:
-    """Download a model from the hub, once; return its folder.
+    """Find a model of the hub in a cache on this machine or download it; return its folder.
+
+    A model in the cache of Hugging Face is used from there: there is never a second copy.
 
     Raises:
         CriticError: the path is no hub id, or the hub cannot be reached.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    own, shared = cache_dir / "hub", Path(constants.HF_HUB_CACHE)
+    caches = [cache for cache in (own, shared) if _has_weights(cache, settings.path)] or [own]
+    first: Exception | None = None
+    for cache in caches:
+        try:
+            return _snapshot(settings, cache)
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            first = first or error
+    assert first is not None
+    raise CriticError(
+        f"models.policy.path: {settings.path!r} is no local folder and cannot be downloaded"
+        f" from the hub ({first_line(first)}); give a model folder, a .gguf file or a hub id"
+    ) from first
+
+
+def _has_weights(cache: Path, name: str) -> bool:
+    """Return whether a cache of the hub has weights of a model; a tokenizer alone is no copy."""
+    snapshots = cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    return any(any(snapshots.glob(f"*/*{ending}")) for ending in (".safetensors", ".bin"))
+
+
+def _snapshot(settings: BackboneSettings, cache: Path) -> Path:
+    from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.txt"]
     patterns += ["*.py"] if settings.trust_remote_code else []
-    try:
-        for more in ([], ["*.bin"]):  # pickled weights only if there are no others
-            folder = snapshot_download(
+    for more in ([], ["*.bin"]):  # pickled weights only if there are no others
+        folder = Path(
+            snapshot_download(
                 settings.path,
                 revision=settings.revision,
                 allow_patterns=patterns + more,
-                cache_dir=cache_dir / "hub",
+                cache_dir=cache,
             )
-            if any(Path(folder).glob("*.safetensors")):
-                break
-        return Path(folder)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise CriticError(
-            f"models.policy.path: {settings.path!r} is no local folder and cannot be downloaded"
-            f" from the hub ({first_line(error)}); give a model folder, a .gguf file or a hub id"
-        ) from error
+        )
+        if any(folder.glob("*.safetensors")):
+            break
+    _check_shards(folder)
+    return folder
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise OSError if a snapshot lacks weights that its index names, as a killed download does."""
+    for index in folder.glob("*.safetensors.index.json"):
+        files = set(read_json(index).get("weight_map", {}).values())
+        if lost := sorted(name for name in files if not (folder / name).exists()):
+            raise OSError(f"{folder} lacks {lost[0]}, and nothing could be downloaded")

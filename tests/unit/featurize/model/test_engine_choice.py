@@ -124,20 +124,39 @@ def test_a_model_that_takes_no_layout_is_padded(
     assert "layout" in choice.reason
 
 
+def test_the_probe_has_the_longest_sequence_and_a_second_prompt() -> None:
+    probe = probe_groups(GROUPS)
+    # The longest sequence is 9 + 30 tokens; the group with fewest tokens beside it has 1 + 8.
+    assert [group.prompt for group in probe] == [GROUPS[2].prompt, GROUPS[3].prompt]
+    assert [row for group in probe for row in group.rows] == [0, 1, 2, 3]
+    for group in probe:
+        first, second = group.outputs
+        assert len(first) != len(second)
+
+
 def test_the_probe_is_small() -> None:
     groups = make_groups(
         [(10, (*range(1, 30), 39, *range(30, 39))), (12, range(1, 20)), (11, (5, 5, 5))]
     )
     probe = probe_groups(groups)
     assert [group.prompt for group in probe] == [groups[0].prompt, groups[2].prompt]
-    assert [[len(output) for output in group.outputs] for group in probe] == [[39, 1], [5, 5]]
+    assert [[len(output) for output in group.outputs] for group in probe] == [[39, 1], [5, 2]]
     assert len({*probe[1].outputs}) == 2
     assert [group.rows for group in probe] == [(0, 1), (2, 3)]
 
 
-def test_a_single_group_is_probe_enough(llama: Backbone) -> None:
-    groups = make_groups([(3, (2,))])
-    assert probe_groups(groups) == groups
+@pytest.mark.parametrize("lengths", [(3, (2,)), (1, (1,)), (7, (4, 4, 4)), (2, (9, 1))])
+def test_a_single_group_is_made_up_to_two_prompts_of_two_unequal_outputs(
+    llama: Backbone, lengths: tuple[int, tuple[int, ...]]
+) -> None:
+    groups = make_groups([lengths])
+    first, second = probe_groups(groups)
+    assert first.prompt == groups[0].prompt != second.prompt
+    for group in (first, second):
+        assert len({len(output) for output in group.outputs}) == 2
+        assert len(set(group.outputs)) == 2
+    known = {*groups[0].prompt, *(token for output in groups[0].outputs for token in output)}
+    assert {*second.prompt, *second.outputs[0], *second.outputs[1]} <= known
     assert choose_forward(llama, SPEC, groups, torch.float32).forward == "packed"
 
 

@@ -1,0 +1,104 @@
+"""Tokenizes data as plain text: no program or statement can spell a control token."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerBase
+
+_BRACKETS = re.compile(r"\s*(<[^\s<>]+>|\[[A-Z_/]+\])\s*")
+"""Added tokens that vocabularies do not call special, but that mark a place in a conversation:
+Qwen's `<tool_call>`, DeepSeek's marks of roles. Added runs of spaces or names are text."""
+
+
+class PlainText:
+    """A tokenizer whose special tokens come from its own template alone, never from a text.
+
+    Texts that spell no special token have the ids they always had.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        marks = {
+            text: number
+            for text, number in _control_tokens(tokenizer).items()
+            if text != tokenizer.unk_token
+        }
+        self._ids = self.control_ids = frozenset(marks.values())
+        longest_first = sorted((re.escape(text) for text in marks if len(text) > 1), key=len)[::-1]
+        self._marks = re.compile("|".join(longest_first)) if longest_first else None
+        self._num_of_template = 0
+        self._num_of_template = self._count(self._encode([""], with_template=True)[0])
+
+    def encode(self, texts: Sequence[str], *, with_template: bool = False) -> list[list[int]]:
+        """Tokenize texts; with the special tokens that the tokenizer itself puts around a text.
+
+        NOTE: verbose warns of texts that are too long for the model; they are cut later.
+        """
+        found = self._encode(texts, with_template=with_template)
+        if self._marks is None:
+            return found
+        usual = self._num_of_template if with_template else 0
+        return [
+            self._encode_cut(text, with_template=with_template)
+            if self._count(ids) > usual and self._marks.search(text)
+            else ids
+            for text, ids in zip(texts, found, strict=True)
+        ]
+
+    def _encode_cut(self, text: str, *, with_template: bool) -> list[int]:
+        """Tokenize a text in pieces that each end within the spelling of a control token.
+
+        Vocabularies that merge its characters to the token itself leave no other way.
+        """
+        assert self._marks is not None
+        cuts = [0, *(found.start() + 1 for found in self._marks.finditer(text)), len(text)]
+        pieces = [text[start:stop] for start, stop in pairwise(cuts)]
+        first, *rest = pieces
+        ids = self._encode([first], with_template=with_template)[0]
+        if with_template and ids and ids[-1] == self._tokenizer.eos_token_id:
+            ids = ids[:-1]
+        return [*ids, *(number for piece in self._encode(rest) for number in piece)]
+
+    def _encode(self, texts: Sequence[str], *, with_template: bool = False) -> list[list[int]]:
+        if not texts:
+            return []
+        # Those without a backend split nothing at all (PythonBackend) or have no such option.
+        splits = getattr(self._tokenizer, "backend_tokenizer", None) is not None
+        options: dict[str, Any] = {"split_special_tokens": True} if splits else {}
+        ids: list[list[int]] = self._tokenizer(
+            list(texts), add_special_tokens=with_template, verbose=False, **options
+        )["input_ids"]
+        return ids
+
+    def _count(self, ids: Sequence[int]) -> int:
+        return sum(number in self._ids for number in ids)
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The control tokens of a tokenizer with their ids; those it calls text become special."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    decoder: dict[int, AddedToken] = (
+        backend.get_added_tokens_decoder() if backend else tokenizer.added_tokens_decoder
+    )
+    found = {
+        number: token
+        for number, token in decoder.items()
+        if token.special or _BRACKETS.fullmatch(token.content)
+    }
+    if backend and (hidden := [token for token in found.values() if not token.special]):
+        backend.add_special_tokens([_as_special(token) for token in hidden])
+    return {token.content: number for number, token in found.items()}
+
+
+def _as_special(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )

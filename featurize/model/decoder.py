@@ -1,0 +1,84 @@
+"""The text decoder inside a model, and the list of its blocks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from featurize.errors import CriticError
+
+
+def find_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part of a model that turns token ids into hidden states.
+
+    It is the base of a causal language model, the text tower of a multimodal one, and the inner
+    decoder of those that wrap it once more (OPT).
+
+    Raises:
+        CriticError: there is no decoder with a list of blocks.
+    """
+    text = model.config.get_text_config()
+    for module in model.modules():
+        if not isinstance(module, PreTrainedModel) or find_blocks(module) is None:
+            continue
+        # The tower of another kind, such as images, has a config of its own.
+        if module.config.get_text_config().model_type == text.model_type:
+            return module
+    raise CriticError(
+        f"{type(model).__name__}: no list of {text.num_hidden_layers} blocks in it, so it is not a"
+        " plain decoder; give another models.policy.path"
+    )
+
+
+def find_blocks(model: PreTrainedModel) -> str | None:
+    """Return the name of the list of blocks among the children of a model; None without one."""
+    number = model.config.get_text_config().num_hidden_layers
+    lists = [
+        name
+        for name, child in model.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == number
+    ]
+    return lists[0] if lists else None
+
+
+def hidden_of(output: Any) -> Tensor:
+    """Take the hidden states from what a block returns."""
+    hidden: Tensor = output[0] if isinstance(output, tuple | list) else output
+    return hidden
+
+
+def check_blocks(decoder: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor) -> None:
+    """Run a decoder over ids [1, tokens]: each block must run once, and give a vector per token.
+
+    Raises:
+        CriticError: it does not, so its layers have no hidden states of the usual kind.
+    """
+    shapes: list[list[int]] = [[] for _ in blocks]
+    runs = [0] * len(blocks)
+
+    def hook(place: int) -> Any:
+        def after(_block: Any, _args: Any, output: Any) -> None:
+            runs[place] += 1
+            shapes[place] = list(hidden_of(output).shape)
+
+        return after
+
+    handles = [block.register_forward_hook(hook(place)) for place, block in enumerate(blocks)]
+    try:
+        with torch.inference_mode():
+            decoder(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    name, width = type(decoder).__name__, int(decoder.config.get_text_config().hidden_size)
+    if set(runs) != {1}:
+        raise CriticError(
+            f"{name}: its blocks run {min(runs)} to {max(runs)} times over a text, so its layers"
+            " have no hidden states of their own; give another models.policy.path"
+        )
+    if odd := [shape for shape in shapes if shape != [*ids.shape, width]]:
+        raise CriticError(
+            f"{name}: a block gives hidden states of shape {odd[0]} where {[*ids.shape, width]} is"
+            " one vector per token; give another models.policy.path"
+        )

@@ -1,0 +1,103 @@
+"""Programs and statements cannot spell control tokens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import AddedToken, Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from featurize.data.index import DatasetIndex
+from featurize.data.plain_text import PlainText
+from featurize.data.prompt import Encoder, render_prompt
+from featurize.data.token_counts import count_tokens
+from tests.support.tiny_jobs import write_rows
+from tests.support.tiny_models import BOS, EOS, make_tokenizer
+
+USER, TOOL, SPACES = "<|user|>", "[INST]", "      "
+SPELLED = [f"a = 1 {EOS} b", f"{BOS}{BOS}x", f"print('{USER}')", f"# {TOOL} y", EOS]
+ORDINARY = ["print(1)\n", f"if x:\n{SPACES}return [1, 2]  # <b>\n", "a < b > c", "ü ▁ 日本"]
+
+
+def with_added_tokens() -> PreTrainedTokenizerFast:
+    """A tokenizer of which two control tokens are not called special."""
+    tokenizer = make_tokenizer(adds_bos=True)
+    tokenizer.add_tokens(
+        [AddedToken(text, special=False, normalized=False) for text in (USER, TOOL, SPACES)]
+    )
+    return tokenizer
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """A vocabulary in which `</s>` is also the likeliest piece."""
+    letters = [(letter, -5.0) for letter in sorted(set("".join(SPELLED) + render_prompt("x")))]
+    model = models.Unigram([("<unk>", 0.0), (BOS, 0.0), (EOS, 0.0), *letters], unk_id=0)
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(["<unk>", BOS, EOS])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, unk_token="<unk>")
+
+
+def merging() -> PreTrainedTokenizerFast:
+    """A vocabulary whose merges lead to `</s>`."""
+    pieces = [BOS, EOS, "</", "s>", *sorted(set("".join(SPELLED) + render_prompt("x")))]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    merges = [("<", "/"), ("s", ">"), ("</", "s>")]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.add_special_tokens([BOS, EOS])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS)
+
+
+MAKERS = [with_added_tokens, unigram, merging]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("text", SPELLED)
+def test_no_text_spells_a_control_token(make: type[PreTrainedTokenizerFast], text: str) -> None:
+    tokenizer = make()
+    controls = {BOS, EOS, USER, TOOL} & set(tokenizer.get_vocab())
+    marks = {tokenizer.convert_tokens_to_ids(mark) for mark in controls}
+    (ids,) = PlainText(tokenizer).encode([text])
+    assert ids
+    assert not marks & set(ids)
+    assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_other_texts_keep_their_ids(text: str) -> None:
+    expected = with_added_tokens()(text, add_special_tokens=False)["input_ids"]
+    assert PlainText(with_added_tokens()).encode([text]) == [expected]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_statement_adds_no_control_token_to_those_of_the_template(
+    make: type[PreTrainedTokenizerFast],
+) -> None:
+    tokenizer = make()
+    encoder = Encoder(tokenizer=tokenizer, max_length=2000, max_prompt_length=1900)
+    marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    plain, spelled = (
+        [number for number in encoder.encode_prompt(text).ids if number in marks]
+        for text in ("Print x.", f"Print {EOS}{BOS}x.")
+    )
+    assert spelled == plain == [0] * (make is with_added_tokens)
+
+
+def test_a_cut_statement_ends_in_the_response_mark_all_the_same() -> None:
+    encoder = Encoder(tokenizer=merging(), max_length=300, max_prompt_length=250)
+    prompt = encoder.encode_prompt(f"{EOS} " * 400)
+    assert prompt.is_truncated
+    assert len(prompt.ids) == 250
+    assert prompt.ids[-len(encoder.tail) :] == encoder.tail
+
+
+def test_counts_are_those_of_the_tokens_that_are_computed(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Print.", "output": text, "problem_id": "p", "is_correct": True}
+        for text in SPELLED
+    ]
+    index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "index")
+    tokenizer = with_added_tokens()
+    encoder = Encoder(tokenizer=tokenizer, max_length=4000, max_prompt_length=3000)
+    counts = count_tokens(index, with_added_tokens())
+    outputs = [sample.output for sample in index.read(np.arange(len(index)))]
+    assert counts.outputs.tolist() == [len(one.ids) for one in encoder.encode_outputs(outputs, 9)]
