@@ -36,7 +36,7 @@ from featurize.data.prepare.from_tests.exchange import (
     ProgramEndedError,
     answer_calls,
 )
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
+from featurize.data.prepare.from_tests.isolation.kernel import IsolationError, drop_capabilities
 from featurize.data.prepare.from_tests.isolation.landlock import landlock_version, restrict_files
 from featurize.data.prepare.from_tests.isolation.namespaces import enter_namespaces
 from featurize.data.prepare.from_tests.isolation.seccomp import (
@@ -100,9 +100,17 @@ def _isolate(start: dict[str, Any]) -> None:
     if start["has_namespaces"]:
         enter_namespaces(**files, writable=folder, size=start["bytes"], user=NOBODY)
     elif os.geteuid() == 0:
-        os.chown(folder, NOBODY, NOBODY)
+        _give_to_nobody(folder)
     if start["is_isolated"] and (start["needs_landlock"] or _has_landlock()):
         restrict_files(**files, writable=folder)
+
+
+def _give_to_nobody(folder: str) -> None:
+    """Let programs run as nobody; without capabilities where a container has no such user."""
+    try:
+        os.chown(folder, NOBODY, NOBODY)
+    except OSError:
+        drop_capabilities()
 
 
 def _has_landlock() -> bool:
@@ -390,11 +398,12 @@ def _last_file(error: BaseException) -> str | None:
 
 
 def _limit(cpu_seconds: float, memory_bytes: int) -> None:
-    if os.geteuid() == 0:
+    owner = Path().stat().st_uid
+    if os.geteuid() != owner:
         # Neither RLIMIT_NPROC nor the permissions of files restrict root.
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(owner, owner, owner)
+        os.setresuid(owner, owner, owner)
     whole = int(cpu_seconds) + 1
     for kind, value in (
         (resource.RLIMIT_AS, memory_bytes),

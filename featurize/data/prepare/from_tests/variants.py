@@ -5,6 +5,7 @@ same rewrites, so style is no signal of the label.
 """
 
 import ast
+import builtins
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -70,7 +71,6 @@ class _Finder:
 
     def __init__(self, problem: Problem, run: Run, rng: random.Random, cpu_seconds: float) -> None:
         self.cpu_seconds = cpu_seconds
-        self.is_apart = True
         self.rng = rng
         self.counts: Counter[str] = Counter()
         self._run = run
@@ -78,11 +78,13 @@ class _Finder:
         tree = ast.parse(problem.reference)
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         self._functions = frozenset(defined) - problem.helpers
+        tests = list(ast.walk(ast.parse(problem.tests)))
         self._keywords = frozenset(
-            node.arg
-            for node in ast.walk(ast.parse(problem.tests))
-            if isinstance(node, ast.keyword) and node.arg
+            node.arg for node in tests if isinstance(node, ast.keyword) and node.arg
         )
+        # Apart, tests have Python's own `sum`, not one that the program defines.
+        used = {node.id for node in tests if isinstance(node, ast.Name)}
+        self.is_apart = not any(hasattr(builtins, name) for name in defined & used)
 
     def run(self, source: str) -> Outcome | None:
         """Run a program; None if it was run before."""
@@ -99,7 +101,7 @@ class _Finder:
         """
         self._seen.add(source)
         outcome = self._run_once(source)
-        if outcome.verdict is not Verdict.PASSED:
+        if self.is_apart and outcome.verdict is not Verdict.PASSED:
             self.is_apart = False
             outcome = self._run_once(source)
         return self._count(outcome)

@@ -72,8 +72,8 @@ def attack(sandbox: Sandbox, body: str) -> Outcome:
     lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
     program = (
         f"{DISARM}\ndef attack():\n    try:\n{lines}\n"
-        "    except (OSError, RuntimeError, LookupError, ImportError) as error:\n        return type(error).__name__\n"
-        "    return 'possible'\n"
+        "    except (OSError, RuntimeError, LookupError, ImportError) as error:\n"
+        "        return type(error).__name__\n    return 'possible'\n"
     )
     return sandbox.run(program=program, tests="assert attack() != 'possible', attack()")
 
