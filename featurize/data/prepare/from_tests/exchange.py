@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Rational, Real
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -91,6 +92,10 @@ def pack(value: object, refer: Refer) -> Json:
             return {"range": [pack(part, refer) for part in (value.start, value.stop, value.step)]}
         case ModuleType():
             return {"module": value.__name__}
+        case Integral():  # such as numpy's
+            return pack(int(value), refer)
+        case Real() if not isinstance(value, Rational):
+            return float(value)
     return {"remote": refer(value)}
 
 

@@ -197,6 +197,7 @@ def test_no_socket_is_opened_not_even_to_loopback(sandbox: Sandbox, body: str):
         "import threading; threading.Thread(target=print).start()",
         "import _thread; _thread.start_new_thread(print, ())",
         "import pty; pty.fork()",
+        "import time\nif os.fork() == 0: os.setsid(); time.sleep(60)",
     ],
 )
 def test_no_process_and_no_thread_is_started(sandbox: Sandbox, body: str):

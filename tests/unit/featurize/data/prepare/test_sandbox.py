@@ -1,5 +1,6 @@
 """Programs end in time, cannot do damage, and pass only by passing the tests."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from featurize.data.prepare.from_tests import sandbox as module
 from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
 from featurize.data.prepare.from_tests.isolation.protection import Protection
+from featurize.data.prepare.from_tests.problems import read_problems
 from featurize.data.prepare.from_tests.sandbox import (
     Limits,
     Outcome,
@@ -184,6 +186,11 @@ def test_output_of_a_program_does_not_disturb_the_protocol(sandbox: Sandbox):
             "try:\n f()\n assert False\nexcept ValueError as e: assert type(e).__name__ == 'E'",
         ),
         (
+            "import numbers\nclass N:\n def __int__(self): return 6\n"
+            " def __eq__(self, x): return x == 6\nnumbers.Integral.register(N)\ndef f(): return N()",
+            "assert f() == 6",  # as numpy's numbers do
+        ),
+        (
             "from collections import namedtuple\ndef f(): return namedtuple('P', 'x y')(1, 2)",
             "assert f() == (1, 2)",
         ),
@@ -243,3 +250,20 @@ def test_a_protection_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPa
         Sandbox(limits=Limits(), protection=Protection.LANDLOCK),
     ):
         pass
+
+
+def test_a_program_cannot_change_a_helper_that_the_tests_call(sandbox: Sandbox, tmp_path: Path):
+    row = {
+        "task_id": "T/1",
+        "prompt": "import math\n\ndef value(x):\n    return math.fabs(x - 7)\n\n\ndef find():\n"
+        '    """Find a zero of value."""\n',
+        "canonical_solution": "    return 7\n",
+        "test": "def check(candidate):\n    assert value(candidate()) < 0.1\n",
+        "entry_point": "find",
+    }
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(row))
+    [problem] = read_problems(str(path))
+    assert sandbox.run(program=problem.reference, tests=problem.tests).verdict is Verdict.PASSED
+    forged = "def value(x):\n    return 0\n\ndef find():\n    return 8\n"
+    assert sandbox.run(program=forged, tests=problem.tests).verdict is Verdict.WRONG
