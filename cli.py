@@ -133,6 +133,10 @@ def prepare_tests_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     overwrite: OverwriteOption = False,
+    unsafe: Annotated[
+        bool,
+        typer.Option("--unsafe", help="Run programs even where nothing can isolate them."),
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Label programs by running them: rewrites that pass the tests against mutants that fail.
@@ -149,6 +153,10 @@ def prepare_tests_command(
             out_dir=folder,
             settings=project.settings.prepare,
             overwrite=overwrite,
+            is_unsafe_allowed=unsafe,
+            announce=lambda protection: console().print(
+                f"prepare: {protection.describe()}", soft_wrap=True
+            ),
             progress=count,
         )
     if summary.was_up_to_date:

@@ -1,13 +1,17 @@
 """A dataset is made from three small problems, and every label is verified once more."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from featurize.data.prepare.from_tests.job import prepare_tests
+from featurize.data.prepare.from_tests import sandbox
+from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
+from featurize.data.prepare.from_tests.isolation.protection import Protection
+from featurize.data.prepare.from_tests.job import prepare_tests as prepare_tests_safely
 from featurize.data.prepare.from_tests.summary import longer_is_correct, mean_output_chars
 from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.errors import CriticError
@@ -64,6 +68,8 @@ BROKEN = {
     "code": "def f(a):\n    return a",
     "test_list": ["assert f(1) == 2"],
 }
+# The labels are the same under every protection, and tests run where there is none.
+prepare_tests = partial(prepare_tests_safely, is_unsafe_allowed=True)
 SETTINGS = PrepareTestsSettings(train_fraction=0.5, valid_fraction=0.5, workers=1)
 
 
@@ -221,3 +227,53 @@ def test_length_is_judged_over_the_pairs_of_a_problem():
     assert longer_is_correct(rows[:2]) == 1.0
     assert longer_is_correct(rows[:1]) is None
     assert mean_output_chars(rows) == {"correct": 2.0, "incorrect": 4.67}
+
+
+CLASSES = {
+    "task_id": 5,
+    "text": "Write a function that adds the sides of a shape.",
+    "code": "def add_sides(shape):\n    return shape.a + shape.b",
+    "test_list": [
+        "class Shape:\n    a, b = 2, 3\nassert add_sides(Shape()) == 5",
+    ],
+}
+BUILT_IN = {
+    "task_id": 6,
+    "text": "Write a function that takes the larger of two numbers.",
+    "code": "def max(a, b):\n    if a > b:\n        return a\n    return b",
+    "test_list": ["assert max(1, 2) == 2", "assert max(3, 2) == 3"],
+}
+
+
+def test_problems_whose_tests_cannot_run_apart_are_counted_and_kept(tmp_path: Path):
+    path = tmp_path / "mini.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*PROBLEMS, CLASSES, BUILT_IN]))
+    summary = prepare_tests(source=str(path), out_dir=tmp_path / "out", settings=SETTINGS)
+    assert summary.together_problems == ["mini/5", "mini/6"]
+    assert summary.describe()["tests not apart"] == 2
+    assert summary.refused_problems == {}
+    assert {"mini/5", "mini/6"} <= {row["problem_id"] for row in read_rows(tmp_path / "out")}
+
+
+@pytest.mark.parametrize(
+    "protection", [Protection.BUBBLEWRAP, Protection.NAMESPACES, Protection.LANDLOCK]
+)
+def test_the_labels_are_the_same_under_every_protection(
+    source: str, tmp_path: Path, protection: Protection, monkeypatch: pytest.MonkeyPatch
+):
+    try:
+        sandbox.check_protection(protection)
+    except IsolationError as error:
+        pytest.skip(f"{protection.value} cannot be set up here: {error}")
+    content = []
+    for one in (protection, Protection.NONE):
+        monkeypatch.setattr(
+            "featurize.data.prepare.from_tests.job.choose_protection",
+            lambda *, is_unsafe_allowed, one=one: one,
+        )
+        announced: list[Protection] = []
+        out = tmp_path / one.value
+        prepare_tests(source=source, out_dir=out, settings=SETTINGS, announce=announced.append)
+        assert announced == [one]
+        content.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert content[0] == content[1]

