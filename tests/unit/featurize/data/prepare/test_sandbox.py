@@ -187,7 +187,8 @@ def test_output_of_a_program_does_not_disturb_the_protocol(sandbox: Sandbox):
         ),
         (
             "import numbers\nclass N:\n def __int__(self): return 6\n"
-            " def __eq__(self, x): return x == 6\nnumbers.Integral.register(N)\ndef f(): return N()",
+            " def __eq__(self, x): return x == 6\nnumbers.Integral.register(N)\n"
+            "def f(): return N()",
             "assert f() == 6",  # as numpy's numbers do
         ),
         (
