@@ -153,6 +153,9 @@ class Runner:
         os.close(reader)
         # A program that has reported, or may not go on, gets no time to end by itself.
         is_ending = limit is None and (message == _ENDED or len(children) == 1)
+        if not is_ending:
+            for child in children:  # both at once
+                os.kill(child, signal.SIGKILL)
         ends = [_reap(child, kill=not is_ending) for child in children]
         self._empty()
         seconds = sum(seconds for _, seconds in ends)

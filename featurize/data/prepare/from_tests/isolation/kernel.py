@@ -5,6 +5,7 @@ bindings on PyPI are pre-releases or need libseccomp.
 """
 
 import ctypes
+import functools
 import os
 
 from featurize.errors import CriticError
@@ -19,13 +20,18 @@ class IsolationError(CriticError):
     """The kernel does not allow a means of isolation here."""
 
 
+@functools.cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def call(function: str, *arguments: object) -> int:
     """Call a function of the C library; integers are passed as 64 bits.
 
     Raises:
         IsolationError: it failed.
     """
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _library()
     wide = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
     try:
         result = int(library[function](*wide))

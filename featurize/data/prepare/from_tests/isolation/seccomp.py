@@ -7,6 +7,7 @@ https://docs.kernel.org/userspace-api/seccomp_filter.html
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 from collections.abc import Mapping, Sequence
@@ -168,7 +169,9 @@ def restrict_system_calls() -> None:
     lines += [_step(_JUMP_IF_EQUAL, _CLONE3, 0, 1), _step(_RETURN, _ERROR | errno.ENOSYS)]
     for numbers, argument, values in _CHECKED.values():
         lines += _check(numbers[column], argument, values)
+    set_no_new_privileges()
     _install([*lines, _step(_RETURN, _REFUSE)])
+    _refusals(column)  # for all children
 
 
 def forbid_processes() -> None:
@@ -178,12 +181,18 @@ def forbid_processes() -> None:
     to install a long one.
     """
     _, column = _machine()
-    lines = [_step(_LOAD, _NUMBER), *_answer(_STARTING, column, _REFUSE)]
+    lines = [*_refusals(column)]
     for numbers in _SIGNALS.values():
         lines += _check(numbers[column], 0, (os.getpid(),))
     _install([*lines, _step(_RETURN, _ALLOW)])
 
 
+@functools.cache
+def _refusals(column: int) -> tuple[bytes, ...]:
+    return (_step(_LOAD, _NUMBER), *_answer(_STARTING, column, _REFUSE))
+
+
+@functools.cache
 def _machine() -> tuple[int, int]:
     machine = os.uname().machine
     if machine not in _MACHINES:
@@ -217,7 +226,6 @@ def _install(lines: Sequence[bytes]) -> None:
     instructions = b"".join(lines)
     content = ctypes.create_string_buffer(instructions, len(instructions))
     program = _Program(len(lines), ctypes.addressof(content))
-    set_no_new_privileges()
     call("prctl", _PR_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0)
 
 
