@@ -268,3 +268,15 @@ def test_a_dataset_without_labels_or_common_problems_is_audited_and_written(
 def test_every_value_is_in_one_bin_of_a_histogram() -> None:
     assert by_power_of_two(np.array([0, 1, 2, 3, 4, 7, 8])) == {1: 1, 2: 1, 4: 2, 8: 2, 16: 1}
     assert by_power_of_two(np.array([], np.int64)) == {}
+
+
+def test_statements_that_share_a_problem_id_are_counted_and_not_paired(tmp_path: Path) -> None:
+    rows = [
+        make_row("a", "x", True),
+        make_row("a", "y", False),
+        make_row("a", "z", False, instruction="Another statement"),
+        make_row("b", "x", True),
+    ]
+    index = DatasetIndex.build(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "cache")
+    labels = audit_labels(index.table, read_labelled_rows(index.table), ())
+    assert (labels.num_shared_ids, labels.num_problems, labels.num_pairs) == (1, 2, 1)
