@@ -29,6 +29,12 @@ def check_architecture(config: PreTrainedConfig, settings: BackboneSettings) -> 
             f"models.policy.path: {settings.path} is an encoder-decoder ({config.model_type}), and"
             " features come from a causal decoder; give another model"
         )
+    if getattr(config, "altup_num_inputs", None):
+        raise CriticError(
+            f"models.policy.path: {settings.path} ({config.model_type}) has"
+            f" {config.altup_num_inputs} hidden states per token and layer (AltUp), not one; give"
+            " another model"
+        )
     decoder = _make_skeleton(config, settings)
     if decoder is None:
         return

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from transformers import PreTrainedConfig
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import TEMPLATE
@@ -19,9 +20,16 @@ from featurize.data.token_counts import (
     with_counts,
     write_counts,
 )
+from featurize.errors import CriticError
 from featurize.io.files import digest
 from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.families.files import model_files
+from featurize.model.limits import (
+    check_architecture,
+    check_likelihood,
+    check_positions,
+    check_vocabulary,
+)
 from featurize.model.packing import plan_units
 from featurize.model.sharing import check_tensor_parallel
 from featurize.model.source import (
@@ -140,6 +148,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         index = index.take_problems(job.limit_problems)
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
+    _check_limits(job, source, config)
     recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
     selection = None
     if choose is not None:
@@ -166,6 +175,21 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         fingerprint=fingerprint,
         finished=_find_finished(job, fingerprint),
     )
+
+
+def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> None:
+    """Check what the backbone can take, before any weight is read."""
+    backbone = job.backbone
+    check_architecture(config, backbone)
+    check_positions(config, backbone, job.dataset.max_length)
+    if job.featurize.likelihood:
+        check_likelihood(config, backbone)
+    try:
+        tokenizer = load_tokenizer(source, backbone)
+    except CriticError as error:
+        logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
+        return
+    check_vocabulary(tokenizer, config, backbone)
 
 
 def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:
