@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from transformers import PreTrainedConfig
 
 from featurize.data.index import DatasetIndex
+from featurize.data.plain_text import PlainText
 from featurize.data.prompt import TEMPLATE
 from featurize.data.token_counts import (
     count_tokens,
@@ -189,7 +190,7 @@ def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedC
     except CriticError as error:
         logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
         return
-    check_vocabulary(tokenizer, config, backbone)
+    check_vocabulary(PlainText(tokenizer).largest_id(), config, backbone)
 
 
 def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:

@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from featurize.data.plain_text import PlainText
 from featurize.errors import CriticError
 from featurize.model.limits import (
     check_architecture,
@@ -59,16 +60,16 @@ def test_samples_beyond_the_trained_rotary_positions_are_warned_of(
 
 
 def test_ids_beyond_the_embedding_table_are_refused() -> None:
-    check_vocabulary(make_tokenizer(), llama(), SETTINGS)
+    check_vocabulary(PlainText(make_tokenizer()).largest_id(), llama(), SETTINGS)
     with pytest.raises(CriticError, match=r"ids up to 319.*has 300 rows"):
-        check_vocabulary(make_tokenizer(), llama(vocab_size=300), SETTINGS)
+        check_vocabulary(PlainText(make_tokenizer()).largest_id(), llama(vocab_size=300), SETTINGS)
 
 
 def test_an_added_control_token_beyond_the_table_does_no_harm() -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     assert len(tokenizer) == 321
-    check_vocabulary(tokenizer, llama(), SETTINGS)
+    check_vocabulary(PlainText(tokenizer).largest_id(), llama(), SETTINGS)
 
 
 def test_the_likelihood_of_a_reward_model_is_refused_by_the_name_of_its_setting() -> None:
