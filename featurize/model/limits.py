@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig
 
-from featurize.data.plain_text import PlainText
 from featurize.errors import CriticError
 from featurize.model.decoder import check_blocks, find_blocks, find_decoder
 from featurize.settings import BackboneSettings
@@ -28,6 +27,12 @@ def check_architecture(config: PreTrainedConfig, settings: BackboneSettings) -> 
         raise CriticError(
             f"models.policy.path: {settings.path} is an encoder-decoder ({config.model_type}), and"
             " features come from a causal decoder; give another model"
+        )
+    if getattr(config, "altup_num_inputs", None):
+        raise CriticError(
+            f"models.policy.path: {settings.path} ({config.model_type}) has"
+            f" {config.altup_num_inputs} hidden states per token and layer (AltUp), not one; give"
+            " another model"
         )
     decoder = _make_skeleton(config, settings)
     if decoder is None:
@@ -74,20 +79,12 @@ def check_positions(config: PreTrainedConfig, settings: BackboneSettings, max_le
         )  # fmt: skip
 
 
-def check_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, settings: BackboneSettings
-) -> None:
-    """Raise CriticError if the tokenizer can give an id beyond the embedding table.
-
-    Ids of control tokens do not count: no text spells them.
-    """
-    controls = PlainText(tokenizer).control_ids
-    template = set(tokenizer("")["input_ids"])
-    ids = (set(tokenizer.get_vocab().values()) - controls) | template
-    if ids and max(ids) >= config.vocab_size:
+def check_vocabulary(largest_id: int, config: PreTrainedConfig, settings: BackboneSettings) -> None:
+    """Raise CriticError if the tokenizer can give an id beyond the embedding table."""
+    if largest_id >= config.vocab_size:
         raise CriticError(
             f"models.policy.path: the tokenizer of {settings.tokenizer_path or settings.path} gives"
-            f" ids up to {max(ids)}, but the embedding table of {settings.path} has"
+            f" ids up to {largest_id}, but the embedding table of {settings.path} has"
             f" {config.vocab_size} rows; set models.policy.tokenizer_path to its own tokenizer"
         )
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from transformers import PreTrainedConfig
 
 from featurize.data.index import DatasetIndex
+from featurize.data.plain_text import PlainText
 from featurize.data.prompt import TEMPLATE
 from featurize.data.token_counts import (
     count_tokens,
@@ -19,10 +21,16 @@ from featurize.data.token_counts import (
     with_counts,
     write_counts,
 )
-from featurize.errors import DataError
+from featurize.errors import CriticError, DataError
 from featurize.io.files import digest
 from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.families.files import model_files
+from featurize.model.limits import (
+    check_architecture,
+    check_likelihood,
+    check_positions,
+    check_vocabulary,
+)
 from featurize.model.packing import plan_units
 from featurize.model.sharing import check_tensor_parallel
 from featurize.model.source import (
@@ -168,6 +176,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     index = replace(index, table=mark_statements(index.table))
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
+    _check_limits(job, source, config)
     recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
     selection = None
     if choose is not None:
@@ -195,6 +204,21 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         finished=_find_finished(job, fingerprint),
         shared_ids=shared_ids,
     )
+
+
+def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> None:
+    """Check what the backbone can take, before any weight is read."""
+    backbone = job.backbone
+    check_architecture(config, backbone)
+    check_positions(config, backbone, job.dataset.max_length)
+    if job.featurize.likelihood:
+        check_likelihood(config, backbone)
+    try:
+        tokenizer = load_tokenizer(source, backbone)
+    except CriticError as error:
+        logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
+        return
+    check_vocabulary(PlainText(tokenizer).largest_id(), config, backbone)
 
 
 def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:

@@ -154,6 +154,7 @@ def _become_critic(request: dict[str, Any]) -> None:
     sys.argv = ["critic", *request["arguments"]]
     if request["most_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: the write fails instead
+        sys.dont_write_bytecode = True  # or half a .pyc file would break every later command
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["most_bytes"],) * 2)
     code = 1
     try:

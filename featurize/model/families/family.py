@@ -76,15 +76,6 @@ class Family(ABC):
     ) -> PreTrainedModel:
         """Load a causal language model, or only its decoder if no likelihood is asked for."""
 
-    def check(  # noqa: B027 - most families have no limit
-        self, folder: Path, settings: BackboneSettings, max_length: int
-    ) -> None:
-        """Check before any weight is read that the model can take samples of `max_length` tokens.
-
-        Raises:
-            CriticError: it cannot; the message names the limit.
-        """
-
     def output_of(self, settings: BackboneSettings) -> str | None:
         """Return which output of the model features come from; None if it has only one."""
         return None

@@ -200,4 +200,4 @@ def _check_shards(folder: Path) -> None:
     for index in folder.glob("*.safetensors.index.json"):
         files = set(read_json(index).get("weight_map", {}).values())
         if lost := sorted(name for name in files if not (folder / name).exists()):
-            raise OSError(f"{folder} lacks {lost[0]}, and nothing could be downloaded")
+            raise OSError(f"{lost[0]} is missing in {folder}")
