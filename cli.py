@@ -231,7 +231,8 @@ def prepare_columns_command(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN",
-            help="Which column is which field, e.g. output=code; a.b is b within a; repeatable",
+            help="Which column is which field, e.g. output=code; a.b is b within a, a[*].b the b "
+            "of each item of a; 'is_correct=rate >= 0.8' compares; repeatable",
         ),
     ] = None,
     correct_values: Annotated[
@@ -241,6 +242,13 @@ def prepare_columns_command(
     incorrect_values: Annotated[
         list[str] | None,
         typer.Option(help="Values that mean incorrect; any other is then an error"),
+    ] = None,
+    join: Annotated[
+        str | None, typer.Option(help="A file with the statements of the rows, found by --on")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="The column that rows and --join share, or A=B if its names differ"),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -253,6 +261,7 @@ def prepare_columns_command(
     on; or prompt, chosen, rejected, completion, label. Columns with these names need no --map.
     """
     from featurize.data.prepare.columns import ColumnsJob, prepare_columns
+    from featurize.data.prepare.join import JoinOptions
     from featurize.data.prepare.mapping import ColumnMap, LabelValues, to_values
 
     project = _load(config, overrides)
@@ -263,6 +272,7 @@ def prepare_columns_command(
         sources=source,
         out=out,
         columns=ColumnMap.parse(columns or (), labels),
+        join=JoinOptions.of(join, on),
         output_format=project.settings.prepare.output_format,
         cache_dir=project.layout.cache_dir / "index",
     )

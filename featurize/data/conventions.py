@@ -1,32 +1,51 @@
-"""Preference and unpaired rows, as the TRL library defines them, turned into plain rows."""
+"""Rows of other conventions, turned into plain rows.
+
+Preference, unpaired and conversational rows, as TRL, LLaMA-Factory, axolotl and HH-RLHF have them.
+"""
 
 from featurize.data.fields import (
     Row,
-    describe,
     optional_bool,
     optional_id,
+    optional_text,
     require,
     to_answer,
     to_text,
 )
+from featurize.data.messages import Message, is_transcript, join_prompt, to_messages
+from featurize.data.verdicts import label_of, refuse_unread
 from featurize.errors import RowFault, shorten
 
 _SHARED_KEYS = ("input", "problem_id", "metadata")
+_CONVERSATIONS = ("conversations", "messages")
+PROMPT_FIELDS = ("prompt", "instruction", *_CONVERSATIONS, "system", "history")
+"""Fields that a prompt is read from."""
 
 
 def to_plain_rows(row: Row) -> list[Row]:
-    """Return the plain rows of a row: two for a preference row, else one."""
-    if "instruction" in row or "output" in row:
-        return [row]
-    if "chosen" in row or "rejected" in row:
-        return _from_preference(row)
-    if "completion" in row:
-        return [_from_unpaired(row)]
+    """Return the plain rows of a row: two for a preference row, else one.
+
+    Raises:
+        RowFault: a field is missing or wrong, or the row has a label that is not read.
+    """
+    if "output" not in row:
+        if "chosen" in row or "rejected" in row:
+            return _from_preference(row)
+        if "completion" in row:
+            return [_from_unpaired(row)]
+        if "instruction" not in row and any(name in row for name in _CONVERSATIONS):
+            return [_from_conversation(row)]
+    _read_label(row, "is_correct")
     return [row]
 
 
 def _from_preference(row: Row) -> list[Row]:
     """Return `chosen` as a correct answer and `rejected` as an incorrect one."""
+    if row.get("is_correct") is not None:
+        raise RowFault(
+            f"'is_correct' is {shorten(row['is_correct'])} beside 'chosen' and 'rejected', which "
+            "are labels themselves; drop one of them"
+        )
     need = "a preference row needs both 'chosen' and 'rejected'"
     chosen_prompt, chosen = _prompt_and_answer(row, "chosen", need)
     rejected_prompt, rejected = _prompt_and_answer(row, "rejected", need)
@@ -46,58 +65,80 @@ def _from_preference(row: Row) -> list[Row]:
 
 
 def _from_unpaired(row: Row) -> Row:
-    prompt, output = _prompt_and_answer(row, "completion", "an unpaired row needs it")
+    return _with_label(row, *_prompt_and_answer(row, "completion", "an unpaired row needs it"))
+
+
+def _from_conversation(row: Row) -> Row:
+    """Return the last message as an answer to those before it."""
+    key = next(name for name in _CONVERSATIONS if name in row)
+    before, answer = _split_answer(to_messages(row[key], key), key)
+    return _with_label(row, _with_system(row, before, key), answer)
+
+
+def _with_label(row: Row, prompt: str, answer: str) -> Row:
     shared = {key: row[key] for key in (*_SHARED_KEYS, "task_id") if key in row}
-    return shared | {
-        "instruction": prompt,
-        "output": output,
-        "is_correct": optional_bool(row, "label"),
-    }
+    label = _read_label(row, "label", "is_correct")
+    return shared | {"instruction": prompt, "output": answer, "is_correct": label}
+
+
+def _read_label(row: Row, *names: str) -> object:
+    """Return the label; refuse a row with another one, or with one that is not read."""
+    name, label = label_of(row, names)
+    others = {other: value for other, value in row.items() if other != name}
+    refuse_unread(others, label)
+    return optional_bool(row, name)
 
 
 def _prompt_and_answer(row: Row, key: str, need: str) -> tuple[str, str]:
-    """Return the answer and its prompt, from 'prompt' or from the messages before the answer."""
+    """Return the answer and its prompt, from its own field or the messages before the answer."""
     value = require(row, key, need)
-    if not isinstance(value, list):
-        prompt = require(row, "prompt", f"{key!r} is a string and does not say what it answers")
-        return _prompt_text(prompt, "prompt"), to_answer(value, key)
-    if not value or _role(value[-1], key) != "assistant":
+    name = next((name for name in ("prompt", "instruction") if row.get(name) is not None), None)
+    is_text = isinstance(value, str) and not (name is None and is_transcript(value))
+    if is_text or not isinstance(value, (str, list, dict)):
+        answer = to_answer(value, key)
+        need = f"{key!r} is a string and does not say what it answers"
+        return _prompt_of(row, name, need), answer
+    before, answer = _split_answer(to_messages(value, key), key)
+    if not before:
+        need = f"the messages of {key!r} hold no prompt before the answer"
+        return _prompt_of(row, name, need), answer
+    own = join_prompt(before, key)
+    if name is not None and own != (prompt := _prompt_of(row, name, "")):
         raise RowFault(
-            f"{key!r} is {shorten(value)}; its last message must be the answer, of role 'assistant'"
-        )
-    answer = to_answer(value[-1]["content"], key)
-    before = _prompt_text(value[:-1], key) if len(value) > 1 else None
-    if before is not None and row.get("prompt") is None:
-        return before, answer
-    need = f"the messages of {key!r} hold no prompt before the answer"
-    prompt = _prompt_text(require(row, "prompt", need), "prompt")
-    if before is not None and before != prompt:
-        raise RowFault(
-            f"{key!r} starts with another prompt ({shorten(before, 36)}) than 'prompt' "
+            f"{key!r} starts with another prompt ({shorten(own, 36)}) than {name!r} "
             f"({shorten(prompt, 36)}); drop one of the two"
         )
-    return prompt, answer
+    return own, answer
 
 
-def _prompt_text(value: object, key: str) -> str:
-    """Return a prompt as text; messages are joined with an empty line between them."""
-    if not isinstance(value, list):
-        return to_text(value, key)
-    roles = [_role(message, key) for message in value]
-    if "assistant" in roles or "user" not in roles:
+def _split_answer(messages: list[Message], key: str) -> tuple[list[Message], str]:
+    """Split the last message, which must be an answer, from those before it."""
+    if not messages or messages[-1][0] != "assistant":
+        shown = shorten([{"role": role, "content": text} for role, text in messages])
         raise RowFault(
-            f"{key!r} has the roles {shorten(roles)} before the answer; only single-turn prompts "
-            "can be judged: write the conversation into one message of role 'user'"
+            f"{key!r} is {shown}; its last message must be the answer, of role 'assistant'"
         )
-    return "\n\n".join(to_text(message["content"], key) for message in value)
+    return messages[:-1], to_answer(messages[-1][1], key)
 
 
-def _role(message: object, key: str) -> str:
-    if isinstance(message, dict) and "content" in message:
-        role = message.get("role")
-        if isinstance(role, str):
-            return role
-    raise RowFault(
-        f"{key!r} holds {describe(message)}; every message must be an object "
-        "with 'role' and 'content'"
-    )
+def _prompt_of(row: Row, name: str | None, need: str) -> str:
+    """Return the prompt that field `name` holds, or a conversation if that is None."""
+    if name is None:
+        name = next((n for n in _CONVERSATIONS if row.get(n) is not None), "prompt")
+    value = require(row, name, need)
+    is_chat = isinstance(value, (list, dict))
+    messages = to_messages(value, name) if is_chat else [("user", to_text(value, name))]
+    return join_prompt(messages, name) if name == "prompt" else _with_system(row, messages, name)
+
+
+def _with_system(row: Row, messages: list[Message], key: str) -> str:
+    """Join a prompt with the field `system` of LLaMA-Factory; refuse turns before the prompt."""
+    if row.get("history"):
+        raise RowFault(
+            f"'history' is {shorten(row['history'])}; only single-turn prompts can be judged: "
+            f"write the conversation into {key!r}, or drop the column"
+        )
+    system = optional_text(row, "system")
+    has_system = any(role == "system" for role, _ in messages)
+    first = [("system", system)] if system.strip() and not has_system else []
+    return join_prompt([*first, *messages], key)

@@ -19,6 +19,7 @@ from featurize.data.scan import ScannedChunk, scan_files
 from featurize.data.sources import Source, find_sources, seekable_copy
 from featurize.data.table import (
     content_fingerprint,
+    respelt_languages,
     sort_by_content,
     with_sorted_dictionaries,
 )
@@ -26,7 +27,7 @@ from featurize.errors import MAX_LISTED, DataError, RowFault, shorten
 from featurize.io.files import atomic_path
 
 # Version of the cached table: raise it when the columns, the hashes or a rule of reading change.
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _FINGERPRINT = b"content_fingerprint"
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class DatasetIndex:
             _write_table(table, cached)
             table = _open_table(cached) or table  # memory-mapped: processes share its memory
             logger.info("indexed %d samples of %d files", len(table), len(sources))
+        _warn_of_spellings(table)
         return cls(table=table, sources=tuple(sources), copies=tuple(copies))
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class DatasetIndex:
 
         No file stays open afterwards, so that an index can be pickled and used after a fork.
         """
-        names = ("file", "offset", "length", "line", "part", "task_id")
+        names = ("file", "offset", "length", "line", "part", "task_id", "language")
         picked = self.table.select(names).take(pa.array(rows, pa.int64()))
         files, offsets, *others = (picked[name].to_pylist() for name in names)
         samples: list[Sample] = [None] * len(files)  # type: ignore[list-item]
@@ -93,15 +95,16 @@ class DatasetIndex:
         with ExitStack() as stack:
             opened = {file: self._open(file, stack) for file in set(files)}
             for n in sorted(range(len(files)), key=lambda n: (files[n], offsets[n])):
-                length, line, part, task_id = (column[n] for column in others)
+                length, line, part, *own = (column[n] for column in others)
                 location = self.sources[files[n]].location(line)
                 if place != (files[n], offsets[n]):  # both sides of a preference share a line
                     place = (files[n], offsets[n])
                     text = os.pread(opened[files[n]], length, offsets[n])
                     parsed = _read_row(reader, text, location)
                 sample = parsed[max(part - 1, 0)].sample
-                # The table has the final id: equal default ids were numbered.
-                samples[n] = structs.replace(sample, location=location, task_id=task_id)
+                # The table has the final id and language: equal default ids were numbered.
+                final = dict(zip(("task_id", "language"), own, strict=True))
+                samples[n] = structs.replace(sample, location=location, **final)
         return samples
 
     def location(self, row: int) -> str:
@@ -137,6 +140,16 @@ class DatasetIndex:
                 f"{source.name}: its plain copy {str(self.copies[file])!r} is gone; "
                 "start again, so that it is written again"
             ) from None
+
+
+def _warn_of_spellings(table: pa.Table) -> None:
+    for name, (spelling, count) in respelt_languages(table).items():
+        logger.warning(
+            "language %r of %d samples is taken as %r, which differs in case or spaces only",
+            name,
+            count,
+            spelling,
+        )
 
 
 def _read_row(reader: RowReader, line: bytes, location: str) -> list[CheckedRow]:
@@ -203,7 +216,8 @@ def _cache_key(sources: Sequence[Source]) -> str:
 
 
 def _with_fingerprint(table: pa.Table) -> pa.Table:
-    return table.replace_schema_metadata({_FINGERPRINT: content_fingerprint(table)})
+    metadata = {**(table.schema.metadata or {}), _FINGERPRINT: content_fingerprint(table)}
+    return table.replace_schema_metadata(metadata)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

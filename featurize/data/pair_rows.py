@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from featurize.data.conventions import to_plain_rows
+from featurize.data.conventions import PROMPT_FIELDS, to_plain_rows
 from featurize.data.fields import Row, describe, optional_id, optional_object
 from featurize.data.records import check_row, default_task_id, output_key, parse_line, prompt_key
 from featurize.data.sources import Source, find_sources, read_lines
@@ -137,7 +137,7 @@ def _metadata(row: Row) -> dict[str, Any]:
 def _answer_rows(row: Row) -> list[tuple[str, Row]]:
     """Return the plain row of every answer of a pair, with a name such as "correct.0"."""
     correct, incorrect = _answers(row, CORRECT), _answers(row, INCORRECT)
-    shared = {key: row[key] for key in ("prompt", "input") if key in row}
+    shared = {key: row[key] for key in ("input", *PROMPT_FIELDS) if key in row}
 
     def plain(chosen: object, rejected: object) -> list[Row]:
         return to_plain_rows({**shared, "chosen": chosen, "rejected": rejected})

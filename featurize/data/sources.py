@@ -9,25 +9,28 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from featurize.errors import DataError, shorten
+from featurize.data.parquet import read_parquet_lines
+from featurize.data.verdicts import may_be_label
+from featurize.errors import DataError
 from featurize.io.files import atomic_path
 from featurize.io.remote import is_remote, user_cache_dir
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _LOCAL = ("file://", "local://")
 _BLOCK_BYTES = 1 << 20
-_PARQUET_ROWS = 1024
+# Incremented when a Parquet file becomes other lines than before.
+_COPY_VERSION = 2
 # If a Parquet file has one of the answers, only these columns are read.
 _FIELDS = {
     "instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata",
     "prompt", "chosen", "rejected", "completion", "label",
+    "conversations", "messages", "system", "history",
 }  # fmt: skip
-_ANSWERS = ("output", "chosen", "completion")
+_ANSWERS = ("output", "chosen", "completion", "conversations", "messages")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +105,7 @@ def seekable_copy(source: Source, cache_dir: Path) -> Path:
     """
     if source.suffix == ".jsonl":
         return Path(source.path)
-    copy = cache_dir / f"rows-{source.key}.jsonl"
+    copy = cache_dir / f"rows-{source.key}-{_COPY_VERSION}.jsonl"
     if not copy.exists():
         with atomic_path(copy) as temporary, temporary.open("wb") as file:
             if source.suffix == ".parquet":
@@ -192,25 +195,10 @@ def _zstd_blocks(path: str) -> Iterator[bytes]:
 
 def _read_parquet(source: Source, also: Collection[str] | None) -> Iterator[bytes]:
     try:
-        with pq.ParquetFile(source.path) as file:
-            names = file.schema_arrow.names
-            is_known = also is not None or any(answer in names for answer in _ANSWERS)
-            wanted = _FIELDS.union(also or ())
-            columns = [name for name in names if name in wanted] if is_known else None
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
-                for row in _binary_to_text(batch).to_pylist():
-                    yield orjson.dumps(row, default=str)
-    except (pa.ArrowException, OSError) as error:
-        reason = shorten(str(error).splitlines()[0], 120)
-        raise DataError(f"{source.name}: cannot be read as Parquet ({reason})") from error
-
-
-def _binary_to_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Read bytes as text, as which some writers store it; Arrow checks that they are UTF-8."""
-    columns = [
-        column.cast(pa.string())
-        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-        else column
-        for column in batch.columns
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+        names = pq.read_schema(source.path).names
+    except (pa.ArrowException, OSError):
+        names = []  # reading the rows raises with a better message
+    is_known = also is not None or any(answer in names for answer in _ANSWERS)
+    wanted = _FIELDS.union(also or ())
+    columns = [n for n in names if n in wanted or may_be_label(n)] if is_known else None
+    yield from read_parquet_lines(source.path, source.name, columns)

@@ -12,6 +12,8 @@ INDEX_COLUMNS = (
     "file", "line", "offset", "length", "part",
     "prompt_key", "output_key", "prompt_chars", "output_chars",
 )  # fmt: skip
+RESPELT = b"respelt_languages"
+"""Key of the table's metadata: languages that are spelt as most of their samples do."""
 _SORT_KEYS = (
     "prompt_key", "output_key", "task_id",
     # They order rows with equal default ids; without them the suffixes would follow the files.
@@ -28,6 +30,7 @@ def sort_by_content(chunks: list[pa.Table]) -> tuple[pa.Table, list[tuple[int, i
     chunks.clear()  # each column is freed when its successor is made: no table is held twice
     for name in columns:
         columns[name] = _in_one(columns[name])
+    columns["language"], respelt = _in_one_spelling(columns["language"])
     keys = pa.table({name: _sortable(columns[name]) for name in _SORT_KEYS})
     order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _SORT_KEYS])
     del keys
@@ -38,7 +41,36 @@ def sort_by_content(chunks: list[pa.Table]) -> tuple[pa.Table, list[tuple[int, i
     hashes = np.sort(columns["id_hash"].to_numpy())  # much faster than comparing the ids
     may_repeat = bool((hashes[1:] == hashes[:-1]).any())
     table = pa.table({name: columns[name] for name in INDEX_COLUMNS})
+    table = table.replace_schema_metadata({RESPELT: orjson.dumps(respelt)} if respelt else None)
     return table, _repeated_ids(table) if may_repeat else []
+
+
+def respelt_languages(table: pa.Table) -> dict[str, tuple[str, int]]:
+    """Return each language that was spelt another way, its spelling now, and its samples."""
+    found = (table.schema.metadata or {}).get(RESPELT, b"{}")
+    return {name: (spelling, count) for name, (spelling, count) in orjson.loads(found).items()}
+
+
+def _in_one_spelling(column: pa.Array) -> tuple[pa.Array, dict[str, tuple[str, int]]]:
+    """Spell languages that differ in case or outer spaces as most of their samples do."""
+    names = column.dictionary.to_pylist()
+    counts = dict.fromkeys(names, 0)
+    for pair in column.value_counts().to_pylist():
+        if pair["values"] is not None:
+            counts[pair["values"]] = pair["counts"]
+    best: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (-counts[name], name)):
+        best.setdefault(name.strip().casefold(), name)
+    chosen = [best[name.strip().casefold()] for name in names]
+    respelt = {
+        name: (spelling, counts[name])
+        for name, spelling in zip(names, chosen, strict=True)
+        if name != spelling
+    }
+    if not respelt:
+        return column, {}
+    texts = pa.array(chosen, pa.string()).take(column.indices)
+    return _in_one(pa.chunked_array([texts.dictionary_encode()])), respelt
 
 
 def with_sorted_dictionaries(table: pa.Table) -> pa.Table:

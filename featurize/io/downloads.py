@@ -23,12 +23,16 @@ from featurize.io.lock import sole_writer
 from featurize.io.remote import open_filesystem, retry, without_queries
 
 _TAGS = (
-    "etag", "content-md5", "digest", "md5hash",
+    "etag", "content-md5", "digest", "md5hash", "blob_id",
     "lastmodified", "last-modified", "last_modified", "mtime", "modified", "updated", "created",
 )  # fmt: skip
 """Fields in which filesystems give the version of a file, the most reliable first."""
 
 _SECONDS_BETWEEN_REPORTS = 10
+_HUB = "hf://"
+_HUB_REMEDY = (
+    "check the URI; a private or gated dataset needs a token: set HF_TOKEN or run hf auth login"
+)
 
 Entry = Mapping[str, Any]
 """What a filesystem says about a file."""
@@ -116,13 +120,18 @@ def find_remote_files(pattern: str) -> list[RemoteFile]:
     """
     shown = without_queries(pattern)
     is_glob = glob.has_magic(shown)
+    _check_hub_uri(shown)
     try:
         files, root = open_filesystem(pattern)
         entries = _match(files, root, shown) if is_glob else {}
         entries = entries or {root: _ask(files, root, shown)}  # a plain name may contain brackets
     except FileNotFoundError as error:
         what = "matches no file" if is_glob else "is not there"
-        raise DataError(f"{shown!r} {what}; check the URI, and that it may be listed") from error
+        # NOTE: the Hub does not tell a private dataset from one that is not there.
+        remedy = (
+            _HUB_REMEDY if shown.startswith(_HUB) else "check the URI, and that it may be listed"
+        )
+        raise DataError(f"{shown!r} {what}; {remedy}") from error
     return [
         RemoteFile(
             name=_name(files, path, pattern, root),
@@ -133,6 +142,11 @@ def find_remote_files(pattern: str) -> list[RemoteFile]:
         )
         for path, entry in sorted(entries.items())
     ]
+
+
+def _check_hub_uri(uri: str) -> None:
+    if uri.startswith(f"{_HUB}datasets/") and len(uri.split("/")) < 6:
+        raise DataError(f"{uri!r} names no file; write hf://datasets/<owner>/<dataset>/<file>")
 
 
 def _match(files: Any, pattern: str, shown: str) -> dict[str, Entry]:

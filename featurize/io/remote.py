@@ -256,6 +256,9 @@ def _refusal(error: Exception) -> str | None:
             f"no credentials ({error}); s3:// takes them from AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, a profile or the machine's role"
         )
-    if (status := getattr(error, "status", None)) in (401, 403):
-        return f"refused ({status} {getattr(error, 'message', '')})"
+    response = getattr(error, "response", None)  # of an error of the Hub
+    status = getattr(error, "status", None) or getattr(response, "status_code", None)
+    if status in (401, 403):
+        remedy = "; set HF_TOKEN or run hf auth login" if response is not None else ""
+        return f"refused ({status} {getattr(error, 'message', '')})".replace(" )", ")") + remedy
     return None

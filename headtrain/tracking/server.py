@@ -300,7 +300,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{name}.")
         else:
-            flat[name] = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[name] = value if isinstance(value, str) else json.dumps(value)
     return flat
 
 

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurize.data.fields import describe
+from featurize.data.prepare.join import Join, JoinOptions
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
+from featurize.data.prepare.paths import ColumnPath
 from featurize.data.prepare.prepared import (
     ENDINGS,
     SUMMARY_FILE,
@@ -26,7 +28,7 @@ from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
 COMMAND = "prepare columns"
 # Incremented when a change of the rules changes the result for the same files.
-RULES_VERSION = 1
+RULES_VERSION = 2
 _REPORT_ROWS = 1000
 _MEGABYTE = 1 << 20
 
@@ -39,6 +41,7 @@ class ColumnsJob:
     out: Path  # a .jsonl or .parquet file for all of them, or a folder with a file for each
     columns: ColumnMap
     output_format: str = "jsonl"  # of the files in a folder
+    join: JoinOptions | None = None  # statements of the rows in another file
     cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
 
 
@@ -54,25 +57,30 @@ def prepare_columns(
     """
     sources = find_sources(job.sources, job.cache_dir)
     targets = _find_targets(job, sources)
+    wanted = {*PLAIN, *CONVENTIONS, "metadata"} | job.columns.columns
+    join = Join.read(job.join, wanted, job.cache_dir) if job.join else None
+    joined = join.sources if join else []
     prepared = Prepared.open(
         _summary_path(job.out),
         COMMAND,
-        _recipe(job, sources),
+        _recipe(job, sources, joined),
         targets=targets.keys(),
-        sources=[source.path for source in sources],
+        sources=[source.path for source in [*sources, *joined]],
         overwrite=overwrite,
     )
     if prepared.was_up_to_date:
         return prepared
-    left_out = {name for source in sources for name in _columns_left_out(source, job.columns)}
+    left_out = {name for source in sources for name in _columns_left_out(source, job)}
     used = UsedColumns()
-    counts = _write(job, targets, used, _Megabytes(sources, progress))
+    counts = _write(job, targets, used, join, _Megabytes(sources, progress))
     for target in targets:
         prepared = prepared.with_part(target.name, counts[target], target)
     details = {
         "taken as correct": used.describe(True),
         "taken as incorrect": used.describe(False),
         "taken as unlabelled": used.describe(None),
+        "rows with an empty list": f"{used.num_empty:,}" if used.num_empty else "",
+        "statements without a row": _unused(join) if join else "",
         "columns not taken": ", ".join(sorted(left_out)),
     }
     prepared.details.update({name: value for name, value in details.items() if value})
@@ -108,9 +116,16 @@ def _find_targets(job: ColumnsJob, sources: Sequence[Source]) -> dict[Path, list
     return targets
 
 
-def _recipe(job: ColumnsJob, sources: Sequence[Source]) -> dict[str, Any]:
+def _unused(join: Join) -> str:
+    unused = len(join.rows) - len(join.used)
+    return f"{unused:,} of {len(join.rows):,}" if unused else ""
+
+
+def _recipe(job: ColumnsJob, sources: Sequence[Source], joined: Sequence[Source]) -> dict[str, Any]:
+    join = {source.path: source.state for source in joined}
     return {
-        "map": dict(sorted(job.columns.paths.items())),
+        **({"join": join, "on": job.join.on} if job.join else {}),
+        "map": {name: path.text for name, path in sorted(job.columns.paths.items())},
         "correct values": sorted(job.columns.labels.correct),
         "incorrect values": sorted(job.columns.labels.incorrect),
         "rules_version": RULES_VERSION,
@@ -118,7 +133,7 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def _columns_left_out(source: Source, columns: ColumnMap) -> Iterator[str]:
+def _columns_left_out(source: Source, job: ColumnsJob) -> Iterator[str]:
     """List the columns of a Parquet file that are not taken; raise if a mapped one is missing."""
     if source.suffix != ".parquet":
         return
@@ -126,20 +141,27 @@ def _columns_left_out(source: Source, columns: ColumnMap) -> Iterator[str]:
         names = pq.read_schema(source.path).names
     except (pa.ArrowException, OSError):
         return  # reading the rows raises with a better message
-    for target, path in columns.paths.items():
-        if path not in names and path.partition(".")[0] not in names:
+    for target, path in job.columns.paths.items():
+        if job.join is None and path.column not in names and path.root not in names:
             raise CriticError(
-                f"{source.name}: --map {target}={path}: there is no column {path!r}; "
+                f"{source.name}: --map {target}={path.text}: there is no column {path.column!r}; "
                 f"there are {', '.join(names)}"
             )
-    known = {*PLAIN, *CONVENTIONS, "metadata"} | columns.columns
+    known = {*PLAIN, *CONVENTIONS, "metadata"} | job.columns.columns | _key_columns(job)
     yield from (name for name in names if name not in known)
+
+
+def _key_columns(job: ColumnsJob) -> set[str]:
+    if job.join is None:
+        return set()
+    return {ColumnPath.parse(job.join.on_rows).root, job.join.on_rows}
 
 
 def _write(
     job: ColumnsJob,
     targets: Mapping[Path, Sequence[Source]],
     used: UsedColumns,
+    join: Join | None,
     progress: "_Megabytes",
 ) -> dict[Path, Counts]:
     """Write all targets, or none if any row is bad."""
@@ -147,12 +169,13 @@ def _write(
     faults: list[str] = []
     num_faults = 0
     types = dict.fromkeys(job.columns.metadata, pa.string())
+    columns = job.columns.columns | _key_columns(job)
     with ExitStack() as stack:
         for target, sources in targets.items():
             write = stack.enter_context(sample_writer(target, metadata=types))
-            for source, number, line in progress.read(sources, job.columns.columns):
+            for source, number, line in progress.read(sources, columns):
                 try:
-                    for row in _to_rows(line, job.columns, used):
+                    for row in _to_rows(line, job.columns, used, join):
                         write(row)
                         counts[target].add(row["is_correct"])
                 except RowFault as fault:
@@ -167,12 +190,16 @@ def _write(
     return counts
 
 
-def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns) -> list[Row]:
+def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns, join: Join | None) -> list[Row]:
     """Convert one line to samples, checked like the rows of any dataset."""
     parsed = parse_line(line)
     if not isinstance(parsed, dict):
         raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
-    mapped = columns.apply(parsed, used)
+    mapped = columns.apply(join.apply(parsed) if join else parsed, used)
+    return [row for one in mapped for row in _to_samples(one)]
+
+
+def _to_samples(mapped: Row) -> list[Row]:
     # Only ids that the dataset has: the others are assigned when the samples are read, different
     # ones to equal rows.
     ids = [name for name in ("problem_id", "task_id") if mapped.get(name) is not None]

@@ -4,18 +4,26 @@ import difflib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from featurize.data.fields import describe, optional_scalar
+from featurize.data.conventions import PROMPT_FIELDS
+from featurize.data.fields import describe, optional_id, optional_scalar
+from featurize.data.prepare.paths import MISSING, ColumnPath
 from featurize.data.prepare.prepared import TEXT_METADATA, Row
+from featurize.data.verdicts import refuse_unread
 from featurize.errors import CriticError, RowFault, shorten
 
 PLAIN = ("instruction", "input", "output", "is_correct", "problem_id", "task_id")
-CONVENTIONS = ("prompt", "chosen", "rejected", "completion", "label")
+_SIDES = ("chosen", "rejected")
+_CHATS = tuple(name for name in PROMPT_FIELDS if name not in (*PLAIN, "prompt"))
+CONVENTIONS = ("prompt", *_SIDES, "completion", "label", *_CHATS)
 METADATA = "metadata."
-_REQUIRED = {"instruction", "output", "prompt", "chosen", "rejected", "completion"}
+_REQUIRED = {
+    "instruction", "output", "prompt", "chosen", "rejected", "completion", "conversations",
+    "messages",
+}  # fmt: skip
 _LABELS = ("is_correct", "label")
-_MISSING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,83 +66,172 @@ class UsedColumns:
 
     paths: set[str] = field(default_factory=set)
     labels: Counter[tuple[Any, str]] = field(default_factory=Counter)  # (label, value) -> rows
+    num_empty: int = 0  # rows whose list has no items
 
     def describe(self, label: bool | None) -> str:
         """List the values taken for a label, the most frequent first: `AC 12, passed 3`."""
         values = [(value, n) for (found, value), n in self.labels.most_common() if found is label]
-        shown = ", ".join(f"{shorten(value, 30)} {number:,}" for value, number in values[:10])
+        shown = ", ".join(f"{shorten(value, 60)} {number:,}" for value, number in values[:10])
         return shown + (f" and {len(values) - 10} other values" if len(values) > 10 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnMap:
-    """The fields of a sample and the dotted paths of the columns that they are read from."""
+    """The fields of a sample and the paths of the columns that they are read from."""
 
-    paths: Mapping[str, str]
+    paths: Mapping[str, ColumnPath]
     labels: LabelValues = field(default_factory=LabelValues)
 
     @classmethod
     def parse(cls, options: Sequence[str], labels: LabelValues | None = None) -> "ColumnMap":
-        """Read options such as `output=code` and `metadata.language=info.lang`."""
-        paths: dict[str, str] = {}
+        """Read options such as `output=code`, `metadata.language=info.lang`, `output=runs[*].code`.
+
+        Raises:
+            CriticError: an option is not of this form, or two contradict.
+        """
+        labels = labels or LabelValues()
+        paths: dict[str, ColumnPath] = {}
         for option in options:
-            name, equals, path = (part.strip() for part in option.partition("="))
-            if not (equals and path):
+            name, equals, text = (part.strip() for part in option.partition("="))
+            if not (equals and text):
                 raise CriticError(f"--map {option!r} names no column; write e.g. output=code")
             _check_field(name)
+            path = ColumnPath.parse(text)
+            if path.comparison:
+                _check_comparison(name, option, labels)
             if paths.setdefault(name, path) != path:
                 raise CriticError(
-                    f"--map {name!r} is given twice, as {paths[name]!r} and {path!r}; drop one"
+                    f"--map {name!r} is given twice, as {paths[name].text!r} and {text!r}; drop one"
                 )
-        return cls(paths=paths, labels=labels or LabelValues())
+        return cls(paths=paths, labels=labels)
 
-    @property
+    @cached_property
     def columns(self) -> set[str]:
         """The columns that paths may start in."""
-        return {path.partition(".")[0] for path in self.paths.values()} | set(self.paths.values())
+        return {name for path in self.paths.values() for name in (path.root, path.column)}
 
-    @property
+    @cached_property
     def metadata(self) -> list[str]:
         """Names of all metadata that a mapped row may have."""
         mapped = [name.removeprefix(METADATA) for name in self.paths if name.startswith(METADATA)]
         return list(dict.fromkeys([*TEXT_METADATA, *mapped]))
 
-    def apply(self, row: Row, used: UsedColumns) -> Row:
+    @cached_property
+    def own_fields(self) -> list[str]:
+        """The fields that are taken from a column of their own name."""
+        # A column that is mapped elsewhere is not also taken under its own name, and neither is
+        # one that would contradict a mapped one.
+        hidden = {path.column for path in self.paths.values()}
+        if self.has_label:
+            hidden.update(_LABELS)
+        if any(name in self.paths for name in (*_SIDES, "completion")):
+            hidden.add("output")
+        return [name for name in (*PLAIN, *CONVENTIONS) if name not in hidden - self.paths.keys()]
+
+    @cached_property
+    def has_label(self) -> bool:
+        """Whether a label is mapped."""
+        return any(name in self.paths for name in _LABELS)
+
+    def apply(self, row: Row, used: UsedColumns) -> list[Row]:
         """Rename the columns of a row; fields that already have their name need no mapping.
+
+        A path with [*] makes a row of every item of its list.
 
         Raises:
             RowFault: a column is missing, or a value cannot be a label or metadata.
         """
-        # A column that is mapped elsewhere is not also taken under its own name.
-        names = [n for n in (*PLAIN, *CONVENTIONS) if n not in self.paths.values()]
-        mapped = {name: row[name] for name in names if name in row}
+        found = self._find_all(row, used)
+        return [self._to_row(row, one, used) for one in found]
+
+    def _find_all(self, row: Row, used: UsedColumns) -> list[dict[str, object]]:
+        """Return the mapped fields: once, or for each item of the list of a [*]."""
+        found: dict[str, object] = {}
+        for name, path in self.paths.items():
+            value = path.find(row)
+            if value is not MISSING:
+                used.paths.add(path.text)
+                found[name] = value
+            elif name in _REQUIRED:
+                raise _missing(name, path, row)
+        lists = [name for name in found if self.paths[name].item_parts is not None]
+        if not lists:
+            return [found]
+        count = self._count_items(found, lists)
+        used.num_empty += not count
+        return [self._item(row, found, lists, n) for n in range(count)]
+
+    def _count_items(self, found: Mapping[str, Any], lists: Sequence[str]) -> int:
+        first = lists[0]
+        for name in lists[1:]:
+            if len(found[name]) != len(found[first]):
+                raise RowFault(
+                    f"{self.paths[first].list_name!r} has {len(found[first])} items and "
+                    f"{self.paths[name].list_name!r} {len(found[name])}; lists that become rows "
+                    "together must be of one length"
+                )
+        return len(found[first])
+
+    def _item(
+        self, row: Row, found: Mapping[str, Any], lists: Sequence[str], n: int
+    ) -> dict[str, object]:
+        """Return the fields of item `n`; ids that items share are numbered."""
+        fields = {name: found[name][n] if name in lists else found[name] for name in found}
+        for name in lists:
+            if fields[name] is MISSING and name in _REQUIRED:
+                raise _missing(name, self.paths[name], row, f" in item {n}")
+            if not self.has_label:
+                self._refuse_unread_in(row, self.paths[name], n)
+        if "task_id" not in lists:
+            own = found.get("task_id", row.get("task_id") if "task_id" in self.own_fields else None)
+            task_id = optional_id({"task_id": own}, "task_id")
+            if task_id is not None:
+                fields["task_id"] = f"{task_id}-{n}"
+        return {name: value for name, value in fields.items() if value is not MISSING}
+
+    def _refuse_unread_in(self, row: Row, path: ColumnPath, n: int) -> None:
+        item = path.items(row)[n]
+        if isinstance(item, dict):
+            columns = {f"{path.list_name}[*].{name}": value for name, value in item.items()}
+            taken = {other.column for other in self.paths.values()}
+            others = {name: value for name, value in columns.items() if name not in taken}
+            refuse_unread(others, None)
+
+    def _to_row(self, row: Row, found: Mapping[str, object], used: UsedColumns) -> Row:
+        mapped = {name: row[name] for name in self.own_fields if name in row}
         own = row.get("metadata")
         kept = own if isinstance(own, dict) else {}
         metadata = {name: kept[name] for name in self.metadata if name in kept}
-        for name, path in self.paths.items():
-            value = _find(row, path)
-            if value is not _MISSING:
-                used.paths.add(path)
-                target = metadata if name.startswith(METADATA) else mapped
-                target[name.removeprefix(METADATA)] = value
-            elif name in _REQUIRED:
-                raise RowFault(
-                    f"{path!r} is missing, which --map {name}={path} needs "
-                    f"(there are {', '.join(map(str, row)) or 'no columns'})"
-                )
+        for name, value in found.items():
+            target = metadata if name.startswith(METADATA) else mapped
+            target[name.removeprefix(METADATA)] = value
         for name in _LABELS:
             if name in mapped:
                 value = mapped[name]
-                mapped[name] = self.labels.to_label(value)
-                used.labels[mapped[name], str(value)] += 1
+                mapped[name], shown = self._to_label(name, value)
+                used.labels[mapped[name], shown] += 1
+        if not self.has_label and not any(side in mapped for side in _SIDES):
+            others = {n: value for n, value in row.items() if n not in self.columns | mapped.keys()}
+            refuse_unread(others, mapped.get("is_correct", mapped.get("label")))
         texts = {name: optional_scalar(metadata, name, "metadata") for name in metadata}
         return {**mapped, "metadata": texts}
+
+    def _to_label(self, name: str, value: object) -> tuple[object, str]:
+        """Return the label and what to call the value in the summary."""
+        path = self.paths.get(name)
+        if path and path.comparison:
+            label = path.comparison.apply(value, path.column)
+            shown = path.text if label else f"not {path.text}"
+            return label, str(value) if label is None else shown
+        return self.labels.to_label(value), str(value)
 
     def check(self, used: UsedColumns) -> None:
         """Raise if no row used some part of the map."""
         for name, path in self.paths.items():
-            if path not in used.paths:
-                raise CriticError(f"--map {name}={path}: no row has {path!r}; correct the path")
+            if path.text not in used.paths:
+                raise CriticError(
+                    f"--map {name}={path.text}: no row has {path.column!r}; correct the path"
+                )
         wanted = self.labels.correct
         if wanted and not any(label is True for label, _ in used.labels):
             values = used.describe(False) or "none: there is no label column; --map is_correct=..."
@@ -163,16 +260,15 @@ def _check_field(name: str) -> None:
     raise CriticError(f"--map {name!r} is no field of a sample; {remedy}")
 
 
-def _find(row: Row, path: str) -> object:
-    """Get the value at a dotted path, or `_MISSING`; numbers are positions in lists, from 0."""
-    if path in row:
-        return row[path]
-    value: object = row
-    for part in path.split("."):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None if value is None else _MISSING
-    return value
+def _check_comparison(name: str, option: str, labels: LabelValues) -> None:
+    if name not in _LABELS:
+        raise CriticError(f"--map {option!r} compares, but {name!r} is no label; name a column")
+    if labels.correct:
+        raise CriticError(f"--map {option!r} says what is correct; drop --correct-values")
+
+
+def _missing(name: str, path: ColumnPath, row: Row, where: str = "") -> RowFault:
+    return RowFault(
+        f"{path.column!r} is missing{where}, which --map {name}={path.text} needs "
+        f"(there are {', '.join(map(str, row)) or 'no columns'})"
+    )

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurize.data.index import DatasetIndex
+from featurize.data.pair_rows import to_pair_rows
 from featurize.errors import RowFault
 from tests.support.indexed import parse_row
 
@@ -193,3 +194,118 @@ def test_a_bad_preference_or_unpaired_row_is_refused(row, message):
         parse_row(row)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+ALPACA = {"instruction": "Add.", "input": "1 2", "chosen": "a + b", "rejected": "a - b"}
+QUESTION = {"from": "human", "value": "Add."}
+SHAREGPT = {
+    "conversations": [QUESTION],
+    "chosen": {"from": "gpt", "value": "a + b"},
+    "rejected": {"from": "gpt", "value": "a - b"},
+}
+TRANSCRIPT = "\n\nHuman: Add.\n\nAssistant: "
+
+
+def texts_of(row: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
+    return [(s.instruction, s.output, s.is_correct) for s in parse_row(row)]
+
+
+def parts(*texts: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {key: value for key, value in ALPACA.items() if key != "input"},
+        ALPACA | {"input": "", "system": None, "history": []},
+        SHAREGPT,
+        SHAREGPT | {"system": ""},
+        {**SHAREGPT, "conversations": [user("Add.")], "chosen": assistant("a + b")},
+        {"messages": [user("Add.")], "chosen": "a + b", "rejected": "a - b"},
+        {"prompt": user("Add."), "chosen": [assistant("a + b")], "rejected": assistant("a - b")},
+        {"chosen": f"{TRANSCRIPT}a + b", "rejected": f"{TRANSCRIPT}a - b"},
+        {
+            "prompt": [{"role": "user", "content": parts("Ad", "d.")}],
+            "chosen": [{"role": "assistant", "content": parts("a + b")}],
+            "rejected": [{"role": "assistant", "content": "a - b"}],
+        },
+    ],
+    ids=lambda row: "-".join(row),
+)
+def test_preference_rows_of_other_tools_become_the_same_samples(row: dict[str, Any]):
+    assert texts_of(row) == [("Add.", "a + b", True), ("Add.", "a - b", False)]
+
+
+def test_the_input_of_an_instruction_belongs_to_both_sides():
+    assert [(s.instruction, s.input) for s in parse_row(ALPACA)] == [("Add.", "1 2")] * 2
+    plain = parse_row({"instruction": "Add.", "input": "1 2", "output": "a + b"})
+    assert parse_row(ALPACA)[0].problem_id == plain[0].problem_id
+
+
+@pytest.mark.parametrize("row", [ALPACA | {"input": ""}, SHAREGPT], ids=["alpaca", "sharegpt"])
+def test_a_system_column_comes_before_the_prompt(row: dict[str, Any]):
+    expected = "You write C.\n\nAdd."
+    assert {s.instruction for s in parse_row(row | {"system": "You write C."})} == {expected}
+
+
+@pytest.mark.parametrize("label", [True, False, None])
+def test_a_conversation_is_its_last_message_after_those_before_it(label: bool | None):
+    answer = {"from": "gpt", "value": "a + b"}
+    rows = [
+        {"conversations": [QUESTION, answer], "label": label},
+        {"messages": [user("Add."), assistant("a + b")], "is_correct": label},
+        {"instruction": "Add.", "completion": "a + b", "label": label},
+    ]
+    assert [texts_of(row) for row in rows] == [[("Add.", "a + b", label)]] * 3
+
+
+def test_an_answer_of_a_transcript_keeps_its_spaces():
+    text = f"{TRANSCRIPT}\n  return a\n"
+    [chosen, _] = parse_row({"chosen": text, "rejected": f"{TRANSCRIPT}b"})
+    assert chosen.output == "\n  return a\n"
+
+
+def test_a_code_that_speaks_of_an_assistant_is_no_transcript():
+    code = "print('x')\n\nAssistant: y"
+    assert texts_of({"prompt": "Add.", "completion": code}) == [("Add.", code, None)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ALPACA | {"history": [["a", "b"]]}, '\'history\' is [["a", "b"]]; only single-turn'),
+        (
+            {"chosen": f"{TRANSCRIPT}a\n\nHuman: b\n\nAssistant: c", "rejected": TRANSCRIPT},
+            '\'chosen\' has the roles ["user", "assistant", "user"] before the answer',
+        ),
+        (
+            {"chosen": f"{TRANSCRIPT}a", "rejected": "\n\nHuman: Take.\n\nAssistant: b"},
+            "'chosen' and 'rejected' answer different prompts ('Add.' and 'Take.')",
+        ),
+        (SHAREGPT | {"chosen": {"text": "a"}}, '\'chosen\' holds {"text": "a"} (an object); every'),
+        (SHAREGPT | {"chosen": 7}, "'chosen' is 7 (a number); it must be a string"),
+        (
+            {
+                "prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+                "completion": "a",
+            },
+            '\'prompt\' holds the part {"type": "image_url"',
+        ),
+        ({"conversations": [QUESTION]}, '\'conversations\' is [{"role": "user"'),
+        ({"messages": []}, "'messages' is []; its last message must be the answer"),
+        ({"conversations": None}, "'conversations' is null; it must be"),
+    ],
+)
+def test_a_bad_row_of_other_tools_is_refused(row: dict[str, Any], message: str):
+    with pytest.raises(RowFault) as caught:
+        parse_row(row)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_pairs_of_benchmarks_are_read_from_rows_of_other_tools():
+    for row in (ALPACA, SHAREGPT):
+        right, wrong = to_pair_rows(row | {"id": 3})
+        assert (right["output"], wrong["output"]) == ("a + b", "a - b")
+        assert right["problem_id"] == wrong["problem_id"]

@@ -154,8 +154,8 @@ def test_a_path_that_no_row_has_is_refused(tmp_path: Path):
 
 def test_a_path_that_some_rows_have_is_null_in_the_others(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", ROW, {"question": "Sub.", "code": "a - b"})
-    maps = ("instruction=question", "output=code", "metadata.language=info.lang")
-    prepare(source, tmp_path / "out.jsonl", *maps)
+    maps = (*MAPS, "metadata.language=info.lang")
+    prepare(source, tmp_path / "out.jsonl", *maps, values=labels("AC"))
     assert [row["metadata"] for row in read(tmp_path / "out.jsonl")] == [{"language": "c"}, {}]
 
 
@@ -184,11 +184,11 @@ def test_all_bad_rows_are_reported_by_file_and_line_and_nothing_is_written(tmp_p
 
 def test_every_file_becomes_one_in_a_folder(tmp_path: Path):
     sources = [write(tmp_path / f"{name}.jsonl", ROW | {"code": name}) for name in "ab"]
-    maps = ("instruction=question", "output=code")
-    prepared = prepare(sources, tmp_path / "out", *maps, output_format="parquet")
+    options = {"values": labels("AC")}
+    prepared = prepare(sources, tmp_path / "out", *MAPS, output_format="parquet", **options)
     assert list(prepared.files) == ["a.parquet", "b.parquet"]
     assert pq.read_table(tmp_path / "out/b.parquet")["output"].to_pylist() == ["b"]
-    prepare(sources, tmp_path / "both.jsonl", *maps)
+    prepare(sources, tmp_path / "both.jsonl", *MAPS, **options)
     assert [row["output"] for row in read(tmp_path / "both.jsonl")] == ["a", "b"]
 
 
@@ -202,7 +202,8 @@ def test_two_files_of_one_name_are_not_written_into_one(tmp_path: Path):
 
 
 def test_columns_of_parquet_that_are_not_taken_are_listed(tmp_path: Path):
-    source = write(tmp_path / "in.parquet", ROW | {"tests": "many", "prompt": "not used"})
+    row = {**ROW, "tests": "many", "prompt": "not used", "verdict": None}
+    source = write(tmp_path / "in.parquet", row)
     prepared = prepare(source, tmp_path / "out.jsonl", "instruction=question", "output=code")
     assert prepared.details == {"columns not taken": "info, tests, verdict"}
 

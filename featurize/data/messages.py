@@ -1,0 +1,81 @@
+"""Messages of chats, in the forms that datasets have, as roles and texts."""
+
+import re
+
+from featurize.data.fields import describe, to_text
+from featurize.errors import RowFault, shorten
+
+Message = tuple[str, str]
+"""Role and text."""
+
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+          "model": "assistant"}  # fmt: skip
+_FORMS = (("role", "content"), ("from", "value"))  # of OpenAI, and of ShareGPT
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text has the form of HH-RLHF: "Human:" turns and "Assistant:" turns."""
+    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
+
+
+def to_messages(value: object, key: str) -> list[Message]:
+    """Read one message, a list of them, or a transcript of "Human:" and "Assistant:" turns."""
+    if isinstance(value, str):
+        return _read_transcript(value, key)
+    if not isinstance(value, (list, dict)):
+        raise RowFault(f"{key!r} is {describe(value)}; it must be a message or a list of them")
+    return [_to_message(one, key) for one in (value if isinstance(value, list) else [value])]
+
+
+def join_prompt(messages: list[Message], key: str) -> str:
+    """Join the messages before an answer with an empty line between them.
+
+    Raises:
+        RowFault: the conversation has several turns, or no question.
+    """
+    roles = [role for role, _ in messages]
+    if "assistant" in roles or "user" not in roles:
+        raise RowFault(
+            f"{key!r} has the roles {shorten(roles)} before the answer; only single-turn prompts "
+            "can be judged: write the conversation into one message of role 'user'"
+        )
+    return "\n\n".join(text for _, text in messages)
+
+
+def _to_message(message: object, key: str) -> Message:
+    if isinstance(message, dict):
+        for role_name, text_name in _FORMS:
+            role = message.get(role_name)
+            if isinstance(role, str) and text_name in message:
+                return _ROLES.get(role, role), _to_content(message[text_name], key)
+    raise RowFault(
+        f"{key!r} holds {describe(message)}; every message must be an object "
+        "with 'role' and 'content', or 'from' and 'value'"
+    )
+
+
+def _to_content(content: object, key: str) -> str:
+    """Return a text, or the joined texts of its parts."""
+    if not isinstance(content, list):
+        return to_text(content, key)
+    return "".join(_to_part(part, key) for part in content)
+
+
+def _to_part(part: object, key: str) -> str:
+    if isinstance(part, dict) and part.get("type", "text") == "text" and "text" in part:
+        return to_text(part["text"], key)
+    raise RowFault(
+        f"{key!r} holds the part {describe(part)}; only parts of text can be judged, "
+        'such as {"type": "text", "text": "..."}'
+    )
+
+
+def _read_transcript(text: str, key: str) -> list[Message]:
+    """Split a text such as "\\n\\nHuman: Add.\\n\\nAssistant: a + b", the form of HH-RLHF."""
+    _, *parts = _TURN.split(to_text(text, key))
+    roles, texts = parts[::2], parts[1::2]
+    return [
+        ("user" if role == "Human" else "assistant", text.removeprefix(" "))
+        for role, text in zip(roles, texts, strict=True)
+    ]

@@ -1,0 +1,113 @@
+"""A double of the Hugging Face Hub on loopback: dataset repositories and their files."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlparse
+
+TOKEN = "hf_test"
+
+
+@dataclass
+class Hub:
+    """Files by repository and path; private repositories answer only those with the token."""
+
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    private: set[str] = field(default_factory=set)
+    endpoint: str = ""
+    downloads: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def hub_server() -> Iterator[Hub]:
+    """Serve a hub until the block ends."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(hub))
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = unquote(urlparse(self.path).path).strip("/").split("/")
+            is_api = parts[0] == "api"
+            parts = parts[1:] if is_api else parts
+            repo = "/".join(parts[1:3])
+            is_refused = repo in hub.private and TOKEN not in self.headers.get("Authorization", "")
+            if is_refused or repo not in hub.files:
+                # As the Hub answers: it does not tell a private repository from an absent one.
+                headers = {"X-Error-Code": "RepoNotFound"}
+                self.answer(401, b'{"error":"Invalid username or password."}', headers)
+            elif is_api:
+                self.answer_api(repo, parts[3:])
+            else:
+                self.answer_file(repo, "/".join(parts[5:]))
+
+        do_HEAD = do_GET
+
+        def answer_api(self, repo: str, rest: list[str]) -> None:
+            if not rest or rest[0] == "revision":
+                about = {"id": repo, "sha": "0" * 40, "siblings": [], "tags": []}
+                self.answer(200, json.dumps(about).encode())
+                return
+            folder = "/".join(rest[2:])
+            entries = [
+                {
+                    "type": "file",
+                    "path": path,
+                    "size": len(content),
+                    "oid": hashlib.sha1(content).hexdigest(),
+                }
+                for path, content in hub.files[repo].items()
+                if path.rpartition("/")[0] == folder or "recursive=True" in self.path
+            ]
+            folders = {path.partition("/")[0] for path in hub.files[repo] if "/" in path}
+            entries += [
+                {"type": "directory", "path": name, "size": 0, "oid": "0" * 40}
+                for name in sorted(folders)
+                if not folder
+            ]
+            self.answer(200, json.dumps(entries).encode())
+
+        def answer_file(self, repo: str, path: str) -> None:
+            content = hub.files[repo].get(path)
+            if content is None:
+                self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                return
+            etag = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": "0" * 40}
+            start, status = 0, 200
+            if given := self.headers.get("Range"):
+                first, last = given.removeprefix("bytes=").split("-")
+                start, status = int(first), 206
+                stop = int(last) + 1 if last else len(content)
+                etag["Content-Range"] = (
+                    f"bytes {start}-{min(stop, len(content)) - 1}/{len(content)}"
+                )
+                content = content[start:stop]
+            if self.command == "GET":
+                hub.downloads.append(f"{repo}/{path}")
+            self.answer(status, content, etag)
+
+        def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler

@@ -1,0 +1,123 @@
+"""Parquet columns of every type become text, or are refused by name; nothing becomes a `repr`."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurize.data.parquet import read_parquet_lines
+from featurize.data.prepare.columns import ColumnsJob, prepare_columns
+from featurize.data.prepare.mapping import ColumnMap
+from featurize.errors import DataError
+from tests.support.indexed import read_samples
+
+BYTE_TYPES = {
+    "binary": pa.binary(),
+    "large_binary": pa.large_binary(),
+    "binary_view": pa.binary_view(),
+    "fixed_size_binary": pa.binary(5),
+    "dictionary": pa.dictionary(pa.int32(), pa.binary()),
+}
+MESSAGES = pa.list_(pa.struct({"role": pa.binary(), "content": pa.binary_view()}))
+
+
+def write(path: Path, **columns: pa.Array) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def column(value: bytes, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):
+        return pa.array([value], kind.value_type).dictionary_encode()
+    return pa.array([value], kind)
+
+
+@pytest.mark.parametrize("kind", BYTE_TYPES.values(), ids=BYTE_TYPES)
+def test_bytes_of_every_type_are_read_as_text(tmp_path: Path, kind: pa.DataType):
+    answer = column("é = 1".encode()[:5], kind)
+    path = write(tmp_path / "a.parquet", instruction=pa.array(["Set."]), output=answer)
+    assert read_samples(path)[0].output == "é = "
+
+
+@pytest.mark.parametrize("kind", BYTE_TYPES.values(), ids=BYTE_TYPES)
+def test_bytes_that_are_no_text_are_refused_with_column_and_row(tmp_path: Path, kind: pa.DataType):
+    both = [column(value, kind) for value in (b"a = 1", b"a\xff= 1")]
+    answers = (
+        pa.concat_arrays(both)
+        if kind != BYTE_TYPES["dictionary"]
+        else pa.array([b"a = 1", b"a\xff= 1"], pa.binary()).dictionary_encode()
+    )
+    path = write(tmp_path / "a.parquet", instruction=pa.array(["Set."] * 2), output=answers)
+    with pytest.raises(DataError, match=r"a\.parquet:row 2: 'output' holds bytes .* UTF-8 .*xff"):
+        read_samples(path)
+
+
+def test_bytes_inside_messages_and_metadata_are_read_as_text(tmp_path: Path):
+    chats = {
+        "prompt": [{"role": b"user", "content": b"Add."}],
+        "chosen": [{"role": b"assistant", "content": b"a + b"}],
+        "rejected": [{"role": b"assistant", "content": b"a - b"}],
+    }
+    metadata = pa.array([{"language": b"c"}], pa.struct({"language": pa.binary()}))
+    columns = {name: pa.array([chat], MESSAGES) for name, chat in chats.items()}
+    right, wrong = read_samples(write(tmp_path / "a.parquet", metadata=metadata, **columns))
+    assert (right.instruction, right.output, wrong.output) == ("Add.", "a + b", "a - b")
+    assert right.language == wrong.language == "c"
+
+
+def test_bytes_that_are_no_text_inside_a_column_are_refused_with_their_path(tmp_path: Path):
+    chat = pa.array([[{"role": b"assistant", "content": b"\xff"}]], MESSAGES)
+    path = write(tmp_path / "a.parquet", prompt=pa.array(["Add."]), completion=chat)
+    with pytest.raises(DataError, match=r"row 1: 'completion\.0\.content' holds bytes"):
+        read_samples(path)
+
+
+def test_a_mapped_path_into_bytes_is_read_as_text(tmp_path: Path):
+    info = pa.array([{"code": b"a + b"}], pa.struct({"code": pa.binary()}))
+    path = write(tmp_path / "a.parquet", instruction=pa.array(["Add."]), info=info)
+    out = tmp_path / "out.jsonl"
+    prepare_columns(
+        ColumnsJob(sources=[path], out=out, columns=ColumnMap.parse(["output=info.code"]))
+    )
+    assert json.loads(out.read_text())["output"] == "a + b"
+
+
+def test_a_string_that_is_not_utf_8_is_refused_with_column_and_row(tmp_path: Path):
+    broken = pa.Array.from_buffers(
+        pa.string(), 2, pa.array([b"ok", b"\xff"], pa.binary()).buffers()
+    )
+    path = write(tmp_path / "a.parquet", instruction=pa.array(["Add."] * 2), output=broken)
+    with pytest.raises(DataError, match=r"a\.parquet:row 2: 'output' holds bytes"):
+        read_samples(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([Decimal("1.50")], pa.decimal128(5, 2)), "1.50"),
+        (pa.array([0.5], pa.float16()), 0.5),
+        (pa.array([float("nan")]), None),
+        (pa.array([2**64 - 1], pa.uint64()), 2**64 - 1),
+        (pa.array([0], pa.timestamp("us", tz="UTC")), "1970-01-01T00:00:00+00:00"),
+    ],
+    ids=str,
+)
+def test_values_that_json_has_no_type_for_keep_their_meaning(
+    tmp_path: Path, values: pa.Array, expected: Any
+):
+    [line] = read_parquet_lines(write(tmp_path / "a.parquet", x=values), "a.parquet")
+    assert json.loads(line) == {"x": expected}
+
+
+def test_no_module_writes_unknown_values_as_their_repr():
+    root = Path(__file__).parents[4]
+    sources = [
+        path
+        for room in ("featurize", "headtrain", "configs")
+        for path in (root / room).rglob("*.py")
+    ]
+    assert [str(path) for path in sources if "default=str" in path.read_text()] == []
