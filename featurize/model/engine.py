@@ -174,8 +174,11 @@ def _check_padded(
     """Raise CriticError if a row depends on its batch: the shortest is padded to the longest."""
     part = max(split_by_length(singles, backbone.lengths), key=len)
     pair = [min(part, key=_num_tokens), max(part, key=_num_tokens)]
+    alone = _features(backbone, spec, _alone(backbone, pair))
+    if not all(bool(tensor.isfinite().all()) for tensor in alone.values()):
+        return  # NaN in the weights or an overflow: the run names the sample
     padded = _features(backbone, spec, [make_padded(pair, backbone.device)])
-    difference = _difference(padded, _features(backbone, spec, _alone(backbone, pair)))
+    difference = _difference(padded, alone)
     if not difference <= TOLERANCE[dtype]:
         raise CriticError(
             f"{type(backbone.decoder).__name__}: features of a sequence differ by {difference:.1e}"
