@@ -142,7 +142,7 @@ def test_a_head_is_trained_and_judged_without_a_local_store(
     assert outcome.code == 0, outcome.err
     outcome = run("eval", "--head", f"{heads}/demo/best")
     assert outcome.code == 0, outcome.err
-    assert "judge" in outcome.out
+    assert "accuracy over pairs" in outcome.out
     assert not (project / "storage/features/demo/valid").exists()
 
 
