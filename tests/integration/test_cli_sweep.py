@@ -119,7 +119,6 @@ def test_a_sweep_that_another_one_keeps_out_is_refused_and_leaves_what_is_there(
     with sole_writer(folder):
         outcome = critic.run("sweep", *GRID, *OPTIONS, "--overwrite", folder=project)
     assert outcome.code == 2
-    assert len(outcome.err.splitlines()) == 1, outcome.err
     line = outcome.err.splitlines()[-1]  # the one before says that it waits
     assert "demo/sweep: another run writes in this folder (process " in line
     assert read_tree(folder / "winner") == before
