@@ -86,7 +86,7 @@ VALUES = (
         key="variance.between_problems",
         title="variance between problems",
         unit="share",
-        meaning="Share of the variance of the scores that lies between problems.",
+        meaning="Share of the variance of the scores between problems.",
         metric="variance_between_problems",
         of=lambda head: between_problems(head.scored),
     ),

@@ -1,4 +1,4 @@
-"""Share of the score variance that lies between problems; the rest is within problems.
+"""Share of the score variance between problems; the rest is within problems.
 
 A critic that only learnt which problems get solved scores all outputs of a problem alike.
 With problems p of n_p samples, mean m_p, and the grand mean m of all n samples:

@@ -34,7 +34,7 @@ class JoinOptions:
         """Check the columns.
 
         Raises:
-            CriticError: a column is not named, or stands for several values.
+            CriticError: a column is not named, or has several values.
         """
         for path in (self.on_rows, self.on_file):
             if not path or "[*]" in path:

@@ -68,7 +68,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnPath:
-    """Where a value is in a row; `[*]` stands for every item of a list."""
+    """Where a value is in a row; `[*]` means every item of a list."""
 
     text: str  # as the user wrote it
     column: str  # without the comparison
@@ -106,7 +106,7 @@ class ColumnPath:
         """Get the value, or `MISSING`; of a path with [*] the list of its items' values.
 
         Raises:
-            RowFault: [*] stands behind something that is no list.
+            RowFault: [*] follows something that is not a list.
         """
         if self.column in row:
             return row[self.column]
@@ -126,7 +126,7 @@ class ColumnPath:
         return self.column.partition(_EACH)[0]
 
     def items(self, row: Row) -> Sequence[object]:
-        """Return the items of the list that [*] stands behind."""
+        """Return the items of the list before [*]."""
         found = _parse_text(_descend(row, self.parts))
         return found if isinstance(found, list) else []
 
