@@ -3,7 +3,7 @@
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -250,6 +250,10 @@ def prepare_columns_command(
         str | None,
         typer.Option(help="The column that rows and --join share, or A=B if its names differ"),
     ] = None,
+    normalise: Annotated[
+        Literal["python"] | None,
+        typer.Option(help="Rewrite programs in one hand (ast.unparse); what does not parse stays"),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     overwrite: OverwriteOption = False,
@@ -274,6 +278,7 @@ def prepare_columns_command(
         columns=ColumnMap.parse(columns or (), labels),
         join=JoinOptions.of(join, on),
         output_format=project.settings.prepare.output_format,
+        normalise=normalise is not None,
         cache_dir=project.layout.cache_dir / "index",
     )
     with CountProgress("prepare", "MB") as count:
@@ -792,7 +797,7 @@ def _pair_planner(project: "Project", split: str) -> "Choose":
     train_holdout = project.settings.evaluation.train_holdout
 
     def choose(table: "pa.Table", count_outputs: "Callable[[], Ints]") -> "Selection":
-        if sampling.pairwise.length_matched:
+        if sampling.pairwise.matches_length:
             table = table.append_column("output_tokens", pa.array(count_outputs()))
         plan = plan_training(table, sampling, train_holdout=train_holdout)
         return Selection(pairs=plan.to_planned(), also=plan.held_out)

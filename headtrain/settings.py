@@ -28,16 +28,24 @@ class PairwiseSettings:
     """Most pairs per problem; null is no limit."""
 
     length_matched: bool = False
-    """Pair only outputs of similar length, in the same bin of output tokens."""
+    """Pair only outputs of similar length; the same as `length` in match."""
+
+    match: tuple[Literal["length", "author"], ...] = ()
+    """What both outputs of a pair must share: the bin of output tokens, the author."""
 
     length_bin_tokens: PositiveInt = 32
-    """Bin width of length_matched, in tokens."""
+    """Width of the bins in which lengths match, in tokens."""
 
     difficulties: dict[str, NonNegative] | tuple[str, ...] | None = None
     """Weight of each difficulty, or a list of those to use; all others are excluded."""
 
     exclude_problems: tuple[str, ...] | str | None = None
     """Problems to exclude: their ids, or a file with one id per line."""
+
+    @property
+    def matches_length(self) -> bool:
+        """Whether both outputs of a pair must be of similar length."""
+        return self.length_matched or "length" in self.match
 
     @field_validator("difficulties", "exclude_problems", mode="before")
     @classmethod

@@ -59,9 +59,20 @@ def _from_preference(row: Row) -> list[Row]:
     return [
         shared
         | {"output": output, "is_correct": is_correct}
+        | _author_of(row, side)
         | ({"task_id": f"{task_id}-{side}"} if task_id is not None else {})
         for side, output, is_correct in (("chosen", chosen, True), ("rejected", rejected, False))
     ]
+
+
+def _author_of(row: Row, side: str) -> dict[str, object]:
+    """Return metadata with the author of one side, if a column such as `chosen_model` names it."""
+    metadata = row.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        return {}
+    name = f"{side}_model"
+    author = row.get(name, metadata.get(name))
+    return {} if author is None else {"metadata": {**metadata, "author": author}}
 
 
 def _from_unpaired(row: Row) -> Row:

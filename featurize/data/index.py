@@ -27,7 +27,7 @@ from featurize.errors import MAX_LISTED, DataError, RowFault, shorten
 from featurize.io.files import atomic_path
 
 # Version of the cached table: raise it when the columns, the hashes or a rule of reading change.
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
 _FINGERPRINT = b"content_fingerprint"
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import msgspec
 import orjson
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
+from featurize.data.authors import AUTHOR_FIELDS, read_author
 from featurize.data.conventions import to_plain_rows
 from featurize.data.fields import (
     Row,
@@ -40,6 +41,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     difficulty: str | None
     source: str | None
     language: str | None
+    author: str | None = None  # who wrote the output: a person or a model, see read_author
     location: str = ""  # "file:line"
 
 
@@ -122,6 +124,10 @@ class _Metadata(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     difficulty: _Scalar = None
     source: _Scalar = None
     language: _Scalar = None
+    author: _Scalar | list[_Scalar] = None
+    generator: _Scalar | list[_Scalar] = None
+    model: _Scalar | list[_Scalar] = None
+    response_model: _Scalar | list[_Scalar] = None
 
 
 class _TypedRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -181,6 +187,7 @@ class RowReader:
             scalar_to_text(metadata.difficulty),
             scalar_to_text(metadata.source),
             scalar_to_text(metadata.language),
+            read_author({name: getattr(metadata, name) for name in AUTHOR_FIELDS}),
         )
 
     def _read_prompt(self, instruction: msgspec.Raw, input_text: str) -> _Prompt:
@@ -215,7 +222,10 @@ def _check_plain(row: Row) -> CheckedRow:
         optional_bool(row, "is_correct"),
         problem_id,
         task_id,
-        *(optional_scalar(metadata, name, "metadata") for name in _Metadata.__struct_fields__),
+        optional_scalar(metadata, "difficulty", "metadata"),
+        optional_scalar(metadata, "source", "metadata"),
+        optional_scalar(metadata, "language", "metadata"),
+        read_author(metadata),
     )
 
 
@@ -228,6 +238,7 @@ def _with_keys(
     difficulty: str | None,
     source: str | None,
     language: str | None,
+    author: str | None,
 ) -> CheckedRow:
     """Add the keys of the texts, and default ids if the row gives none."""
     answer = output_key(output)
@@ -241,5 +252,6 @@ def _with_keys(
         difficulty=difficulty,
         source=source,
         language=language,
+        author=author,
     )
     return CheckedRow(sample, task_id is None, prompt.key, answer)

@@ -38,6 +38,7 @@ _SCAN_SCHEMA = pa.schema(
         "language": _CATEGORY,
         "difficulty": _CATEGORY,
         "source": _CATEGORY,
+        "author": _CATEGORY,
         "prompt_key": pa.binary(16),
         "output_key": pa.binary(16),
         "prompt_chars": pa.int32(),
@@ -50,7 +51,7 @@ _SCAN_SCHEMA = pa.schema(
         "part": pa.int8(),
     }
 )
-_of_sample = attrgetter(*_SCAN_SCHEMA.names[:6])
+_of_sample = attrgetter(*_SCAN_SCHEMA.names[:7])
 
 
 class Chunk(NamedTuple):

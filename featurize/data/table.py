@@ -6,18 +6,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128
 
-_DICTIONARY_COLUMNS = ("problem_id", "language", "difficulty", "source")
+_DICTIONARY_COLUMNS = ("problem_id", "language", "difficulty", "source", "author")
 INDEX_COLUMNS = (
     "task_id", "problem_id", "is_correct", "language", "difficulty", "source",
     "file", "line", "offset", "length", "part",
     "prompt_key", "output_key", "prompt_chars", "output_chars",
 )  # fmt: skip
+"""Columns of every index; `author` is there as well if any sample has one."""
+
 RESPELT = b"respelt_languages"
 """Key of the table's metadata: languages that are spelt as most of their samples do."""
 _SORT_KEYS = (
     "prompt_key", "output_key", "task_id",
     # They order rows with equal default ids; without them the suffixes would follow the files.
-    "is_correct", "problem_id", "language", "difficulty", "source",
+    "is_correct", "problem_id", "language", "difficulty", "source", "author",
 )  # fmt: skip
 
 
@@ -40,7 +42,9 @@ def sort_by_content(chunks: list[pa.Table]) -> tuple[pa.Table, list[tuple[int, i
     columns["task_id"] = _number_repeats(columns["task_id"], columns["has_default_id"])
     hashes = np.sort(columns["id_hash"].to_numpy())  # much faster than comparing the ids
     may_repeat = bool((hashes[1:] == hashes[:-1]).any())
-    table = pa.table({name: columns[name] for name in INDEX_COLUMNS})
+    has_authors = columns["author"].null_count < len(columns["author"])
+    names = [*INDEX_COLUMNS, *(["author"] if has_authors else [])]
+    table = pa.table({name: columns[name] for name in names})
     table = table.replace_schema_metadata({RESPELT: orjson.dumps(respelt)} if respelt else None)
     return table, _repeated_ids(table) if may_repeat else []
 
@@ -75,7 +79,9 @@ def _in_one_spelling(column: pa.Array) -> tuple[pa.Array, dict[str, tuple[str, i
 
 def with_sorted_dictionaries(table: pa.Table) -> pa.Table:
     """Rebuild the dictionary columns with only the values in use, sorted."""
-    for name in _DICTIONARY_COLUMNS:
+    for name in table.column_names:
+        if name not in _DICTIONARY_COLUMNS:
+            continue
         position = table.schema.get_field_index(name)
         table = table.set_column(position, name, _in_one(table[name]))
     return table.combine_chunks()
@@ -84,7 +90,8 @@ def with_sorted_dictionaries(table: pa.Table) -> pa.Table:
 def content_fingerprint(table: pa.Table) -> str:
     """Hash the content of sorted samples; their files and lines are left out."""
     digest = xxh3_128(b"critic samples 2")
-    for name in ("task_id", "problem_id", "is_correct", "language", "difficulty", "source"):
+    names = ("task_id", "problem_id", "is_correct", "language", "difficulty", "source", "author")
+    for name in filter(set(table.column_names).__contains__, names):
         column = table[name].combine_chunks()
         if name in _DICTIONARY_COLUMNS:
             digest.update(orjson.dumps([name, len(column), column.dictionary.to_pylist()]))

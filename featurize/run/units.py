@@ -122,6 +122,8 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
         of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, 4]
         for place, name in enumerate(LIKELIHOOD_COLUMNS):
             table = table.append_column(name, pa.array(of_samples[:, place], pa.float32()))
+    if "author" in work.rows.column_names:  # so in all units or in none
+        table = table.append_column("author", pa.array([s.author for s in work.samples]))
     table = copy_marks(table, work.rows)
     tensors = {name: tensor.to(recipe.storage_dtype) for name, tensor in features.tensors.items()}
     return UnitFeatures(tensors=tensors, samples=table)

@@ -30,6 +30,9 @@ from headtrain.metrics.groups import group_codes
 from headtrain.metrics.pairs import Pairs, list_pairs, similar_lengths, tally_pairs
 from headtrain.metrics.rank_correlation import rank_correlations
 
+AUTHOR_KNOWN = "author_known"
+"""The shortcut that knows who wrote an output, and the author's success on train."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleFacts:
@@ -40,6 +43,9 @@ class SampleFacts:
 
     outputs: Ints | None = None
     """Codes of the outputs: equal codes, equal outputs."""
+
+    authors: Strings | None = None
+    """Who wrote the outputs: text or None; None if no sample has an author."""
 
     minimal_pairs: Pairs | None = None
     """None if there were no texts to find them."""
@@ -67,6 +73,8 @@ def measure_details(
         length_correlation=_length_correlation(split),
         length_matched=matched,
         minimal_pairs=minimal,
+        same_author=_same_author(split, facts.authors),
+        author_prior_wrong=_author_prior_wrong(split),
         breakdowns={
             **by_problem(split, facts.attributes),
             "length_difference": by_length_difference(split, seed),
@@ -91,6 +99,34 @@ def _length_matched(split: MeasuredSplit) -> Slice | None:
     keep = similar_lengths(tolerance, split.head.output_tokens)
     tallies = tally_pairs(split.judges, map(keep, list_pairs(split.head)))
     return measure_slice(f"lengths within {tolerance:.0%}", tallies, split)
+
+
+def _same_author(split: MeasuredSplit, authors: Strings | None) -> Slice | None:
+    """Measure the pairs whose outputs have the same author, where the author says nothing."""
+    if authors is None:
+        return None
+    names, codes = np.unique([author or "" for author in authors], return_inverse=True)
+    is_known = names[codes] != ""
+
+    def keep(pairs: Pairs) -> Pairs:
+        is_same = codes[pairs.correct] == codes[pairs.incorrect]
+        return pairs.take(is_same & is_known[pairs.correct])
+
+    tallies = tally_pairs(split.judges, map(keep, list_pairs(split.head)))
+    return measure_slice("same author", tallies, split)
+
+
+def _author_prior_wrong(split: MeasuredSplit) -> Slice | None:
+    """Measure the pairs whose incorrect output has the more successful author."""
+    if AUTHOR_KNOWN not in split.judges:
+        return None
+    prior = split.judges[AUTHOR_KNOWN].scores
+
+    def keep(pairs: Pairs) -> Pairs:
+        return pairs.take(prior[pairs.correct] < prior[pairs.incorrect])
+
+    tallies = tally_pairs(split.judges, map(keep, list_pairs(split.head)))
+    return measure_slice("incorrect output of the more successful author", tallies, split)
 
 
 def _minimal_pairs(split: MeasuredSplit, pairs: Pairs | None) -> Slice | None:

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from featurize.arrays import Floats
+from featurize.arrays import Floats, Strings
+from featurize.data.authors import AuthorPrior
 from featurize.store import FeatureStore, find_shared_ids
-from headtrain.evaluation.details import SampleFacts
+from headtrain.evaluation.details import AUTHOR_KNOWN, SampleFacts
 from headtrain.evaluation.minimal_pairs import find_minimal_pairs
 from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
 from headtrain.evaluation.shortcuts.ngrams import NgramJudge
@@ -70,7 +71,30 @@ def read_splits(
             if len(samples):
                 others = (baselines or {}).get(name, {})
                 splits[part] = _read_split(store, samples, values, source, others)
-    return _with_texts(head, stores, splits, settings, seed)
+    return _with_texts(head, stores, _with_author_prior(splits), settings, seed)
+
+
+def _with_author_prior(splits: Mapping[str, ReadSplit]) -> dict[str, ReadSplit]:
+    """Add the shortcut that knows the author, if samples name theirs, or why it is left out."""
+    authors = {name: split.facts.authors for name, split in splits.items()}
+    train = splits.get(TRAIN)
+    prior = None
+    if train is not None and train.facts.authors is not None:
+        scored = train.scored
+        prior = AuthorPrior.fit(train.facts.authors.tolist(), scored.is_correct, scored.group)
+    found = dict(splits)
+    for name, split in splits.items():
+        texts = authors[name]
+        if texts is None:
+            continue
+        shortcuts, left_out = dict(split.shortcuts), dict(split.facts.left_out)
+        if prior is None:
+            left_out[AUTHOR_KNOWN] = "there is no train split with authors to learn from"
+        else:
+            shortcuts[AUTHOR_KNOWN] = prior.score(texts.tolist())
+        facts = dataclasses.replace(split.facts, left_out=left_out)
+        found[name] = dataclasses.replace(split, shortcuts=shortcuts, facts=facts)
+    return found
 
 
 def _read_split(
@@ -102,10 +126,17 @@ def _read_split(
         facts=SampleFacts(
             attributes=attributes,
             outputs=labelled.feature_rows,
+            authors=_read_authors(table),
             left_out={} if shared is None else {"pairs_of_two_statements": str(shared)},
         ),
         texts=SplitTexts(task_ids=table["task_id"], source=source),
     )
+
+
+def _read_authors(table: pa.Table) -> Strings | None:
+    if "author" not in table.column_names or table["author"].null_count == table.num_rows:
+        return None
+    return np.array(table["author"].to_pylist(), dtype=object)
 
 
 def _with_texts(

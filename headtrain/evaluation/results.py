@@ -131,6 +131,12 @@ class Details:
     minimal_pairs: Slice | None
     """Pairs a small edit apart; None if there are none or without texts."""
 
+    same_author: Slice | None = None
+    """Pairs whose outputs have the same author; None if there are none."""
+
+    author_prior_wrong: Slice | None = None
+    """Pairs whose incorrect output has the author who is right more often on train."""
+
     breakdowns: Mapping[str, tuple[Slice, ...]]
     """By attribute: difficulty, language, source, candidates, length_difference."""
 
@@ -147,6 +153,8 @@ class Details:
         found = {
             "pairs of similar length": self.length_matched,
             "minimal pairs": self.minimal_pairs,
+            "pairs of one author": self.same_author,
+            "pairs where the author misleads": self.author_prior_wrong,
         }
         return {title: part for title, part in found.items() if part is not None}
 
@@ -164,6 +172,8 @@ class Details:
         for name, part in (
             ("length_matched", self.length_matched),
             ("minimal_pairs", self.minimal_pairs),
+            ("same_author", self.same_author),
+            ("author_prior_wrong", self.author_prior_wrong),
         ):
             if part is not None:
                 yield from _name_slice(part, f"{at}.{name}", f"{name}/")

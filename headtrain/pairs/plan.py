@@ -202,8 +202,8 @@ def plan_pairs(
 ) -> PairPlan:
     """Draw the pairs that the settings describe, as rows of the table.
 
-    The table has problem_id, language, difficulty and is_correct, and for length_matched
-    output_tokens. `excluded` are ids of problems.
+    The table has problem_id, language, difficulty and is_correct, and to match
+    lengths output_tokens. `excluded` are ids of problems.
 
     Raises:
         PairError: the settings leave no pair.
@@ -244,8 +244,13 @@ def plan_pairs(
 def pair_settings(sampling: DataSamplingSettings) -> dict[str, Any]:
     """Return everything that determines the pairs apart from the samples, as JSON."""
     pairwise = asdict(sampling.pairwise)
-    if not sampling.pairwise.length_matched:
+    pairwise["length_matched"] = sampling.pairwise.matches_length
+    if not sampling.pairwise.matches_length:
         del pairwise["length_bin_tokens"]
+    # `match` is left out where the older settings say the same: records of pairs stay equal
+    del pairwise["match"]
+    if "author" in sampling.pairwise.match:
+        pairwise["match"] = ["author"]
     if isinstance(sampling.pairwise.difficulties, tuple):
         pairwise["difficulties"] = list(sampling.pairwise.difficulties)
     excluded = read_excluded_problems(sampling.pairwise)
@@ -278,13 +283,33 @@ def _held_out(problems: Collection[str], holdout: Holdout | None) -> list[str]:
 
 
 def _classes(samples: pa.Table, pairwise: PairwiseSettings) -> Ints:
-    """Code of language, statement and (if matched) length bin, [rows]; pairs must agree in it."""
+    """Code of what both sides of a pair must share, [rows].
+
+    That is the language, the statement, and if they are matched the length bin and the author.
+    """
     languages = rank_strings(samples["language"]).codes + 1  # 0: null
     classes = _join(languages, statement_codes(samples))
-    if not pairwise.length_matched:
-        return classes
-    lengths = samples["output_tokens"].to_numpy().astype(np.int64)
-    return _join(classes, lengths // pairwise.length_bin_tokens)
+    if pairwise.matches_length:
+        lengths = samples["output_tokens"].to_numpy().astype(np.int64)
+        classes = _join(classes, lengths // pairwise.length_bin_tokens)
+    return _join(classes, _authors(samples)) if "author" in pairwise.match else classes
+
+
+def _authors(samples: pa.Table) -> Ints:
+    """Code of each row's author, [rows]; each row without an author has a code of its own.
+
+    Raises:
+        PairError: no sample has an author.
+    """
+    if "author" not in samples.column_names:
+        raise PairError(
+            "data_sampling.pairwise.match is author, but no sample has one; give the dataset "
+            "metadata.author (or generator, model, response_model) and run critic featurize "
+            "again, or drop author from match"
+        )
+    authors = rank_strings(samples["author"])
+    own = len(authors.names) + np.arange(samples.num_rows)
+    return np.where(authors.codes < 0, own, authors.codes)
 
 
 def _join(codes: Ints, others: Ints) -> Ints:

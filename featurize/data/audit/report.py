@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featurize.data.audit.authors import AuthorAudit, audit_authors, show_authors
 from featurize.data.audit.labels import (
     LabelAudit,
     Slice,
@@ -59,6 +60,8 @@ class Audit:
     difficulties: tuple[Slice, ...]
     languages: tuple[Slice, ...]
     sources: tuple[Slice, ...]
+    authors: AuthorAudit | None
+    """None if no sample names its author."""
     lengths: tuple[LengthAudit, ...]
     overlap: OverlapAudit
     texts: TextAudit
@@ -77,6 +80,7 @@ class Audit:
             show_slices(self.difficulties, "difficulty"),
             show_slices(self.languages, "language"),
             show_slices(self.sources, "source"),
+            *([show_authors(self.authors)] if self.authors else []),
             show_overlap(self.overlap, self.split),
             show_texts(self.texts),
             *([show_tokens(self.tokens)] if self.tokens else []),
@@ -107,6 +111,7 @@ def audit_split(
         difficulties=slice_by(table, labelled, "difficulty"),
         languages=slice_by(table, labelled, "language"),
         sources=slice_by(table, labelled, "source"),
+        authors=audit_authors(table, labelled),
         lengths=tuple(_lengths(index, labelled, request, tokens)),
         overlap=overlap,
         texts=audit_texts(table, labelled, read_texts(index, progress)),

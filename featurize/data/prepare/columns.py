@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from featurize.data.fields import describe
 from featurize.data.prepare.join import Join, JoinOptions
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
+from featurize.data.prepare.normalise import normalise_python
 from featurize.data.prepare.paths import ColumnPath
 from featurize.data.prepare.prepared import (
     ENDINGS,
@@ -28,7 +29,7 @@ from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
 COMMAND = "prepare columns"
 # Incremented when a change of the rules changes the result for the same files.
-RULES_VERSION = 2
+RULES_VERSION = 3
 _REPORT_ROWS = 1000
 _MEGABYTE = 1 << 20
 
@@ -42,6 +43,7 @@ class ColumnsJob:
     columns: ColumnMap
     output_format: str = "jsonl"  # of the files in a folder
     join: JoinOptions | None = None  # statements of the rows in another file
+    normalise: bool = False  # rewrite outputs that are Python with ast.unparse
     cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
 
 
@@ -81,6 +83,8 @@ def prepare_columns(
         "taken as unlabelled": used.describe(None),
         "rows with an empty list": f"{used.num_empty:,}" if used.num_empty else "",
         "statements without a row": _unused(join) if join else "",
+        "outputs rewritten": f"{used.num_normalised:,}" if job.normalise else "",
+        "outputs left, not Python": f"{used.num_not_python:,}" if job.normalise else "",
         "columns not taken": ", ".join(sorted(left_out)),
     }
     prepared.details.update({name: value for name, value in details.items() if value})
@@ -125,6 +129,7 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source], joined: Sequence[Source]
     join = {source.path: source.state for source in joined}
     return {
         **({"join": join, "on": job.join.on} if job.join else {}),
+        **({"normalise": "python"} if job.normalise else {}),
         "map": {name: path.text for name, path in sorted(job.columns.paths.items())},
         "correct values": sorted(job.columns.labels.correct),
         "incorrect values": sorted(job.columns.labels.incorrect),
@@ -175,7 +180,7 @@ def _write(
             write = stack.enter_context(sample_writer(target, metadata=types))
             for source, number, line in progress.read(sources, columns):
                 try:
-                    for row in _to_rows(line, job.columns, used, join):
+                    for row in _to_rows(line, job, used, join):
                         write(row)
                         counts[target].add(row["is_correct"])
                 except RowFault as fault:
@@ -190,13 +195,23 @@ def _write(
     return counts
 
 
-def _to_rows(line: bytes, columns: ColumnMap, used: UsedColumns, join: Join | None) -> list[Row]:
+def _to_rows(line: bytes, job: ColumnsJob, used: UsedColumns, join: Join | None) -> list[Row]:
     """Convert one line to samples, checked like the rows of any dataset."""
     parsed = parse_line(line)
     if not isinstance(parsed, dict):
         raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
-    mapped = columns.apply(join.apply(parsed) if join else parsed, used)
-    return [row for one in mapped for row in _to_samples(one)]
+    mapped = job.columns.apply(join.apply(parsed) if join else parsed, used)
+    rows = [row for one in mapped for row in _to_samples(one)]
+    return [_normalise(row, used) for row in rows] if job.normalise else rows
+
+
+def _normalise(row: Row, used: UsedColumns) -> Row:
+    program = normalise_python(row["output"])
+    if not program:  # what is only comments would leave nothing
+        used.num_not_python += 1
+        return row
+    used.num_normalised += program != row["output"]
+    return {**row, "output": program}
 
 
 def _to_samples(mapped: Row) -> list[Row]:

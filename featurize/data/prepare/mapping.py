@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from featurize.data.authors import read_author
 from featurize.data.conventions import PROMPT_FIELDS
 from featurize.data.fields import describe, optional_id, optional_scalar
 from featurize.data.prepare.paths import MISSING, ColumnPath
@@ -67,6 +68,8 @@ class UsedColumns:
     paths: set[str] = field(default_factory=set)
     labels: Counter[tuple[Any, str]] = field(default_factory=Counter)  # (label, value) -> rows
     num_empty: int = 0  # rows whose list has no items
+    num_normalised: int = 0  # outputs rewritten in one hand
+    num_not_python: int = 0  # outputs left because they cannot be parsed
 
     def describe(self, label: bool | None) -> str:
         """List the values taken for a label, the most frequent first: `AC 12, passed 3`."""
@@ -114,7 +117,7 @@ class ColumnMap:
     def metadata(self) -> list[str]:
         """Names of all metadata that a mapped row may have."""
         mapped = [name.removeprefix(METADATA) for name in self.paths if name.startswith(METADATA)]
-        return list(dict.fromkeys([*TEXT_METADATA, *mapped]))
+        return list(dict.fromkeys([*TEXT_METADATA, "author", *mapped]))
 
     @cached_property
     def own_fields(self) -> list[str]:
@@ -213,7 +216,11 @@ class ColumnMap:
         if not self.has_label and not any(side in mapped for side in _SIDES):
             others = {n: value for n, value in row.items() if n not in self.columns | mapped.keys()}
             refuse_unread(others, mapped.get("is_correct", mapped.get("label")))
+        author = read_author({**kept, **metadata})
+        metadata.pop("author", None)  # it may be a list
         texts = {name: optional_scalar(metadata, name, "metadata") for name in metadata}
+        if author is not None:
+            texts["author"] = author
         return {**mapped, "metadata": texts}
 
     def _to_label(self, name: str, value: object) -> tuple[object, str]:

@@ -141,11 +141,12 @@ class Prepared:
 
 def refuse_other_recipe(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise if the summary at `path` describes a dataset that was made with another recipe."""
-    key = next((key for key, value in wanted.items() if found.get(key) != value), None)
+    names = [*wanted, *(name for name in found if name not in wanted)]  # e.g. a join left out
+    key = next((name for name in names if found.get(name) != wanted.get(name)), None)
     if key is None:
         return
-    difference = f"{key} {found.get(key)!r}, not {wanted[key]!r}"
-    if isinstance(wanted[key], dict):
+    difference = f"{key} {found.get(key)!r}, not {wanted.get(key)!r}"
+    if isinstance(wanted.get(key), dict):
         difference = f"other {key}"
     raise CriticError(
         f"{path}: describes a dataset made with {difference}; "

@@ -7,7 +7,7 @@ import pytest
 
 from featurize.data.prompt import TEMPLATE
 from featurize.run.plan import CHARS_PER_TOKEN, group_starts
-from featurize.store import FeatureStoreError
+from featurize.store import FeatureStore, FeatureStoreError
 from tests.support.tiny_jobs import make_plan, make_rows, write_backbone, write_rows, write_store
 from tests.support.unit_features import read_tree
 
@@ -206,3 +206,16 @@ def test_rows_of_a_plan_are_numbered_like_the_index(tmp_path, train):
     samples = plan.index.read(np.arange(start, stop))
     ids = plan.index.table["task_id"].to_pylist()
     assert [sample.task_id for sample in samples] == ids[start:stop]
+
+
+def test_authors_are_a_column_of_the_store_if_the_dataset_has_any(tmp_path):
+    rows = make_rows(num_problems=2)
+    (tmp_path / "a").mkdir()
+    plain = write_store(make_plan(tmp_path / "a", write_rows(tmp_path / "a.jsonl", rows)))
+    assert "author" not in FeatureStore.open(plain).samples.column_names
+    (tmp_path / "b").mkdir()
+    rows[0] = rows[0] | {"metadata": {"model": "gpt"}}
+    path = write_rows(tmp_path / "b.jsonl", rows)
+    store = FeatureStore.open(write_store(make_plan(tmp_path / "b", path)))
+    assert sorted(store.samples["author"].to_pylist(), key=str)[-1] == "gpt"
+    assert store.samples["author"].null_count == len(rows) - 1

@@ -13,7 +13,7 @@ from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.evaluation.texts import TextSource
 from headtrain.pairs.holdout import choose_holdout
 from headtrain.settings import EvaluationSettings
-from tests.support.synthetic_stores import replace_column, write_store
+from tests.support.synthetic_stores import replace_column, replace_samples, write_store
 
 SETTINGS = EvaluationSettings(bootstrap_rounds=50, minimal_edit=0.5)
 
@@ -186,3 +186,40 @@ def test_statements_of_one_problem_id_are_judged_apart(stores):
     counts = evaluate_head(LengthHead(), {"valid": valid}, SETTINGS).evaluation
     assert counts.splits["valid"].counts.num_pairs == 12 * 2 * 2
     assert "6 of 6" in counts.details["valid"].left_out["pairs_of_two_statements"]
+
+
+def with_authors(store, authors):
+    column = pa.array([authors[place % len(authors)] for place in range(store.samples.num_rows)])
+    return replace_samples(store, store.samples.append_column("author", column))
+
+
+def test_the_author_is_a_shortcut_whose_prior_comes_from_train_alone(stores):
+    # labels alternate, so on train the second author is always right; on valid the first is
+    train = with_authors(stores["train"], ["weak", "strong"])
+    valid = with_authors(stores["valid"], ["strong", "weak", None, "new"])
+    found = evaluate_head(LengthHead(), {"train": train, "valid": valid}, SETTINGS)
+    judges = found.evaluation.splits["valid"].judges
+    # of four incorrect-correct pairs: 0 (misled), unknown over strong, weak over unknown, a tie
+    assert judges["author_known"]["accuracy_over_pairs"].estimate == pytest.approx(0.125)
+    assert found.evaluation.splits["train"].judges["author_known"]["auc"].estimate == 1.0
+    details = found.evaluation.details["valid"]
+    misled = details.author_prior_wrong
+    assert misled.judges["author_known"]["accuracy_over_pairs"].estimate == 0.0
+    assert misled.num_pairs == 6 * 16 * 3 // 4
+    assert details.same_author is None  # no author has both labels
+
+
+def test_pairs_of_one_author_are_measured_alone(stores):
+    both = {name: with_authors(store, ["a", "a", "b", "b"]) for name, store in stores.items()}
+    details = evaluate_head(LengthHead(), both, SETTINGS).evaluation.details["valid"]
+    same = details.same_author
+    assert same.num_pairs == 6 * 8  # of 16 pairs of a problem, those within a and within b
+    assert same.judges["author_known"]["accuracy_over_pairs"].estimate == 0.5
+    assert any(number.key.startswith("x.same_author") for number in details.numbers("x"))
+
+
+def test_without_authors_on_train_the_shortcut_is_left_out_and_says_so(stores):
+    valid = with_authors(stores["valid"], ["a", "b"])
+    found = evaluate_head(LengthHead(), {"train": stores["train"], "valid": valid}, SETTINGS)
+    assert "author_known" not in found.evaluation.splits["valid"].judges
+    assert "train" in found.evaluation.details["valid"].left_out["author_known"]

@@ -83,6 +83,27 @@ def test_matched_pairs_are_in_one_bin() -> None:
     assert matched.num_possible == 4 * 6
 
 
+def test_pairs_of_one_author_never_pair_two() -> None:
+    table = make_table()
+    authors = pa.array([("a", "b", None)[row // 2 % 3] for row in range(len(table))], pa.string())
+    authored = table.append_column("author", authors)
+    plan = plan_pairs(authored, settings(10**6, match=["author"]))
+    names = np.array(authors.to_pylist(), object)
+    assert (names[plan.correct] == names[plan.incorrect]).all()
+    assert not any(name is None for name in names[plan.correct])  # unknown is not one author
+    # a: samples 0 1 6 7 of a problem, 0 1 are C and 6 7 Python; b likewise
+    assert plan.num_possible == 4 * 2 * 2
+    with pytest.raises(PairError, match=r"metadata\.author"):
+        plan_pairs(table, settings(match=["author"]))
+
+
+def test_to_match_lengths_is_the_older_setting_by_another_name() -> None:
+    older, newer = settings(length_matched=True), settings(match=["length"])
+    assert pair_settings(older) == pair_settings(newer)
+    first, second = (plan_pairs(make_table(), one) for one in (older, newer))
+    assert first.correct.tolist() == second.correct.tolist()
+
+
 def test_difficulties_are_taken_by_name_or_by_weight() -> None:
     table = make_table()
     easy = plan_pairs(table, settings(10**6, difficulties=["easy"]))
@@ -148,6 +169,8 @@ def test_the_settings_of_a_plan_name_all_that_determines_it(tmp_path: Path) -> N
         settings(max_pairs_per_problem=4),
         settings(length_matched=True),
         settings(length_matched=True, length_bin_tokens=5),
+        settings(match=["author"]),
+        settings(match=["author", "length"]),
         settings(difficulties=["easy"]),
         settings(difficulties={"easy": 1}),
         settings(exclude_problems=["p"]),

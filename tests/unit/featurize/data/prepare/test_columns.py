@@ -74,8 +74,8 @@ def test_parquet_holds_what_jsonl_holds(tmp_path: Path):
         prepare(source, tmp_path / f"out.{kind}", *maps, values=labels("AC"))
     table = pq.read_table(tmp_path / "out.parquet")
     assert table["metadata"].to_pylist() == [
-        {"source": None, "language": "c", "difficulty": None, "rating": "7"},
-        {"source": None, "language": None, "difficulty": None, "rating": None},
+        {"source": None, "language": "c", "difficulty": None, "author": None, "rating": "7"},
+        {"source": None, "language": None, "difficulty": None, "author": None, "rating": None},
     ]
     plain, packed = (
         DatasetIndex.build(str(tmp_path / f"out.{kind}"), tmp_path / "cache")
@@ -235,3 +235,31 @@ def test_an_empty_source_and_an_unknown_ending_are_refused(tmp_path: Path):
         prepare(write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", "output=code")
     with pytest.raises(CriticError, match=r"out\.csv.* unknown ending"):
         prepare(write(tmp_path / "in.jsonl", ROW), tmp_path / "out.csv", *MAPS)
+
+
+def test_programs_are_rewritten_in_one_hand_and_what_is_no_python_is_counted(tmp_path: Path):
+    programs = {
+        "def f( a,b ):  # add\n    return ( a+b )\n": "def f(a, b):\n    return a + b",
+        "x = 1": "x = 1",
+        "int main() { return 0; }": "int main() { return 0; }",
+        "# nothing but a comment\n": "# nothing but a comment\n",
+        "s = '\\d'": "s = '\\\\d'",  # an invalid escape warns, but not on our terminal
+    }
+    rows = [{"instruction": "Add.", "output": program, "is_correct": True} for program in programs]
+    source, out = write(tmp_path / "in.jsonl", *rows), tmp_path / "out.jsonl"
+    prepared = prepare(source, out, normalise=True)
+    assert [row["output"] for row in read(out)] == list(programs.values())
+    assert prepared.details["outputs rewritten"] == "2"
+    assert prepared.details["outputs left, not Python"] == "2"
+    with pytest.raises(CriticError, match="normalise 'python', not None"):
+        prepare(source, out)
+
+
+def test_the_author_of_a_row_is_kept_from_whichever_field_names_it(tmp_path: Path):
+    rows = [
+        {"instruction": "Add.", "output": "1", "metadata": {"generator": ["b", "a"], "x": 1}},
+        {"instruction": "Add.", "output": "2", "by": "c"},
+    ]
+    out = tmp_path / "out.jsonl"
+    prepare(write(tmp_path / "in.jsonl", *rows), out, "metadata.author=by")
+    assert [row["metadata"].get("author") for row in read(out)] == ["a; b", "c"]
