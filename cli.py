@@ -2,6 +2,7 @@
 
 import functools
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from featurize.run.selection import Choose, Selection
     from featurize.store import FeatureStore
     from headtrain.evaluation.evaluate import EvaluatedHead
+    from headtrain.evaluation.requirements import Requirement
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
 
@@ -589,6 +591,16 @@ def eval_command(
         bool,
         typer.Option("--repair", help="With --data: read stored features; redo damaged ones."),
     ] = False,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITIONS",
+            help="Exit with 1 unless all hold, e.g. 'margin.low>0, abs(length_rho)<0.3'",
+        ),
+    ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show intervals, subsets of the pairs and best of n.")
+    ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     debug: DebugOption = False,
@@ -597,15 +609,16 @@ def eval_command(
     from featurize.settings import to_split
 
     _refuse_unknown_baseline(baseline, data)
+    shown = _Shown.of(details, require or ())
     if data is not None:
         _refuse_torchrun("eval --data")
-        _evaluate_file(data, head, config, overrides or [], repair=repair)
+        _evaluate_file(data, head, config, overrides or [], shown, repair=repair)
         return
     if repair:
         raise ValueError(
             "--repair needs --data; `critic featurize --repair` repairs the features of a split"
         )
-    _evaluate_split(_load(config, overrides), to_split(split), head, baseline)
+    _evaluate_split(_load(config, overrides), to_split(split), head, baseline, shown)
 
 
 @app.command("compare")
@@ -825,11 +838,40 @@ def _sweep_points(config: Path | None, overrides: "Sequence[str]", grid: "Sequen
     return points
 
 
-def _evaluate_split(project: "Project", split: str, head: str | None, baseline: str | None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What `critic eval` prints of an evaluation, and what it requires of it."""
+
+    detailed: bool
+    requirements: "Sequence[Requirement]" = ()
+
+    @classmethod
+    def of(cls, detailed: bool, require: "Sequence[str]") -> "_Shown":
+        from headtrain.evaluation.requirements import parse_requirements
+
+        parsed = [one for text in require for one in parse_requirements(text)]
+        return cls(detailed=detailed, requirements=parsed)
+
+    def check(self, evaluation: "Evaluation", split: str) -> None:
+        """Print the requirements that fail and exit with 1 if there are any."""
+        from headtrain.evaluation.requirements import check_requirements
+
+        failures = check_requirements(self.requirements, evaluation, split)
+        for failure in failures:
+            console().print(f"required, but fails: {failure}")
+        if failures:
+            raise typer.Exit(1)
+        if self.requirements:
+            console().print(f"all {len(self.requirements)} requirements hold")
+
+
+def _evaluate_split(
+    project: "Project", split: str, head: str | None, baseline: str | None, shown: _Shown
+) -> None:
     """`critic eval --split`."""
     settings, layout = project.settings, project.layout
     console().print(f"eval: {split} split of {settings.dataset.name}")
-    if _show_finished_evaluation(project, split, head, baseline):
+    if _show_finished_evaluation(project, split, head, baseline, shown):
         return
     _keep_fonts_in(layout)
     from headtrain.evaluation.evaluate import evaluate_head
@@ -870,13 +912,15 @@ def _evaluate_split(project: "Project", split: str, head: str | None, baseline: 
         },
         history=tracker.history(trained.record.tracking_run_id, TRACKED),
         sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
+        shown=shown,
     )
     if (found := project.evaluation_inputs(head, split, baseline)) is not None:
         record_inputs(*found, written)
+    shown.check(judgement.evaluation, split)
 
 
 def _show_finished_evaluation(
-    project: "Project", split: str, head: str | None, baseline: str | None
+    project: "Project", split: str, head: str | None, baseline: str | None, shown: "_Shown"
 ) -> bool:
     """Show the evaluation that is there if nothing it depends on has changed."""
     from headtrain.evaluation.files import read_evaluation
@@ -886,14 +930,22 @@ def _show_finished_evaluation(
     if found is None or not is_up_to_date(*found):
         return False
     path, _ = found
-    _print_evaluation(read_evaluation(path), split)
+    evaluation = read_evaluation(path)
+    _print_evaluation(evaluation, split, shown)
     console().print(f"evaluation up to date: {path}")
     console().print(f"report in {path.with_suffix('.html')}")
+    shown.check(evaluation, split)
     return True
 
 
 def _evaluate_file(
-    data: str, head: str | None, config: Path | None, overrides: list[str], *, repair: bool
+    data: str,
+    head: str | None,
+    config: Path | None,
+    overrides: list[str],
+    shown: _Shown,
+    *,
+    repair: bool,
 ) -> None:
     """`critic eval --data`: a head on a file of pairs that is not a split of its dataset."""
     console().print(f"eval: {data}")
@@ -945,7 +997,9 @@ def _evaluate_file(
         about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
         benchmark=found.to_dict(),
         tables=tables,
+        shown=shown,
     )
+    shown.check(judgement.evaluation, name)
 
 
 def _show_judgement(
@@ -957,6 +1011,7 @@ def _show_judgement(
     trained: Any,
     title: str,
     about: dict[str, str],
+    shown: _Shown,
     benchmark: dict[str, Any] | None = None,
     tables: "Sequence[Any]" = (),
     **report_options: Any,
@@ -980,7 +1035,7 @@ def _show_judgement(
         metrics = evaluation.metrics(split)
         run_id = trained.record.tracking_run_id
         project.make_tracker().log_evaluation(run_id, metrics, [path, *report])
-    _print_evaluation(evaluation, split)
+    _print_evaluation(evaluation, split, shown)
     for table in tables:
         console().print(table)
     console().print(f"evaluation {'written to' if is_new else 'up to date:'} {path}")
@@ -988,12 +1043,18 @@ def _show_judgement(
     return [path, *report]
 
 
-def _print_evaluation(evaluation: "Evaluation", split: str) -> None:
-    from headtrain.report.tables import judges_table, summary_lines, values_table
+def _print_evaluation(evaluation: "Evaluation", split: str, shown: _Shown) -> None:
+    """Print the verdict and its warnings, then the table; the rest only in detail."""
+    from headtrain.report.tables import detail_lines, judges_table, values_table, verdict_lines
 
-    console().print(judges_table(evaluation, split))
-    console().print(values_table(evaluation, split))
-    for line in summary_lines(evaluation, split):
+    for line in verdict_lines(evaluation, split):
+        console().print(line)
+    console().print(judges_table(evaluation, split, intervals=shown.detailed))
+    console().print(values_table(evaluation, split, intervals=shown.detailed))
+    if not shown.detailed:
+        console().print("--details shows intervals, subsets and best of n; the report shows all")
+        return
+    for line in detail_lines(evaluation, split):
         console().print(line)
 
 

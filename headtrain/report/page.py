@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from featurize.io.files import atomic_path
 from headtrain.evaluation.evaluate import EvaluatedHead
+from headtrain.evaluation.findings import find_biases
 from headtrain.evaluation.mistakes import Mistake, worst_mistakes
 from headtrain.evaluation.numbers import JUDGE
 from headtrain.evaluation.results import Evaluation
@@ -85,6 +86,7 @@ def render_page(
         result=evaluation.splits[split],
         details=evaluation.details[split],
         sentence=verdict_sentence(evaluation.splits[split], evaluation.details[split]),
+        findings=find_biases(evaluation, split),
         pictures=pictures,
         mistakes=mistakes,
         level=f"{evaluation.confidence:.0%}",

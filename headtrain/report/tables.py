@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from headtrain.evaluation.findings import find_biases
 from headtrain.evaluation.numbers import ACCURACY, AUC, LENGTH_CORRELATION, OVER_PAIRS
 from headtrain.evaluation.results import HEAD, Evaluation
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
@@ -30,20 +31,20 @@ class ValueRow:
     """Train minus the evaluated split; None for numbers without one."""
 
 
-def judges_table(evaluation: Evaluation, split: str) -> Table:
+def judges_table(evaluation: Evaluation, split: str, *, intervals: bool) -> Table:
     """Pairwise accuracy of the head, the shortcuts and the controls on one split."""
     counts = evaluation.splits[split].counts
-    level = f"{evaluation.confidence:.0%}"
+    level = f" ({evaluation.confidence:.0%})" if intervals else ""
     table = _table(
         f"{split}: {counts.num_pairs:,} pairs of {counts.num_problems:,} problems"
         f" ({counts.num_samples:,} samples, {counts.num_samples_left_out:,} in no pair)",
         "scored by",
-        *(f"{quantity.title} ({level})" for quantity in ACCURACY),
+        *(f"{quantity.title.removeprefix('accuracy ')}{level}" for quantity in ACCURACY),
         AUC.title,
     )
 
     def add(name: str, found: Mapping[str, Interval], style: str | None) -> None:
-        accuracies = [str(found[quantity.key]) for quantity in ACCURACY]
+        accuracies = [_cell(found[quantity.key], intervals) for quantity in ACCURACY]
         auc = f"{found[AUC.key].estimate:.3f}" if AUC.key in found else "-"
         table.add_row(name.replace("_", " "), *accuracies, auc, style=style)
 
@@ -51,12 +52,12 @@ def judges_table(evaluation: Evaluation, split: str) -> Table:
         add(name, judge, "bold" if name == HEAD else None)
     details = evaluation.details.get(split)
     for name, control in details.controls.items() if details else ():
-        state = "must be 0.5" if control.holds else "must be 0.5 and IS NOT"
+        state = "control" if control.holds else "control, FAILS"
         add(f"{name} ({state})", control.result, "dim" if control.holds else "red")
     return table
 
 
-def values_table(evaluation: Evaluation, split: str) -> Table:
+def values_table(evaluation: Evaluation, split: str, *, intervals: bool) -> Table:
     """The head's numbers on every split, and train minus `split`."""
     names = [name.replace("_", " ") for name in evaluation.splits]
     has_difference = split in evaluation.train_minus
@@ -64,8 +65,8 @@ def values_table(evaluation: Evaluation, split: str) -> Table:
         "values of the head", "", *names, *([f"train - {split}"] if has_difference else [])
     )
     for row in value_rows(evaluation, split):
-        last = [str(row.difference or "")] if has_difference else []
-        table.add_row(row.name, *(str(value or "-") for value in row.splits), *last)
+        last = [_cell(row.difference, intervals, "")] if has_difference else []
+        table.add_row(row.name, *(_cell(value, intervals) for value in row.splits), *last)
     return table
 
 
@@ -84,12 +85,17 @@ def value_rows(evaluation: Evaluation, split: str) -> list[ValueRow]:
     ]
 
 
-def summary_lines(evaluation: Evaluation, split: str) -> list[str]:
-    """The verdict and the other findings of a split, a sentence each."""
+def verdict_lines(evaluation: Evaluation, split: str) -> list[str]:
+    """The verdict on a split, and a warning for each finding against the head."""
+    details = evaluation.details[split]
+    sentence = verdict_sentence(evaluation.splits[split], details)
+    return [sentence, *(f"warning: {found}" for found in find_biases(evaluation, split))]
+
+
+def detail_lines(evaluation: Evaluation, split: str) -> list[str]:
+    """The other findings of a split, a line each."""
     details = evaluation.details[split]
     lines = []
-    if details.verdict is not None:
-        lines.append(verdict_sentence(evaluation.splits[split], details))
     if details.length_correlation is not None:
         lines.append(f"{LENGTH_CORRELATION.title}: {details.length_correlation}")
     for title, part in details.subsets.items():
@@ -149,6 +155,12 @@ def winner_rows(result: "SweepResult") -> dict[str, Any]:
         "seconds of training": result.seconds_training,
         "seconds in all": result.seconds,
     }
+
+
+def _cell(value: Interval | None, intervals: bool, missing: str = "-") -> str:
+    if value is None:
+        return missing
+    return str(value) if intervals else f"{value.estimate:.3f}"
 
 
 def _table(title: str, first: str, *columns: str) -> Table:

@@ -188,8 +188,34 @@ def test_a_rerun_is_up_to_date_and_touches_nothing(
     assert states(pipeline.folder) == before
 
 
-def test_the_printed_numbers_are_those_of_the_json(pipeline: Pipeline) -> None:
-    out, evaluation = pipeline.outcomes["eval"].out, pipeline.evaluation()
+def test_the_verdict_comes_first_and_lines_fit_a_narrow_terminal(pipeline: Pipeline) -> None:
+    lines = pipeline.outcomes["eval"].out.splitlines()
+    assert lines[0].startswith("eval: valid split")
+    assert lines[1].startswith("The head orders")
+    tables = [line for line in lines if line.startswith(("│", "┃", "┏", "└"))]
+    assert max(map(len, tables)) <= 80
+    for name, judge in pipeline.evaluation()["splits"]["valid"]["judges"].items():
+        accuracies = (judge[key]["estimate"] for key in ("accuracy_over_pairs", "auc"))
+        assert set(row_of("\n".join(lines), name.replace("_", " "))) >= {
+            f"{accuracy:.3f}" for accuracy in accuracies
+        }
+
+
+def test_a_requirement_that_fails_makes_the_exit_code_1(
+    pipeline: Pipeline, critic: WarmCritic
+) -> None:
+    holds = critic.run(*arguments("eval"), "--require", "auc>0.1", folder=pipeline.folder)
+    assert (holds.code, "all 1 requirements hold" in holds.out) == (0, True)
+    fails = critic.run(*arguments("eval"), "--require", "auc>0.1,auc>1", folder=pipeline.folder)
+    assert (fails.code, fails.out.count("required, but fails")) == (1, 1)
+    wrong = critic.run(*arguments("eval"), "--require", "aux>1", folder=pipeline.folder)
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+    assert "'aux'" in wrong.err
+
+
+def test_the_printed_numbers_are_those_of_the_json(pipeline: Pipeline, critic: WarmCritic) -> None:
+    detailed = critic.run(*arguments("eval"), "--details", folder=pipeline.folder)
+    out, evaluation = detailed.out, pipeline.evaluation()
     for name, judge in evaluation["splits"]["valid"]["judges"].items():
         _, over_pairs, over_problems, auc = row_of(out, name.replace("_", " "))
         assert over_pairs == str(Interval(**judge["accuracy_over_pairs"]))

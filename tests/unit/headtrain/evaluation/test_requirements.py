@@ -1,0 +1,94 @@
+"""Requirements: conditions on an evaluation's numbers, and findings that speak against a head."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from featurize.errors import CriticError
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.findings import find_biases
+from headtrain.evaluation.requirements import ALIASES, check_requirements, parse_requirements
+from tests.support.simulated_splits import SETTINGS, simulated
+
+
+def evaluated(**changes):
+    """A head on train and valid, with `changes` made to the evaluated samples."""
+    splits = {"train": simulated(0, strength=2.0), "valid": simulated(1, strength=2.0)}
+    splits["valid"] = replace(splits["valid"], **changes)
+    shortcuts = {
+        name: {"longer": split.output_tokens * 1.0, "logprob_mean": split.is_correct * 1.0}
+        for name, split in splits.items()
+    }
+    return evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return evaluated()
+
+
+def failures(text, evaluation):
+    return check_requirements(parse_requirements(text), evaluation, "valid")
+
+
+def test_conditions_that_hold_are_silent_and_those_that_fail_show_their_number(evaluation):
+    accuracy = evaluation.splits["valid"].judges["head"]["accuracy_over_problems"]
+    assert failures("accuracy>0.5, accuracy.low > .5,abs(length_rho)<1e0", evaluation) == []
+    [failure] = failures("accuracy>0.5, accuracy.high<0.5", evaluation)
+    assert "accuracy.high<0.5" in failure
+    assert str(accuracy) in failure
+    assert failures("margin>=0", evaluation)  # the likelihood here knows the labels
+    assert failures("head/accuracy_over_pairs>0.5", evaluation) == []
+
+
+def test_every_short_name_is_a_number_or_undefined_and_then_it_fails(evaluation):
+    known = {number.metric for number in evaluation.numbers("valid")}
+    for alias, name in ALIASES.items():
+        [failure] = failures(f"{alias}<-99", evaluation)
+        assert ("undefined" in failure) == (name not in known), alias
+    assert {"same_author", "author_misleads", "minimal_pairs"} == {
+        alias for alias, name in ALIASES.items() if name not in known
+    }
+
+
+def test_an_absolute_value_is_compared_as_one(evaluation):
+    rho = evaluation.details["valid"].length_correlation.estimate
+    assert bool(failures(f"abs(length_rho)<{abs(rho)}", evaluation))
+    assert failures(f"abs(length_rho)<={abs(rho)}", evaluation) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "accuracy", "accuracy=0.5", "accuracy>high", "accurracy>0.5", "abs(accuracy>0.5",
+     "accuracy.middle>0", "accuracy>0.5,", "accuracy>nan"],
+)  # fmt: skip
+def test_what_is_no_condition_is_refused_with_the_text(text):
+    with pytest.raises(CriticError) as caught:
+        parse_requirements(text)
+    assert "--require" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_said_to_hold(evaluation):
+    with pytest.raises(CriticError, match="head/accuraccy"):
+        failures("accuracy>0.5, head/accuraccy>0.5", evaluation)
+
+
+def test_a_head_that_only_likes_long_outputs_is_found_out():
+    valid = simulated(1, strength=2.0)
+    length = evaluated(scores=valid.output_tokens + np.zeros(len(valid.scores)))
+    found = "\n".join(find_biases(length, "valid"))
+    assert "longer outputs score higher" in found
+    assert "below chance" in found  # where the correct output is the shorter one
+    assert "the likeliest passes" in found
+
+
+def test_a_head_that_knows_the_labels_has_nothing_against_it():
+    split = simulated(1, strength=2.0)
+    perfect = evaluate(
+        splits={"valid": replace(split, scores=split.is_correct * 1.0)},
+        shortcuts={"valid": {"longer": split.output_tokens * 1.0}},
+        settings=SETTINGS,
+    )
+    assert find_biases(perfect, "valid") == []
