@@ -5,17 +5,25 @@ to its whole prompt and causally to the output. This equals causal attention ove
 output) sequence, but computes the prompt once.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from featurize.errors import CriticError
 from featurize.model.batch import PackLayout
 
 SHARED_PROMPT = "shared_prompt"
+
+MAX_HEAD_WIDTH = 256
+"""Widest head of the flash kernel; a width must be a multiple of `HEAD_WIDTH_STEP`."""
+HEAD_WIDTH_STEP = 8
+MIN_CAPABILITY = (8, 0)
+"""Oldest compute capability of the flash kernel: Ampere."""
 
 
 class UnsupportedAttention(CriticError):
@@ -23,9 +31,12 @@ class UnsupportedAttention(CriticError):
 
 
 def register() -> None:
-    """Register `attn_implementation="shared_prompt"` with transformers."""
+    """Register `attn_implementation="shared_prompt"` with transformers.
+
+    NOTE: without a function that makes masks: transformers then makes none. With one it first
+    compares position ids on the device, for which the host waits.
+    """
     AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
-    AttentionMaskInterface.register(SHARED_PROMPT, _no_mask)
 
 
 def shared_prompt_attention(
@@ -63,12 +74,48 @@ def shared_prompt_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     longest = layout.longest_prompt + layout.longest_output
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    has_kernel = query.dtype in (torch.float16, torch.bfloat16) and window is None
-    # The flash kernel needs one width, at most 256; the values of DeepSeek are narrower.
-    has_kernel = has_kernel and query.shape[-1] == value.shape[-1] <= 256
-    if query.is_cuda and has_kernel:
-        return _varlen(query, key, value, layout, scale), None
-    return _blockwise(query, key, value, layout, scale, window), None
+    refusal = why_no_kernel(query.device, query.dtype, query.shape[-1], value.shape[-1])
+    if refusal is not None:
+        return _blockwise(query, key, value, layout, scale, window), None
+    if window is not None:
+        return _varlen_windowed(query, key, value, layout, scale, window), None
+    return _varlen(query, key, value, layout, scale), None
+
+
+def why_no_kernel(
+    device: torch.device, dtype: torch.dtype, key_width: int, value_width: int
+) -> str | None:
+    """Return why the variable-length flash kernel cannot run; None if it can.
+
+    Args:
+        device: of the backbone.
+        dtype: number format of the forward pass.
+        key_width, value_width: width of a head; the values of DeepSeek are narrower.
+    """
+    if reason := _why_not_on(device):
+        return reason
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"{str(dtype).removeprefix('torch.')} is not a 16-bit format"
+    if key_width != value_width:
+        return f"keys are {key_width} wide and values {value_width}"
+    if key_width > MAX_HEAD_WIDTH or key_width % HEAD_WIDTH_STEP:
+        return (
+            f"heads are {key_width} wide, not a multiple of {HEAD_WIDTH_STEP} up to"
+            f" {MAX_HEAD_WIDTH}"
+        )
+    return None
+
+
+def _why_not_on(device: torch.device) -> str | None:
+    """Return why a device has no variable-length flash kernel; None if it has one."""
+    if device.type != "cuda":
+        return f"there is no such kernel on {device.type}"
+    if torch.version.hip is not None:
+        return "ROCm's kernel gives its log-sum-exp in another shape"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < MIN_CAPABILITY:
+        return f"compute capability {major}.{minor} is below 8.0"
+    return None
 
 
 def _blockwise(
@@ -96,33 +143,77 @@ def _blockwise(
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float) -> Tensor:
-    """Attend over a pack in three calls of the variable-length flash kernel (CUDA, 16 bits).
+    """Attend over a pack in two calls of the variable-length flash kernel (CUDA, 16 bits).
 
-    The calls are prompts to themselves, outputs to their prompts, and outputs to themselves. The
-    last two are merged exactly by their log-sum-exp.
+    The first is causal over every prompt and every output alone; the second is over the prompt of
+    each output. For outputs, the two are merged exactly by their log-sum-exp.
     """
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
-    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    q, k, v = _tokens_first(query, key, value)
     cut = layout.prompt_bounds[-1]  # q, k, v are [tokens, heads, width]: prompts, then outputs
-    options: dict[str, Any] = {"scale": scale, "enable_gqa": q.shape[1] != k.shape[1]}
-    prompts, groups, outputs = layout.prompt_starts, layout.group_starts, layout.output_starts
-    longest = (layout.longest_prompt, layout.longest_group, layout.longest_output)
-    of_prompts = varlen_attn(
-        q[:cut], k[:cut], v[:cut], prompts, prompts, longest[0], longest[0],
-        window_size=(-1, 0), **options,
-    )  # fmt: skip
+    options = {"scale": scale, **_optional_arguments(varlen_attn, q, k)}
+    sequences, longest = layout.sequence_starts, max(layout.longest_prompt, layout.longest_output)
     with_lse = AuxRequest(lse=True)
-    to_prompt, lse_prompt = varlen_attn(
-        q[cut:], k[:cut], v[:cut], groups, prompts, longest[1], longest[0],
-        return_aux=with_lse, **options,
-    )  # fmt: skip
-    to_self, lse_self = varlen_attn(
-        q[cut:], k[cut:], v[cut:], outputs, outputs, longest[2], longest[2],
+    result, lse_self = varlen_attn(
+        q, k, v, sequences, sequences, longest, longest,
         return_aux=with_lse, window_size=(-1, 0), **options,
     )  # fmt: skip
-    merged = merge_attention(to_prompt, lse_prompt, to_self, lse_self)
-    return torch.cat([cast(Tensor, of_prompts), merged])[None]
+    to_prompt, lse_prompt = varlen_attn(
+        q[cut:], k[:cut], v[:cut], layout.group_starts, layout.prompt_starts,
+        layout.longest_group, layout.longest_prompt, return_aux=with_lse, **options,
+    )  # fmt: skip
+    lse_self, lse_prompt = _heads_first(lse_self, lse_prompt, q.shape[1])
+    result[cut:] = merge_attention(to_prompt, lse_prompt, result[cut:], lse_self[:, cut:])
+    return cast(Tensor, result)[None]
+
+
+def _varlen_windowed(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, scale: float, window: int
+) -> Tensor:
+    """Attend over a pack under a sliding window in one call of the kernel (CUDA, 16 bits).
+
+    The keys of an output are the end of its prompt, which its first token sees, and itself. The
+    kernel takes the queries for the last of the keys, and counts a window without the token itself.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = _tokens_first(query, key, value)
+    keys = layout.windowed(window)
+    result = varlen_attn(
+        q, k[keys.places], v[keys.places], layout.sequence_starts, keys.starts,
+        max(layout.longest_prompt, layout.longest_output), keys.longest,
+        window_size=(window - 1, 0), scale=scale, **_optional_arguments(varlen_attn, q, k),
+    )  # fmt: skip
+    return cast(Tensor, result)[None]
+
+
+def _tokens_first(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """[1, heads, tokens, width] -> [tokens, heads, width] each, as the kernel reads them."""
+    return tuple(tensor[0].transpose(0, 1).contiguous() for tensor in tensors)
+
+
+def _optional_arguments(kernel: Callable[..., Any], q: Tensor, k: Tensor) -> dict[str, Any]:
+    """Choose the arguments that only some versions of torch's `varlen_attn` have.
+
+    `enable_gqa` came with torch 2.12; before, the flash kernel takes fewer heads of keys without a
+    word. `num_splits=1` keeps the result of a sequence independent of the others in its batch, and
+    keeps torch 2.14 from another kernel than FlashAttention.
+    """
+    known = inspect.signature(kernel).parameters
+    wanted = {"enable_gqa": q.shape[1] != k.shape[1], "num_splits": 1}
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def _heads_first(whole: Tensor, part: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Return the log-sum-exp of all tokens, and of the outputs' alone, as [heads, tokens].
+
+    NOTE: varlen_attn documents [tokens, heads], but the kernel of torch 2.13 gives [heads, tokens].
+    One of the two may be square, but not both.
+    """
+    if len(whole) == heads and len(part) == heads:
+        return whole, part
+    return whole.transpose(0, 1), part.transpose(0, 1)
 
 
 def merge_attention(first: Tensor, lse_first: Tensor, second: Tensor, lse_second: Tensor) -> Tensor:
@@ -133,14 +224,9 @@ def merge_attention(first: Tensor, lse_first: Tensor, second: Tensor, lse_second
 
     Args:
         first, second: [tokens, heads, head_dim].
-        lse_first, lse_second: log-sum-exp of the scores, [heads, tokens] or [tokens, heads].
+        lse_first, lse_second: log-sum-exp of the scores, [heads, tokens].
     """
-    weight = torch.sigmoid(lse_first.float() - lse_second.float())
-    tokens, heads = first.shape[:2]
-    # NOTE: varlen_attn documents [tokens, heads], but torch 2.13's kernel gives [heads, tokens];
-    # if both numbers are equal, the shape is ambiguous, so the order of the kernel is assumed.
-    if weight.shape == (heads, tokens):
-        weight = weight.transpose(0, 1)
+    weight = torch.sigmoid(lse_first.float() - lse_second.float()).transpose(0, 1)
     return torch.lerp(second.float(), first.float(), weight[..., None]).to(first.dtype)
 
 
@@ -164,7 +250,3 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
     return functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa
     )
-
-
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """Build no mask: the layout defines which tokens attend to which."""

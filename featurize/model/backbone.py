@@ -39,8 +39,10 @@ class Backbone:
         config = self.decoder.config
         # Some models scale what their lm_head returns: Cohere multiplies, Granite divides, Gemma 2
         # caps. `_check_logits` compares the result with the model's own logits.
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if divisor := getattr(config, "logits_scaling", None):
+            logits = logits / divisor
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = cap * torch.tanh(logits / cap)
         return logits

@@ -1,30 +1,52 @@
-"""The input of one forward pass: token ids, positions, and where the outputs are."""
+"""The input of one forward pass: token ids, positions, and where the outputs are.
+
+A batch is built as NumPy arrays in host memory, by any thread, and uploaded in one copy.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from featurize.model.packing import PromptGroup
+
+Bounds = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedKeys:
+    """The keys that outputs see under a sliding window: the end of their prompt, and themselves."""
+
+    places: Tensor  # int64 [keys]: all prompts, then for each output its prompt's end and itself
+    starts: Tensor  # int32 [groups + outputs + 1], bounds in `places`
+    longest: int  # most keys of one sequence
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackLayout:
     """Bounds of prompts and outputs in a pack: all prompts first, then the outputs by group."""
 
-    prompt_bounds: tuple[int, ...]  # [groups + 1] cumulative, from 0: prompt g is a slice of these
-    output_bounds: tuple[int, ...]  # [outputs + 1] cumulative, from prompt_bounds[-1]
-    group_bounds: tuple[int, ...]  # [groups + 1] output numbers: group g has outputs [a, b)
-    prompt_starts: Tensor  # int32 [groups + 1], the same bounds on the device, for varlen kernels
-    output_starts: Tensor  # int32 [outputs + 1], from 0
+    prompt_bounds: Bounds  # [groups + 1] cumulative, from 0: prompt g is a slice of these
+    output_bounds: Bounds  # [outputs + 1] cumulative, from prompt_bounds[-1]
+    group_bounds: Bounds  # [groups + 1] output numbers: group g has outputs [a, b)
+    sequence_starts: Tensor  # int32 [groups + outputs + 1], on the device: prompts, then outputs
+    prompt_starts: Tensor  # int32 [groups + 1]
     group_starts: Tensor  # int32 [groups + 1], in output tokens, from 0
     longest_prompt: int
     longest_output: int
     longest_group: int  # most output tokens of one group
     # Modules that have attended by these bounds, and their windows: see structure.check_attended.
     attended: dict[nn.Module, int | None] = field(default_factory=dict, compare=False, repr=False)
+    _windows: dict[int, WindowedKeys] = field(default_factory=dict, compare=False, repr=False)
+
+    def windowed(self, window: int) -> WindowedKeys:
+        """Return the keys under a window of that many tokens; made once a batch and window."""
+        if window not in self._windows:
+            self._windows[window] = _windowed_keys(self, window)
+        return self._windows[window]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +55,62 @@ class Batch:
 
     input_ids: Tensor  # int64 [batch, length]
     position_ids: Tensor  # int64 [batch, length]
-    rows: Tensor  # int64 [outputs] feature row of each output
+    rows: Tensor  # int64 [outputs] feature row of each output, in host memory
     starts: Tensor  # int64 [outputs] flat position of its first token
     lengths: Tensor  # int64 [outputs]
+    lasts: Tensor  # int64 [outputs] place of its last token among the output tokens
     before: Tensor  # int64 [outputs] flat position of the prompt's last token, which predicts it
+    predictors: Tensor  # int64 [output tokens] flat position of the token that predicts each
+    outputs: slice | Tensor  # the output tokens, one output after another: flat positions
     layout: PackLayout | None  # None: rows are independent sequences, right-padded
     num_tokens: int  # computed, padding and repeated prompts included
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackBounds:
+    """The bounds of a pack as plain numbers; `PackLayout` adds those that kernels read."""
+
+    prompts: Bounds
+    outputs: Bounds
+    groups: Bounds
+    group_tokens: Bounds  # [groups + 1] cumulative output tokens, from 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostBatch:
+    """A batch in host memory."""
+
+    numbers: Tensor  # int64 [n]: all arrays one after another, pinned if a GPU will read them
+    sizes: dict[str, int]  # length of each array by name, in their order
+    shape: tuple[int, int]  # of the ids
+    rows: Tensor  # int64 [outputs]
+    bounds: PackBounds | None  # of a pack
+    first_output: int | None  # of a pack: its output tokens are the flat positions from here
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute, padding and repeated prompts included."""
+        return self.shape[0] * self.shape[1]
+
+    def to(self, device: torch.device) -> Batch:
+        """Upload in one copy; where the host memory is pinned, without waiting for it."""
+        numbers = self.numbers.to(device, non_blocking=True)
+        parts = dict(zip(self.sizes, numbers.split(list(self.sizes.values())), strict=True))
+        layout = None if self.bounds is None else _to_layout(self.bounds, parts["bounds"])
+        is_pack = self.first_output is not None
+        return Batch(
+            input_ids=parts["ids"].view(self.shape),
+            position_ids=parts["positions"].view(-1, self.shape[1]).expand(self.shape),
+            rows=self.rows,
+            starts=parts["starts"],
+            lengths=parts["lengths"],
+            lasts=parts["lasts"],
+            before=parts["before"],
+            predictors=parts["predictors"],
+            outputs=slice(self.first_output, None) if is_pack else parts["places"],
+            layout=layout,
+            num_tokens=self.num_tokens,
+        )
 
 
 def make_pack(groups: Sequence[PromptGroup], device: torch.device) -> Batch:
@@ -46,41 +118,7 @@ def make_pack(groups: Sequence[PromptGroup], device: torch.device) -> Batch:
 
     Positions restart at each prompt and continue from its end in each of its outputs.
     """
-    outputs = [(len(group.prompt), out) for group in groups for out in group.outputs]
-    prompt_bounds = _bounds(len(group.prompt) for group in groups)
-    output_bounds = _bounds((len(out) for _, out in outputs), first=prompt_bounds[-1])
-    group_bounds = _bounds(len(group.outputs) for group in groups)
-    ids = chain(*(group.prompt for group in groups), *(out for _, out in outputs))
-    positions = chain(
-        *(range(len(group.prompt)) for group in groups),
-        *(range(start, start + len(out)) for start, out in outputs),
-    )
-    group_tokens = [sum(map(len, group.outputs)) for group in groups]
-    layout = PackLayout(
-        prompt_bounds=prompt_bounds,
-        output_bounds=output_bounds,
-        group_bounds=group_bounds,
-        prompt_starts=torch.tensor(prompt_bounds, dtype=torch.int32, device=device),
-        output_starts=torch.tensor(output_bounds, dtype=torch.int32, device=device)
-        - prompt_bounds[-1],
-        group_starts=torch.tensor(_bounds(group_tokens), dtype=torch.int32, device=device),
-        longest_prompt=max(len(group.prompt) for group in groups),
-        longest_output=max(len(out) for _, out in outputs),
-        longest_group=max(group_tokens),
-    )
-    ends = [
-        end - 1 for end, group in zip(prompt_bounds[1:], groups, strict=True) for _ in group.outputs
-    ]
-    return Batch(
-        input_ids=torch.tensor([list(ids)], device=device),
-        position_ids=torch.tensor([list(positions)], device=device),
-        rows=torch.tensor([row for group in groups for row in group.rows], device=device),
-        starts=torch.tensor(output_bounds[:-1], device=device),
-        lengths=torch.tensor([len(out) for _, out in outputs], device=device),
-        before=torch.tensor(ends, device=device),
-        layout=layout,
-        num_tokens=output_bounds[-1],
-    )
+    return host_pack(groups).to(device)
 
 
 def make_padded(
@@ -91,26 +129,161 @@ def make_padded(
     NOTE: there is no attention mask. Under causal attention no token sees the padding on its right,
     and kernels are faster without a mask.
     """
+    return host_padded(singles, length=length).to(device)
+
+
+def host_pack(groups: Sequence[PromptGroup], *, pinned: bool = False) -> HostBatch:
+    """Build a pack in host memory; `pinned` for an upload to a GPU that does not wait."""
+    outputs = [out for group in groups for out in group.outputs]
+    prompt_lengths = _array(len(group.prompt) for group in groups)
+    lengths = _array(map(len, outputs))
+    counts = _array(len(group.outputs) for group in groups)
+    prompts = _bounds(prompt_lengths)
+    cut = prompts[-1]
+    sequences = np.concatenate([prompt_lengths, lengths])
+    firsts = np.concatenate([np.zeros_like(prompt_lengths), np.repeat(prompt_lengths, counts)])
+    groups_of_outputs = _bounds(counts)
+    output_bounds = _bounds(lengths, first=cut)
+    group_tokens = (np.array(output_bounds)[np.array(groups_of_outputs)] - cut).tolist()
+    bounds = PackBounds(
+        prompts=prompts,
+        outputs=output_bounds,
+        groups=groups_of_outputs,
+        group_tokens=tuple(group_tokens),
+    )
+    return _to_host(
+        {
+            "ids": _array(chain(*(group.prompt for group in groups), *outputs)),
+            "positions": _runs(firsts, sequences),
+            "bounds": _array((*prompts, *output_bounds[1:], *prompts, *bounds.group_tokens)),
+            **_places(
+                starts=np.array(output_bounds[:-1]),
+                lengths=lengths,
+                before=np.repeat(np.array(prompts[1:]) - 1, counts),
+            ),
+        },
+        shape=(1, output_bounds[-1]),
+        rows=[row for group in groups for row in group.rows],
+        bounds=bounds,
+        pinned=pinned,
+    )
+
+
+def host_padded(
+    singles: Sequence[PromptGroup], *, length: int | None = None, pinned: bool = False
+) -> HostBatch:
+    """Build a padded batch in host memory, as `make_padded` says."""
     sequences = [single.prompt + single.outputs[0] for single in singles]
     width = length or max(map(len, sequences))
-    ids = torch.zeros((len(singles), width), dtype=torch.int64)
+    ids = np.zeros((len(singles), width), dtype=np.int64)
     for number, sequence in enumerate(sequences):
-        ids[number, : len(sequence)] = torch.tensor(sequence)
-    starts = torch.tensor(
-        [number * width + len(single.prompt) for number, single in enumerate(singles)]
-    )
-    return Batch(
-        input_ids=ids.to(device),
-        position_ids=torch.arange(width, device=device).expand(len(singles), -1),
-        rows=torch.tensor([single.rows[0] for single in singles], device=device),
-        starts=starts.to(device),
-        lengths=torch.tensor([len(single.outputs[0]) for single in singles], device=device),
-        before=(starts - 1).to(device),
-        layout=None,
-        num_tokens=ids.numel(),
+        ids[number, : len(sequence)] = sequence
+    starts = _array(number * width + len(one.prompt) for number, one in enumerate(singles))
+    lengths = _array(len(single.outputs[0]) for single in singles)
+    return _to_host(
+        {
+            "ids": ids.ravel(),
+            "positions": np.arange(width),
+            "places": _runs(starts, lengths),
+            **_places(starts=starts, lengths=lengths, before=starts - 1),
+        },
+        shape=(len(singles), width),
+        rows=[single.rows[0] for single in singles],
+        bounds=None,
+        pinned=pinned,
     )
 
 
-def _bounds(lengths: Iterable[int], first: int = 0) -> tuple[int, ...]:
+def _to_host(
+    arrays: dict[str, np.ndarray],
+    *,
+    shape: tuple[int, int],
+    rows: Sequence[int],
+    bounds: PackBounds | None,
+    pinned: bool,
+) -> HostBatch:
+    numbers = torch.from_numpy(np.concatenate(list(arrays.values())))
+    return HostBatch(
+        numbers=numbers.pin_memory() if pinned else numbers,
+        sizes={name: len(array) for name, array in arrays.items()},
+        shape=shape,
+        rows=torch.tensor(rows, dtype=torch.int64),
+        bounds=bounds,
+        first_output=None if bounds is None else bounds.prompts[-1],
+    )
+
+
+def _places(
+    *, starts: np.ndarray, lengths: np.ndarray, before: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Arrays about the outputs; see `Batch`."""
+    lasts = lengths.cumsum() - 1
+    predictors = _runs(starts, lengths) - 1
+    predictors[lasts - lengths + 1] = before
+    return {
+        "starts": starts,
+        "lengths": lengths,
+        "lasts": lasts,
+        "before": before,
+        "predictors": predictors,
+    }
+
+
+def _to_layout(bounds: PackBounds, on_device: Tensor) -> PackLayout:
+    num_prompts = len(bounds.prompts)
+    num_sequences = num_prompts + len(bounds.outputs) - 1
+    sequence_starts, prompt_starts, group_starts = on_device.to(torch.int32).split(
+        [num_sequences, num_prompts, num_prompts]
+    )
+    return PackLayout(
+        prompt_bounds=bounds.prompts,
+        output_bounds=bounds.outputs,
+        group_bounds=bounds.groups,
+        sequence_starts=sequence_starts,
+        prompt_starts=prompt_starts,
+        group_starts=group_starts,
+        longest_prompt=_longest(bounds.prompts),
+        longest_output=_longest(bounds.outputs),
+        longest_group=_longest(bounds.group_tokens),
+    )
+
+
+def _windowed_keys(layout: PackLayout, window: int) -> WindowedKeys:
+    """Gather for each output the tokens of its prompt that its first token sees, and itself."""
+    prompts, outputs = np.array(layout.prompt_bounds), np.array(layout.output_bounds)
+    counts = np.diff(layout.group_bounds)
+    tails = np.repeat(np.minimum(np.diff(prompts), window - 1), counts)
+    lengths = np.diff(outputs)
+    # Each output is two runs of places: the end of its prompt, then the output.
+    firsts = np.stack([np.repeat(prompts[1:], counts) - tails, outputs[:-1]], axis=1).ravel()
+    sizes = np.stack([tails, lengths], axis=1).ravel()
+    starts = np.concatenate([prompts, prompts[-1] + (tails + lengths).cumsum()])
+    places = np.concatenate([np.arange(prompts[-1]), _runs(firsts, sizes)])
+    device = layout.sequence_starts.device
+    numbers = torch.from_numpy(np.concatenate([places, starts]))
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()
+    on_device, bounds = numbers.to(device, non_blocking=True).split([len(places), len(starts)])
+    return WindowedKeys(
+        places=on_device, starts=bounds.to(torch.int32), longest=int(np.diff(starts).max())
+    )
+
+
+def _runs(firsts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return first, first + 1, ... for each run in turn: int64 [sum(lengths)]."""
+    ends = lengths.cumsum()
+    offsets = np.repeat(firsts - (ends - lengths), lengths)
+    return np.asarray(offsets + np.arange(len(offsets)))
+
+
+def _array(numbers: Iterable[int]) -> np.ndarray:
+    return np.fromiter(numbers, dtype=np.int64)
+
+
+def _bounds(lengths: np.ndarray, first: int = 0) -> Bounds:
     """Cumulative sums from `first`."""
-    return tuple(accumulate(lengths, initial=first))
+    return tuple(accumulate(lengths.tolist(), initial=first))
+
+
+def _longest(bounds: Bounds) -> int:
+    return int(np.diff(bounds).max())

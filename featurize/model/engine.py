@@ -6,8 +6,9 @@ every (prompt, output) sequence on its own.
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 from featurize.errors import CriticError
 from featurize.model.attention import UnsupportedAttention
 from featurize.model.backbone import Backbone
-from featurize.model.batch import Batch, make_pack, make_padded
+from featurize.model.batch import Batch, HostBatch, host_pack, host_padded, make_pack, make_padded
 from featurize.model.families.family import first_line
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_packs, plan_padded
 from featurize.model.rope import split_by_length
+from featurize.model.transfer import Pending, start_copy
 from featurize.store import LIKELIHOOD_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,24 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One forward pass: its prompts with their outputs, and its arrays in host memory."""
+
+    pieces: Sequence[PromptGroup]
+    batch: HostBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Prompts whose features are wanted, planned into forward passes by `Engine.prepare`."""
+
+    groups: Sequence[PromptGroup]
+    num_rows: int
+    batches: Sequence[Prepared]
+    token_budget: int  # of the plan
+
+
 @dataclass
 class Engine:
     """Computes features in batches under a token budget, which bounds the memory."""
@@ -53,6 +73,9 @@ class Engine:
     may_halve: bool = True
     """Halve the budget when memory runs out. Ranks that share a backbone cannot: the others are
     inside the same forward pass."""
+    depth: int | None = None
+    """Batches that may be on the device at once; None: two on a GPU, which then never waits for the
+    host, and one on a CPU."""
 
     def run(
         self,
@@ -74,49 +97,85 @@ class Engine:
             torch.OutOfMemoryError: a single sequence does not fit.
             CriticError: a batch does not fit, and the budget must not be halved.
         """
-        spec, width = self.spec, self.backbone.hidden_size
-        tensors = {name: torch.empty((num_rows, width)) for name in spec.tensor_names}
-        likelihood = torch.empty((num_rows, len(LIKELIHOOD_COLUMNS))) if spec.likelihood else None
-        queue = self._plan(groups)
-        seen: set[tuple[int, ...]] = set()
+        (features,) = self.stream([self.prepare(groups, num_rows)], on_tokens)
+        return features
+
+    def prepare(self, groups: Sequence[PromptGroup], num_rows: int) -> Work:
+        """Plan the forward passes of some groups and build their arrays; any thread may.
+
+        The arguments are those of `run`.
+        """
+        budget = self.token_budget
+        batches = self._plan(groups, budget)
+        return Work(groups=groups, num_rows=num_rows, batches=batches, token_budget=budget)
+
+    def stream(
+        self, works: Iterable[Work], on_tokens: Callable[[int], None] | None = None
+    ) -> Iterator[Features]:
+        """Compute the features of each work in turn, as `run` does.
+
+        The next batch is started before the last one is read, across works too.
+        """
+        depth = self.depth or (2 if self.backbone.device.type == "cuda" else 1)
+        started: deque[_Started] = deque()
+        for work in works:
+            result = _Result.of(work, self)
+            for prepared, pending in self._start_all(work):
+                started.append(_Started(result, prepared, pending, on_tokens))
+                result.num_open += 1
+                while len(started) >= depth:
+                    yield from started.popleft().finish()
+            result.is_started = True
+            if not result.num_open:
+                yield from _drain(started)  # of the works before one without batches
+                yield result.features
+        yield from _drain(started)
+
+    def _start_all(self, work: Work) -> Iterator[tuple[Prepared, Pending]]:
+        """Start the batches of a work, largest first, so that memory runs out early if it does."""
+        is_current = work.token_budget == self.token_budget
+        queue = deque(work.batches if is_current else self._plan(work.groups, self.token_budget))
         while queue:
-            pieces = queue.pop()
-            done = self._try(pieces)
-            if done is None:
-                self._halve()
-                queue = self._plan([piece for rest in [*queue, pieces] for piece in rest])
+            prepared = queue.popleft()
+            pending = self._try(prepared)
+            if pending is not None:
+                yield prepared, pending
                 continue
-            _scatter(*done, tensors, likelihood)
-            if on_tokens is not None:
-                on_tokens(_unique_tokens(pieces, seen))
-        return Features(tensors=tensors, likelihood=likelihood)
+            self._halve()
+            rest = [piece for one in (prepared, *queue) for piece in one.pieces]
+            queue = deque(self._plan(rest, self.token_budget))
 
-    def _plan(self, groups: Sequence[PromptGroup]) -> list[list[PromptGroup]]:
-        plan = plan_packs if self.forward == "packed" else plan_padded
-        parts = split_by_length(groups, self.backbone.lengths)
-        return [batch for part in parts for batch in plan(part, self.token_budget)]
+    def _plan(self, groups: Sequence[PromptGroup], token_budget: int) -> list[Prepared]:
+        """Plan batches under the budget and build them, largest first."""
+        plan, host = (
+            (plan_packs, host_pack) if self.forward == "packed" else (plan_padded, host_padded)
+        )
+        pinned = self.backbone.device.type == "cuda"
+        batches = [
+            Prepared(pieces=pieces, batch=host(pieces, pinned=pinned))
+            for part in split_by_length(groups, self.backbone.lengths)
+            for pieces in plan(part, token_budget)
+        ]
+        return sorted(batches, key=lambda one: -one.batch.num_tokens)
 
-    def _make(self, pieces: Sequence[PromptGroup]) -> Batch:
-        make = make_pack if self.forward == "packed" else make_padded
-        return make(pieces, self.backbone.device)
-
-    def _try(self, pieces: Sequence[PromptGroup]) -> tuple[Features, Tensor] | None:
-        """Compute one batch: its features and their rows, or None if memory ran out.
+    def _try(self, prepared: Prepared) -> Pending | None:
+        """Start one batch and the copy of its features; None if memory ran out.
 
         NOTE: the caller frees memory after this has returned: as long as the error is referenced,
         so are the tensors in the frames of its traceback.
         """
         try:
-            batch = self._make(pieces)
-            return forward_batch(self.backbone, batch, self.spec), batch.rows.cpu()
+            batch = prepared.batch.to(self.backbone.device)
+            return start_copy(forward_batch(self.backbone, batch, self.spec))
         except UnsupportedAttention as error:
             raise CriticError(
                 f"featurize.forward is packed, but this model cannot share prompts: {error}; set it"
                 " to auto or padded"
             ) from error
         except RuntimeError as error:
+            pieces = prepared.pieces
             is_single = len(pieces) == 1 and len(pieces[0].outputs) == 1
-            if not _is_out_of_memory(error) or is_single:
+            if not is_out_of_memory(error) or is_single:
                 raise
             if not self.may_halve:
                 raise CriticError(
@@ -131,6 +190,49 @@ class Engine:
         logger.warning("out of memory: featurize.token_budget is now %d", self.token_budget)
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@dataclass
+class _Result:
+    """The features of a work, filled batch by batch."""
+
+    features: Features
+    num_open: int = 0  # batches started and not read
+    is_started: bool = False  # all batches of the work are
+    seen: set[tuple[int, ...]] = field(default_factory=set)  # prompts counted
+
+    @classmethod
+    def of(cls, work: Work, engine: Engine) -> "_Result":
+        spec, rows = engine.spec, work.num_rows
+        width = engine.backbone.hidden_size
+        likelihood = torch.empty((rows, len(LIKELIHOOD_COLUMNS))) if spec.likelihood else None
+        tensors = {name: torch.empty((rows, width)) for name in spec.tensor_names}
+        return cls(Features(tensors=tensors, likelihood=likelihood))
+
+
+@dataclass
+class _Started:
+    """A batch on the device."""
+
+    result: _Result
+    prepared: Prepared
+    pending: Pending
+    on_tokens: Callable[[int], None] | None
+
+    def finish(self) -> Iterator[Features]:
+        """Read the batch; gives the features of its work if it was the last one of it."""
+        result = self.result
+        _scatter(self.pending.wait(), self.prepared.batch.rows, result.features)
+        if self.on_tokens is not None:
+            self.on_tokens(_unique_tokens(self.prepared.pieces, result.seen))
+        result.num_open -= 1
+        if result.is_started and not result.num_open:
+            yield result.features
+
+
+def _drain(started: deque[_Started]) -> Iterator[Features]:
+    while started:
+        yield from started.popleft().finish()
 
 
 def choose_forward(
@@ -152,7 +254,10 @@ def choose_forward(
         ]
         packed = _features(backbone, spec, packs)
     except (UnsupportedAttention, TypeError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and _is_out_of_memory(error):
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        # A model may refuse the layout; any other TypeError is a fault of ours, or of a library.
+        if isinstance(error, TypeError) and "layout" not in str(error):
             raise
         reason = f"this model cannot share prompts: {first_line(error)}"
     else:
@@ -255,13 +360,12 @@ def _features(backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]) -
     return named
 
 
-def _scatter(
-    features: Features, rows: Tensor, tensors: dict[str, Tensor], likelihood: Tensor | None
-) -> None:
-    for name, tensor in features.tensors.items():
-        tensors[name][rows] = tensor.cpu()
-    if likelihood is not None and features.likelihood is not None:
-        likelihood[rows] = features.likelihood.cpu()
+def _scatter(found: Features, rows: Tensor, features: Features) -> None:
+    """Write the rows of a batch to their places."""
+    for name, tensor in found.tensors.items():
+        features.tensors[name][rows] = tensor
+    if features.likelihood is not None and found.likelihood is not None:
+        features.likelihood[rows] = found.likelihood
 
 
 def _unique_tokens(pieces: Sequence[PromptGroup], seen: set[tuple[int, ...]]) -> int:
@@ -275,6 +379,12 @@ def _unique_tokens(pieces: Sequence[PromptGroup], seen: set[tuple[int, ...]]) ->
     return tokens
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Recognise both kinds of error: CUDA has a class, the CPU allocator only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""Messages of errors of the CPU's allocator, and of libraries that allocate by themselves."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Recognise errors for lack of memory: CUDA has a class, others only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        message in str(error) for message in OUT_OF_MEMORY
+    )

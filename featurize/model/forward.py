@@ -13,7 +13,7 @@ from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.decoder import hidden_of
 from featurize.model.likelihood import output_likelihood
-from featurize.model.pooling import pool_segments
+from featurize.model.pooling import output_states, pool
 from featurize.model.rope import reset_frequencies
 from featurize.model.structure import check_attended
 from featurize.settings import Pooling
@@ -62,9 +62,9 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
     pooled: dict[str, Tensor] = {}
 
     def take(layer: int, hidden: Tensor) -> None:
-        flat = hidden.flatten(0, 1)  # [batch * length, hidden]
+        states = output_states(hidden, batch)
         for pooling in spec.poolings:
-            pooled[f"{pooling}.{layer}"] = pool_segments(flat, batch.starts, batch.lengths, pooling)
+            pooled[f"{pooling}.{layer}"] = pool(states, pooling)
 
     options: dict[str, Any] = {"layout": batch.layout} if batch.layout is not None else {}
     attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT

@@ -1,68 +1,86 @@
 """Poolings: ways to reduce the hidden states of an output's tokens to one vector.
 
 To add one, write a function, add it to `POOLINGS`, and add its name to `settings.Pooling`.
+Nothing here makes the host wait for a GPU.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from featurize.model.batch import Batch
 from featurize.settings import Pooling
 
 
-def pool_segments(hidden: Tensor, starts: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
-    """Pool contiguous runs of tokens in float32.
+@dataclass(frozen=True, kw_only=True)
+class OutputStates:
+    """Hidden states of one layer, and those of the output tokens among them."""
+
+    hidden: Tensor  # [tokens, width], any float dtype
+    tokens: Tensor  # [output tokens, width], one output after another
+    lengths: Tensor  # int64 [rows], tokens of each output, at least 1
+    lasts: Tensor  # int64 [rows], place of the last token of each output in `tokens`
+    before: Tensor  # int64 [rows], place of the last token of its prompt in `hidden`
+
+
+def output_states(hidden: Tensor, batch: Batch) -> OutputStates:
+    """Take the states of the outputs of a batch; of a pack without a copy.
 
     Args:
-        hidden: [tokens, width], any float dtype.
-        starts: int64 [rows], first output token of each row.
-        lengths: int64 [rows], number of output tokens, at least 1.
-        pooling: a name in `POOLINGS`.
-
-    Returns:
-        float32 [rows, width].
+        hidden: [batch, length, width].
+        batch: where the outputs are.
     """
-    return POOLINGS[pooling](hidden, starts, lengths)
+    flat = hidden.flatten(0, 1)
+    return OutputStates(
+        hidden=flat,
+        tokens=flat[batch.outputs],
+        lengths=batch.lengths,
+        lasts=batch.lasts,
+        before=batch.before,
+    )
 
 
-def segment_index(starts: Tensor, lengths: Tensor) -> Tensor:
-    """Return the flat positions of all runs, one after another: int64 [sum(lengths)]."""
-    ends = lengths.cumsum(0)
-    offset = torch.repeat_interleave(starts - (ends - lengths), lengths)
-    return offset + torch.arange(len(offset), device=starts.device)
+def pool(states: OutputStates, pooling: Pooling) -> Tensor:
+    """Pool the tokens of each output in float32: [rows, width]."""
+    return POOLINGS[pooling](states)
 
 
-def _mean(hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    return _reduce(hidden[segment_index(starts, lengths)].float(), lengths, "mean")
+def _mean(states: OutputStates) -> Tensor:
+    return reduce_rows(states.tokens.float(), states.lengths, "mean")
 
 
-def _max(hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-    return _reduce(hidden[segment_index(starts, lengths)].float(), lengths, "max")
+def _max(states: OutputStates) -> Tensor:
+    return reduce_rows(states.tokens.float(), states.lengths, "max")
 
 
-def _last(hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+def _last(states: OutputStates) -> Tensor:
     """The last token of the output."""
-    return hidden[starts + lengths - 1].float()
+    return states.tokens[states.lasts].float()
 
 
-def _std(hidden: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+def _std(states: OutputStates) -> Tensor:
     """Population standard deviation; 0 for a single token."""
-    tokens = hidden[segment_index(starts, lengths)].float()
-    mean = _reduce(tokens, lengths, "mean")
-    deviation = tokens - torch.repeat_interleave(mean, lengths, dim=0)
-    return _reduce(deviation.square(), lengths, "mean").sqrt()
+    tokens = states.tokens.float()
+    mean = reduce_rows(tokens, states.lengths, "mean")
+    of_tokens = torch.repeat_interleave(mean, states.lengths, dim=0, output_size=len(tokens))
+    return reduce_rows((tokens - of_tokens).square(), states.lengths, "mean").sqrt()
 
 
-def _reduce(tokens: Tensor, lengths: Tensor, how: str) -> Tensor:
-    """[sum(lengths), width] -> [rows, width]."""
-    return torch.segment_reduce(tokens, how, lengths=lengths, axis=0)
+def reduce_rows(tokens: Tensor, lengths: Tensor, how: str) -> Tensor:
+    """Reduce contiguous runs: [sum(lengths), ...] -> [rows, ...]; how: sum, mean, min or max.
+
+    NOTE: unsafe leaves out the check that the lengths sum to the number of tokens, for which the
+    host would wait; a batch is built that way.
+    """
+    return torch.segment_reduce(tokens, how, lengths=lengths, axis=0, unsafe=True)
 
 
-POOLINGS: dict[Pooling, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+POOLINGS: dict[Pooling, Callable[[OutputStates], Tensor]] = {
     "mean": _mean,
     "last": _last,
     "max": _max,
     "std": _std,
 }
-"""Functions of (hidden, starts, lengths), as `pool_segments` describes them, by name."""
+"""Functions of the output states, float32 [rows, width], by name."""

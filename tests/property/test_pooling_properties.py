@@ -1,10 +1,13 @@
 """Poolings of any runs of tokens agree with a loop over the rows."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.model.pooling import POOLINGS, pool_segments, segment_index
+from featurize.model.batch import _runs
+from featurize.model.pooling import POOLINGS, pool
+from tests.support.output_states import make_states
 
 NAIVE = {
     "mean": lambda tokens: tokens.mean(0),
@@ -26,7 +29,7 @@ def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(40, width, generator=generator).to(dtype)
     starts, lengths = torch.tensor(runs).T
-    pooled = pool_segments(hidden, starts, lengths, pooling)
+    pooled = pool(make_states(hidden, starts, lengths), pooling)
     rows = [hidden[start : start + length].double() for start, length in runs]
     expected = torch.stack([NAIVE[pooling](tokens) for tokens in rows]).float()
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
@@ -37,6 +40,6 @@ def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
 
 @given(runs=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=10))
 def test_the_index_is_every_run_in_turn(runs):
-    starts, lengths = torch.tensor(runs, dtype=torch.int64).reshape(-1, 2).T
+    starts, lengths = np.array(runs, dtype=np.int64).reshape(-1, 2).T
     expected = [place for start, length in runs for place in range(start, start + length)]
-    assert segment_index(starts, lengths).tolist() == expected
+    assert _runs(starts, lengths).tolist() == expected

@@ -1,20 +1,24 @@
-from itertools import pairwise
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import varlen
 
 from featurize.model import attention
 from featurize.model.attention import (
     UnsupportedAttention,
     merge_attention,
     shared_prompt_attention,
+    why_no_kernel,
 )
 from featurize.model.batch import PackLayout, make_pack
 from featurize.model.packing import PromptGroup
 from tests.support.loaded_backbones import CPU
 from tests.support.plain_features import make_groups
+from tests.support.varlen_kernel import Kernel
 
 GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (1, (4,)), (7, (2, 30, 1, 1))])
 WIDTH = 16
@@ -135,16 +139,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return torch.einsum("hqk,khd->qhd", (scores - lse[:, :, None]).exp(), value.double()), lse
 
 
-@pytest.mark.parametrize("order", ["heads first", "tokens first"])
-def test_merging_two_sets_of_keys_is_one_softmax_over_both(order: str) -> None:
+def test_merging_two_sets_of_keys_is_one_softmax_over_both() -> None:
     query, key, value = torch.randn(3, 11, 4, 8, generator=torch.Generator().manual_seed(0))
     query = query[:7]
     (first, lse_first), (second, lse_second) = (
         attend(query, key[:6], value[:6]),
         attend(query, key[6:], value[6:]),
     )
-    if order == "tokens first":
-        lse_first, lse_second = lse_first.T, lse_second.T
     merged = merge_attention(first.float(), lse_first, second.float(), lse_second)
     torch.testing.assert_close(merged, attend(query, key, value)[0].float())
 
@@ -168,83 +169,136 @@ def test_16_bits_are_merged_in_32() -> None:
 
 # The CUDA kernel
 
-
-class Kernel:
-    """torch.nn.attention.varlen.varlen_attn in plain float32, by its documentation."""
-
-    def __init__(self, *, lse_heads_first: bool = True) -> None:
-        self.lse_heads_first = lse_heads_first
-        self.num_calls = 0
-
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cu_seq_q: Tensor,
-        cu_seq_k: Tensor,
-        max_q: int,
-        max_k: int,
-        *,
-        return_aux: Any = None,
-        scale: float | None = None,
-        window_size: tuple[int, int] = (-1, -1),
-        enable_gqa: bool = False,
-    ) -> Any:
-        """query [tokens, heads, width]; bounds int32 [sequences + 1], one for queries and keys."""
-        self.num_calls += 1
-        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-        assert len(cu_seq_q) == len(cu_seq_k)
-        assert (int(cu_seq_q[-1]), int(cu_seq_k[-1])) == (len(query), len(key))
-        assert len(key) == len(value)
-        assert int(cu_seq_q.diff().max()) == max_q
-        assert int(cu_seq_k.diff().max()) == max_k
-        assert all(tensor.is_contiguous() for tensor in (query, key, value))
-        assert window_size in ((-1, -1), (-1, 0))
-        assert enable_gqa == (query.shape[1] != key.shape[1])
-        repeats = query.shape[1] // key.shape[1]
-        outputs, sums = [], []
-        for (q0, q1), (k0, k1) in zip(
-            pairwise(cu_seq_q.tolist()), pairwise(cu_seq_k.tolist()), strict=True
-        ):
-            k = key[k0:k1].float().repeat_interleave(repeats, dim=1)
-            v = value[k0:k1].float().repeat_interleave(repeats, dim=1)
-            assert scale is not None
-            scores = torch.einsum("qhd,khd->hqk", query[q0:q1].float(), k) * scale
-            if window_size == (-1, 0):
-                assert q1 - q0 == k1 - k0
-                scores += torch.full_like(scores, float("-inf")).triu(1)
-            outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(dim=2), v))
-            sums.append(scores.logsumexp(dim=2))  # [heads, queries]
-        output = torch.cat(outputs).to(query.dtype)
-        lse = torch.cat(sums, dim=1)
-        if return_aux is None:
-            return output
-        assert return_aux.lse
-        return output, lse if self.lse_heads_first else lse.T.contiguous()
+LAYOUTS = {
+    "several groups": [(5, (1, 12, 3)), (21, (17, 8)), (1, (4,)), (7, (2, 30, 1, 1))],
+    "prompts and outputs of one token": [(1, (1, 1)), (1, (1,)), (1, (1, 1, 1))],
+    "one prompt with one output": [(9, (6,))],
+    "as many output tokens as heads": [(5, (3, 1))],
+    "as many tokens as heads": [(1, (2, 1))],
+}
 
 
+@pytest.mark.parametrize("window", [None, 1, 3, 8, 30])
 @pytest.mark.parametrize("lse_heads_first", [True, False])
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_three_calls_of_the_cuda_kernel_do_a_whole_pack(
-    monkeypatch: pytest.MonkeyPatch, kv_heads: int, lse_heads_first: bool
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_cuda_kernel_does_any_pack_in_two_calls_and_under_a_window_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+    layout: str,
+    kv_heads: int,
+    lse_heads_first: bool,
+    window: int | None,
 ) -> None:
     kernel = Kernel(lse_heads_first=lse_heads_first)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
-    query, key, value, layout = make_qkv(GROUPS, kv_heads=kv_heads)
-    found = attention._varlen(query, key, value, layout, WIDTH**-0.5)
-    assert kernel.num_calls == 3
-    torch.testing.assert_close(found, dense_attention(query, key, value, GROUPS, None))
+    monkeypatch.setattr(attention, "why_no_kernel", lambda *_: None)
+    groups = make_groups(LAYOUTS[layout])
+    query, key, value, bounds = make_qkv(groups, kv_heads=kv_heads)
+    module = torch.nn.Module()
+    found, _ = shared_prompt_attention(
+        module, query, key, value, None, layout=bounds, sliding_window=window
+    )
+    longest = bounds.longest_prompt + bounds.longest_output
+    assert kernel.num_calls == (1 if window is not None and window < longest else 2)
+    torch.testing.assert_close(found, dense_attention(query, key, value, groups, window))
 
 
-def test_the_cuda_kernel_is_right_where_output_tokens_are_as_many_as_heads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_cuda_kernel_takes_200_outputs_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel())
-    groups = make_groups([(5, (3, 1))])
+    monkeypatch.setattr(attention, "why_no_kernel", lambda *_: None)
+    groups = make_groups([(6, (2, 1, 1, 1) * 50)])
     query, key, value, layout = make_qkv(groups)
-    found = attention._varlen(query, key, value, layout, WIDTH**-0.5)
+    found, _ = shared_prompt_attention(torch.nn.Module(), query, key, value, None, layout=layout)
     torch.testing.assert_close(found, dense_attention(query, key, value, groups, None))
+
+
+def of_torch_2_11(
+    query: Any,
+    key: Any,
+    value: Any,
+    cu_seq_q: Any,
+    cu_seq_k: Any,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Any:
+    """The signature of torch 2.10 and 2.11."""
+
+
+def of_torch_2_13(
+    query: Any,
+    key: Any,
+    value: Any,
+    cu_seq_q: Any,
+    cu_seq_k: Any,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+    seqused_k: Any = None,
+    block_table: Any = None,
+    num_splits: int | None = None,
+) -> Any:
+    """The signature of torch 2.13 and 2.14."""
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("signature", [of_torch_2_11, of_torch_2_13, varlen.varlen_attn])
+def test_the_kernel_is_given_only_what_its_version_takes(
+    monkeypatch: pytest.MonkeyPatch, signature: Callable[..., Any], window: int | None
+) -> None:
+    known = inspect.signature(signature)
+    given: list[dict[str, Any]] = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        given.append(known.bind(*args, **options).arguments)
+        return Kernel()(*args, **options)
+
+    spy.__signature__ = known  # type: ignore[attr-defined]
+    monkeypatch.setattr(varlen, "varlen_attn", spy)
+    monkeypatch.setattr(attention, "why_no_kernel", lambda *_: None)
+    query, key, value, layout = make_qkv(GROUPS)
+    shared_prompt_attention(
+        torch.nn.Module(), query, key, value, None, layout=layout, sliding_window=window
+    )
+    assert len(given) == (2 if window is None else 1)
+    for arguments in given:
+        assert ("enable_gqa" in arguments) == ("enable_gqa" in known.parameters)
+        assert arguments.get("enable_gqa", True)
+        # FlashAttention, and sums that do not depend on the other sequences of the batch.
+        assert arguments.get("num_splits", 1) == 1
+        assert ("num_splits" in arguments) == ("num_splits" in known.parameters)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "widths", "reason"),
+    [
+        (torch.bfloat16, (64, 64), None),
+        (torch.float16, (256, 256), None),
+        (torch.float32, (64, 64), "float32 is not a 16-bit format"),
+        (torch.bfloat16, (192, 128), "keys are 192 wide and values 128"),
+        (torch.bfloat16, (100, 100), "heads are 100 wide, not a multiple of 8 up to 256"),
+        (torch.bfloat16, (264, 264), "heads are 264 wide, not a multiple of 8 up to 256"),
+    ],
+)
+def test_the_kernel_runs_where_number_format_and_heads_allow_it(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    widths: tuple[int, int],
+    reason: str | None,
+) -> None:
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert why_no_kernel(cuda, dtype, *widths) == reason
+    assert why_no_kernel(CPU, dtype, *widths) == "there is no such kernel on cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert why_no_kernel(cuda, dtype, *widths) == "compute capability 7.5 is below 8.0"
 
 
 @pytest.mark.gpu

@@ -32,6 +32,9 @@ def test_a_pack_knows_where_its_outputs_lie_and_what_predicts_them() -> None:
     batch = make_pack([FIRST, SECOND], CPU)
     assert outputs_of(batch) == {4: [21], 0: [22, 23], 2: [24, 25, 26]}
     assert batch.before.tolist() == [2, 2, 3]  # 13, 13 and 14
+    assert batch.input_ids.flatten()[batch.outputs].tolist() == [21, 22, 23, 24, 25, 26]
+    assert batch.lasts.tolist() == [0, 2, 5]
+    assert batch.predictors.tolist() == [2, 2, 5, 3, 7, 8]
 
 
 def test_the_layout_of_a_pack_is_its_bounds() -> None:
@@ -41,9 +44,9 @@ def test_the_layout_of_a_pack_is_its_bounds() -> None:
     assert layout.output_bounds == (4, 5, 7, 10)
     assert layout.group_bounds == (0, 2, 3)
     assert layout.prompt_starts.tolist() == [0, 3, 4]
-    assert layout.output_starts.tolist() == [0, 1, 3, 6]
+    assert layout.sequence_starts.tolist() == [0, 3, 4, 5, 7, 10]
     assert layout.group_starts.tolist() == [0, 3, 6]
-    starts = (layout.prompt_starts, layout.output_starts, layout.group_starts)
+    starts = (layout.prompt_starts, layout.sequence_starts, layout.group_starts)
     assert {start.dtype for start in starts} == {torch.int32}
     assert (layout.longest_prompt, layout.longest_output, layout.longest_group) == (3, 3, 3)
 
@@ -55,6 +58,9 @@ def test_padded_sequences_stand_in_rows_of_the_longest() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
     assert outputs_of(batch) == {2: [24, 25, 26], 7: [21]}
     assert batch.before.tolist() == [0, 5]  # 14, and 12 in the second row
+    assert batch.input_ids.flatten()[batch.outputs].tolist() == [24, 25, 26, 21]
+    assert batch.lasts.tolist() == [2, 3]
+    assert batch.predictors.tolist() == [0, 1, 2, 5]
     assert batch.layout is None
     assert batch.num_tokens == 8
 

@@ -14,6 +14,7 @@ from featurize.model.engine import Engine, Forward
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.pooling import POOLINGS
+from featurize.model.transfer import Pending
 from tests.support.plain_features import (
     count_rows,
     largest_error,
@@ -178,6 +179,78 @@ def test_in_bfloat16_packing_costs_no_more_than_batching_does(
     assert largest_error(packed, exact) <= 2 * largest_error(batched, exact)
 
 
+# Several works at once
+
+PARTS = ([GROUPS[0], GROUPS[1]], [GROUPS[2]], [], [GROUPS[3]])
+
+
+def renumber(groups: list[PromptGroup]) -> list[PromptGroup]:
+    """Number the rows of some groups from 0."""
+    renumbered, row = [], 0
+    for group in groups:
+        rows = tuple(range(row, row + len(group.outputs)))
+        renumbered.append(replace(group, rows=rows))
+        row += len(rows)
+    return renumbered
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("token_budget", [40, 400])
+def test_works_come_out_in_turn_however_many_batches_are_on_the_device(
+    llama: Backbone, expected: Features, depth: int, token_budget: int
+) -> None:
+    engine = Engine(llama, SPEC, "packed", token_budget, depth=depth)
+    works = [engine.prepare(renumber(part), count_rows(part)) for part in PARTS]
+    found = list(engine.stream(iter(works)))
+    assert [len(features.tensors["mean.0"]) for features in found] == list(map(count_rows, PARTS))
+    for name, tensor in expected.tensors.items():
+        joined = torch.cat([features.tensors[name] for features in found])
+        torch.testing.assert_close(joined, tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_is_started_before_the_last_one_is_read(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    plain = Pending.wait
+
+    def start(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
+        events.append("start")
+        return forward_batch(backbone, batch, spec)
+
+    def wait(pending: Pending) -> Features:
+        events.append("read")
+        return plain(pending)
+
+    monkeypatch.setattr(engine_module, "forward_batch", start)
+    monkeypatch.setattr(Pending, "wait", wait)
+    engine = Engine(llama, SPEC, "packed", 60, depth=2)
+    works = [engine.prepare(renumber(part), count_rows(part)) for part in PARTS if part]
+    list(engine.stream(works))
+    num_batches = events.count("start")
+    assert num_batches > 2
+    assert events == ["start", *["start", "read"] * (num_batches - 1), "read"]
+
+
+def test_a_work_planned_before_memory_ran_out_is_planned_anew(
+    llama: Backbone, expected: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(llama, SPEC, "packed", 400, depth=2)
+    works = [engine.prepare(GROUPS, count_rows(GROUPS)) for _ in range(2)]
+    sizes = spy_batches(monkeypatch, largest=60, error=torch.OutOfMemoryError("no room"))
+    found = list(engine.stream(works))
+    assert max(sizes) <= 60
+    for features in found:
+        assert largest_error(features, expected) <= FP32
+
+
+def test_the_largest_batch_runs_first(llama: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = spy_batches(monkeypatch)
+    run(llama, token_budget=50)
+    assert len(sizes) > 2
+    assert sizes == sorted(sizes, reverse=True)
+
+
 # Out of memory
 
 
@@ -206,7 +279,12 @@ def spy_batches(
 
 @pytest.mark.parametrize("forward", ["packed", "padded"])
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_MESSAGE)]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(CPU_MESSAGE),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_out_of_memory_halves_the_budget_and_the_rest_is_exact(
     llama: Backbone,

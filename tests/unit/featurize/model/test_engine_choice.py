@@ -124,6 +124,17 @@ def test_a_model_that_takes_no_layout_is_padded(
     assert "layout" in choice.reason
 
 
+def test_a_type_error_of_ours_is_not_taken_for_a_property_of_the_model(
+    llama: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise TypeError("varlen_attn() got an unexpected keyword argument 'enable_gqa'")
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, SHARED_PROMPT, fail)
+    with pytest.raises(TypeError, match="enable_gqa"):
+        choose_forward(llama, SPEC, GROUPS, torch.float32)
+
+
 def test_the_probe_has_the_longest_sequence_and_a_second_prompt() -> None:
     probe = probe_groups(GROUPS)
     # The longest sequence is 9 + 30 tokens; the group with fewest tokens beside it has 1 + 8.

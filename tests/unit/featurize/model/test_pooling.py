@@ -5,8 +5,9 @@ from typing import get_args
 import pytest
 import torch
 
-from featurize.model.pooling import POOLINGS, pool_segments, segment_index
+from featurize.model.pooling import POOLINGS, pool
 from featurize.settings import FeaturizeSettings, Pooling
+from tests.support.output_states import make_states
 
 HIDDEN = torch.tensor([[9.0, -9.0], [1.0, -1.0], [3.0, -3.0], [5.0, -8.0], [2.0, 2.0]])
 STARTS, LENGTHS = torch.tensor([1, 4, 0]), torch.tensor([3, 1, 2])
@@ -22,7 +23,7 @@ STARTS, LENGTHS = torch.tensor([1, 4, 0]), torch.tensor([3, 1, 2])
     ],
 )
 def test_rows_are_pooled_over_their_own_tokens(pooling, expected):
-    pooled = pool_segments(HIDDEN, STARTS, LENGTHS, pooling)
+    pooled = pool(make_states(HIDDEN, STARTS, LENGTHS), pooling)
     torch.testing.assert_close(pooled, torch.tensor(expected))
 
 
@@ -35,9 +36,9 @@ def test_the_settings_accept_the_poolings_of_the_registry_and_no_other():
 def test_one_token_has_no_spread_and_is_itself_otherwise():
     hidden = torch.randn(7, 5) * 1e4
     starts, lengths = torch.arange(7), torch.ones(7, dtype=torch.int64)
-    assert torch.equal(pool_segments(hidden, starts, lengths, "std"), torch.zeros(7, 5))
+    assert torch.equal(pool(make_states(hidden, starts, lengths), "std"), torch.zeros(7, 5))
     for pooling in ("mean", "last", "max"):
-        assert torch.equal(pool_segments(hidden, starts, lengths, pooling), hidden)
+        assert torch.equal(pool(make_states(hidden, starts, lengths), pooling), hidden)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -45,15 +46,15 @@ def test_numbers_outside_the_runs_have_no_effect(pooling):
     hidden = HIDDEN.clone()
     hidden[0] = float("nan")
     starts, lengths = STARTS[:2], LENGTHS[:2]
-    expected = pool_segments(HIDDEN, starts, lengths, pooling)
-    assert torch.equal(pool_segments(hidden, starts, lengths, pooling), expected)
+    expected = pool(make_states(HIDDEN, starts, lengths), pooling)
+    assert torch.equal(pool(make_states(hidden, starts, lengths), pooling), expected)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_nan_affects_only_its_own_row(pooling):
     hidden = HIDDEN.clone()
     hidden[3, 1] = float("nan")
-    pooled = pool_segments(hidden, STARTS, LENGTHS, pooling)
+    pooled = pool(make_states(hidden, STARTS, LENGTHS), pooling)
     assert pooled.isnan().tolist() == [[False, True], [False, False], [False, False]]
 
 
@@ -61,18 +62,12 @@ def test_a_nan_affects_only_its_own_row(pooling):
 def test_sixteen_bit_states_are_pooled_in_float32(pooling):
     hidden = torch.randn(600, 3).to(torch.bfloat16)
     starts, lengths = torch.tensor([0, 300]), torch.tensor([300, 300])
-    pooled = pool_segments(hidden, starts, lengths, pooling)
+    pooled = pool(make_states(hidden, starts, lengths), pooling)
     assert pooled.dtype == torch.float32
-    torch.testing.assert_close(pooled, pool_segments(hidden.float(), starts, lengths, pooling))
-
-
-def test_the_index_names_the_tokens_of_all_runs_one_after_another():
-    assert segment_index(STARTS, LENGTHS).tolist() == [1, 2, 3, 4, 0, 1]
-    empty = torch.tensor([], dtype=torch.int64)
-    assert segment_index(empty, empty).tolist() == []
+    torch.testing.assert_close(pooled, pool(make_states(hidden.float(), starts, lengths), pooling))
 
 
 def test_the_spread_of_numbers_far_from_zero_is_not_lost():
     hidden = 1e4 + torch.tensor([0.0, 1.0]).repeat(50)[:, None]
-    pooled = pool_segments(hidden, torch.tensor([0]), torch.tensor([100]), "std")
+    pooled = pool(make_states(hidden, torch.tensor([0]), torch.tensor([100])), "std")
     torch.testing.assert_close(pooled, torch.tensor([[0.5]]))
