@@ -197,8 +197,8 @@ class FeaturizeSettings:
     storage_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Number format of the stored features."""
 
-    token_budget: PositiveInt = 8192
-    """Tokens of one forward pass; bounds the memory."""
+    token_budget: PositiveInt | None = None
+    """Tokens of one forward pass, which bound the memory; null: chosen by device and backbone."""
 
     unit_tokens: PositiveInt = 65536
     """Estimated tokens of one unit of work, which becomes one shard."""

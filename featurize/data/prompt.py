@@ -97,9 +97,18 @@ class Encoder:
         Raises:
             CriticError: an output has no tokens.
         """
+        return [
+            self.cut_output(text, ids, num_prompt_tokens)
+            for text, ids in zip(outputs, self.tokenize(outputs), strict=True)
+        ]
+
+    def cut_output(self, text: str, ids: Sequence[int], num_prompt_tokens: int) -> TokenIds:
+        """Cut the ids of an output to the room that its prompt leaves.
+
+        Raises:
+            CriticError: the output has no tokens.
+        """
+        if not ids:
+            raise CriticError(f"output {text[:40]!r} has no tokens; remove the row")
         limit = self.max_length - num_prompt_tokens
-        encoded = self.tokenize(outputs)
-        for text, ids in zip(outputs, encoded, strict=True):
-            if not ids:
-                raise CriticError(f"output {text[:40]!r} has no tokens; remove the row")
-        return [TokenIds(ids=tuple(ids[:limit]), is_truncated=len(ids) > limit) for ids in encoded]
+        return TokenIds(ids=tuple(ids[:limit]), is_truncated=len(ids) > limit)

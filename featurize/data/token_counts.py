@@ -55,7 +55,7 @@ def count_tokens(
         prompts=np.zeros(len(index), np.int32), outputs=np.zeros(len(index), np.int32)
     )
     prompt, length = None, 0
-    with _tokenizer_threads():
+    with tokenizer_threads():
         for start in range(0, len(index), ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, len(index))
             samples = index.read(np.arange(start, stop))
@@ -136,7 +136,7 @@ def _differs(keys: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 @contextmanager
-def _tokenizer_threads() -> Iterator[None]:
+def tokenizer_threads() -> Iterator[None]:
     """Let the tokenizer use threads; nothing may fork meanwhile."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)

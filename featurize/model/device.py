@@ -22,6 +22,16 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def use_device(device: torch.device) -> None:
+    """Make a CUDA device the current one of this thread.
+
+    Each thread has its own: pinned memory, Triton and bitsandbytes take the current device, and a
+    process would else open a context on the first one too.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def resolve_dtype(name: str, device: torch.device, *, mixed_precision: bool = True) -> torch.dtype:
     """Return the number format of a dtype setting; `auto` is bfloat16 on devices fast at it."""
     if name != "auto":

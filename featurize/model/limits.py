@@ -47,6 +47,12 @@ def check_architecture(config: PreTrainedConfig, settings: BackboneSettings) -> 
         logger.debug("%s does not run without weights: %s", type(decoder).__name__, error)
 
 
+def count_parameters(config: PreTrainedConfig, settings: BackboneSettings) -> int | None:
+    """Count the parameters of a decoder without its weights; None if that does not work."""
+    decoder = _make_skeleton(config, settings)
+    return None if decoder is None else sum(one.numel() for one in decoder.parameters())
+
+
 def check_likelihood(config: PreTrainedConfig, settings: BackboneSettings) -> None:
     """Raise CriticError if the model has no logits, from which the likelihood is computed."""
     name = next(iter(getattr(config, "architectures", None) or ()), "")

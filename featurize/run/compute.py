@@ -1,26 +1,45 @@
 """Compute the units of a plan: claim one, run the backbone over it, write it, count its rows."""
 
+import contextlib
+import itertools
+import math
 import os
 import time
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from featurize.data.prompt import Encoder
+from featurize.data.token_counts import tokenizer_threads
 from featurize.io.remote import is_remote
 from featurize.model import attention
 from featurize.model.backbone import load_backbone
-from featurize.model.device import resolve_device
-from featurize.model.engine import Choice, Engine, choose_forward
+from featurize.model.device import resolve_device, use_device
+from featurize.model.engine import Choice, Engine, Work, choose_forward
+from featurize.model.forward import Features
 from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
 from featurize.run.groups import RankGroup
 from featurize.run.job import SHARED_IDS, FeaturizeSummary, Reporter
 from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import Ranks
-from featurize.run.units import UnitWork, read_unit, sum_counts, to_unit_features
+from featurize.run.units import (
+    UnitWork,
+    join_units,
+    read_unit,
+    split_features,
+    sum_counts,
+    to_unit_features,
+)
 from featurize.store import RemoteStoreWriter, StoreWriter, Unit
+
+PASSES_AT_ONCE = 4
+"""Forward passes that are planned together on a GPU: at most one of them is short."""
+SHARES = 4
+"""Times each group of ranks reads units at least, so that none waits long for the last one."""
 
 
 def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeSummary:
@@ -63,35 +82,77 @@ def _compute_units(
     writer: StoreWriter,
     pending: list[int],
 ) -> None:
-    """Reads the next unit and writes the last one while the backbone runs over this one."""
+    """Reads the next units and writes the last ones while the backbone runs over these."""
     encoder = _make_encoder(plan)
     engine = _make_engine(plan, group, reporter, encoder)
+    device = engine.backbone.device
+    num_at_once = _units_at_once(plan, group, device, len(pending))
 
-    def read_next() -> UnitWork | None:
-        claimed = group.claim()
-        if claimed >= len(pending):
-            return None
-        return _read(plan, encoder, pending[claimed])
+    def read_next() -> tuple[list[UnitWork], Work] | None:
+        claimed = itertools.takewhile(lambda number: number < len(pending), _claims(group))
+        numbers = [pending[number] for number in itertools.islice(claimed, num_at_once)]
+        units = [_read(plan, encoder, number) for number in numbers]
+        return (units, engine.prepare(*join_units(units))) if units else None
+
+    def write(units: list[UnitWork], features: Features) -> None:
+        for work, own in zip(units, split_features(features, units), strict=True):
+            writer.write_unit(work.number, to_unit_features(work, own, plan.recipe), work.counts)
 
     def on_tokens(tokens: int) -> None:
         if group.is_leader:
             reporter.advance(group.ranks.count("tokens", tokens))
 
-    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as store:
-        next_unit = reader.submit(read_next)
-        writing: Future[Unit] | None = None
-        while (work := next_unit.result()) is not None:
-            next_unit = reader.submit(read_next)
-            features = engine.run(work.grouping.groups, work.grouping.num_rows, on_tokens)
+    with (
+        _tokenizer_threads(device),
+        ThreadPoolExecutor(1, "reader", use_device, (device,)) as reader,
+        ThreadPoolExecutor(1, "writer") as store,
+    ):
+        being_computed: deque[list[UnitWork]] = deque()
+
+        def works() -> Iterator[Work]:
+            following = reader.submit(read_next)
+            while (found := following.result()) is not None:
+                following = reader.submit(read_next)
+                units, work = found
+                being_computed.append(units)
+                yield work
+
+        writing: Future[None] | None = None
+        for features in engine.stream(works(), on_tokens):
+            units = being_computed.popleft()
             if not group.is_leader:
                 continue
             if writing is not None:
                 writing.result()
-            unit = to_unit_features(work, features, plan.recipe)
-            writing = store.submit(writer.write_unit, work.number, unit, work.counts)
+            writing = store.submit(write, units, features)
         if writing is not None:
             writing.result()
     group.disconnect()
+
+
+def _claims(group: RankGroup) -> Iterator[int]:
+    while True:
+        yield group.claim()
+
+
+def _units_at_once(
+    plan: FeaturizePlan, group: RankGroup, device: torch.device, num_pending: int
+) -> int:
+    """Units whose forward passes are cut together, so that few passes on a GPU are short.
+
+    One on a CPU, where the last bits of a feature depend on the length of the pass.
+    """
+    if device.type != "cuda":
+        return 1
+    tokens = PASSES_AT_ONCE * plan.token_budget.tokens
+    num_groups = group.ranks.world_size // group.sharing.size
+    share = num_pending // (SHARES * num_groups)
+    return max(1, min(math.ceil(tokens / plan.job.featurize.unit_tokens), share))
+
+
+def _tokenizer_threads(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Threads for the tokenizer where a GPU computes; elsewhere the cores are busy."""
+    return tokenizer_threads() if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _make_engine(
@@ -124,7 +185,7 @@ def _make_engine(
     choice = Choice(**ranks.share("choice", lambda: chosen))
     if ranks.is_first:
         reporter.note(f"forward: {choice.forward} ({choice.reason})")
-    budget, may_halve = job.featurize.token_budget, not group.sharing.is_shared
+    budget, may_halve = plan.token_budget.tokens, not group.sharing.is_shared
     return Engine(backbone, recipe.spec, choice.forward, budget, may_halve=may_halve)
 
 

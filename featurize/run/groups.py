@@ -8,6 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from featurize.model.device import use_device
 from featurize.model.sharing import Sharing
 from featurize.run.ranks import Ranks
 
@@ -46,11 +47,10 @@ class RankGroup:
         return claimed
 
     def connect(self, device: torch.device) -> None:
-        """Open torch's process group of these ranks, if there are several."""
+        """Bind this rank to its device, and open torch's process group if it shares a backbone."""
+        use_device(device)
         if not self.sharing.is_shared:
             return
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=self.ranks.store_for(f"group-{self.number}"),

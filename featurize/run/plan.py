@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from transformers import PreTrainedConfig
 
 from featurize.data.index import DatasetIndex
@@ -23,6 +24,7 @@ from featurize.data.token_counts import (
 )
 from featurize.errors import CriticError, DataError
 from featurize.io.files import digest
+from featurize.model.budget import TokenBudget, choose_token_budget
 from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.families.files import model_files
 from featurize.model.limits import (
@@ -30,8 +32,10 @@ from featurize.model.limits import (
     check_likelihood,
     check_positions,
     check_vocabulary,
+    count_parameters,
 )
 from featurize.model.packing import plan_units
+from featurize.model.placement import describe_attention
 from featurize.model.sharing import check_tensor_parallel
 from featurize.model.source import (
     BackboneSource,
@@ -76,6 +80,8 @@ class FeaturizePlan:
     counted_tokens: int | None  # to compute, where an audit has counted them
     fingerprint: str
     finished: Manifest | None  # of the same fingerprint: there is nothing to do
+    token_budget: TokenBudget  # of one forward pass
+    attention: str  # what runs where, in one line
     shared_ids: SharedIds | None = None  # problem ids with several statements
 
     def describe(self) -> dict[str, Any]:
@@ -95,6 +101,8 @@ class FeaturizePlan:
             "backbone": f"{self.job.backbone.name}, {self.recipe.fields['compute_dtype']},"
             f" {self.recipe.spec.deepest(self.recipe.num_layers)} of"
             f" {self.recipe.num_layers} layers",
+            "attention": self.attention,
+            "a forward pass": str(self.token_budget),
             "tokens, about" if self.counted_tokens is None else "tokens, counted": tokens,
             "store, about": f"{rows * width * self.recipe.storage_dtype.itemsize / 1e6:,.0f} MB",
             "goes to": str(self.job.store_dir),
@@ -142,9 +150,10 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     Raises:
         ValueError: bad data, an unreadable backbone, contradicting settings.
     """
-    if job.featurize.token_budget < job.dataset.max_length:
+    asked = job.featurize.token_budget
+    if asked is not None and asked < job.dataset.max_length:
         raise ValueError(
-            f"featurize.token_budget {job.featurize.token_budget} is below dataset.max_length"
+            f"featurize.token_budget {asked} is below dataset.max_length"
             f" {job.dataset.max_length}: the longest sample would not fit; raise it"
         )
     if job.distributed.is_shared and job.backbone.quantization is not None:
@@ -202,8 +211,25 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         counted_tokens=_counted_tokens(index, job.dataset),
         fingerprint=fingerprint,
         finished=_find_finished(job, fingerprint),
+        token_budget=_choose_budget(job, config, device),
+        attention=describe_attention(
+            config,
+            device,
+            dtype,
+            forward=job.featurize.forward,
+            max_length=job.dataset.max_length,
+        ),
         shared_ids=shared_ids,
     )
+
+
+def _choose_budget(
+    job: FeaturizeJob, config: PreTrainedConfig, device: torch.device
+) -> TokenBudget:
+    """The token budget of the run; the backbone is measured only where its size decides."""
+    asked, is_cuda = job.featurize.token_budget, device.type == "cuda"
+    size = count_parameters(config, job.backbone) if asked is None and is_cuda else None
+    return choose_token_budget(asked, device, size, job.dataset.max_length)
 
 
 def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> None:

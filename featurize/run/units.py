@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from featurize.data.prompt import Encoder, TokenIds
 from featurize.data.records import Sample
 from featurize.errors import DataError
 from featurize.model.forward import Features
-from featurize.model.packing import Grouping, group_samples
+from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.run.job import BOTH_LABELS
 from featurize.run.recipe import Recipe
 from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures, copy_marks
@@ -68,13 +68,14 @@ def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encod
         DataError: an output without tokens (names file and line).
     """
     samples = index.read(rows)
+    encoded = iter(encoder.tokenize([sample.output for sample in samples]))  # in one call
     prompts: list[TokenIds] = []
     outputs: list[TokenIds] = []
     for (instruction, input_text), same in groupby(samples, lambda s: (s.instruction, s.input)):
-        same_prompt = list(same)
         prompt = encoder.encode_prompt(instruction, input_text)
-        outputs += _encode_outputs(same_prompt, len(prompt.ids), encoder)
-        prompts += [prompt] * len(same_prompt)
+        for sample in same:
+            prompts.append(prompt)
+            outputs.append(_cut_output(sample, next(encoded), prompt, encoder))
     pairs = zip(prompts, outputs, strict=True)
     grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
     return UnitWork(
@@ -87,19 +88,38 @@ def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encod
     )
 
 
-def _encode_outputs(
-    samples: Sequence[Sample], num_prompt_tokens: int, encoder: Encoder
-) -> list[TokenIds]:
-    """Ids of the outputs of one prompt; DataError names the sample that has none."""
+def _cut_output(sample: Sample, ids: Sequence[int], prompt: TokenIds, encoder: Encoder) -> TokenIds:
     try:
-        return encoder.encode_outputs([sample.output for sample in samples], num_prompt_tokens)
-    except ValueError:
-        for sample in samples:
-            try:
-                encoder.encode_outputs([sample.output], num_prompt_tokens)
-            except ValueError as error:
-                raise DataError(f"{sample.location}: {error}") from error
-        raise
+        return encoder.cut_output(sample.output, ids, len(prompt.ids))
+    except ValueError as error:
+        raise DataError(f"{sample.location}: {error}") from error
+
+
+def join_units(units: Sequence[UnitWork]) -> tuple[list[PromptGroup], int]:
+    """Join the prompts of several units, the rows of each after those before; and count the rows.
+
+    Forward passes are then cut across units; `split_features` takes the units apart again.
+    """
+    groups, num_rows = [], 0
+    for unit in units:
+        groups += [
+            replace(group, rows=tuple(row + num_rows for row in group.rows))
+            for group in unit.grouping.groups
+        ]
+        num_rows += unit.grouping.num_rows
+    return groups, num_rows
+
+
+def split_features(features: Features, units: Sequence[UnitWork]) -> list[Features]:
+    """Split the features of joined units by unit."""
+    bounds = [0, *accumulate(unit.grouping.num_rows for unit in units)]
+    return [
+        Features(
+            tensors={name: tensor[start:stop] for name, tensor in features.tensors.items()},
+            likelihood=None if features.likelihood is None else features.likelihood[start:stop],
+        )
+        for start, stop in pairwise(bounds)
+    ]
 
 
 def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> UnitFeatures:

@@ -12,6 +12,7 @@ from featurize.data.fields import to_answer, to_text
 from featurize.data.prompt import Encoder
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
+from featurize.model.budget import choose_token_budget
 from featurize.model.device import resolve_device
 from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.forward import FeatureSpec
@@ -105,7 +106,11 @@ class Critic:
                 device=where,
                 dtype=dtype,
             ).forward
-        engine = Engine(loaded, spec, forward, provenance.featurize.token_budget)
+        size = sum(parameter.numel() for parameter in loaded.decoder.parameters())
+        budget = choose_token_budget(
+            provenance.featurize.token_budget, where, size, provenance.dataset.max_length
+        )
+        engine = Engine(loaded, spec, forward, budget.tokens)
         return cls(head, encoder, engine, found.recipe.storage_dtype)
 
     def score(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[float]:

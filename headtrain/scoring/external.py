@@ -70,7 +70,8 @@ def plan_file(
         featurize=replace(
             provenance.featurize,
             workers=featurize.workers,
-            token_budget=max(featurize.token_budget, provenance.dataset.max_length),
+            token_budget=featurize.token_budget
+            and max(featurize.token_budget, provenance.dataset.max_length),
             forward=featurize.forward,
         ),
         runtime=runtime,
