@@ -9,7 +9,14 @@ from featurize.data.prompt import render_prompt
 from featurize.errors import DataError
 from featurize.model.forward import Features, FeatureSpec
 from featurize.run.recipe import Recipe
-from featurize.run.units import UnitWork, read_unit, sum_counts, to_unit_features
+from featurize.run.units import (
+    UnitWork,
+    join_units,
+    read_unit,
+    split_features,
+    sum_counts,
+    to_unit_features,
+)
 from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
 from tests.support.tiny_jobs import make_encoder, make_rows, write_rows
 
@@ -173,3 +180,29 @@ def test_counts_of_units_add_up():
     assert sum_counts([]) == {}
     assert sum_counts([{"a": 1, "b": 0}, {"a": 2}, {"b": 3}]) == {"a": 3, "b": 3}
     assert sum_counts([{"a": 0}, {"a": 0}]) == {"a": 0}
+
+
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_units_that_run_together_are_taken_apart_again(tmp_path, likelihood):
+    rows = make_rows(num_problems=4)
+    index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache")
+    encoder = make_encoder(max_length=2000, max_prompt_length=1000)
+    bounds = [(0, 5), (5, 15), (15, 20)]
+    units = [
+        read_unit(number, np.arange(start, stop), index, encoder)
+        for number, (start, stop) in enumerate(bounds)
+    ]
+    groups, num_rows = join_units(units)
+    assert sorted(row for group in groups for row in group.rows) == list(range(num_rows))
+    features = make_features(num_rows, likelihood=likelihood)
+    parts = split_features(features, units)
+    joined = iter(groups)
+    for unit, part in zip(units, parts, strict=True):
+        assert (part.likelihood is None) == (features.likelihood is None)
+        for group in unit.grouping.groups:
+            shifted = next(joined)
+            assert (shifted.prompt, shifted.outputs) == (group.prompt, group.outputs)
+            own, all_rows = list(group.rows), list(shifted.rows)
+            assert torch.equal(part.tensors["mean.1"][own], features.tensors["mean.1"][all_rows])
+            if part.likelihood is not None and features.likelihood is not None:
+                assert torch.equal(part.likelihood[own], features.likelihood[all_rows])

@@ -1,0 +1,76 @@
+"""Computing a plan: units that run one by one, and units whose forward passes are cut together."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from featurize.model.engine import Engine
+from featurize.model.sharing import WHOLE
+from featurize.run import compute as compute_module
+from featurize.run.compute import compute
+from featurize.run.groups import RankGroup
+from featurize.run.plan import FeaturizePlan
+from featurize.run.ranks import Ranks
+from featurize.store import FeatureStore
+from tests.support.tiny_jobs import make_plan, make_rows, write_rows
+from tests.support.tiny_models import write_tiny_model
+
+
+class Silent:
+    """Follows a job and says nothing."""
+
+    def planned(self, plan: FeaturizePlan) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def advance(self, tokens: int) -> None:
+        pass
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> FeaturizePlan:
+    write_tiny_model(tmp_path / "model")
+    rows = write_rows(tmp_path / "a.jsonl", make_rows(num_problems=9))
+    limits = {"max_length": 500, "max_prompt_length": 250}
+    plan = make_plan(tmp_path, rows, dataset=limits, likelihood=True, token_budget=700)
+    assert len(plan.units) > 4
+    return plan
+
+
+def run(plan: FeaturizePlan, store: Path) -> FeatureStore:
+    plan = replace(plan, job=replace(plan.job, store_dir=store))
+    compute(plan, Ranks(), Silent())
+    return FeatureStore.open(store)
+
+
+@pytest.mark.parametrize("num_at_once", [2, 100])
+def test_units_cut_together_give_the_store_that_units_give_one_by_one(
+    plan: FeaturizePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_at_once: int
+) -> None:
+    expected = run(plan, tmp_path / "alone")
+    monkeypatch.setattr(compute_module, "_units_at_once", lambda *_: num_at_once)
+    monkeypatch.setattr(compute_module, "Engine", partial(Engine, depth=2))
+    found = run(plan, tmp_path / "together")
+    assert found.manifest.counts == expected.manifest.counts
+    likelihood = [name for name in found.samples.column_names if name.startswith(("log", "ent"))]
+    assert len(likelihood) == 4
+    assert found.samples.drop(likelihood) == expected.samples.drop(likelihood)
+    for name in plan.recipe.spec.tensor_names:
+        torch.testing.assert_close(found.read(name), expected.read(name), rtol=2e-2, atol=2e-2)
+
+
+def test_a_gpu_plans_a_few_passes_at_once_but_leaves_each_rank_its_share(
+    plan: FeaturizePlan,
+) -> None:
+    group = RankGroup(Ranks(), WHOLE)
+    cuda = torch.device("cuda", 0)
+    # 4 passes of 700 tokens are 19 units of 150.
+    assert compute_module._units_at_once(plan, group, cuda, 1000) == 19
+    assert compute_module._units_at_once(plan, group, cuda, 20) == 5
+    assert compute_module._units_at_once(plan, group, cuda, 1) == 1
+    assert compute_module._units_at_once(plan, group, torch.device("cpu"), 1000) == 1
