@@ -27,7 +27,11 @@ class Calibration:
 
     def probability(self, scores: Floats) -> Floats:
         """Get the probabilities of being correct, [n]."""
-        return _sigmoid(self.slope * scores + self.intercept)
+        return _sigmoid(self.log_odds(scores))
+
+    def log_odds(self, scores: Floats) -> Floats:
+        """Get the log-odds of being correct, [n]."""
+        return self.slope * scores + self.intercept
 
 
 @dataclass(frozen=True, kw_only=True)

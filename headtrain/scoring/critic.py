@@ -1,14 +1,17 @@
 """A critic in a Python program: backbone and head together, from texts to values."""
 
+import itertools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar, cast
 
+import numpy as np
 import torch
 
-from featurize.data.fields import to_answer, to_text
+from featurize.arrays import Ints
 from featurize.data.prompt import Encoder
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
@@ -23,7 +26,10 @@ from featurize.store import user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.provenance import FoundBackbone, Provenance
+from headtrain.scoring.samples import Output, Prompt, Sample, SampleEncoder
 from headtrain.scoring.scorer import Scorer, Scores
+
+Found = TypeVar("Found")
 
 MIN_PROBE_LENGTH = 256
 """Tokens of the sequences on which the forwards are compared, if the model has no window."""
@@ -42,7 +48,10 @@ class Verdict:
 
 
 class Critic:
-    """Scores outputs of a prompt; the value of an output does not depend on the others."""
+    """Scores outputs of prompts; the value of an output does not depend on the others.
+
+    Threads may share a critic: they take turns.
+    """
 
     def __init__(
         self, head: TrainedHead, encoder: Encoder, engine: Engine, storage_dtype: torch.dtype
@@ -50,9 +59,14 @@ class Critic:
         """Use `Critic.load`."""
         self.head = head
         self._scorer = Scorer(head)
-        self._encoder = encoder
+        self._samples = SampleEncoder(
+            encoder=encoder,
+            vocabulary=_vocabulary(engine.backbone),
+            lock=threading.Lock(),
+        )
         self._engine = engine
         self._storage_dtype = storage_dtype
+        self._computing = threading.Lock()
 
     @classmethod
     def load(
@@ -113,23 +127,23 @@ class Critic:
         engine = Engine(loaded, spec, forward, budget.tokens)
         return cls(head, encoder, engine, found.recipe.storage_dtype)
 
-    def score(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[float]:
+    def score(self, prompt: Prompt, outputs: Sequence[Output], input: str = "") -> list[float]:
         """Return the value of each output, higher if more likely correct.
 
         Compare values within a prompt only.
 
         Args:
-            prompt: the problem, as datasets have it in `instruction`; the template is added.
-            outputs: candidate solutions.
+            prompt: the problem, as datasets have it in `instruction`, or as chat messages; the
+                template is added. A list of token ids is the whole prompt: nothing is added.
+            outputs: candidate solutions, as texts or token ids.
             input: what datasets have in `input`.
 
         Raises:
-            ValueError: an output is empty, or a text cannot be encoded as UTF-8.
+            ValueError: an output is empty, a text cannot be encoded as UTF-8, or an id is unknown.
         """
-        scores = self._score(prompt, outputs, input)
-        return [] if scores is None else [float(value) for value in scores.values]
+        return self._values(self.encode(prompt, outputs, input))
 
-    def judge(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[Verdict]:
+    def judge(self, prompt: Prompt, outputs: Sequence[Output], input: str = "") -> list[Verdict]:
         """Return value, probability and spread of each output; takes the arguments of `score`.
 
         Raises:
@@ -137,10 +151,86 @@ class Critic:
             ValueError: as `score`.
         """
         self._scorer.check_calibration()
-        scores = self._score(prompt, outputs, input)
-        if scores is None:
+        return self._verdicts(self.encode(prompt, outputs, input))
+
+    def score_many(self, groups: Sequence[tuple[Prompt, Sequence[Output]]]) -> list[list[float]]:
+        """Return the values of each (prompt, outputs), computed together.
+
+        Prompts of equal token ids are computed once, also those of different groups. The values
+        are those of `score`.
+
+        Raises:
+            ValueError: as `score`; names the group.
+        """
+        return self._for_groups(groups, self._values)
+
+    def judge_many(self, groups: Sequence[tuple[Prompt, Sequence[Output]]]) -> list[list[Verdict]]:
+        """Return the verdicts on each (prompt, outputs), computed together as in `score_many`.
+
+        Raises:
+            CheckpointError: the head has no calibration.
+            ValueError: as `score_many`.
+        """
+        self._scorer.check_calibration()
+        return self._for_groups(groups, self._verdicts)
+
+    def encode(self, prompt: Prompt, outputs: Sequence[Output], input: str = "") -> list[Sample]:
+        """Tokenize; takes the arguments of `score`.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        return self._samples.encode(prompt, outputs, input)
+
+    def score_samples(
+        self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
+    ) -> Scores:
+        """Score encoded samples of any prompts, at least one; ranks are within a prompt.
+
+        Args:
+            samples: n of them.
+            on_tokens: called with the number of tokens computed.
+
+        Raises:
+            ValueError: the features or the value of a sample are NaN or inf.
+        """
+        grouping = group_samples((sample.prompt, sample.output) for sample in samples)
+        with self._computing:
+            features = self._features(grouping, on_tokens)
+            scores = self._scorer.score_outputs(
+                features, grouping.row_of_sample, _prompt_codes(samples)
+            )
+        if not np.isfinite(scores.values).all():
+            raise ValueError(f"{self.head.path}: the head's value of a sample is NaN or inf")
+        return scores
+
+    @property
+    def has_calibration(self) -> bool:
+        """Whether the head knows probabilities, besides values."""
+        return self._scorer.calibration is not None
+
+    def _for_groups(
+        self,
+        groups: Sequence[tuple[Prompt, Sequence[Output]]],
+        compute: Callable[[list[Sample]], list[Found]],
+    ) -> list[list[Found]]:
+        encoded = []
+        for place, (prompt, outputs) in enumerate(groups):
+            try:
+                encoded.append(self.encode(prompt, outputs))
+            except ValueError as error:
+                raise ValueError(f"groups[{place}]: {error}") from error
+        found = iter(compute(list(itertools.chain.from_iterable(encoded))))
+        return [list(itertools.islice(found, len(samples))) for samples in encoded]
+
+    def _values(self, samples: list[Sample]) -> list[float]:
+        return [float(value) for value in self.score_samples(samples).values] if samples else []
+
+    def _verdicts(self, samples: list[Sample]) -> list[Verdict]:
+        if not samples:
             return []
-        spreads = [None] * len(outputs) if scores.spreads is None else scores.spreads.tolist()
+        scores = self.score_samples(samples)
+        spreads = [None] * len(samples) if scores.spreads is None else scores.spreads.tolist()
         return [
             Verdict(value=value, probability=probability, spread=spread)
             for value, probability, spread in zip(
@@ -148,26 +238,11 @@ class Critic:
             )
         ]
 
-    def _score(self, prompt: str, outputs: Sequence[str], input_text: str) -> Scores | None:
-        """None without any output."""
-        if isinstance(outputs, str):
-            raise ValueError(f"outputs is one string ({outputs[:40]!r}); give a list of strings")
-        if not outputs:
-            return None
-        grouping = self._encode(prompt, outputs, input_text)
-        return self._scorer.score_outputs(self._features(grouping), grouping.row_of_sample)
-
-    def _encode(self, prompt: str, outputs: Sequence[str], input_text: str) -> Grouping:
-        texts = [to_answer(text, f"outputs[{place}]") for place, text in enumerate(outputs)]
-        encoded = self._encoder.encode_prompt(
-            to_text(prompt, "prompt"), to_text(input_text, "input")
-        )
-        ids = self._encoder.encode_outputs(texts, len(encoded.ids))
-        return group_samples((encoded.ids, output.ids) for output in ids)
-
-    def _features(self, grouping: Grouping) -> torch.Tensor:
+    def _features(
+        self, grouping: Grouping, on_tokens: Callable[[int], None] | None
+    ) -> torch.Tensor:
         """Compute the inputs of the head as a store would hold them: [rows, width]."""
-        found = self._engine.run(grouping.groups, grouping.num_rows)
+        found = self._engine.run(grouping.groups, grouping.num_rows, on_tokens)
         columns = self.head.record.columns
         # NOTE: rounded as in a store: the head was trained on rounded features.
         blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]
@@ -180,6 +255,18 @@ class Critic:
                 "the backbone's features are NaN or inf; use a wider models.policy.dtype"
             )
         return features
+
+
+def _prompt_codes(samples: Sequence[Sample]) -> Ints:
+    """Number the prompts by first appearance: [samples]."""
+    codes: dict[tuple[int, ...], int] = {}
+    return np.array([codes.setdefault(sample.prompt, len(codes)) for sample in samples], np.int64)
+
+
+def _vocabulary(backbone: Backbone) -> int:
+    """Return the number of rows of the embeddings."""
+    weight = cast(torch.Tensor, backbone.decoder.get_input_embeddings().weight)
+    return int(weight.shape[0])
 
 
 def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:

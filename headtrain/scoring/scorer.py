@@ -37,12 +37,23 @@ class Scores:
         assert self.calibration is not None, "scorer.check_calibration comes first"
         return self.calibration.probability(self.values)
 
+    @property
+    def log_odds(self) -> Floats:
+        """[n] calibrated log-odds of being correct."""
+        assert self.calibration is not None, "scorer.check_calibration comes first"
+        return self.calibration.log_odds(self.values)
+
+    @property
+    def ranks(self) -> Ints:
+        """[n] rank within the group: 1 is the highest value, ties share the smaller rank."""
+        return rank_within(self.values, self.groups)
+
     def to_fields(self) -> dict[str, Ints | Floats]:
         """Return the columns to write, by name and in order."""
         fields: dict[str, Ints | Floats] = {
             SCORE: self.values,
             PROBABILITY: self.probabilities,
-            RANK: rank_within(self.values, self.groups),
+            RANK: self.ranks,
         }
         return fields if self.spreads is None else fields | {SPREAD: self.spreads}
 
@@ -83,13 +94,19 @@ class Scorer:
             calibration=self.calibration,
         )
 
-    def score_outputs(self, features: torch.Tensor, rows: Ints) -> Scores:
-        """Score outputs of one prompt: features [distinct outputs, width], rows [outputs]."""
+    def score_outputs(self, features: torch.Tensor, rows: Ints, groups: Ints) -> Scores:
+        """Score n outputs.
+
+        Args:
+            features: [distinct outputs, width].
+            rows: [n] row of each output in `features`.
+            groups: [n] code of the prompt of each output.
+        """
         spreads = self.head.spread(features).double().numpy()[rows] if self.is_ensemble else None
         return Scores(
             values=self.head.score(features).double().numpy()[rows],
             spreads=spreads,
-            groups=np.zeros(len(rows), np.int64),
+            groups=groups,
             calibration=self.calibration,
         )
 

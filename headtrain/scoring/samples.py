@@ -1,0 +1,118 @@
+"""From what callers have, texts, chat messages or token ids, to the ids that a critic scores."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from featurize.data.fields import to_answer, to_text
+from featurize.data.messages import join_prompt, to_messages
+from featurize.data.prompt import Encoder, TokenIds
+from featurize.errors import CriticError, shorten
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, object]] | Sequence[int]
+"""The problem as datasets have it in `instruction`, chat messages, or ids of the whole prompt."""
+
+Output: TypeAlias = str | Sequence[int]
+"""A candidate solution, or its token ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Token ids of a prompt and of one of its outputs."""
+
+    prompt: tuple[int, ...]
+    output: tuple[int, ...]
+    is_truncated: bool
+    """Whether prompt or output was longer than the head's limits and was cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleEncoder:
+    """Encodes prompts and outputs; threads take turns, as tokenizers are not thread-safe."""
+
+    encoder: Encoder
+    vocabulary: int
+    """Number of token ids that the backbone knows."""
+    lock: threading.Lock
+
+    def encode(self, prompt: Prompt, outputs: Sequence[Output], input: str = "") -> list[Sample]:
+        """Return one sample per output.
+
+        Raises:
+            ValueError: an output or the prompt is empty, a text cannot be encoded as UTF-8, an id
+                is not in the vocabulary, or the messages are not a single-turn prompt.
+        """
+        if isinstance(outputs, str):
+            raise ValueError(f"outputs is one string ({outputs[:40]!r}); give a list of strings")
+        with self.lock:
+            whole = self._encode_prompt(prompt, input)
+            encoded = self._encode_outputs(outputs, len(whole.ids))
+        return [
+            Sample(
+                prompt=whole.ids,
+                output=output.ids,
+                is_truncated=whole.is_truncated or output.is_truncated,
+            )
+            for output in encoded
+        ]
+
+    def _encode_prompt(self, prompt: Prompt, input_text: str) -> TokenIds:
+        if not is_ids(prompt):
+            return self.encoder.encode_prompt(
+                to_problem(cast("str | Sequence[Mapping[str, object]]", prompt)),
+                to_text(input_text, "input"),
+            )
+        if input_text:
+            raise ValueError("'input' is given with a prompt of token ids; make it part of the ids")
+        ids = self._check_ids(cast("Sequence[int]", prompt), "prompt")
+        limit, tail = self.encoder.max_prompt_length, self.encoder.tail
+        if len(ids) <= limit:
+            return TokenIds(ids=ids, is_truncated=False)
+        return TokenIds(ids=ids[: limit - len(tail)] + tail, is_truncated=True)
+
+    def _encode_outputs(self, outputs: Sequence[Output], num_prompt_tokens: int) -> list[TokenIds]:
+        """Tokenize the texts among the outputs together, and cut ids as texts are cut."""
+        texts = {
+            place: to_answer(output, f"outputs[{place}]")
+            for place, output in enumerate(outputs)
+            if not is_ids(output)
+        }
+        found = self.encoder.encode_outputs(list(texts.values()), num_prompt_tokens)
+        encoded = dict(zip(texts, found, strict=True))
+        limit = self.encoder.max_length - num_prompt_tokens
+        for place, output in enumerate(outputs):
+            if place not in encoded:
+                ids = self._check_ids(cast("Sequence[int]", output), f"outputs[{place}]")
+                encoded[place] = TokenIds(ids=ids[:limit], is_truncated=len(ids) > limit)
+        return [encoded[place] for place in range(len(outputs))]
+
+    def _check_ids(self, ids: Sequence[int], name: str) -> tuple[int, ...]:
+        wrong = [i for i in ids if type(i) is not int or not 0 <= i < self.vocabulary]
+        if wrong:
+            raise ValueError(
+                f"{name!r} holds the token id {shorten(wrong[0])}; ids are whole numbers from 0 to"
+                f" {self.vocabulary - 1}, those of the backbone's tokenizer"
+            )
+        return tuple(ids)
+
+
+def is_ids(value: object) -> bool:
+    """Whether a prompt or an output is a list of token ids."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], int)
+
+
+def to_problem(prompt: str | Sequence[Mapping[str, object]]) -> str:
+    """Return the text of a prompt: itself, or that of the messages before the answer.
+
+    Raises:
+        CriticError: it is neither, or the messages are not a single-turn prompt.
+    """
+    if isinstance(prompt, str):
+        return to_text(prompt, "prompt")
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise CriticError(
+            f"'prompt' is {shorten(prompt)}; it must be a text, a list of messages with 'role' and"
+            " 'content', or a list of token ids"
+        )
+    return join_prompt(to_messages(list(prompt), "prompt"), "prompt")
