@@ -72,6 +72,7 @@ SourcesOption = Annotated[
     list[str], typer.Option(help="JSONL or Parquet file, glob, URI; repeatable")
 ]
 
+
 DEFAULT_CAP = 60
 """Pairs per problem that `critic audit` assumes if no cap is set."""
 
@@ -724,6 +725,60 @@ def score_command(
     num_rows = write_rows(path, index.sources, rows)
     summary = describe_scores(scores, store.samples, num_rows)
     console().print(rows_table(f"scores of {opened.head.path} in {out}", summary))
+
+
+@app.command("serve")
+@reports_errors
+def serve_command(
+    head: Annotated[str, typer.Option(help="Folder or URI of a head")],
+    host: Annotated[str, typer.Option(help="Address; the default is this machine only")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0: any free one", min=0, max=65535)] = 8000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    backbone: Annotated[str | None, typer.Option(help="The backbone's place now")] = None,
+    scale: Annotated[str, typer.Option(help="A reward is a logit, probability or value")] = "logit",
+    window_ms: Annotated[
+        float, typer.Option(help="Time to wait for more samples of a prompt", min=0, max=1000)
+    ] = 5.0,
+    max_waiting: Annotated[int, typer.Option(help="Samples that may wait; then 429", min=1)] = 4096,
+    policy_template: Annotated[
+        str, typer.Option(help="Chat template around the prompts that clients send")
+    ] = "{prompt}",
+    end: Annotated[
+        list[str] | None, typer.Option(help="Text to remove from a solution's end; repeatable")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Answer over HTTP: values, rewards and a page; a token is read from CRITIC_TOKEN."""
+    console().print(f"serve: {head}")
+    _refuse_torchrun("serve")
+    try:
+        from headtrain.scoring.server.run import Server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; install critic[serve]") from error
+    from headtrain.scoring.critic import Critic
+    from headtrain.scoring.judged import to_scale
+    from headtrain.scoring.server.app import is_loopback
+    from headtrain.scoring.server.service import Limits
+    from headtrain.scoring.texts import TextRules
+
+    token = os.environ.get("CRITIC_TOKEN", "")
+    server = Server.open(
+        lambda: Critic.load(head, device=device, backbone=backbone),
+        model=Path(head).name,
+        host=host,
+        port=port,
+        scale=to_scale(scale),
+        limits=Limits(window=window_ms / 1000, max_waiting=max_waiting),
+        rules=TextRules(policy_template=policy_template, ends=tuple(end or ())),
+        token=token,
+    )
+    if not token and not is_loopback(host):
+        console().print("warning: anyone who reaches this address may use it (no CRITIC_TOKEN)")
+    console().print(f"listening on {server.url}, loading the backbone ({server.url}/ready)")
+    server.run()
+    console().print(rows_table("served", server.service.describe()))
 
 
 # --- steps of the commands

@@ -25,6 +25,7 @@ from featurize.model.verdict import remembered_choice
 from featurize.store import user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
+from headtrain.scoring.judged import Judged
 from headtrain.scoring.provenance import FoundBackbone, Provenance
 from headtrain.scoring.samples import Output, Prompt, Sample, SampleEncoder
 from headtrain.scoring.scorer import Scorer, Scores
@@ -182,6 +183,14 @@ class Critic:
         """
         return self._samples.encode(prompt, outputs, input)
 
+    def encode_one(self, prompt: Prompt, output: Output, input: str = "") -> Sample:
+        """Tokenize one output; takes the arguments of `score`.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        return self._samples.encode_one(prompt, output, input)
+
     def score_samples(
         self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
     ) -> Scores:
@@ -204,10 +213,40 @@ class Critic:
             raise ValueError(f"{self.head.path}: the head's value of a sample is NaN or inf")
         return scores
 
-    @property
-    def has_calibration(self) -> bool:
-        """Whether the head knows probabilities, besides values."""
-        return self._scorer.calibration is not None
+    def judge_samples(
+        self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
+    ) -> list[Judged]:
+        """Judge encoded samples in one run of the backbone; each prompt is computed once.
+
+        Args:
+            samples: samples of any prompts, at least one.
+            on_tokens: called with the number of tokens computed.
+
+        Raises:
+            ValueError: the features or a number are NaN or inf.
+        """
+        scores = self.score_samples(samples, on_tokens)
+        is_calibrated = self._scorer.calibration is not None
+        nothing = [None] * len(samples)
+        columns = zip(
+            samples,
+            scores.values.tolist(),
+            scores.log_odds.tolist() if is_calibrated else nothing,
+            scores.probabilities.tolist() if is_calibrated else nothing,
+            nothing if scores.spreads is None else scores.spreads.tolist(),
+            strict=True,
+        )
+        return [
+            Judged(
+                value=value,
+                logit=logit,
+                probability=probability,
+                spread=spread,
+                num_tokens=len(sample.prompt) + len(sample.output),
+                is_truncated=sample.is_truncated,
+            )
+            for sample, value, logit, probability, spread in columns
+        ]
 
     def _for_groups(
         self,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from featurize.data.fields import to_answer, to_text
-from featurize.data.messages import join_prompt, to_messages
 from featurize.data.prompt import Encoder, TokenIds
-from featurize.errors import CriticError, shorten
+from featurize.errors import shorten
+from headtrain.scoring.texts import to_problem
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]] | Sequence[int]
 """The problem as datasets have it in `instruction`, chat messages, or ids of the whole prompt."""
@@ -45,6 +45,19 @@ class SampleEncoder:
         """
         if isinstance(outputs, str):
             raise ValueError(f"outputs is one string ({outputs[:40]!r}); give a list of strings")
+        names = [f"outputs[{place}]" for place in range(len(outputs))]
+        return self._encode(prompt, dict(zip(names, outputs, strict=True)), input)
+
+    def encode_one(self, prompt: Prompt, output: Output, input: str = "") -> Sample:
+        """Return the sample of one output.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        return self._encode(prompt, {"output": output}, input)[0]
+
+    def _encode(self, prompt: Prompt, outputs: Mapping[str, Output], input: str) -> list[Sample]:
+        """Encode outputs by the names that errors call them."""
         with self.lock:
             whole = self._encode_prompt(prompt, input)
             encoded = self._encode_outputs(outputs, len(whole.ids))
@@ -71,21 +84,21 @@ class SampleEncoder:
             return TokenIds(ids=ids, is_truncated=False)
         return TokenIds(ids=ids[: limit - len(tail)] + tail, is_truncated=True)
 
-    def _encode_outputs(self, outputs: Sequence[Output], num_prompt_tokens: int) -> list[TokenIds]:
+    def _encode_outputs(
+        self, outputs: Mapping[str, Output], num_prompt_tokens: int
+    ) -> list[TokenIds]:
         """Tokenize the texts among the outputs together, and cut ids as texts are cut."""
         texts = {
-            place: to_answer(output, f"outputs[{place}]")
-            for place, output in enumerate(outputs)
-            if not is_ids(output)
+            name: to_answer(output, name) for name, output in outputs.items() if not is_ids(output)
         }
         found = self.encoder.encode_outputs(list(texts.values()), num_prompt_tokens)
         encoded = dict(zip(texts, found, strict=True))
         limit = self.encoder.max_length - num_prompt_tokens
-        for place, output in enumerate(outputs):
-            if place not in encoded:
-                ids = self._check_ids(cast("Sequence[int]", output), f"outputs[{place}]")
-                encoded[place] = TokenIds(ids=ids[:limit], is_truncated=len(ids) > limit)
-        return [encoded[place] for place in range(len(outputs))]
+        for name, output in outputs.items():
+            if name not in encoded:
+                ids = self._check_ids(cast("Sequence[int]", output), name)
+                encoded[name] = TokenIds(ids=ids[:limit], is_truncated=len(ids) > limit)
+        return [encoded[name] for name in outputs]
 
     def _check_ids(self, ids: Sequence[int], name: str) -> tuple[int, ...]:
         wrong = [i for i in ids if type(i) is not int or not 0 <= i < self.vocabulary]
@@ -100,19 +113,3 @@ class SampleEncoder:
 def is_ids(value: object) -> bool:
     """Whether a prompt or an output is a list of token ids."""
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], int)
-
-
-def to_problem(prompt: str | Sequence[Mapping[str, object]]) -> str:
-    """Return the text of a prompt: itself, or that of the messages before the answer.
-
-    Raises:
-        CriticError: it is neither, or the messages are not a single-turn prompt.
-    """
-    if isinstance(prompt, str):
-        return to_text(prompt, "prompt")
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise CriticError(
-            f"'prompt' is {shorten(prompt)}; it must be a text, a list of messages with 'role' and"
-            " 'content', or a list of token ids"
-        )
-    return join_prompt(to_messages(list(prompt), "prompt"), "prompt")

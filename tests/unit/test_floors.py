@@ -25,7 +25,7 @@ FLOORS = (
     ("headtrain.features", "headtrain.pairs", "headtrain.head"),
     ("headtrain.training",),
     ("headtrain.evaluation",),
-    ("headtrain.sweep", "headtrain.scoring", "headtrain.report"),
+    ("headtrain.sweep", "headtrain.scoring", "headtrain.report", "headtrain.rewards"),
     ("configs",),
     ("cli",),
 )

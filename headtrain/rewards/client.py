@@ -1,0 +1,109 @@
+"""Asks a critic's server for judgements, one request per prompt."""
+
+import functools
+import http.client
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from featurize.errors import CriticError, shorten
+from headtrain.scoring.judged import Judged
+
+TIMEOUT = 180.0
+"""Seconds to wait for one reply."""
+ATTEMPTS = 8
+MAX_REQUESTS = 16
+"""Requests that are open at a time."""
+
+Groups: TypeAlias = Mapping[str, Sequence[str]]
+"""Outputs to judge by their problem."""
+
+Answers: TypeAlias = Mapping[str, Sequence[Judged | ValueError]]
+"""Judgement of each output, or why there is none, by their problem."""
+
+_BUSY = (429, 503)  # too many samples wait; the backbone is loading
+
+
+class ServerError(CriticError):
+    """The server cannot be reached, or refuses a request."""
+
+
+def judge_there(url: str, groups: Groups) -> Answers:
+    """Judge on a server, several prompts at a time.
+
+    Raises:
+        ServerError: as `judge_remotely`.
+    """
+    with ThreadPoolExecutor(MAX_REQUESTS) as pool:
+        found = pool.map(functools.partial(judge_remotely, url), groups, groups.values())
+        return dict(zip(groups, found, strict=True))
+
+
+def judge_remotely(url: str, prompt: str, outputs: Sequence[str]) -> list[Judged | ValueError]:
+    """Judge outputs of one prompt; the answer for a bad output is its error.
+
+    A server that is busy or still loading is asked again, when it says so. The token is read from
+    CRITIC_TOKEN.
+
+    Raises:
+        ServerError: there is no answer after all attempts, or the request is refused.
+    """
+    body = json.dumps({"prompt": prompt, "outputs": list(outputs)}).encode()
+    status, reply = _ask(f"{url.rstrip('/')}/score", body)
+    if status == 422:
+        return [CriticError(error) for error in reply["errors"]]
+    errors = reply.get("errors") or [None] * len(outputs)
+    return [
+        CriticError(error) if error is not None else _to_judged(reply, place)
+        for place, error in enumerate(errors)
+    ]
+
+
+def _to_judged(reply: dict[str, Any], place: int) -> Judged:
+    return Judged(
+        value=reply["values"][place],
+        logit=reply["logits"][place],
+        probability=reply["probabilities"][place],
+        spread=reply["spread"][place],
+        num_tokens=0,
+        is_truncated=reply["truncated"][place],
+    )
+
+
+def _ask(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    """Post a body until there is a reply; return its status, 200 or 422, and its content."""
+    reason = ""
+    for attempt in range(ATTEMPTS):
+        try:
+            with urlopen(_request(url, body), timeout=TIMEOUT) as response:
+                return 200, json.load(response)
+        except HTTPError as error:
+            content = error.read()
+            if error.code == 422:
+                return 422, json.loads(content)
+            reason = f"status {error.code}: {shorten(content.decode(errors='replace'), 200)}"
+            if error.code not in _BUSY:
+                break
+            time.sleep(_pause(error.headers.get("Retry-After", ""), attempt))
+        except (URLError, OSError, http.client.HTTPException) as error:
+            reason = str(error)
+            time.sleep(_pause("", attempt))
+    raise ServerError(f"{url}: no judgement ({reason}); is `critic serve` running there?")
+
+
+def _request(url: str, body: bytes) -> Request:
+    if not url.startswith(("http://", "https://")):
+        raise ServerError(f"the server's URL is {url!r}; it must begin with http:// or https://")
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get("CRITIC_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    return Request(url, body, headers, method="POST")
+
+
+def _pause(retry_after: str, attempt: int) -> float:
+    return float(retry_after) if retry_after.isdecimal() else min(0.2 * 2**attempt, 10.0)

@@ -1,0 +1,214 @@
+"""The reward of completions by a critic, in this process or from a server."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+from featurize.data.fields import is_blank
+from featurize.errors import CriticError, shorten
+from headtrain.rewards.client import Answers, Groups, judge_there
+from headtrain.rewards.fences import last_block
+from headtrain.scoring.judged import Judged
+from headtrain.scoring.texts import to_problem
+
+logger = logging.getLogger(__name__)
+
+RewardScale = Literal["logit", "probability", "value", "group_rank"]
+"""Calibrated log-odds, their probability, the head's own value, or the share of the prompt's other
+completions that are worse."""
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
+Completion: TypeAlias = str | Sequence[Mapping[str, object]]
+"""A text, or the messages of an answer, of which the last counts."""
+
+
+@dataclass(kw_only=True)
+class CriticReward:
+    """A reward function `f(prompts, completions, **columns) -> list[float | None]`.
+
+    Completions of equal prompts share one forward pass over the prompt. The object can be pickled:
+    it holds names, and loads the critic once per process when it is first called.
+    """
+
+    head: str | None = None
+    """Folder or URI of the head."""
+    url: str | None = None
+    """A server to ask instead (`critic serve`)."""
+    scale: RewardScale = "logit"
+    floor: float | None = None
+    """The reward of a completion without a judgement; None: no reward."""
+    fenced: bool = False
+    """Judge the last fenced block of a completion, instead of all of it."""
+    device: str = "auto"
+    backbone: str | None = None
+    """The backbone's place, if it is not where the head's run had it."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Completions by outcome: judged, empty, no_code, too_long, refused."""
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            CriticError: neither a head nor a server is named, or the scale is unknown.
+        """
+        self.__name__ = "critic_reward"  # trainers log under this name
+        if not self.head and not self.url:
+            raise CriticError("no head is named; give its folder, or set CRITIC_HEAD or CRITIC_URL")
+        if self.scale not in get_args(RewardScale):
+            known = ", ".join(get_args(RewardScale))
+            raise CriticError(f"the scale is {shorten(self.scale)}; it must be one of {known}")
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+    ) -> list[float | None]:
+        """Return the reward of each completion; None where there is none.
+
+        Args:
+            prompts: texts or messages, one per completion.
+            completions: texts or messages.
+            columns: whatever else a trainer passes; `log_metric` is called with shares of outcomes.
+
+        Raises:
+            ValueError: a prompt is not a single-turn problem, or the numbers differ.
+        """
+        call = _Call(self, prompts, completions)
+        call.take(self._judge(call.groups))
+        return call.rewards(columns.get("log_metric"))
+
+    def _judge(self, groups: Groups) -> Answers:
+        """Judge the outputs of all prompts: here in one run, on a server all at once."""
+        if self.url:
+            return judge_there(self.url, groups)
+        # NOTE: imported here, so that a trainer that asks a server needs no backbone's libraries.
+        from headtrain.rewards.local import judge_here
+
+        assert self.head is not None, "checked when it was made"
+        return judge_here(self.head, self.device, self.backbone, groups)
+
+
+class AsyncCriticReward(CriticReward):
+    """The same as a coroutine function, for trainers that await their rewards together."""
+
+    async def __call__(  # type: ignore[override]
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+    ) -> list[float | None]:
+        """Return the reward of each completion; takes the arguments of `CriticReward`."""
+        call = _Call(self, prompts, completions)
+        call.take(await asyncio.to_thread(self._judge, call.groups))
+        return call.rewards(columns.get("log_metric"))
+
+
+def critic_reward(
+    head: str | None = None,
+    scale: RewardScale = "logit",
+    url: str | None = None,
+    *,
+    floor: float | None = None,
+    fenced: bool = False,
+    device: str = "auto",
+    backbone: str | None = None,
+) -> CriticReward:
+    """Make a reward function for TRL's trainers; with `url` it is asynchronous.
+
+    Raises:
+        CriticError: as `CriticReward`.
+    """
+    kind = AsyncCriticReward if url else CriticReward
+    return kind(
+        head=head,
+        scale=scale,
+        url=url,
+        floor=floor,
+        fenced=fenced,
+        device=device,
+        backbone=backbone,
+    )
+
+
+class _Call:
+    """The completions of one call, grouped by the text of their prompts."""
+
+    def __init__(
+        self, reward: CriticReward, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> None:
+        if len(prompts) != len(completions):
+            raise CriticError(
+                f"{len(prompts)} prompts and {len(completions)} completions are given"
+            )
+        self._reward = reward
+        self._outcomes: list[str] = [""] * len(completions)
+        self._numbers: list[float | None] = [reward.floor] * len(completions)
+        self._places: dict[str, list[int]] = {}
+        self.groups: dict[str, list[str]] = {}
+        """Outputs to judge by their problem."""
+        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            problem = to_problem(prompt)
+            output, self._outcomes[place] = self._to_output(completion)
+            if not self._outcomes[place]:
+                self.groups.setdefault(problem, []).append(output)
+                self._places.setdefault(problem, []).append(place)
+
+    def _to_output(self, completion: Completion) -> tuple[str, str]:
+        """Return what is judged, and why it is not, if so."""
+        text = _text_of(completion)
+        found = last_block(text) if self._reward.fenced else text
+        if found is None:
+            return "", "empty" if is_blank(text) else "no_code"
+        return found, "empty" if is_blank(found) else ""
+
+    def take(self, found: Answers) -> None:
+        """Turn the answers about all outputs into rewards."""
+        for problem, answers in found.items():
+            self._take(self._places[problem], answers)
+
+    def _take(self, places: Sequence[int], answers: Sequence[Judged | ValueError]) -> None:
+        """Turn the answers about a prompt's outputs into rewards."""
+        judged: dict[int, Judged] = {}
+        for place, answer in zip(places, answers, strict=True):
+            if isinstance(answer, ValueError):
+                self._outcomes[place] = "refused"
+                logger.warning("a completion is not judged: %s", answer)
+            elif answer.is_truncated:
+                self._outcomes[place] = "too_long"
+            else:
+                self._outcomes[place] = "judged"
+                judged[place] = answer
+        for place, reward in _to_rewards(judged, self._reward.scale).items():
+            self._numbers[place] = reward
+
+    def rewards(self, log_metric: Any) -> list[float | None]:
+        """Count the outcomes and return the rewards."""
+        counts = Counter(self._outcomes)
+        self._reward.counts.update(counts)
+        if callable(log_metric) and self._outcomes:
+            for outcome in ("judged", "empty", "no_code", "too_long", "refused"):
+                log_metric(f"critic/{outcome}", counts[outcome] / len(self._outcomes))
+        return self._numbers
+
+
+def _to_rewards(judged: Mapping[int, Judged], scale: RewardScale) -> dict[int, float]:
+    if scale == "group_rank":
+        values = [one.value for one in judged.values()]
+        return {place: _share_of_worse(one.value, values) for place, one in judged.items()}
+    return {place: one.on_scale(scale) for place, one in judged.items()}
+
+
+def _share_of_worse(value: float, values: Sequence[float]) -> float:
+    """Return the share of the others that are worse, equal ones as halves; 0.5 without others."""
+    if len(values) == 1:
+        return 0.5
+    worse, equal = sum(v < value for v in values), sum(v == value for v in values) - 1
+    return (worse + equal / 2) / (len(values) - 1)
+
+
+def _text_of(completion: Completion) -> str:
+    """Return the text of a completion; of messages that of the last."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") if completion else ""
+    if content is not None and not isinstance(content, str):
+        raise CriticError(f"the completion's content is {shorten(content)}; it must be a text")
+    return content or ""

@@ -1,0 +1,1 @@
+"""A critic behind HTTP, in the shapes that RL frameworks and inference servers speak."""

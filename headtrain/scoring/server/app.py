@@ -1,0 +1,263 @@
+"""The HTTP application: routes, limits, authorisation, and errors in one line of JSON."""
+
+import asyncio
+import contextlib
+import functools
+import hmac
+import ipaddress
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from headtrain.scoring.server.contracts import Context, Contract
+from headtrain.scoring.server.foreign import (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    GetRewardRequest,
+    RmRequest,
+)
+from headtrain.scoring.server.own import RerankRequest, ScoreRequest
+from headtrain.scoring.server.service import NotReady, Overloaded, Service
+
+logger = logging.getLogger(__name__)
+
+CONTRACTS: dict[str, type[Any]] = {
+    "/score": ScoreRequest,
+    "/rerank": RerankRequest,
+    "/v1/rerank": RerankRequest,
+    "/get_reward": GetRewardRequest,
+    "/rm": RmRequest,
+    "/classify": ClassifyRequest,
+    "/v1/classify": ClassifyRequest,
+    "/v1/embeddings": EmbeddingsRequest,
+}
+
+CLIENT_CLOSED = 499
+"""Status of a request whose client hung up; it is counted, nobody reads it."""
+
+_SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_PAGE = {"/": "page.html", "/page.css": "page.css", "/page.js": "page.js"}
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+
+Result = TypeVar("Result")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """What the handlers share."""
+
+    service: Service
+    context: Context
+    token: str = ""
+    """Bearer token that requests must carry; empty: none."""
+
+
+def build_app(application: Application, on_failure: Callable[[], None]) -> Starlette:
+    """Build the application; `on_failure` is called when the critic cannot be loaded."""
+    service = application.service
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        service.start(on_failure)
+        yield
+        await asyncio.to_thread(service.close)
+
+    routes = [
+        Route(path, _guard(application, path, functools.partial(_answer, application, kind)),
+              methods=["POST"])
+        for path, kind in CONTRACTS.items()
+    ]  # fmt: skip
+    for path, handler in (("/metrics", _metrics), ("/v1/models", _models)):
+        handle = functools.partial(handler, application)
+        routes.append(Route(path, _guard(application, path, handle), methods=["GET"]))
+    routes.append(Route("/health", functools.partial(_health, application)))
+    routes.append(Route("/ready", functools.partial(_ready, application)))
+    routes += [Route(path, functools.partial(_page, name)) for path, name in _PAGE.items()]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _guard(application: Application, path: str, handle: Handler) -> Any:
+    """Check the token, turn errors into replies, and count the request."""
+
+    async def guarded(request: Request) -> Response:
+        started = time.monotonic()
+        response = await _reply(application, request, handle)
+        counters = application.service.counters
+        counters.add("critic_requests_total", endpoint=path, status=str(response.status_code))
+        counters.observe("critic_request_seconds", time.monotonic() - started, endpoint=path)
+        return response
+
+    return guarded
+
+
+async def _reply(application: Application, request: Request, handle: Handler) -> Response:
+    try:
+        _check_token(application.token, request)
+        return await handle(request)
+    except HTTPException as error:
+        return _error(error.status_code, error.detail, error.headers)
+    except NotReady:
+        return _error(503, "the backbone is still loading", {"Retry-After": "2"})
+    except Overloaded as error:
+        return _error(429, str(error), {"Retry-After": str(error.retry_seconds)})
+    except ClientDisconnect:
+        return _error(CLIENT_CLOSED, "the client hung up")
+    except ValueError as error:
+        return _error(400, str(error))
+    except Exception:
+        logger.exception("%s failed", request.url.path)
+        return _error(500, "a fault of the server; its log has the traceback")
+
+
+def _check_token(token: str, request: Request) -> None:
+    """Compare in constant time, whatever bytes the header holds."""
+    given = request.headers.get("authorization", "").encode("latin-1")
+    if token and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        detail = "the header 'Authorization: Bearer ...' is missing or holds another token"
+        raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+async def _answer(application: Application, kind: type[Any], request: Request) -> Response:
+    """Read a request of a contract, judge its samples while the client waits, and reply."""
+    body = await _read_body(application.service, request)
+    contract = _parse(body, kind)
+    context = application.context
+    asked = contract.samples(context)
+    answers = await _unless_gone(request, application.service.judge(asked))
+    errors = [str(one) for one in answers if isinstance(one, ValueError)]
+    if errors and len(errors) == len(answers):
+        return _json({"error": errors[0], "errors": errors}, 422)
+    return _json(contract.reply(answers, context))
+
+
+async def _read_body(service: Service, request: Request) -> bytes:
+    """Read the body within the limits of size and time."""
+    limits = service.limits
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, f"the content type is {kind!r}; send application/json")
+    too_large = HTTPException(413, f"the request has more than {limits.max_body:,} bytes")
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > limits.max_body:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.max_body:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the request did not arrive within {limits.body_seconds:g} s"
+        ) from None
+    return bytes(body)
+
+
+def _parse(body: bytes, kind: type[Any]) -> Contract:
+    """Parse a body; an error names the place in it."""
+    try:
+        parsed: Contract = msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise HTTPException(400, f"the body is not what this endpoint takes: {error}") from None
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise HTTPException(400, f"the body is not JSON that can be read: {error}") from None
+    return parsed
+
+
+async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """Await work, and cancel it when the client hangs up.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_wait_until_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _wait_until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _metrics(application: Application, _request: Request) -> Response:
+    text = application.service.counters.to_text()
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+async def _models(application: Application, _request: Request) -> Response:
+    context = application.context
+    model = {"id": context.model, "object": "model", "created": context.created}
+    return _json({"object": "list", "data": [model | {"owned_by": "critic"}]})
+
+
+async def _health(_application: Application, _request: Request) -> Response:
+    return _json({"status": "ok"})
+
+
+async def _ready(application: Application, _request: Request) -> Response:
+    if application.service.is_ready:
+        return _json({"status": "ready"})
+    return _error(503, "the backbone is still loading", {"Retry-After": "2"})
+
+
+async def _page(name: str, _request: Request) -> Response:
+    text = files("headtrain.scoring.server").joinpath(name).read_bytes()
+    kind = _TYPES[name.rpartition(".")[2]]
+    return Response(text, media_type=kind, headers=_SECURITY)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail, error.headers)
+
+
+def _error(status: int, message: str, headers: Any = None) -> Response:
+    return _json({"error": message}, status, headers)
+
+
+def _json(value: Any, status: int = 200, headers: Any = None) -> Response:
+    return Response(
+        msgspec.json.encode(value), status, dict(headers or {}), media_type="application/json"
+    )

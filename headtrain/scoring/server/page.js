@@ -1,0 +1,110 @@
+"use strict";
+// Texts enter the page as textContent only, so that nothing in them is read as HTML.
+
+const at = (id) => document.getElementById(id);
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function renumber() {
+  [...at("candidates").children].forEach((one, place) => {
+    one.querySelector("label").textContent = `Candidate ${place + 1}`;
+    one.querySelector("button").hidden = at("candidates").children.length === 1;
+  });
+}
+
+let made = 0;
+function addCandidate() {
+  const box = element("div");
+  const head = element("div", undefined, "head");
+  const label = element("label");
+  const remove = element("button", "Remove", "small");
+  const area = element("textarea");
+  area.id = `candidate-${made++}`;
+  area.rows = 5;
+  area.required = true;
+  area.spellcheck = false;
+  label.htmlFor = area.id;
+  remove.type = "button";
+  remove.addEventListener("click", () => { box.remove(); renumber(); });
+  head.append(label, remove);
+  box.append(head, area);
+  at("candidates").append(box);
+  renumber();
+  return area;
+}
+
+function say(text, isWrong) {
+  at("message").textContent = text;
+  at("message").className = isWrong ? "wrong" : "";
+}
+
+function number(name, value, digits) {
+  const shown = element("span", `${name} `);
+  shown.append(element("b", value === null ? "-" : value.toFixed(digits)));
+  return shown;
+}
+
+function show(outputs, reply) {
+  const order = outputs.map((_, place) => place);
+  const rank = (place) => reply.ranks[place] ?? Infinity;
+  order.sort((a, b) => rank(a) - rank(b) || a - b);
+  at("results").replaceChildren(...order.map((place) => {
+    const item = element("li");
+    const error = reply.errors?.[place];
+    const numbers = element("p", undefined, "numbers");
+    numbers.append(element("strong", `Candidate ${place + 1}`));
+    if (error) {
+      numbers.append(element("span", error, "wrong"));
+    } else {
+      numbers.append(
+        number("rank", reply.ranks[place], 0),
+        number("value", reply.values[place], 4),
+        number("probability", reply.probabilities[place], 3),
+      );
+      if (reply.spread[place] !== null) numbers.append(number("spread", reply.spread[place], 4));
+      if (reply.truncated[place]) numbers.append(element("span", "too long, cut", "wrong"));
+    }
+    item.append(numbers);
+    if (!error && reply.probabilities[place] !== null) {
+      const bar = element("progress");
+      bar.max = 1;
+      bar.value = reply.probabilities[place];
+      bar.setAttribute("aria-label", `Probability of candidate ${place + 1}`);
+      item.append(bar);
+    }
+    item.append(element("pre", outputs[place]));
+    return item;
+  }));
+}
+
+async function judge(event) {
+  event.preventDefault();
+  const outputs = [...at("candidates").querySelectorAll("textarea")].map((area) => area.value);
+  const headers = { "Content-Type": "application/json" };
+  if (at("token").value) headers.Authorization = `Bearer ${at("token").value}`;
+  at("judge").disabled = true;
+  say("Judging ...");
+  try {
+    const body = JSON.stringify({ prompt: at("prompt").value, outputs });
+    const response = await fetch("score", { method: "POST", headers, body });
+    const reply = await response.json();
+    if (!response.ok) throw new Error(reply.error);
+    at("model").textContent = reply.model;
+    show(outputs, reply);
+    say("");
+  } catch (error) {
+    say(error.message, true);
+  } finally {
+    at("judge").disabled = false;
+  }
+}
+
+at("add").addEventListener("click", () => addCandidate().focus());
+at("form").addEventListener("submit", judge);
+addCandidate();
+addCandidate();

@@ -1,0 +1,217 @@
+"""The critic of a server: loads in the background, encodes texts, and judges them in batches."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from featurize.errors import CriticError, one_line
+from headtrain.scoring.critic import Critic
+from headtrain.scoring.judged import Judged, Scale
+from headtrain.scoring.samples import Sample
+from headtrain.scoring.server.batcher import Batcher
+from headtrain.scoring.server.contracts import Answers, Asked, TextSample
+from headtrain.scoring.server.counters import Counters
+
+logger = logging.getLogger(__name__)
+
+
+OUTCOMES = ("judged", "failed", "dropped", "refused")
+"""What becomes of a sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a server accepts."""
+
+    window: float = 0.005
+    """Seconds to wait for more samples after the first."""
+    max_run: int = 512
+    """Samples that are computed together."""
+    max_waiting: int = 4096
+    """Samples that are admitted and not yet answered."""
+    max_body: int = 16 << 20
+    """Bytes of a request."""
+    max_text: int = 1 << 20
+    """Characters, or token ids, of a prompt or an output."""
+    body_seconds: float = 30.0
+    """Time for a request to arrive."""
+
+
+class Overloaded(Exception):
+    """As many samples wait as may; `retry_seconds` is when to come back."""
+
+    def __init__(self, retry_seconds: int) -> None:
+        super().__init__(f"too many samples wait; come back in {retry_seconds} s")
+        self.retry_seconds = retry_seconds
+
+
+class NotReady(Exception):
+    """The backbone is not loaded yet."""
+
+
+class Service:
+    """Judges texts; lives in one event loop, with a thread to encode and one to compute."""
+
+    def __init__(
+        self,
+        load: Callable[[], Critic],
+        *,
+        scale: Scale = "logit",
+        limits: Limits | None = None,
+        gather: Callable[[], object] | None = None,
+    ) -> None:
+        """Make a service that has not started.
+
+        Args:
+            load: loads the critic; runs in a thread.
+            scale: the number that a reward is.
+            limits: what is accepted.
+            gather: see `Batcher`.
+        """
+        self.limits = limits or Limits()
+        self.scale = scale
+        self.failure: Exception | None = None
+        """Why the critic could not be loaded."""
+        self._critic: Critic | None = None
+        self.num_admitted = 0
+        """Samples that wait for their answer."""
+        self.counters = Counters(
+            {
+                "critic_waiting_samples": lambda: self.num_admitted,
+                "critic_ready": lambda: int(self.is_ready),
+            }
+        )
+        self._load = load
+        self._encoding = ThreadPoolExecutor(1, "critic-encoder")
+        self.batcher = Batcher(
+            self._judge, window=self.limits.window, max_run=self.limits.max_run, gather=gather
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the critic is loaded and checked."""
+        return self._critic is not None
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Load the critic in a thread; calls `on_failure` if that fails, from the thread."""
+
+        def load() -> None:
+            try:
+                critic = self._load()
+                _check(critic, self.scale)
+            except Exception as error:
+                self.failure = error
+                on_failure()
+                return
+            self._critic = critic
+            self.batcher.start()
+            logger.info("%s is loaded and checked", critic.head.path)
+
+        threading.Thread(target=load, name="critic-loader", daemon=True).start()
+
+    def close(self) -> None:
+        """Judge what was admitted, then end the threads."""
+        self._encoding.shutdown(wait=True)
+        self.batcher.close()
+
+    def describe(self) -> dict[str, int]:
+        """Account for every sample that was asked for, by name."""
+        named = {outcome: {"outcome": outcome} for outcome in OUTCOMES}
+        count = self.counters.count
+        return {
+            "requests": int(count("critic_requests_total")),
+            **{f"samples {k}": int(count("critic_samples_total", **v)) for k, v in named.items()},
+            "samples truncated": int(count("critic_samples_truncated_total")),
+            "tokens computed": int(count("critic_forward_tokens_total")),
+        }
+
+    async def judge(self, asked: Asked) -> Answers:
+        """Judge samples; the answer of a bad one is its error.
+
+        When the caller is cancelled, samples that are not being computed are dropped.
+
+        Raises:
+            NotReady: the critic is still loading.
+            Overloaded: too many samples wait.
+        """
+        if self._critic is None:
+            raise NotReady
+        if self.num_admitted + len(asked) > self.limits.max_waiting:
+            self.counters.add("critic_samples_total", len(asked), outcome="refused")
+            raise Overloaded(self.batcher.retry_seconds)
+        self.num_admitted += len(asked)
+        try:
+            answers = await self._answer(self._critic, asked)
+        except asyncio.CancelledError:
+            self.counters.add("critic_samples_total", len(asked), outcome="dropped")
+            raise
+        finally:
+            self.num_admitted -= len(asked)
+        self._count(answers)
+        return answers
+
+    async def _answer(self, critic: Critic, asked: Asked) -> Answers:
+        loop = asyncio.get_running_loop()
+        encoded = await loop.run_in_executor(self._encoding, self._encode, critic, asked)
+        samples = [one for one in encoded if isinstance(one, Sample)]
+        promises = [asyncio.wrap_future(one) for one in self.batcher.submit(samples)]
+        found = iter(await asyncio.gather(*promises, return_exceptions=True))
+        return [_to_answer(next(found)) if isinstance(one, Sample) else one for one in encoded]
+
+    def _encode(self, critic: Critic, asked: Asked) -> list[Sample | ValueError]:
+        return [
+            one if isinstance(one, ValueError) else self._encode_one(critic, one) for one in asked
+        ]
+
+    def _encode_one(self, critic: Critic, text: TextSample) -> Sample | ValueError:
+        try:
+            for name, value in (("prompt", text.prompt), ("output", text.output)):
+                if len(value) > self.limits.max_text:
+                    raise CriticError(
+                        f"the {name} has {len(value):,} characters or ids; at most"
+                        f" {self.limits.max_text:,} are accepted"
+                    )
+            return critic.encode_one(text.prompt, text.output, text.input)
+        except ValueError as error:
+            return error
+
+    def _judge(self, samples: Sequence[Sample]) -> list[Judged]:
+        """Judge encoded samples; runs in the batcher's thread."""
+        assert self._critic is not None, "the batcher starts after loading"
+        self.counters.add("critic_forward_runs_total")
+        return self._critic.judge_samples(samples, self._count_tokens)
+
+    def _count_tokens(self, tokens: int) -> None:
+        self.counters.add("critic_forward_tokens_total", tokens)
+
+    def _count(self, answers: Answers) -> None:
+        judged = [one for one in answers if isinstance(one, Judged)]
+        self.counters.add("critic_samples_total", len(judged), outcome="judged")
+        self.counters.add("critic_samples_total", len(answers) - len(judged), outcome="failed")
+        truncated = sum(one.is_truncated for one in judged)
+        self.counters.add("critic_samples_truncated_total", truncated)
+        self.counters.add("critic_sample_tokens_total", sum(one.num_tokens for one in judged))
+
+
+def _check(critic: Critic, scale: Scale) -> None:
+    """Judge two outputs, so that a critic that cannot does not become ready.
+
+    Raises:
+        ValueError: the numbers are not finite, or the head has none on this scale.
+    """
+    samples = critic.encode("Add two numbers.", ["print(a + b)", "return a"])
+    for judged in critic.judge_samples(samples):
+        judged.on_scale(scale)
+
+
+def _to_answer(found: Judged | BaseException) -> Judged | ValueError:
+    """Turn what a computation raised into the sample's error; anything unknown is a fault."""
+    if isinstance(found, (Judged, ValueError)):
+        return found
+    if not isinstance(found, Exception):
+        raise found
+    logger.error("a sample could not be computed", exc_info=found)
+    return CriticError(f"the sample could not be computed: {one_line(found)}")
