@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hmac
 import ipaddress
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -190,11 +191,25 @@ def _parse(body: bytes, kind: type[Any]) -> Contract:
     """Parse a body; an error names the place in it."""
     try:
         parsed: Contract = msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except msgspec.ValidationError as error:
         raise HTTPException(400, f"the body is not what this endpoint takes: {error}") from None
+    except msgspec.DecodeError as error:
+        raise HTTPException(400, f"the body is not JSON: {_explain(body, error)}") from None
     except (RecursionError, UnicodeDecodeError) as error:
-        raise HTTPException(400, f"the body is not JSON that can be read: {error}") from None
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
     return parsed
+
+
+def _explain(body: bytes, error: msgspec.DecodeError) -> str:
+    """Say what is wrong; msgspec calls a lone surrogate truncated data."""
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError as fault:
+        surrogate = str(fault.object)[fault.start]
+        return f"a text holds the lone surrogate {surrogate!r}, which no UTF-8 text can hold"
+    except (ValueError, RecursionError):
+        pass
+    return str(error)
 
 
 async def _unless_gone(request: Request, work: Awaitable[Result]) -> Result:

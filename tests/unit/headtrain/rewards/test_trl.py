@@ -1,0 +1,71 @@
+"""Two steps of TRL's GRPO with a critic as its reward; skipped where trl is not installed."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl")
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from headtrain import rewards
+from headtrain.rewards.environment import reward_of_environment
+from tests.support.scored_projects import make_project
+from tests.support.tiny_models import make_tokenizer, write_tiny_llama
+
+pytestmark = pytest.mark.slow
+
+CHAT = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+
+
+def train(folder: Path, reward: Any, rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Train a tiny policy for two steps; return what was logged at each."""
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = CHAT
+    config = GRPOConfig(
+        output_dir=str(folder / "out"),
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=8,
+        max_steps=2,
+        logging_steps=1,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        temperature=1.0,
+    )
+    trainer = GRPOTrainer(
+        model=str(write_tiny_llama(folder / "policy", seed=7)),
+        reward_funcs=[reward],
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "reward" in entry]
+
+
+@pytest.mark.parametrize("kind", ["texts", "messages", "environment"])
+def test_two_steps_of_grpo_have_finite_rewards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    project = make_project(tmp_path / "project")
+    prompts: list[Any] = [f"Solve task {n}" for n in range(4)]
+    if kind == "messages":
+        prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    reward: Any = rewards.critic_reward(str(project.head), "probability", device="cpu")
+    if kind == "environment":
+        monkeypatch.setenv("CRITIC_HEAD", str(project.head))
+        reward_of_environment.cache_clear()
+        reward = rewards.trl
+    logged = train(tmp_path, reward, [{"prompt": prompt} for prompt in prompts])
+    name = "trl" if kind == "environment" else "critic_reward"
+    assert [entry["step"] for entry in logged] == [1, 2]
+    assert all(math.isfinite(entry[f"rewards/{name}/mean"]) for entry in logged)
+    if kind != "environment":
+        assert reward.counts["judged"] > 0
