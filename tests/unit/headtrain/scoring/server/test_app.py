@@ -258,6 +258,20 @@ def test_only_json_within_the_limit_is_read(critic: Critic) -> None:
     talk(critic, say, limits=Limits(window=0, max_body=1000))
 
 
+def test_a_request_that_does_not_arrive_in_time_is_refused(critic: Critic) -> None:
+    async def say(app: RunningApp) -> None:
+        async def half() -> Any:
+            yield b'{"prompt": '
+            await asyncio.Event().wait()
+
+        headers = {"content-type": "application/json"}
+        response = await app.client.post("/score", content=half(), headers=headers)
+        assert response.status_code == 408
+        assert "did not arrive" in response.json()["error"]
+
+    talk(critic, say, limits=Limits(window=0, body_seconds=0.01))
+
+
 def test_more_than_may_wait_is_refused_until_there_is_room(critic: Critic) -> None:
     gate = Gate()
 
