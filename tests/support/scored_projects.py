@@ -1,6 +1,6 @@
 """A tiny project featurized in this process, with a head of random weights that records it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,14 @@ def make_project(
     tensors: Sequence[str] | None = None,
     num_members: int = 1,
     fitted: dict[str, Any] | None = None,
+    backbone: Mapping[str, Any] | None = None,
     **record: Any,
 ) -> ScoredProject:
-    """Eight problems in `folder`; `record` replaces fields of the head's record."""
-    model = write_tiny_llama(folder / "model", adds_bos=True)
+    """Eight problems in `folder`.
+
+    `backbone` changes the config of the LLaMA; `record` replaces fields of the head's record.
+    """
+    model = write_tiny_llama(folder / "model", adds_bos=True, **(backbone or {}))
     rows = make_rows("train", 8)
     path = write_rows(folder / "train.jsonl", rows)
     settings = load_config(
