@@ -15,6 +15,6 @@ def trl(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> l
     The head is named by CRITIC_HEAD, or a server by CRITIC_URL.
 
     Raises:
-        CriticError: neither is set, or a prompt is not a single-turn problem.
+        CriticError: neither is set, or a prompt is neither text nor messages.
     """
     return reward_of_environment(needs_number=False)(prompts, completions, **columns)

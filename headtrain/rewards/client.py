@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -20,11 +21,20 @@ ATTEMPTS = 8
 MAX_REQUESTS = 16
 """Requests that are open at a time."""
 
-Groups: TypeAlias = Mapping[str, Sequence[str]]
-"""Outputs to judge by their problem."""
+Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
+"""A text, or messages with `role` and `content`."""
 
-Answers: TypeAlias = Mapping[str, Sequence[Judged | ValueError]]
-"""Judgement of each output, or why there is none, by their problem."""
+Answers: TypeAlias = Sequence[Judged | ValueError]
+"""Judgement of each output of a prompt, or why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A prompt and outputs to judge."""
+
+    prompt: Prompt
+    outputs: Sequence[str]
+
 
 _BUSY = (429, 503)  # too many samples wait; the backbone is loading
 
@@ -33,18 +43,17 @@ class ServerError(CriticError):
     """The server cannot be reached, or refuses a request."""
 
 
-def judge_there(url: str, groups: Groups) -> Answers:
+def judge_there(url: str, groups: Sequence[Group]) -> list[Answers]:
     """Judge on a server, several prompts at a time.
 
     Raises:
         ServerError: as `judge_remotely`.
     """
     with ThreadPoolExecutor(MAX_REQUESTS) as pool:
-        found = pool.map(functools.partial(judge_remotely, url), groups, groups.values())
-        return dict(zip(groups, found, strict=True))
+        return list(pool.map(functools.partial(judge_remotely, url), groups))
 
 
-def judge_remotely(url: str, prompt: str, outputs: Sequence[str]) -> list[Judged | ValueError]:
+def judge_remotely(url: str, group: Group) -> Answers:
     """Judge outputs of one prompt; the answer for a bad output is its error.
 
     A server that is busy or still loading is asked again, when it says so. The token is read from
@@ -53,11 +62,12 @@ def judge_remotely(url: str, prompt: str, outputs: Sequence[str]) -> list[Judged
     Raises:
         ServerError: there is no answer after all attempts, or the request is refused.
     """
-    body = json.dumps({"prompt": prompt, "outputs": list(outputs)}).encode()
+    name = "prompt" if isinstance(group.prompt, str) else "messages"
+    body = json.dumps({name: group.prompt, "outputs": list(group.outputs)}).encode()
     status, reply = _ask(f"{url.rstrip('/')}/score", body)
     if status == 422:
         return [CriticError(error) for error in reply["errors"]]
-    errors = reply.get("errors") or [None] * len(outputs)
+    errors = reply.get("errors") or [None] * len(group.outputs)
     return [
         CriticError(error) if error is not None else _to_judged(reply, place)
         for place, error in enumerate(errors)

@@ -1,6 +1,7 @@
 """The reward of completions by a critic, in this process or from a server."""
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from featurize.data.fields import is_blank
 from featurize.errors import CriticError, shorten
-from headtrain.rewards.client import Answers, Groups, judge_there
+from headtrain.rewards.client import Answers, Group, Prompt, judge_there
 from headtrain.rewards.fences import last_block
 from headtrain.scoring.judged import Judged
-from headtrain.scoring.texts import to_problem
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,6 @@ RewardScale = Literal["logit", "probability", "value", "group_rank"]
 """Calibrated log-odds, their probability, the head's own value, or the share of the prompt's other
 completions that are worse."""
 
-Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
 Completion: TypeAlias = str | Sequence[Mapping[str, object]]
 """A text, or the messages of an answer, of which the last counts."""
 
@@ -72,13 +71,13 @@ class CriticReward:
             columns: whatever else a trainer passes; `log_metric` is called with shares of outcomes.
 
         Raises:
-            ValueError: a prompt is not a single-turn problem, or the numbers differ.
+            ValueError: a prompt is neither text nor messages, or there is not one per completion.
         """
         call = _Call(self, prompts, completions)
         call.take(self._judge(call.groups))
         return call.rewards(columns.get("log_metric"))
 
-    def _judge(self, groups: Groups) -> Answers:
+    def _judge(self, groups: Sequence[Group]) -> list[Answers]:
         """Judge the outputs of all prompts: here in one run, on a server all at once."""
         if self.url:
             return judge_there(self.url, groups)
@@ -129,27 +128,29 @@ def critic_reward(
 
 
 class _Call:
-    """The completions of one call, grouped by the text of their prompts."""
+    """The completions of one call, grouped by their prompts."""
 
     def __init__(
         self, reward: CriticReward, prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> None:
         if len(prompts) != len(completions):
-            raise CriticError(
-                f"{len(prompts)} prompts and {len(completions)} completions are given"
-            )
+            counts = f"{len(prompts)} prompts and {len(completions)} completions"
+            raise CriticError(f"{counts} are given; give one prompt per completion")
         self._reward = reward
         self._outcomes: list[str] = [""] * len(completions)
         self._numbers: list[float | None] = [reward.floor] * len(completions)
         self._places: dict[str, list[int]] = {}
-        self.groups: dict[str, list[str]] = {}
-        """Outputs to judge by their problem."""
+        outputs: list[str] = []
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            problem = to_problem(prompt)
             output, self._outcomes[place] = self._to_output(completion)
+            outputs.append(output)
             if not self._outcomes[place]:
-                self.groups.setdefault(problem, []).append(output)
-                self._places.setdefault(problem, []).append(place)
+                self._places.setdefault(_key(prompt), []).append(place)
+        self.groups = [
+            Group(prompt=prompts[places[0]], outputs=[outputs[place] for place in places])
+            for places in self._places.values()
+        ]
+        """Outputs to judge by their prompt."""
 
     def _to_output(self, completion: Completion) -> tuple[str, str]:
         """Return what is judged, and why it is not, if so."""
@@ -159,12 +160,12 @@ class _Call:
             return "", "empty" if is_blank(text) else "no_code"
         return found, "empty" if is_blank(found) else ""
 
-    def take(self, found: Answers) -> None:
+    def take(self, found: Sequence[Answers]) -> None:
         """Turn the answers about all outputs into rewards."""
-        for problem, answers in found.items():
-            self._take(self._places[problem], answers)
+        for places, answers in zip(self._places.values(), found, strict=True):
+            self._take(places, answers)
 
-    def _take(self, places: Sequence[int], answers: Sequence[Judged | ValueError]) -> None:
+    def _take(self, places: Sequence[int], answers: Answers) -> None:
         """Turn the answers about a prompt's outputs into rewards."""
         judged: dict[int, Judged] = {}
         for place, answer in zip(places, answers, strict=True):
@@ -202,6 +203,24 @@ def _share_of_worse(value: float, values: Sequence[float]) -> float:
         return 0.5
     worse, equal = sum(v < value for v in values), sum(v == value for v in values) - 1
     return (worse + equal / 2) / (len(values) - 1)
+
+
+def _key(prompt: Prompt) -> str:
+    """Return a text that is equal for equal prompts.
+
+    Raises:
+        CriticError: it is neither a text nor messages.
+    """
+    if isinstance(prompt, str):
+        return f"text {prompt}"
+    try:
+        messages = [(message["role"], message["content"]) for message in prompt]
+        return f"messages {json.dumps(messages)}"
+    except (TypeError, KeyError):
+        raise CriticError(
+            f"the prompt is {shorten(prompt)}; it must be a text, or messages with 'role' and"
+            " 'content'"
+        ) from None
 
 
 def _text_of(completion: Completion) -> str:

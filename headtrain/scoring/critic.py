@@ -27,7 +27,7 @@ from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.judged import Judged
 from headtrain.scoring.provenance import FoundBackbone, Provenance
-from headtrain.scoring.samples import Output, Prompt, Sample, SampleEncoder
+from headtrain.scoring.samples import CriticEncoder, Output, Prompt, Sample
 from headtrain.scoring.scorer import Scorer, Scores
 
 Found = TypeVar("Found")
@@ -60,7 +60,7 @@ class Critic:
         """Use `Critic.load`."""
         self.head = head
         self._scorer = Scorer(head)
-        self._samples = SampleEncoder(
+        self._samples = CriticEncoder(
             encoder=encoder,
             vocabulary=_vocabulary(engine.backbone),
             lock=threading.Lock(),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from featurize.data.fields import to_answer, to_text
+from featurize.data.messages import join_prompt, to_messages
 from featurize.data.prompt import Encoder, TokenIds
-from featurize.errors import shorten
-from headtrain.scoring.texts import to_problem
+from featurize.errors import CriticError, shorten
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]] | Sequence[int]
 """The problem as datasets have it in `instruction`, chat messages, or ids of the whole prompt."""
@@ -28,7 +28,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleEncoder:
+class CriticEncoder:
     """Encodes prompts and outputs; threads take turns, as tokenizers are not thread-safe."""
 
     encoder: Encoder
@@ -113,3 +113,19 @@ class SampleEncoder:
 def is_ids(value: object) -> bool:
     """Whether a prompt or an output is a list of token ids."""
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], int)
+
+
+def to_problem(prompt: str | Sequence[Mapping[str, object]]) -> str:
+    """Return the text of a prompt: itself, or that of the messages before the answer.
+
+    Raises:
+        CriticError: it is neither, or the messages are not a single-turn prompt.
+    """
+    if isinstance(prompt, str):
+        return to_text(prompt, "prompt")
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise CriticError(
+            f"'prompt' is {shorten(prompt)}; it must be a text, a list of messages with 'role' and"
+            " 'content', or a list of token ids"
+        )
+    return join_prompt(to_messages(list(prompt), "prompt"), "prompt")

@@ -1,10 +1,7 @@
 """From a policy's texts and messages to the problem and the solution in them."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from featurize.data.fields import to_text
-from featurize.data.messages import join_prompt, to_messages
 from featurize.errors import CriticError, shorten
 
 PLACE_OF_PROMPT = "{prompt}"
@@ -75,19 +72,3 @@ class TextRules:
             )
         output = self.to_output(query[len(prompt) :])
         return Problem(instruction=self.to_problem(prompt), input="", output=output)
-
-
-def to_problem(prompt: str | Sequence[Mapping[str, object]]) -> str:
-    """Return the text of a prompt: itself, or that of the messages before the answer.
-
-    Raises:
-        CriticError: it is neither, or the messages are not a single-turn prompt.
-    """
-    if isinstance(prompt, str):
-        return to_text(prompt, "prompt")
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise CriticError(
-            f"'prompt' is {shorten(prompt)}; it must be a text, a list of messages with 'role' and"
-            " 'content', or a list of token ids"
-        )
-    return join_prompt(to_messages(list(prompt), "prompt"), "prompt")

@@ -102,8 +102,11 @@ def test_what_a_reward_is_asked_about_must_make_sense(project: ScoredProject) ->
     reward = critic_reward(str(project.head), device="cpu")
     with pytest.raises(CriticError, match="2 prompts and 1 completions"):
         reward(["a", "b"], ["c"])
-    with pytest.raises(CriticError, match="single-turn"):
-        reward([[{"role": "assistant", "content": "x"}]], ["c"])
+    for prompt in ([{"role": "user"}], [5], None):
+        with pytest.raises(CriticError, match="'role' and 'content'"):
+            reward([prompt], ["c"])  # type: ignore[list-item]
+    assert reward([[{"role": "assistant", "content": "x"}]], ["c"]) == [None]
+    assert reward.counts == {"refused": 1}
     with pytest.raises(CriticError, match="must be a text"):
         reward(["a"], [[{"role": "assistant", "content": 5}]])
     assert reward([], []) == []
