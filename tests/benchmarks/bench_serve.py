@@ -41,11 +41,9 @@ from headtrain.scoring.critic import Critic
 from tests.support.scored_projects import make_project
 
 CANDIDATES, CLIENTS = 8, (1, 8, 64)
-SERVERS = {
-    "critic serve": "grouped",
-    "without grouping": "ungrouped",
-    "plain transformers": "plain",
-}
+ROUNDS = 3
+PLAIN = "plain transformers"
+SERVERS = {PLAIN: "plain", "without grouping": "ungrouped", "critic serve": "grouped"}
 BACKBONE = {
     "hidden_size": 192,
     "num_hidden_layers": 6,
@@ -73,7 +71,7 @@ class Load:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--soak", type=float, default=0.0, help="minutes under load")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -91,30 +89,64 @@ def main() -> None:
 
 
 def compare(head: str, seconds: float) -> None:
-    """Print a row per server and number of clients."""
+    """Print a row per server and number of clients: medians of rounds that take turns."""
     samples = make_samples(200)
-    sizes = [
-        len(one.prompt) for one in Critic.load(head, device="cpu").encode(samples[0][0], ["x"])
-    ]
-    print(f"{CANDIDATES} candidates a prompt of about {sizes[0]} tokens\n")
-    print("| server | clients | requests/s | p50 ms | p95 ms | p99 ms | vs plain |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    speeds: dict[tuple[str, int], float] = {}
-    for name in reversed(SERVERS):
-        with started(SERVERS[name], head) as (port, _):
-            for clients in CLIENTS:
-                load = put_load(port, samples, clients, seconds)
-                assert not load.failures, load.failures[0]
-                speeds[name, clients] = len(load.seconds) / load.elapsed
-                ratio = speeds[name, clients] / speeds["plain transformers", clients]
-                print(to_row(name, clients, load, ratio), flush=True)
+    first = Critic.load(head, device="cpu").encode_one(*samples[0])
+    sizes = f"of about {len(first.prompt)} tokens, each of about {len(first.output)}"
+    print(f"{CANDIDATES} candidates a prompt {sizes}\n")
+    print("| clients | server | requests/s | vs plain | CPU ms a request | p50 ms | p95 | p99 |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    with contextlib.ExitStack() as stack:
+        servers = {n: stack.enter_context(started(kind, head)) for n, kind in SERVERS.items()}
+        for clients in CLIENTS:
+            rounds = [
+                {n: measure(*server, samples, clients, seconds) for n, server in servers.items()}
+                for _ in range(ROUNDS)
+            ]
+            for name in SERVERS:
+                print(to_row(name, clients, rounds), flush=True)
 
 
-def to_row(name: str, clients: int, load: Load, ratio: float) -> str:
-    cuts = statistics.quantiles(load.seconds, n=100)
-    shown = " | ".join(f"{1000 * cuts[p - 1]:.0f}" for p in (50, 95, 99))
-    speed = len(load.seconds) / load.elapsed
-    return f"| {name} | {clients} | {speed:.1f} | {shown} | {ratio:.2f} |"
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A server under load for a while."""
+
+    speed: float
+    cpu: float
+    """Milliseconds of the server's process a request: does not depend on what else runs."""
+    latencies: list[float]
+
+
+def measure(
+    port: int, process: "subprocess.Popen[str]", samples: list[Sample], clients: int, seconds: float
+) -> Measured:
+    before = cpu_seconds(process.pid)
+    load = put_load(port, samples, clients, seconds)
+    assert not load.failures, load.failures[0]
+    used = cpu_seconds(process.pid) - before
+    return Measured(
+        speed=len(load.seconds) / load.elapsed,
+        cpu=1000 * used / len(load.seconds),
+        latencies=load.seconds,
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def to_row(name: str, clients: int, rounds: list[dict[str, Measured]]) -> str:
+    middle = statistics.median
+    cuts = statistics.quantiles([s for one in rounds for s in one[name].latencies], n=100)
+    numbers = (
+        f"{middle(one[name].speed for one in rounds):.1f}",
+        f"{middle(one[name].speed / one[PLAIN].speed for one in rounds):.2f}x",
+        f"{middle(one[name].cpu for one in rounds):.1f}",
+        *(f"{1000 * cuts[percent - 1]:.0f}" for percent in (50, 95, 99)),
+    )
+    return f"| {clients} | {name} | " + " | ".join(numbers) + " |"
 
 
 def soak(head: str, minutes: float) -> None:

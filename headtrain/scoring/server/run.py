@@ -73,6 +73,10 @@ class Server:
         host, port = self.listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    def stop(self) -> None:
+        """End `run` from another thread, as SIGTERM does."""
+        self._uvicorn.should_exit = True
+
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C; requests that are open are answered first.
 
