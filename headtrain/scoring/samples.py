@@ -10,6 +10,9 @@ from featurize.data.messages import join_prompt, to_messages
 from featurize.data.prompt import Encoder, TokenIds
 from featurize.errors import CriticError, shorten
 
+Texts: TypeAlias = str | Sequence[Mapping[str, object]]
+"""The problem as a text or as chat messages."""
+
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]] | Sequence[int]
 """The problem as datasets have it in `instruction`, chat messages, or ids of the whole prompt."""
 
@@ -58,47 +61,58 @@ class CriticEncoder:
 
     def _encode(self, prompt: Prompt, outputs: Mapping[str, Output], input: str) -> list[Sample]:
         """Encode outputs by the names that errors call them."""
-        with self.lock:
-            whole = self._encode_prompt(prompt, input)
-            encoded = self._encode_outputs(outputs, len(whole.ids))
+        texts = {
+            name: to_answer(output, name) for name, output in outputs.items() if not is_ids(output)
+        }
+        found: list[TokenIds] = []
+        if is_ids(prompt):
+            whole = self._take_prompt(cast("Sequence[int]", prompt), list(texts), input)
+        else:
+            with self.lock:
+                whole, found = self._tokenize(cast(Texts, prompt), input, list(texts.values()))
+        encoded = dict(zip(texts, found, strict=True))
+        ids = [
+            encoded[name]
+            if name in encoded
+            else self._take_output(cast("Sequence[int]", output), name, len(whole.ids))
+            for name, output in outputs.items()
+        ]
         return [
             Sample(
                 prompt=whole.ids,
                 output=output.ids,
                 is_truncated=whole.is_truncated or output.is_truncated,
             )
-            for output in encoded
+            for output in ids
         ]
 
-    def _encode_prompt(self, prompt: Prompt, input_text: str) -> TokenIds:
-        if not is_ids(prompt):
-            return self.encoder.encode_prompt(
-                to_problem(cast("str | Sequence[Mapping[str, object]]", prompt)),
-                to_text(input_text, "input"),
+    def _tokenize(
+        self, prompt: Texts, input_text: str, outputs: Sequence[str]
+    ) -> tuple[TokenIds, list[TokenIds]]:
+        """Tokenize a prompt and texts of outputs as the head's features were made."""
+        whole = self.encoder.encode_prompt(to_problem(prompt), to_text(input_text, "input"))
+        return whole, self.encoder.encode_outputs(outputs, len(whole.ids))
+
+    def _take_prompt(
+        self, prompt: Sequence[int], names: Sequence[str], input_text: str
+    ) -> TokenIds:
+        """Cut ids as the text of a prompt is cut; `names` are those of outputs that are texts."""
+        if names or input_text:
+            what = repr(names[0]) if names else "'input'"
+            raise ValueError(
+                f"{what} is a text and the prompt token ids; give both as texts or both as ids"
             )
-        if input_text:
-            raise ValueError("'input' is given with a prompt of token ids; make it part of the ids")
-        ids = self._check_ids(cast("Sequence[int]", prompt), "prompt")
+        ids = self._check_ids(prompt, "prompt")
         limit, tail = self.encoder.max_prompt_length, self.encoder.tail
         if len(ids) <= limit:
             return TokenIds(ids=ids, is_truncated=False)
         return TokenIds(ids=ids[: limit - len(tail)] + tail, is_truncated=True)
 
-    def _encode_outputs(
-        self, outputs: Mapping[str, Output], num_prompt_tokens: int
-    ) -> list[TokenIds]:
-        """Tokenize the texts among the outputs together, and cut ids as texts are cut."""
-        texts = {
-            name: to_answer(output, name) for name, output in outputs.items() if not is_ids(output)
-        }
-        found = self.encoder.encode_outputs(list(texts.values()), num_prompt_tokens)
-        encoded = dict(zip(texts, found, strict=True))
+    def _take_output(self, output: Sequence[int], name: str, num_prompt_tokens: int) -> TokenIds:
+        """Cut ids as the text of an output is cut."""
+        ids = self._check_ids(output, name)
         limit = self.encoder.max_length - num_prompt_tokens
-        for name, output in outputs.items():
-            if name not in encoded:
-                ids = self._check_ids(cast("Sequence[int]", output), name)
-                encoded[name] = TokenIds(ids=ids[:limit], is_truncated=len(ids) > limit)
-        return [encoded[name] for name in outputs]
+        return TokenIds(ids=ids[:limit], is_truncated=len(ids) > limit)
 
     def _check_ids(self, ids: Sequence[int], name: str) -> tuple[int, ...]:
         wrong = [i for i in ids if type(i) is not int or not 0 <= i < self.vocabulary]
@@ -115,7 +129,7 @@ def is_ids(value: object) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], int)
 
 
-def to_problem(prompt: str | Sequence[Mapping[str, object]]) -> str:
+def to_problem(prompt: Texts) -> str:
     """Return the text of a prompt: itself, or that of the messages before the answer.
 
     Raises:

@@ -46,6 +46,9 @@ CONTRACTS: dict[str, type[Any]] = {
 CLIENT_CLOSED = 499
 """Status of a request whose client hung up; it is counted, nobody reads it."""
 
+MOST_EXPLAINED = 1 << 20
+"""Bytes of a malformed body that are parsed again to say what is wrong."""
+
 _SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
@@ -202,6 +205,8 @@ def _parse(body: bytes, kind: type[Any]) -> Contract:
 
 def _explain(body: bytes, error: msgspec.DecodeError) -> str:
     """Say what is wrong; msgspec calls a lone surrogate truncated data."""
+    if len(body) > MOST_EXPLAINED:
+        return str(error)
     try:
         json.dumps(json.loads(body), ensure_ascii=False).encode()
     except UnicodeEncodeError as fault:

@@ -83,14 +83,14 @@ def test_token_ids_are_cut_where_texts_are(critic: Critic) -> None:
     assert critic.encode("Add.", [[*sample.output, 5, 6]]) == [sample]
     [of_prompt] = critic.encode("Add. " * 400, ["x"])
     assert critic.encode([*of_prompt.prompt], [[*of_prompt.output]])[0].prompt == of_prompt.prompt
-    assert critic.encode([7] * 5000, ["x"])[0].is_truncated
+    assert critic.encode([7] * 5000, [[5]])[0].is_truncated
 
 
 @pytest.mark.parametrize(
     ("prompt", "outputs", "told"),
     [
-        ([1, 320], ["x"], r"'prompt' holds the token id 320.*from 0 to 319"),
-        ([1, True], ["x"], "token id true"),
+        ([1, 320], [[5]], r"'prompt' holds the token id 320.*from 0 to 319"),
+        ([1, True], [[5]], "token id true"),
         ("Add.", [[-1]], r"'outputs\[0\]' holds the token id -1"),
         ("Add.", [[]], r"outputs\[0\]"),
         ([], ["x"], "'prompt' is"),
@@ -105,9 +105,11 @@ def test_what_cannot_be_scored_is_refused(
         critic.score(prompt, outputs)
 
 
-def test_an_input_beside_a_prompt_of_ids_is_refused(critic: Critic) -> None:
+def test_a_text_beside_a_prompt_of_ids_is_refused(critic: Critic) -> None:
     with pytest.raises(ValueError, match="'input'"):
-        critic.score([1, 2], ["x"], input="1 2")
+        critic.score([1, 2], [[5]], input="1 2")
+    with pytest.raises(ValueError, match=r"'outputs\[1\]' is a text"):
+        critic.score([1, 2], [[5], "x"])
 
 
 def test_messages_are_the_problem_they_hold(critic: Critic) -> None:
