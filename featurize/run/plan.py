@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from featurize.data.encoder import SampleEncoder
 from featurize.data.index import DatasetIndex
 from featurize.data.plain_text import PlainText
 from featurize.data.prompt import TEMPLATE
@@ -175,10 +176,12 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         mixed_precision=job.runtime.mixed_precision and job.distributed.mixed_precision,
     )
     paths = job.dataset.path_of(job.split)
-    index = DatasetIndex.build(paths, job.cache_dir / "index")
+    keeps_turns = job.prompt.has_turns
+    index = DatasetIndex.build(paths, job.cache_dir / "index", keeps_turns=keeps_turns)
     num_read = len(index)
     source = find_backbone(job.backbone, job.cache_dir, dtype)
-    index = with_counts(index, job.cache_dir, source.tokenizer_digest)
+    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype, job.prompt)
+    index = with_counts(index, job.cache_dir, source.tokenizer_digest, recipe.prompt)
     if job.limit_problems is not None:
         index = index.take_problems(job.limit_problems)
     shared_ids = find_shared_ids(index.table)
@@ -186,10 +189,11 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
     _check_limits(job, source, config)
-    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
     selection = None
     if choose is not None:
-        selection = choose(index.table, functools.partial(_count_outputs, index, source, job))
+        selection = choose(
+            index.table, functools.partial(_count_outputs, index, source, job, recipe)
+        )
         index = select(index, selection)
     pairs = selection and selection.pairs
     identity = {
@@ -245,6 +249,22 @@ def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedC
         logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
         return
     check_vocabulary(PlainText(tokenizer).largest_id(), config, backbone)
+    if job.prompt.identity:
+        make_encoder(job, tokenizer)  # the template can be used, and the limits leave it room
+
+
+def make_encoder(job: FeaturizeJob, tokenizer: PreTrainedTokenizerBase) -> SampleEncoder:
+    """The encoder of a job.
+
+    Raises:
+        CriticError: the tokenizer cannot do what the settings of the prompt ask.
+    """
+    return SampleEncoder(
+        job.prompt,
+        tokenizer,
+        max_length=job.dataset.max_length,
+        max_prompt_length=job.dataset.prompt_limit,
+    )
 
 
 def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:
@@ -265,15 +285,17 @@ def _counted_tokens(index: DatasetIndex, dataset: DatasetSettings) -> int | None
     return unique_tokens(index.table, counts.cut(dataset.max_length, dataset.prompt_limit))
 
 
-def _count_outputs(index: DatasetIndex, source: BackboneSource, job: FeaturizeJob) -> np.ndarray:
+def _count_outputs(
+    index: DatasetIndex, source: BackboneSource, job: FeaturizeJob, recipe: Recipe
+) -> np.ndarray:
     """Tokens of every output as the store will have them, counted now if need be: [rows]."""
     counts = counts_of(index.table)
     if counts is None:
-        path = counts_path(job.cache_dir, index, source.tokenizer_digest)
+        path = counts_path(job.cache_dir, index, source.tokenizer_digest, recipe.prompt)
         counts = find_counts(path, index)
     if counts is None:
         logger.info("counting the tokens of %d samples", len(index))
-        counts = count_tokens(index, load_tokenizer(source, job.backbone))
+        counts = count_tokens(index, load_tokenizer(source, job.backbone), prompt=job.prompt)
         write_counts(path, counts)
     return counts.cut(job.dataset.max_length, job.dataset.prompt_limit).outputs
 

@@ -1,15 +1,17 @@
 """A critic in a Python program: backbone and head together, from texts to values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
 
+from featurize.data.encoder import SampleEncoder
 from featurize.data.fields import to_answer, to_text
-from featurize.data.prompt import Encoder
+from featurize.data.formats import Prompt
+from featurize.data.messages import keep_turns, to_messages
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.budget import choose_token_budget
@@ -24,6 +26,9 @@ from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.provenance import FoundBackbone, Provenance
 from headtrain.scoring.scorer import Scorer, Scores
+
+Conversation = Sequence[Mapping[str, str]]
+"""Messages, each with `role` and `content`."""
 
 MIN_PROBE_LENGTH = 256
 """Tokens of the sequences on which the forwards are compared, if the model has no window."""
@@ -45,7 +50,7 @@ class Critic:
     """Scores outputs of a prompt; the value of an output does not depend on the others."""
 
     def __init__(
-        self, head: TrainedHead, encoder: Encoder, engine: Engine, storage_dtype: torch.dtype
+        self, head: TrainedHead, encoder: SampleEncoder, engine: Engine, storage_dtype: torch.dtype
     ) -> None:
         """Use `Critic.load`."""
         self.head = head
@@ -88,8 +93,9 @@ class Critic:
         where = resolve_device(device)
         cache = cache_dir or user_cache_dir()
         found = provenance.find(where, cache, [settings])
-        encoder = Encoder(
-            tokenizer=load_tokenizer(found.source, found.settings),
+        encoder = SampleEncoder(
+            provenance.prompt,
+            load_tokenizer(found.source, found.settings),
             max_length=provenance.dataset.max_length,
             max_prompt_length=provenance.dataset.prompt_limit,
         )
@@ -113,23 +119,29 @@ class Critic:
         engine = Engine(loaded, spec, forward, budget.tokens)
         return cls(head, encoder, engine, found.recipe.storage_dtype)
 
-    def score(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[float]:
+    def score(
+        self, prompt: str | Conversation, outputs: Sequence[str], input: str = ""
+    ) -> list[float]:
         """Return the value of each output, higher if more likely correct.
 
         Compare values within a prompt only.
 
         Args:
-            prompt: the problem, as datasets have it in `instruction`; the template is added.
+            prompt: the problem, as datasets have it in `instruction`; the template is added. If the
+                head's prompt.format is chat or jinja, also a list of messages.
             outputs: candidate solutions.
             input: what datasets have in `input`.
 
         Raises:
-            ValueError: an output is empty, or a text cannot be encoded as UTF-8.
+            ValueError: an output is empty, a text cannot be encoded as UTF-8, or the prompt is a
+                conversation and the head's format has none.
         """
         scores = self._score(prompt, outputs, input)
         return [] if scores is None else [float(value) for value in scores.values]
 
-    def judge(self, prompt: str, outputs: Sequence[str], input: str = "") -> list[Verdict]:
+    def judge(
+        self, prompt: str | Conversation, outputs: Sequence[str], input: str = ""
+    ) -> list[Verdict]:
         """Return value, probability and spread of each output; takes the arguments of `score`.
 
         Raises:
@@ -148,7 +160,9 @@ class Critic:
             )
         ]
 
-    def _score(self, prompt: str, outputs: Sequence[str], input_text: str) -> Scores | None:
+    def _score(
+        self, prompt: str | Conversation, outputs: Sequence[str], input_text: str
+    ) -> Scores | None:
         """None without any output."""
         if isinstance(outputs, str):
             raise ValueError(f"outputs is one string ({outputs[:40]!r}); give a list of strings")
@@ -157,13 +171,21 @@ class Critic:
         grouping = self._encode(prompt, outputs, input_text)
         return self._scorer.score_outputs(self._features(grouping), grouping.row_of_sample)
 
-    def _encode(self, prompt: str, outputs: Sequence[str], input_text: str) -> Grouping:
+    def _encode(
+        self, prompt: str | Conversation, outputs: Sequence[str], input_text: str
+    ) -> Grouping:
         texts = [to_answer(text, f"outputs[{place}]") for place, text in enumerate(outputs)]
-        encoded = self._encoder.encode_prompt(
-            to_text(prompt, "prompt"), to_text(input_text, "input")
-        )
-        ids = self._encoder.encode_outputs(texts, len(encoded.ids))
-        return group_samples((encoded.ids, output.ids) for output in ids)
+        encoded = self._encoder.encode(self._to_prompt(prompt, input_text), texts)
+        return group_samples((encoded.prompt.ids, output.ids) for output in encoded.outputs)
+
+    def _to_prompt(self, prompt: str | Conversation, input_text: str) -> Prompt:
+        text = to_text(input_text, "input")
+        if isinstance(prompt, str) or not self._encoder.has_turns:
+            return Prompt(to_text(prompt, "prompt"), text)
+        kept = keep_turns(to_messages(list(prompt), "prompt"), "prompt")
+        if isinstance(kept, str):
+            return Prompt(kept, text)
+        return Prompt("", text, tuple((one["role"], one["content"]) for one in kept))
 
     def _features(self, grouping: Grouping) -> torch.Tensor:
         """Compute the inputs of the head as a store would hold them: [rows, width]."""
@@ -204,14 +226,16 @@ def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Back
     )
 
 
-def _choose(backbone: Backbone, spec: FeatureSpec, encoder: Encoder, dtype: torch.dtype) -> Choice:
+def _choose(
+    backbone: Backbone, spec: FeatureSpec, encoder: SampleEncoder, dtype: torch.dtype
+) -> Choice:
     """Choose the forward on made-up texts that are longer than a sliding window."""
     window = getattr(backbone.decoder.config, "sliding_window", None) or 0
     num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
     groups = []
     for number, prompt in enumerate(("Add two numbers.", "Read a list; print its largest item.")):
-        ids = encoder.encode_prompt(prompt).ids
         texts = ["print(a + b)", "".join(f"x = {line}\n" for line in range(num_lines >> number))]
-        outputs = [output.ids for output in encoder.encode_outputs(texts, len(ids))]
-        groups.append(PromptGroup(prompt=ids, outputs=tuple(outputs), rows=(0, 1)))
+        found = encoder.encode(Prompt(prompt), texts)
+        outputs = tuple(output.ids for output in found.outputs)
+        groups.append(PromptGroup(prompt=found.prompt.ids, outputs=outputs, rows=(0, 1)))
     return choose_forward(backbone, spec, groups, dtype)

@@ -45,10 +45,13 @@ def make_project(
     tensors: Sequence[str] | None = None,
     num_members: int = 1,
     fitted: dict[str, Any] | None = None,
+    chat_template: str | None = None,
     **record: Any,
 ) -> ScoredProject:
     """Eight problems in `folder`; `record` replaces fields of the head's record."""
     model = write_tiny_llama(folder / "model", adds_bos=True)
+    if chat_template is not None:
+        (model / "chat_template.jinja").write_text(chat_template)
     rows = make_rows("train", 8)
     path = write_rows(folder / "train.jsonl", rows)
     settings = load_config(
@@ -68,6 +71,7 @@ def make_project(
         dataset=settings.dataset,
         featurize=settings.featurize,
         runtime=settings.runtime,
+        prompt=settings.prompt,
         split="train",
         store_dir=folder / "store",
         cache_dir=folder / "storage" / "cache",

@@ -138,7 +138,7 @@ def test_an_output_without_tokens_is_refused_by_its_own_line(tmp_path):
     rows[3]["output"] = "silent"
     index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache")
     encoder = make_encoder()
-    encoder.plain._tokenizer = Mute()
+    encoder.format.plain._tokenizer = Mute()
     with pytest.raises(DataError, match=r"a\.jsonl:4: output 'silent' has no tokens"):
         read_unit(0, np.arange(5), index, encoder)
 
