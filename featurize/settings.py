@@ -10,7 +10,7 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 PositiveInt = Annotated[int, Field(gt=0)]
 Paths: TypeAlias = str | tuple[str, ...]
 Split: TypeAlias = Literal["train", "valid", "test"]
-Pooling: TypeAlias = Literal["mean", "last", "max", "std"]
+Pooling: TypeAlias = Literal["mean", "last", "max", "std", "first", "delta"]
 """The keys of `featurize.model.pooling.POOLINGS`, which needs torch; a test keeps them equal."""
 
 _SPLITS: dict[str, Split] = {

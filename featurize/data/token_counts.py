@@ -131,9 +131,18 @@ def counts_of(table: pa.Table) -> TokenCounts | None:
 
 def unique_tokens(table: pa.Table, cut: TokenCounts) -> int:
     """Count the tokens of every distinct prompt and every distinct output of a prompt."""
-    is_first = first_of_prompts(table)
-    is_new = is_first | _differs(table["output_key"])
+    is_first, is_new = first_of_prompts(table), _is_new(table)
     return int(cut.prompts[is_first].sum(dtype=np.int64) + cut.outputs[is_new].sum(dtype=np.int64))
+
+
+def num_distinct(table: pa.Table) -> int:
+    """Count the distinct outputs of every prompt."""
+    return int(_is_new(table).sum())
+
+
+def _is_new(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether a row is the first of its prompt and output, [rows]."""
+    return first_of_prompts(table) | _differs(table["output_key"])
 
 
 def first_of_prompts(table: pa.Table) -> npt.NDArray[np.bool_]:

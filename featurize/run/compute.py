@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -160,6 +161,7 @@ def _make_engine(
 ) -> Engine:
     """Loads the backbone and settles which forward runs, in the first group for all."""
     job, recipe, ranks = plan.job, plan.recipe, group.ranks
+    spec = replace(recipe.spec, answers=encoder.suffix.answers)
     attention.register()
     device = resolve_device(job.runtime.device, ranks.local_rank)
     group.connect(device)
@@ -169,7 +171,7 @@ def _make_engine(
         device=device,
         dtype=recipe.compute_dtype,
         deepest_layer=recipe.spec.deepest(recipe.num_layers),
-        with_lm_head=recipe.spec.likelihood,
+        with_lm_head=bool(recipe.spec.columns),
         sharing=group.sharing,
     )
 
@@ -177,7 +179,7 @@ def _make_engine(
         if job.featurize.forward != "auto":
             return {"forward": job.featurize.forward, "reason": "featurize.forward asks for it"}
         groups = _read(plan, encoder, 0).grouping.groups
-        choice = choose_forward(backbone, recipe.spec, groups, recipe.compute_dtype)
+        choice = choose_forward(backbone, spec, groups, recipe.compute_dtype)
         return {"forward": choice.forward, "reason": choice.reason}
 
     # The ranks of the first group compare the forwards together; its leader speaks for all.
@@ -186,7 +188,7 @@ def _make_engine(
     if ranks.is_first:
         reporter.note(f"forward: {choice.forward} ({choice.reason})")
     budget, may_halve = plan.token_budget.tokens, not group.sharing.is_shared
-    return Engine(backbone, recipe.spec, choice.forward, budget, may_halve=may_halve)
+    return Engine(backbone, spec, choice.forward, budget, may_halve=may_halve)
 
 
 def _make_writer(plan: FeaturizePlan) -> StoreWriter:

@@ -81,6 +81,7 @@ def make_recipe(
         layers=tuple(resolve_layers(featurize.layers, num_layers)),
         poolings=tuple(featurize.poolings),
         likelihood=featurize.likelihood,
+        question=prompt.question is not None,
     )
     fields = {
         "backbone": {"name": backbone.name, "digest": source.digest, "layers": num_layers},

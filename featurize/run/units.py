@@ -18,7 +18,7 @@ from featurize.model.forward import Features
 from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.run.job import APART, BOTH_LABELS, STRIPPED
 from featurize.run.recipe import Recipe
-from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures, copy_marks
+from featurize.store import SAMPLE_SCHEMA, UnitFeatures, copy_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class UnitWork:
     prompts: Sequence[TokenIds]  # of each sample
     outputs: Sequence[OutputIds]
     grouping: Grouping
+    num_suffix: int  # tokens that follow each output
     rows: pa.Table  # of the index, for what the store keeps of it: pairs planned
 
     @property
@@ -50,7 +51,7 @@ class UnitWork:
             "prompts": len(groups),
             "unique_tokens": sum(group.num_tokens for group in groups),
             "all_tokens": sum(
-                len(prompt.ids) + len(output.ids)
+                len(prompt.ids) + len(output.ids) + self.num_suffix
                 for prompt, output in zip(self.prompts, self.outputs, strict=True)
             ),
             **{name: count for name, count in rare.items() if count},
@@ -83,13 +84,19 @@ def read_unit(
         outputs += encoded.outputs
         prompts += [encoded.prompt] * len(encoded.outputs)
     pairs = zip(prompts, outputs, strict=True)
-    grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
+    suffix = encoder.suffix
+    grouping = group_samples(
+        ((prompt.ids, output.ids) for prompt, output in pairs),
+        end=suffix.end,
+        question=suffix.question,
+    )
     return UnitWork(
         number=number,
         samples=samples,
         prompts=prompts,
         outputs=outputs,
         grouping=grouping,
+        num_suffix=len(suffix.ids),
         rows=index.table.take(pa.array(rows)),
     )
 
@@ -153,8 +160,8 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
     }
     table = pa.table(columns, schema=SAMPLE_SCHEMA)
     if features.likelihood is not None:
-        of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, 4]
-        for place, name in enumerate(LIKELIHOOD_COLUMNS):
+        of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, columns]
+        for place, name in enumerate(recipe.spec.columns):
             table = table.append_column(name, pa.array(of_samples[:, place], pa.float32()))
     if "author" in work.rows.column_names:  # so in all units or in none
         table = table.append_column("author", pa.array([s.author for s in work.samples]))

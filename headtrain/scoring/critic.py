@@ -21,7 +21,7 @@ from featurize.model.forward import FeatureSpec
 from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
-from featurize.store import user_cache_dir
+from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.provenance import FoundBackbone, Provenance
@@ -93,13 +93,15 @@ class Critic:
         where = resolve_device(device)
         cache = cache_dir or user_cache_dir()
         found = provenance.find(where, cache, [settings])
+        spec = _narrow(found.recipe.spec, head.record.columns)
+        prompt = provenance.prompt
         encoder = SampleEncoder(
-            provenance.prompt,
+            prompt if spec.question else replace(prompt, question=None),
             load_tokenizer(found.source, found.settings),
             max_length=provenance.dataset.max_length,
             max_prompt_length=provenance.dataset.prompt_limit,
         )
-        spec = _narrow(found.recipe.spec, head.record.columns)
+        spec = replace(spec, answers=encoder.suffix.answers)
         loaded = _load(found, spec, where)
         forward = provenance.featurize.forward
         if forward == "auto":
@@ -176,7 +178,12 @@ class Critic:
     ) -> Grouping:
         texts = [to_answer(text, f"outputs[{place}]") for place, text in enumerate(outputs)]
         encoded = self._encoder.encode(self._to_prompt(prompt, input_text), texts)
-        return group_samples((encoded.prompt.ids, output.ids) for output in encoded.outputs)
+        suffix = self._encoder.suffix
+        return group_samples(
+            ((encoded.prompt.ids, output.ids) for output in encoded.outputs),
+            end=suffix.end,
+            question=suffix.question,
+        )
 
     def _to_prompt(self, prompt: str | Conversation, input_text: str) -> Prompt:
         text = to_text(input_text, "input")
@@ -195,7 +202,7 @@ class Critic:
         blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]
         if columns.likelihood:
             assert found.likelihood is not None, "the spec asks for it"
-            blocks.append(found.likelihood)
+            blocks.append(found.likelihood[:, : len(LIKELIHOOD_COLUMNS)])
         features = torch.cat(blocks, dim=1)
         if not math.isfinite(features.sum()) and not bool(features.isfinite().all()):
             raise ValueError(
@@ -211,6 +218,7 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
         layers=tuple(layer for layer in spec.layers if str(layer) in {name[2] for name in wanted}),
         poolings=tuple(p for p in spec.poolings if p in {name[0] for name in wanted}),
         likelihood=columns.likelihood,
+        question="question" in {name[0] for name in wanted},
     )
 
 
@@ -222,7 +230,7 @@ def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Back
         device=device,
         dtype=found.recipe.compute_dtype,
         deepest_layer=spec.deepest(found.recipe.num_layers),
-        with_lm_head=spec.likelihood,
+        with_lm_head=bool(spec.columns),
     )
 
 
@@ -232,10 +240,11 @@ def _choose(
     """Choose the forward on made-up texts that are longer than a sliding window."""
     window = getattr(backbone.decoder.config, "sliding_window", None) or 0
     num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
-    groups = []
+    groups: list[PromptGroup] = []
     for number, prompt in enumerate(("Add two numbers.", "Read a list; print its largest item.")):
         texts = ["print(a + b)", "".join(f"x = {line}\n" for line in range(num_lines >> number))]
         found = encoder.encode(Prompt(prompt), texts)
-        outputs = tuple(output.ids for output in found.outputs)
-        groups.append(PromptGroup(prompt=found.prompt.ids, outputs=outputs, rows=(0, 1)))
+        pairs = ((found.prompt.ids, output.ids) for output in found.outputs)
+        suffix = encoder.suffix
+        groups += group_samples(pairs, end=suffix.end, question=suffix.question).groups
     return choose_forward(backbone, spec, groups, dtype)
