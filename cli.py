@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featurize.data.audit.tokens import CountedTokens
     from featurize.data.index import DatasetIndex
     from featurize.data.prepare.prepared import Prepared
+    from featurize.model.source import BackboneSource
     from featurize.run.job import FeaturizeJob, FeaturizeSummary
     from featurize.run.selection import Choose, Selection
     from featurize.store import FeatureStore
@@ -332,6 +333,10 @@ def audit_command(
     tokens: Annotated[
         bool, typer.Option(help="Count tokens too; plans and --pairs use them from then on.")
     ] = False,
+    prompts: Annotated[
+        int | None,
+        typer.Option(help="Only show this many samples as the backbone reads them, token by token"),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -353,6 +358,9 @@ def audit_command(
     if split == other:
         raise ValueError(f"--against {against} is the split itself; name another one")
     index = project.open_index(split)
+    if prompts is not None:
+        _show_prompts(project, index, prompts)
+        return
     others = project.open_index(other) if other is not None else None
     counted = _count_tokens(project, index) if tokens else None
     pairwise = settings.data_sampling.pairwise
@@ -812,25 +820,60 @@ def _show_features(summary: "FeaturizeSummary") -> None:
         console().print(rows_table(f"features in {summary.store_dir}", summary.describe()))
 
 
+def _show_prompts(project: "Project", index: "DatasetIndex", number: int) -> None:
+    """Samples as the backbone reads them, with a bar between tokens and control tokens reversed."""
+    from rich.text import Text
+
+    from featurize.data.audit.prompts import show_prompts
+    from featurize.model.source import load_tokenizer
+    from featurize.run.plan import make_encoder
+
+    policy = project.settings.models.policy
+    tokenizer = load_tokenizer(_find_source(project), policy)
+    encoder = make_encoder(project.featurize_job("train"), tokenizer)
+    poolings = project.settings.featurize.poolings
+    for sample in show_prompts(index, encoder, poolings, number):
+        console().print(Text(f"\n{sample.title}", style="bold"))
+        for part in sample.parts:
+            console().print(
+                Text(f"-- {part.name}, {len(part.tokens)} tokens: {part.note}", style="cyan")
+            )
+            line = Text()
+            for token in part.tokens:
+                text = token.text.replace("\n", "⏎\n")
+                line.append(text, style="reverse" if token.is_control else "")
+                line.append("" if text.endswith("\n") else "│", style="dim")
+            console().print(line)
+
+
+def _find_source(project: "Project") -> "BackboneSource":
+    """The files of the backbone."""
+    from featurize.model.device import resolve_device, resolve_dtype
+    from featurize.model.source import find_backbone
+
+    policy, runtime = project.settings.models.policy, project.settings.runtime
+    dtype = resolve_dtype(
+        policy.dtype, resolve_device(runtime.device), mixed_precision=runtime.mixed_precision
+    )
+    return find_backbone(policy, project.layout.cache_dir, dtype)
+
+
 def _count_tokens(project: "Project", index: "DatasetIndex") -> "CountedTokens":
     """The tokens of a split by the backbone's tokenizer, counted now or earlier."""
     from featurize.data.audit.tokens import CountedTokens
     from featurize.data.token_counts import count_tokens, counts_path, find_counts, write_counts
-    from featurize.model.device import resolve_device, resolve_dtype
-    from featurize.model.source import find_backbone, load_tokenizer
+    from featurize.model.source import load_tokenizer
+    from featurize.run.recipe import describe_prompt
 
     settings, cache_dir = project.settings, project.layout.cache_dir
-    policy, runtime = settings.models.policy, settings.runtime
-    dtype = resolve_dtype(
-        policy.dtype, resolve_device(runtime.device), mixed_precision=runtime.mixed_precision
-    )
-    source = find_backbone(policy, cache_dir, dtype)
-    path = counts_path(cache_dir, index, source.tokenizer_digest)
+    policy, source = settings.models.policy, _find_source(project)
+    described = describe_prompt(settings.prompt, source, policy)
+    path = counts_path(cache_dir, index, source.tokenizer_digest, described)
     counts = find_counts(path, index)
     if counts is None:
         tokenizer = load_tokenizer(source, policy)
         with CountProgress("tokens", "samples") as progress:
-            counts = count_tokens(index, tokenizer, progress)
+            counts = count_tokens(index, tokenizer, progress, settings.prompt)
         write_counts(path, counts)
     return CountedTokens(
         counts=counts,
@@ -1017,7 +1060,8 @@ def _evaluate_file(
     from headtrain.evaluation.files import data_name, results_dir
     from headtrain.report.benchmarks import SUBSET_COLUMNS, style_rows, subset_rows
 
-    rows = write_plain_rows(data, layout.cache_dir / "pairs")
+    keeps_turns = project.settings.prompt.has_turns
+    rows = write_plain_rows(data, layout.cache_dir / "pairs", keeps_turns=keeps_turns)
     index = project.index_files(str(rows))
     store = _featurize_file(opened, index, repair=repair)
     name = data_name(data, index.content_fingerprint)

@@ -12,6 +12,7 @@ from featurize.settings import (
     DistributedSettings,
     FeaturizeSettings,
     ModelsSettings,
+    PromptSettings,
     RuntimeSettings,
     to_folder_name,
 )
@@ -114,6 +115,9 @@ class Config:
 
     dataset: DatasetSettings
     """The samples."""
+
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    """The text around statements and outputs."""
 
     data_sampling: DataSamplingSettings = field(default_factory=DataSamplingSettings)
     """Which pairs are sampled from them."""

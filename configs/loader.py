@@ -29,6 +29,7 @@ _PATHS = (
     *(("storage", name) for name in _BASE["storage"]),
     *(("models.policy", name) for name in ("path", "tokenizer_path")),
     *(("dataset", name) for name in ("train", "validation", "test")),
+    ("prompt", "template"),
     ("checkpoint", "save_dir"),
     ("data_sampling.pairwise", "exclude_problems"),
 )
@@ -59,7 +60,14 @@ def load_recorded(record: Mapping[str, Any], name: str, overrides: Sequence[str]
             else folder
             for key, folder in storage.items()
         }
+    if isinstance(tree.get("prompt"), dict):
+        tree["prompt"] = {key: _without_references(text) for key, text in tree["prompt"].items()}
     return _load(ConfigSource(name=name, text=json.dumps(tree)), overrides)
+
+
+def _without_references(text: Any) -> Any:
+    """NOTE: a recorded text is resolved; a "${" in it, as templates may have, is text."""
+    return text.replace("${", "\\${") if isinstance(text, str) else text
 
 
 def _load(source: ConfigSource, overrides: Sequence[str]) -> Config:

@@ -14,7 +14,7 @@ from configs.paths import Layout
 from configs.source import ConfigError
 from featurize.errors import FeatureStoreError, one_line
 from featurize.io.files import checksum
-from featurize.settings import BackboneSettings
+from featurize.settings import BackboneSettings, PromptSettings
 
 if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
@@ -51,6 +51,7 @@ class Project:
         """The project of settings that are loaded already."""
         set_up_logging(settings.logging.level, settings.logging.format)
         warn(settings)
+        settings = replace(settings, prompt=_with_template_text(settings.prompt))
         return cls(settings=settings, layout=Layout.from_config(settings))
 
     @property
@@ -71,7 +72,9 @@ class Project:
         """The index of any files."""
         from featurize.data.index import DatasetIndex
 
-        return DatasetIndex.build(paths, self.layout.cache_dir / "index")
+        return DatasetIndex.build(
+            paths, self.layout.cache_dir / "index", keeps_turns=self.settings.prompt.has_turns
+        )
 
     def featurize_job(self, split: str, **options: Any) -> "FeaturizeJob":
         """The job that makes the features of a split."""
@@ -87,6 +90,7 @@ class Project:
             store_dir=self.layout.features_dir(split),
             cache_dir=self.layout.cache_dir,
             distributed=settings.distributed,
+            prompt=settings.prompt,
             **options,
         )
 
@@ -173,7 +177,11 @@ class Project:
             settings=asdict(settings.evaluation),
             seed=settings.runtime.seed,
             names=[settings.experiment.name, settings.dataset.name, settings.models.policy.name],
-            recipe=[settings.dataset.max_length, asdict(settings.featurize)],
+            recipe=[
+                settings.dataset.max_length,
+                asdict(settings.featurize),
+                *([asdict(settings.prompt)] if settings.prompt.identity else []),
+            ],
             baseline=baseline,
             sources=[[source.path, *source.state] for found in sources for source in found],
             sweep=checksum(sweep) if sweep.exists() else None,
@@ -271,6 +279,7 @@ class HeadProject:
             ValueError: there is no such head, or the configuration cannot be used.
         """
         from headtrain.head.checkpoint import load_head
+        from headtrain.scoring.provenance import Provenance
 
         if config is not None or head is None:
             project = Project.load(config, overrides)
@@ -281,7 +290,34 @@ class HeadProject:
             name = f"{trained.path}/head.json"
             project = Project.of(load_recorded(trained.record.config, name, overrides))
         places = _places(trained, project.settings, overrides, has_config=config is not None)
+        # Rows are read as the head's own prompts are.
+        prompt = Provenance.of(trained).prompt
+        project = replace(project, settings=replace(project.settings, prompt=prompt))
         return cls(head=trained, project=project, places=places)
+
+
+def _with_template_text(prompt: PromptSettings) -> PromptSettings:
+    """Put the text of a template in place of its file, so that heads and stores record the text.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    template = prompt.template
+    if template is None or "{" in template or "\n" in template:
+        return prompt
+    try:
+        text = Path(template).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"prompt.template: {template!r} cannot be read ({one_line(error)}); name the file of a"
+            " Jinja chat template"
+        ) from error
+    if "{" not in text:
+        raise ConfigError(
+            f"prompt.template: {template!r} has no {{{{ }}}} or {{% %}}, so every prompt would be"
+            " the same; name the file of a Jinja chat template"
+        )
+    return replace(prompt, template=text)
 
 
 def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
@@ -347,8 +383,11 @@ def _check_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) 
         "featurize.likelihood": settings.likelihood,
         "featurize.storage_dtype": settings.storage_dtype,
         "models.policy.weights": config.models.policy.weights,
+        "prompt": config.prompt.identity,
     }
-    recipe = {"weights": "pretrained", **recipe}  # recipes leave the usual weights out
+    recipe = {"weights": "pretrained", "prompt": {}, **recipe}  # recipes leave out what is usual
+    of_files = ("template",)  # the text of a tokenizer's own
+    recipe["prompt"] = {k: v for k, v in recipe["prompt"].items() if k not in of_files}
     for key, asked in wanted.items():
         found = recipe.get(key.rpartition(".")[2], asked)
         if asked != (set(found) if isinstance(asked, set) else found):

@@ -1,6 +1,6 @@
 """Settings of stage 1: the backbone, the dataset, and the features to store."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
@@ -10,7 +10,7 @@ _STRICT_KEYS = ConfigDict(extra="forbid")
 PositiveInt = Annotated[int, Field(gt=0)]
 Paths: TypeAlias = str | tuple[str, ...]
 Split: TypeAlias = Literal["train", "valid", "test"]
-Pooling: TypeAlias = Literal["mean", "last", "max", "std"]
+Pooling: TypeAlias = Literal["mean", "last", "max", "std", "first", "delta"]
 """The keys of `featurize.model.pooling.POOLINGS`, which needs torch; a test keeps them equal."""
 
 _SPLITS: dict[str, Split] = {
@@ -179,6 +179,80 @@ class DatasetSettings:
         if paths is None:
             raise ValueError(f"dataset.{key} is not set; name its file: --set dataset.{key}=PATH")
         return paths
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class PromptSettings:
+    """The text around a statement and an output, as the backbone reads it."""
+
+    format: Literal["alpaca", "chat", "raw", "jinja"] = "alpaca"
+    """alpaca; chat: the tokenizer's own chat template; raw: none; jinja: the file of `template`."""
+
+    template: str | None = None
+    """File of a chat template for format jinja, or its text; null: none."""
+
+    system: str | None = None
+    """System message of conversations that have none; null: what the template does without one."""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables of a chat template, e.g. {enable_thinking: false}; null: none."""
+
+    end: Literal["none", "eos", "turn"] = "none"
+    """What follows an output: nothing, the end-of-text token, or the template's end of a turn."""
+
+    think: Literal["keep", "strip"] = "keep"
+    """strip: remove the thinking before </think> from outputs."""
+
+    question: str | None = None
+    """A question about the output, asked after it; null: none."""
+
+    answers: tuple[str, str] = (" Yes", " No")
+    """Answers to the question, one token each: that of correct outputs, and the other."""
+
+    @field_validator("system", "question", "template")
+    @classmethod
+    def _refuse_blank(cls, text: str | None) -> str | None:
+        if text is not None and not text.strip():
+            raise ValueError(f"{text!r} is empty; write a text, or null for none")
+        return text
+
+    def __post_init__(self) -> None:
+        if (self.format == "jinja") != (self.template is not None):
+            raise ValueError(
+                f"format {self.format!r} and template {self.template!r} contradict: only"
+                " the format jinja reads a template file; set both or neither"
+            )
+        for name in ("system", "chat_template_kwargs"):
+            if getattr(self, name) and not self.has_turns:
+                raise ValueError(
+                    f"format {self.format!r} and {name} {getattr(self, name)!r} contradict: only a"
+                    " chat template reads it; set format to chat or jinja, or leave it out"
+                )
+        if self.end == "turn" and not self.has_turns:
+            raise ValueError(
+                f"format {self.format!r} and end 'turn' contradict: only a chat template ends a"
+                " turn; set format to chat or jinja, or end to eos"
+            )
+        if self.answers[0] == self.answers[1]:
+            raise ValueError(f"answers are both {self.answers[0]!r}; they must differ")
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether prompts are conversations, rendered by a chat template."""
+        return self.format in ("chat", "jinja")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that a feature depends on but the template's text; empty for the defaults."""
+        default = PromptSettings()
+        names = ["format", "system", "chat_template_kwargs", "end", "think", "question"]
+        if self.question is not None:
+            names.append("answers")
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name in names
+            if (value := getattr(self, name)) != getattr(default, name) or name == "answers"
+        }
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)

@@ -12,7 +12,13 @@ from featurize.data.fields import (
     to_answer,
     to_text,
 )
-from featurize.data.messages import Message, is_transcript, join_prompt, to_messages
+from featurize.data.messages import (
+    Message,
+    is_transcript,
+    join_prompt,
+    keep_turns,
+    to_messages,
+)
 from featurize.data.verdicts import label_of, refuse_unread
 from featurize.errors import RowFault, shorten
 
@@ -22,24 +28,30 @@ PROMPT_FIELDS = ("prompt", "instruction", *_CONVERSATIONS, "system", "history")
 """Fields that a prompt is read from."""
 
 
-def to_plain_rows(row: Row) -> list[Row]:
+Prompt = str | list[dict[str, str]]
+"""A text, or the messages of a conversation."""
+
+
+def to_plain_rows(row: Row, *, keeps_turns: bool = False) -> list[Row]:
     """Return the plain rows of a row: two for a preference row, else one.
+
+    Prompts of several messages become one text, or with `keeps_turns` stay messages.
 
     Raises:
         RowFault: a field is missing or wrong, or the row has a label that is not read.
     """
     if "output" not in row:
         if "chosen" in row or "rejected" in row:
-            return _from_preference(row)
+            return _from_preference(row, keeps_turns)
         if "completion" in row:
-            return [_from_unpaired(row)]
+            return [_from_unpaired(row, keeps_turns)]
         if "instruction" not in row and any(name in row for name in _CONVERSATIONS):
-            return [_from_conversation(row)]
+            return [_from_conversation(row, keeps_turns)]
     _read_label(row, "is_correct")
     return [row]
 
 
-def _from_preference(row: Row) -> list[Row]:
+def _from_preference(row: Row, keeps_turns: bool) -> list[Row]:
     """Return `chosen` as a correct answer and `rejected` as an incorrect one."""
     if row.get("is_correct") is not None:
         raise RowFault(
@@ -47,8 +59,8 @@ def _from_preference(row: Row) -> list[Row]:
             "are labels themselves; drop one of them"
         )
     need = "a preference row needs both 'chosen' and 'rejected'"
-    chosen_prompt, chosen = _prompt_and_answer(row, "chosen", need)
-    rejected_prompt, rejected = _prompt_and_answer(row, "rejected", need)
+    chosen_prompt, chosen = _prompt_and_answer(row, "chosen", need, keeps_turns)
+    rejected_prompt, rejected = _prompt_and_answer(row, "rejected", need, keeps_turns)
     if chosen_prompt != rejected_prompt:
         raise RowFault(
             f"'chosen' and 'rejected' answer different prompts ({shorten(chosen_prompt, 36)} and "
@@ -75,18 +87,19 @@ def _author_of(row: Row, side: str) -> dict[str, object]:
     return {} if author is None else {"metadata": {**metadata, "author": author}}
 
 
-def _from_unpaired(row: Row) -> Row:
-    return _with_label(row, *_prompt_and_answer(row, "completion", "an unpaired row needs it"))
+def _from_unpaired(row: Row, keeps_turns: bool) -> Row:
+    need = "an unpaired row needs it"
+    return _with_label(row, *_prompt_and_answer(row, "completion", need, keeps_turns))
 
 
-def _from_conversation(row: Row) -> Row:
+def _from_conversation(row: Row, keeps_turns: bool) -> Row:
     """Return the last message as an answer to those before it."""
     key = next(name for name in _CONVERSATIONS if name in row)
     before, answer = _split_answer(to_messages(row[key], key), key)
-    return _with_label(row, _with_system(row, before, key), answer)
+    return _with_label(row, _with_system(row, before, key, keeps_turns), answer)
 
 
-def _with_label(row: Row, prompt: str, answer: str) -> Row:
+def _with_label(row: Row, prompt: Prompt, answer: str) -> Row:
     shared = {key: row[key] for key in (*_SHARED_KEYS, "task_id") if key in row}
     label = _read_label(row, "label", "is_correct")
     return shared | {"instruction": prompt, "output": answer, "is_correct": label}
@@ -100,7 +113,7 @@ def _read_label(row: Row, *names: str) -> object:
     return optional_bool(row, name)
 
 
-def _prompt_and_answer(row: Row, key: str, need: str) -> tuple[str, str]:
+def _prompt_and_answer(row: Row, key: str, need: str, keeps_turns: bool) -> tuple[Prompt, str]:
     """Return the answer and its prompt, from its own field or the messages before the answer."""
     value = require(row, key, need)
     name = next((name for name in ("prompt", "instruction") if row.get(name) is not None), None)
@@ -108,13 +121,13 @@ def _prompt_and_answer(row: Row, key: str, need: str) -> tuple[str, str]:
     if is_text or not isinstance(value, (str, list, dict)):
         answer = to_answer(value, key)
         need = f"{key!r} is a string and does not say what it answers"
-        return _prompt_of(row, name, need), answer
+        return _prompt_of(row, name, need, keeps_turns), answer
     before, answer = _split_answer(to_messages(value, key), key)
     if not before:
         need = f"the messages of {key!r} hold no prompt before the answer"
-        return _prompt_of(row, name, need), answer
-    own = join_prompt(before, key)
-    if name is not None and own != (prompt := _prompt_of(row, name, "")):
+        return _prompt_of(row, name, need, keeps_turns), answer
+    own = _join(before, key, keeps_turns)
+    if name is not None and own != (prompt := _prompt_of(row, name, "", keeps_turns)):
         raise RowFault(
             f"{key!r} starts with another prompt ({shorten(own, 36)}) than {name!r} "
             f"({shorten(prompt, 36)}); drop one of the two"
@@ -132,24 +145,51 @@ def _split_answer(messages: list[Message], key: str) -> tuple[list[Message], str
     return messages[:-1], to_answer(messages[-1][1], key)
 
 
-def _prompt_of(row: Row, name: str | None, need: str) -> str:
+def _prompt_of(row: Row, name: str | None, need: str, keeps_turns: bool) -> Prompt:
     """Return the prompt that field `name` holds, or a conversation if that is None."""
     if name is None:
         name = next((n for n in _CONVERSATIONS if row.get(n) is not None), "prompt")
     value = require(row, name, need)
     is_chat = isinstance(value, (list, dict))
     messages = to_messages(value, name) if is_chat else [("user", to_text(value, name))]
-    return join_prompt(messages, name) if name == "prompt" else _with_system(row, messages, name)
+    if name == "prompt":
+        return _join(messages, name, keeps_turns)
+    return _with_system(row, messages, name, keeps_turns)
 
 
-def _with_system(row: Row, messages: list[Message], key: str) -> str:
-    """Join a prompt with the field `system` of LLaMA-Factory; refuse turns before the prompt."""
-    if row.get("history"):
-        raise RowFault(
-            f"'history' is {shorten(row['history'])}; only single-turn prompts can be judged: "
-            f"write the conversation into {key!r}, or drop the column"
-        )
+def _join(messages: list[Message], key: str, keeps_turns: bool) -> Prompt:
+    return keep_turns(messages, key) if keeps_turns else join_prompt(messages, key)
+
+
+def _with_system(row: Row, messages: list[Message], key: str, keeps_turns: bool) -> Prompt:
+    """Join a prompt with the fields `system` and `history` of LLaMA-Factory."""
+    before = _read_history(row, key, keeps_turns)
     system = optional_text(row, "system")
     has_system = any(role == "system" for role, _ in messages)
     first = [("system", system)] if system.strip() and not has_system else []
-    return join_prompt([*first, *messages], key)
+    return _join([*first, *before, *messages], key, keeps_turns)
+
+
+def _read_history(row: Row, key: str, keeps_turns: bool) -> list[Message]:
+    """Read the pairs of a question and an answer before the prompt; refuse them in one text."""
+    history = row.get("history")
+    if not history:
+        return []
+    if not keeps_turns:
+        raise RowFault(
+            f"'history' is {shorten(row['history'])}; only single-turn prompts can be judged: "
+            f"set prompt.format to chat, write the conversation into {key!r}, or drop the column"
+        )
+    if not isinstance(history, list) or not all(map(_is_pair, history)):
+        raise RowFault(
+            f"'history' is {shorten(history)}; it must be a list of pairs [question, answer]"
+        )
+    return [
+        (role, to_text(text, "history"))
+        for pair in history
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2

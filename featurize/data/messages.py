@@ -1,6 +1,7 @@
 """Messages of chats, in the forms that datasets have, as roles and texts."""
 
 import re
+from collections.abc import Sequence
 
 from featurize.data.fields import describe, to_text
 from featurize.errors import RowFault, shorten
@@ -38,9 +39,32 @@ def join_prompt(messages: list[Message], key: str) -> str:
     if "assistant" in roles or "user" not in roles:
         raise RowFault(
             f"{key!r} has the roles {shorten(roles)} before the answer; only single-turn prompts "
-            "can be judged: write the conversation into one message of role 'user'"
+            "can be judged: set prompt.format to chat, or write the conversation into one message "
+            "of role 'user'"
         )
     return "\n\n".join(text for _, text in messages)
+
+
+def keep_turns(messages: list[Message], key: str) -> str | list[dict[str, str]]:
+    """Return the messages before an answer as they are; a single one of the user as its text.
+
+    Raises:
+        RowFault: they have no question, or end with an answer.
+    """
+    roles = [role for role, _ in messages]
+    if "user" not in roles or roles[-1] == "assistant":
+        raise RowFault(
+            f"{key!r} has the roles {shorten(roles)} before the answer; a conversation needs a "
+            "message of role 'user' and must not end with one of role 'assistant'"
+        )
+    if len(messages) == 1:
+        return messages[0][1]
+    return [{"role": role, "content": text} for role, text in messages]
+
+
+def to_transcript(messages: Sequence[Message]) -> str:
+    """Join messages to a text for people, with the role before each."""
+    return "\n\n".join(f"{role}: {text}" for role, text in messages)
 
 
 def _to_message(message: object, key: str) -> Message:

@@ -23,27 +23,31 @@ _SIDES = {CORRECT: ("chosen", CORRECT), INCORRECT: ("rejected", INCORRECT)}  # f
 _PAIR_FIELDS = ("correct", "incorrect", "pair_id", "id", "subset", "domain", "language")
 
 
-def write_plain_rows(paths: str | Sequence[str], folder: Path) -> Path:
+def write_plain_rows(
+    paths: str | Sequence[str], folder: Path, *, keeps_turns: bool = False
+) -> Path:
     """Write the rows of all files as one file of plain rows in `folder`; once for each content.
 
     Remote files are copied into `folder` as well. A pair whose id or texts are repeated becomes a
-    problem of its own: the second `p` is `p#2`.
+    problem of its own: the second `p` is `p#2`. With `keeps_turns`, prompts of several messages
+    stay conversations.
 
     Raises:
         DataError: rows that are neither samples nor pairs, or repeated task ids; with file:line.
     """
     sources = find_sources(paths, folder)
-    key = "\0".join([str(_VERSION), *(source.key for source in sources)])
+    kind = [str(_VERSION), *(["turns"] if keeps_turns else [])]
+    key = "\0".join([*kind, *(source.key for source in sources)])
     path = folder / f"{blake2b(key.encode(), digest_size=8).hexdigest()}.jsonl"
     if path.exists():
         return path
     with atomic_path(path) as temporary, temporary.open("wb", buffering=1 << 20) as file:
-        for row in _read_plain_rows(sources):
+        for row in _read_plain_rows(sources, keeps_turns):
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
     return path
 
 
-def to_pair_rows(row: object) -> list[dict[str, Any]]:
+def to_pair_rows(row: object, *, keeps_turns: bool = False) -> list[dict[str, Any]]:
     """Return the plain rows of a row; pairs have problem_id and task_id, other rows may not.
 
     A pair has `chosen` and `rejected`, or `correct` and `incorrect`. Each is one answer or a list
@@ -60,8 +64,10 @@ def to_pair_rows(row: object) -> list[dict[str, Any]]:
     has_side = any(name in row for names in _SIDES.values() for name in names)
     if "output" in row or "completion" in row or not has_side:
         named = {} if pair_id is None else {"problem_id": pair_id}
-        return [dict(plain) | metadata | named for plain in to_plain_rows(row)]
-    rows = _answer_rows(row)
+        return [
+            dict(plain) | metadata | named for plain in to_plain_rows(row, keeps_turns=keeps_turns)
+        ]
+    rows = _answer_rows(row, keeps_turns)
     problem_id = pair_id or _text_id([plain for _, plain in rows])
     return [
         dict(plain) | metadata | {"problem_id": problem_id, "task_id": f"{problem_id}#{name}"}
@@ -69,7 +75,7 @@ def to_pair_rows(row: object) -> list[dict[str, Any]]:
     ]
 
 
-def _read_plain_rows(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
+def _read_plain_rows(sources: Sequence[Source], keeps_turns: bool) -> Iterator[dict[str, Any]]:
     """Yield the plain rows of all files up to the first fault; raise after the last line."""
     problems: list[str] = []
     kinds = Counter[str]()
@@ -80,9 +86,10 @@ def _read_plain_rows(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
             if not line or line.isspace():
                 continue
             try:
-                plain = _with_own_id(to_pair_rows(parse_line(line)), times_seen)
+                rows = to_pair_rows(parse_line(line), keeps_turns=keeps_turns)
+                plain = _with_own_id(rows, times_seen)
                 for one in plain:
-                    check_row(one)
+                    check_row(one, keeps_turns=keeps_turns)
                     _refuse_taken(one, source.location(number), taken)
             except RowFault as fault:
                 kinds[kind_of(str(fault))] += 1
@@ -134,13 +141,14 @@ def _metadata(row: Row) -> dict[str, Any]:
     return metadata
 
 
-def _answer_rows(row: Row) -> list[tuple[str, Row]]:
+def _answer_rows(row: Row, keeps_turns: bool) -> list[tuple[str, Row]]:
     """Return the plain row of every answer of a pair, with a name such as "correct.0"."""
     correct, incorrect = _answers(row, CORRECT), _answers(row, INCORRECT)
     shared = {key: row[key] for key in ("input", *PROMPT_FIELDS) if key in row}
 
     def plain(chosen: object, rejected: object) -> list[Row]:
-        return to_plain_rows({**shared, "chosen": chosen, "rejected": rejected})
+        both = {**shared, "chosen": chosen, "rejected": rejected}
+        return to_plain_rows(both, keeps_turns=keeps_turns)
 
     # to_plain_rows takes one answer a side, so each answer is paired with the other side's first.
     return [

@@ -1,12 +1,17 @@
 """Tokenizes data as plain text: no program or statement can spell a control token."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
+
+from featurize.errors import CriticError
+
+GUARD = "\ufdd0"
+"""Splits the spelling of a control token in a text that a template is about to frame."""
 
 _BRACKETS = re.compile(r"\s*(<[^\s<>]+>|\[[A-Z_/]+\])\s*")
 """Added tokens that vocabularies do not call special, but that mark a place in a conversation:
@@ -53,6 +58,36 @@ class PlainText:
             for text, ids in zip(texts, found, strict=True)
         ]
 
+    def guard(self, text: str, *, but: Collection[str] = ()) -> str:
+        """Split every control token that a text spells, except `but`, for `encode_rendered`.
+
+        Raises:
+            CriticError: the text has the character that splits.
+        """
+        if GUARD in text:
+            raise CriticError(
+                f"{text[:40]!r} has the character U+FDD0, which no text may have in a chat"
+                " template; remove it"
+            )
+        if self._marks is None:
+            return text
+        return self._marks.sub(lambda found: _split(found[0], but), text)
+
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize what a template rendered: it spells control tokens, its guarded texts do not."""
+        pieces = [text.split(GUARD) for text in texts]
+        found = iter(self._encode([one for parts in pieces for one in parts], splits=False))
+        return [[number for _ in parts for number in next(found)] for parts in pieces]
+
+    def is_control(self, number: int) -> bool:
+        """Whether an id is that of a control token."""
+        return number in self._ids
+
+    def last_mark(self, text: str) -> int:
+        """Where the last control token that a rendered text spells begins; 0 without any."""
+        places = [found.start() for found in self._marks.finditer(text)] if self._marks else []
+        return places[-1] if places else 0
+
     def _encode_cut(self, text: str, *, with_template: bool) -> list[int]:
         """Tokenize a text in pieces that each end within the spelling of a control token.
 
@@ -67,12 +102,14 @@ class PlainText:
             ids = ids[:-1]
         return [*ids, *(number for piece in self._encode(rest) for number in piece)]
 
-    def _encode(self, texts: Sequence[str], *, with_template: bool = False) -> list[list[int]]:
+    def _encode(
+        self, texts: Sequence[str], *, with_template: bool = False, splits: bool = True
+    ) -> list[list[int]]:
         if not texts:
             return []
         # Those without a backend split nothing at all (PythonBackend) or have no such option.
-        splits = getattr(self._tokenizer, "backend_tokenizer", None) is not None
-        options: dict[str, Any] = {"split_special_tokens": True} if splits else {}
+        can_split = getattr(self._tokenizer, "backend_tokenizer", None) is not None
+        options: dict[str, Any] = {"split_special_tokens": splits} if can_split else {}
         ids: list[list[int]] = self._tokenizer(
             list(texts), add_special_tokens=with_template, verbose=False, **options
         )["input_ids"]
@@ -80,6 +117,10 @@ class PlainText:
 
     def _count(self, ids: Sequence[int]) -> int:
         return sum(number in self._ids for number in ids)
+
+
+def _split(mark: str, but: Collection[str]) -> str:
+    return mark if mark in but else mark[0] + GUARD + mark[1:]
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

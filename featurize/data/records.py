@@ -1,6 +1,7 @@
 """Rows of a dataset: parsing a line, checking its row, and the samples the row gives."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ from featurize.data.fields import (
     to_answer,
     to_text,
 )
+from featurize.data.messages import Message, keep_turns, to_messages, to_transcript
 from featurize.errors import RowFault, shorten
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -43,6 +45,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     language: str | None
     author: str | None = None  # who wrote the output: a person or a model, see read_author
     location: str = ""  # "file:line"
+    messages: tuple[Message, ...] = ()  # of a conversation; `instruction` is its transcript
 
 
 class CheckedRow(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +62,11 @@ class CheckedRow(msgspec.Struct, frozen=True, gc=False):
 def prompt_key(instruction: str, input_text: str) -> bytes:
     """Hash a prompt to 16 bytes: equal texts, equal keys."""
     return xxh3_128_digest(instruction.encode() + b"\0" + input_text.encode())
+
+
+def conversation_key(messages: Sequence[Message], input_text: str) -> bytes:
+    """Hash a conversation to 16 bytes: equal roles and texts, equal keys."""
+    return prompt_key(orjson.dumps(["conversation", messages]).decode(), input_text)
 
 
 def output_key(output: str) -> bytes:
@@ -97,21 +105,25 @@ def parse_line(line: bytes) -> object:
         ) from None
 
 
-def check_row(row: object) -> list[CheckedRow]:
+def check_row(row: object, *, keeps_turns: bool = False) -> list[CheckedRow]:
     """Check a parsed row; return two samples for a preference row, else one.
+
+    With `keeps_turns`, prompts may be conversations; else their messages are joined to a text.
 
     Raises:
         RowFault: what is wrong with the row, without its location.
     """
     if not isinstance(row, dict):
         raise RowFault(f"the row is {describe(row)}; every row must be one JSON object")
-    return [_check_plain(plain) for plain in to_plain_rows(row)]
+    plain_rows = to_plain_rows(row, keeps_turns=keeps_turns)
+    return [_check_plain(plain, keeps_turns=keeps_turns) for plain in plain_rows]
 
 
 class _Prompt(NamedTuple):
     instruction: str
     input: str
     key: bytes
+    messages: tuple[Message, ...] = ()
 
 
 # NOTE: orjson reads integers from 2**64 on as floats; leave those to it.
@@ -150,7 +162,9 @@ _decode_text = msgspec.json.Decoder(str).decode
 class RowReader:
     """Reads lines as checked rows; decodes each prompt once, because hundreds of rows share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_turns: bool = False) -> None:
+        """Read prompts of several messages as conversations with `keeps_turns`, else as a text."""
+        self._keeps_turns = keeps_turns
         self._prompts: dict[tuple[bytes, str], _Prompt] = {}
         self._num_bytes = 0  # of the keys of _prompts
         self._last: tuple[msgspec.Raw, str] | None = None
@@ -166,7 +180,7 @@ class RowReader:
             row = self._check_typed(_decode_row(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             row = None
-        return [row] if row else check_row(parse_line(line))
+        return [row] if row else check_row(parse_line(line), keeps_turns=self._keeps_turns)
 
     def _check_typed(self, row: _TypedRow) -> CheckedRow | None:
         """Check a typed row; None if something is wrong with it."""
@@ -208,16 +222,16 @@ class RowReader:
         return prompt
 
 
-def _check_plain(row: Row) -> CheckedRow:
+def _check_plain(row: Row, *, keeps_turns: bool) -> CheckedRow:
     need = "every row needs the task to solve"
-    instruction = to_text(require(row, "instruction", need), "instruction")
-    input_text = optional_text(row, "input")
+    instruction = require(row, "instruction", need)
+    prompt = _read_prompt(instruction, optional_text(row, "input"), keeps_turns=keeps_turns)
     output = to_answer(require(row, "output", "every row needs the program text"), "output")
     metadata = optional_object(row, "metadata")
     problem_id = optional_id(row, "problem_id")
     task_id = optional_id(row, "task_id")
     return _with_keys(
-        _Prompt(instruction, input_text, prompt_key(instruction, input_text)),
+        prompt,
         output,
         optional_bool(row, "is_correct"),
         problem_id,
@@ -227,6 +241,19 @@ def _check_plain(row: Row) -> CheckedRow:
         optional_scalar(metadata, "language", "metadata"),
         read_author(metadata),
     )
+
+
+def _read_prompt(instruction: object, input_text: str, *, keeps_turns: bool) -> _Prompt:
+    """Read a text or, with `keeps_turns`, a list of messages."""
+    is_conversation = keeps_turns and isinstance(instruction, list)
+    if is_conversation:
+        instruction = keep_turns(to_messages(instruction, "instruction"), "instruction")
+    if not (is_conversation and isinstance(instruction, list)):  # one message is its text
+        text = to_text(instruction, "instruction")
+        return _Prompt(text, input_text, prompt_key(text, input_text))
+    messages = tuple((one["role"], one["content"]) for one in instruction)
+    text = to_transcript(messages)
+    return _Prompt(text, input_text, conversation_key(messages, input_text), messages)
 
 
 def _with_keys(
@@ -253,5 +280,6 @@ def _with_keys(
         source=source,
         language=language,
         author=author,
+        messages=prompt.messages,
     )
     return CheckedRow(sample, task_id is None, prompt.key, answer)

@@ -61,6 +61,7 @@ class Chunk(NamedTuple):
     file: int
     start: int
     end: int
+    keeps_turns: bool = False  # read prompts of several messages as conversations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +76,12 @@ class ScannedChunk:
 
 
 def scan_files(
-    paths: Sequence[Path], *, workers: int | None = None
+    paths: Sequence[Path], *, workers: int | None = None, keeps_turns: bool = False
 ) -> Generator[ScannedChunk, None, None]:
     """Scan the chunks of all files, in order; `workers` None chooses by size."""
     sizes = [path.stat().st_size for path in paths]
     chunks = [
-        Chunk(path, file, start, min(start + CHUNK_BYTES, size))
+        Chunk(path, file, start, min(start + CHUNK_BYTES, size), keeps_turns)
         for file, (path, size) in enumerate(zip(paths, sizes, strict=True))
         for start in range(0, size, CHUNK_BYTES)
     ]
@@ -126,7 +127,7 @@ def _ignore_interrupts() -> None:
 
 def scan_chunk(chunk: Chunk) -> ScannedChunk:
     """Check every row of a chunk; record its keys, lengths and place."""
-    reader = _row_reader()
+    reader = _row_reader(chunk.keeps_turns)
     samples: list[tuple[Any, ...]] = []  # in the order of _SCAN_SCHEMA
     faults: list[tuple[int, str]] = []
     kinds = Counter[str]()
@@ -168,9 +169,9 @@ def _to_table(samples: list[tuple[Any, ...]]) -> pa.Table:
 
 
 @cache
-def _row_reader() -> RowReader:
+def _row_reader(keeps_turns: bool) -> RowReader:
     """Return this process's reader: prompts remembered in one chunk help in the next."""
-    return RowReader()
+    return RowReader(keeps_turns=keeps_turns)
 
 
 def _read_lines(chunk: Chunk) -> Iterator[tuple[int, bytes]]:

@@ -2,10 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
+from featurize.data.encoder import SampleEncoder
+from featurize.data.formats import prompt_of
 from featurize.data.index import DatasetIndex
-from featurize.data.prompt import Encoder, template_digest
+from featurize.data.prompt import template_digest
 from featurize.io.files import atomic_path, digest
+from featurize.settings import PromptSettings
 
 ROWS_AT_ONCE = 4096
 
@@ -48,32 +53,36 @@ def count_tokens(
     index: DatasetIndex,
     tokenizer: PreTrainedTokenizerBase,
     progress: Callable[[int, int], None] | None = None,
+    prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
 ) -> TokenCounts:
     """Tokenize every output of a dataset, and every prompt once."""
-    encoder = Encoder(tokenizer=tokenizer, max_length=NO_LIMIT, max_prompt_length=NO_LIMIT - 1)
+    encoder = SampleEncoder(prompt, tokenizer, max_length=NO_LIMIT, max_prompt_length=NO_LIMIT - 1)
     counts = TokenCounts(
         prompts=np.zeros(len(index), np.int32), outputs=np.zeros(len(index), np.int32)
     )
-    prompt, length = None, 0
     with tokenizer_threads():
         for start in range(0, len(index), ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, len(index))
             samples = index.read(np.arange(start, stop))
-            texts = [sample.output for sample in samples]
-            counts.outputs[start:stop] = [len(one) for one in encoder.tokenize(texts)]
-            for row, sample in enumerate(samples, start):
-                if prompt != (sample.instruction, sample.input):  # the index sorts by prompt
-                    prompt = (sample.instruction, sample.input)
-                    length = len(encoder.encode_prompt(*prompt).ids)
-                counts.prompts[row] = length
+            groups = [
+                (one, [sample.output for sample in same])
+                for one, same in groupby(samples, prompt_of)  # the index sorts by prompt
+            ]
+            counts.prompts[start:stop], counts.outputs[start:stop] = encoder.count(groups)
             if progress is not None:
                 progress(stop, len(index))
     return counts
 
 
-def counts_path(cache_dir: Path, index: DatasetIndex, tokenizer_digest: str) -> Path:
-    """Return the path of the cached counts of a dataset and a tokenizer."""
-    key = digest([_VERSION, index.content_fingerprint, tokenizer_digest, template_digest()])
+def counts_path(
+    cache_dir: Path,
+    index: DatasetIndex,
+    tokenizer_digest: str,
+    prompt: Mapping[str, Any] | None = None,
+) -> Path:
+    """Return the path of the cached counts of a dataset, a tokenizer and a `Recipe.prompt`."""
+    parts = [_VERSION, index.content_fingerprint, tokenizer_digest, template_digest()]
+    key = digest([*parts, *([prompt] if prompt else [])])
     return cache_dir / "tokens" / f"tokens-{key}.arrow"
 
 
@@ -97,9 +106,14 @@ def find_counts(path: Path, index: DatasetIndex) -> TokenCounts | None:
     return TokenCounts(**columns) if table.num_rows == len(index) else None
 
 
-def with_counts(index: DatasetIndex, cache_dir: Path, tokenizer_digest: str) -> DatasetIndex:
+def with_counts(
+    index: DatasetIndex,
+    cache_dir: Path,
+    tokenizer_digest: str,
+    prompt: Mapping[str, Any] | None = None,
+) -> DatasetIndex:
     """Add the cached counts as columns; return the index unchanged if there are none."""
-    counts = find_counts(counts_path(cache_dir, index, tokenizer_digest), index)
+    counts = find_counts(counts_path(cache_dir, index, tokenizer_digest, prompt), index)
     if counts is None:
         return index
     table = index.table.append_column(PROMPT_TOKENS, pa.array(counts.prompts))
@@ -117,9 +131,18 @@ def counts_of(table: pa.Table) -> TokenCounts | None:
 
 def unique_tokens(table: pa.Table, cut: TokenCounts) -> int:
     """Count the tokens of every distinct prompt and every distinct output of a prompt."""
-    is_first = first_of_prompts(table)
-    is_new = is_first | _differs(table["output_key"])
+    is_first, is_new = first_of_prompts(table), _is_new(table)
     return int(cut.prompts[is_first].sum(dtype=np.int64) + cut.outputs[is_new].sum(dtype=np.int64))
+
+
+def num_distinct(table: pa.Table) -> int:
+    """Count the distinct outputs of every prompt."""
+    return int(_is_new(table).sum())
+
+
+def _is_new(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether a row is the first of its prompt and output, [rows]."""
+    return first_of_prompts(table) | _differs(table["output_key"])
 
 
 def first_of_prompts(table: pa.Table) -> npt.NDArray[np.bool_]:

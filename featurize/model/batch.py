@@ -57,8 +57,9 @@ class Batch:
     position_ids: Tensor  # int64 [batch, length]
     rows: Tensor  # int64 [outputs] feature row of each output, in host memory
     starts: Tensor  # int64 [outputs] flat position of its first token
-    lengths: Tensor  # int64 [outputs]
-    lasts: Tensor  # int64 [outputs] place of its last token among the output tokens
+    lengths: Tensor  # int64 [outputs], without what follows an output
+    ends: Tensor  # int64 [outputs] flat position of its last token, or of the last of its end
+    asked: Tensor  # int64 [outputs] flat position of the question's last token, which predicts
     before: Tensor  # int64 [outputs] flat position of the prompt's last token, which predicts it
     predictors: Tensor  # int64 [output tokens] flat position of the token that predicts each
     outputs: slice | Tensor  # the output tokens, one output after another: flat positions
@@ -97,17 +98,18 @@ class HostBatch:
         numbers = self.numbers.to(device, non_blocking=True)
         parts = dict(zip(self.sizes, numbers.split(list(self.sizes.values())), strict=True))
         layout = None if self.bounds is None else _to_layout(self.bounds, parts["bounds"])
-        is_pack = self.first_output is not None
+        places = parts.get("places")  # none where the outputs are all that follows the prompts
         return Batch(
             input_ids=parts["ids"].view(self.shape),
             position_ids=parts["positions"].view(-1, self.shape[1]).expand(self.shape),
             rows=self.rows,
             starts=parts["starts"],
             lengths=parts["lengths"],
-            lasts=parts["lasts"],
+            ends=parts["ends"],
+            asked=parts["asked"],
             before=parts["before"],
             predictors=parts["predictors"],
-            outputs=slice(self.first_output, None) if is_pack else parts["places"],
+            outputs=slice(self.first_output, None) if places is None else places,
             layout=layout,
             num_tokens=self.num_tokens,
         )
@@ -157,9 +159,11 @@ def host_pack(groups: Sequence[PromptGroup], *, pinned: bool = False) -> HostBat
             "positions": _runs(firsts, sequences),
             "bounds": _array((*prompts, *output_bounds[1:], *prompts, *bounds.group_tokens)),
             **_places(
+                [group for group in groups for _ in group.outputs],
                 starts=np.array(output_bounds[:-1]),
                 lengths=lengths,
                 before=np.repeat(np.array(prompts[1:]) - 1, counts),
+                are_all=True,
             ),
         },
         shape=(1, output_bounds[-1]),
@@ -184,8 +188,7 @@ def host_padded(
         {
             "ids": ids.ravel(),
             "positions": np.arange(width),
-            "places": _runs(starts, lengths),
-            **_places(starts=starts, lengths=lengths, before=starts - 1),
+            **_places(singles, starts=starts, lengths=lengths, before=starts - 1, are_all=False),
         },
         shape=(len(singles), width),
         rows=[single.rows[0] for single in singles],
@@ -214,18 +217,36 @@ def _to_host(
 
 
 def _places(
-    *, starts: np.ndarray, lengths: np.ndarray, before: np.ndarray
+    groups: Sequence[PromptGroup],
+    *,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    before: np.ndarray,
+    are_all: bool,
 ) -> dict[str, np.ndarray]:
-    """Arrays about the outputs; see `Batch`."""
-    lasts = lengths.cumsum() - 1
-    predictors = _runs(starts, lengths) - 1
-    predictors[lasts - lengths + 1] = before
+    """Arrays about the outputs; see `Batch`.
+
+    Args:
+        groups: the group of each output.
+        starts, lengths: [outputs] of each output and what follows it.
+        before: [outputs] flat position of the last token of its prompt.
+        are_all: whether the flat positions from the first start on are outputs alone.
+    """
+    num_end = _array(group.num_end for group in groups)
+    num_question = _array(group.num_question for group in groups)
+    own = lengths - num_end - num_question
+    runs = _runs(starts, own)
+    predictors = runs - 1
+    predictors[own.cumsum() - own] = before
+    is_plain = are_all and len(runs) == lengths.sum()
     return {
         "starts": starts,
-        "lengths": lengths,
-        "lasts": lasts,
+        "lengths": own,
+        "ends": starts + own + num_end - 1,
+        "asked": starts + lengths - 1,
         "before": before,
         "predictors": predictors,
+        **({} if is_plain else {"places": runs}),
     }
 
 

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -23,7 +23,6 @@ from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_packs, plan_padded
 from featurize.model.rope import split_by_length
 from featurize.model.transfer import Pending, start_copy
-from featurize.store import LIKELIHOOD_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +204,7 @@ class _Result:
     def of(cls, work: Work, engine: Engine) -> "_Result":
         spec, rows = engine.spec, work.num_rows
         width = engine.backbone.hidden_size
-        likelihood = torch.empty((rows, len(LIKELIHOOD_COLUMNS))) if spec.likelihood else None
+        likelihood = torch.empty((rows, len(spec.columns))) if spec.columns else None
         tensors = {name: torch.empty((rows, width)) for name in spec.tensor_names}
         return cls(Features(tensors=tensors, likelihood=likelihood))
 
@@ -315,7 +314,7 @@ def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
     others = [group for group in groups if group is not longest]
     second = min(others, key=lambda group: group.num_tokens, default=_make_up_group(longest))
     return [
-        PromptGroup(prompt=group.prompt, outputs=_two_outputs(group), rows=(row, row + 1))
+        replace(group, outputs=_two_outputs(group), rows=(row, row + 1))
         for group, row in ((longest, 0), (second, 2))
     ]
 
@@ -324,13 +323,23 @@ def _two_outputs(group: PromptGroup) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Take the longest output and the shortest, made up if no other length is there."""
     longest, shortest = max(group.outputs, key=len), min(group.outputs, key=len)
     if len(longest) == len(shortest):
-        shortest = _change_length(longest)
+        own, suffix = _split_suffix(longest, group)
+        shortest = _change_length(own) + suffix
     return longest, shortest
 
 
+def _split_suffix(
+    output: tuple[int, ...], group: PromptGroup
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split the ids of an output from those that follow it."""
+    length = len(output) - group.num_end - group.num_question
+    return output[:length], output[length:]
+
+
 def _make_up_group(group: PromptGroup) -> PromptGroup:
-    output = max(group.outputs, key=len)
-    return PromptGroup(prompt=_change_length(group.prompt), outputs=(output[::-1],), rows=(0,))
+    own, suffix = _split_suffix(max(group.outputs, key=len), group)
+    outputs = (own[::-1] + suffix,)
+    return replace(group, prompt=_change_length(group.prompt), outputs=outputs, rows=(0,))
 
 
 def _change_length(ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -354,7 +363,7 @@ def _features(backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]) -
         name: torch.cat([features.tensors[name].cpu() for features in found])[order]
         for name in spec.tensor_names
     }
-    if spec.likelihood:
+    if spec.columns:
         parts = [part.likelihood.cpu() for part in found if part.likelihood is not None]
         named["likelihood"] = torch.cat(parts)[order]
     return named

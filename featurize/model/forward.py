@@ -12,11 +12,12 @@ from featurize.model.attention import SHARED_PROMPT, UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.decoder import hidden_of
-from featurize.model.likelihood import output_likelihood
+from featurize.model.likelihood import answer_logprobs, output_likelihood
 from featurize.model.pooling import output_states, pool
 from featurize.model.rope import reset_frequencies
 from featurize.model.structure import check_attended
 from featurize.settings import Pooling
+from featurize.store import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +27,24 @@ class FeatureSpec:
     layers: tuple[int, ...]  # as transformers counts hidden states
     poolings: tuple[Pooling, ...]
     likelihood: bool
+    question: bool = False  # outputs are followed by one
+    answers: tuple[int, int] | None = None  # ids of its answers; needed to compute, not to plan
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the sample table that are computed."""
+        likelihood = LIKELIHOOD_COLUMNS if self.likelihood else ()
+        return (*likelihood, *(ANSWER_COLUMNS if self.question else ()))
 
     @property
     def tensor_names(self) -> list[str]:
-        """Names of the tensors: `<pooling>.<layer>`."""
-        return [f"{pooling}.{layer}" for layer in self.layers for pooling in self.poolings]
+        """Names of the tensors: `<pooling>.<layer>`, and `question.<layer>`."""
+        names = [*self.poolings, *(["question"] if self.question else [])]
+        return [f"{name}.{layer}" for layer in self.layers for name in names]
 
     def deepest(self, num_layers: int) -> int:
         """Return the deepest layer that has to run."""
-        return num_layers if self.likelihood else max(self.layers)
+        return num_layers if self.columns else max(self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,7 @@ class Features:
     """Features of rows: distinct outputs of a prompt."""
 
     tensors: dict[str, Tensor]  # name -> float32 [rows, hidden]
-    likelihood: Tensor | None  # float32 [rows, 4], in the order of LIKELIHOOD_COLUMNS
+    likelihood: Tensor | None  # float32 [rows, columns], in the order of FeatureSpec.columns
 
 
 @torch.inference_mode()
@@ -65,6 +75,8 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
         states = output_states(hidden, batch)
         for pooling in spec.poolings:
             pooled[f"{pooling}.{layer}"] = pool(states, pooling)
+        if spec.question:
+            pooled[f"question.{layer}"] = states.hidden[batch.asked].float()
 
     options: dict[str, Any] = {"layout": batch.layout} if batch.layout is not None else {}
     attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT
@@ -79,12 +91,21 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
         ).last_hidden_state
     if batch.layout is not None:
         check_attended(backbone.decoder, backbone.blocks, batch.layout)
-    likelihood = None
     if backbone.num_layers in spec.layers:
         take(backbone.num_layers, final)
+    columns = _columns(final.flatten(0, 1), batch, backbone, spec)
+    return Features(tensors=pooled, likelihood=torch.cat(columns, dim=1) if columns else None)
+
+
+def _columns(final: Tensor, batch: Batch, backbone: Backbone, spec: FeatureSpec) -> list[Tensor]:
+    """Compute the columns of the sample table, [outputs, columns] in all."""
+    found = []
     if spec.likelihood:
-        likelihood = output_likelihood(final.flatten(0, 1), batch, backbone.logits)
-    return Features(tensors=pooled, likelihood=likelihood)
+        found.append(output_likelihood(final, batch, backbone.logits))
+    if spec.question:
+        assert spec.answers is not None, "whoever asks knows the answers"
+        found.append(answer_logprobs(final, batch, backbone.logits, spec.answers))
+    return found
 
 
 @contextlib.contextmanager

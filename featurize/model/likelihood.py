@@ -1,4 +1,4 @@
-"""Likelihood of outputs under the backbone: log-probabilities and entropy of their tokens."""
+"""Likelihood under the backbone: of the tokens of outputs, and of answers about them."""
 
 from collections.abc import Callable
 
@@ -52,6 +52,31 @@ def output_likelihood(
         ],
         dim=1,
     )
+
+
+def answer_logprobs(
+    hidden: Tensor,
+    batch: Batch,
+    to_logits: Callable[[Tensor], Tensor],
+    answers: tuple[int, int],
+) -> Tensor:
+    """Compute the log-probability of both answers to the question after each output.
+
+    Args:
+        hidden: final hidden states, flat [tokens, hidden].
+        batch: the positions of the questions' last tokens, which predict the answer.
+        to_logits: [tokens, hidden] -> float32 [tokens, vocabulary].
+        answers: ids of the answers.
+
+    Returns:
+        float32 [outputs, 2] in the order of ANSWER_COLUMNS, in nats.
+    """
+    ids = torch.tensor(answers, device=hidden.device)
+    parts = [
+        logits.index_select(1, ids) - logits.logsumexp(dim=1, keepdim=True)
+        for logits in map(to_logits, hidden[batch.asked].split(chunk_tokens(hidden.device)))
+    ]
+    return torch.cat(parts)
 
 
 def _of_tokens(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Plans forward passes: merges duplicates, groups by prompt, packs under a token budget."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ class PromptGroup:
     prompt: tuple[int, ...]
     outputs: tuple[tuple[int, ...], ...]
     rows: tuple[int, ...]
+    num_end: int = 0  # last ids of every output that end it; a question comes after them
+    num_question: int = 0  # last ids of every output that ask about it
 
     @property
     def num_tokens(self) -> int:
@@ -33,8 +35,17 @@ class Grouping:
         return sum(len(group.rows) for group in self.groups)
 
 
-def group_samples(samples: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) -> Grouping:
-    """Group pairs of (prompt ids, output ids); rows are numbered by first appearance."""
+def group_samples(
+    samples: Iterable[tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    end: tuple[int, ...] = (),
+    question: tuple[int, ...] = (),
+) -> Grouping:
+    """Group pairs of (prompt ids, output ids); rows are numbered by first appearance.
+
+    `end` and `question` are the ids that follow every output.
+    """
+    suffix = end + question
     rows: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
     row_of_sample, num_rows = [], 0
     for prompt, output in samples:
@@ -44,7 +55,13 @@ def group_samples(samples: Iterable[tuple[tuple[int, ...], tuple[int, ...]]]) ->
             num_rows += 1
         row_of_sample.append(outputs[output])
     groups = [
-        PromptGroup(prompt=prompt, outputs=tuple(outputs), rows=tuple(outputs.values()))
+        PromptGroup(
+            prompt=prompt,
+            outputs=tuple(output + suffix for output in outputs),
+            rows=tuple(outputs.values()),
+            num_end=len(end),
+            num_question=len(question),
+        )
         for prompt, outputs in rows.items()
     ]
     return Grouping(groups=groups, row_of_sample=np.array(row_of_sample, dtype=np.int64))
@@ -67,7 +84,7 @@ def plan_padded(groups: Sequence[PromptGroup], token_budget: int) -> list[list[P
     Each entry is a group with one output: the prompt is computed again for every output.
     """
     singles = [
-        PromptGroup(prompt=group.prompt, outputs=(output,), rows=(row,))
+        replace(group, outputs=(output,), rows=(row,))
         for group in groups
         for output, row in zip(group.outputs, group.rows, strict=True)
     ]
@@ -104,8 +121,8 @@ def _split_group(group: PromptGroup, token_budget: int) -> list[PromptGroup]:
         return [group]
     pieces = _first_fit(list(map(len, group.outputs)), token_budget - len(group.prompt))
     return [
-        PromptGroup(
-            prompt=group.prompt,
+        replace(
+            group,
             outputs=tuple(group.outputs[number] for number in sorted(piece)),
             rows=tuple(group.rows[number] for number in sorted(piece)),
         )

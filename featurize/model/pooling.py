@@ -21,8 +21,8 @@ class OutputStates:
     hidden: Tensor  # [tokens, width], any float dtype
     tokens: Tensor  # [output tokens, width], one output after another
     lengths: Tensor  # int64 [rows], tokens of each output, at least 1
-    lasts: Tensor  # int64 [rows], place of the last token of each output in `tokens`
-    before: Tensor  # int64 [rows], place of the last token of its prompt in `hidden`
+    ends: Tensor  # int64 [rows], place in `hidden` of its last token, or of the last of its end
+    before: Tensor  # int64 [rows], place in `hidden` of the last token of its prompt
 
 
 def output_states(hidden: Tensor, batch: Batch) -> OutputStates:
@@ -37,7 +37,7 @@ def output_states(hidden: Tensor, batch: Batch) -> OutputStates:
         hidden=flat,
         tokens=flat[batch.outputs],
         lengths=batch.lengths,
-        lasts=batch.lasts,
+        ends=batch.ends,
         before=batch.before,
     )
 
@@ -56,8 +56,18 @@ def _max(states: OutputStates) -> Tensor:
 
 
 def _last(states: OutputStates) -> Tensor:
-    """The last token of the output."""
-    return states.tokens[states.lasts].float()
+    """The last token of the output, or of its end."""
+    return states.hidden[states.ends].float()
+
+
+def _first(states: OutputStates) -> Tensor:
+    """The last token of the prompt, which predicts the first one of the output."""
+    return states.hidden[states.before].float()
+
+
+def _delta(states: OutputStates) -> Tensor:
+    """What the output changed: last minus first."""
+    return _last(states) - _first(states)
 
 
 def _std(states: OutputStates) -> Tensor:
@@ -82,5 +92,7 @@ POOLINGS: dict[Pooling, Callable[[OutputStates], Tensor]] = {
     "last": _last,
     "max": _max,
     "std": _std,
+    "first": _first,
+    "delta": _delta,
 }
 """Functions of the output states, float32 [rows, width], by name."""

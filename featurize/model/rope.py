@@ -6,7 +6,7 @@ module remembers the longest call so far.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -74,8 +74,8 @@ def split_by_length(groups: Iterable[PromptGroup], rule: LengthRule) -> list[lis
 def _take(group: PromptGroup, places: Sequence[int]) -> PromptGroup:
     if len(places) == len(group.outputs):
         return group
-    return PromptGroup(
-        prompt=group.prompt,
+    return replace(
+        group,
         outputs=tuple(group.outputs[place] for place in places),
         rows=tuple(group.rows[place] for place in places),
     )

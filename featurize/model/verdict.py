@@ -50,6 +50,7 @@ def remembered_choice(
         "backbone": backbone,
         "tensors": spec.tensor_names,
         "likelihood": spec.likelihood,
+        **({"question": spec.question} if spec.question else {}),
         "device": _device_name(device),
         "dtype": str(dtype),
         "libraries": {name: version(name) for name in _LIBRARIES},

@@ -8,11 +8,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from featurize.data.prompt import Encoder
+from featurize.data.encoder import SampleEncoder
 from featurize.data.token_counts import tokenizer_threads
 from featurize.io.remote import is_remote
 from featurize.model import attention
@@ -24,7 +25,7 @@ from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
 from featurize.run.groups import RankGroup
 from featurize.run.job import SHARED_IDS, FeaturizeSummary, Reporter
-from featurize.run.plan import FeaturizePlan
+from featurize.run.plan import FeaturizePlan, make_encoder
 from featurize.run.ranks import Ranks
 from featurize.run.units import (
     UnitWork,
@@ -83,7 +84,7 @@ def _compute_units(
     pending: list[int],
 ) -> None:
     """Reads the next units and writes the last ones while the backbone runs over these."""
-    encoder = _make_encoder(plan)
+    encoder = make_encoder(plan.job, load_tokenizer(plan.source, plan.job.backbone))
     engine = _make_engine(plan, group, reporter, encoder)
     device = engine.backbone.device
     num_at_once = _units_at_once(plan, group, device, len(pending))
@@ -156,10 +157,11 @@ def _tokenizer_threads(device: torch.device) -> contextlib.AbstractContextManage
 
 
 def _make_engine(
-    plan: FeaturizePlan, group: RankGroup, reporter: Reporter, encoder: Encoder
+    plan: FeaturizePlan, group: RankGroup, reporter: Reporter, encoder: SampleEncoder
 ) -> Engine:
     """Loads the backbone and settles which forward runs, in the first group for all."""
     job, recipe, ranks = plan.job, plan.recipe, group.ranks
+    spec = replace(recipe.spec, answers=encoder.suffix.answers)
     attention.register()
     device = resolve_device(job.runtime.device, ranks.local_rank)
     group.connect(device)
@@ -169,7 +171,7 @@ def _make_engine(
         device=device,
         dtype=recipe.compute_dtype,
         deepest_layer=recipe.spec.deepest(recipe.num_layers),
-        with_lm_head=recipe.spec.likelihood,
+        with_lm_head=bool(recipe.spec.columns),
         sharing=group.sharing,
     )
 
@@ -177,7 +179,7 @@ def _make_engine(
         if job.featurize.forward != "auto":
             return {"forward": job.featurize.forward, "reason": "featurize.forward asks for it"}
         groups = _read(plan, encoder, 0).grouping.groups
-        choice = choose_forward(backbone, recipe.spec, groups, recipe.compute_dtype)
+        choice = choose_forward(backbone, spec, groups, recipe.compute_dtype)
         return {"forward": choice.forward, "reason": choice.reason}
 
     # The ranks of the first group compare the forwards together; its leader speaks for all.
@@ -186,15 +188,7 @@ def _make_engine(
     if ranks.is_first:
         reporter.note(f"forward: {choice.forward} ({choice.reason})")
     budget, may_halve = plan.token_budget.tokens, not group.sharing.is_shared
-    return Engine(backbone, recipe.spec, choice.forward, budget, may_halve=may_halve)
-
-
-def _make_encoder(plan: FeaturizePlan) -> Encoder:
-    return Encoder(
-        tokenizer=load_tokenizer(plan.source, plan.job.backbone),
-        max_length=plan.job.dataset.max_length,
-        max_prompt_length=plan.job.dataset.prompt_limit,
-    )
+    return Engine(backbone, spec, choice.forward, budget, may_halve=may_halve)
 
 
 def _make_writer(plan: FeaturizePlan) -> StoreWriter:
@@ -222,7 +216,7 @@ def _begin(plan: FeaturizePlan, reporter: Reporter, writer: StoreWriter) -> list
     return pending
 
 
-def _read(plan: FeaturizePlan, encoder: Encoder, number: int) -> UnitWork:
+def _read(plan: FeaturizePlan, encoder: SampleEncoder, number: int) -> UnitWork:
     start, stop = plan.units[number]
     return read_unit(number, np.arange(start, stop), plan.index, encoder)
 

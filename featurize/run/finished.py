@@ -81,6 +81,7 @@ def _backbone_files(plan: "FeaturizePlan") -> Iterator[str]:
     yield from map(str, plan.source.weight_files)
     yield from map(str, model_files(plan.source.folder))
     yield from map(str, tokenizer_files(plan.source.tokenizer_folder))
+    yield from map(str, plan.source.tokenizer_folder.glob("chat_template*"))
 
 
 def _stat(files: Iterable[str]) -> Mapping[str, list[int]]:

@@ -17,6 +17,7 @@ from featurize.settings import (
     DatasetSettings,
     DistributedSettings,
     FeaturizeSettings,
+    PromptSettings,
     RuntimeSettings,
 )
 
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from featurize.run.plan import FeaturizePlan
 
 SHARED_IDS, BOTH_LABELS = "shared_problem_ids", "both_labels"
+APART, STRIPPED = "outputs_apart", "thinking_stripped"
 """Counts that a store has only where they are not 0."""
 
 RARE_COUNTS = {
     SHARED_IDS: "problem ids with several statements",
     BOTH_LABELS: "same tokens as a sample of the other label",
+    STRIPPED: "outputs whose thinking was removed",
+    APART: "outputs with other tokens if joined to the prompt",
 }
 """What a summary calls them."""
 
@@ -45,6 +49,7 @@ class FeaturizeJob:
     store_dir: Path | str  # a folder or a URI
     cache_dir: Path
     distributed: DistributedSettings = field(default_factory=DistributedSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
     limit_problems: int | None = None
     repair: bool = False  # compare checksums of finished units
     selection_settings: dict[str, Any] | None = None  # what a selection of samples depends on

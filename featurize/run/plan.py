@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from featurize.data.encoder import SampleEncoder
 from featurize.data.index import DatasetIndex
 from featurize.data.plain_text import PlainText
 from featurize.data.prompt import TEMPLATE
@@ -18,6 +19,7 @@ from featurize.data.token_counts import (
     counts_of,
     counts_path,
     find_counts,
+    num_distinct,
     unique_tokens,
     with_counts,
     write_counts,
@@ -83,6 +85,7 @@ class FeaturizePlan:
     token_budget: TokenBudget  # of one forward pass
     attention: str  # what runs where, in one line
     shared_ids: SharedIds | None = None  # problem ids with several statements
+    num_suffix: int = 0  # tokens that follow each output
 
     def describe(self) -> dict[str, Any]:
         """The lines of the plan, and what it will cost."""
@@ -97,7 +100,8 @@ class FeaturizePlan:
             **({RARE_COUNTS[SHARED_IDS]: self.shared_ids.num_problems} if self.shared_ids else {}),
             "units of work": len(self.units),
             "tensors": ", ".join(self.recipe.spec.tensor_names)
-            + (" and likelihood" if self.recipe.spec.likelihood else ""),
+            + (" and likelihood" if self.recipe.spec.likelihood else "")
+            + (" and answers" if self.recipe.spec.question else ""),
             "backbone": f"{self.job.backbone.name}, {self.recipe.fields['compute_dtype']},"
             f" {self.recipe.spec.deepest(self.recipe.num_layers)} of"
             f" {self.recipe.num_layers} layers",
@@ -136,10 +140,11 @@ class FeaturizePlan:
     @property
     def estimated_tokens(self) -> int:
         """Tokens to compute, each prompt once: counted, or from the number of characters."""
+        suffixes = self.num_suffix * num_distinct(self.index.table) if self.num_suffix else 0
         if self.counted_tokens is not None:
-            return self.counted_tokens
+            return self.counted_tokens + suffixes
         chars = _group_chars(self.index, group_starts(self.index), self.job.dataset)
-        return int(chars.sum()) // CHARS_PER_TOKEN
+        return int(chars.sum()) // CHARS_PER_TOKEN + suffixes
 
 
 def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> FeaturizePlan:
@@ -150,12 +155,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     Raises:
         ValueError: bad data, an unreadable backbone, contradicting settings.
     """
-    asked = job.featurize.token_budget
-    if asked is not None and asked < job.dataset.max_length:
-        raise ValueError(
-            f"featurize.token_budget {asked} is below dataset.max_length"
-            f" {job.dataset.max_length}: the longest sample would not fit; raise it"
-        )
+    _check_budget(job)
     if job.distributed.is_shared and job.backbone.quantization is not None:
         raise ValueError(
             f"models.policy.quantization {job.backbone.quantization!r} and a backbone shared among"
@@ -175,21 +175,25 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         mixed_precision=job.runtime.mixed_precision and job.distributed.mixed_precision,
     )
     paths = job.dataset.path_of(job.split)
-    index = DatasetIndex.build(paths, job.cache_dir / "index")
+    keeps_turns = job.prompt.has_turns
+    index = DatasetIndex.build(paths, job.cache_dir / "index", keeps_turns=keeps_turns)
     num_read = len(index)
     source = find_backbone(job.backbone, job.cache_dir, dtype)
-    index = with_counts(index, job.cache_dir, source.tokenizer_digest)
+    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype, job.prompt)
+    index = with_counts(index, job.cache_dir, source.tokenizer_digest, recipe.prompt)
     if job.limit_problems is not None:
         index = index.take_problems(job.limit_problems)
     shared_ids = find_shared_ids(index.table)
     index = replace(index, table=mark_statements(index.table))
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
-    _check_limits(job, source, config)
-    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
+    num_suffix = _check_limits(job, source, config)
+    _check_budget(job, num_suffix)
     selection = None
     if choose is not None:
-        selection = choose(index.table, functools.partial(_count_outputs, index, source, job))
+        selection = choose(
+            index.table, functools.partial(_count_outputs, index, source, job, recipe)
+        )
         index = select(index, selection)
     pairs = selection and selection.pairs
     identity = {
@@ -211,40 +215,78 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         counted_tokens=_counted_tokens(index, job.dataset),
         fingerprint=fingerprint,
         finished=_find_finished(job, fingerprint),
-        token_budget=_choose_budget(job, config, device),
+        token_budget=_choose_budget(job, config, device, num_suffix),
         attention=describe_attention(
             config,
             device,
             dtype,
             forward=job.featurize.forward,
-            max_length=job.dataset.max_length,
+            max_length=job.dataset.max_length + num_suffix,
         ),
         shared_ids=shared_ids,
+        num_suffix=num_suffix,
     )
 
 
+def _check_budget(job: FeaturizeJob, num_suffix: int = 0) -> None:
+    """Raise ValueError if the longest sample does not fit into the budget that is asked for."""
+    asked, longest = job.featurize.token_budget, job.dataset.max_length + num_suffix
+    if asked is not None and asked < longest:
+        more = f" and the {num_suffix} tokens after an output" if num_suffix else ""
+        raise ValueError(
+            f"featurize.token_budget {asked} is below dataset.max_length"
+            f" {job.dataset.max_length}{more}: the longest sample would not fit; raise it"
+        )
+
+
 def _choose_budget(
-    job: FeaturizeJob, config: PreTrainedConfig, device: torch.device
+    job: FeaturizeJob, config: PreTrainedConfig, device: torch.device, num_suffix: int
 ) -> TokenBudget:
     """The token budget of the run; the backbone is measured only where its size decides."""
     asked, is_cuda = job.featurize.token_budget, device.type == "cuda"
     size = count_parameters(config, job.backbone) if asked is None and is_cuda else None
-    return choose_token_budget(asked, device, size, job.dataset.max_length)
+    return choose_token_budget(asked, device, size, job.dataset.max_length + num_suffix)
 
 
-def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> None:
-    """Check what the backbone can take, before any weight is read."""
+def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
+    """Check what the backbone can take, before any weight is read.
+
+    Returns the number of tokens that follow each output.
+    """
     backbone = job.backbone
     check_architecture(config, backbone)
-    check_positions(config, backbone, job.dataset.max_length)
-    if job.featurize.likelihood:
+    if job.featurize.likelihood or job.prompt.question is not None:
         check_likelihood(config, backbone)
+    num_suffix = _check_tokenizer(job, source, config)
+    check_positions(config, backbone, job.dataset.max_length + num_suffix)
+    return num_suffix
+
+
+def _check_tokenizer(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
+    """Check the tokenizer, and the prompt's settings with it; return as `_check_limits`."""
     try:
-        tokenizer = load_tokenizer(source, backbone)
+        tokenizer = load_tokenizer(source, job.backbone)
     except CriticError as error:
         logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
-        return
-    check_vocabulary(PlainText(tokenizer).largest_id(), config, backbone)
+        return 0
+    check_vocabulary(PlainText(tokenizer).largest_id(), config, job.backbone)
+    if not job.prompt.identity:
+        return 0
+    return len(make_encoder(job, tokenizer).suffix.ids)
+
+
+def make_encoder(job: FeaturizeJob, tokenizer: PreTrainedTokenizerBase) -> SampleEncoder:
+    """The encoder of a job.
+
+    Raises:
+        CriticError: the tokenizer cannot do what the settings of the prompt ask.
+    """
+    return SampleEncoder(
+        job.prompt,
+        tokenizer,
+        max_length=job.dataset.max_length,
+        max_prompt_length=job.dataset.prompt_limit,
+    )
 
 
 def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:
@@ -265,15 +307,17 @@ def _counted_tokens(index: DatasetIndex, dataset: DatasetSettings) -> int | None
     return unique_tokens(index.table, counts.cut(dataset.max_length, dataset.prompt_limit))
 
 
-def _count_outputs(index: DatasetIndex, source: BackboneSource, job: FeaturizeJob) -> np.ndarray:
+def _count_outputs(
+    index: DatasetIndex, source: BackboneSource, job: FeaturizeJob, recipe: Recipe
+) -> np.ndarray:
     """Tokens of every output as the store will have them, counted now if need be: [rows]."""
     counts = counts_of(index.table)
     if counts is None:
-        path = counts_path(job.cache_dir, index, source.tokenizer_digest)
+        path = counts_path(job.cache_dir, index, source.tokenizer_digest, recipe.prompt)
         counts = find_counts(path, index)
     if counts is None:
         logger.info("counting the tokens of %d samples", len(index))
-        counts = count_tokens(index, load_tokenizer(source, job.backbone))
+        counts = count_tokens(index, load_tokenizer(source, job.backbone), prompt=job.prompt)
         write_counts(path, counts)
     return counts.cut(job.dataset.max_length, job.dataset.prompt_limit).outputs
 

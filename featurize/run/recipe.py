@@ -5,13 +5,19 @@ from typing import Any
 
 import torch
 
+from featurize.data.chat_template import template_text
 from featurize.data.prompt import template_digest
 from featurize.io.files import digest
 from featurize.model.backbone import resolve_layers
 from featurize.model.forward import FeatureSpec
 from featurize.model.pooling import POOLINGS
-from featurize.model.source import BackboneSource, read_backbone_config
-from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
+from featurize.model.source import BackboneSource, load_tokenizer, read_backbone_config
+from featurize.settings import (
+    BackboneSettings,
+    DatasetSettings,
+    FeaturizeSettings,
+    PromptSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +36,30 @@ class Recipe:
     fields: dict[str, Any]  # JSON, as the manifest shows it
 
     @property
+    def prompt(self) -> dict[str, Any]:
+        """What token ids depend on besides the tokenizer; empty for the default settings."""
+        found: dict[str, Any] = self.fields.get("prompt", {})
+        return found
+
+    @property
     def fingerprint(self) -> str:
         """Equal for every store a head may be used on; the backbone's name is only a name."""
         backbone = {key: value for key, value in self.fields["backbone"].items() if key != "name"}
         return digest({**self.fields, "backbone": backbone})
+
+
+def describe_prompt(
+    prompt: PromptSettings, source: BackboneSource, backbone: BackboneSettings
+) -> dict[str, Any]:
+    """All that token ids depend on besides the tokenizer; empty for the default settings.
+
+    Raises:
+        CriticError: the tokenizer has no chat template, or cannot be read.
+    """
+    if not prompt.has_turns:
+        return prompt.identity
+    text = template_text(prompt, load_tokenizer(source, backbone))
+    return {**prompt.identity, "template": digest(text)}
 
 
 def make_recipe(
@@ -42,11 +68,12 @@ def make_recipe(
     dataset: DatasetSettings,
     featurize: FeaturizeSettings,
     compute_dtype: torch.dtype,
+    prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
 ) -> Recipe:
     """The recipe the settings ask for.
 
     Raises:
-        ValueError: a layer the backbone does not have.
+        ValueError: a layer the backbone does not have, or a tokenizer without a chat template.
     """
     config = read_backbone_config(source, backbone)
     num_layers, hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
@@ -54,6 +81,7 @@ def make_recipe(
         layers=tuple(resolve_layers(featurize.layers, num_layers)),
         poolings=tuple(featurize.poolings),
         likelihood=featurize.likelihood,
+        question=prompt.question is not None,
     )
     fields = {
         "backbone": {"name": backbone.name, "digest": source.digest, "layers": num_layers},
@@ -72,6 +100,8 @@ def make_recipe(
     if backbone.weights != "pretrained":
         # NOTE: only then, so that the features of every other backbone keep their fingerprint.
         fields["weights"] = backbone.weights
+    if prompt.identity:
+        fields["prompt"] = describe_prompt(prompt, source, backbone)
     return Recipe(
         spec=spec,
         num_layers=num_layers,

@@ -8,15 +8,17 @@ from itertools import accumulate, groupby, pairwise
 import numpy as np
 import pyarrow as pa
 
+from featurize.data.encoder import EncodedSamples, OutputIds, SampleEncoder
+from featurize.data.formats import prompt_of
 from featurize.data.index import DatasetIndex
-from featurize.data.prompt import Encoder, TokenIds
+from featurize.data.prompt import TokenIds
 from featurize.data.records import Sample
 from featurize.errors import DataError
 from featurize.model.forward import Features
 from featurize.model.packing import Grouping, PromptGroup, group_samples
-from featurize.run.job import BOTH_LABELS
+from featurize.run.job import APART, BOTH_LABELS, STRIPPED
 from featurize.run.recipe import Recipe
-from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures, copy_marks
+from featurize.store import SAMPLE_SCHEMA, UnitFeatures, copy_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +28,20 @@ class UnitWork:
     number: int
     samples: Sequence[Sample]
     prompts: Sequence[TokenIds]  # of each sample
-    outputs: Sequence[TokenIds]
+    outputs: Sequence[OutputIds]
     grouping: Grouping
+    num_suffix: int  # tokens that follow each output
     rows: pa.Table  # of the index, for what the store keeps of it: pairs planned
 
     @property
     def counts(self) -> dict[str, int]:
         """What the summary says about these samples."""
         groups = self.grouping.groups
-        num_both = self._count_both_labels()
+        rare = {
+            BOTH_LABELS: self._count_both_labels(),
+            APART: sum(output.is_apart for output in self.outputs),
+            STRIPPED: sum(output.is_stripped for output in self.outputs),
+        }
         return {
             "samples": len(self.samples),
             "feature_rows": self.grouping.num_rows,
@@ -44,10 +51,10 @@ class UnitWork:
             "prompts": len(groups),
             "unique_tokens": sum(group.num_tokens for group in groups),
             "all_tokens": sum(
-                len(prompt.ids) + len(output.ids)
+                len(prompt.ids) + len(output.ids) + self.num_suffix
                 for prompt, output in zip(self.prompts, self.outputs, strict=True)
             ),
-            **({BOTH_LABELS: num_both} if num_both else {}),
+            **{name: count for name, count in rare.items() if count},
         }
 
     def _count_both_labels(self) -> int:
@@ -61,38 +68,52 @@ class UnitWork:
         return sum((row, not label) in found for row, label in labelled)
 
 
-def read_unit(number: int, rows: np.ndarray, index: DatasetIndex, encoder: Encoder) -> UnitWork:
+def read_unit(
+    number: int, rows: np.ndarray, index: DatasetIndex, encoder: SampleEncoder
+) -> UnitWork:
     """Reads and tokenises the samples of `rows`; those of one prompt stand together.
 
     Raises:
-        DataError: an output without tokens (names file and line).
+        DataError: a text that cannot be encoded, such as an output without tokens (names file and
+            line).
     """
     samples = index.read(rows)
-    encoded = iter(encoder.tokenize([sample.output for sample in samples]))  # in one call
     prompts: list[TokenIds] = []
-    outputs: list[TokenIds] = []
-    for (instruction, input_text), same in groupby(samples, lambda s: (s.instruction, s.input)):
-        prompt = encoder.encode_prompt(instruction, input_text)
-        for sample in same:
-            prompts.append(prompt)
-            outputs.append(_cut_output(sample, next(encoded), prompt, encoder))
+    outputs: list[OutputIds] = []
+    for encoded in _encode(samples, encoder):
+        outputs += encoded.outputs
+        prompts += [encoded.prompt] * len(encoded.outputs)
     pairs = zip(prompts, outputs, strict=True)
-    grouping = group_samples((prompt.ids, output.ids) for prompt, output in pairs)
+    suffix = encoder.suffix
+    grouping = group_samples(
+        ((prompt.ids, output.ids) for prompt, output in pairs),
+        end=suffix.end,
+        question=suffix.question,
+    )
     return UnitWork(
         number=number,
         samples=samples,
         prompts=prompts,
         outputs=outputs,
         grouping=grouping,
+        num_suffix=len(suffix.ids),
         rows=index.table.take(pa.array(rows)),
     )
 
 
-def _cut_output(sample: Sample, ids: Sequence[int], prompt: TokenIds, encoder: Encoder) -> TokenIds:
+def _encode(samples: Sequence[Sample], encoder: SampleEncoder) -> list[EncodedSamples]:
+    """Ids of all prompts and outputs; DataError names the sample that cannot be encoded."""
+    groups = [(prompt, list(same)) for prompt, same in groupby(samples, prompt_of)]
     try:
-        return encoder.cut_output(sample.output, ids, len(prompt.ids))
-    except ValueError as error:
-        raise DataError(f"{sample.location}: {error}") from error
+        texts = [(prompt, [sample.output for sample in same]) for prompt, same in groups]
+        return encoder.encode_all(texts)
+    except ValueError:
+        for sample in samples:
+            try:
+                encoder.encode(prompt_of(sample), [sample.output])
+            except ValueError as error:
+                raise DataError(f"{sample.location}: {error}") from error
+        raise
 
 
 def join_units(units: Sequence[UnitWork]) -> tuple[list[PromptGroup], int]:
@@ -139,8 +160,8 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
     }
     table = pa.table(columns, schema=SAMPLE_SCHEMA)
     if features.likelihood is not None:
-        of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, 4]
-        for place, name in enumerate(LIKELIHOOD_COLUMNS):
+        of_samples = features.likelihood.numpy()[work.grouping.row_of_sample]  # [samples, columns]
+        for place, name in enumerate(recipe.spec.columns):
             table = table.append_column(name, pa.array(of_samples[:, place], pa.float32()))
     if "author" in work.rows.column_names:  # so in all units or in none
         table = table.append_column("author", pa.array([s.author for s in work.samples]))

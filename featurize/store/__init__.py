@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from featurize.errors import FeatureStoreError
     from featurize.io.lock import sole_writer
     from featurize.io.remote import user_cache_dir
-    from featurize.store.format import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA, UnitFeatures
+    from featurize.store.format import (
+        ANSWER_COLUMNS,
+        LIKELIHOOD_COLUMNS,
+        SAMPLE_SCHEMA,
+        UnitFeatures,
+    )
     from featurize.store.manifest import Manifest, Unit, lost_files, read_manifest, repair_command
     from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
     from featurize.store.reader import FeatureStore
@@ -34,7 +39,9 @@ _HOMES = {
     "featurize.errors": ("FeatureStoreError",),
     "featurize.io.lock": ("sole_writer",),
     "featurize.io.remote": ("user_cache_dir",),
-    "featurize.store.format": ("LIKELIHOOD_COLUMNS", "SAMPLE_SCHEMA", "UnitFeatures"),
+    "featurize.store.format": (
+        *("ANSWER_COLUMNS", "LIKELIHOOD_COLUMNS", "SAMPLE_SCHEMA", "UnitFeatures"),
+    ),
     "featurize.store.manifest": (
         *("Manifest", "Unit", "lost_files", "read_manifest", "repair_command"),
     ),
@@ -54,6 +61,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ANSWER_COLUMNS",
     "LIKELIHOOD_COLUMNS",
     "SAMPLE_SCHEMA",
     "SHARED_IDS_REMEDY",

@@ -9,6 +9,9 @@ import torch
 LIKELIHOOD_COLUMNS = ("logprob_sum", "logprob_mean", "logprob_min", "entropy_mean")
 """Log-probability of the output given the prompt, in nats, and mean next-token entropy."""
 
+ANSWER_COLUMNS = ("yes_logprob", "no_logprob")
+"""Log-probabilities of the two answers to the question after the output, in nats."""
+
 SAMPLE_SCHEMA = pa.schema(
     [
         ("task_id", pa.string()),
@@ -31,4 +34,6 @@ class UnitFeatures:
     """The features and samples of one unit."""
 
     tensors: Mapping[str, torch.Tensor]  # name -> [feature_rows, width], storage dtype
-    samples: pa.Table  # SAMPLE_SCHEMA (+ likelihood columns); feature_row counts from 0 in the unit
+    samples: (
+        pa.Table
+    )  # SAMPLE_SCHEMA (+ likelihood and answers); feature_row counts from 0 in the unit

@@ -25,7 +25,7 @@ from featurize.io.files import (
 )
 from featurize.io.remote import Folder, LocalFolder
 from featurize.store import samples
-from featurize.store.format import LIKELIHOOD_COLUMNS, UnitFeatures
+from featurize.store.format import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS, UnitFeatures
 from featurize.store.manifest import FORMAT_VERSION, SAMPLES_FILE, Manifest, Unit
 from featurize.store.shards import Shard, Span
 
@@ -208,7 +208,7 @@ def _refuse_non_finite(features: UnitFeatures) -> None:
                 f" as {str(tensor.dtype).removeprefix('torch.')}); if it is an overflow, set"
                 " featurize.storage_dtype or models.policy.dtype to one of wider range"
             )
-    for name in set(features.samples.column_names) & set(LIKELIHOOD_COLUMNS):
+    for name in set(features.samples.column_names) & {*LIKELIHOOD_COLUMNS, *ANSWER_COLUMNS}:
         bad_places = np.flatnonzero(~np.isfinite(features.samples[name].to_numpy()))
         if len(bad_places):
             task_id = features.samples["task_id"][int(bad_places[0])]

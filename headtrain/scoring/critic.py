@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from featurize.arrays import Ints
-from featurize.data.prompt import Encoder
+from featurize.data.encoder import SampleEncoder
+from featurize.data.formats import Alpaca
+from featurize.data.formats import Prompt as Statement
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.budget import choose_token_budget
@@ -22,7 +24,7 @@ from featurize.model.forward import FeatureSpec
 from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
-from featurize.store import user_cache_dir
+from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.judged import Judged
@@ -55,7 +57,7 @@ class Critic:
     """
 
     def __init__(
-        self, head: TrainedHead, encoder: Encoder, engine: Engine, storage_dtype: torch.dtype
+        self, head: TrainedHead, encoder: SampleEncoder, engine: Engine, storage_dtype: torch.dtype
     ) -> None:
         """Use `Critic.load`."""
         self.head = head
@@ -103,12 +105,15 @@ class Critic:
         where = resolve_device(device)
         cache = cache_dir or user_cache_dir()
         found = provenance.find(where, cache, [settings])
-        encoder = Encoder(
-            tokenizer=load_tokenizer(found.source, found.settings),
+        spec = _narrow(found.recipe.spec, head.record.columns)
+        prompt = provenance.prompt
+        encoder = SampleEncoder(
+            prompt if spec.question else replace(prompt, question=None),
+            load_tokenizer(found.source, found.settings),
             max_length=provenance.dataset.max_length,
             max_prompt_length=provenance.dataset.prompt_limit,
         )
-        spec = _narrow(found.recipe.spec, head.record.columns)
+        spec = replace(spec, answers=encoder.suffix.answers)
         loaded = _load(found, spec, where)
         forward = provenance.featurize.forward
         if forward == "auto":
@@ -135,7 +140,8 @@ class Critic:
 
         Args:
             prompt: the problem, as datasets have it in `instruction`, or as chat messages; the
-                template is added. A list of token ids is the whole prompt: nothing is added.
+                head's template is added. Several turns need a prompt.format of chat or jinja.
+                A list of token ids is the whole prompt: nothing is added.
             outputs: candidate solutions, as texts or token ids.
             input: what datasets have in `input`.
 
@@ -203,7 +209,12 @@ class Critic:
         Raises:
             ValueError: the features or the value of a sample are NaN or inf.
         """
-        grouping = group_samples((sample.prompt, sample.output) for sample in samples)
+        suffix = self._samples.encoder.suffix
+        grouping = group_samples(
+            ((sample.prompt, sample.output) for sample in samples),
+            end=suffix.end,
+            question=suffix.question,
+        )
         with self._computing:
             features = self._features(grouping, on_tokens)
             scores = self._scorer.score_outputs(
@@ -248,6 +259,11 @@ class Critic:
             for sample, value, logit, probability, spread in columns
         ]
 
+    @property
+    def has_default_prompt(self) -> bool:
+        """Whether the head's prompts are in Alpaca's template."""
+        return isinstance(self._samples.encoder.format, Alpaca)
+
     def _for_groups(
         self,
         groups: Sequence[tuple[Prompt, Sequence[Output]]],
@@ -287,7 +303,7 @@ class Critic:
         blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]
         if columns.likelihood:
             assert found.likelihood is not None, "the spec asks for it"
-            blocks.append(found.likelihood)
+            blocks.append(found.likelihood[:, : len(LIKELIHOOD_COLUMNS)])
         features = torch.cat(blocks, dim=1)
         if not math.isfinite(features.sum()) and not bool(features.isfinite().all()):
             raise ValueError(
@@ -315,6 +331,7 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
         layers=tuple(layer for layer in spec.layers if str(layer) in {name[2] for name in wanted}),
         poolings=tuple(p for p in spec.poolings if p in {name[0] for name in wanted}),
         likelihood=columns.likelihood,
+        question="question" in {name[0] for name in wanted},
     )
 
 
@@ -326,18 +343,21 @@ def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Back
         device=device,
         dtype=found.recipe.compute_dtype,
         deepest_layer=spec.deepest(found.recipe.num_layers),
-        with_lm_head=spec.likelihood,
+        with_lm_head=bool(spec.columns),
     )
 
 
-def _choose(backbone: Backbone, spec: FeatureSpec, encoder: Encoder, dtype: torch.dtype) -> Choice:
+def _choose(
+    backbone: Backbone, spec: FeatureSpec, encoder: SampleEncoder, dtype: torch.dtype
+) -> Choice:
     """Choose the forward on made-up texts that are longer than a sliding window."""
     window = getattr(backbone.decoder.config, "sliding_window", None) or 0
     num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
-    groups = []
+    groups: list[PromptGroup] = []
     for number, prompt in enumerate(("Add two numbers.", "Read a list; print its largest item.")):
-        ids = encoder.encode_prompt(prompt).ids
         texts = ["print(a + b)", "".join(f"x = {line}\n" for line in range(num_lines >> number))]
-        outputs = [output.ids for output in encoder.encode_outputs(texts, len(ids))]
-        groups.append(PromptGroup(prompt=ids, outputs=tuple(outputs), rows=(0, 1)))
+        found = encoder.encode(Statement(prompt), texts)
+        pairs = ((found.prompt.ids, output.ids) for output in found.outputs)
+        suffix = encoder.suffix
+        groups += group_samples(pairs, end=suffix.end, question=suffix.question).groups
     return choose_forward(backbone, spec, groups, dtype)

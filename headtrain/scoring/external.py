@@ -67,6 +67,7 @@ def plan_file(
             max_length=provenance.dataset.max_length,
             max_prompt_length=provenance.dataset.max_prompt_length,
         ),
+        prompt=provenance.prompt,
         featurize=replace(
             provenance.featurize,
             workers=featurize.workers,

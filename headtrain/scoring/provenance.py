@@ -18,6 +18,7 @@ from featurize.settings import (
     DistributedSettings,
     FeaturizeSettings,
     ModelsSettings,
+    PromptSettings,
     RuntimeSettings,
 )
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
@@ -44,6 +45,7 @@ class Provenance:
     featurize: FeaturizeSettings
     runtime: RuntimeSettings
     distributed: DistributedSettings
+    prompt: PromptSettings
     recipe_fingerprint: str
     head: str
     """Path of the head, for messages."""
@@ -65,6 +67,7 @@ class Provenance:
                 featurize=_read(FeaturizeSettings, config["featurize"]),
                 runtime=_read(RuntimeSettings, config["runtime"]),
                 distributed=_read(DistributedSettings, config["distributed"]),
+                prompt=_read(PromptSettings, config.get("prompt", {})),  # older heads have none
                 recipe_fingerprint=head.record.recipe_fingerprint,
                 head=head.path,
                 folder=head.record.folder,
@@ -140,7 +143,8 @@ class Provenance:
         others = (torch.bfloat16, torch.float32, torch.float16)
         tried = dict.fromkeys([usual, *(others if settings.dtype == "auto" else ())])
         recipes = [
-            make_recipe(source, settings, self.dataset, self.featurize, dtype) for dtype in tried
+            make_recipe(source, settings, self.dataset, self.featurize, dtype, self.prompt)
+            for dtype in tried
         ]
         for recipe in recipes:
             if recipe.fingerprint == self.recipe_fingerprint:

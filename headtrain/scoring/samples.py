@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
+from featurize.data.encoder import SampleEncoder
 from featurize.data.fields import to_answer, to_text
-from featurize.data.messages import join_prompt, to_messages
-from featurize.data.prompt import Encoder, TokenIds
+from featurize.data.formats import Prompt as Statement
+from featurize.data.messages import join_prompt, keep_turns, to_messages
+from featurize.data.prompt import TokenIds
 from featurize.errors import CriticError, shorten
 
 Texts: TypeAlias = str | Sequence[Mapping[str, object]]
@@ -34,7 +36,7 @@ class Sample:
 class CriticEncoder:
     """Encodes prompts and outputs; threads take turns, as tokenizers are not thread-safe."""
 
-    encoder: Encoder
+    encoder: SampleEncoder
     vocabulary: int
     """Number of token ids that the backbone knows."""
     lock: threading.Lock
@@ -90,8 +92,9 @@ class CriticEncoder:
         self, prompt: Texts, input_text: str, outputs: Sequence[str]
     ) -> tuple[TokenIds, list[TokenIds]]:
         """Tokenize a prompt and texts of outputs as the head's features were made."""
-        whole = self.encoder.encode_prompt(to_problem(prompt), to_text(input_text, "input"))
-        return whole, self.encoder.encode_outputs(outputs, len(whole.ids))
+        statement = to_statement(prompt, to_text(input_text, "input"), self.encoder.has_turns)
+        found = self.encoder.encode(statement, outputs)
+        return found.prompt, list(found.outputs)
 
     def _take_prompt(
         self, prompt: Sequence[int], names: Sequence[str], input_text: str
@@ -103,7 +106,7 @@ class CriticEncoder:
                 f"{what} is a text and the prompt token ids; give both as texts or both as ids"
             )
         ids = self._check_ids(prompt, "prompt")
-        limit, tail = self.encoder.max_prompt_length, self.encoder.tail
+        limit, tail = self.encoder.max_prompt_length, self.encoder.format.tail
         if len(ids) <= limit:
             return TokenIds(ids=ids, is_truncated=False)
         return TokenIds(ids=ids[: limit - len(tail)] + tail, is_truncated=True)
@@ -129,17 +132,28 @@ def is_ids(value: object) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], int)
 
 
-def to_problem(prompt: Texts) -> str:
-    """Return the text of a prompt: itself, or that of the messages before the answer.
+def to_statement(prompt: Texts, input_text: str, has_turns: bool) -> Statement:
+    """Return what a text or messages before an answer ask.
+
+    Args:
+        prompt: a text, or messages with `role` and `content`.
+        input_text: what datasets have in `input`.
+        has_turns: whether the head's format has turns; if not, messages are joined.
 
     Raises:
-        CriticError: it is neither, or the messages are not a single-turn prompt.
+        CriticError: the prompt is neither, or it has several turns and the format has none.
     """
     if isinstance(prompt, str):
-        return to_text(prompt, "prompt")
+        return Statement(to_text(prompt, "prompt"), input_text)
     if not isinstance(prompt, (list, tuple)) or not prompt:
         raise CriticError(
             f"'prompt' is {shorten(prompt)}; it must be a text, a list of messages with 'role' and"
             " 'content', or a list of token ids"
         )
-    return join_prompt(to_messages(list(prompt), "prompt"), "prompt")
+    messages = to_messages(list(prompt), "prompt")
+    if not has_turns:
+        return Statement(join_prompt(messages, "prompt"), input_text)
+    kept = keep_turns(messages, "prompt")
+    if isinstance(kept, str):
+        return Statement(kept, input_text)
+    return Statement("", input_text, tuple((one["role"], one["content"]) for one in kept))

@@ -10,10 +10,12 @@ from featurize.model.pooling import POOLINGS, pool
 from tests.support.output_states import make_states
 
 NAIVE = {
-    "mean": lambda tokens: tokens.mean(0),
-    "last": lambda tokens: tokens[-1],
-    "max": lambda tokens: tokens.amax(0),
-    "std": lambda tokens: tokens.std(0, correction=0),
+    "mean": lambda before, tokens: tokens.mean(0),
+    "last": lambda before, tokens: tokens[-1],
+    "max": lambda before, tokens: tokens.amax(0),
+    "std": lambda before, tokens: tokens.std(0, correction=0),
+    "first": lambda before, tokens: before,
+    "delta": lambda before, tokens: tokens[-1] - before,
 }
 
 
@@ -30,8 +32,9 @@ def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
     hidden = torch.randn(40, width, generator=generator).to(dtype)
     starts, lengths = torch.tensor(runs).T
     pooled = pool(make_states(hidden, starts, lengths), pooling)
-    rows = [hidden[start : start + length].double() for start, length in runs]
-    expected = torch.stack([NAIVE[pooling](tokens) for tokens in rows]).float()
+    states = hidden.double()
+    rows = [(states[start - 1], states[start : start + length]) for start, length in runs]
+    expected = torch.stack([NAIVE[pooling](*row) for row in rows]).float()
     torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-6)
     assert pooled.dtype == torch.float32
     if pooling == "std":

@@ -13,6 +13,6 @@ def make_states(hidden: Tensor, starts: Tensor, lengths: Tensor) -> OutputStates
         hidden=hidden,
         tokens=hidden[places],
         lengths=lengths,
-        lasts=lengths.cumsum(0) - 1,
+        ends=starts + lengths - 1,
         before=starts - 1,
     )

@@ -19,7 +19,7 @@ def load_tiny(folder: Path, spec: FeatureSpec, dtype: torch.dtype = torch.float3
     """Load the backbone of a folder as the job does, for `spec`."""
     register()
     deepest = spec.deepest(10**6)
-    return load(folder, deepest_layer=deepest, with_lm_head=spec.likelihood, dtype=dtype)
+    return load(folder, deepest_layer=deepest, with_lm_head=bool(spec.columns), dtype=dtype)
 
 
 def load_plain(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -28,7 +28,13 @@ def load_plain(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     return model
 
 
-def make_groups(lengths: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list[PromptGroup]:
+def make_groups(
+    lengths: Sequence[tuple[int, Sequence[int]]],
+    seed: int = 0,
+    *,
+    end: tuple[int, ...] = (),
+    question: tuple[int, ...] = (),
+) -> list[PromptGroup]:
     """Make groups of random ids, given the lengths of each prompt and its outputs."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -40,7 +46,13 @@ def make_groups(lengths: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> 
         rows = tuple(range(row, row + len(outputs)))
         row += len(outputs)
         groups.append(
-            PromptGroup(prompt=draw(prompt), outputs=tuple(map(draw, outputs)), rows=rows)
+            PromptGroup(
+                prompt=draw(prompt),
+                outputs=tuple(draw(length) + end + question for length in outputs),
+                rows=rows,
+                num_end=len(end),
+                num_question=len(question),
+            )
         )
     return groups
 
@@ -60,12 +72,21 @@ def plain_features(
             ids = torch.tensor([group.prompt + output])  # [1, tokens]
             result = model(input_ids=ids, output_hidden_states=True)
             start = len(group.prompt)
+            end = ids.shape[1] - group.num_question
+            stop = end - group.num_end
             found = {}
             for layer in spec.layers:
-                tokens = result.hidden_states[layer][0, start:].double()  # [output tokens, hidden]
+                states = result.hidden_states[layer][0].double()  # [tokens, hidden]
                 for pooling in spec.poolings:
-                    found[f"{pooling}.{layer}"] = _pool(tokens, pooling).float()
-            found["likelihood"] = _likelihood(result.logits[0, start - 1 : -1], ids[0, start:])
+                    pooled = _pool(states[start - 1], states[start:stop], states[end - 1], pooling)
+                    found[f"{pooling}.{layer}"] = pooled.float()
+                if spec.question:
+                    found[f"question.{layer}"] = states[-1].float()
+            columns = _likelihood(result.logits[0, start - 1 : stop - 1], ids[0, start:stop])
+            if spec.answers is not None:
+                answers = result.logits[0, -1].double().log_softmax(dim=0)[list(spec.answers)]
+                columns = torch.cat([columns, answers.float()])
+            found["likelihood"] = columns
             rows[row] = found
     return Features(
         tensors={
@@ -92,10 +113,10 @@ def largest_error(found: Features, expected: Features) -> float:
     return max(errors)
 
 
-def _pool(tokens: Tensor, pooling: str) -> Tensor:
-    """[tokens, hidden] -> [hidden]."""
-    if pooling == "last":
-        return tokens[-1]
+def _pool(before: Tensor, tokens: Tensor, end: Tensor, pooling: str) -> Tensor:
+    """[hidden] before the output, [tokens, hidden] of it, [hidden] at its end -> [hidden]."""
+    if pooling in ("last", "first", "delta"):
+        return {"last": end, "first": before, "delta": end - before}[pooling]
     if pooling == "max":
         return tokens.amax(dim=0)
     return tokens.mean(dim=0) if pooling == "mean" else tokens.std(dim=0, correction=0)

@@ -46,6 +46,7 @@ def make_project(
     num_members: int = 1,
     fitted: dict[str, Any] | None = None,
     backbone: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
     **record: Any,
 ) -> ScoredProject:
     """Eight problems in `folder`.
@@ -53,6 +54,8 @@ def make_project(
     `backbone` changes the config of the LLaMA; `record` replaces fields of the head's record.
     """
     model = write_tiny_llama(folder / "model", adds_bos=True, **(backbone or {}))
+    if chat_template is not None:
+        (model / "chat_template.jinja").write_text(chat_template)
     rows = make_rows("train", 8)
     path = write_rows(folder / "train.jsonl", rows)
     settings = load_config(
@@ -72,6 +75,7 @@ def make_project(
         dataset=settings.dataset,
         featurize=settings.featurize,
         runtime=settings.runtime,
+        prompt=settings.prompt,
         split="train",
         store_dir=folder / "store",
         cache_dir=folder / "storage" / "cache",

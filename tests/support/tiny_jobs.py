@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from featurize.data.prompt import Encoder
+from featurize.data.encoder import SampleEncoder
 from featurize.model.forward import Features
 from featurize.run.job import FeaturizeJob
 from featurize.run.plan import FeaturizePlan, plan_featurize
@@ -18,6 +18,7 @@ from featurize.settings import (
     BackboneSettings,
     DatasetSettings,
     FeaturizeSettings,
+    PromptSettings,
     RuntimeSettings,
 )
 from featurize.store import StoreWriter
@@ -87,9 +88,14 @@ def make_plan(
     )
 
 
-def make_encoder(*, max_length: int = 400, max_prompt_length: int = 300) -> Encoder:
-    return Encoder(
-        tokenizer=make_tokenizer(), max_length=max_length, max_prompt_length=max_prompt_length
+def make_encoder(
+    *, max_length: int = 400, max_prompt_length: int = 300, **prompt: Any
+) -> SampleEncoder:
+    return SampleEncoder(
+        PromptSettings(**prompt),
+        make_tokenizer(),
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
     )
 
 

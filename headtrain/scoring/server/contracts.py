@@ -18,6 +18,8 @@ class TextSample:
     prompt: Prompt
     output: Output
     input: str = ""
+    is_rendered: bool = False
+    """It was in one text, in the critic's own template, and has been split."""
 
 
 Asked: TypeAlias = Sequence[TextSample | ValueError]

@@ -18,7 +18,7 @@ from headtrain.scoring.server.contracts import (
     usage_of,
 )
 from headtrain.scoring.server.rendered import split_rendered
-from headtrain.scoring.texts import Problem, TextRules
+from headtrain.scoring.texts import TextRules
 
 
 class GetRewardRequest(msgspec.Struct):
@@ -160,11 +160,12 @@ def _split(rules: TextRules, text: str, prompt: str | None = None) -> TextSample
         found = split_rendered(text, rules) if prompt is None else rules.split_query(text, prompt)
     except ValueError as error:
         return error
-    return _to_sample(found)
-
-
-def _to_sample(problem: Problem) -> TextSample:
-    return TextSample(prompt=problem.instruction, output=problem.output, input=problem.input)
+    return TextSample(
+        prompt=found.instruction,
+        output=found.output,
+        input=found.input,
+        is_rendered=prompt is None,
+    )
 
 
 def _split_messages(messages: Messages) -> TextSample | ValueError:

@@ -174,6 +174,11 @@ class Service:
                         f"the {name} has {len(value):,} characters or ids; at most"
                         f" {self.limits.max_text:,} are accepted"
                     )
+            if text.is_rendered and not critic.has_default_prompt:
+                raise CriticError(
+                    "the text is in the default prompt template, which is not this head's; send"
+                    " 'messages', or use /score"
+                )
             return critic.encode_one(text.prompt, text.output, text.input)
         except ValueError as error:
             return error

@@ -13,6 +13,7 @@ from featurize.settings import (
     DistributedSettings,
     FeaturizeSettings,
     FsdpSettings,
+    PromptSettings,
     to_folder_name,
     to_split,
 )
@@ -48,6 +49,35 @@ def test_an_unknown_split_is_refused() -> None:
 def test_a_path_that_names_no_file_is_refused(paths: str | tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="names no file"):
         DatasetSettings(name="d", train=paths)
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"format": "jinja"}, ["format 'jinja'", "template None", "set both or neither"]),
+        ({"template": "a.jinja"}, ["format 'alpaca'", "template 'a.jinja'"]),
+        ({"format": "raw", "system": "a"}, ["system 'a'", "set format to chat or jinja"]),
+        ({"chat_template_kwargs": {"x": 1}}, ["chat_template_kwargs {'x': 1}", "set format"]),
+        ({"end": "turn"}, ["end 'turn'", "end to eos"]),
+        ({"answers": ("Y", "Y")}, ["answers are both 'Y'", "must differ"]),
+        ({"question": " "}, ["' ' is empty", "null for none"]),
+    ],
+)
+def test_a_contradiction_of_prompt_settings_is_refused(
+    settings: dict[str, object], parts: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"contradict|must differ|empty") as caught:
+        PromptSettings(**settings)
+    assert all(part in str(caught.value) for part in parts)
+
+
+def test_the_identity_of_a_prompt_names_what_is_not_usual() -> None:
+    assert PromptSettings().identity == {}
+    assert PromptSettings(format="chat", end="turn").identity == {"format": "chat", "end": "turn"}
+    assert PromptSettings(question="Right?").identity == {
+        "question": "Right?",
+        "answers": [" Yes", " No"],
+    }
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(None, 1536), (100, 100)])

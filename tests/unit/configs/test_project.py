@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from configs.loader import ConfigError, load_config
+from configs.loader import ConfigError, load_config, load_recorded
 from configs.project import Project, _check_recipe, command_to_repeat
 from featurize.store import FeatureStore, FeatureStoreError
 from tests.support.synthetic_stores import write_store
@@ -129,3 +129,36 @@ def test_a_store_of_other_weights_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=f"models.policy.weights .* says '{said}'"):
             _check_recipe(config, "store", recipe)
+
+
+def test_a_template_is_recorded_by_its_text(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }} ${x}")
+    overrides = ["prompt.format=jinja", f"prompt.template={tmp_path}/chat.jinja"]
+    project = make_project(tmp_path, *overrides)
+    assert project.settings.prompt.template == "{{ messages }} ${x}"
+    recorded = Project.of(load_recorded(project.run_config, "head.json"))
+    assert recorded.settings == project.settings
+    assert recorded.featurize_job("train").prompt == project.settings.prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [(None, "cannot be read"), ("Answer:", "every prompt would be the same")]
+)
+def test_a_file_that_is_no_template_is_refused(
+    tmp_path: Path, text: str | None, reason: str
+) -> None:
+    if text is not None:
+        (tmp_path / "chat.jinja").write_text(text)
+    overrides = ["prompt.format=jinja", f"prompt.template={tmp_path}/chat.jinja"]
+    with pytest.raises(ConfigError, match=reason) as caught:
+        make_project(tmp_path, *overrides)
+    assert "chat.jinja" in str(caught.value)
+
+
+def test_a_store_of_another_prompt_is_refused(tmp_path: Path) -> None:
+    chat = make_project(tmp_path, "prompt.format=chat", "prompt.end=turn").settings
+    recipe = {"prompt": {"format": "chat", "end": "turn", "template": "digest"}}
+    _check_recipe(chat, "store", recipe)
+    for settings, other in ((make_project(tmp_path).settings, recipe), (chat, {})):
+        with pytest.raises(ConfigError, match=r"made with prompt \{"):
+            _check_recipe(settings, "store", other)

@@ -33,7 +33,9 @@ def encode(row: object, **options: bool) -> bytes:
 def careful_rows(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The rows that took the careful way."""
     rows: list[object] = []
-    monkeypatch.setattr(records, "check_row", lambda row: rows.append(row) or check_row(row))
+    monkeypatch.setattr(
+        records, "check_row", lambda row, **how: rows.append(row) or check_row(row, **how)
+    )
     return rows
 
 

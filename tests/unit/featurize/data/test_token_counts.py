@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from featurize.data.audit.tokens import CountedTokens, audit_tokens
+from featurize.data.formats import prompt_of
 from featurize.data.index import DatasetIndex
 from featurize.data.token_counts import (
     TokenCounts,
@@ -35,9 +36,9 @@ def test_counts_equal_those_of_the_encoder(
     counts = count_tokens(index, make_tokenizer()).cut(max_length, prompt_limit)
     encoder = make_encoder(max_length=max_length, max_prompt_length=prompt_limit)
     for row, sample in enumerate(index.read(np.arange(len(index)))):
-        prompt = encoder.encode_prompt(sample.instruction, sample.input)
-        (output,) = encoder.encode_outputs([sample.output], len(prompt.ids))
-        assert (counts.prompts[row], counts.outputs[row]) == (len(prompt.ids), len(output.ids))
+        found = encoder.encode(prompt_of(sample), [sample.output])
+        lengths = (len(found.prompt.ids), len(found.outputs[0].ids))
+        assert (counts.prompts[row], counts.outputs[row]) == lengths
 
 
 def test_the_number_of_rows_read_at_once_changes_nothing(
@@ -79,8 +80,8 @@ def _computed_tokens(index: DatasetIndex) -> int:
     encoder = make_encoder(max_length=2048, max_prompt_length=1536)
     prompts, outputs = set(), set()
     for sample in index.read(np.arange(len(index))):
-        prompt = encoder.encode_prompt(sample.instruction, sample.input).ids
-        (output,) = encoder.encode_outputs([sample.output], len(prompt))
+        found = encoder.encode(prompt_of(sample), [sample.output])
+        prompt, (output,) = found.prompt.ids, found.outputs
         prompts.add(prompt)
         outputs.add((prompt, output.ids))
     return sum(map(len, prompts)) + sum(len(ids) for _, ids in outputs)

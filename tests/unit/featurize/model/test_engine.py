@@ -10,7 +10,7 @@ import torch
 from featurize.model import engine as engine_module
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import Engine, Forward
+from featurize.model.engine import Engine, Forward, probe_groups
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.pooling import POOLINGS
@@ -27,7 +27,8 @@ from tests.support.tiny_models import FAMILIES, NUM_LAYERS, PACKABLE, write_tiny
 
 SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True)
 # Lengths of one, below, at and above the sliding window of 8, for prompts and outputs.
-GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8, 1, 2)), (9, (30,)), (1, (4, 4))])
+LENGTHS = [(5, (1, 12, 3)), (21, (17, 8, 1, 2)), (9, (30,)), (1, (4, 4))]
+GROUPS = make_groups(LENGTHS)
 TOKENS = sum(group.num_tokens for group in GROUPS)
 FP32 = 1e-5
 
@@ -344,3 +345,49 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run(llama)
     assert not caplog.records
+
+
+ASKED = make_groups(LENGTHS, end=(7, 8), question=(9, 10, 11))
+ASKED_SPEC = replace(SPEC, poolings=tuple(POOLINGS), question=True, answers=(20, 30))
+
+
+@pytest.mark.parametrize(
+    ("family", "forward"),
+    [*((family, "packed") for family in PACKABLE), *((family, "padded") for family in FAMILIES)],
+)
+def test_ends_and_questions_have_the_features_of_the_plain_forward(
+    folders: Folders, family: str, forward: Forward
+) -> None:
+    expected = plain_features(load_plain(folders(family)), ASKED, ASKED_SPEC)
+    backbone = load_tiny(folders(family), ASKED_SPEC)
+    found = run(backbone, groups=ASKED, spec=ASKED_SPEC, forward=forward, token_budget=150)
+    assert list(found.tensors) == ASKED_SPEC.tensor_names
+    assert ASKED_SPEC.columns[4:] == ("yes_logprob", "no_logprob")
+    assert largest_error(found, expected) <= FP32
+
+
+@pytest.mark.parametrize("forward", ["packed", "padded"])
+def test_a_question_leaves_the_features_of_the_outputs_as_they_are(
+    llama: Backbone, expected: Features, forward: Forward
+) -> None:
+    question = (9, 10, 11)
+    asked = [
+        replace(group, outputs=tuple(o + question for o in group.outputs), num_question=3)
+        for group in GROUPS
+    ]
+    spec = replace(SPEC, question=True, answers=(20, 30))
+    found = run(llama, groups=asked, spec=spec, forward=forward)
+    assert found.likelihood is not None
+    own = Features(
+        tensors={name: found.tensors[name] for name in SPEC.tensor_names},
+        likelihood=found.likelihood[:, :4],
+    )
+    assert largest_error(own, expected) <= FP32
+
+
+def test_the_probe_keeps_what_follows_an_output() -> None:
+    single = make_groups([(4, (2,))], end=(7, 8), question=(9,))
+    for group in probe_groups(single):
+        assert (group.num_end, group.num_question) == (2, 1)
+        assert all(output[-3:] == (7, 8, 9) for output in group.outputs)
+        assert min(map(len, group.outputs)) > 3

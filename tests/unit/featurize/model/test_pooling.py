@@ -11,6 +11,8 @@ from tests.support.output_states import make_states
 
 HIDDEN = torch.tensor([[9.0, -9.0], [1.0, -1.0], [3.0, -3.0], [5.0, -8.0], [2.0, 2.0]])
 STARTS, LENGTHS = torch.tensor([1, 4, 0]), torch.tensor([3, 1, 2])
+OF_OUTPUTS = ["mean", "last", "max", "std"]
+"""Poolings that read the tokens of the output alone."""
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ STARTS, LENGTHS = torch.tensor([1, 4, 0]), torch.tensor([3, 1, 2])
         ("mean", [[3.0, -4.0], [2.0, 2.0], [5.0, -5.0]]),
         ("last", [[5.0, -8.0], [2.0, 2.0], [1.0, -1.0]]),
         ("max", [[5.0, -1.0], [2.0, 2.0], [9.0, -1.0]]),
+        ("first", [[9.0, -9.0], [5.0, -8.0], [2.0, 2.0]]),
+        ("delta", [[-4.0, 1.0], [-3.0, 10.0], [-1.0, -3.0]]),
         ("std", [[(8 / 3) ** 0.5, (26 / 3) ** 0.5], [0.0, 0.0], [4.0, 4.0]]),
     ],
 )
@@ -41,7 +45,7 @@ def test_one_token_has_no_spread_and_is_itself_otherwise():
         assert torch.equal(pool(make_states(hidden, starts, lengths), pooling), hidden)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", OF_OUTPUTS)
 def test_numbers_outside_the_runs_have_no_effect(pooling):
     hidden = HIDDEN.clone()
     hidden[0] = float("nan")
@@ -50,7 +54,7 @@ def test_numbers_outside_the_runs_have_no_effect(pooling):
     assert torch.equal(pool(make_states(hidden, starts, lengths), pooling), expected)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", OF_OUTPUTS)
 def test_a_nan_affects_only_its_own_row(pooling):
     hidden = HIDDEN.clone()
     hidden[3, 1] = float("nan")

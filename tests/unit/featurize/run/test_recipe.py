@@ -8,10 +8,17 @@ import torch
 from transformers import LlamaConfig
 
 import featurize.data.prompt as prompt_module
+from featurize.errors import CriticError
 from featurize.model.families.hf import HuggingFace
 from featurize.model.source import BackboneSource
 from featurize.run.recipe import Recipe, make_recipe
-from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings
+from featurize.settings import (
+    BackboneSettings,
+    DatasetSettings,
+    FeaturizeSettings,
+    PromptSettings,
+)
+from tests.support.tiny_models import make_tokenizer
 
 
 @pytest.fixture
@@ -37,6 +44,7 @@ def recipe_of(
     dataset: dict | None = None,
     featurize: dict | None = None,
     dtype: torch.dtype = torch.float32,
+    prompt: dict | None = None,
 ) -> Recipe:
     return make_recipe(
         source,
@@ -44,6 +52,7 @@ def recipe_of(
         DatasetSettings(**{"name": "data", "max_length": 400} | (dataset or {})),
         FeaturizeSettings(**{"layers": (1, 4), "poolings": ("mean", "last")} | (featurize or {})),
         dtype,
+        PromptSettings(**prompt or {}),
     )
 
 
@@ -109,6 +118,43 @@ def test_another_template_changes_the_fingerprint(source, monkeypatch):
     before = recipe_of(source).fingerprint
     monkeypatch.setattr(prompt_module, "TEMPLATE", prompt_module.TEMPLATE.replace("Below", "Here"))
     assert recipe_of(source).fingerprint != before
+
+
+PROMPTS = [
+    {"format": "raw"},
+    {"format": "jinja", "template": "{{ messages }}"},
+    {"format": "jinja", "template": "{{ messages }}", "system": "a"},
+    {"format": "jinja", "template": "{{ messages }}", "chat_template_kwargs": {"x": False}},
+    {"format": "jinja", "template": "{{ messages }} "},
+    {"end": "eos"},
+    {"think": "strip"},
+    {"question": "Right?"},
+    {"question": "Right?", "answers": ("Y", "N")},
+]
+
+
+def test_every_setting_of_the_prompt_changes_the_fingerprint(source, tmp_path):
+    make_tokenizer().save_pretrained(tmp_path)
+    found = [recipe_of(source, prompt=prompt).fingerprint for prompt in [{}, *PROMPTS]]
+    assert len(set(found)) == len(found)
+
+
+def test_answers_without_a_question_change_nothing(source):
+    assert recipe_of(source, prompt={"answers": ("Y", "N")}) == recipe_of(source)
+
+
+def test_the_tokenizers_own_template_is_part_of_the_recipe(source, tmp_path):
+    make_tokenizer().save_pretrained(tmp_path)
+    chat = {"format": "chat"}
+    with pytest.raises(CriticError, match="has no chat template"):
+        recipe_of(source, prompt=chat)
+    found = []
+    for text in ("{{ messages }}", "{{ messages }}!"):
+        (tmp_path / "chat_template.jinja").write_text(text)
+        found.append(recipe_of(source, prompt=chat))
+    assert found[0].fingerprint != found[1].fingerprint
+    assert found[0].prompt.keys() == {"format", "template"}
+    assert "prompt" not in recipe_of(source).fields  # fingerprints of other stores stay
 
 
 @pytest.mark.parametrize(

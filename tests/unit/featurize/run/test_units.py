@@ -138,7 +138,7 @@ def test_an_output_without_tokens_is_refused_by_its_own_line(tmp_path):
     rows[3]["output"] = "silent"
     index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache")
     encoder = make_encoder()
-    encoder.plain._tokenizer = Mute()
+    encoder.format.plain._tokenizer = Mute()
     with pytest.raises(DataError, match=r"a\.jsonl:4: output 'silent' has no tokens"):
         read_unit(0, np.arange(5), index, encoder)
 
@@ -206,3 +206,36 @@ def test_units_that_run_together_are_taken_apart_again(tmp_path, likelihood):
             assert torch.equal(part.tensors["mean.1"][own], features.tensors["mean.1"][all_rows])
             if part.likelihood is not None and features.likelihood is not None:
                 assert torch.equal(part.likelihood[own], features.likelihood[all_rows])
+
+
+def make_prompted(tmp_path, rows, **prompt):
+    index = DatasetIndex.build(write_rows(tmp_path / "b.jsonl", rows), tmp_path / "cache")
+    return read_unit(0, np.arange(len(rows)), index, make_encoder(**prompt))
+
+
+def test_outputs_that_are_stripped_or_tokenized_apart_are_counted(tmp_path):
+    outputs = ["<think>a</think>b", "    return a", "c"]
+    rows = [{"instruction": "a", "output": text} for text in outputs]
+    work = make_prompted(tmp_path, rows, think="strip")
+    assert (work.counts["thinking_stripped"], work.counts["outputs_apart"]) == (1, 1)
+    names = {"thinking_stripped", "outputs_apart"}
+    assert not names & make_prompted(tmp_path, rows[2:]).counts.keys()
+
+
+def test_what_follows_an_output_is_computed_and_not_counted_as_output(tmp_path):
+    rows = [{"instruction": "a", "output": text} for text in ("b", "cc")]
+    own = make_prompted(tmp_path, rows)
+    asked = make_prompted(tmp_path, rows, end="eos", question="R?", answers=("Y", "N"))
+    suffix = asked.num_suffix
+    assert suffix > 1
+    assert [one.ids for one in asked.outputs] == [one.ids for one in own.outputs]
+    assert asked.counts["all_tokens"] == own.counts["all_tokens"] + 2 * suffix
+    assert asked.counts["unique_tokens"] == own.counts["unique_tokens"] + 2 * suffix
+    (group,) = asked.grouping.groups
+    assert (group.num_end, group.num_question) == (1, suffix - 1)
+
+
+def test_a_text_that_cannot_be_encoded_is_refused_by_its_own_line(tmp_path):
+    rows = [{"instruction": "a", "output": text} for text in ("b", "<think>c</think>")]
+    with pytest.raises(DataError, match=r"b.jsonl:2: .*nothing after its thinking"):
+        make_prompted(tmp_path, rows, think="strip")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.samples import to_problem
+from headtrain.scoring.samples import to_statement
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.unit.headtrain.scoring.test_critic import TOLERANCE, near, outputs_of
 
@@ -114,7 +114,8 @@ def test_a_text_beside_a_prompt_of_ids_is_refused(critic: Critic) -> None:
 
 def test_messages_are_the_problem_they_hold(critic: Critic) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Add."}]
-    assert to_problem(messages) == "Be brief.\n\nAdd."
+    assert to_statement(messages, "", False).instruction == "Be brief.\n\nAdd."
+    assert to_statement(messages, "", True).messages == (("system", "Be brief."), ("user", "Add."))
     assert critic.score(messages, ["x"]) == critic.score("Be brief.\n\nAdd.", ["x"])
 
 
