@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from headtrain.scoring.critic import Critic
 from headtrain.scoring.judged import Scale
 from headtrain.scoring.server.app import Application, build_app
 from headtrain.scoring.server.contracts import Context
+from headtrain.scoring.server.run import Server
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
 
@@ -86,6 +87,19 @@ async def running_app(
         finally:
             if gate is not None:
                 gate.opened.set()
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[None]:
+    """Run a server in a thread; it is ready in the block."""
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.service.is_ready)
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join()
 
 
 class HangingUp:

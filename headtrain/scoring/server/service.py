@@ -134,9 +134,15 @@ class Service:
         When the caller is cancelled, samples that are not being computed are dropped.
 
         Raises:
+            CriticError: the request has more samples than may wait.
             NotReady: the critic is still loading.
             Overloaded: too many samples wait.
         """
+        if len(asked) > self.limits.max_waiting:
+            raise CriticError(
+                f"the request has {len(asked)} samples; at most {self.limits.max_waiting} are"
+                " accepted at a time, so send several requests"
+            )
         if self._critic is None:
             raise NotReady
         if self.num_admitted + len(asked) > self.limits.max_waiting:

@@ -15,7 +15,7 @@ from featurize.data.prompt import render_prompt
 from headtrain.rewards.environment import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
-from tests.support.critic_apps import wait_until
+from tests.support.critic_apps import running
 from tests.support.scored_projects import ScoredProject, make_project
 
 TEXT = (Path(__file__).parents[3] / "docs/serving.md").read_text("utf-8")
@@ -124,18 +124,6 @@ def test_vllm(run: Any, project: ScoredProject, critic: Critic) -> None:
     with generating() as generator, running(server):
         ports = {"http://127.0.0.1:8001": generator, "http://127.0.0.1:8000": server.url}
         assert run("vLLM", ports)["best"] == best_of(critic, SOLUTIONS)
-
-
-@contextlib.contextmanager
-def running(server: Server) -> Iterator[None]:
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_until(lambda: server.service.is_ready)
-    try:
-        yield
-    finally:
-        server.stop()
-        thread.join()
 
 
 @contextlib.contextmanager

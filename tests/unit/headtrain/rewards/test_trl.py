@@ -13,6 +13,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from headtrain import rewards
 from headtrain.rewards.environment import reward_of_environment
+from headtrain.scoring.critic import Critic
+from headtrain.scoring.server.run import Server
+from tests.support.critic_apps import running
 from tests.support.scored_projects import make_project
 from tests.support.tiny_models import make_tokenizer, write_tiny_llama
 
@@ -48,6 +51,19 @@ def train(folder: Path, reward: Any, rows: list[dict[str, Any]]) -> list[dict[st
     )
     trainer.train()
     return [entry for entry in trainer.state.log_history if "reward" in entry]
+
+
+def test_two_steps_of_grpo_await_the_rewards_of_a_server(tmp_path: Path) -> None:
+    head = make_project(tmp_path / "project").head
+    server = Server.open(
+        lambda: Critic.load(head, device="cpu"), model="m", host="127.0.0.1", port=0
+    )
+    with running(server):
+        reward: Any = rewards.critic_reward(url=server.url, scale="group_rank")
+        logged = train(tmp_path, reward, [{"prompt": f"Solve task {n}"} for n in range(4)])
+    assert [entry["step"] for entry in logged] == [1, 2]
+    assert 0 <= logged[0]["rewards/critic_reward/mean"] <= 1
+    assert server.service.describe()["samples judged"] == reward.counts["judged"] > 0
 
 
 @pytest.mark.parametrize("kind", ["texts", "messages", "environment"])

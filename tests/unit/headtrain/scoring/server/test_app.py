@@ -285,6 +285,9 @@ def test_more_than_may_wait_is_refused_until_there_is_room(critic: Critic) -> No
         assert second.status_code == 429
         assert int(second.headers["retry-after"]) >= 1
         assert app.service.describe()["samples refused"] == 3
+        never = await app.post("/score", {"prompt": "Add.", "outputs": ["x"] * 5})
+        assert never.status_code == 400
+        assert "5 samples; at most 4" in never.json()["error"]
         gate.opened.set()
         assert (await first).status_code == 200
         assert (await app.post("/score", body)).status_code == 200
