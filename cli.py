@@ -284,6 +284,7 @@ def prepare_columns_command(
         output_format=project.settings.prepare.output_format,
         normalise=normalise is not None,
         cache_dir=project.layout.cache_dir / "index",
+        keeps_turns=project.settings.prompt.has_turns,
     )
     with CountProgress("prepare", "MB") as count:
         prepared = prepare_columns(job, overwrite=overwrite, progress=count)
@@ -319,6 +320,7 @@ def prepare_split_command(
         similarity=project.settings.prepare.similarity,
         ngram=project.settings.prepare.ngram,
         cache_dir=project.layout.cache_dir / "index",
+        keeps_turns=project.settings.prompt.has_turns,
     )
     _show_prepared(prepare_split(job, overwrite=overwrite), job.out_dir)
 

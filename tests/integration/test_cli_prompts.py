@@ -26,6 +26,7 @@ PROMPT = (
     "prompt.question=Is it right?",
     'prompt.answers=["Y","N"]',
     "featurize.poolings=[mean,last,first,delta]",
+    "dataset.validation=null",
 )
 HEAD = ("--head", "storage/checkpoints/critic/demo")
 
@@ -45,12 +46,10 @@ class Project:
     """A folder with a template and rows of conversations."""
 
     def __init__(self, base: Path, critic: WarmCritic) -> None:
-        self.folder = write_project(base / "project", num_train=8, num_valid=6)
+        self.folder = write_project(base / "project", num_train=8, num_valid=2)
         self.critic = critic
         (self.folder / "chat.jinja").write_text(TEMPLATE)
-        for split, number in (("train", 8), ("valid", 6)):
-            rows = map(to_conversation, make_rows(split, number))
-            write_rows(self.folder / f"{split}.jsonl", rows)
+        write_rows(self.folder / "train.jsonl", map(to_conversation, make_rows("train", 8)))
 
     def run(self, *arguments: str, code: int = 0) -> Outcome:
         outcome = self.critic.run(*arguments, folder=self.folder)
@@ -63,38 +62,31 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     base = tmp_path_factory.mktemp("prompts")
     critic = WarmCritic(base / "home")
     project = Project(base, critic)
-    for command in ("featurize --split train", "featurize --split valid", "train-head --pairs 60"):
+    for command in ("featurize --split train", "train-head --pairs 60"):
         project.run(*command.split(), *options(*PROMPT))
     yield project
     critic.close()
 
 
 def test_the_store_has_the_question_and_the_answers(project: Project) -> None:
-    store = FeatureStore.open(project.folder / "storage/features/demo/valid")
+    store = FeatureStore.open(project.folder / "storage/features/demo/train")
     assert {"first.1", "delta.1", "question.1"} <= set(store.manifest.tensors)
     assert {"yes_logprob", "no_logprob"} <= set(store.samples.column_names)
     assert max(store.samples["yes_logprob"].to_pylist()) < 0
     assert store.manifest.recipe["prompt"]["question"] == "Is it right?"
-    assert store.manifest.counts["prompts"] == 6
-
-
-def test_the_answer_is_a_judge_of_the_report(project: Project) -> None:
-    project.run("eval", *HEAD, *options(*PROMPT))
-    (written,) = project.folder.glob("storage/evaluation/**/valid.json")
-    assert '"p_yes"' in written.read_text()
-    assert "p_yes" in written.with_suffix(".html").read_text()
+    assert store.manifest.counts["prompts"] == 8
 
 
 def test_a_head_scores_conversations_without_its_template_file(project: Project) -> None:
     (project.folder / "chat.jinja").rename(project.folder / "moved.jinja")
-    project.run("score", "valid.jsonl", "--out", "scored.jsonl", *HEAD)
+    project.run("score", "train.jsonl", "--out", "scored.jsonl", *HEAD)
     rows = [json.loads(line) for line in (project.folder / "scored.jsonl").open()]
     assert rows[0]["instruction"][0]["role"] == "system"
     assert len({row["score"] for row in rows}) > 10
     (project.folder / "moved.jinja").rename(project.folder / "chat.jinja")
 
 
-def test_a_head_is_judged_on_pairs_of_conversations(project: Project) -> None:
+def test_a_head_and_the_answer_are_judged_on_pairs_of_conversations(project: Project) -> None:
     rows = make_rows("other", 3)
     pairs = []
     for problem in {row["problem_id"] for row in rows}:
@@ -111,7 +103,8 @@ def test_a_head_is_judged_on_pairs_of_conversations(project: Project) -> None:
     write_rows(project.folder / "pairs.jsonl", pairs)
     project.run("eval", "--data", "pairs.jsonl", *HEAD)
     (written,) = project.folder.glob("storage/evaluation/demo/data-pairs-*.json")
-    assert '"p_yes"' in written.read_text()
+    assert '"probability_of_yes"' in written.read_text()
+    assert "probability of yes" in written.with_suffix(".html").read_text()
 
 
 def test_prompts_are_shown_token_by_token(project: Project) -> None:

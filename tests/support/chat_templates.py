@@ -79,11 +79,20 @@ SPECIALS = [
 _TEXT = ("def add(a, b):\n    return a + b\n\n\nprint(add(1, 2))\n", "user\n\nassistant\nYes No")
 
 
-def make_chat_tokenizer(*, pad_is_eos: bool = True) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer with the control tokens of all templates; it adds <s>."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+def make_chat_tokenizer(
+    *, pad_is_eos: bool = True, is_byte_level: bool = True
+) -> PreTrainedTokenizerFast:
+    """Train a BPE tokenizer with the control tokens of all templates; it adds <s>.
+
+    It works on bytes as GPT-2's does or, as SentencePiece does, on words with a mark before each.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=None if is_byte_level else "</s>"))
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if is_byte_level
+        else pre_tokenizers.Metaspace(prepend_scheme="first")
+    )
+    tokenizer.decoder = decoders.ByteLevel() if is_byte_level else decoders.Metaspace()
     trainer = trainers.BpeTrainer(
         vocab_size=256 + len(SPECIALS) + 60,
         special_tokens=SPECIALS,

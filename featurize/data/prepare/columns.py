@@ -23,7 +23,7 @@ from featurize.data.prepare.prepared import (
     Row,
     sample_writer,
 )
-from featurize.data.records import check_row, parse_line
+from featurize.data.records import Sample, check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
 
@@ -45,6 +45,7 @@ class ColumnsJob:
     join: JoinOptions | None = None  # statements of the rows in another file
     normalise: bool = False  # rewrite outputs that are Python with ast.unparse
     cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
+    keeps_turns: bool = False  # prompts may be conversations; they are written as such
 
 
 def prepare_columns(
@@ -134,6 +135,7 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source], joined: Sequence[Source]
         "correct values": sorted(job.columns.labels.correct),
         "incorrect values": sorted(job.columns.labels.incorrect),
         "rules_version": RULES_VERSION,
+        **({"conversations": True} if job.keeps_turns else {}),
         "source files": {source.path: source.state for source in sources},
     }
 
@@ -201,7 +203,7 @@ def _to_rows(line: bytes, job: ColumnsJob, used: UsedColumns, join: Join | None)
     if not isinstance(parsed, dict):
         raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
     mapped = job.columns.apply(join.apply(parsed) if join else parsed, used)
-    rows = [row for one in mapped for row in _to_samples(one)]
+    rows = [row for one in mapped for row in _to_samples(one, job.keeps_turns)]
     return [_normalise(row, used) for row in rows] if job.normalise else rows
 
 
@@ -214,15 +216,26 @@ def _normalise(row: Row, used: UsedColumns) -> Row:
     return {**row, "output": program}
 
 
-def _to_samples(mapped: Row) -> list[Row]:
+def _to_samples(mapped: Row, keeps_turns: bool) -> list[Row]:
     # Only ids that the dataset has: the others are assigned when the samples are read, different
     # ones to equal rows.
     ids = [name for name in ("problem_id", "task_id") if mapped.get(name) is not None]
-    names = ("instruction", "input", "output", "is_correct", *ids)
+    names = ("input", "output", "is_correct", *ids)
     return [
-        {**{name: getattr(row, name) for name in names}, "metadata": mapped["metadata"]}
-        for row in (checked.sample for checked in check_row(mapped))
+        {
+            "instruction": _to_prompt(row),
+            **{name: getattr(row, name) for name in names},
+            "metadata": mapped["metadata"],
+        }
+        for row in (checked.sample for checked in check_row(mapped, keeps_turns=keeps_turns))
     ]
+
+
+def _to_prompt(sample: Sample) -> str | list[dict[str, str]]:
+    """Return the messages of a conversation, or the text that a prompt is."""
+    if not sample.messages:
+        return sample.instruction
+    return [{"role": role, "content": text} for role, text in sample.messages]
 
 
 class _Megabytes:

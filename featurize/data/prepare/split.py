@@ -40,6 +40,7 @@ class SplitJob:
     similarity: float = 0.8
     ngram: int = 5
     cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
+    keeps_turns: bool = False  # prompts may be conversations
 
     def __post_init__(self) -> None:
         for name, share in self.shares.items():
@@ -95,7 +96,7 @@ def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     )
     if prepared.was_up_to_date:
         return prepared
-    scan = _scan(sources)
+    scan = _scan(sources, job.keeps_turns)
     log.info("comparing %d statements", len(scan.statements))
     groups = group_problems(
         scan.statements,
@@ -124,24 +125,29 @@ def _recipe(job: SplitJob, sources: Sequence[Source]) -> dict[str, Any]:
     return {
         **{name: getattr(job, name) for name in settings},
         "rules_version": RULES_VERSION,
+        **({"conversations": True} if job.keeps_turns else {}),
         "source files": {source.path: source.state for source in sources},
     }
 
 
-def _scan(sources: Sequence[Source]) -> _Scan:
+def _scan(sources: Sequence[Source], keeps_turns: bool) -> _Scan:
     scan = _Scan()
     for source in sources:
         owners = array("q")
         for number, line in enumerate(read_lines(source), start=1):
             try:
                 is_blank = not line or line.isspace()
-                owners.append(_BLANK if is_blank else scan.add(check_row(parse_line(line))))
+                owners.append(_BLANK if is_blank else scan.add(_check(line, keeps_turns)))
             except RowFault as fault:
                 raise DataError(f"{source.location(number)}: {fault}") from None
         scan.owners.append(owners)
     if not scan.problems:
         raise DataError(f"{sources[0].name}: has no rows; the dataset needs at least one")
     return scan
+
+
+def _check(line: bytes, keeps_turns: bool) -> list[CheckedRow]:
+    return check_row(parse_line(line), keeps_turns=keeps_turns)
 
 
 def group_problems(

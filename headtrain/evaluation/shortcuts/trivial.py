@@ -7,7 +7,7 @@ from scipy.special import expit
 from featurize.arrays import Floats
 from featurize.store import ANSWER_COLUMNS
 
-ANSWER_JUDGE = "p_yes"
+ANSWER_JUDGE = "probability_of_yes"
 """P(Yes) / (P(Yes) + P(No)): the LLM's own answer to the question after the output."""
 
 LIKELIHOOD_JUDGES = ("logprob_mean", "logprob_sum")

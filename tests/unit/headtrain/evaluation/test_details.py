@@ -240,3 +240,12 @@ def test_likelihood_judges_appear_if_their_column_has_values():
     assert scores["logprob_mean"].dtype == np.float64
     assert scores["logprob_mean"].tolist()[:2] == [-1.0, -2.0]
     assert np.isnan(scores["logprob_mean"][2])
+
+
+def test_the_answer_of_the_backbone_is_a_judge_on_the_scale_of_a_probability():
+    table = sample_table(
+        yes_logprob=pa.array(np.log([0.3, 0.01, 0.5]), type=pa.float32()),
+        no_logprob=pa.array(np.log([0.1, 0.09, 0.5]), type=pa.float32()),
+    )
+    found = shortcut_scores(table)["probability_of_yes"]
+    np.testing.assert_allclose(found, [0.75, 0.1, 0.5], rtol=1e-6)

@@ -263,3 +263,16 @@ def test_the_author_of_a_row_is_kept_from_whichever_field_names_it(tmp_path: Pat
     out = tmp_path / "out.jsonl"
     prepare(write(tmp_path / "in.jsonl", *rows), out, "metadata.author=by")
     assert [row["metadata"].get("author") for row in read(out)] == ["a; b", "c"]
+
+
+def test_conversations_are_written_as_messages_where_prompts_may_be_conversations(tmp_path: Path):
+    turns = [
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": "a - b"},
+        {"role": "user", "content": "No, add."},
+    ]
+    source = write(tmp_path / "in.jsonl", {"prompt": turns, "chosen": "a + b", "rejected": "b - a"})
+    with pytest.raises(DataError, match=r"in.jsonl:1: .*prompt\.format to chat"):
+        prepare(source, tmp_path / "texts.jsonl")
+    prepare(source, tmp_path / "out.jsonl", keeps_turns=True)
+    assert [row["instruction"] for row in read(tmp_path / "out.jsonl")] == [turns, turns]
