@@ -16,9 +16,10 @@ from featurize.data.prompt import Encoder
 from featurize.data.token_counts import tokenizer_threads
 from featurize.io.remote import is_remote
 from featurize.model import attention
-from featurize.model.backbone import load_backbone
-from featurize.model.device import resolve_device, use_device
-from featurize.model.engine import Choice, Engine, Work, choose_forward
+from featurize.model.backbone import Backbone, load_backbone
+from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
+from featurize.model.device import extends_memory, resolve_device, use_device
+from featurize.model.engine import Choice, Engine, Forward, Work, choose_forward
 from featurize.model.forward import Features
 from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
@@ -59,7 +60,8 @@ def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeS
             torch.set_num_threads(_threads_per_rank(ranks.local_size))
         sharing = plan_sharing(plan.job.distributed, ranks.world_size, ranks.local_size)
         group = RankGroup(ranks, sharing)
-        with group.reports_lost_ranks():
+        device = resolve_device(plan.job.runtime.device, ranks.local_rank)
+        with group.reports_lost_ranks(), extends_memory(device):
             _compute_units(plan, group, reporter, writer, pending)
     ranks.wait_for_all("finished")
     counts: dict[str, int] = {}
@@ -172,6 +174,7 @@ def _make_engine(
         with_lm_head=recipe.spec.likelihood,
         sharing=group.sharing,
     )
+    group.loaded()
 
     def choose() -> dict[str, str]:
         if job.featurize.forward != "auto":
@@ -185,8 +188,27 @@ def _make_engine(
     choice = Choice(**ranks.share("choice", lambda: chosen))
     if ranks.is_first:
         reporter.note(f"forward: {choice.forward} ({choice.reason})")
+    if job.featurize.compile:
+        reason = _compile(plan, group, encoder, backbone, choice.forward)
+        if ranks.is_first:
+            reporter.note(reason)
     budget, may_halve = plan.token_budget.tokens, not group.sharing.is_shared
     return Engine(backbone, recipe.spec, choice.forward, budget, may_halve=may_halve)
+
+
+def _compile(
+    plan: FeaturizePlan, group: RankGroup, encoder: Encoder, backbone: Backbone, forward: Forward
+) -> str:
+    """Compiles the blocks of the backbone where that helps; says what was done."""
+    refusal = why_not_compiled(
+        backbone.device,
+        is_shared=group.sharing.is_shared,
+        is_quantized=plan.job.backbone.quantization is not None,
+    )
+    if refusal is not None:
+        return f"featurize.compile has no effect: {refusal}"
+    recipe, groups = plan.recipe, _read(plan, encoder, 0).grouping.groups
+    return compile_if_it_agrees(backbone, recipe.spec, forward, groups, recipe.compute_dtype)
 
 
 def _make_encoder(plan: FeaturizePlan) -> Encoder:
