@@ -186,7 +186,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     config = read_backbone_config(source, job.backbone)
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
     _check_limits(job, source, config)
-    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype)
+    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype, device)
     selection = None
     if choose is not None:
         selection = choose(index.table, functools.partial(_count_outputs, index, source, job))

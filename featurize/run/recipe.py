@@ -42,8 +42,11 @@ def make_recipe(
     dataset: DatasetSettings,
     featurize: FeaturizeSettings,
     compute_dtype: torch.dtype,
+    device: torch.device,
 ) -> Recipe:
     """The recipe the settings ask for.
+
+    Features do not depend on `device` but by rounding, except where weights are drawn there.
 
     Raises:
         ValueError: a layer the backbone does not have.
@@ -72,6 +75,8 @@ def make_recipe(
     if backbone.weights != "pretrained":
         # NOTE: only then, so that the features of every other backbone keep their fingerprint.
         fields["weights"] = backbone.weights
+        if device.type != "cpu":
+            fields["drawn_on"] = device.type  # whose generator gives other numbers
     return Recipe(
         spec=spec,
         num_layers=num_layers,

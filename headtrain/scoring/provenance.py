@@ -140,7 +140,8 @@ class Provenance:
         others = (torch.bfloat16, torch.float32, torch.float16)
         tried = dict.fromkeys([usual, *(others if settings.dtype == "auto" else ())])
         recipes = [
-            make_recipe(source, settings, self.dataset, self.featurize, dtype) for dtype in tried
+            make_recipe(source, settings, self.dataset, self.featurize, dtype, device)
+            for dtype in tried
         ]
         for recipe in recipes:
             if recipe.fingerprint == self.recipe_fingerprint:
