@@ -14,7 +14,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 # Where this is set every command would compile all of torch anew: 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench bench-featurize bench-head bench-serve setup clean
+.PHONY: demo test test-oldest check bench bench-featurize bench-head bench-serve setup clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,20 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# The model tests against the oldest torch and transformers of pyproject.toml, in a venv of its own.
+OLDEST := .venv-oldest
+OLDEST_TORCH ?= torch==2.11.0
+OLDEST_TRANSFORMERS ?= transformers==5.17.0
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile tests/unit/featurize/model tests/unit/featurize/run tests/property/test_attention_properties.py tests/property/test_pooling_properties.py $(ARGS)
+
+$(OLDEST)/.installed: pyproject.toml
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --no-compile $(OLDEST_TORCH)
+	$(OLDEST)/bin/pip install --quiet --no-compile $(OLDEST_TORCH) $(OLDEST_TRANSFORMERS) --editable ".[demo,test]"
+	@touch $@
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +72,4 @@ bench-serve: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_serve.py $(ARGS)
 
 clean:
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

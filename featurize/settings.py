@@ -280,6 +280,9 @@ class FeaturizeSettings:
     forward: Literal["auto", "packed", "padded"] = "auto"
     """packed computes each prompt once; padded is the plain batch; auto: packed if they agree."""
 
+    compile: bool = False
+    """Compile the backbone's blocks on a GPU (torch.compile), if the features agree."""
+
     workers: PositiveInt | None = None
     """Processes on this machine; null: chosen from its cores and devices."""
 

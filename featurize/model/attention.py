@@ -5,6 +5,7 @@ to its whole prompt and causally to the output. This equals causal attention ove
 output) sequence, but computes the prompt once.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -200,9 +201,15 @@ def _optional_arguments(kernel: Callable[..., Any], q: Tensor, k: Tensor) -> dic
     word. `num_splits=1` keeps the result of a sequence independent of the others in its batch, and
     keeps torch 2.14 from another kernel than FlashAttention.
     """
-    known = inspect.signature(kernel).parameters
+    known = _parameters(kernel)
     wanted = {"enable_gqa": q.shape[1] != k.shape[1], "num_splits": 1}
     return {name: value for name, value in wanted.items() if name in known}
+
+
+@functools.cache
+def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
+    """Names of the arguments; read once, as the kernel is called in every layer."""
+    return frozenset(inspect.signature(kernel).parameters)
 
 
 def _heads_first(whole: Tensor, part: Tensor, heads: int) -> tuple[Tensor, Tensor]:

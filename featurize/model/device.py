@@ -1,5 +1,9 @@
 """Chooses the device and the number format of a run."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import torch
 
 from featurize.errors import CriticError
@@ -32,12 +36,35 @@ def use_device(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+@contextlib.contextmanager
+def extends_memory(device: torch.device) -> Iterator[None]:
+    """Have torch extend its blocks of GPU memory, which passes of unlike sizes need.
+
+    torch reads the variable when it first allocates on a GPU; what the user has set stays.
+    """
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    if device.type != "cuda" or {"PYTORCH_ALLOC_CONF", name} & os.environ.keys():
+        yield
+        return
+    os.environ[name] = "expandable_segments:True"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+
+
 def resolve_dtype(name: str, device: torch.device, *, mixed_precision: bool = True) -> torch.dtype:
-    """Return the number format of a dtype setting; `auto` is bfloat16 on devices fast at it."""
+    """Return the number format of a dtype setting.
+
+    `auto` is bfloat16 on devices fast at it, float16 on GPUs that are fast at float16 alone, and
+    float32 elsewhere.
+    """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
-    return torch.bfloat16 if mixed_precision and has_fast_bfloat16(device) else torch.float32
+    if mixed_precision and has_fast_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if mixed_precision and _has_only_float16(device) else torch.float32
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -48,3 +75,10 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _has_only_float16(device: torch.device) -> bool:
+    """Return whether a GPU multiplies 16-bit numbers fast, but only float16: V100 and T4."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return (7, 0) <= torch.cuda.get_device_capability(device) < (8, 0)

@@ -251,7 +251,7 @@ def choose_forward(
         packs = [
             make_pack(part, backbone.device) for part in split_by_length(probe, backbone.lengths)
         ]
-        packed = _features(backbone, spec, packs)
+        packed = features_of(backbone, spec, packs)
     except (UnsupportedAttention, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
@@ -260,7 +260,9 @@ def choose_forward(
             raise
         reason = f"this model cannot share prompts: {first_line(error)}"
     else:
-        difference = _difference(packed, _features(backbone, spec, _alone(backbone, singles)))
+        difference = largest_difference(
+            packed, features_of(backbone, spec, _alone(backbone, singles))
+        )
         if difference <= TOLERANCE[dtype]:
             reason = f"shared prompts agree with the plain forward to {difference:.1e}"
             return Choice(forward="packed", reason=reason)
@@ -278,11 +280,11 @@ def _check_padded(
     """Raise CriticError if a row depends on its batch: the shortest is padded to the longest."""
     part = max(split_by_length(singles, backbone.lengths), key=len)
     pair = [min(part, key=_num_tokens), max(part, key=_num_tokens)]
-    alone = _features(backbone, spec, _alone(backbone, pair))
+    alone = features_of(backbone, spec, _alone(backbone, pair))
     if not all(bool(tensor.isfinite().all()) for tensor in alone.values()):
         return  # NaN in the weights or an overflow: the run names the sample
-    padded = _features(backbone, spec, [make_padded(pair, backbone.device)])
-    difference = _difference(padded, alone)
+    padded = features_of(backbone, spec, [make_padded(pair, backbone.device)])
+    difference = largest_difference(padded, alone)
     if not difference <= TOLERANCE[dtype]:
         raise CriticError(
             f"{type(backbone.decoder).__name__}: features of a sequence differ by {difference:.1e}"
@@ -298,7 +300,7 @@ def _num_tokens(group: PromptGroup) -> int:
     return group.num_tokens
 
 
-def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+def largest_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """Return the largest relative error of a row over all features."""
     return max(relative_error(found[name], expected[name]) for name in expected)
 
@@ -317,6 +319,18 @@ def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
         replace(group, outputs=_two_outputs(group), rows=(row, row + 1))
         for group, row in ((longest, 0), (second, 2))
     ]
+
+
+def probe_features(
+    backbone: Backbone, spec: FeatureSpec, forward: Forward, groups: Sequence[PromptGroup]
+) -> dict[str, Tensor]:
+    """Compute the features of the samples of `probe_groups` with one of the forwards, by name."""
+    probe = probe_groups(groups)
+    host = host_pack if forward == "packed" else host_padded
+    parts = split_by_length(probe, backbone.lengths)
+    if forward == "padded":
+        parts = [batch for part in parts for batch in plan_padded(part, 10**9)]
+    return features_of(backbone, spec, [host(part).to(backbone.device) for part in parts])
 
 
 def _two_outputs(group: PromptGroup) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -355,7 +369,9 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).norm(dim=1) / norms).max())
 
 
-def _features(backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]) -> dict[str, Tensor]:
+def features_of(
+    backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]
+) -> dict[str, Tensor]:
     """Compute all features of some batches by name, ordered by feature row: [rows, width] each."""
     order = torch.cat([batch.rows.cpu() for batch in batches]).argsort()
     found = [forward_batch(backbone, batch, spec) for batch in batches]

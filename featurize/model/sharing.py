@@ -125,8 +125,8 @@ def to_distributed_config(sharing: Sharing, device: torch.device) -> Any:
         return DistributedConfig(fsdp_size=sharing.size, fsdp_cpu_offload=offloads)
     except (ImportError, TypeError) as error:
         raise CriticError(
-            "this version of transformers cannot share a backbone among devices; install 5.23 or"
-            " later"
+            "this version of transformers cannot share a backbone among devices"
+            f" ({type(error).__name__}: {error}); install transformers 5.17 or later"
         ) from error
 
 

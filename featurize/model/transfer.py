@@ -53,6 +53,6 @@ def _to_host(flat: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
         return flat.cpu(), None
     host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
     host.copy_(flat, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event(blocking=True)  # a waiting host leaves its core to the reader
     done.record()
     return host, done

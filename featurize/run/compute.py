@@ -18,7 +18,8 @@ from featurize.data.token_counts import tokenizer_threads
 from featurize.io.remote import is_remote
 from featurize.model import attention
 from featurize.model.backbone import load_backbone
-from featurize.model.device import resolve_device, use_device
+from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
+from featurize.model.device import extends_memory, resolve_device, use_device
 from featurize.model.engine import Choice, Engine, Work, choose_forward
 from featurize.model.forward import Features
 from featurize.model.sharing import plan_sharing
@@ -60,7 +61,8 @@ def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeS
             torch.set_num_threads(_threads_per_rank(ranks.local_size))
         sharing = plan_sharing(plan.job.distributed, ranks.world_size, ranks.local_size)
         group = RankGroup(ranks, sharing)
-        with group.reports_lost_ranks():
+        device = resolve_device(plan.job.runtime.device, ranks.local_rank)
+        with group.reports_lost_ranks(), extends_memory(device):
             _compute_units(plan, group, reporter, writer, pending)
     ranks.wait_for_all("finished")
     counts: dict[str, int] = {}
@@ -174,6 +176,7 @@ def _make_engine(
         with_lm_head=bool(recipe.spec.columns),
         sharing=group.sharing,
     )
+    group.loaded()
 
     def choose() -> dict[str, str]:
         if job.featurize.forward != "auto":
@@ -188,7 +191,26 @@ def _make_engine(
     if ranks.is_first:
         reporter.note(f"forward: {choice.forward} ({choice.reason})")
     budget, may_halve = plan.token_budget.tokens, not group.sharing.is_shared
-    return Engine(backbone, spec, choice.forward, budget, may_halve=may_halve)
+    engine = Engine(backbone, spec, choice.forward, budget, may_halve=may_halve)
+    if job.featurize.compile:
+        reason = _compile(plan, group, encoder, engine)
+        if ranks.is_first:
+            reporter.note(reason)
+    return engine
+
+
+def _compile(plan: FeaturizePlan, group: RankGroup, encoder: SampleEncoder, engine: Engine) -> str:
+    """Compiles the blocks of the backbone where that helps; says what was done."""
+    backbone = engine.backbone
+    refusal = why_not_compiled(
+        backbone.device,
+        is_shared=group.sharing.is_shared,
+        is_quantized=plan.job.backbone.quantization is not None,
+    )
+    if refusal is not None:
+        return f"featurize.compile has no effect: {refusal}"
+    groups, dtype = _read(plan, encoder, 0).grouping.groups, plan.recipe.compute_dtype
+    return compile_if_it_agrees(backbone, engine.spec, engine.forward, groups, dtype)
 
 
 def _make_writer(plan: FeaturizePlan) -> StoreWriter:

@@ -12,8 +12,11 @@ from featurize.model.device import use_device
 from featurize.model.sharing import Sharing
 from featurize.run.ranks import Ranks
 
-COLLECTIVE = timedelta(hours=2)
-"""Timeout of a collective; loading a large backbone takes long."""
+LOADING = timedelta(hours=2)
+"""Timeout of a collective while a backbone is loaded, which takes long."""
+
+COLLECTIVE = timedelta(minutes=10)
+"""Timeout of a collective of a forward pass: longer than a rank takes to read its next unit."""
 
 
 class RankGroup:
@@ -56,9 +59,18 @@ class RankGroup:
             store=self.ranks.store_for(f"group-{self.number}"),
             rank=self.place,
             world_size=self.sharing.size,
-            timeout=COLLECTIVE,
+            timeout=LOADING,
             device_id=device if device.type == "cuda" else None,
         )
+
+    def loaded(self) -> None:
+        """Lower the timeout, so that a machine lost during a forward pass is noticed.
+
+        NOTE: torch has no public function for this; the mesh of one group of ranks, by which
+        transformers shares a backbone, uses the same process group.
+        """
+        if self.sharing.is_shared:
+            dist.distributed_c10d._set_pg_timeout(COLLECTIVE)
 
     @contextlib.contextmanager
     def reports_lost_ranks(self) -> Iterator[None]:

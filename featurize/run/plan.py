@@ -179,7 +179,9 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     index = DatasetIndex.build(paths, job.cache_dir / "index", keeps_turns=keeps_turns)
     num_read = len(index)
     source = find_backbone(job.backbone, job.cache_dir, dtype)
-    recipe = make_recipe(source, job.backbone, job.dataset, job.featurize, dtype, job.prompt)
+    recipe = make_recipe(
+        source, job.backbone, job.dataset, job.featurize, dtype, device, job.prompt
+    )
     index = with_counts(index, job.cache_dir, source.tokenizer_digest, recipe.prompt)
     if job.limit_problems is not None:
         index = index.take_problems(job.limit_problems)

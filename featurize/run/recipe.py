@@ -68,9 +68,12 @@ def make_recipe(
     dataset: DatasetSettings,
     featurize: FeaturizeSettings,
     compute_dtype: torch.dtype,
+    device: torch.device,
     prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
 ) -> Recipe:
     """The recipe the settings ask for.
+
+    Features do not depend on `device` but by rounding, except where weights are drawn there.
 
     Raises:
         ValueError: a layer the backbone does not have, or a tokenizer without a chat template.
@@ -100,6 +103,8 @@ def make_recipe(
     if backbone.weights != "pretrained":
         # NOTE: only then, so that the features of every other backbone keep their fingerprint.
         fields["weights"] = backbone.weights
+        if device.type != "cpu":
+            fields["drawn_on"] = device.type  # whose generator gives other numbers
     if prompt.identity:
         fields["prompt"] = describe_prompt(prompt, source, backbone)
     return Recipe(

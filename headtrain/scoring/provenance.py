@@ -143,7 +143,7 @@ class Provenance:
         others = (torch.bfloat16, torch.float32, torch.float16)
         tried = dict.fromkeys([usual, *(others if settings.dtype == "auto" else ())])
         recipes = [
-            make_recipe(source, settings, self.dataset, self.featurize, dtype, self.prompt)
+            make_recipe(source, settings, self.dataset, self.featurize, dtype, device, self.prompt)
             for dtype in tried
         ]
         for recipe in recipes:

@@ -94,8 +94,10 @@ class HuggingFace(Family):
             keywords["quantization_config"] = to_quantization_config(
                 settings.quantization, options.dtype
             )
+        config = self.read_config(folder, settings)
+        if options.num_layers < config.get_text_config().num_hidden_layers:
+            keywords["config"] = cut_config(config, options.num_layers)
         if options.sharing.is_shared:
-            config = self.read_config(folder, settings)
             keywords["config"] = cut_config(config, options.num_layers)
             keywords["distributed_config"] = to_distributed_config(options.sharing, options.device)
         elif settings.quantization or options.device.type != "cpu":

@@ -9,10 +9,13 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from featurize.model.backbone import Backbone, resolve_layers
+from featurize.model.decoder import hidden_of
 from featurize.model.families.hf import HuggingFace
 from featurize.settings import BackboneParams
 from tests.support.loaded_backbones import error_of, load
+from tests.support.plain_features import load_plain
 from tests.support.tiny_models import (
+    FAMILIES,
     HIDDEN_SIZE,
     NUM_LAYERS,
     VOCAB_SIZE,
@@ -62,6 +65,33 @@ def test_blocks_above_the_deepest_layer_are_dropped(llama: Path, deepest_layer: 
     assert "layers.2.mlp.up_proj.weight" not in dict(backbone.decoder.named_parameters()) or (
         deepest_layer == NUM_LAYERS
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_above_the_deepest_layer_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    folder = write_tiny_model(tmp_path / family, family)
+    plain = load_plain(folder)
+    made: list[int] = []
+    from_pretrained = AutoModel.from_pretrained
+
+    def spy(*args: Any, **options: Any) -> Any:
+        loaded = from_pretrained(*args, **options)
+        made.append(loaded[0].config.num_hidden_layers)
+        return loaded
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", spy)
+    backbone = load(folder, deepest_layer=2)
+    assert made == [2]
+    assert (len(backbone.blocks), backbone.num_layers) == (2, NUM_LAYERS)
+    ids = torch.tensor([[5, 9, 7, 8, 6]])
+    taken: list[torch.Tensor] = []
+    backbone.blocks[1].register_forward_hook(lambda *call: taken.append(hidden_of(call[2])))
+    with torch.no_grad():
+        backbone.decoder(input_ids=ids, use_cache=False)
+        expected = plain(input_ids=ids, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(taken[0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

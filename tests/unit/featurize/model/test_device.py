@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 
-from featurize.model.device import has_fast_bfloat16, resolve_device, resolve_dtype
+from featurize.model.device import extends_memory, has_fast_bfloat16, resolve_device, resolve_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -56,15 +58,46 @@ def test_auto_on_cpu_is_bfloat16_only_where_the_hardware_has_it(
     assert resolve_dtype("auto", CPU, mixed_precision=False) == torch.float32
 
 
-@pytest.mark.parametrize("is_fast", [True, False])
-def test_auto_on_cuda_does_not_count_emulated_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, is_fast: bool
+@pytest.mark.parametrize(
+    ("has_bfloat16", "capability", "expected"),
+    [
+        (True, (9, 0), torch.bfloat16),
+        (False, (7, 5), torch.float16),  # T4
+        (False, (7, 0), torch.float16),  # V100
+        (False, (6, 1), torch.float32),
+    ],
+)
+def test_auto_on_cuda_is_the_16_bits_that_the_hardware_multiplies(
+    monkeypatch: pytest.MonkeyPatch,
+    has_bfloat16: bool,
+    capability: tuple[int, int],
+    expected: torch.dtype,
 ) -> None:
     def is_supported(including_emulation: bool = True) -> bool:
-        return including_emulation or is_fast
+        return including_emulation or has_bfloat16
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
-    assert resolve_dtype("auto", CUDA) == (torch.bfloat16 if is_fast else torch.float32)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert resolve_dtype("auto", CUDA) == expected
+    assert resolve_dtype("auto", CUDA, mixed_precision=False) == torch.float32
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_gpu_memory_is_extended_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for variable in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(variable, raising=False)
+    before = dict(os.environ)
+    with extends_memory(CPU):
+        assert dict(os.environ) == before
+    with extends_memory(CUDA):
+        assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert dict(os.environ) == before
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    before = dict(os.environ)
+    with extends_memory(CUDA):
+        assert dict(os.environ) == before
 
 
 def test_other_devices_have_no_fast_bfloat16() -> None:

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from featurize.model.sharing import WHOLE, Sharing
-from featurize.run.groups import RankGroup
+from featurize.run.groups import COLLECTIVE, LOADING, RankGroup
 from featurize.run.ranks import Ranks
 from featurize.run.rendezvous import join_round, store_errors
 
@@ -172,6 +173,19 @@ def test_a_lost_rank_is_told_from_a_fault_of_the_program(make_ranks):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection closed by peer")
     with pytest.raises(RuntimeError, match="shapes do not match"), group.reports_lost_ranks():
         raise RuntimeError("shapes do not match")
+
+
+def test_a_forward_pass_waits_for_a_lost_rank_shorter_than_loading_does(make_ranks):
+    ranks = make_ranks(1)[0]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1, timeout=LOADING)
+    try:
+        backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+        RankGroup(ranks, WHOLE).loaded()
+        assert backend.options._timeout == LOADING
+        RankGroup(ranks, Sharing(kind="fsdp", size=2)).loaded()
+        assert backend.options._timeout == COLLECTIVE < LOADING
+    finally:
+        dist.destroy_process_group()
 
 
 def test_what_the_first_rank_makes_is_shared_and_made_once(make_ranks):

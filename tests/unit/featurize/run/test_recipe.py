@@ -45,6 +45,7 @@ def recipe_of(
     featurize: dict | None = None,
     dtype: torch.dtype = torch.float32,
     prompt: dict | None = None,
+    device: str = "cpu",
 ) -> Recipe:
     return make_recipe(
         source,
@@ -52,6 +53,7 @@ def recipe_of(
         DatasetSettings(**{"name": "data", "max_length": 400} | (dataset or {})),
         FeaturizeSettings(**{"layers": (1, 4), "poolings": ("mean", "last")} | (featurize or {})),
         dtype,
+        torch.device(device),
         PromptSettings(**prompt or {}),
     )
 
@@ -103,6 +105,14 @@ def test_random_weights_change_the_fingerprint_and_are_recorded(source):
     assert one.fingerprint != other.fingerprint
     assert "weights" not in one.fields  # fingerprints of stores without them stay
     assert other.fields == {**one.fields, "weights": "random"}
+
+
+def test_only_weights_that_a_gpu_has_drawn_tell_its_features_from_a_cpus(source):
+    assert recipe_of(source, device="cuda").fields == recipe_of(source).fields
+    drawn = recipe_of(source, backbone={"weights": "random"})
+    on_gpu = recipe_of(source, backbone={"weights": "random"}, device="cuda")
+    assert on_gpu.fields == {**drawn.fields, "drawn_on": "cuda"}
+    assert on_gpu.fingerprint != drawn.fingerprint
 
 
 @pytest.mark.parametrize(
