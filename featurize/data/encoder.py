@@ -6,11 +6,10 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
+from featurize.data.chat import THINK_MARKS, Chat
 from featurize.data.chat_template import ChatTemplate, template_text
 from featurize.data.formats import (
-    THINK_MARKS,
     Alpaca,
-    Chat,
     OutputTokens,
     Prompt,
     PromptFormat,

@@ -165,7 +165,10 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
         ("runtime.device=tpu", "got 'tpu', expected 'auto', 'cpu' or 'cuda'"),
         ("featurize.layers=first", "got 'first', expected a list in [brackets] or 'all'"),
         ("featurize.layers=[1, x]", "got [1, 'x'], expected 'all' or each item a whole number"),
-        ("featurize.poolings=[meen]", "[0]: got 'meen', expected 'mean', 'last', 'max' or 'std'"),
+        (
+            "featurize.poolings=[meen]",
+            "[0]: got 'meen', expected 'mean', 'last', 'max', 'std', 'first' or 'delta'",
+        ),
         ("dataset.train={a: 1}", "got {'a': 1}, expected text (in quotes) or a list in [brackets]"),
     ],
 )

@@ -1,0 +1,173 @@
+"""The chat format: conversations in a chat template, with the output as the last answer."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from featurize.data.chat_template import PLACE, ChatTemplate, Turn
+from featurize.data.formats import (
+    Group,
+    OutputTokens,
+    Prompt,
+    PromptFormat,
+    PromptTokens,
+    pairs_of,
+    take_out,
+)
+from featurize.data.plain_text import GUARD
+from featurize.errors import CriticError
+
+logger = logging.getLogger(__name__)
+
+THINK_MARKS = ("<think>", "</think>")
+"""Control tokens of some vocabularies that an answer may have: the model writes them itself."""
+
+
+class Chat(PromptFormat):
+    """A chat template: the prompt is what it renders up to the answer, with a generation prompt.
+
+    The template's own control tokens have their ids; what data spells is plain text.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, system: str | None
+    ) -> None:
+        """Find what the template writes after a prompt and after an answer.
+
+        Raises:
+            CriticError: it refuses a question with an answer, or leaves the answer out.
+        """
+        super().__init__(tokenizer)
+        self._template = template
+        self._system = system
+        self._end_text = self._find_end()
+        self._check_start()
+
+    @cached_property
+    def turn(self) -> tuple[int, ...]:
+        """Ids that end the turn of an output."""
+        return tuple(self.plain.encode_rendered([self._end_text])[0])
+
+    @cached_property
+    def tail(self) -> tuple[int, ...]:
+        """Ids at the end of a usual prompt: the end of a turn, and the generation prompt."""
+        return self.read(Prompt("x")).tail
+
+    def read(self, prompt: Prompt) -> PromptTokens:
+        """Render and tokenize a conversation."""
+        turns = self._turns(prompt)
+        text = self._template.render_prompt(turns)
+        filled = [place for place, turn in enumerate(turns) if turn["content"].strip()]
+        last = filled[-1] if filled else len(turns) - 1
+        marked = [*turns[:last], _with_text(turns[last], PLACE), *turns[last + 1 :]]
+        tail = self._template.render_prompt(marked).rpartition(PLACE)[2]
+        ids, tail_ids = self.plain.encode_rendered([text, tail if text.endswith(tail) else ""])
+        return PromptTokens(ids=tuple(ids), tail=tuple(tail_ids), text=text, turns=tuple(turns))
+
+    def tokenize(self, groups: Sequence[Group]) -> list[OutputTokens]:
+        """Tokenize outputs between the generation prompt and the end of the turn.
+
+        Raises:
+            CriticError: the template rewrites the prompt or an output.
+        """
+        middles = [self._render_output(*pair) for pair in pairs_of(groups)]
+        anchors = [
+            anchor for prompt, outputs in groups for anchor in [self._anchor(prompt)] * len(outputs)
+        ]
+        wholes = [
+            anchor + middle + self._end_text
+            for (anchor, _), middle in zip(anchors, middles, strict=True)
+        ]
+        joint, alone = (self.plain.encode_rendered(texts) for texts in (wholes, middles))
+        return take_out(joint, [(ids, self.turn) for _, ids in anchors], alone)
+
+    def ask(self, question: str, end: Sequence[int]) -> list[int]:
+        """Ask in a turn of the user; the turn of the output is ended first."""
+        turns = self._turns(Prompt("x"))
+        asked = [
+            *turns,
+            {"role": "assistant", "content": PLACE},
+            {"role": "user", "content": self.plain.guard(question)},
+        ]
+        text = self._template.render_prompt(asked).rpartition(PLACE)[2]
+        ids = self.plain.encode_rendered([text])[0]
+        return ids[len(end) :] if tuple(ids[: len(end)]) == tuple(end) else ids
+
+    def _anchor(self, prompt: PromptTokens) -> tuple[str, tuple[int, ...]]:
+        """The end of a prompt from its last control token on, which nothing before it changes."""
+        anchor = prompt.text[self.plain.last_mark(prompt.text) :]
+        ids = tuple(self.plain.encode_rendered([anchor])[0])
+        if ids and prompt.ids[-len(ids) :] == ids:
+            return anchor, ids
+        return prompt.text, prompt.ids
+
+    def _turns(self, prompt: Prompt) -> list[Turn]:
+        messages = list(prompt.messages) or [("user", prompt.instruction)]
+        if prompt.input:
+            role, text = messages[-1]
+            messages[-1] = (role, f"{text}\n\n{prompt.input}" if text else prompt.input)
+        if self._system is not None and all(role != "system" for role, _ in messages):
+            messages.insert(0, ("system", self._system))
+        return [{"role": role, "content": self._guard(role, text)} for role, text in messages]
+
+    def _guard(self, role: str, text: str) -> str:
+        return self.plain.guard(text, but=THINK_MARKS if role == "assistant" else ())
+
+    def _check_start(self) -> None:
+        """Warn of a template without the token that the tokenizer puts before every text."""
+        own, rendered = self._start([""])[0][:1], self.read(Prompt("x")).ids[:1]
+        if own and tuple(own) != rendered:
+            logger.warning(
+                "the chat template does not begin with %r, which the tokenizer puts before every"
+                " text; if the backbone expects it, begin the template with {{ bos_token }}",
+                self.tokenizer.decode(own),
+            )
+
+    def _find_end(self) -> str:
+        """What the template writes after an answer."""
+        before, place, end = self._template.render_whole(
+            self._turns(Prompt("x")), PLACE
+        ).rpartition(PLACE)
+        if not place or PLACE in before:
+            raise CriticError(
+                "the chat template does not write an answer once, as it is; give another one with"
+                " prompt.format=jinja and prompt.template=FILE"
+            )
+        return end
+
+    def _render_output(self, prompt: PromptTokens, output: str) -> str:
+        """What the template writes for an output after the prompt, up to the end of its turn."""
+        answer = self._guard("assistant", output)
+        whole = self._template.render_whole(prompt.turns, answer)
+        stop = len(whole) - len(self._end_text)
+        if not whole.startswith(prompt.text):
+            raise CriticError(
+                "the chat template rewrites the prompt when an answer follows (it may remove"
+                " thinking from it): the outputs of a prompt could not share it; set"
+                " prompt.chat_template_kwargs (such as {enable_thinking: false}), or give another"
+                " template with prompt.format=jinja"
+            )
+        if stop < len(prompt.text) or not whole.endswith(self._end_text):
+            raise CriticError(
+                f"the chat template ends the output {output[:40]!r} with"
+                f" {whole[-20:]!r} and others with {self._end_text!r}; give another template with"
+                " prompt.format=jinja"
+            )
+        if not _squeeze(whole[:stop]).endswith(_squeeze(answer)):
+            raise CriticError(
+                f"the chat template changes the output {output[:40]!r} (it may leave thinking out);"
+                " set prompt.think=strip, or give another template with prompt.format=jinja"
+            )
+        return whole[len(prompt.text) : stop]
+
+
+def _with_text(turn: Turn, text: str) -> Turn:
+    """Return a message with another text."""
+    return {**turn, "content": text}
+
+
+def _squeeze(text: str) -> str:
+    """Remove white space, which templates strip, and guards."""
+    return "".join(text.replace(GUARD, "").split())
