@@ -1,0 +1,150 @@
+"""Section C: the engine alone, by size of backbone, token budget, forward and likelihood."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featurize.model.backbone import Backbone
+from featurize.model.batch import make_pack, make_padded
+from featurize.model.engine import Engine
+from featurize.model.packing import PromptGroup, plan_packs, plan_padded
+from tests.gpu.machine import Peaks
+from tests.gpu.models import count_work, features_of, load_drawn, write_config
+from tests.gpu.peers import compare_peers
+from tests.gpu.report import Report, Row
+from tests.gpu.timing import free_memory, kernels_of, peak_bytes, seconds_of
+from tests.support.workloads import make_workload
+
+TABLE = "C. Featurizing"
+NEAR_BEST = 0.97
+"""The budget to set is the smallest with this share of the best rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured; the sizes are in the order of their importance."""
+
+    shapes: Sequence[str]
+    budgets: Sequence[int]
+    packs: int  # full ones of each run
+    candidates: int
+    prompts: tuple[int, int]
+
+
+FULL = Plan(
+    shapes=("7B", "135M", "1B"),
+    budgets=(8192, 16384, 32768, 65536),
+    packs=2,
+    candidates=8,
+    prompts=(150, 600),
+)
+TINY = Plan(shapes=("tiny",), budgets=(512, 1024), packs=2, candidates=3, prompts=(15, 60))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The best packed run of a size with the likelihood, for the sections that follow."""
+
+    budget: int
+    tokens_per_second: float
+    busy_seconds_per_token: float
+
+
+def measure_featurizing(
+    report: Report, device: torch.device, peaks: Peaks, *, is_tiny: bool
+) -> dict[str, Speed]:
+    """Measure all sizes and the peers; returns the best run of each size."""
+    plan, best = (TINY if is_tiny else FULL), {}
+    for shape in plan.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            place = write_config(Path(folder), shape)
+            backbone = load_drawn(place, device, torch.bfloat16)
+            rows = _measure_shape(report, shape, backbone, plan, peaks)
+            if rows:
+                best[shape] = choose_budget(report, shape, rows)
+            compare_peers(report, shape, backbone, place, plan.candidates, plan.prompts)
+            del backbone
+        free_memory(device)
+    return best
+
+
+def _measure_shape(
+    report: Report, shape: str, backbone: Backbone, plan: Plan, peaks: Peaks
+) -> list[Row]:
+    found = []
+    for forward, likelihood, budget in product(("packed", "padded"), (True, False), plan.budgets):
+
+        def run(forward: Any = forward, budget: int = budget, likelihood: bool = likelihood) -> Row:
+            return measure_case(backbone, plan, peaks, forward, budget, likelihood=likelihood)
+
+        known = {"backbone": shape, "forward": forward, "budget": budget}
+        row = report.measure(TABLE, run, **known, likelihood=likelihood)
+        if row is not None and forward == "packed" and likelihood:
+            found.append(row)
+    return found
+
+
+def measure_case(
+    backbone: Backbone, plan: Plan, peaks: Peaks, forward: Any, budget: int, *, likelihood: bool
+) -> Row:
+    """One row: rates of a run, its kernels, and the share of each kind."""
+    device = backbone.device
+    groups = _groups(backbone, plan, budget)
+    rows = sum(len(group.rows) for group in groups)
+    spec = features_of(backbone, likelihood=likelihood)
+    engine = Engine(backbone, spec, forward, budget)
+    engine.run(groups, rows)
+    free_memory(device)
+    seconds = seconds_of(lambda: engine.run(groups, rows), device)
+    peak = peak_bytes(device)
+    kernels = kernels_of(lambda: engine.run(groups, rows), device)
+    batches = (plan_packs if forward == "packed" else plan_padded)(groups, budget)
+    make = make_pack if forward == "packed" else make_padded
+    making = seconds_of(lambda: [make(batch, device) for batch in batches], device)
+    tokens = sum(group.num_tokens for group in groups)
+    work = count_work(backbone, groups, likelihood=likelihood).total
+    is_cuda = device.type == "cuda"
+    return {
+        "unique tokens/s": tokens / seconds,
+        "samples/s": rows / seconds,
+        "packs": len(batches),
+        "ms a pack": 1e3 * seconds / len(batches),
+        "GPU ms a pack": 1e3 * kernels.busy_seconds / len(batches) if is_cuda else None,
+        "make_pack ms": 1e3 * making / len(batches),
+        "GPU busy %": 100 * kernels.busy_seconds / seconds if is_cuda else None,
+        "MFU datasheet %": 100 * work / seconds / peaks.datasheet if peaks.datasheet else None,
+        "MFU of GEMM %": 100 * work / seconds / peaks.measured,
+        "kernels a pack": round(kernels.number / len(batches)),
+        "peak GB": peak / 1e9 if peak is not None else None,
+        **{f"{kind} %": round(100 * share, 1) for kind, share in kernels.shares.items()},
+        "busy s/token": kernels.busy_seconds / tokens,
+    }
+
+
+def choose_budget(report: Report, shape: str, rows: Sequence[Row]) -> Speed:
+    """The smallest budget that is nearly as fast as the best; adds it to its table."""
+    most = max(row["unique tokens/s"] for row in rows)
+    row = min(
+        (row for row in rows if row["unique tokens/s"] >= NEAR_BEST * most),
+        key=lambda row: row["budget"],
+    )
+    by = {"budget": row["budget"], "unique tokens/s": row["unique tokens/s"]}
+    report.measure("C. Token budget to set", lambda: by, backbone=shape)
+    return Speed(
+        budget=row["budget"],
+        tokens_per_second=row["unique tokens/s"],
+        busy_seconds_per_token=row["busy s/token"],
+    )
+
+
+def _groups(backbone: Backbone, plan: Plan, budget: int) -> list[PromptGroup]:
+    """Problems for about this number of full packs."""
+    each = sum(plan.prompts) // 2 + plan.candidates * 225
+    problems = max(2, plan.packs * budget // each)
+    vocab = backbone.decoder.config.vocab_size
+    return make_workload(problems, plan.candidates, plan.prompts, vocab)
