@@ -1,5 +1,6 @@
 """Section B, first part: attention, forwards, packs, waits, memory and overflow."""
 
+import functools
 import re
 import tempfile
 import warnings
@@ -19,12 +20,12 @@ from featurize.model.backbone import Backbone
 from featurize.model.batch import make_pack
 from featurize.model.engine import TOLERANCE, Engine, choose_forward, relative_error
 from featurize.model.forward import Features, FeatureSpec
-from featurize.model.packing import PromptGroup
+from featurize.model.packing import PromptGroup, plan_packs
 from featurize.run.launch import run_job
 from tests.gpu.jobs import Notes, make_job
 from tests.gpu.models import drawn_weights, features_of, load_drawn, write_config
 from tests.gpu.report import Found, Report, Skip
-from tests.gpu.timing import attention_calls, free_memory
+from tests.gpu.timing import attention_calls, free_memory, kernels_of
 from tests.support.workloads import make_workload
 
 KERNEL_LIMIT = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -51,9 +52,10 @@ def check_correctness(report: Report, device: torch.device, *, is_tiny: bool) ->
         place = write_config(Path(folder), shape)
         backbone = load_drawn(place, device, torch.bfloat16)
         exact = load_drawn(place, device, torch.float32)
-        check_forwards(report, backbone, exact, shape, is_tiny=is_tiny)
+        report.section(
+            "B2", lambda: check_forwards(report, backbone, exact, shape, is_tiny=is_tiny)
+        )
         check_runs(report, backbone, is_tiny=is_tiny)
-    del backbone, exact
     free_memory(device)
     report.check("B6 an overflow names the sample", lambda: overflow(device))
 
@@ -85,32 +87,42 @@ def compare_attention(
     device: torch.device, dtype: torch.dtype, heads: int, kv: int, width: int, window: int | None
 ) -> Found:
     """The largest error over all layouts, and the operators that ran."""
-    worst, worst_layout, paths = 0.0, "", Counter[str]()
+    worst, worst_layout, paths = 0.0, "", set[str]()
     for name, lengths in LAYOUTS.items():
         groups = groups_of(lengths)
         layout = make_pack(groups, device).layout
         assert layout is not None
-        tokens = sum(group.num_tokens for group in groups)
-        generator = torch.Generator().manual_seed(1)
-        query, key, value = (
-            (2 * torch.randn(1, number, tokens, width, generator=generator)).to(device, dtype)
-            for number in (heads, kv, kv)
+        query, key, value = draw_tensors(groups, device, dtype, (heads, kv, kv), width)
+        attend = functools.partial(
+            shared_prompt_attention,
+            *(torch.nn.Module(), query, key, value, None),
+            layout=layout,
+            sliding_window=window,
         )
-        found: list[Tensor] = []
-
-        def attend(given: Any = (query, key, value, None), layout: Any = layout) -> None:
-            module = torch.nn.Module()
-            found[:] = shared_prompt_attention(
-                module, *given, layout=layout, sliding_window=window
-            )[:1]
-
-        paths.update(attention_calls(attend).keys() or ["math"])
-        error = dense_error(found[0][0], query, key, value, groups, window)
+        paths |= attention_calls(attend).keys() or {"math"}
+        if device.type == "cuda" and name == "mixed":
+            paths.update(kernels_of(attend, device).of_kind("attention"))
+        error = dense_error(attend()[0][0], query, key, value, groups, window)
         if not error <= worst:
             worst, worst_layout = error, name
-    return Found(
-        error=worst, limit=KERNEL_LIMIT[dtype], path=", ".join(paths), note=f"worst: {worst_layout}"
-    )
+    note = f"worst: {worst_layout}"
+    return Found(error=worst, limit=KERNEL_LIMIT[dtype], path=", ".join(sorted(paths)), note=note)
+
+
+def draw_tensors(
+    groups: list[PromptGroup],
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: tuple[int, ...],
+    width: int,
+) -> list[Tensor]:
+    """Draw a tensor [1, heads, tokens, width] for each number of heads."""
+    tokens = sum(group.num_tokens for group in groups)
+    generator = torch.Generator(device).manual_seed(1)
+    return [
+        (2 * torch.randn(1, number, tokens, width, generator=generator, device=device)).to(dtype)
+        for number in heads
+    ]
 
 
 def groups_of(lengths: list[tuple[int, list[int]]]) -> list[PromptGroup]:
@@ -265,7 +277,7 @@ def count_waits(backbone: Backbone) -> Found:
     engine = Engine(backbone, spec, "packed", 8192)
     rows = sum(len(group.rows) for group in groups)
     engine.run(groups, rows)
-    packs = max(1, sum(group.num_tokens for group in groups) // 8192)
+    packs = len(plan_packs(groups, 8192))
     places = waits_of(lambda: engine.run(groups, rows))
     # Reading the last result waits once more than there are packs.
     note = ", ".join(f"{place} x{number}" for place, number in places.most_common(5))
@@ -297,15 +309,16 @@ def out_of_memory(backbone: Backbone) -> Found:
     budget = sum(group.num_tokens for group in groups)
     free_memory(device)
     expected = _named(Engine(backbone, spec, "packed", budget).run(groups, rows))
+    before = torch.cuda.memory_allocated(device) if is_cuda else 0
     limited = limited_memory(backbone) if is_cuda else limited_tokens(backbone, budget * 2 // 3)
     engine = Engine(backbone, spec, "packed", budget)
     with limited:
         found = _named(engine.run(groups, rows))
-    after = _left_over(device)
+    left = _left_over(device, before)
     if engine.token_budget >= budget:
         raise AssertionError("the budget was not halved, so memory did not run out")
-    if after > 0.05:
-        raise AssertionError(f"{after:.0%} of the memory of a pack did not come back")
+    if left > 0.05:
+        raise AssertionError(f"{left:.0%} of the memory of a pack did not come back")
     error = max(relative_error(found[name], expected[name]) for name in expected)
     note = f"budget {budget} -> {engine.token_budget}"
     path = "set_per_process_memory_fraction" if is_cuda else "an error raised by a hook"
@@ -343,13 +356,11 @@ def limited_tokens(backbone: Backbone, most: int) -> Iterator[None]:
         handle.remove()
 
 
-def _left_over(device: torch.device) -> float:
-    """Share of the memory of a run that is still allocated after it."""
+def _left_over(device: torch.device, before: int) -> float:
+    """Share of the memory of a run that is still allocated after it, above `before`."""
     if device.type != "cuda":
         return 0.0
     peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    free_memory(device)
-    before = torch.cuda.memory_allocated(device)
     return max(0.0, (held - before) / max(1, peak - before))
 
 

@@ -1,13 +1,8 @@
 """Runs all sections of the check of a GPU."""
 
 import argparse
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
@@ -17,7 +12,7 @@ from tests.gpu.featurizing import Speed, measure_featurizing
 from tests.gpu.heads import measure_heads
 from tests.gpu.loaders import check_loaders
 from tests.gpu.machine import measure_machine
-from tests.gpu.report import Found, Report, Row
+from tests.gpu.report import Report, Row
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,18 +38,13 @@ def run_sections(report: Report, device: torch.device, *, is_tiny: bool) -> None
     peaks = measure_machine(report, device, is_tiny=is_tiny)
     best: dict[str, Speed] = {}
 
-    def section(name: str, run: Callable[[], object]) -> None:
-        def whole() -> Found:
-            run()
-            return Found()
-
-        report.check(f"{name} ran to its end", whole)
-
-    section("B1-B6", lambda: check_correctness(report, device, is_tiny=is_tiny))
-    section("B7-B8", lambda: check_loaders(report, device, is_tiny=is_tiny))
-    section("B9, E", lambda: measure_heads(report, device, is_tiny=is_tiny))
-    section("C", lambda: best.update(measure_featurizing(report, device, peaks, is_tiny=is_tiny)))
-    section("D", lambda: measure_end_to_end(report, device, best, is_tiny=is_tiny))
+    report.section("B1-B6", lambda: check_correctness(report, device, is_tiny=is_tiny))
+    report.section("B7-B8", lambda: check_loaders(report, device, is_tiny=is_tiny))
+    report.section("B9, E", lambda: measure_heads(report, device, is_tiny=is_tiny))
+    report.section(
+        "C", lambda: best.update(measure_featurizing(report, device, peaks, is_tiny=is_tiny))
+    )
+    report.section("D", lambda: measure_end_to_end(report, device, best, is_tiny=is_tiny))
     state_aims(report)
 
 

@@ -9,7 +9,13 @@ from unittest import mock
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from featurize.model import attention
@@ -70,8 +76,8 @@ def draw_llama(
 ) -> PreTrainedModel:
     """Make a model on the meta device, then on its own, then draw its weights.
 
-    Matrices preserve the scale of their input, so that attention is not uniform (see
-    tests/support/tiny_models.py).
+    At these scales attention is not uniform, so that a wrong mask shows, and rounding in 16 bits is
+    not amplified from layer to layer.
     """
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -82,12 +88,22 @@ def draw_llama(
         for name, parameter in sorted(model.named_parameters()):
             if parameter.ndim < 2:
                 parameter.fill_(1.0)
-                continue
-            scale = embedding_scale if "embed" in name else 1.5 * parameter.shape[-1] ** -0.5
-            parameter.normal_(0.0, scale, generator=generator)
+            else:
+                scale = embedding_scale if "embed" in name else _deviation(name, parameter)
+                parameter.normal_(0.0, scale, generator=generator)
+        # Logits of deviation 2, as a trained model has them.
+        model.model.norm.weight.fill_(2.0 * config.hidden_size**-0.5)
     # The inverse frequencies are no parameters: after to_empty they have no values.
     model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
     return model.eval()
+
+
+def _deviation(name: str, matrix: torch.Tensor) -> float:
+    """Standard deviation of a matrix's weights: preserves the input's scale, or lowers it."""
+    if "lm_head" in name:
+        return 1.0
+    gain = 1.0 if "q_proj" in name or "k_proj" in name else 0.7
+    return gain * matrix.shape[-1] ** -0.5
 
 
 def write_config(folder: Path, shape: str, **changes: Any) -> Path:
@@ -167,7 +183,9 @@ def count_work(backbone: Backbone, groups: Sequence[PromptGroup], *, likelihood:
     Padding and prompts that are computed again are no useful work and are not counted.
     """
     config = backbone.decoder.config
-    weights = sum(p.numel() for block in backbone.blocks for p in block.parameters())
+    with torch.device("meta"):
+        layers = LlamaModel(config).layers
+    weights = sum(parameter.numel() for parameter in layers.parameters())
     tokens = sum(group.num_tokens for group in groups)
     outputs = [(len(group.prompt), len(out)) for group in groups for out in group.outputs]
     pairs = sum(len(group.prompt) * (len(group.prompt) + 1) / 2 for group in groups)
@@ -176,6 +194,6 @@ def count_work(backbone: Backbone, groups: Sequence[PromptGroup], *, likelihood:
     output_tokens = sum(length for _, length in outputs) if likelihood else 0
     return Work(
         blocks=2.0 * weights * tokens,
-        attention=4.0 * width * pairs * len(backbone.blocks),
+        attention=4.0 * width * pairs * len(layers),
         logits=2.0 * backbone.hidden_size * config.vocab_size * output_tokens,
     )

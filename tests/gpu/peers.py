@@ -2,20 +2,24 @@
 
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from featurize.model.backbone import Backbone
 from featurize.model.engine import Engine
 from featurize.model.packing import PromptGroup, plan_padded
 from tests.benchmarks.bench_featurize import run_sentence_transformers
-from tests.gpu.models import VOCAB_OF_TEXTS, features_of, train_tokenizer
+from tests.gpu.models import draw_llama, features_of
 from tests.gpu.report import Report, Row, Skip
 from tests.gpu.timing import seconds_of
-from tests.support.workloads import make_workload, source_text
+from tests.support.workloads import make_workload
 
 TABLE = "C. Peers"
 BATCH, PROBLEMS, BUDGET = 16, 12, 32768
@@ -50,17 +54,17 @@ def compare_peers(
         return rate(len(singles), seconds)
 
     def sentence_transformers() -> Row:
-        with tempfile.TemporaryDirectory() as place:
-            saved = _save(backbone, Path(place))
+        _need("sentence_transformers")
+        with saved(folder, backbone.device) as place:
             kind = backbone.device.type
-            found = run_sentence_transformers(saved, torch.bfloat16, groups, kind)
-        if found is None:
-            raise Skip("sentence-transformers is not installed")
+            found = run_sentence_transformers(place, torch.bfloat16, groups, kind)
+        assert found is not None, "it is installed"
         return rate(found.samples, found.seconds)
 
     def vllm() -> Row:
-        with tempfile.TemporaryDirectory() as place:
-            return rate(len(singles), **run_vllm(_save(backbone, Path(place)), backbone, singles))
+        _need("vllm")
+        with saved(folder, backbone.device) as place:
+            return rate(len(singles), **run_vllm(place, backbone, singles))
 
     report.measure(TABLE, lambda: rate(rows, rows / ours), backbone=shape, way="critic")
     report.measure(TABLE, loop, backbone=shape, way=f"transformers, padded by {BATCH}")
@@ -94,11 +98,9 @@ def run_vllm(folder: Path, backbone: Backbone, singles: Sequence[PromptGroup]) -
 
     It writes the states of every token of a layer; prefix caching shares the prompts.
     """
-    try:
-        from vllm import LLM, SamplingParams
-        from vllm.config.kv_transfer import KVTransferConfig
-    except ImportError:
-        raise Skip("vLLM is not installed") from None
+    from vllm import LLM, SamplingParams
+    from vllm.config.kv_transfer import KVTransferConfig
+
     with tempfile.TemporaryDirectory() as states:
         layers = {"eagle_aux_hidden_state_layer_ids": [backbone.num_layers]}
         model = LLM(
@@ -124,8 +126,25 @@ def run_vllm(folder: Path, backbone: Backbone, singles: Sequence[PromptGroup]) -
     return {"seconds": seconds, "GB written": written / 1e9}
 
 
-def _save(backbone: Backbone, folder: Path) -> Path:
-    """Write the drawn model with a tokenizer, for ways that read a folder."""
-    backbone.decoder.save_pretrained(folder)
-    train_tokenizer(source_text(200_000), min(VOCAB_OF_TEXTS, 1024)).save_pretrained(folder)
-    return folder
+@contextmanager
+def saved(folder: Path, device: torch.device) -> Iterator[Path]:
+    """Write the model of a folder's config, drawn anew to the same weights, and a tokenizer.
+
+    Its tokens are words, so that a text of random tokens has as many as its ids.
+    """
+    config = LlamaConfig.from_pretrained(folder)
+    words = {f"w{number}": number for number in range(2, config.vocab_size)}
+    special = {"unk_token": "<unk>", "eos_token": "</s>"}
+    vocabulary = {"<unk>": 0, "</s>": 1, **words}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with tempfile.TemporaryDirectory() as place:
+        draw_llama(config, device, torch.bfloat16).save_pretrained(place)
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+        fast.save_pretrained(place)
+        yield Path(place)
+
+
+def _need(package: str) -> None:
+    if find_spec(package) is None:
+        raise Skip(f"{package} is not installed")

@@ -62,6 +62,15 @@ class Report:
             found, status = Found(note=_line(error)), "FAIL"
         self._add(name, status, found)
 
+    def section(self, name: str, run: Callable[[], object]) -> None:
+        """Run a part that makes checks; if it breaks off it fails, and the next part runs."""
+
+        def whole() -> Found:
+            run()
+            return Found()
+
+        self.check(f"{name} ran to its end", whole)
+
     def measure(self, table: str, run: Callable[[], Row], **known: Any) -> Row | None:
         """Add a row of numbers to a table; None and a SKIP if it cannot be measured."""
         name = f"{table}: " + ", ".join(f"{key} {value}" for key, value in known.items())

@@ -1,6 +1,7 @@
 """Times of a device: wall seconds, and the kernels that a run starts, by kind."""
 
 import gc
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,7 +15,10 @@ _KINDS = {
     "attention": ("flash", "fmha", "attention", "sdpa"),
     "pooling": ("segment_reduce", "segmented"),
     "copies": ("memcpy", "memset", "copy", "catarray", "aten::cat", "index", "gather"),
-    "GEMM": ("gemm", "gemv", "cutlass", "nvjet", "xmma", "cublas", "splitk", "mm", "linear"),
+    "GEMM": (
+        *("gemm", "gemv", "cutlass", "nvjet", "xmma", "cublas", "splitk"),
+        *("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "linear_pointwise"),
+    ),
 }
 """Kinds by parts of a kernel's name, the first that fits; all else is elementwise."""
 
@@ -30,6 +34,13 @@ class Kernels:
     """Time in which at least one ran."""
     shares: dict[str, float]
     """Share of each kind in the sum of their times."""
+    names: tuple[str, ...]
+    """The different names, by the time they take."""
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Short names of the kernels of a kind."""
+        fits = (re.split(r"[<(]", name)[0][:80] for name in self.names if kind_of(name) == kind)
+        return list(dict.fromkeys(fits))
 
 
 def wait(device: torch.device) -> None:
@@ -127,4 +138,5 @@ def _summed(times: Counter[str], number: int, busy: float) -> Kernels:
         kinds[kind_of(name)] += seconds
     total = sum(kinds.values()) or 1.0
     shares = {kind: kinds[kind] / total for kind in (*_KINDS, OTHER)}
-    return Kernels(number=number, busy_seconds=busy, shares=shares)
+    names = tuple(name for name, _ in times.most_common())
+    return Kernels(number=number, busy_seconds=busy, shares=shares, names=names)
