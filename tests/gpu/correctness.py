@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from featurize.errors import CriticError
-from featurize.model.attention import shared_prompt_attention
+from featurize.model.attention import shared_prompt_attention, why_no_kernel
 from featurize.model.backbone import Backbone
 from featurize.model.batch import make_pack
 from featurize.model.engine import TOLERANCE, Engine, choose_forward, relative_error
@@ -69,6 +69,7 @@ def check_runs(report: Report, backbone: Backbone, *, is_tiny: bool) -> None:
 
 def check_kernel(report: Report, device: torch.device, *, is_tiny: bool) -> None:
     """B1: attention over packs against dense attention in float64."""
+    report.check("B1 packs run through varlen_attn", lambda: uses_kernel(device))
     heads, widths = [(32, 32), (32, 8), (9, 3)], [64, 80, 100, 128, 256]
     if is_tiny:
         heads, widths = [(4, 4), (9, 3)], [64, 100]
@@ -81,6 +82,17 @@ def check_kernel(report: Report, device: torch.device, *, is_tiny: bool) -> None
                 return compare_attention(device, *sizes)
 
             report.check(name, run)
+
+
+def uses_kernel(device: torch.device) -> Found:
+    """Where the device has the variable-length kernel, attention calls it."""
+    refusal = why_no_kernel(device, torch.bfloat16, 64, 64)
+    if refusal is not None:
+        raise Skip(refusal)
+    path = compare_attention(device, torch.bfloat16, 8, 2, 64, None).path
+    if "varlen" not in path:
+        raise AssertionError(f"attention ran through {path}")
+    return Found(path=path)
 
 
 def compare_attention(
@@ -272,16 +284,18 @@ def count_waits(backbone: Backbone) -> Found:
     """B4: times a pack at which the host waits for the device, by file and line."""
     if backbone.device.type != "cuda":
         raise Skip("only CUDA reports waits (torch.cuda.set_sync_debug_mode)")
-    spec = features_of(backbone, likelihood=True, poolings=("mean", "last"))
     groups = workload(backbone, 24, is_tiny=False)
-    engine = Engine(backbone, spec, "packed", 8192)
-    rows = sum(len(group.rows) for group in groups)
-    engine.run(groups, rows)
-    packs = len(plan_packs(groups, 8192))
-    places = waits_of(lambda: engine.run(groups, rows))
-    # Reading the last result waits once more than there are packs.
-    note = ", ".join(f"{place} x{number}" for place, number in places.most_common(5))
-    return Found(error=max(0, places.total() - 1) / packs, limit=1.0, note=note)
+    rows, packs = sum(len(group.rows) for group in groups), len(plan_packs(groups, 8192))
+    every = tuple(range(backbone.num_layers + 1))
+    found = []
+    for layers in ((backbone.num_layers,), every):
+        spec = FeatureSpec(layers=layers, poolings=("mean", "std"), likelihood=True)
+        engine = Engine(backbone, spec, "packed", 8192)
+        engine.run(groups, rows)
+        found.append(waits_of(functools.partial(engine.run, groups, rows)))
+    worst = max(found, key=Counter.total)
+    note = ", ".join(f"{place} x{number}" for place, number in worst.most_common(5))
+    return Found(error=worst.total() / packs, limit=1.0, note=note)
 
 
 def waits_of(run: Callable[[], object]) -> Counter[str]:

@@ -79,8 +79,8 @@ def _aims(report: Report) -> list[tuple[str, float, float | None]]:
     ]
     return [
         ("7B: MFU of GEMM >= 50%", 50, most(engine, "MFU of GEMM %", backbone="7B", **packed)),
-        ("7B: GPU busy >= 95%", 95, most(store, "GPU busy %", backbone="7B")),
-        ("135M: GPU busy >= 85%", 85, most(store, "GPU busy %", backbone="135M")),
+        ("7B: GPU busy >= 95%", 95, most(store, "GPU busy % by C", backbone="7B")),
+        ("135M: GPU busy >= 85%", 85, most(store, "GPU busy % by C", backbone="135M")),
         ("7B: >= 4 times the padded loop", 4, most(**faster, backbone="7B", way=loop)),
         ("135M: >= 5 times sentence-transformers", 5, most(**faster, backbone="135M", way=st)),
         ("4096: an epoch of a head <= 0.3 s", -0.3, min(epochs, default=None)),

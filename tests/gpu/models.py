@@ -163,6 +163,12 @@ def train_tokenizer(text: str, vocab: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
+def on_meta(config: LlamaConfig) -> LlamaModel:
+    """The decoder of a config without weights, to count them: a CPU's own blocks hide theirs."""
+    with torch.device("meta"):
+        return LlamaModel(config)
+
+
 @dataclass(frozen=True)
 class Work:
     """Floating-point operations of a backbone over groups, each prompt computed once."""
@@ -183,8 +189,7 @@ def count_work(backbone: Backbone, groups: Sequence[PromptGroup], *, likelihood:
     Padding and prompts that are computed again are no useful work and are not counted.
     """
     config = backbone.decoder.config
-    with torch.device("meta"):
-        layers = LlamaModel(config).layers
+    layers = on_meta(config).layers
     weights = sum(parameter.numel() for parameter in layers.parameters())
     tokens = sum(group.num_tokens for group in groups)
     outputs = [(len(group.prompt), len(out)) for group in groups for out in group.outputs]
