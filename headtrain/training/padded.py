@@ -44,18 +44,35 @@ class Shape(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """The inputs of one step or, with a first dimension [steps], of several."""
+    """The inputs of one step, views of two tensors: one of integers, one of floats."""
 
-    rows: torch.Tensor  # int64 [values] feature rows, on the device of the features
+    rows: torch.Tensor  # int64 [values] feature rows
     first: torch.Tensor  # int64 [terms] value of the correct or the only sample
     second: torch.Tensor  # int64 [terms] value of the incorrect sample; unused without pairs
     uses: torch.Tensor  # int64 [values * uses] terms of each value: see `sum_by_value`
     labels: torch.Tensor  # float32 [terms]; unused with pairs
     shares: torch.Tensor  # float32 [terms] weight in the step's loss; 0 for padding
+    rates: torch.Tensor  # float32 [heads] learning rates
+
+    @classmethod
+    def of(cls, shape: Shape, integers: torch.Tensor, floats: torch.Tensor) -> "StepInputs":
+        """View the parts of a row of the tables that `join_tables` makes."""
+        values, terms = shape.num_values, shape.num_terms
+        whole = integers.split([values, terms, terms, values * shape.uses])
+        return cls(*whole, *floats.split([terms, terms, shape.heads]))
+
+
+def join_tables(arrays: Arrays) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Join the arrays of several steps, [steps, ...] by name: integers, then floats."""
+    names = StepInputs._fields
+    integers, floats = (
+        np.concatenate([arrays[name] for name in part], axis=1) for part in (names[:4], names[4:])
+    )
+    return integers, floats
 
 
 def pad_steps(heads: Sequence[HeadLayout], batches_per_step: int) -> tuple[Shape, Arrays]:
-    """Lay out several steps in one shape: the arrays of `StepInputs` [steps, ...]."""
+    """Lay out several steps in one shape: the arrays of `StepInputs` but rates, [steps, ...]."""
     num_steps = -(-(max(int(one.batches[-1]) for one in heads) + 1) // batches_per_step)
     rows = _round_up(max(np.bincount(one.row_batches).max() for one in heads))
     terms = _round_up(max(np.bincount(one.batches).max() for one in heads))

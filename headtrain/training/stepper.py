@@ -17,7 +17,7 @@ from headtrain.features.memory import gather
 from headtrain.training.batched_heads import BatchedHeads, Dropout, Masks
 from headtrain.training.batches import BatchMaker
 from headtrain.training.loss import Loss
-from headtrain.training.padded import Shape, StepInputs, pad_steps, sum_by_value
+from headtrain.training.padded import Shape, StepInputs, join_tables, pad_steps, sum_by_value
 
 STEPS_AT_ONCE = 256
 """Steps of an upload: their tables take about 1 MB for one head with batches of 32 pairs."""
@@ -36,20 +36,21 @@ def record_graph(run: Run) -> Run:
 
 
 class _Chunk(NamedTuple):
-    """Several steps on the device."""
+    """Several steps, ready to be taken."""
 
     number: int
     shape: Shape
-    inputs: StepInputs  # [steps, ...]
-    rates: torch.Tensor  # float32 [steps, heads] learning rates
+    integers: torch.Tensor  # [steps, ...] on the device
+    floats: torch.Tensor  # [steps, ...] on the device
+    rows: torch.Tensor  # int64 [steps, values] feature rows, in host memory
 
 
 @dataclass
 class _Slot:
     """The buffers of one shape, and how a step runs on them."""
 
-    inputs: StepInputs
-    rates: torch.Tensor  # [heads]
+    integers: torch.Tensor
+    floats: torch.Tensor
     features: torch.Tensor | None  # [values, width]; None: the step gathers them itself
     words: torch.Tensor | None  # random numbers of the dropout
     run: Run
@@ -91,6 +92,11 @@ class Stepper:
         self._chunk: _Chunk | None = None
         self._slots: dict[Shape, _Slot] = {}
 
+    @property
+    def _is_near(self) -> bool:
+        """Whether the features are on the device, so that a recorded step can gather them."""
+        return self.features.device.type == self._device.type
+
     def take(self, step: int) -> None:
         """Take optimizer step `step`, counted from 0, without waiting for the device."""
         number, offset = divmod(step, STEPS_AT_ONCE)
@@ -112,36 +118,33 @@ class Stepper:
         layouts = self._batches.lay_out(start, STEPS_AT_ONCE)
         shape, arrays = pad_steps(layouts, self._batches.batches_per_step)
         rates = [self._rates_of(start + place) for place in range(len(arrays["rows"]))]
-        rows = _to_device(arrays.pop("rows"), self.features.device)
-        tensors = {name: _to_device(array, self._device) for name, array in arrays.items()}
-        on_device = _to_device(np.array(rates, np.float32), self._device)
-        return _Chunk(number, shape, StepInputs(rows=rows, **tensors), on_device)
+        arrays["rates"] = np.array(rates, np.float32)
+        integers, floats = (_to_device(table, self._device) for table in join_tables(arrays))
+        return _Chunk(number, shape, integers, floats, torch.from_numpy(arrays["rows"]))
 
     def _make_slot(self, chunk: _Chunk) -> _Slot:
         shape = chunk.shape
-        is_near = self.features.device.type == self._device.type
         size = (shape.num_values, self.features.shape[1])
         slot = _Slot(
-            inputs=StepInputs(*(torch.empty_like(table[0]) for table in chunk.inputs)),
-            rates=torch.empty_like(chunk.rates[0]),
-            features=None if is_near else torch.empty(size, device=self._device),
+            integers=torch.empty_like(chunk.integers[0]),
+            floats=torch.empty_like(chunk.floats[0]),
+            features=None if self._is_near else torch.empty(size, device=self._device),
             words=self._dropout.make_words(shape.batches, shape.rows),
             run=lambda: self._run(shape, slot),
         )
         return slot
 
     def _fill(self, slot: _Slot, chunk: _Chunk, offset: int, step: int) -> None:
-        for buffer, table in zip(slot.inputs, chunk.inputs, strict=True):
-            buffer.copy_(table[offset])
-        slot.rates.copy_(chunk.rates[offset])
+        slot.integers.copy_(chunk.integers[offset])
+        slot.floats.copy_(chunk.floats[offset])
         if slot.words is not None:
             self._dropout.fill(slot.words, step)
         if slot.features is not None:
-            slot.features.copy_(gather(self.features, slot.inputs.rows, self._device))
+            slot.features.copy_(gather(self.features, chunk.rows[offset], self._device))
 
     def _run(self, shape: Shape, slot: _Slot) -> None:
         """Compute gradients and take the step, from the buffers of the slot alone."""
-        inputs, features = slot.inputs, slot.features
+        inputs, features = StepInputs.of(shape, slot.integers, slot.floats), slot.features
         if features is None:
             features = self.features.index_select(0, inputs.rows)  # [values, width]
         masks: Masks | None = None if slot.words is None else self._dropout.masks(slot.words)
@@ -156,7 +159,7 @@ class Stepper:
         gradient = sum_by_value(parts, inputs.uses, shape)
         self._heads.backward(gradient.view(values.shape), accumulate=False)
         self._measure(first, other, inputs.shares)
-        self._update(slot.rates)
+        self._update(inputs.rates)
 
     def _recorded(self, run: Run) -> Run:
         if self._record is None:

@@ -1,6 +1,7 @@
 """Padded steps against unpadded ones, and steps that are recorded and replayed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,17 @@ def test_a_recorded_step_reads_its_buffers_alone(monkeypatch: pytest.MonkeyPatch
     assert num_steps - 3 <= len(replays) < num_steps
 
 
+def test_features_elsewhere_are_gathered_outside_of_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected, _ = train(make_heads(2), is_padded=True)
+    monkeypatch.setattr(stepper.Stepper, "_is_near", False)
+    found, _ = train(make_heads(2), is_padded=True)
+    for left, right in zip(expected, found, strict=True):
+        for key, tensor in left.items():
+            assert torch.equal(tensor, right[key])
+
+
 def test_a_step_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(_step: Run) -> Run:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -157,25 +169,33 @@ def test_sums_by_block_equal_index_add() -> None:
     torch.testing.assert_close(sum_by_block(columns, widths), expected)
 
 
-def on_cuda(num_heads: int, **settings: Any) -> list[Any]:
-    """The same heads, with their features and weights on the GPU."""
+def on_cuda(num_heads: int, *, moves_features: bool = True, **settings: Any) -> list[Any]:
+    """The same heads with their weights on the GPU, and their features too unless told otherwise."""
     jobs = make_heads(num_heads, **settings)
-    features = jobs[0].objective.features.to(CUDA)
-    for job in jobs:
-        object.__setattr__(job.objective, "features", features)
-        job.model.to(CUDA)
-    return jobs
+    features = jobs[0].objective.features
+    features = features.to(CUDA) if moves_features else features
+    return [
+        replace(
+            job,
+            model=job.model.to(CUDA),
+            objective=replace(job.objective, features=features),
+        )
+        for job in jobs
+    ]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("moves_features", [True, False], ids=["on the GPU", "on the host"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_cuda_trains_the_heads_that_a_cpu_trains_and_twice_the_same(name: str) -> None:
+def test_cuda_trains_the_heads_that_a_cpu_trains_and_twice_the_same(
+    name: str, moves_features: bool
+) -> None:
     # Without dropout: the devices draw other random numbers.
     settings = {**SETTINGS[name], "dropout": 0.0}
     expected, _ = train(make_heads(3, **settings))
-    first, _ = train(on_cuda(3, **settings), CUDA)
-    second, _ = train(on_cuda(3, **settings), CUDA)
+    first, _ = train(on_cuda(3, moves_features=moves_features, **settings), CUDA)
+    second, _ = train(on_cuda(3, moves_features=moves_features, **settings), CUDA)
     for left, right, again in zip(expected, first, second, strict=True):
         for key, tensor in left.items():
             torch.testing.assert_close(right[key].cpu(), tensor, rtol=1e-2, atol=1e-3)
