@@ -170,7 +170,7 @@ def test_sums_by_block_equal_index_add() -> None:
 
 
 def on_cuda(num_heads: int, *, moves_features: bool = True, **settings: Any) -> list[Any]:
-    """The same heads with their weights on the GPU, and their features too unless told otherwise."""
+    """The same heads with their weights, and if asked their features, on the GPU."""
     jobs = make_heads(num_heads, **settings)
     features = jobs[0].objective.features
     features = features.to(CUDA) if moves_features else features
