@@ -15,7 +15,6 @@ from featurize.model.engine import Engine
 from featurize.model.packing import PromptGroup
 from tests.gpu.machine import Peaks
 from tests.gpu.models import count_work, features_of, load_drawn, on_meta, write_config
-from tests.gpu.peers import compare_peers
 from tests.gpu.report import Report, Row
 from tests.gpu.timing import free_memory, kernels_of, peak_bytes, seconds_of
 from tests.support.workloads import make_workload
@@ -58,16 +57,14 @@ class Speed:
 def measure_featurizing(
     report: Report, device: torch.device, peaks: Peaks, *, is_tiny: bool
 ) -> dict[str, Speed]:
-    """Measure all sizes and the peers; returns the best run of each size."""
+    """Measure all sizes; returns the best run of each."""
     plan, best = (TINY if is_tiny else FULL), {}
     for shape in plan.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            place = write_config(Path(folder), shape)
-            backbone = load_drawn(place, device, torch.bfloat16)
+            backbone = load_drawn(write_config(Path(folder), shape), device, torch.bfloat16)
             rows = _measure_shape(report, shape, backbone, plan, peaks)
             if rows:
                 best[shape] = choose_budget(report, shape, backbone, rows)
-            compare_peers(report, shape, backbone, place, plan.candidates, plan.prompts)
             del backbone
         free_memory(device)
     return best

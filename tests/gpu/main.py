@@ -12,6 +12,7 @@ from tests.gpu.featurizing import Speed, measure_featurizing
 from tests.gpu.heads import measure_heads
 from tests.gpu.loaders import check_loaders
 from tests.gpu.machine import measure_machine
+from tests.gpu.peers import measure_peers
 from tests.gpu.report import Report, Row
 
 
@@ -45,6 +46,8 @@ def run_sections(report: Report, device: torch.device, *, is_tiny: bool) -> None
         "C", lambda: best.update(measure_featurizing(report, device, peaks, is_tiny=is_tiny))
     )
     report.section("D", lambda: measure_end_to_end(report, device, best, is_tiny=is_tiny))
+    # Last, because a peer may take minutes to start.
+    report.section("C, peers", lambda: measure_peers(report, device, is_tiny=is_tiny))
     state_aims(report)
 
 

@@ -16,25 +16,27 @@ from featurize.model.backbone import Backbone
 from featurize.model.engine import Engine
 from featurize.model.packing import PromptGroup, plan_padded
 from tests.benchmarks.bench_featurize import run_sentence_transformers
-from tests.gpu.models import draw_llama, features_of
+from tests.gpu.models import draw_llama, features_of, load_drawn, write_config
 from tests.gpu.report import Report, Row, Skip
-from tests.gpu.timing import seconds_of
+from tests.gpu.timing import free_memory, seconds_of
 from tests.support.workloads import make_workload
 
 TABLE = "C. Peers"
-BATCH, PROBLEMS, BUDGET = 16, 12, 32768
+BATCH, BUDGET = 16, 32768
 
 
-def compare_peers(
-    report: Report,
-    shape: str,
-    backbone: Backbone,
-    folder: Path,
-    candidates: int,
-    prompts: tuple[int, int],
-) -> None:
+def measure_peers(report: Report, device: torch.device, *, is_tiny: bool) -> None:
+    """Compare each size with its peers."""
+    for shape in ("tiny",) if is_tiny else ("7B", "135M"):
+        with tempfile.TemporaryDirectory() as folder:
+            place = write_config(Path(folder), shape)
+            compare_peers(report, shape, load_drawn(place, device, torch.bfloat16), place)
+        free_memory(device)
+
+
+def compare_peers(report: Report, shape: str, backbone: Backbone, folder: Path) -> None:
     """Measure samples a second of each way of computing the mean over the last layer."""
-    problems = PROBLEMS if shape != "tiny" else 2
+    problems, candidates, prompts = (2, 3, (15, 60)) if shape == "tiny" else (12, 8, (150, 600))
     groups = make_workload(problems, candidates, prompts, backbone.decoder.config.vocab_size)
     rows = sum(len(group.rows) for group in groups)
     engine = Engine(backbone, features_of(backbone, likelihood=False), "packed", BUDGET)

@@ -52,6 +52,7 @@ class Report:
 
     def check(self, name: str, run: Callable[[], Found]) -> None:
         """Make a check: it passes if its error is within the limit, and fails if it raises."""
+        started = time.monotonic()
         try:
             self.spend()
             found = run()
@@ -60,7 +61,7 @@ class Report:
             found, status = Found(note=str(reason)), "SKIP"
         except Exception as error:
             found, status = Found(note=_line(error)), "FAIL"
-        self._add(name, status, found)
+        self._add(name, status, found, seconds=time.monotonic() - started)
 
     def section(self, name: str, run: Callable[[], object]) -> None:
         """Run a part that makes checks; if it breaks off it fails, and the next part runs."""
@@ -87,8 +88,9 @@ class Report:
         print(f"{table}: " + ", ".join(f"{key} {_cell(row[key])}" for key in row), flush=True)
         return row
 
-    def _add(self, name: str, status: str, found: Found) -> None:
-        self.checks.append({"check": name, "status": status, **asdict(found)})
+    def _add(self, name: str, status: str, found: Found, seconds: float = 0.0) -> None:
+        row = {"check": name, "status": status, **asdict(found), "seconds": round(seconds, 3)}
+        self.checks.append(row)
         numbers = ""
         if found.error is not None and found.limit is not None:
             numbers = f" {found.error:.2e} (limit {found.limit:.1e})"

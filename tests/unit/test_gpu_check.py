@@ -1,16 +1,19 @@
 """The check of a GPU: it runs in small on a CPU, and it fails where something is wrong."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from tests.gpu import correctness
+from tests.gpu import correctness, timing
 from tests.gpu.correctness import compare_attention
 from tests.gpu.machine import datasheet_peak
 from tests.gpu.main import main, state_aims
@@ -129,12 +132,12 @@ def test_a_section_that_breaks_off_fails_and_is_written(
         raise RuntimeError("broken\nmore")
 
     names = ("check_correctness", "check_loaders", "measure_heads", "measure_featurizing")
-    for name in (*names, "measure_end_to_end"):
+    for name in (*names, "measure_end_to_end", "measure_peers"):
         monkeypatch.setattr(f"tests.gpu.main.{name}", broken)
     out = tmp_path / "found.json"
     assert main(["--device", "cpu", "--tiny", "--out", str(out)]) == 1
     checks = json.loads(out.read_text())["checks"]
-    assert [check["status"] for check in checks] == ["FAIL"] * 5
+    assert [check["status"] for check in checks] == ["FAIL"] * 6
     assert checks[0]["note"] == "RuntimeError: broken"
 
 
@@ -184,6 +187,45 @@ def test_work_is_counted_once_a_prompt(tmp_path: Path) -> None:
 )
 def test_kernels_have_a_kind_by_their_name(name: str, kind: str) -> None:
     assert kind_of(name) == kind
+
+
+def test_kernels_of_a_gpu_are_counted_and_what_the_host_does_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def event(name: str, start: float, end: float, kind: str = "CUDA") -> SimpleNamespace:
+        span = SimpleNamespace(start=start, end=end)
+        device_type = getattr(torch.autograd.DeviceType, kind)
+        return SimpleNamespace(name=name, time_range=span, device_type=device_type)
+
+    events = [
+        event("cudaLaunchKernel", 0, 100, "CPU"),
+        event("nvjet_hsh_128x256", 0, 60),
+        event("void flash::flash_fwd_kernel<traits>", 40, 60),
+        event("Memcpy DtoH (Device -> Pinned)", 90, 110),
+    ]
+    found = contextlib.nullcontext(SimpleNamespace(events=lambda: events))
+    monkeypatch.setattr(timing, "profile", lambda **_: found)
+    monkeypatch.setattr(timing, "wait", lambda _: None)
+    kernels = timing.kernels_of(lambda: None, torch.device("cuda"))
+    assert kernels.number == 3
+    assert kernels.busy_seconds == pytest.approx(80e-6)
+    assert kernels.shares["GEMM"] == pytest.approx(0.6)
+    assert kernels.of_kind("attention") == ["void flash::flash_fwd_kernel"]
+
+
+def test_waits_are_counted_by_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def run() -> None:
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+
+    places = correctness.waits_of(run)
+    assert list(places.values()) == [3]
+    assert next(iter(places)).startswith("test_gpu_check.py:")
+    assert modes == ["warn", "default"]
 
 
 def test_overlapping_kernels_are_busy_once() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from headtrain.training import stepper
 from headtrain.training.batched_heads import sum_by_block
@@ -85,6 +86,40 @@ def test_a_recorded_step_reads_its_buffers_alone(monkeypatch: pytest.MonkeyPatch
     # A shape is recorded once, at its second step: the first one runs as it is.
     assert len(set(replays)) == len(recorded) < num_steps / 2
     assert num_steps - 3 <= len(replays) < num_steps
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_recorded_step_reads_no_number_back_and_adds_in_a_fixed_order(name: str) -> None:
+    """What would wait for a GPU, or differ from run to run there, is seen on a CPU already."""
+    seen = Operators()
+
+    def watched(step: Run) -> Run:
+        def replay() -> None:
+            with seen:
+                step()
+
+        return replay
+
+    train(make_heads(2, **SETTINGS[name]), is_padded=True, record=watched)
+    assert "aten._fused_adamw_.tensor_lr" in seen.names
+    reading = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
+    adding = ("index_add", "scatter_add", "index_put", "repeat_interleave", "bincount")
+    # With `mix` only the CPU adds by index: see `sum_by_block`.
+    allowed = {"aten.index_add_.default"} if name == "mix" else set()
+    for operator in seen.names - allowed:
+        assert not any(part in operator for part in (*reading, *adding)), operator
 
 
 def test_features_elsewhere_are_gathered_outside_of_the_step(
