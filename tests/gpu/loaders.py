@@ -1,4 +1,4 @@
-"""Section B, second part: loading large files, and talking to other devices."""
+"""Sections B7 and B8: loading large files, and talking to other devices."""
 
 import json
 import os

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.gpu import correctness, timing
-from tests.gpu.correctness import compare_attention
+from tests.gpu import correctness, kernels, timing
+from tests.gpu.kernels import compare_attention
 from tests.gpu.machine import datasheet_peak
 from tests.gpu.main import main, state_aims
 from tests.gpu.models import count_work, load_drawn, write_config
@@ -81,7 +81,7 @@ def test_attention_that_sees_another_prompt_fails(monkeypatch: pytest.MonkeyPatc
         )
         return attended.transpose(1, 2), None
 
-    monkeypatch.setattr(correctness, "shared_prompt_attention", sees_all)
+    monkeypatch.setattr(kernels, "shared_prompt_attention", sees_all)
     wrong = compare_attention(CPU, torch.bfloat16, 4, 2, 64, None)
     assert wrong.error is not None
     assert wrong.error > right.limit
@@ -206,11 +206,11 @@ def test_kernels_of_a_gpu_are_counted_and_what_the_host_does_is_not(
     found = contextlib.nullcontext(SimpleNamespace(events=lambda: events))
     monkeypatch.setattr(timing, "profile", lambda **_: found)
     monkeypatch.setattr(timing, "wait", lambda _: None)
-    kernels = timing.kernels_of(lambda: None, torch.device("cuda"))
-    assert kernels.number == 3
-    assert kernels.busy_seconds == pytest.approx(80e-6)
-    assert kernels.shares["GEMM"] == pytest.approx(0.6)
-    assert kernels.of_kind("attention") == ["void flash::flash_fwd_kernel"]
+    run = timing.kernels_of(lambda: None, torch.device("cuda"))
+    assert run.number == 3
+    assert run.busy_seconds == pytest.approx(80e-6)
+    assert run.shares["GEMM"] == pytest.approx(0.6)
+    assert run.of_kind("attention") == ["void flash::flash_fwd_kernel"]
 
 
 def test_waits_are_counted_by_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
