@@ -93,15 +93,14 @@ def measure_job(shape: str, device: torch.device, speed: Speed | None, *, is_tin
     rate = notes.tokens_per_second
     alone = speed.tokens_per_second if speed is not None else None
     # The time of the kernels of a token is that of section C; it does not depend on the rest.
-    is_known = speed is not None and device.type == "cuda"
-    busy = 100 * rate * speed.busy_seconds_per_token if is_known else None
+    us = speed.gpu_us_a_token if speed is not None else None
     return {
         "budget": budget,
         "unique tokens": summary.counts["unique_tokens"],
         "seconds with loading": summary.seconds,
         "unique tokens/s": rate,
         "of the engine alone %": 100 * rate / alone if alone else None,
-        "GPU busy % by C": busy,
+        "GPU busy % by C": 100 * rate * us / 1e6 if us is not None else None,
         "s waited for reader": waits.seconds["reader"],
         "s waited for writer": waits.seconds["writer"],
         "forward": next((line for line in notes.notes if line.startswith("forward")), ""),

@@ -51,7 +51,7 @@ class Speed:
 
     budget: int
     tokens_per_second: float
-    busy_seconds_per_token: float
+    gpu_us_a_token: float | None  # None on a CPU
 
 
 def measure_featurizing(
@@ -134,7 +134,7 @@ def measure_case(
         "kernels a pack": round(kernels.number / packs),
         "peak GB": peak / 1e9 if peak is not None else None,
         **{f"{kind} %": round(100 * share, 1) for kind, share in kernels.shares.items()},
-        "busy s/token": kernels.busy_seconds / tokens,
+        "GPU us a token": 1e6 * kernels.busy_seconds / tokens if is_cuda else None,
     }
 
 
@@ -152,7 +152,7 @@ def choose_budget(report: Report, shape: str, backbone: Backbone, rows: Sequence
     return Speed(
         budget=row["budget"],
         tokens_per_second=row["unique tokens/s"],
-        busy_seconds_per_token=row["busy s/token"],
+        gpu_us_a_token=row["GPU us a token"],
     )
 
 
