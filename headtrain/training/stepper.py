@@ -20,7 +20,13 @@ from headtrain.training.loss import Loss
 from headtrain.training.padded import Shape, StepInputs, join_tables, pad_steps, sum_by_value
 
 STEPS_AT_ONCE = 256
-"""Steps of an upload: their tables take about 1 MB for one head with batches of 32 pairs."""
+"""Most steps of an upload: their tables take about 1 MB for one head with batches of 32 pairs."""
+
+NUMBERS_AT_ONCE = 2**22
+"""About the most numbers of an upload, so that large batches of many heads are fewer steps."""
+
+NUMBERS_PER_TERM = 8
+"""About: two rows, each with its uses, two places among the values, label and share."""
 
 Run = Callable[[], None]
 
@@ -33,6 +39,14 @@ def record_graph(run: Run) -> Run:
     with torch.cuda.graph(graph):
         run()
     return graph.replay
+
+
+def steps_at_once(batches: BatchMaker) -> int:
+    """Return how many steps are uploaded together; it depends on the settings alone."""
+    objective = batches.objectives[0]
+    terms = batches.items_per_step * len(objective.first) / objective.num_items
+    numbers = NUMBERS_PER_TERM * terms * len(batches.objectives)
+    return max(1, min(STEPS_AT_ONCE, int(NUMBERS_AT_ONCE / numbers)))
 
 
 class _Chunk(NamedTuple):
@@ -89,6 +103,7 @@ class Stepper:
         self._device = device
         self._rates_of, self._measure, self._update = rates_of, measure, update
         self._record = record
+        self._steps_at_once = steps_at_once(batches)
         self._chunk: _Chunk | None = None
         self._slots: dict[Shape, _Slot] = {}
 
@@ -99,7 +114,7 @@ class Stepper:
 
     def take(self, step: int) -> None:
         """Take optimizer step `step`, counted from 0, without waiting for the device."""
-        number, offset = divmod(step, STEPS_AT_ONCE)
+        number, offset = divmod(step, self._steps_at_once)
         if self._chunk is None or self._chunk.number != number:
             self._chunk = self._upload(number)
         chunk = self._chunk
@@ -114,8 +129,8 @@ class Stepper:
         slot.has_run = True
 
     def _upload(self, number: int) -> _Chunk:
-        start = number * STEPS_AT_ONCE
-        layouts = self._batches.lay_out(start, STEPS_AT_ONCE)
+        start = number * self._steps_at_once
+        layouts = self._batches.lay_out(start, self._steps_at_once)
         shape, arrays = pad_steps(layouts, self._batches.batches_per_step)
         rates = [self._rates_of(start + place) for place in range(len(arrays["rows"]))]
         arrays["rates"] = np.array(rates, np.float32)

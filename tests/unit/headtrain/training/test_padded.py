@@ -122,6 +122,14 @@ def test_a_recorded_step_reads_no_number_back_and_adds_in_a_fixed_order(name: st
         assert not any(part in operator for part in (*reading, *adding)), operator
 
 
+def test_large_batches_of_many_heads_are_uploaded_in_fewer_steps() -> None:
+    small = make_trainer(*make_heads(1)).batches
+    assert stepper.steps_at_once(small) == stepper.STEPS_AT_ONCE
+    large = make_trainer(*make_heads(3, gradient_accumulation_steps=2**16)).batches
+    numbers = stepper.NUMBERS_PER_TERM * 3 * 4 * 2**16
+    assert stepper.steps_at_once(large) == max(1, stepper.NUMBERS_AT_ONCE // numbers)
+
+
 def test_features_elsewhere_are_gathered_outside_of_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
