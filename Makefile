@@ -14,7 +14,7 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 # Where this is set every command would compile all of torch anew: 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench bench-featurize bench-head gpu-check setup clean
+.PHONY: demo test check bench bench-featurize bench-head setup clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,10 @@ check: setup
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
+.PHONY: gpu-check
+gpu-check: setup
+	$(BIN)/python tests/gpu_check.py $(ARGS)
+
 bench: bench-featurize bench-head
 
 bench-featurize: setup
@@ -53,9 +57,6 @@ bench-featurize: setup
 
 bench-head: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_head.py $(ARGS)
-
-gpu-check: setup
-	$(BIN)/python tests/gpu_check.py $(ARGS)
 
 clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
