@@ -60,6 +60,10 @@ check: setup
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
+.PHONY: gpu-check
+gpu-check: setup
+	$(BIN)/python tests/gpu_check.py $(ARGS)
+
 bench: bench-featurize bench-head
 
 bench-featurize: setup

@@ -70,6 +70,7 @@ class BatchedHeads:
             self._gradients[name] = gradients[place].view(*self.heads, *parameter.shape)
         self._layers = [name for name in self._weights if name.startswith("head.")]
         self._blocks = models[0].column_blocks if models[0].spec.mixed_blocks else None
+        self._block_widths = list(models[0].spec.mixed_blocks)
         self._num_direct = models[0].spec.num_direct
         self._saved: _Saved | None = None
 
@@ -164,10 +165,21 @@ class BatchedHeads:
         gated = gated.float()
         name, gates = self._layers[0], self._gates()
         by_column = (gated * self._weights[name]).sum(-2)  # [*heads, width]
-        by_gate = torch.zeros_like(gates).index_add_(-1, blocks, by_column)
+        if by_column.is_cuda:
+            by_gate = sum_by_block(by_column, self._block_widths)
+        else:
+            by_gate = torch.zeros_like(gates).index_add_(-1, blocks, by_column)
         mean = (gates * by_gate).mean(-1, keepdim=True)
         self._put(name, gated * gates[..., blocks].unsqueeze(-2), accumulate)
         self._put("mix", gates * (by_gate - mean), accumulate)
+
+
+def sum_by_block(columns: torch.Tensor, widths: list[int]) -> torch.Tensor:
+    """Sum adjacent columns, [..., sum of widths] -> [..., blocks], always in the same order.
+
+    NOTE: `index_add_` on CUDA adds in any order, so that two runs would differ.
+    """
+    return torch.stack([block.sum(-1) for block in columns.split(widths, dim=-1)], dim=-1)
 
 
 class Dropout:
@@ -187,6 +199,11 @@ class Dropout:
         self.seeds = seeds
         self.hidden_sizes = hidden_sizes
         self.is_off = not any(rates) or not hidden_sizes
+        # A row is a whole number of random numbers.
+        self._width = -(-sum(hidden_sizes) // 4) * 4
+        self._distinct = list(dict.fromkeys(seeds))
+        places = [self._distinct.index(seed) for seed in seeds]
+        self._places = torch.tensor(places, device=device)
         self._generator = torch.Generator(device)
         levels = torch.tensor([round(rate * DROPOUT_LEVELS) for rate in rates], device=device)
         shape = () if len(rates) == 1 else (len(rates), 1, 1)
@@ -198,23 +215,50 @@ class Dropout:
         """Draw the masks of a batch of a step; those of a row do not depend on num_rows."""
         if self.is_off:
             return None
-        first, second = self.hidden_sizes
-        width = -(-(first + second) // 4) * 4  # a row is a whole number of random numbers
         by_seed = {
-            seed: self._random_words(seed, step, batch, num_rows * width).view(num_rows, width)
-            for seed in {*self.seeds}
-        }
+            seed: self._draw_words(
+                torch.empty(num_rows * self._width // 4, dtype=torch.int64, device=self._device),
+                seed, step, batch,
+            ).view(torch.int16).view(num_rows, self._width)
+            for seed in self._distinct
+        }  # fmt: skip
         words = torch.stack([by_seed[seed] for seed in self.seeds])  # [heads, rows, width]
+        return self._to_masks(words)
+
+    def make_words(self, num_batches: int, num_rows: int) -> torch.Tensor | None:
+        """Make a buffer for the random numbers of a step, [seeds, batches, numbers]."""
+        if self.is_off:
+            return None
+        shape = (len(self._distinct), num_batches, num_rows * self._width // 4)
+        return torch.empty(shape, dtype=torch.int64, device=self._device)
+
+    def fill(self, words: torch.Tensor, step: int) -> None:
+        """Draw the random numbers of all batches of a step into a buffer of `make_words`."""
+        for seed, of_seed in zip(self._distinct, words, strict=True):
+            for batch, of_batch in enumerate(of_seed):
+                self._draw_words(of_batch, seed, step, batch)
+
+    def masks(self, words: torch.Tensor) -> Masks:
+        """Turn the numbers of a step into the masks of its batches, one after another."""
+        rows = words.view(torch.int16).view(len(self._distinct), -1, self._width)
+        return self._to_masks(rows.index_select(0, self._places))
+
+    @property
+    def _device(self) -> torch.device:
+        return self._generator.device
+
+    def _to_masks(self, words: torch.Tensor) -> Masks:
+        """Random int16 numbers [heads, rows, width] -> masks."""
         if len(self.seeds) == 1:
             words = words[0]
+        first, second = self.hidden_sizes
         masks = (words >= self._thresholds) * self._scales
         return Masks(masks[..., :first], masks[..., first : first + second])
 
-    def _random_words(self, seed: int, step: int, batch: int, count: int) -> torch.Tensor:
-        """Draw random int16 numbers, [count]."""
+    def _draw_words(self, words: torch.Tensor, seed: int, step: int, batch: int) -> torch.Tensor:
+        """Fill int64 words [count] with random bits; returns them."""
         self._generator.manual_seed(mix_seed(seed, step, 1, batch))
-        words = torch.empty(count // 4, dtype=torch.int64, device=self._generator.device)
-        return words.random_(-(2**63), None, generator=self._generator).view(torch.int16)
+        return words.random_(-(2**63), None, generator=self._generator)
 
 
 @contextlib.contextmanager

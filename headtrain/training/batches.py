@@ -64,7 +64,7 @@ class ItemStream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _HeadLayout:
+class HeadLayout:
     """Several batches of one head."""
 
     terms: Terms
@@ -107,14 +107,18 @@ class BatchMaker:
         """Return the batches of an optimizer step."""
         chunk, offset = divmod(step, STEPS_AT_ONCE)
         if chunk != self._chunk:
-            start = chunk * STEPS_AT_ONCE * self.items_per_step
-            end = min(start + STEPS_AT_ONCE * self.items_per_step, self.num_items)
-            heads = [self._lay_out(head, start, end) for head in range(len(self.objectives))]
+            heads = self.lay_out(chunk * STEPS_AT_ONCE, STEPS_AT_ONCE)
             self._batches, self._chunk = self._combine(heads), chunk
         start = offset * self.batches_per_step
         return self._batches[start : start + self.batches_per_step]
 
-    def _lay_out(self, head: int, start: int, end: int) -> _HeadLayout:
+    def lay_out(self, first_step: int, num_steps: int) -> list[HeadLayout]:
+        """Lay out the batches of some steps, for every head; the stream may end before them."""
+        start = first_step * self.items_per_step
+        end = min(start + num_steps * self.items_per_step, self.num_items)
+        return [self._lay_out(head, start, end) for head in range(len(self.objectives))]
+
+    def _lay_out(self, head: int, start: int, end: int) -> HeadLayout:
         terms = self.objectives[head].terms_of(self._streams[head].read(start, end))
         batches = terms.items // self.items_per_batch
         steps = batches // self.batches_per_step
@@ -127,7 +131,7 @@ class BatchMaker:
         row_batches, distinct = np.divmod(keys, stride)
         starts = np.searchsorted(row_batches, np.arange(batches[-1] + 1))
         indices = indices.reshape(-1) - starts[both]
-        return _HeadLayout(
+        return HeadLayout(
             terms=terms,
             batches=batches,
             rows=distinct,
@@ -137,7 +141,7 @@ class BatchMaker:
             shares=(terms.weights / totals[steps]).astype(np.float32),
         )
 
-    def _combine(self, heads: Sequence[_HeadLayout]) -> list[Batch]:
+    def _combine(self, heads: Sequence[HeadLayout]) -> list[Batch]:
         """Combine the heads: a batch has as many rows and terms as its longest head."""
         num_heads = len(heads)
         num_rows = np.max([np.bincount(one.row_batches) for one in heads], axis=0)  # [batches]

@@ -26,8 +26,11 @@ class BatchedAdamW:
             for rows in zip(parameters, gradients, self.mean, self.square, strict=True)
         ]
 
-    def step(self, learning_rates: list[float], scales: torch.Tensor | None) -> None:
-        """Update every head with its gradient divided by its scale, [heads]."""
+    def step(self, learning_rates: list[float] | torch.Tensor, scales: torch.Tensor | None) -> None:
+        """Update every head with its gradient divided by its scale, [heads].
+
+        Learning rates [heads] in a tensor are read when the update runs.
+        """
         self.step_count += 1
         for head, (parameters, gradients, mean, square) in enumerate(self._rows):
             torch._fused_adamw_(

@@ -38,6 +38,7 @@ from featurize.model.packing import PromptGroup, plan_padded
 from featurize.model.source import find_backbone
 from featurize.settings import BackboneSettings
 from tests.benchmarks.operator_shares import operator_shares
+from tests.support.workloads import make_workload
 
 MAX_LENGTH = 2048
 TOKEN_BUDGET = 4096
@@ -53,25 +54,6 @@ class Result:
     samples: int
     features: Tensor | None  # [all samples, hidden]
     rows: Tensor | None  # those of them that were computed
-
-
-def make_workload(
-    problems: int, candidates: int, prompt_tokens: tuple[int, int], vocab: int, seed: int = 0
-) -> list[PromptGroup]:
-    """Problems of random tokens: prompts in the given range, outputs of 50 to 400 tokens."""
-    draw = random.Random(seed)
-
-    def ids(length: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(1000, vocab) for _ in range(length))
-
-    return [
-        PromptGroup(
-            prompt=ids(draw.randint(*prompt_tokens)),
-            outputs=tuple(ids(draw.randint(50, 400)) for _ in range(candidates)),
-            rows=tuple(range(number * candidates, (number + 1) * candidates)),
-        )
-        for number in range(problems)
-    ]
 
 
 def gemm_flops(dtype: torch.dtype, seconds: float = 1.0) -> float:
@@ -112,7 +94,7 @@ def run_engine(
 
 
 def run_sentence_transformers(
-    folder: Path, dtype: torch.dtype, groups: list[PromptGroup]
+    folder: Path, dtype: torch.dtype, groups: list[PromptGroup], device: str = "cpu"
 ) -> Result | None:
     """`SentenceTransformer.encode` with its defaults and mean pooling; None if not installed."""
     try:
@@ -123,7 +105,7 @@ def run_sentence_transformers(
     transformer = Transformer(str(folder), max_seq_length=MAX_LENGTH, model_kwargs={"dtype": dtype})
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
     transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
-    model = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    model = SentenceTransformer(modules=[transformer, pooling], device=device)
     texts = [
         transformer.tokenizer.decode(group.prompt + output)
         for group in groups
