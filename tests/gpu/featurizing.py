@@ -11,11 +11,12 @@ import torch
 
 from featurize.model.backbone import Backbone
 from featurize.model.budget import choose_token_budget
+from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
 from featurize.model.engine import Engine
 from featurize.model.packing import PromptGroup
 from tests.gpu.machine import Peaks
 from tests.gpu.models import count_work, features_of, load_drawn, on_meta, write_config
-from tests.gpu.report import Report, Row
+from tests.gpu.report import Report, Row, Skip
 from tests.gpu.timing import free_memory, kernels_of, peak_bytes, seconds_of
 from tests.support.workloads import make_workload
 
@@ -65,6 +66,7 @@ def measure_featurizing(
             rows = _measure_shape(report, shape, backbone, plan, peaks)
             if rows:
                 best[shape] = choose_budget(report, shape, backbone, rows)
+                measure_compiled(report, shape, backbone, plan, peaks, best[shape])
             del backbone
         free_memory(device)
     return best
@@ -136,6 +138,26 @@ def measure_case(
         **{f"{kind} %": round(100 * share, 1) for kind, share in kernels.shares.items()},
         "GPU us a token": 1e6 * kernels.busy_seconds / tokens if is_cuda else None,
     }
+
+
+def measure_compiled(
+    report: Report, shape: str, backbone: Backbone, plan: Plan, peaks: Peaks, plain: Speed
+) -> None:
+    """Measure `featurize.compile` at the best budget, last of a backbone: its blocks stay so."""
+
+    def run() -> Row:
+        refusal = why_not_compiled(backbone.device, is_shared=False, is_quantized=False)
+        if refusal is not None:
+            raise Skip(refusal)
+        spec, groups = features_of(backbone, likelihood=True), _groups(backbone, plan, 2048)
+        what = compile_if_it_agrees(backbone, spec, "packed", groups, torch.bfloat16)
+        row = measure_case(backbone, plan, peaks, "packed", plain.budget, likelihood=True)
+        names = ("unique tokens/s", "MFU of GEMM %", "GPU busy %", "kernels a pack", "peak GB")
+        faster = row["unique tokens/s"] / plain.tokens_per_second
+        numbers = {name: row[name] for name in names}
+        return {"budget": plain.budget, **numbers, "times plain": faster, "what": what}
+
+    report.measure("C. Compiled blocks", run, backbone=shape)
 
 
 def choose_budget(report: Report, shape: str, backbone: Backbone, rows: Sequence[Row]) -> Speed:

@@ -32,6 +32,7 @@ ONLY_ON_CUDA = {
     "B8 two ranks, tensor_parallel_size",
     "B8 two ranks, shard_backbone",
     "B9 40 steps of a head: waits a step",
+    "C. Compiled blocks: backbone tiny",
 }
 
 
