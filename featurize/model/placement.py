@@ -26,13 +26,13 @@ def describe_attention(
     """
     where = f"{device.type}, {str(dtype).removeprefix('torch.')}"
     if forward == "padded":
-        return f"{where}: each output with its own copy of the prompt (featurize.forward)"
+        return f"{where}: padded, a copy of the prompt per output (featurize.forward)"
     key_width, value_width = head_widths(config)
-    shape = f"{where}, heads {key_width} wide, {describe_window(config, max_length)}"
-    condition = "" if forward == "packed" else ", if the model allows shared prompts"
+    shape = f"{where}, head width {key_width}, {describe_window(config, max_length)}"
+    condition = "" if forward == "packed" else ", unless the check says padded"
     if refusal := why_no_kernel(device, dtype, key_width, value_width):
-        return f"{shape}: one prompt or output at a time, as {refusal}{condition}"
-    return f"{shape}: the variable-length flash kernel{condition}"
+        return f"{shape}: shared prompts, text by text ({refusal}){condition}"
+    return f"{shape}: shared prompts, flash kernel{condition}"
 
 
 def describe_window(config: PreTrainedConfig, max_length: int) -> str:

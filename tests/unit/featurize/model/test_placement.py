@@ -27,16 +27,16 @@ def describe(config: Any, device: torch.device = CUDA, **options: Any) -> str:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        (LLAMA, "heads 64 wide, no window: the variable-length flash kernel"),
-        (WIDE, "heads 100 wide, no window: one prompt or output at a time, as heads are 100 wide"),
-        (DeepseekV3Config(), "heads 192 wide, no window: one prompt or output at a time, as keys"),
+        (LLAMA, "head width 64, no window: shared prompts, flash kernel"),
+        (WIDE, "head width 100, no window: shared prompts, text by text (heads are 100 wide"),
+        (DeepseekV3Config(), "head width 192, no window: shared prompts, text by text (keys"),
         (
             MistralConfig(sliding_window=4096),
-            "heads 128 wide, window of 4096 tokens (never reached): the variable-length",
+            "head width 128, window of 4096 tokens (never reached): shared prompts, flash",
         ),
         (
             Gemma3TextConfig(sliding_window=512),
-            "heads 256 wide, window of 512 tokens: the variable-length flash kernel",
+            "head width 256, window of 512 tokens: shared prompts, flash kernel",
         ),
     ],
 )
@@ -46,12 +46,12 @@ def test_heads_and_windows_decide_the_kernel(config: Any, line: str) -> None:
 
 def test_the_device_and_the_number_format_decide_it_too() -> None:
     on_cpu = describe(LLAMA, CPU)
-    assert on_cpu.endswith("one prompt or output at a time, as there is no such kernel on cpu")
+    assert on_cpu.endswith("shared prompts, text by text (there is no such kernel on cpu)")
     assert "float32 is not a 16-bit format" in describe(LLAMA, dtype=torch.float32)
 
 
 def test_the_forward_that_is_asked_for_is_named() -> None:
     assert describe(LLAMA, forward="padded") == (
-        "cuda, bfloat16: each output with its own copy of the prompt (featurize.forward)"
+        "cuda, bfloat16: padded, a copy of the prompt per output (featurize.forward)"
     )
-    assert describe(LLAMA, forward="auto").endswith("kernel, if the model allows shared prompts")
+    assert describe(LLAMA, forward="auto").endswith("flash kernel, unless the check says padded")
