@@ -17,6 +17,9 @@ from featurize.model.packing import PromptGroup
 MIN_CAPABILITY = (7, 0)
 """Oldest compute capability of Triton, in which the fused operators are written."""
 
+MIN_TORCH = (2, 13)
+"""Oldest torch that does not compile anew for every pack: 2.11 compares the bounds of each."""
+
 
 def why_not_compiled(device: torch.device, *, is_shared: bool, is_quantized: bool) -> str | None:
     """Return why compiled blocks would not help, or could not run; None if they may.
@@ -32,11 +35,18 @@ def why_not_compiled(device: torch.device, *, is_shared: bool, is_quantized: boo
         return "a backbone shared among devices gathers its layers between the operators"
     if is_quantized:
         return "the products of quantized weights are operators of their own"
+    if torch_version() < MIN_TORCH:
+        return f"torch {torch.__version__} would compile anew for every pack; install 2.13 or later"
     if importlib.util.find_spec("triton") is None:
         return "the library triton is missing"
     if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
         return "the compute capability of the device is below 7.0"
     return None
+
+
+def torch_version() -> tuple[int, ...]:
+    """Return the first two numbers of the version of torch."""
+    return tuple(map(int, torch.__version__.split(".")[:2]))
 
 
 def compile_if_it_agrees(

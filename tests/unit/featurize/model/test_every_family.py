@@ -85,7 +85,7 @@ def test_a_family_is_packed_or_padded_with_the_plain_rows_or_refused(name: str) 
         ("mamba2", "linear_attention"),
         ("falcon_mamba", "linear_attention"),
         ("rwkv", "RwkvBlock"),
-        ("recurrent_gemma", "linear_attention"),
+        ("recurrent_gemma", "linear_attention|RecurrentGemma"),  # as transformers 5.17 has it
         ("qwen3_next", "linear_attention"),
         ("falcon_h1", "hybrid"),
         ("lfm2", "conv"),
@@ -96,7 +96,7 @@ def test_a_family_is_packed_or_padded_with_the_plain_rows_or_refused(name: str) 
         ("bloom", "ALiBi"),
         ("mpt", "ALiBi"),
         ("llama4_text", "chunked_attention"),
-        ("deepseek_v32", "indexed_attention"),
+        ("deepseek_v32", "indexed_attention|deepseek_sparse_attention"),
         ("phimoe", "sliding window in a mask"),
     ],
 )
@@ -105,7 +105,7 @@ def test_what_shares_state_between_sequences_is_padded_for_a_named_reason(
 ) -> None:
     choice, _ = compute(make_family(name))
     assert choice.forward == "padded"
-    assert reason in choice.reason
+    assert any(one in choice.reason for one in reason.split("|"))
 
 
 @pytest.mark.parametrize("name", ["llama", "opt", "gpt2", "qwen3_moe", "gemma3_text", "olmo2"])
