@@ -179,6 +179,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     index = DatasetIndex.build(paths, job.cache_dir / "index", keeps_turns=keeps_turns)
     num_read = len(index)
     source = find_backbone(job.backbone, job.cache_dir, dtype)
+    _refuse_shared_adapter(job, source)
     recipe = make_recipe(
         source, job.backbone, job.dataset, job.featurize, dtype, device, job.prompt
     )
@@ -248,6 +249,17 @@ def _choose_budget(
     asked, is_cuda = job.featurize.token_budget, device.type == "cuda"
     size = count_parameters(config, job.backbone) if asked is None and is_cuda else None
     return choose_token_budget(asked, device, size, job.dataset.max_length + num_suffix)
+
+
+def _refuse_shared_adapter(job: FeaturizeJob, source: BackboneSource) -> None:
+    """Raise ValueError for an adapter that no device could merge into its part of the model."""
+    if source.adapter is not None and job.distributed.is_shared:
+        raise ValueError(
+            f"{source.adapter.config} describes an adapter, and a backbone shared among devices is"
+            " never whole on one of them; merge it first (peft's merge_and_unload, then"
+            " save_pretrained), or set distributed.shard_backbone to false and"
+            " distributed.tensor_parallel_size to 1"
+        )
 
 
 def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
