@@ -175,8 +175,12 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         mixed_precision=job.runtime.mixed_precision and job.distributed.mixed_precision,
     )
     paths = job.dataset.path_of(job.split)
-    keeps_turns = job.prompt.has_turns
-    index = DatasetIndex.build(paths, job.cache_dir / "index", keeps_turns=keeps_turns)
+    index = DatasetIndex.build(
+        paths,
+        job.cache_dir / "index",
+        keeps_turns=job.prompt.has_turns,
+        needs_labels=job.needs_labels,
+    )
     num_read = len(index)
     source = find_backbone(job.backbone, job.cache_dir, dtype)
     _refuse_shared_adapter(job, source)
