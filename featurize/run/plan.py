@@ -24,7 +24,7 @@ from featurize.data.token_counts import (
     with_counts,
     write_counts,
 )
-from featurize.errors import CriticError, DataError
+from featurize.errors import DataError
 from featurize.io.files import digest
 from featurize.model.budget import TokenBudget, choose_token_budget
 from featurize.model.device import resolve_device, resolve_dtype
@@ -282,11 +282,7 @@ def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedC
 
 def _check_tokenizer(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
     """Check the tokenizer, and the prompt's settings with it; return as `_check_limits`."""
-    try:
-        tokenizer = load_tokenizer(source, job.backbone)
-    except CriticError as error:
-        logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
-        return 0
+    tokenizer = load_tokenizer(source, job.backbone)
     check_vocabulary(PlainText(tokenizer).largest_id(), config, job.backbone)
     if not job.prompt.identity:
         return 0
