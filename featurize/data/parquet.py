@@ -28,6 +28,7 @@ def read_parquet_lines(
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            _refuse_repeated(file.schema_arrow.names, columns, name)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
                 maps = {field.name: field.type for field in batch.schema if _has_map(field.type)}
                 for row in _to_rows(batch, name, number):
@@ -37,6 +38,13 @@ def read_parquet_lines(
     except (pa.ArrowException, OSError) as error:
         reason = shorten(str(error).splitlines()[0], 120)
         raise DataError(f"{name}: cannot be read as Parquet ({reason})") from error
+
+
+def _refuse_repeated(names: Sequence[str], columns: Sequence[str] | None, file: str) -> None:
+    """Raise DataError if two columns that are read have one name: a row would have one of them."""
+    read = [name for name in names if columns is None or name in columns]
+    if repeated := next((name for name in read if read.count(name) > 1), None):
+        raise DataError(f"{file}: has two columns {repeated!r}; rename or drop one")
 
 
 def _to_rows(batch: pa.RecordBatch, name: str, rows_before: int) -> list[dict[str, object]]:

@@ -172,3 +172,15 @@ def test_a_map_that_is_no_object_is_refused_by_name(tmp_path: Path, kind, value,
     path = write(tmp_path / "a.parquet", x=pa.array([None, value], kind))
     with pytest.raises(DataError, match=rf"a\.parquet:row 2: 'x' .*{told}"):
         list(read_parquet_lines(path, "a.parquet"))
+
+
+def test_two_columns_of_one_name_are_refused_if_they_are_read(tmp_path: Path):
+    texts = [pa.array(["Set."]), pa.array(["a = 1"]), pa.array(["b"]), pa.array(["c"])]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays(texts, ["instruction", "output", "x", "x"]), path)
+    assert read_samples(str(path))[0].output == "a = 1"
+    with pytest.raises(DataError, match=r"a\.parquet: has two columns 'x'; rename"):
+        list(read_parquet_lines(str(path), "a.parquet"))
+    pq.write_table(pa.Table.from_arrays(texts, ["instruction", "output", "output", "x"]), path)
+    with pytest.raises(DataError, match="has two columns 'output'"):
+        read_samples(str(path))
