@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from headtrain.tracking.database import (
     without_password,
 )
 from headtrain.tracking.server import MlflowTracker, TrackingDown
+from headtrain.tracking.waiting import WaitingTracker
 
 
 @contextmanager
@@ -119,3 +121,15 @@ def test_a_database_that_is_down_or_silent_is_down(
 def test_an_address_that_does_not_answer_needs_no_driver_to_be_down() -> None:
     with port(is_open=False) as closed, pytest.raises(DatabaseDown, match=f"{closed} does not"):
         database._check_host(f"postgresql://me@127.0.0.1:{closed}/d", 1)
+
+
+def test_what_waits_for_a_database_holds_no_password(tmp_path: Path) -> None:
+    pytest.importorskip("pymysql")
+    with port(is_open=False) as closed:
+        uri = f"mysql+pymysql://me:secret@127.0.0.1:{closed}/d"
+        tracker = WaitingTracker(lambda: MlflowTracker(uri, "critic"), tmp_path)
+        tracker.begin({}, None)
+        tracker.finish()
+    [events] = tmp_path.glob("*/events.jsonl")
+    assert "secret" not in events.read_text()
+    assert "me:***@" in events.read_text()
