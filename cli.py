@@ -726,7 +726,7 @@ def score_command(
     opened = HeadProject.load(head, config, overrides or [])
     decision = opened.project.find_decision(opened.head)  # fails before hours of work
     scorer = Scorer(opened.head, decision.calibration)
-    index = opened.project.index_files(file)
+    index = opened.project.index_files(file, needs_labels=False)
     names = to_field_names(index.table, scorer.field_names, prefix)
     check_output(path, index.sources, names)
     store = _featurize_file(opened, index, repair=repair)

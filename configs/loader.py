@@ -14,6 +14,7 @@ from configs.config import Config
 from configs.console import expand_home
 from configs.errors import describe, find_bools_read_as_numbers, locate, show
 from configs.source import ConfigError, ConfigSource, Override, first_line, merge
+from headtrain.tracking.database import without_password
 
 # Below every file, so that a short one may leave storage out and still refer to it.
 _BASE = {
@@ -89,8 +90,9 @@ def _load(source: ConfigSource, overrides: Sequence[str]) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """`config` as dicts, lists, strings and numbers."""
+    """`config` as dicts, lists, strings and numbers, as heads record it: without a password."""
     plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    plain["mlflow"]["tracking_uri"] = without_password(plain["mlflow"]["tracking_uri"])
     return plain
 
 

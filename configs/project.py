@@ -68,12 +68,17 @@ class Project:
         """The index of a split's dataset."""
         return self.index_files(self.settings.dataset.path_of(split))
 
-    def index_files(self, paths: "str | Sequence[str]") -> "DatasetIndex":
-        """The index of any files."""
+    def index_files(
+        self, paths: "str | Sequence[str]", *, needs_labels: bool = True
+    ) -> "DatasetIndex":
+        """The index of any files; without `needs_labels`, labels that are not read do no harm."""
         from featurize.data.index import DatasetIndex
 
         return DatasetIndex.build(
-            paths, self.layout.cache_dir / "index", keeps_turns=self.settings.prompt.has_turns
+            paths,
+            self.layout.cache_dir / "index",
+            keeps_turns=self.settings.prompt.has_turns,
+            needs_labels=needs_labels,
         )
 
     def featurize_job(self, split: str, **options: Any) -> "FeaturizeJob":

@@ -44,6 +44,7 @@ class DatasetIndex:
     sources: tuple[Source, ...]  # the column `file` is a position in it
     copies: tuple[Path, ...]  # the file that the rows of each source are read from
     keeps_turns: bool = False  # prompts may be conversations, not only texts
+    needs_labels: bool = True  # else a label that cannot be read is unknown
 
     @classmethod
     def build(
@@ -53,22 +54,25 @@ class DatasetIndex:
         *,
         workers: int | None = None,
         keeps_turns: bool = False,
+        needs_labels: bool = True,
     ) -> "DatasetIndex":
         """Check and index a dataset, or open the table of an earlier build in `cache_dir`.
 
         Remote files are copied there first. `workers` is the number of processes that read; None
         chooses by size. With `keeps_turns`, prompts of several messages are conversations; else
         their messages are joined to a text, and earlier answers are refused.
+        Without `needs_labels`, labels that cannot be read are unknown.
 
         Raises:
             DataError: bad rows, repeated ids or no rows; it names files and lines.
         """
         sources = find_sources(paths, cache_dir)
         copies = [seekable_copy(source, cache_dir) for source in sources]
-        cached = cache_dir / f"index-{_cache_key(sources, keeps_turns)}.arrow"
+        cached = cache_dir / f"index-{_cache_key(sources, keeps_turns, needs_labels)}.arrow"
         table = _open_table(cached)
         if table is None:
-            table = _with_fingerprint(_scan(sources, copies, workers, keeps_turns))
+            scanned = _scan(sources, copies, workers, keeps_turns, needs_labels)
+            table = _with_fingerprint(scanned)
             _write_table(table, cached)
             table = _open_table(cached) or table  # memory-mapped: processes share its memory
             logger.info("indexed %d samples of %d files", len(table), len(sources))
@@ -78,6 +82,7 @@ class DatasetIndex:
             sources=tuple(sources),
             copies=tuple(copies),
             keeps_turns=keeps_turns,
+            needs_labels=needs_labels,
         )
 
     def __len__(self) -> int:
@@ -103,7 +108,7 @@ class DatasetIndex:
         files, offsets, *others = (picked[name].to_pylist() for name in names)
         samples: list[Sample] = [None] * len(files)  # type: ignore[list-item]
         place, parsed = (-1, -1), list[CheckedRow]()
-        reader = RowReader(keeps_turns=self.keeps_turns)
+        reader = RowReader(keeps_turns=self.keeps_turns, needs_labels=self.needs_labels)
         with ExitStack() as stack:
             opened = {file: self._open(file, stack) for file in set(files)}
             for n in sorted(range(len(files)), key=lambda n: (files[n], offsets[n])):
@@ -172,7 +177,11 @@ def _read_row(reader: RowReader, line: bytes, location: str) -> list[CheckedRow]
 
 
 def _scan(
-    sources: Sequence[Source], copies: Sequence[Path], workers: int | None, keeps_turns: bool
+    sources: Sequence[Source],
+    copies: Sequence[Path],
+    workers: int | None,
+    keeps_turns: bool,
+    needs_labels: bool,
 ) -> pa.Table:
     """Read all files and return the sorted table; count all bad rows before refusing them."""
     tables: list[pa.Table] = []
@@ -180,7 +189,8 @@ def _scan(
     kinds = Counter[str]()
     lines_before = [0] * len(sources)
     # Closed, so that the other processes end after an error or Ctrl-C.
-    with closing(scan_files(copies, workers=workers, keeps_turns=keeps_turns)) as chunks:
+    scan = scan_files(copies, workers=workers, keeps_turns=keeps_turns, needs_labels=needs_labels)
+    with closing(scan) as chunks:
         for chunk in chunks:
             first, source = lines_before[chunk.file], sources[chunk.file]
             lines_before[chunk.file] += chunk.num_lines
@@ -224,8 +234,9 @@ def _location(table: pa.Table, row: int, sources: Sequence[Source]) -> str:
     return sources[file].location(line)
 
 
-def _cache_key(sources: Sequence[Source], keeps_turns: bool) -> str:
+def _cache_key(sources: Sequence[Source], keeps_turns: bool, needs_labels: bool) -> str:
     kind = [str(_FORMAT_VERSION), *(["turns"] if keeps_turns else [])]
+    kind += [] if needs_labels else ["without labels"]
     content = "\0".join([*kind, *(source.key for source in sources)])
     return blake2b(content.encode()).hexdigest()[:16]
 

@@ -1,8 +1,9 @@
-"""Rows of a Parquet file as lines of JSON: bytes become text, and nothing becomes a `repr`."""
+"""Rows of a Parquet file as lines of JSON: bytes become text, maps objects, nothing a `repr`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import orjson
@@ -27,13 +28,23 @@ def read_parquet_lines(
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            _refuse_repeated(file.schema_arrow.names, columns, name)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                maps = {field.name: field.type for field in batch.schema if _has_map(field.type)}
                 for row in _to_rows(batch, name, number):
                     number += 1
-                    yield _to_line(row, f"{name}:row {number}")
+                    location = f"{name}:row {number}"
+                    yield _to_line(_with_objects(row, maps, location), location)
     except (pa.ArrowException, OSError) as error:
         reason = shorten(str(error).splitlines()[0], 120)
         raise DataError(f"{name}: cannot be read as Parquet ({reason})") from error
+
+
+def _refuse_repeated(names: Sequence[str], columns: Sequence[str] | None, file: str) -> None:
+    """Raise DataError if two columns that are read have one name: a row would have one of them."""
+    read = [name for name in names if columns is None or name in columns]
+    if repeated := next((name for name in read if read.count(name) > 1), None):
+        raise DataError(f"{file}: has two columns {repeated!r}; rename or drop one")
 
 
 def _to_rows(batch: pa.RecordBatch, name: str, rows_before: int) -> list[dict[str, object]]:
@@ -42,6 +53,55 @@ def _to_rows(batch: pa.RecordBatch, name: str, rows_before: int) -> list[dict[st
     except UnicodeDecodeError as error:  # Parquet does not check that its strings are UTF-8
         raise _bad_string(batch, name, rows_before) from error
     return rows
+
+
+def _has_map(kind: pa.DataType) -> bool:
+    """Whether a type is a map, or has one inside."""
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return pa.types.is_map(kind) or any(_has_map(part) for part in inner)
+
+
+def _with_objects(
+    row: dict[str, object], maps: Mapping[str, pa.DataType], location: str
+) -> dict[str, object]:
+    """Turn the maps of a row, which Arrow gives as lists of pairs, into objects."""
+    for name, kind in maps.items():
+        try:
+            row[name] = _to_objects(row[name], kind)
+        except ValueError as error:
+            raise DataError(f"{location}: {name!r} {error}; convert or drop the column") from error
+    return row
+
+
+def _to_objects(value: Any, kind: pa.DataType) -> Any:
+    """Turn the maps inside a value into objects.
+
+    Raises:
+        ValueError: a map has a key twice, or one that is no text.
+    """
+    if value is None or not _has_map(kind):
+        return value
+    if pa.types.is_struct(kind):
+        return {part.name: _to_objects(value[part.name], part.type) for part in kind}
+    if not pa.types.is_map(kind):
+        return [_to_objects(item, kind.value_type) for item in value]
+    items = [(_to_name(key), _to_objects(item, kind.item_type)) for key, item in value]
+    names = [name for name, _ in items]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"is a map with the key {shorten(repeated)} twice")
+    return dict(items)
+
+
+def _to_name(key: object) -> str:
+    """The key of a map as the name of a field."""
+    if isinstance(key, bytes):
+        try:
+            return key.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"is a map with a key that is not UTF-8 ({key[:30]!r})") from error
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise ValueError(f"is a map with the key {shorten(key)}, which is no text")
+    return str(key)
 
 
 def _bad_string(batch: pa.RecordBatch, name: str, rows_before: int) -> DataError:

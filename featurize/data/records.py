@@ -25,6 +25,7 @@ from featurize.data.fields import (
     to_text,
 )
 from featurize.data.messages import Message, keep_turns, to_messages, to_transcript
+from featurize.data.verdicts import without_labels
 from featurize.errors import RowFault, shorten
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -105,18 +106,26 @@ def parse_line(line: bytes) -> object:
         ) from None
 
 
-def check_row(row: object, *, keeps_turns: bool = False) -> list[CheckedRow]:
+def check_row(
+    row: object, *, keeps_turns: bool = False, needs_labels: bool = True
+) -> list[CheckedRow]:
     """Check a parsed row; return two samples for a preference row, else one.
 
     With `keeps_turns`, prompts may be conversations; else their messages are joined to a text.
+    Without `needs_labels`, a row whose label cannot be read is one of an unknown label.
 
     Raises:
         RowFault: what is wrong with the row, without its location.
     """
     if not isinstance(row, dict):
         raise RowFault(f"the row is {describe(row)}; every row must be one JSON object")
-    plain_rows = to_plain_rows(row, keeps_turns=keeps_turns)
-    return [_check_plain(plain, keeps_turns=keeps_turns) for plain in plain_rows]
+    try:
+        rows = to_plain_rows(row, keeps_turns=keeps_turns)
+    except RowFault:
+        if needs_labels:
+            raise
+        rows = to_plain_rows(without_labels(row), keeps_turns=keeps_turns)
+    return [_check_plain(plain, keeps_turns=keeps_turns) for plain in rows]
 
 
 class _Prompt(NamedTuple):
@@ -162,16 +171,20 @@ _decode_text = msgspec.json.Decoder(str).decode
 class RowReader:
     """Reads lines as checked rows; decodes each prompt once, because hundreds of rows share it."""
 
-    def __init__(self, *, keeps_turns: bool = False) -> None:
-        """Read prompts of several messages as conversations with `keeps_turns`, else as a text."""
+    def __init__(self, *, keeps_turns: bool = False, needs_labels: bool = True) -> None:
+        """Read prompts of several messages as conversations with `keeps_turns`, else as a text.
+
+        Without `needs_labels`, a label that cannot be read is unknown.
+        """
         self._keeps_turns = keeps_turns
+        self._needs_labels = needs_labels
         self._prompts: dict[tuple[bytes, str], _Prompt] = {}
         self._num_bytes = 0  # of the keys of _prompts
         self._last: tuple[msgspec.Raw, str] | None = None
         self._last_prompt = _Prompt("", "", b"")
 
     def read(self, line: bytes) -> list[CheckedRow]:
-        """Parse and check one JSON line; the same as check_row(parse_line(line)), but faster.
+        """Parse and check one JSON line; as check_row(parse_line(line)) does, but faster.
 
         Raises:
             RowFault: what is wrong with the row, without its location.
@@ -180,7 +193,12 @@ class RowReader:
             row = self._check_typed(_decode_row(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             row = None
-        return [row] if row else check_row(parse_line(line), keeps_turns=self._keeps_turns)
+        return [row] if row else self._check_row(line)
+
+    def _check_row(self, line: bytes) -> list[CheckedRow]:
+        return check_row(
+            parse_line(line), keeps_turns=self._keeps_turns, needs_labels=self._needs_labels
+        )
 
     def _check_typed(self, row: _TypedRow) -> CheckedRow | None:
         """Check a typed row; None if something is wrong with it."""

@@ -62,6 +62,7 @@ class Chunk(NamedTuple):
     start: int
     end: int
     keeps_turns: bool = False  # read prompts of several messages as conversations
+    needs_labels: bool = True  # else a label that cannot be read is unknown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +77,19 @@ class ScannedChunk:
 
 
 def scan_files(
-    paths: Sequence[Path], *, workers: int | None = None, keeps_turns: bool = False
+    paths: Sequence[Path],
+    *,
+    workers: int | None = None,
+    keeps_turns: bool = False,
+    needs_labels: bool = True,
 ) -> Generator[ScannedChunk, None, None]:
-    """Scan the chunks of all files, in order; `workers` None chooses by size."""
+    """Scan the chunks of all files, in order; `workers` None chooses by size.
+
+    Without `needs_labels`, labels that cannot be read are unknown.
+    """
     sizes = [path.stat().st_size for path in paths]
     chunks = [
-        Chunk(path, file, start, min(start + CHUNK_BYTES, size), keeps_turns)
+        Chunk(path, file, start, min(start + CHUNK_BYTES, size), keeps_turns, needs_labels)
         for file, (path, size) in enumerate(zip(paths, sizes, strict=True))
         for start in range(0, size, CHUNK_BYTES)
     ]
@@ -127,7 +135,7 @@ def _ignore_interrupts() -> None:
 
 def scan_chunk(chunk: Chunk) -> ScannedChunk:
     """Check every row of a chunk; record its keys, lengths and place."""
-    reader = _row_reader(chunk.keeps_turns)
+    reader = _row_reader(chunk.keeps_turns, chunk.needs_labels)
     samples: list[tuple[Any, ...]] = []  # in the order of _SCAN_SCHEMA
     faults: list[tuple[int, str]] = []
     kinds = Counter[str]()
@@ -169,9 +177,9 @@ def _to_table(samples: list[tuple[Any, ...]]) -> pa.Table:
 
 
 @cache
-def _row_reader(keeps_turns: bool) -> RowReader:
+def _row_reader(keeps_turns: bool, needs_labels: bool) -> RowReader:
     """Return this process's reader: prompts remembered in one chunk help in the next."""
-    return RowReader(keeps_turns=keeps_turns)
+    return RowReader(keeps_turns=keeps_turns, needs_labels=needs_labels)
 
 
 def _read_lines(chunk: Chunk) -> Iterator[tuple[int, bytes]]:

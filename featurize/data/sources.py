@@ -23,7 +23,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _LOCAL = ("file://", "local://")
 _BLOCK_BYTES = 1 << 20
 # Incremented when a Parquet file becomes other lines than before.
-_COPY_VERSION = 2
+_COPY_VERSION = 3
 # If a Parquet file has one of the answers, only these columns are read.
 _FIELDS = {
     "instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata",

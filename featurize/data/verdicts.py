@@ -55,6 +55,11 @@ def refuse_unread(others: Mapping[str, object], label: object) -> None:
             )
 
 
+def without_labels(row: Row) -> Row:
+    """Return a row without the columns that may be labels, read or not."""
+    return {name: value for name, value in row.items() if not may_be_label(name)}
+
+
 def label_of(row: Row, names: tuple[str, ...]) -> tuple[str, object]:
     """Return the first column of `names` with a label and the label, if there is one."""
     return next(((n, row[n]) for n in names if row.get(n) is not None), (names[0], None))

@@ -13,7 +13,7 @@ from featurize.model.decoder import check_blocks, find_blocks, find_decoder
 from featurize.model.families.family import LoadOptions
 from featurize.model.rope import ANY_LENGTH, LengthRule, length_rule
 from featurize.model.sharing import WHOLE, Sharing, finish_sharing
-from featurize.model.source import BackboneSource, read_backbone_config
+from featurize.model.source import BackboneSource, load_model, read_backbone_config
 from featurize.model.structure import why_not_shared
 from featurize.settings import BackboneParams, BackboneSettings
 
@@ -104,7 +104,7 @@ def load_backbone(
         with_lm_head=with_lm_head,
         sharing=sharing,
     )
-    model = source.family.load_model(source.folder, settings, options)
+    model = load_model(source, settings, options)
     model.eval().requires_grad_(False)
     finish_sharing(model, sharing)
     decoder = find_decoder(model)

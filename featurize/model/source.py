@@ -1,14 +1,15 @@
 """Finds the files of a backbone: a folder, a GGUF file, an installed package, or a hub id."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from featurize.errors import CriticError
-from featurize.io.files import read_json
-from featurize.model.families.family import Family
+from featurize.model.families.adapter import Adapter, find_adapter
+from featurize.model.families.family import Family, LoadOptions
 from featurize.model.families.files import digest_files, tokenizer_files
 from featurize.model.families.gguf import PACKAGE_PREFIX, Gguf, find_packaged_gguf
 from featurize.model.families.hf import HuggingFace, download_model
@@ -31,6 +32,8 @@ class BackboneSource:
     """The files of `digest`: of a GGUF file the file itself, whatever it was converted to."""
     digest: str
     tokenizer_digest: str
+    adapter: Adapter | None = None
+    """Merged into the model of `folder` when that is loaded."""
 
 
 def find_backbone(
@@ -47,7 +50,9 @@ def find_backbone(
         CriticError: there is no readable model; the message says what was looked for.
     """
     path = _locate(settings, cache_dir)
-    _refuse_adapter(path)
+    adapter = find_adapter(path)
+    if adapter is not None:
+        return _with_adapter(adapter, settings, cache_dir, dtype)
     family = next(family for family in FAMILIES if family.claims(path))
     files = family.weight_files(path)
     if not files:
@@ -63,6 +68,55 @@ def find_backbone(
         digest=digest,
         tokenizer_digest=digest_files(tokenizer_files(tokenizer_folder)),
     )
+
+
+def _with_adapter(
+    adapter: Adapter, settings: BackboneSettings, cache_dir: Path, dtype: torch.dtype
+) -> BackboneSource:
+    """Find the base model of an adapter; the tokenizer is the adapter's if it has one."""
+    if settings.quantization is not None:
+        raise CriticError(
+            f"models.policy.quantization {settings.quantization!r}: {adapter.config} describes an"
+            " adapter, which is merged into whole weights; set quantization to null, or merge it"
+            " first (peft's merge_and_unload, then save_pretrained)"
+        )
+    tokenizer = settings.tokenizer_path
+    if tokenizer is None and adapter.has_tokenizer():
+        tokenizer = str(adapter.folder)
+    place = replace(
+        settings, path=adapter.base, revision=adapter.revision, tokenizer_path=tokenizer
+    )
+    try:
+        base = find_backbone(place, cache_dir, dtype)
+    except CriticError as error:
+        raise CriticError(f"{adapter.config}: base_model_name_or_path: {error}") from error
+    if base.adapter is not None:
+        raise CriticError(
+            f"{adapter.config}: base_model_name_or_path {adapter.base!r} is an adapter itself;"
+            " merge that one first (peft's merge_and_unload, then save_pretrained)"
+        )
+    return replace(
+        base,
+        weight_files=(*base.weight_files, *adapter.files),
+        digest=adapter.digest_with(base.digest),
+        adapter=adapter,
+    )
+
+
+def load_model(
+    source: BackboneSource, settings: BackboneSettings, options: LoadOptions
+) -> PreTrainedModel:
+    """Load the model of a backbone, with its adapter merged into it.
+
+    Raises:
+        CriticError: its files cannot be read, or the adapter does not fit.
+    """
+    if source.adapter is None or settings.weights == "random":
+        return source.family.load_model(source.folder, settings, options)
+    # NOTE: an adapter names its places from the whole language model down.
+    whole = replace(options, with_lm_head=True)
+    model = source.adapter.merge_into(source.family.load_model(source.folder, settings, whole))
+    return model if options.with_lm_head else cast(PreTrainedModel, model.base_model)
 
 
 def load_tokenizer(source: BackboneSource, settings: BackboneSettings) -> PreTrainedTokenizerBase:
@@ -98,19 +152,6 @@ def _locate(settings: BackboneSettings, cache_dir: Path) -> Path:
             " hub id has revisions; set revision to null"
         )
     return path
-
-
-def _refuse_adapter(path: Path) -> None:
-    """Raise CriticError for a folder with an adapter: the weights alone are another model."""
-    file = path / "adapter_config.json"
-    if not file.is_file():
-        return
-    base = read_json(file).get("base_model_name_or_path")
-    raise CriticError(
-        f"models.policy.path: {file} describes an adapter (LoRA) of {base!r}, which would not be"
-        " applied; merge it into the model (peft's merge_and_unload, then save_pretrained) and name"
-        " that folder, or remove adapter_config.json if the weights beside it are merged"
-    )
 
 
 def _tokenizer_folder(settings: BackboneSettings, folder: Path) -> Path:

@@ -15,6 +15,7 @@ import torch
 
 from featurize.data.encoder import SampleEncoder
 from featurize.data.token_counts import tokenizer_threads
+from featurize.errors import CriticError
 from featurize.io.remote import is_remote
 from featurize.model import attention
 from featurize.model.backbone import load_backbone
@@ -179,10 +180,15 @@ def _make_engine(
     group.loaded()
 
     def choose() -> dict[str, str]:
-        if job.featurize.forward != "auto":
-            return {"forward": job.featurize.forward, "reason": "featurize.forward asks for it"}
+        asked = job.featurize.forward
+        if asked == "padded":
+            return {"forward": asked, "reason": "featurize.forward asks for it"}
         groups = _read(plan, encoder, 0).grouping.groups
         choice = choose_forward(backbone, spec, groups, recipe.compute_dtype)
+        if asked == "packed" and choice.forward != asked:
+            raise CriticError(
+                f"featurize.forward is packed, but {choice.reason}; set it to auto or padded"
+            )
         return {"forward": choice.forward, "reason": choice.reason}
 
     # The ranks of the first group compare the forwards together; its leader speaks for all.

@@ -51,6 +51,7 @@ class FeaturizeJob:
     distributed: DistributedSettings = field(default_factory=DistributedSettings)
     prompt: PromptSettings = field(default_factory=PromptSettings)
     limit_problems: int | None = None
+    needs_labels: bool = True  # refuse labels that cannot be read
     repair: bool = False  # compare checksums of finished units
     selection_settings: dict[str, Any] | None = None  # what a selection of samples depends on
     command: str = ""  # what a person ran; kept with the store

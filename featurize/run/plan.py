@@ -24,7 +24,7 @@ from featurize.data.token_counts import (
     with_counts,
     write_counts,
 )
-from featurize.errors import CriticError, DataError
+from featurize.errors import DataError
 from featurize.io.files import digest
 from featurize.model.budget import TokenBudget, choose_token_budget
 from featurize.model.device import resolve_device, resolve_dtype
@@ -175,10 +175,15 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         mixed_precision=job.runtime.mixed_precision and job.distributed.mixed_precision,
     )
     paths = job.dataset.path_of(job.split)
-    keeps_turns = job.prompt.has_turns
-    index = DatasetIndex.build(paths, job.cache_dir / "index", keeps_turns=keeps_turns)
+    index = DatasetIndex.build(
+        paths,
+        job.cache_dir / "index",
+        keeps_turns=job.prompt.has_turns,
+        needs_labels=job.needs_labels,
+    )
     num_read = len(index)
     source = find_backbone(job.backbone, job.cache_dir, dtype)
+    _refuse_shared_adapter(job, source)
     recipe = make_recipe(
         source, job.backbone, job.dataset, job.featurize, dtype, device, job.prompt
     )
@@ -250,6 +255,17 @@ def _choose_budget(
     return choose_token_budget(asked, device, size, job.dataset.max_length + num_suffix)
 
 
+def _refuse_shared_adapter(job: FeaturizeJob, source: BackboneSource) -> None:
+    """Raise ValueError for an adapter that no device could merge into its part of the model."""
+    if source.adapter is not None and job.distributed.is_shared:
+        raise ValueError(
+            f"{source.adapter.config} describes an adapter, and a backbone shared among devices is"
+            " never whole on one of them; merge it first (peft's merge_and_unload, then"
+            " save_pretrained), or set distributed.shard_backbone to false and"
+            " distributed.tensor_parallel_size to 1"
+        )
+
+
 def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
     """Check what the backbone can take, before any weight is read.
 
@@ -266,11 +282,7 @@ def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedC
 
 def _check_tokenizer(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
     """Check the tokenizer, and the prompt's settings with it; return as `_check_limits`."""
-    try:
-        tokenizer = load_tokenizer(source, job.backbone)
-    except CriticError as error:
-        logger.debug("%s", error)  # the run says so too, and a plan needs no tokenizer
-        return 0
+    tokenizer = load_tokenizer(source, job.backbone)
     check_vocabulary(PlainText(tokenizer).largest_id(), config, job.backbone)
     if not job.prompt.identity:
         return 0

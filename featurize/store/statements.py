@@ -17,6 +17,11 @@ SHARED_IDS_REMEDY = (
     " (files that number their problems from 0 need a prefix each)"
 )
 
+_BY_LENGTH = (
+    " (the store is of an earlier version, which tells statements apart by their number of tokens"
+    " only: featurize again)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedIds:
@@ -30,11 +35,13 @@ class SharedIds:
     """The first of them."""
     rows: tuple[int, ...]
     """Rows of two samples of its first two statements."""
+    are_lengths: bool = False
+    """Whether statements of the same length could not be told apart."""
 
     def __str__(self) -> str:
         return (
             f"{self.num_problems:,} of {self.num_all:,} problem ids have several statements,"
-            f" the first is {self.first!r}"
+            f" the first is {self.first!r}" + (_BY_LENGTH if self.are_lengths else "")
         )
 
 
@@ -74,6 +81,7 @@ def find_shared_ids(samples: pa.Table) -> SharedIds | None:
         num_all=len(problems),
         first=samples["problem_id"][rows[0]].as_py(),
         rows=tuple(rows),
+        are_lengths=not {STATEMENT_COLUMN, "prompt_key"} & set(samples.column_names),
     )
 
 

@@ -14,6 +14,15 @@ from featurize.errors import CriticError
 from featurize.io.files import digest
 from featurize.io.lock import sole_writer
 from featurize.io.remote import user_cache_dir
+from headtrain.tracking.database import (
+    DatabaseDown,
+    DatabaseRefused,
+    check_answer,
+    is_mistake,
+    is_network_database,
+    with_timeout,
+    without_password,
+)
 from headtrain.tracking.tracker import History, Point, Status, Tracker
 
 if TYPE_CHECKING:
@@ -137,7 +146,7 @@ class MlflowTracker(Tracker):
         with self._one_line_errors():
             client = self._connect()
             if run_id is None or not self._has_run(run_id):
-                logger.warning("run %s is not in %s; a new one is made", run_id, self.tracking_uri)
+                logger.warning("run %s is not in %s; a new one is made", run_id, self._shown_uri)
                 run_id = self._create_run(self.run_name, self.tags)
                 client.set_terminated(run_id)
             self._log_batch(run_id, metrics=_to_metrics([(0, metrics)]))
@@ -180,11 +189,17 @@ class MlflowTracker(Tracker):
     def _connect(self) -> "MlflowClient":
         if self._client is None:
             # NOTE: two processes that make the tables of one database at once both fail.
+            if is_network_database(self.tracking_uri):
+                check_answer(self.tracking_uri, SECONDS_TO_ANSWER)
             with self._alone():
-                self._client = _quiet_client(self.tracking_uri)
+                self._client = _quiet_client(with_timeout(self.tracking_uri, SECONDS_TO_ANSWER))
                 if self.artifact_root is not None and self._database.exists():
                     follow_folder(self._database, self.artifact_root)
         return self._client
+
+    @property
+    def _shown_uri(self) -> str:
+        return without_password(self.tracking_uri)
 
     @property
     def _database(self) -> Path:
@@ -209,7 +224,7 @@ class MlflowTracker(Tracker):
                     )
         if found.lifecycle_stage == "deleted":
             raise CriticError(
-                f"mlflow.experiment {self.experiment!r} was deleted in {self.tracking_uri}; "
+                f"mlflow.experiment {self.experiment!r} was deleted in {self._shown_uri}; "
                 "restore it there or name another"
             )
         return str(found.experiment_id)
@@ -238,20 +253,26 @@ class MlflowTracker(Tracker):
         from requests import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
+        kinds = (MlflowException, RequestException, SQLAlchemyError)
         try:
             yield
-        except (MlflowException, RequestException, SQLAlchemyError) as error:
+        except (*kinds, DatabaseDown, DatabaseRefused) as error:
             kind = TrackingDown if self._may_answer_later(error) else CriticError
             reason = str(error).splitlines()[0]
             reason = reason.partition("(Caused by ")[2].rstrip(")") or reason
-            raise kind(f"mlflow.tracking_uri {self.tracking_uri!r}: {reason}") from error
+            raise kind(f"mlflow.tracking_uri {self._shown_uri!r}: {reason}") from error
 
     def _may_answer_later(self, error: Exception) -> bool:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import DBAPIError
 
+        is_down = not isinstance(error, MlflowException) or error.error_code in _DOWN
+        if is_network_database(self.tracking_uri):
+            kinds = (DatabaseDown, DBAPIError, MlflowException)
+            return is_down and isinstance(error, kinds) and not is_mistake(error)
         if not self.tracking_uri.startswith(("http://", "https://")):
             return "database is locked" in str(error)
-        return not isinstance(error, MlflowException) or error.error_code in _DOWN
+        return is_down
 
 
 def to_plain_folder(folder: Path) -> Path:

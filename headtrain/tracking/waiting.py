@@ -20,6 +20,7 @@ from typing import Any
 from featurize.errors import CriticError, FeatureStoreError
 from featurize.io.files import read_json, write_json
 from featurize.io.lock import sole_writer
+from headtrain.tracking.database import without_password
 from headtrain.tracking.server import (
     MAX_METRICS,
     SECONDS_BETWEEN_WRITES,
@@ -258,4 +259,6 @@ class _Kept:
 
 
 def _address(server: MlflowTracker) -> dict[str, Any]:
-    return {"tracking_uri": server.tracking_uri, "experiment": server.experiment}
+    # NOTE: the file stays on the disk until the server answers, so it must not hold a password.
+    uri = without_password(server.tracking_uri)
+    return {"tracking_uri": uri, "experiment": server.experiment}

@@ -3,11 +3,14 @@
 import json
 import math
 import random
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from featurize.store import FeatureStore
@@ -30,8 +33,8 @@ class Project:
     folder: Path
     critic: WarmCritic
 
-    def run(self, *arguments: str, code: int = 0) -> Outcome:
-        outcome = self.critic.run(*arguments, folder=self.folder)
+    def run(self, *arguments: str, code: int = 0, **where: Any) -> Outcome:
+        outcome = self.critic.run(*arguments, **{"folder": self.folder, **where})
         assert outcome.code == code, outcome.err
         return outcome
 
@@ -126,6 +129,60 @@ def test_a_program_gets_the_values_of_the_command(
     for verdict, row in zip(found, rows, strict=True):
         assert verdict.value == pytest.approx(row["score"], abs=1e-5)
         assert verdict.probability == pytest.approx(row["probability"], abs=1e-5)
+
+
+def test_labels_that_are_not_read_are_carried_along(project: Project) -> None:
+    rows = [
+        {**row, "kto_tag": True, "label": number, "is_correct": "yes"}
+        for number, row in enumerate(project.read("unlabelled.jsonl"))
+    ]
+    write_rows(project.folder / "kto.jsonl", rows)
+    project.run("score", "kto.jsonl", "--out", "kto-scored.jsonl", *HEAD)
+    found = project.read("kto-scored.jsonl")
+    assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    assert scores(found) == scores(project.read("scored.jsonl"))
+    refused = project.run(
+        "featurize", "--split", "train", *options("dataset.train=kto.jsonl"), code=2
+    )
+    assert "kto.jsonl:1" in refused.err
+
+
+def test_a_column_that_cannot_be_copied_is_found_before_any_work(project: Project) -> None:
+    row = project.read("unlabelled.jsonl")[0]
+    texts = {name: pa.array([row[name]]) for name in ("instruction", "output", "task_id")}
+    note = pa.array([b"\xff\xfe"])
+    pq.write_table(pa.table({**texts, "note": note}), project.folder / "notes.parquet")
+    done = project.run("score", "notes.parquet", "--out", "notes.jsonl", *HEAD, code=2)
+    assert "notes.parquet: column 'note' cannot be copied" in done.err
+    assert "unique tokens" not in done.out
+    assert not (project.folder / "notes.jsonl").exists()
+    project.run("score", "notes.parquet", "--out", "scored-notes.parquet", *HEAD)
+    copied = pq.read_table(project.folder / "scored-notes.parquet")
+    assert copied["note"].to_pylist() == [b"\xff\xfe"]
+    expected = scores(project.read("scored.jsonl"))[row["task_id"]]
+    assert copied["score"].to_pylist() == pytest.approx([expected], abs=1e-5)
+
+
+def test_a_relative_backbone_is_found_from_another_folder(project: Project, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", project.read("unlabelled.jsonl"))
+    arguments = ("score", "rows.jsonl", "--out", "scored.jsonl", "--head", str(project.head))
+    project.run(*arguments, folder=tmp_path)
+    found = [json.loads(line) for line in (tmp_path / "scored.jsonl").open()]
+    assert scores(found) == scores(project.read("scored.jsonl"))
+
+
+def test_the_environment_names_a_tracking_server_that_may_be_down(project: Project) -> None:
+    place = options("checkpoint.save_dir=elsewhere")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        variables = {"MLFLOW_TRACKING_URI": uri}
+        done = project.run("train-head", "--pairs", "60", *place, variables=variables)
+    assert f"mlflow.tracking_uri {uri!r}" in done.err
+    assert "going on without it" in done.err
+    assert (project.folder / "elsewhere/best/head.safetensors").exists()
+    [waiting] = (project.folder / "storage/mlruns/waiting").glob("*/events.jsonl")
+    assert "train/loss" in waiting.read_text()
 
 
 def test_mistakes_end_in_one_line(project: Project) -> None:

@@ -89,8 +89,17 @@ class WarmCritic:
             text=True,
         )
 
-    def run(self, *arguments: str, folder: Path, most_bytes: int | None = None) -> Outcome:
-        """Runs a command in `folder`; a file may not grow beyond `most_bytes`."""
+    def run(
+        self,
+        *arguments: str,
+        folder: Path,
+        most_bytes: int | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Runs a command in `folder`; a file may not grow beyond `most_bytes`.
+
+        `variables` are added to its environment.
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         request = {
@@ -98,6 +107,7 @@ class WarmCritic:
             "folder": str(folder),
             "home": str(self.home),
             "most_bytes": most_bytes,
+            "variables": dict(variables or {}),
         }
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
@@ -151,6 +161,7 @@ def _become_critic(request: dict[str, Any]) -> None:
         os.dup2(file, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["folder"])
+    os.environ.update(request["variables"])
     sys.argv = ["critic", *request["arguments"]]
     if request["most_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: the write fails instead

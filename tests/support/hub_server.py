@@ -14,10 +14,14 @@ TOKEN = "hf_test"
 
 @dataclass
 class Hub:
-    """Files by repository and path; private repositories answer only those with the token."""
+    """Files by repository and path; `me/code@v2` has the files of another revision.
+
+    Private and gated repositories give files only to those with the token.
+    """
 
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
+    gated: set[str] = field(default_factory=set)
     endpoint: str = ""
     downloads: list[str] = field(default_factory=list)
 
@@ -44,19 +48,27 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             is_api = parts[0] == "api"
             parts = parts[1:] if is_api else parts
             repo = "/".join(parts[1:3])
-            is_refused = repo in hub.private and TOKEN not in self.headers.get("Authorization", "")
+            has_token = TOKEN in self.headers.get("Authorization", "")
+            is_refused = repo in hub.private and not has_token
+            revision = parts[4] if len(parts) > 4 else "main"
+            files = hub.files.get(repo if revision == "main" else f"{repo}@{revision}")
             if is_refused or repo not in hub.files:
                 # As the Hub answers: it does not tell a private repository from an absent one.
                 headers = {"X-Error-Code": "RepoNotFound"}
                 self.answer(401, b'{"error":"Invalid username or password."}', headers)
+            elif files is None:
+                self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             elif is_api:
-                self.answer_api(repo, parts[3:])
+                self.answer_api(repo, files, parts[3:])
+            elif repo in hub.gated and not has_token:
+                # As the Hub answers: a gated repository lists its files and gives none.
+                self.answer(403, b'{"error":"Access is restricted"}', {"X-Error-Code": "GatedRepo"})
             else:
-                self.answer_file(repo, "/".join(parts[5:]))
+                self.answer_file(repo, files, "/".join(parts[5:]))
 
         do_HEAD = do_GET
 
-        def answer_api(self, repo: str, rest: list[str]) -> None:
+        def answer_api(self, repo: str, files: dict[str, bytes], rest: list[str]) -> None:
             if not rest or rest[0] == "revision":
                 about = {"id": repo, "sha": "0" * 40, "siblings": [], "tags": []}
                 self.answer(200, json.dumps(about).encode())
@@ -69,10 +81,10 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     "size": len(content),
                     "oid": hashlib.sha1(content).hexdigest(),
                 }
-                for path, content in hub.files[repo].items()
-                if path.rpartition("/")[0] == folder or "recursive=True" in self.path
+                for path, content in files.items()
+                if path.rpartition("/")[0] == folder or "recursive=true" in self.path.lower()
             ]
-            folders = {path.partition("/")[0] for path in hub.files[repo] if "/" in path}
+            folders = {path.partition("/")[0] for path in files if "/" in path}
             entries += [
                 {"type": "directory", "path": name, "size": 0, "oid": "0" * 40}
                 for name in sorted(folders)
@@ -80,8 +92,8 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             ]
             self.answer(200, json.dumps(entries).encode())
 
-        def answer_file(self, repo: str, path: str) -> None:
-            content = hub.files[repo].get(path)
+        def answer_file(self, repo: str, files: dict[str, bytes], path: str) -> None:
+            content = files.get(path)
             if content is None:
                 self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
                 return

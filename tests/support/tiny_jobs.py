@@ -52,7 +52,7 @@ def write_backbone(folder: Path, weights: bytes = b"weights") -> Path:
     config = LlamaConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
     config.save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(weights)
-    (folder / "tokenizer.json").write_text("{}")
+    make_tokenizer().save_pretrained(folder)
     return folder
 
 

@@ -278,3 +278,10 @@ def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatc
     assert config.models.policy.tokenizer_path == "/home/me/tokenizer"
     assert config.dataset.train == ("/home/me/a.jsonl", "b~.jsonl")
     assert config.data_sampling.pairwise.exclude_problems == "/home/me/ids.txt"
+
+
+def test_what_heads_record_has_no_password() -> None:
+    uri = "postgresql://me:secret@db:5432/critic"
+    config = load_config(Path("demo.yaml"), [f"mlflow.tracking_uri={uri}"])
+    assert config.mlflow.tracking_uri == uri
+    assert to_dict(config)["mlflow"]["tracking_uri"] == "postgresql://me:***@db:5432/critic"

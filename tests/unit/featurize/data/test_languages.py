@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from featurize.data.index import DatasetIndex
+from featurize.store import FeatureStore
+from headtrain.pairs.plan import read_training_data
+from headtrain.settings import DataSamplingSettings
+from tests.support.tiny_jobs import make_plan, write_rows, write_store
 
 
 def test_a_language_in_two_spellings_is_one_and_a_warning_counts_it(
@@ -25,3 +29,21 @@ def test_a_language_in_two_spellings_is_one_and_a_warning_counts_it(
     assert samples == dict.fromkeys("0123", "python") | {"4": "C", "5": None}
     assert sorted(set(index.table["language"].to_pylist()), key=str) == ["C", None, "python"]
     assert "language 'Python' of 1 samples is taken as 'python'" in caplog.text
+
+
+def test_outputs_whose_language_is_spelt_in_two_ways_are_paired(tmp_path: Path):
+    rows = [
+        {
+            "instruction": "Add.",
+            "output": f"x = {n}",
+            "is_correct": language == "Python",
+            "problem_id": "p",
+            "metadata": {"language": language},
+        }
+        for n, language in enumerate(["Python", "python", "python "])
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    store = FeatureStore.open(write_store(make_plan(tmp_path, path)))
+    data = read_training_data(store, DataSamplingSettings())
+    assert len(data.plan.correct) == 2
+    assert data.plan.num_possible == 2

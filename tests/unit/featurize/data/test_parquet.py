@@ -121,3 +121,66 @@ def test_no_module_writes_unknown_values_as_their_repr():
         for path in (root / room).rglob("*.py")
     ]
     assert [str(path) for path in sources if "default=str" in path.read_text()] == []
+
+
+MAP = pa.map_(pa.string(), pa.string())
+
+
+def test_a_map_is_read_as_metadata(tmp_path: Path):
+    values = [[("language", "python"), ("level", "3")], [], None]
+    texts = {name: pa.array(["a", "b", "c"]) for name in ("instruction", "output")}
+    path = write(tmp_path / "a.parquet", metadata=pa.array(values, MAP), **texts)
+    found = {s.output: s.language for s in read_samples(path)}
+    assert found == {"a": "python", "b": None, "c": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (pa.map_(pa.binary(), pa.binary()), [(b"k", b"v")], {"k": "v"}),
+        (pa.map_(pa.int32(), pa.float64()), [(1, 0.5)], {"1": 0.5}),
+        (
+            pa.map_(pa.string(), MAP),
+            [("a", [("b", "c")]), ("d", None)],
+            {"a": {"b": "c"}, "d": None},
+        ),
+        (pa.list_(MAP), [[("a", "b")], []], [{"a": "b"}, {}]),
+        (pa.list_(MAP, 1), [[("a", "b")]], [{"a": "b"}]),
+        (
+            pa.struct({"m": MAP, "n": pa.int8()}),
+            {"m": [("a", "b")], "n": 1},
+            {"m": {"a": "b"}, "n": 1},
+        ),
+        (pa.map_(pa.string(), pa.list_(pa.string())), [("a", ["b"])], {"a": ["b"]}),
+    ],
+)
+def test_maps_of_any_kind_and_depth_are_objects(tmp_path: Path, kind, value, expected):
+    path = write(tmp_path / "a.parquet", x=pa.array([value], kind))
+    [line] = read_parquet_lines(path, "a.parquet")
+    assert json.loads(line) == {"x": expected}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "told"),
+    [
+        (MAP, [("a", "1"), ("a", "2")], "the key 'a' twice"),
+        (pa.map_(pa.binary(), pa.string()), [(b"\xff", "1")], "not UTF-8"),
+        (pa.map_(pa.float32(), pa.string()), [(0.5, "1")], "the key 0.5, which is no text"),
+    ],
+)
+def test_a_map_that_is_no_object_is_refused_by_name(tmp_path: Path, kind, value, told):
+    path = write(tmp_path / "a.parquet", x=pa.array([None, value], kind))
+    with pytest.raises(DataError, match=rf"a\.parquet:row 2: 'x' .*{told}"):
+        list(read_parquet_lines(path, "a.parquet"))
+
+
+def test_two_columns_of_one_name_are_refused_if_they_are_read(tmp_path: Path):
+    texts = [pa.array(["Set."]), pa.array(["a = 1"]), pa.array(["b"]), pa.array(["c"])]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays(texts, ["instruction", "output", "x", "x"]), path)
+    assert read_samples(str(path))[0].output == "a = 1"
+    with pytest.raises(DataError, match=r"a\.parquet: has two columns 'x'; rename"):
+        list(read_parquet_lines(str(path), "a.parquet"))
+    pq.write_table(pa.Table.from_arrays(texts, ["instruction", "output", "output", "x"]), path)
+    with pytest.raises(DataError, match="has two columns 'output'"):
+        read_samples(str(path))

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from featurize.data.index import DatasetIndex
 from featurize.data.prepare.columns import ColumnsJob, prepare_columns
 from featurize.data.prepare.mapping import ColumnMap
 from featurize.errors import DataError, RowFault
@@ -148,3 +150,49 @@ def test_one_of_two_labels_is_chosen_by_mapping_it(tmp_path: Path):
     row = PLAIN | {"is_correct": True, "label": False}
     [sample] = prepare(tmp_path, row, "is_correct=label")
     assert sample["is_correct"] is False
+
+
+@pytest.mark.parametrize(
+    ("extra", "label"),
+    [
+        ({"kto_tag": True}, None),
+        ({"label": 1}, None),
+        ({"is_correct": True, "passed": True}, True),
+        ({"is_correct": True, "passed": False}, None),
+        ({"is_correct": "yes"}, None),
+        ({"is_correct": 1, "verdict": "AC"}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("row", [PLAIN, UNPAIRED, CHAT], ids=["plain", "unpaired", "chat"])
+def test_without_a_need_of_labels_those_that_are_not_read_are_unknown(tmp_path, row, extra, label):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row | extra) + "\n")
+    index = DatasetIndex.build(str(path), tmp_path / "cache", needs_labels=False)
+    [sample] = index.read(np.arange(1))
+    assert (sample.instruction, sample.output) == ("Add.", "a + b")
+    if not (extra == {"label": 1} and row is UNPAIRED):
+        assert sample.is_correct is label
+
+
+def test_the_index_without_labels_is_no_index_for_training(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(PLAIN | {"kto_tag": True}) + "\n")
+    DatasetIndex.build(str(path), tmp_path / "cache", needs_labels=False)
+    with pytest.raises(DataError, match="kto_tag"):
+        DatasetIndex.build(str(path), tmp_path / "cache")
+
+
+def test_faults_that_are_not_of_labels_are_refused_all_the_same(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"instruction": "Add.", "output": "", "kto_tag": 1}) + "\n")
+    with pytest.raises(DataError, match="'output' is empty"):
+        DatasetIndex.build(str(path), tmp_path / "cache", needs_labels=False)
+
+
+def test_both_sides_of_a_pair_are_scored_whatever_its_label(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    row = {"prompt": "Add.", "chosen": "a + b", "rejected": "a - b", "is_correct": True}
+    path.write_text(json.dumps(row) + "\n")
+    index = DatasetIndex.build(str(path), tmp_path / "cache", needs_labels=False)
+    assert sorted(s.output for s in index.read(np.arange(2))) == ["a + b", "a - b"]

@@ -1,4 +1,4 @@
-"""Where the files of a backbone are: adapters are refused, the hub's cache is not copied."""
+"""Where the files of a backbone are: the hub's cache is not copied."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,6 @@ from featurize.model.source import find_backbone
 from featurize.settings import BackboneSettings
 from tests.support.loaded_backbones import error_of, load
 from tests.support.tiny_models import make_tokenizer, write_tiny_llama
-
-
-def test_an_adapter_beside_full_weights_is_refused_by_name(tmp_path: Path) -> None:
-    folder = write_tiny_llama(tmp_path / "model")
-    adapter = {"peft_type": "LORA", "base_model_name_or_path": "big/base"}
-    (folder / "adapter_config.json").write_text(json.dumps(adapter))
-    message = error_of(lambda: load(folder))
-    assert "adapter_config.json" in message
-    assert "'big/base'" in message
-    assert "merge" in message
 
 
 def put_into_cache(cache: Path, name: str) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from featurize.errors import CriticError
+from featurize.model import engine
 from featurize.model.engine import Engine
 from featurize.model.sharing import WHOLE
 from featurize.run import compute as compute_module
@@ -15,6 +17,7 @@ from featurize.run.groups import RankGroup
 from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import Ranks
 from featurize.store import FeatureStore
+from tests.support.scored_projects import make_project
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows
 from tests.support.tiny_models import write_tiny_model
 
@@ -74,3 +77,18 @@ def test_a_gpu_plans_a_few_passes_at_once_but_leaves_each_rank_its_share(
     assert compute_module._units_at_once(plan, group, cuda, 20) == 5
     assert compute_module._units_at_once(plan, group, cuda, 1) == 1
     assert compute_module._units_at_once(plan, group, torch.device("cpu"), 1000) == 1
+
+
+@pytest.mark.parametrize(("family", "reason"), [("bloom", "ALiBi"), ("llama", "differ")])
+def test_packs_that_are_asked_for_are_compared_all_the_same(
+    tmp_path: Path, family: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_model(tmp_path / "asked", family)
+    if family == "llama":
+        monkeypatch.setattr(engine, "TOLERANCE", dict.fromkeys(engine.TOLERANCE, -1.0))
+        monkeypatch.setattr(engine, "_check_padded", lambda *_: None)
+    with pytest.raises(CriticError, match=r"featurize\.forward is packed, but") as caught:
+        make_project(tmp_path, f"models.policy.path={model}", "featurize.forward=packed")
+    assert reason in str(caught.value)
+    assert "set it to auto or padded" in str(caught.value)
+    assert not list((tmp_path / "store").glob("*.safetensors"))

@@ -200,6 +200,14 @@ def test_a_backbone_that_is_not_there_is_refused(tmp_path, train):
         make_plan(tmp_path, train, backbone={"path": str(tmp_path / "empty")})
 
 
+def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path, train):
+    folder = make_plan(tmp_path, train).source.folder
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="the tokenizer cannot be read") as caught:
+        make_plan(tmp_path, train, backbone={"path": str(folder)})
+    assert str(folder) in str(caught.value)
+
+
 def test_rows_of_a_plan_are_numbered_like_the_index(tmp_path, train):
     plan = make_plan(tmp_path, train)
     start, stop = plan.units[1]

@@ -44,6 +44,7 @@ def test_an_older_store_tells_statements_apart_by_their_tokens() -> None:
     shared = find_shared_ids(samples)
     assert shared is not None
     assert shared.num_problems == 1
+    assert "featurize again" in str(shared)
 
 
 @pytest.fixture

@@ -75,6 +75,42 @@ def test_values_do_not_depend_on_order_other_outputs_or_repeats(
     assert scored[: len(texts)] == near(together.values())
 
 
+LIMIT = 160
+ROPES: dict[str, dict[str, Any]] = {
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 3.0, 6.0, 9.0],
+        "original_max_position_embeddings": LIMIT,
+    },
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_values_do_not_depend_on_longer_outputs_where_positions_do(
+    tmp_path: Path, rope: str
+) -> None:
+    model = write_tiny_llama(
+        tmp_path / "long",
+        max_position_embeddings=LIMIT,
+        rope_parameters={**ROPES[rope], "rope_theta": 10000.0},
+    )
+    project = make_project(tmp_path, f"models.policy.path={model}")
+    critic = Critic.load(project.head, device="cpu", cache_dir=tmp_path / "cache")
+    prompt = "Add two numbers."
+    short, long = "print(a + b)", "x = a + b\n" * 15
+    lengths = [
+        len(critic._encode(prompt, [text], "").groups[0].outputs[0]) for text in (short, long)
+    ]
+    start = len(critic._encode(prompt, [short], "").groups[0].prompt)
+    assert start + lengths[0] < LIMIT < start + lengths[1]
+    alone = [critic.score(prompt, [text])[0] for text in (short, long)]
+    together = critic.score(prompt, [long, short, long])
+    assert together == near([alone[1], alone[0], alone[1]])
+    assert critic.score(prompt, [short])[0] == alone[0]  # a longer call leaves no trace
+
+
 @pytest.mark.parametrize(("name", "value"), [("token_budget", 200), ("forward", "padded")])
 def test_values_do_not_depend_on_how_the_forward_is_batched(
     project: ScoredProject, critic: Critic, tmp_path: Path, name: str, value: int | str
