@@ -14,13 +14,13 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 # Where this is set every command would compile all of torch anew: 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-oldest check bench bench-featurize bench-head bench-serve setup clean
+.PHONY: demo docs test test-oldest check bench bench-featurize bench-head bench-serve setup clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@# --no-compile: most of what mlflow brings is never imported; it halves the time this takes.
+	@# --no-compile: most of what is installed is never imported; it halves the time this takes.
 	@# What is imported is compiled by the last line, so that no command does it while it is timed.
 ifeq ($(HAS_GPU),)
 	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --quiet --no-compile $(TORCH)
@@ -74,6 +74,15 @@ bench-head: setup
 
 bench-serve: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_serve.py $(ARGS)
+
+docs: setup
+	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --editable ".[docs]"
+	@mkdir -p docs/reference
+	@# cli is imported first: typer loads it under no name, and dataclasses look theirs up.
+	$(BIN)/python -c "import cli; from typer.cli import main; main()" cli utils docs --name critic --title Commands --output docs/reference/commands.md
+	$(BIN)/python -m configs.reference docs/reference/settings.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "the site is in build/site/index.html"
 
 clean:
 	rm -rf $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

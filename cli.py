@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from configs.console import (
+    CommandLine,
     CountProgress,
     FeaturizeProgress,
     columns_table,
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
-app = typer.Typer(
+app = CommandLine(
     help="Train a verifiable critic for code: featurize once, train heads in seconds, judge them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-prepare = typer.Typer(help="Make a dataset in critic's sample format.", no_args_is_help=True)
+prepare = CommandLine(
+    "prepare", help="Make a dataset in critic's sample format.", no_args_is_help=True
+)
 app.add_typer(prepare, name="prepare")
 
 ConfigOption = Annotated[
@@ -76,14 +78,6 @@ SourcesOption = Annotated[
 
 DEFAULT_CAP = 60
 """Pairs per problem that `critic audit` assumes if no cap is set."""
-
-TRACKED = (
-    "train/accuracy",
-    "valid/accuracy_over_pairs",
-    "valid/accuracy_over_problems",
-    "holdout/accuracy_over_problems",
-)
-"""Metrics of the training that the report shows as curves."""
 
 
 def _demo_hint(*, config: Path | None, overrides: list[str] | None, **_: Any) -> str:
@@ -647,8 +641,9 @@ def compare_command(
 
     from featurize.io.files import write_json
     from featurize.settings import to_split
-    from headtrain.evaluation.comparison import FIRST, SECOND, compare, read_shared
+    from headtrain.evaluation.comparison import FIRST, SECOND, compare
     from headtrain.evaluation.files import head_name
+    from headtrain.evaluation.shared import read_shared
     from headtrain.evaluation.texts import SplitTexts
     from headtrain.head.checkpoint import load_head
     from headtrain.report.comparison import (
@@ -662,10 +657,11 @@ def compare_command(
     split = to_split(split)
     heads = [load_head(first), load_head(second)]
     stores = [project.open_store_of(head, split) for head in heads]
-    shared = read_shared(heads[0], stores[0], heads[1], stores[1])
+    shared = read_shared(list(zip(heads, stores, strict=True)))
+    of_first, of_second = shared.scored
     comparison = compare(
-        shared.first,
-        shared.second,
+        of_first,
+        of_second,
         settings.evaluation,
         seed=settings.runtime.seed,
         num_disagreements=settings.evaluation.mistakes,
@@ -693,6 +689,67 @@ def compare_command(
     compared = {name: head.path for name, head in zip((FIRST, SECOND), heads, strict=True)}
     write_json(path, {"heads_compared": compared, **comparison.to_dict()})
     console().print(f"comparison written to {path}")
+
+
+@app.command("report")
+@reports_errors
+def report_command(
+    heads: Annotated[
+        list[str], typer.Argument(metavar="A B ...", help="Folders or URIs of heads or sweeps")
+    ],
+    split: SplitOption = "valid",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show several heads side by side on one page: accuracies, differences, disagreements."""
+    from featurize.io.files import write_json
+    from featurize.settings import to_split
+    from headtrain.evaluation.files import report_name
+    from headtrain.evaluation.shared import read_shared
+    from headtrain.evaluation.side_by_side import LETTERS, compare_all
+    from headtrain.evaluation.texts import SplitTexts
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.provenance import describe_head
+    from headtrain.report.sweep import read_own_sweep, to_head
+
+    project = _load(config, overrides)
+    settings, layout = project.settings, project.layout
+    split = to_split(split)
+    loaded = [load_head(to_head(head)) for head in heads]
+    stores = [project.open_store_of(head, split) for head in loaded]
+    shared = read_shared(list(zip(loaded, stores, strict=True)))
+    found = compare_all(
+        shared.scored,
+        settings.evaluation,
+        seed=settings.runtime.seed,
+        num_disagreements=settings.evaluation.mistakes,
+    )
+    _keep_fonts_in(layout)
+    from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, side_by_side_table
+
+    named = dict(zip(LETTERS, loaded, strict=False))
+    sweeps = {name: read_own_sweep(head.path) for name, head in named.items()}
+    page = SideBySidePage(
+        title=f"{settings.experiment.name} on {split}: {len(loaded)} heads",
+        found=found,
+        heads={
+            name: HeadOnPage(path=head.path, facts=describe_head(head))
+            for name, head in named.items()
+        },
+        texts=SplitTexts(task_ids=shared.task_ids, source=project.open_texts(split, stores[0])),
+        confidence=settings.evaluation.confidence,
+        num_left_out=shared.num_left_out,
+        sweeps={name: sweep for name, sweep in sweeps.items() if sweep is not None},
+    )
+    paths = [head.path for head in loaded]
+    path = layout.evaluation_dir / report_name(split, paths, layout.checkpoint_dir)
+    page.write(path)
+    write_json(path.with_suffix(".json"), {"heads_compared": paths, **found.to_dict()})
+    for name, head in named.items():
+        console().print(f"{name}: {head.path}")
+    console().print(side_by_side_table(found, split, settings.evaluation.confidence))
+    console().print(f"report written to {path}")
 
 
 @app.command("score")
@@ -978,6 +1035,8 @@ def _evaluate_split(
     from headtrain.evaluation.files import results_dir
     from headtrain.evaluation.inputs import record_inputs
     from headtrain.head.checkpoint import load_head
+    from headtrain.report.figures import CURVES
+    from headtrain.report.provenance import find_provenance
     from headtrain.report.sweep import find_sweep, read_layers
 
     trained = load_head(head or layout.checkpoint_dir)
@@ -1010,7 +1069,8 @@ def _evaluate_split(
             "backbone": settings.models.policy.name,
             "step": str(trained.record.step),
         },
-        history=tracker.history(trained.record.tracking_run_id, TRACKED),
+        history=tracker.history(trained.record.tracking_run_id, list(CURVES)),
+        provenance=find_provenance(trained, stores),
         sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
         shown=shown,
     )
@@ -1061,6 +1121,7 @@ def _evaluate_file(
     from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.files import data_name, results_dir
     from headtrain.report.benchmarks import SUBSET_COLUMNS, style_rows, subset_rows
+    from headtrain.report.provenance import find_provenance
 
     keeps_turns = project.settings.prompt.has_turns
     rows = write_plain_rows(data, layout.cache_dir / "pairs", keeps_turns=keeps_turns)
@@ -1096,6 +1157,7 @@ def _evaluate_file(
         trained=trained,
         title=f"{settings.experiment.name} on {data}",
         about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
+        provenance=find_provenance(trained, stores),
         benchmark=found.to_dict(),
         tables=tables,
         shown=shown,

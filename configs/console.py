@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+from configs.examples import epilog
 from featurize.errors import one_line
 from featurize.io.interrupts import INTERRUPTED, TERMINATED, Terminated, raises_when_terminated
 
@@ -21,6 +23,45 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from featurize.run.plan import FeaturizePlan
+
+
+class _PlainCommand(TyperCommand):
+    """A command whose help shows no type behind a flag, which takes no value."""
+
+    def get_params(self, ctx: Any) -> "list[Any]":
+        """Get the parameters, those of `--help` included."""
+        return without_flag_types(super().get_params(ctx))
+
+
+class _PlainGroup(TyperGroup):
+    """A group of commands whose help shows no type behind a flag."""
+
+    def get_params(self, ctx: Any) -> "list[Any]":
+        """Get the parameters, those of `--help` included."""
+        return without_flag_types(super().get_params(ctx))
+
+
+def without_flag_types(parameters: "list[Any]") -> "list[Any]":
+    """Leave out `<bool>` behind each flag."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class CommandLine(typer.Typer):
+    """A group of commands; their help ends with examples and has no types behind flags."""
+
+    def __init__(self, *words: str, **options: Any) -> None:
+        """`words` are those that call the group, such as prepare."""
+        super().__init__(cls=_PlainGroup, **options)
+        self._words = words
+
+    def command(self, name: str | None = None, **options: Any) -> "Callable[..., Any]":
+        """Register a command, as typer does."""
+        below = epilog(" ".join([*self._words, name or ""]))
+        return super().command(name, **{"cls": _PlainCommand, "epilog": below} | options)
+
 
 MISTAKE, FAULT = 2, 1
 """Exit codes: the input is wrong, the program is wrong."""

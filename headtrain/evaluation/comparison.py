@@ -4,19 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from featurize.arrays import Floats
-from featurize.store import FeatureStore
 from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import Accuracy
-from headtrain.features.samples import read_labelled_samples
-from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.accuracies import resample_accuracies
 from headtrain.metrics.agreement import McNemar, count_agreement, mcnemar
-from headtrain.metrics.groups import find_equal_pairs, group_codes
 from headtrain.metrics.pairs import widest_pairs
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
@@ -143,72 +136,6 @@ def find_disagreements(
         if len(found) == limit:
             break
     return found
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SharedSamples:
-    """Samples that two stores share, in the order of the first, with the scores of each head."""
-
-    first: ScoredSamples
-    second: ScoredSamples
-    task_ids: pa.ChunkedArray
-    """[samples]"""
-    num_left_out: int
-    """Labelled samples that only one of the stores has."""
-
-
-def read_shared(
-    first: TrainedHead, first_store: FeatureStore, second: TrainedHead, second_store: FeatureStore
-) -> SharedSamples:
-    """Score two heads, each on a store of its recipe, and match the samples by task_id.
-
-    Raises:
-        EvaluationError: no sample is in both stores, or one has different labels.
-    """
-    labelled = read_labelled_samples(first_store)
-    ids = first_store.samples["task_id"].take(pa.array(labelled.table_rows))
-    other = read_labelled_samples(second_store)
-    other_ids = second_store.samples["task_id"].take(pa.array(other.table_rows))
-    places = pc.index_in(ids, value_set=other_ids.combine_chunks())
-    is_shared = pc.is_valid(places).to_numpy()
-    if not is_shared.any():
-        raise EvaluationError(
-            f"{first_store.path} and {second_store.path} have no sample in common, so their heads "
-            "cannot be compared; featurize the same split for both"
-        )
-    matched: npt.NDArray[np.int64] = pc.drop_null(places).to_numpy().astype(np.int64)
-    kept = labelled.take(is_shared)
-    differs = kept.is_correct != other.is_correct[matched]
-    if differs.any():
-        task_id = ids.filter(pa.array(is_shared))[int(np.flatnonzero(differs)[0])].as_py()
-        raise EvaluationError(
-            f"sample {task_id!r} has different labels in {first_store.path} and "
-            f"{second_store.path}; featurize both from one dataset"
-        )
-    scored = ScoredSamples(
-        scores=np.asarray(first.score(first_store)[kept.table_rows], np.float64),
-        is_correct=kept.is_correct,
-        problem=kept.problems,
-        output_tokens=kept.output_tokens,
-        equal_pairs=np.unique(
-            np.concatenate(
-                [
-                    kept.equal_pairs,
-                    find_equal_pairs(
-                        group_codes(kept.problems, other.feature_rows[matched]), kept.is_correct
-                    ),
-                ]
-            ),
-            axis=0,
-        ),
-    )
-    rows = other.table_rows[matched]
-    return SharedSamples(
-        first=scored,
-        second=scored.with_scores(second.score(second_store)[rows]),
-        task_ids=ids.filter(pa.array(is_shared)),
-        num_left_out=len(labelled) + len(other) - 2 * len(matched),
-    )
 
 
 def _scaled(scored: ScoredSamples) -> Floats:

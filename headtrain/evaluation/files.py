@@ -5,7 +5,7 @@ Nothing is imported that needs torch, so that finished evaluations can be shown 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,10 @@ from featurize.io.files import digest, read_json, write_json
 if TYPE_CHECKING:
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
+
+
+LONGEST_NAMES = 100
+"""Letters of the names of heads in a file name."""
 
 
 def default_head(checkpoint_dir: Path) -> Path | None:
@@ -42,6 +46,14 @@ def head_name(head: str, checkpoint_dir: Path) -> str:
         return _join(folder.relative_to(own).parts)
     location = head if "://" in head else str(folder)
     return f"{_join(folder.parts[-2:])}-{digest([location])[:6]}"
+
+
+def report_name(split: str, heads: Sequence[str], checkpoint_dir: Path) -> str:
+    """Name the page of several heads after them, or after a hash where that would be long."""
+    names = "+".join(head_name(head, checkpoint_dir) for head in heads)
+    if len(names) > LONGEST_NAMES:
+        names = f"{len(heads)}-heads-{digest(list(heads))[:8]}"
+    return f"report-{split}-{names}.html"
 
 
 def data_name(data: str, fingerprint: str) -> str:

@@ -92,7 +92,7 @@ VALUES = (
     ),
     Metric(
         key="variance.intraclass_correlation",
-        title="intraclass correlation (ICC)",
+        title="intraclass correlation",
         unit="share",
         meaning="Intraclass correlation: the share between problems beyond what chance adds.",
         of=lambda head: intraclass_correlation(head.scored),

@@ -167,3 +167,33 @@ def widest_pairs(scored: ScoredSamples, limit: int) -> Pairs:
     chosen = np.argsort(-margin, kind="stable")
     chosen = chosen[margin[chosen] > 0][:limit]
     return pairs.take(chosen)
+
+
+class MarginCounts(NamedTuple):
+    """Pairs by margin: the score of the correct output minus that of the incorrect one."""
+
+    wrong: Ints
+    """[bins] pairs in the wrong order, from margin 0 outwards."""
+    right: Ints
+    """[bins] pairs in the right order, from margin 0 outwards."""
+    width: float
+    """Of a bin, in units of the score."""
+    num_ties: int
+    """Pairs of equal scores, in no bin."""
+
+
+def count_margins(scored: ScoredSamples, num_bins: int = 4096) -> MarginCounts:
+    """Count all pairs of a split by their margin; num_bins on each side reach the widest pair."""
+    order = np.lexsort((scored.scores, scored.group))
+    starts = np.flatnonzero(np.r_[True, np.diff(scored.group[order]) > 0])
+    ends = np.r_[starts[1:], len(order)] - 1
+    widest = float((scored.scores[order[ends]] - scored.scores[order[starts]]).max(initial=0.0))
+    width = widest / num_bins or 1.0
+    sides, num_ties = np.zeros((2, num_bins), np.int64), 0
+    for pairs in list_pairs(scored):
+        margin = scored.scores[pairs.correct] - scored.scores[pairs.incorrect]
+        places = np.minimum((np.abs(margin) / width).astype(np.int64), num_bins - 1)
+        for side, chosen in zip(sides, (margin < 0, margin > 0), strict=True):
+            side += np.bincount(places[chosen], minlength=num_bins)
+        num_ties += int((margin == 0).sum())
+    return MarginCounts(wrong=sides[0], right=sides[1], width=width, num_ties=num_ties)

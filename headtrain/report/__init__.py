@@ -1,1 +1,1 @@
-"""The report of an evaluation: tables, figures, and one self-contained HTML page."""
+"""The report of an evaluation: tables, figures, and self-contained HTML pages."""

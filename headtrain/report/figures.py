@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from featurize.arrays import Ints
 from featurize.io.figures import (
     CORRECT,
     FAINT,
@@ -24,6 +25,7 @@ from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
 from headtrain.evaluation.results import Details
 from headtrain.metrics.bootstrap import Interval
+from headtrain.metrics.pairs import MarginCounts, count_margins
 from headtrain.metrics.pairwise import pairwise_counts
 
 if TYPE_CHECKING:
@@ -34,6 +36,18 @@ MAX_PROBLEMS = 2000
 """Problems drawn one by one; of more than that, an evenly spaced selection."""
 LABEL_WIDTH = 22
 """Characters of a line of a label, so that the plot beside it has most of the width."""
+
+MARGIN_BINS = 20
+"""Bars on each side of 0."""
+MARGIN_SHARE = 0.995
+"""Share of the pairs whose margin the bars distinguish."""
+
+CURVES = {
+    "train_subset/accuracy_over_problems": "train problems (a subset)",
+    "holdout/accuracy_over_problems": "train problems held out",
+    "valid/accuracy_over_problems": "valid problems",
+}
+"""Metrics of the training that the report shows as curves, with their names there."""
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 """(step, value) of every metric, in the order of the steps."""
@@ -104,33 +118,45 @@ def draw_shortcuts(content: Content) -> "Figure":
     with drawing(height=0.9 + 0.32 * len(judges)) as (figure, axes):
         names = list(judges)[::-1]
         found = [judges[name][OVER_PROBLEMS.key] for name in names]
-        _whiskers(axes, found, [HEAD if name == "head" else INK for name in names])
+        draw_whiskers(axes, found, [HEAD if name == "head" else INK for name in names])
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.set_xlabel("accuracy, mean over problems")
         return figure
 
 
-def draw_scores(content: Content) -> "Figure":
-    """Histogram of the scores by label."""
-    scored = content.judgement.splits[content.split].scored
+def draw_margins(content: Content) -> "Figure":
+    """Histogram of the margin within pairs, V+ - V-, with 0 between wrong and right."""
+    found = count_margins(content.judgement.splits[content.split].scored)
+    total = max(1, int(found.wrong.sum() + found.right.sum()) + found.num_ties)
+    wrong, right, width = _coarsened(found)
     with drawing() as (figure, axes):
-        low, high = np.quantile(scored.scores, [0.002, 0.998])
-        edges = np.linspace(low, high if high > low else low + 1, 41).tolist()
-        inside = np.clip(scored.scores, edges[0], edges[-1])
-        for has_label, name, colour in (
-            (scored.is_correct, "correct", CORRECT),
-            (~scored.is_correct, "incorrect", INCORRECT),
+        edges = width * np.arange(MARGIN_BINS)
+        for counts, left, name, colour in (
+            (wrong, -edges - width, "wrong order", INCORRECT),
+            (right, edges, "right order", CORRECT),
         ):
-            weights = np.full(int(has_label.sum()), 1 / max(int(has_label.sum()), 1))
-            axes.hist(inside[has_label], edges, weights=weights, label=name,
-                      color=colour, alpha=0.25)  # fmt: skip
-            axes.hist(inside[has_label], edges, weights=weights, color=colour,
-                      histtype="step", linewidth=1.5)  # fmt: skip
-        axes.set_xlabel("score of the head")
-        axes.set_ylabel("share of samples")
-        axes.legend()
+            share = counts.sum() / total
+            axes.bar(left, counts / total, width, align="edge", color=colour, alpha=0.8,
+                     label=f"{name}, {share:.1%}")  # fmt: skip
+        axes.axvline(0, color=INK, linewidth=1.2)
+        axes.set_xlabel("value of the correct minus that of the incorrect output")
+        axes.set_ylabel("share of pairs")
+        axes.legend(title=f"ties {found.num_ties / total:.1%}" if found.num_ties else None)
         return figure
+
+
+def _coarsened(found: MarginCounts) -> tuple[Ints, Ints, float]:
+    """Join bins until MARGIN_BINS on a side hold all but the widest pairs; those are in the last.
+
+    Returns the wrong and the right pairs, and the new width.
+    """
+    share = np.cumsum(found.wrong + found.right) / max(1, int((found.wrong + found.right).sum()))
+    reach = int(np.searchsorted(share, MARGIN_SHARE)) + 1
+    step = max(1, -(-reach // MARGIN_BINS))
+    starts = np.arange(MARGIN_BINS) * step
+    wrong, right = (np.add.reduceat(side, starts) for side in (found.wrong, found.right))
+    return wrong, right, found.width * step
 
 
 def draw_problems(content: Content) -> "Figure":
@@ -180,7 +206,7 @@ def draw_length_difference(content: Content) -> "Figure | None":
         return None
     with drawing() as (figure, axes):
         found = [part.judges["head"][OVER_PAIRS.key] for part in parts]
-        _whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
+        draw_whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
         axes.axhline(0.5, color=FAINT, linestyle=":")
         names = [part.name.replace(" and more", " or more") for part in parts]
         axes.set_xticks(range(len(parts)), names, rotation=25, ha="right")
@@ -220,10 +246,11 @@ def draw_training(content: Content) -> "Figure | None":
         for (name, points), colour in zip(content.history.items(), cycle(PALETTE), strict=False):
             steps, values = zip(*points, strict=True)
             is_dense = len(points) > 30
-            axes.plot(steps, values, color=colour, label=name, alpha=0.8,
+            axes.plot(steps, values, color=colour, label=CURVES.get(name, name), alpha=0.8,
                       marker=None if is_dense else "o", markersize=3)  # fmt: skip
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel("pairwise accuracy")
+        axes.axhline(0.5, color=FAINT, linestyle=":")
+        axes.set_ylabel("accuracy over problems")
         axes.legend()
         return figure
 
@@ -237,7 +264,7 @@ def draw_layers(content: Content) -> "Figure | None":
     labels = [textwrap.fill(name, LABEL_WIDTH) for name in names]
     num_lines = sum(1 + label.count("\n") for label in labels)
     with drawing(height=0.9 + 0.26 * num_lines) as (figure, axes):
-        _whiskers(axes, [sweep[name] for name in names], [HEAD] * len(names))
+        draw_whiskers(axes, [sweep[name] for name in names], [HEAD] * len(names))
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), labels)
         axes.set_xlabel("accuracy over problems", loc="right")
@@ -248,9 +275,9 @@ FIGURES = (
     FigureSpec("shortcuts", "Head and shortcuts",
                "Pairwise accuracy over problems with its interval; the dotted line is chance.",
                draw_shortcuts),
-    FigureSpec("scores", "Scores",
-               "Share of the correct and of the incorrect outputs by score of the head.",
-               draw_scores, is_of_every_split=True),
+    FigureSpec("margins", "Margins within pairs",
+               "V+ - V- of every pair: left of 0 the head prefers the incorrect output.",
+               draw_margins, is_of_every_split=True),
     FigureSpec("problems", "Accuracy by problem",
                "One point per problem, sorted; its area grows with the number of pairs.",
                draw_problems),
@@ -264,7 +291,8 @@ FIGURES = (
                "Pass rate when one of n candidates is picked, mean over all subsets of n.",
                draw_best_of_n),
     FigureSpec("training", "Training",
-               "Pairwise accuracy over the optimizer steps, as logged during training.",
+               "Accuracy over problems by step, all without dropout: a subset of the train "
+               "problems beside problems the head is not trained on.",
                draw_training),
     FigureSpec("sweep", "Layer sweep", "Accuracy over problems by the tensors a head reads.",
                draw_layers),
@@ -272,7 +300,7 @@ FIGURES = (
 """All figures, in the order of the page."""
 
 
-def _whiskers(
+def draw_whiskers(
     axes: "Axes", found: Iterable[Interval], colours: Sequence[str], *, is_vertical: bool = False
 ) -> None:
     """Draw estimates as points and their intervals as lines, at places 0, 1, ..."""

@@ -1,25 +1,52 @@
-"""Writes the report: one self-contained HTML page, without script, font or network, and PNGs."""
+"""Writes the report: self-contained HTML pages, without script, font or network, and PNGs."""
 
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from featurize.io.files import atomic_path
 from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.findings import find_biases
-from headtrain.evaluation.mistakes import Mistake, worst_mistakes
 from headtrain.evaluation.numbers import JUDGE
+from headtrain.evaluation.problems import Problem, read_problems
 from headtrain.evaluation.results import Evaluation
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
-from headtrain.evaluation.texts import to_visible
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.figures import Content, History, Picture, render_all
+from headtrain.report.provenance import Provenance
 from headtrain.report.tables import value_rows
+from headtrain.report.template import render
 
-TEMPLATE = "page.html.j2"
+PROBLEMS_PER_PAGE = 200
+MOST_PROBLEMS = 5000
+"""Problems on the pages, the worst first; the report says of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemPage:
+    """A page of problems."""
+
+    number: int
+    """From 1 on."""
+    first: int
+    """Place of its first problem, from 1 on."""
+    problems: Sequence[Problem]
+    folder: str
+
+    @property
+    def last(self) -> int:
+        """Place of its last problem."""
+        return self.first + len(self.problems) - 1
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"problems-{self.number}.html"
+
+    @property
+    def href(self) -> str:
+        """Its file, seen from the report."""
+        return f"{self.folder}/{self.name}"
 
 
 def write_report(
@@ -30,30 +57,49 @@ def write_report(
     title: str,
     about: Mapping[str, str],
     num_mistakes: int,
+    provenance: Provenance | None = None,
     history: History | None = None,
     sweep: Mapping[str, Interval] | None = None,
 ) -> list[Path]:
-    """Write `<split>.html` and a PNG per figure in `<split>/`; return the paths, the page first.
+    """Write `<split>.html`, and its pages of problems and a PNG per figure in `<split>/`.
 
-    Equal judgements give equal files.
+    Equal judgements give equal files. Returns the paths, the report first.
     """
     pictures = render_all(
         Content(judgement=judgement, split=split, history=history or {}, sweep=sweep or {})
     )
-    page = render_page(
+    pages = list(to_pages(read_problems(judgement, split, MOST_PROBLEMS), split))
+    report = render_page(
         title=title,
         about=about,
         evaluation=judgement.evaluation,
         split=split,
         pictures=pictures,
-        mistakes=worst_mistakes(judgement, split, num_mistakes),
+        pages=pages,
+        num_mistakes=num_mistakes,
+        provenance=provenance,
     )
-    contents = {folder / f"{split}.html": page.encode()}
+    contents = {folder / f"{split}.html": report.encode()}
+    for page in pages:
+        shown = render(
+            "problems.html.j2", title=title, report=f"{split}.html", pages=pages, page=page
+        )
+        contents[folder / page.href] = shown.encode()
     contents |= {folder / split / f"{one.name}.png": one.png for one in pictures}
     for path, content in contents.items():
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
+    for path in (folder / split).glob("problems-*.html"):
+        if path not in contents:  # of an earlier evaluation with more problems
+            path.unlink()
     return list(contents)
+
+
+def to_pages(problems: Sequence[Problem], folder: str) -> Iterator[ProblemPage]:
+    """Cut problems into pages, in their order."""
+    for number, start in enumerate(range(0, len(problems), PROBLEMS_PER_PAGE), 1):
+        chunk = problems[start : start + PROBLEMS_PER_PAGE]
+        yield ProblemPage(number=number, first=start + 1, problems=chunk, folder=folder)
 
 
 def render_page(
@@ -63,43 +109,47 @@ def render_page(
     evaluation: Evaluation,
     split: str,
     pictures: Sequence[Picture],
-    mistakes: Sequence[Mistake],
+    pages: Sequence[ProblemPage] = (),
+    num_mistakes: int = 0,
+    provenance: Provenance | None = None,
 ) -> str:
-    """Render the page of one split.
+    """Render the report of one split, with its `num_mistakes` worst problems.
 
     Everything from the data (programs, statements, ids, names of languages) is escaped; only our
     own figures are inserted as markup.
     """
-    # NOTE: autoescape everything, not by file name: a solution is untrusted text.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["interval"] = _interval
-    environment.filters["words"] = lambda name: str(name).replace("_", " ")
-    environment.filters["visible"] = to_visible
-    source = files("headtrain.report").joinpath(TEMPLATE).read_text("utf-8")
-    return environment.from_string(source).render(
+    details = evaluation.details[split]
+    problems = [one for page in pages for one in page.problems]
+    provenance = provenance or Provenance()
+    sections = {
+        "shortcuts": "Head and shortcuts",
+        "figures": "Figures",
+        "values": "Values, probabilities and decisions",
+        "breakdowns": "Breakdowns",
+        "best-of-n": "Best of n",
+        **({"problems": "Problems, the worst first"} if pages else {}),
+        **({"left-out": "Left out"} if details.left_out else {}),
+        **({"provenance": "Provenance"} if provenance.rows else {}),
+        "glossary": "Glossary",
+    }
+    return render(
+        "page.html.j2",
         title=title,
         about=about,
+        sections=sections,
         evaluation=evaluation,
         split=split,
         result=evaluation.splits[split],
-        details=evaluation.details[split],
-        sentence=verdict_sentence(evaluation.splits[split], evaluation.details[split]),
+        details=details,
+        sentence=verdict_sentence(evaluation.splits[split], details),
         findings=find_biases(evaluation, split),
         pictures=pictures,
-        mistakes=mistakes,
+        pages=pages,
+        num_shown=len(problems),
+        worst=[one for one in problems if one.wrong is not None][:num_mistakes],
+        provenance=provenance,
         level=f"{evaluation.confidence:.0%}",
         values=value_rows(evaluation, split),
         quantities=JUDGE,
         has_difference=split in evaluation.train_minus,
     )
-
-
-def _interval(interval: Interval | None) -> Markup:
-    """Format the estimate and its bounds as two elements: a phone shows them on two lines."""
-    if interval is None:
-        return Markup("-")
-    estimate, _, bounds = str(interval).partition(" ")
-    shown = Markup('{} <span class="bounds">{}</span>').format(estimate, bounds)
-    return shown if bounds else Markup(estimate)

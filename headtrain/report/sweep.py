@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featurize.io.figures import FAINT, drawing_row, to_png
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
-from headtrain.sweep.result import RESULT_FILE, PointResult, SweepResult
+from headtrain.sweep.result import RESULT_FILE, WINNER_FOLDER, PointResult, SweepResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,22 @@ def find_sweep(head: str, checkpoint_dir: Path) -> Path:
     """Return the result file of the sweep that the head won, else of the experiment's sweep."""
     own = Path(head).parent / RESULT_FILE
     return own if own.exists() else checkpoint_dir / "sweep" / RESULT_FILE
+
+
+def to_head(place: str) -> str:
+    """Return the head at a place: the winner if it is the folder of a sweep."""
+    folder = Path(place)
+    return str(folder / WINNER_FOLDER) if (folder / RESULT_FILE).exists() else place
+
+
+def read_own_sweep(head: str) -> SweepResult | None:
+    """Read the result of the sweep that a head won; None if it won none.
+
+    Raises:
+        ValueError: sweep.json is not the result of a sweep.
+    """
+    path = Path(head).parent / RESULT_FILE
+    return SweepResult.read(path) if path.exists() else None
 
 
 def read_layers(path: Path) -> dict[str, Interval]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 
 from headtrain.evaluation.findings import find_biases
@@ -126,15 +125,18 @@ def points_table(result: "SweepResult") -> Table:
     # NOTE: a value that is cut short could not be told from others, so it wraps.
     for key in keys or ["point"]:
         table.add_column(key.rpartition(".")[2], overflow="fold")
-    names = ["one head, over problems", f"all seeds, over problems ({level})", "over pairs"]
-    for name in [*names, *(["held-out train problems"] if has_holdout else [])]:
+    # NOTE: broken here, because rich would break the cells below a wide heading.
+    names = ["each seed,\nby problem", f"all seeds,\nby problem ({level})", "by\npair"]
+    for name in [*names, *(["held-out\ntrain"] if has_holdout else [])]:
         table.add_column(name, justify="right")
     for place, point in enumerate(result.points[:MAX_POINTS]):
         cells = [point.varied.get(key, "-") for key in keys] or [point.name]
         cells += [_seeds_cell(point), _over_problems(point.choose)]
         cells.append(f"{point.choose.over_pairs:.3f}" if point.choose else "-")
         if has_holdout:
-            cells.append(_over_problems(point.holdout))
+            # NOTE: without its interval, so that the table fits 80 columns; sweep.json has it.
+            holdout = point.holdout
+            cells.append(f"{holdout.over_problems.estimate:.3f}" if holdout else "-")
         table.add_row(*cells, style=None if place else "bold")
     return table
 
@@ -173,13 +175,15 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 
 def _seeds_cell(point: "PointResult") -> str:
-    """`0.701 (0.690-0.712)`: mean, lowest and highest accuracy of the seeds."""
+    """`0.690-0.712`: lowest and highest accuracy of the seeds."""
     whole = [accuracy for accuracy in point.of_seeds if accuracy is not None]
     num_diverged = len(point.of_seeds) - len(whole)
     note = f", {num_diverged} diverged" if num_diverged else ""
     if not whole:
         return f"-{note}"
-    return f"{np.mean(whole):.3f} ({min(whole):.3f}-{max(whole):.3f}){note}"
+    if len(whole) == 1:
+        return f"{whole[0]:.3f}{note}"
+    return f"{min(whole):.3f}-{max(whole):.3f}{note}"
 
 
 def _over_problems(accuracy: "Accuracy | None") -> str:

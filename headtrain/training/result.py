@@ -46,6 +46,10 @@ class TrainResult:
     seconds: float
     """Training time over all starts of the run."""
     tracking_run_id: str | None
+    train_over_problems: float | None = None
+    """Accuracy on a subset of the train problems without dropout, of the best head if there is one,
+    else of the last; None for a run of an older version."""
+    train_over_pairs: float | None = None
     num_equal_pairs: int = 0
     """Pairs left out because both sides have the same tokens."""
     num_shared_ids: int = 0
@@ -55,35 +59,38 @@ class TrainResult:
     resumed_from_step: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Return the rows of the table shown at the end."""
-        holdout = {
-            "held-out train accuracy over problems": self.holdout_over_problems,
-            "held-out train accuracy over pairs": self.holdout_over_pairs,
-        }
+        """Return the rows of the table shown at the end; what was left out only if anything was."""
         return {
-            "pairs": self.num_pairs,
-            "possible pairs": self.num_possible_pairs,
+            "pairs": f"{self.num_pairs:,} of {self.num_possible_pairs:,} possible",
             "problems": self.num_problems,
             "samples": self.num_samples,
-            "samples without a label": self.num_unlabelled,
-            "samples held out": self.num_held_out,
-            "samples not allowed in pairs": self.num_left_out,
             **self._left_out(),
             "correct longer by, tokens": self.mean_length_difference,
             "longer is correct, of the pairs": self.longer_is_correct,
-            "steps": self.num_steps,
-            **{f"last {name}": value for name, value in self.train_metrics.items()},
-            "best step": self.best_step,
-            "stopped early": "yes" if self.stopped_early else "no",
-            "valid accuracy over problems": self.valid_over_problems,
-            "valid accuracy over pairs": self.valid_over_pairs,
-            **(holdout if self.num_held_out else {}),
+            "steps": f"{self.num_steps:,}{', stopped early' if self.stopped_early else ''}",
+            **({} if self.best_step is None else {"best step": self.best_step}),
+            **self._accuracies(),
             "seconds": self.seconds,
         }
+
+    def _accuracies(self) -> dict[str, float]:
+        """Return the rows of the accuracies, all without dropout, so that they compare."""
+        rows = {
+            "train accuracy over problems": self.train_over_problems,
+            "train accuracy over pairs": self.train_over_pairs,
+            "held-out train accuracy over problems": self.holdout_over_problems,
+            "held-out train accuracy over pairs": self.holdout_over_pairs,
+            "valid accuracy over problems": self.valid_over_problems,
+            "valid accuracy over pairs": self.valid_over_pairs,
+        }
+        return {name: value for name, value in rows.items() if value is not None}
 
     def _left_out(self) -> dict[str, int]:
         """Return the rows of what few datasets have."""
         rows = {
+            "samples without a label": self.num_unlabelled,
+            "samples held out": self.num_held_out,
+            "samples not allowed in pairs": self.num_left_out,
             "pairs of equal tokens, left out": self.num_equal_pairs,
             "problem ids with several statements": self.num_shared_ids,
         }

@@ -94,6 +94,9 @@ class Best:
     holdout_over_problems: float | None = None
     """Accuracy of the same head on the train problems held out."""
     holdout_over_pairs: float | None = None
+    train_over_problems: float | None = None
+    """Accuracy of the same head on a subset of its train problems, without dropout."""
+    train_over_pairs: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,10 +39,21 @@ from headtrain.training.objective import make_objective
 from headtrain.training.replace import Replacement
 from headtrain.training.result import TrainResult
 from headtrain.training.resume import Best, RunFolder, RunState, has_head, trained_settings
-from headtrain.training.validation import Validation, fit_decision, read_validation
+from headtrain.training.validation import (
+    Validation,
+    fit_decision,
+    read_validation,
+    take_problems,
+)
 
 VALID, HOLDOUT = "valid", "holdout"
 """Names of the sets a head is validated on."""
+
+TRAIN_SUBSET = "train_subset"
+"""Train problems that are measured as validation is, without dropout."""
+
+MOST_TRAIN_SAMPLES = 4096
+"""Samples of the train subset."""
 
 RUN_FILES = ("best", "final", "step-" + "[0-9]" * 8)
 """What a run writes besides run.json."""
@@ -121,7 +132,7 @@ def train_head(
     with sole_writer(checkpoint_dir):  # only now: an error above leaves the folder as it was
         if not overwrite and (finished := TrainResult.find(folder, identity)) is not None:
             return finished  # another process trained this run while this one waited for the lock
-        job = _read_job(train, data, spec, training, seed, memory)
+        job, train_subset = _read_job(train, data, spec, training, seed, memory)
         trainer = Trainer([job], device=device, mixed_precision=mixed_precision)
         validations = _read_validations(train, valid, data, sampling, job.model, memory)
         logger.info("%s", memory.describe())
@@ -137,6 +148,7 @@ def train_head(
             folder=target,
             trainer=trainer,
             validations=validations,
+            train_subset=train_subset,
             settings=checkpoint,
             record=HeadRecord.for_run(spec, train, data, config=run_config, tracking_run_id=run_id),
             decide=functools.partial(fit_decision, train),
@@ -165,14 +177,15 @@ def _read_job(
     training: TrainingSettings,
     seed: int,
     memory: FeatureMemory,
-) -> HeadJob:
-    """Read and normalise the train features, and make a new head."""
+) -> tuple[HeadJob, Validation]:
+    """Read and normalise the train features, and make a new head; also the train subset."""
     inputs = read_head_inputs(train, spec.columns, samples=data.samples, memory=memory)
     model = HeadModel.from_seed(spec, seed).to(memory.device).train()
     units = spec.columns.units
     model.normaliser.fit_and_normalise_(inputs.features, training.normaliser, units)
     objective = make_objective(inputs, data.plan, training)
-    return HeadJob(model=model, objective=objective, settings=training, seed=seed)
+    job = HeadJob(model=model, objective=objective, settings=training, seed=seed)
+    return job, take_problems(inputs, MOST_TRAIN_SAMPLES, seed)
 
 
 def _read_validations(
@@ -259,6 +272,7 @@ class _Run:
     folder: RunFolder
     trainer: Trainer  # of one head
     validations: Mapping[str, Validation]
+    train_subset: Validation
     settings: CheckpointSettings
     record: HeadRecord
     decide: Callable[[TrainedHead], Decision]
@@ -267,6 +281,8 @@ class _Run:
     state: RunState = field(default_factory=RunState)
     resumed_from_step: int | None = None
     train_metrics: dict[str, float] = field(default_factory=dict)
+    train_accuracy: PairwiseAccuracy | None = None
+    """Of the train subset, at the last checkpoint."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -289,8 +305,10 @@ class _Run:
                 (metrics,) = self.trainer.read_means()
                 refuse_divergence(metrics, step, training)
                 self.train_metrics = metrics
+                measured = self._measure_train() if is_checkpoint else {}
                 valid = self._validate(step) if is_checkpoint else {}
-                self._report(step, {f"train/{key}": metrics[key] for key in metrics} | valid)
+                means = {f"train/{key}": metrics[key] for key in metrics}
+                self._report(step, means | measured | valid)
                 if is_checkpoint:
                     self._save(step, valid, is_last=is_last or self._is_patience_over())
         self._publish()
@@ -299,6 +317,7 @@ class _Run:
             "num_steps": step,
             "stopped_early": step < self.trainer.num_steps,
             "train_metrics": self.train_metrics,
+            **self._train_outcome(),
             "best": dataclasses.asdict(best) if best else None,
             "seconds": self._seconds(),
             "has_best": best is not None and self.settings.save_best,
@@ -324,16 +343,33 @@ class _Run:
         patience = self.job.settings.early_stopping_patience
         return patience is not None and self.state.num_since_best >= patience
 
+    def _measure_train(self) -> dict[str, float]:
+        """Measure the train subset; it selects nothing."""
+        self.train_accuracy = self.train_subset.measure(self.job.model)
+        return _named(TRAIN_SUBSET, self.train_accuracy)
+
+    def _train_outcome(self) -> dict[str, float | None]:
+        """The accuracy of the best head on the train subset, of the last one without a best."""
+        if self.state.best is not None:
+            best = self.state.best
+            return {
+                "train_over_problems": best.train_over_problems,
+                "train_over_pairs": best.train_over_pairs,
+            }
+        last = self.train_accuracy
+        return {
+            "train_over_problems": last.over_problems if last else None,
+            "train_over_pairs": last.over_pairs if last else None,
+        }
+
     def _validate(self, step: int) -> dict[str, float]:
         """Measure the head, and save it if it is the best so far."""
         if not self.validations:
             return {}
         found = {name: one.measure(self.job.model) for name, one in self.validations.items()}
-        metrics = {
-            f"{name}/accuracy_{key}": value
-            for name, accuracy in found.items()
-            for key, value in accuracy._asdict().items()
-        }
+        metrics: dict[str, float] = {}
+        for name, one in found.items():
+            metrics |= _named(name, one)
         by, accuracy = next(iter(found.items()))
         state = dataclasses.replace(
             self.state,
@@ -343,7 +379,7 @@ class _Run:
         # NOTE: best is written before the state that mentions it: a kill in between repeats this
         # step, which writes best again. In the other order best could be lost.
         if state.best is None or accuracy.over_problems > state.best.over_problems:
-            best = _best(step, accuracy, found.get(HOLDOUT))
+            best = _best(step, accuracy, found.get(HOLDOUT), self.train_accuracy)
             state = dataclasses.replace(state, best=best, num_since_best=0)
             if self.settings.save_best:
                 selection = {"by": f"{by}/accuracy_over_problems", "of": state.num_validations}
@@ -409,10 +445,21 @@ class _Run:
         return self.state.seconds + time.monotonic() - self.started
 
 
-def _best(step: int, accuracy: PairwiseAccuracy, holdout: PairwiseAccuracy | None) -> Best:
+def _named(name: str, accuracy: PairwiseAccuracy) -> dict[str, float]:
+    return {f"{name}/accuracy_{key}": value for key, value in accuracy._asdict().items()}
+
+
+def _best(
+    step: int,
+    accuracy: PairwiseAccuracy,
+    holdout: PairwiseAccuracy | None,
+    train: PairwiseAccuracy | None,
+) -> Best:
     return Best(
         step=step,
         **accuracy._asdict(),
         holdout_over_problems=holdout.over_problems if holdout else None,
         holdout_over_pairs=holdout.over_pairs if holdout else None,
+        train_over_problems=train.over_problems if train else None,
+        train_over_pairs=train.over_pairs if train else None,
     )

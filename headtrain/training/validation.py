@@ -76,6 +76,21 @@ def read_validation(
     return Validation(inputs=inputs)
 
 
+def take_problems(inputs: HeadInputs, limit: int, seed: int) -> Validation:
+    """Take at most `limit` of the samples a head is trained on, whole problems with both labels.
+
+    Measured without dropout, as validation is, they show how far a head has learnt by heart.
+    """
+    kept = choose_whole_problems(inputs.samples, limit, seed)
+    rows, places = np.unique(inputs.rows[kept], return_inverse=True)
+    subset = HeadInputs(
+        samples=inputs.samples.take(kept),
+        features=inputs.features[torch.from_numpy(rows)],  # a copy of these rows only
+        rows=places.astype(np.int64),
+    )
+    return Validation(inputs=subset)
+
+
 def choose_whole_problems(samples: LabelledSamples, limit: int | None, seed: int) -> Ints:
     """Choose random problems with at most `limit` samples in all, at least one problem.
 

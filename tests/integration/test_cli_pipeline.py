@@ -34,10 +34,10 @@ COMMANDS = {
 PICTURES = (
     "best-of-n",
     "length-difference",
+    "margins-train",
+    "margins-valid",
     "problems",
     "reliability",
-    "scores-train",
-    "scores-valid",
     "shortcuts",
     "training",
 )
@@ -249,7 +249,9 @@ def test_an_evaluation_can_be_repeated_to_the_byte(pipeline: Pipeline, critic: W
     folder = pipeline.storage / "evaluation/demo"
     paths = [folder / "valid.json", folder / "valid.html"]
     paths += [folder / "valid" / f"{name}.png" for name in PICTURES]
+    paths += [folder / "valid/problems-1.html"]
     before = [path.read_bytes() for path in paths]
+    (folder / "valid.inputs.json").unlink()  # otherwise it is not evaluated again
     outcome = critic.run(*arguments("eval"), folder=pipeline.folder)
     assert outcome.code == 0, outcome.err
     assert [path.read_bytes() for path in paths] == before
@@ -287,6 +289,19 @@ def test_two_heads_are_compared_with_the_code_they_differ_on(
     assert "nowhere: holds no head.json" in missing.err
 
 
+def test_several_heads_are_put_on_one_page(pipeline: Pipeline, critic: WarmCritic) -> None:
+    heads = [str(Path("storage/checkpoints/critic/demo") / name) for name in ("best", "final")]
+    outcome = critic.run("report", *heads, *arguments("eval")[3:], folder=pipeline.folder)
+    assert outcome.code == 0, outcome.err
+    path = pipeline.storage / "evaluation/demo/report-valid-best+final.html"
+    found = json.loads(path.with_suffix(".json").read_text())
+    assert found["heads_compared"] == heads
+    for name in "AB":
+        accuracy = found["heads"][name]["accuracy_over_problems"]
+        assert row_of(outcome.out, name)[1] == str(Interval(**accuracy))
+    assert path.read_text().count("<tr") > 10
+
+
 def test_the_run_is_tracked_with_its_settings_metrics_and_files(pipeline: Pipeline) -> None:
     with sqlite3.connect(pipeline.storage / "mlruns/mlflow.db") as database:
         runs = database.execute("select run_uuid, status, artifact_uri from runs").fetchall()
@@ -302,6 +317,7 @@ def test_the_run_is_tracked_with_its_settings_metrics_and_files(pipeline: Pipeli
     expected = head["accuracy_over_pairs"]["estimate"]
     assert metrics["eval/valid/head/accuracy_over_pairs"] == pytest.approx(expected)
     assert {"train/loss", "train/accuracy", "valid/accuracy_over_problems"} <= set(metrics)
+    assert 0.5 < metrics["train_subset/accuracy_over_problems"] <= 1
 
     artifacts = Path(artifact_uri.removeprefix("file://"))
     assert artifacts.is_relative_to(pipeline.storage)
@@ -310,6 +326,7 @@ def test_the_run_is_tracked_with_its_settings_metrics_and_files(pipeline: Pipeli
         "config.json",
         "evaluation/valid.html",
         "evaluation/valid.json",
+        "evaluation/valid/problems-1.html",
         *(f"evaluation/valid/{name}.png" for name in PICTURES),
         "heads/best/head.json",
         "heads/best/head.safetensors",

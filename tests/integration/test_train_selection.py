@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
+from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import load_head
+from headtrain.training.validation import read_validation
 from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import (
     Killed,
@@ -218,3 +220,43 @@ def test_a_head_normalises_by_what_its_training_samples_vary(
     mean = np.zeros_like(scale) if is_none else features.mean(0)
     np.testing.assert_allclose(state["normaliser.mean"], mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(state["normaliser.scale"], 1 if is_none else scale, rtol=1e-4)
+
+
+def test_the_train_subset_is_measured_as_validation_is(train: Train, tmp_path: Path) -> None:
+    tracker = RecordingTracker()
+    result = train(tracker=tracker, training={"dropout": 0.5}, pairwise={"n_pairs": 192})
+    measured = {
+        step: line["train_subset/accuracy_over_problems"]
+        for step, line in tracker.metrics.items()
+        if "train_subset/accuracy_over_problems" in line
+    }
+    validated = {
+        step for step, line in tracker.metrics.items() if "valid/accuracy_over_pairs" in line
+    }
+    assert set(measured) == validated
+    assert result.best is not None
+    assert result.best_step is not None
+    assert result.train_over_problems == measured[result.best_step]
+    # the same pairs by the head that was saved; with 192 pairs every sample is in one
+    store = FeatureStore.open(tmp_path / "train")
+    head = load_head(result.best)
+    assert result.num_samples == store.samples.num_rows
+    alone = read_validation(
+        store,
+        head.record.columns,
+        limit=None,
+        seed=0,
+        normaliser=head.model.normaliser,
+        memory=FeatureMemory(device=torch.device("cpu")),
+    ).measure(head.model)
+    assert result.train_over_problems == pytest.approx(alone.over_problems)
+    assert result.train_over_pairs == pytest.approx(alone.over_pairs)
+
+
+def test_a_run_without_a_validation_set_has_the_train_accuracy_of_its_last_step(
+    train: Train,
+) -> None:
+    tracker = RecordingTracker()
+    result = train(valid=None, tracker=tracker)
+    last = tracker.metrics[result.num_steps]
+    assert result.train_over_problems == last["train_subset/accuracy_over_problems"]

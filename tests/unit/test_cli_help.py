@@ -1,5 +1,6 @@
 """The help of every command: complete, and there without loading torch."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from cli import app
+from configs.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "mlflow", "pyarrow", "numpy", "omegaconf")
@@ -40,6 +42,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ("sweep",),
         ("eval",),
         ("compare",),
+        ("report",),
         ("score",),
         ("serve",),
     }
@@ -52,6 +55,64 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
     assert command.help.splitlines()[0].endswith((".", ":"))
     silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", "")]
     assert silent == []
+
+
+def test_the_help_shows_examples_and_no_type_behind_a_flag() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "eval", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "<bool>" not in done.stdout
+    assert "<str>" in done.stdout
+    assert "$ critic eval --split valid --details" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_every_example_is_of_a_command() -> None:
+    assert set(EXAMPLES) <= {" ".join(path) for path in COMMANDS}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell: str) -> None:
+    words = {"_TYPER_COMPLETE_ARGS": "critic tr", "COMP_WORDS": "critic tr", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import cli; cli.app(prog_name='critic')"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **words,
+            "_CRITIC_COMPLETE": f"complete_{shell}",
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "train-head" in done.stdout
+    assert "featurize" not in done.stdout
+
+
+def test_completion_is_installed_for_the_shell(tmp_path: Path) -> None:
+    start = "import cli; cli.app(prog_name='critic')"
+    done = subprocess.run(
+        [sys.executable, "-c", start, "--install-completion", "bash"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "HOME": str(tmp_path),
+            "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [script] = tmp_path.rglob("critic.sh")
+    assert "_CRITIC_COMPLETE" in script.read_text()
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 from cli import app
+from configs.examples import EXAMPLES
 from configs.loader import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,11 @@ def critic_commands() -> Iterator[tuple[str, list[str]]]:
                 yield f"{document.name}: {line}", words[1:]
 
 
-COMMANDS = dict(critic_commands())
+COMMANDS = dict(critic_commands()) | {
+    f"help of {name}: {line}": shlex.split(line)[1:]
+    for name, lines in EXAMPLES.items()
+    for line in lines
+}
 
 
 def parse(words: list[str]) -> dict[str, Any]:
@@ -84,3 +89,9 @@ def test_every_make_target_of_the_documents_exists(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     asked = [words[1] for line in shell_lines(document) if (words := line.split())[0] == "make"]
     assert [name for name in asked if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+
+
+def test_every_document_is_in_the_contents_of_the_site() -> None:
+    pages = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    generated = {"reference/commands.md", "reference/settings.md"}
+    assert sorted(pages) == sorted({path.name for path in DOCUMENTS[1:]} | generated)

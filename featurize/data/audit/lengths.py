@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 NUM_BINS = 40
 
+LENGTH_ROWS = (
+    "mean, correct",
+    "mean, incorrect",
+    "pairs",
+    "correct longer by",
+    "longer is correct",
+    "the same by problem",
+)
+"""Rows of the table, which has a column for each unit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairLengths:
@@ -120,17 +130,15 @@ def _histogram(correct: Ints, incorrect: Ints) -> LengthHistogram:
 
 def show_lengths(lengths: Sequence[LengthAudit]) -> Section:
     """Show the lengths in every unit; the figure has the last."""
-    rows: list[Sequence[Any]] = []
+    names, columns = [], []
     for length in lengths:
         means = (length.mean_correct, length.mean_incorrect)
-        rows.append((length.unit, *means, *_of_pairs(length.pairs)))
-        bins = f"{length.unit}, in bins of {length.matched_bin}"
-        rows.append((bins, None, None, *_of_pairs(length.matched)))
-    columns = ("unit", "correct", "incorrect", "pairs", "correct longer by")
+        names += [length.unit, f"bins of {length.matched_bin}"]
+        columns += [(*means, *_of_pairs(length.pairs)), (None, None, *_of_pairs(length.matched))]
     table = Columns(
         title="length of outputs, and its accuracy alone",
-        columns=(*columns, "longer is correct", "over problems"),
-        rows=rows,
+        columns=("", *names),
+        rows=list(zip(LENGTH_ROWS, *columns, strict=True)),
     )
     has_labels = bool(lengths[-1].histogram.edges)
     return Section(

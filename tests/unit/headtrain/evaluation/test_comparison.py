@@ -12,8 +12,8 @@ from headtrain.evaluation.comparison import (
     Disagreement,
     compare,
     find_disagreements,
-    read_shared,
 )
+from headtrain.evaluation.shared import read_shared
 from headtrain.metrics.pairwise import EvaluationError
 from headtrain.report.comparison import comparison_lines, disagreement_text
 from tests.support.simulated_splits import SETTINGS, simulated
@@ -135,9 +135,9 @@ class FixedHead:
 def test_heads_on_stores_of_their_own_are_matched_by_task_id(tmp_path: Path):
     here = write_store(tmp_path / "a", num_problems=3, samples_per_problem=4)
     there = write_store(tmp_path / "b", num_problems=2, samples_per_problem=4, units=1)
-    shared = read_shared(FixedHead(range(12)), here, FixedHead(range(100, 108)), there)
-    assert shared.first.scores.tolist() == list(range(8))
-    assert shared.second.scores.tolist() == list(range(100, 108))
+    shared = read_shared([(FixedHead(range(12)), here), (FixedHead(range(100, 108)), there)])
+    assert shared.scored[0].scores.tolist() == list(range(8))
+    assert shared.scored[1].scores.tolist() == list(range(100, 108))
     assert shared.task_ids.to_pylist() == [f"task-{place:05d}" for place in range(8)]
     assert shared.num_left_out == 4
 
@@ -147,7 +147,7 @@ def test_stores_that_disagree_about_a_label_are_refused(tmp_path: Path):
     labels = [True] * 8
     there = write_store(tmp_path / "b", num_problems=1, labels=labels)
     with pytest.raises(EvaluationError, match="'task-00000' has different labels in"):
-        read_shared(FixedHead(range(8)), here, FixedHead(range(8)), there)
+        read_shared([(FixedHead(range(8)), here), (FixedHead(range(8)), there)])
 
 
 def sample(**texts):

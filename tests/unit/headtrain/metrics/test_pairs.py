@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from headtrain.metrics.agreement import count_agreement, mcnemar
 from headtrain.metrics.groups import find_equal_pairs, group_codes
 from headtrain.metrics.pairs import (
+    count_margins,
     length_difference_edges,
     list_pairs,
     similar_lengths,
@@ -207,3 +208,22 @@ def test_a_split_of_equal_pairs_alone_cannot_be_judged() -> None:
     scored = replace(scored, equal_pairs=find_equal_pairs(codes, scored.is_correct))
     with pytest.raises(EvaluationError, match="have the same tokens on both sides"):
         pairwise_counts(scored)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_margins_are_counted_pair_by_pair(seed):
+    scored = simulated(seed)
+    found = count_margins(scored, num_bins=9)
+    margins = np.array([scored.scores[i] - scored.scores[j] for i, j in plain_pairs(scored)])
+    assert found.num_ties == (margins == 0).sum() > 0
+    places = np.minimum((np.abs(margins) / found.width).astype(int), 8)
+    for counted, side in ((found.wrong, margins < 0), (found.right, margins > 0)):
+        assert counted.tolist() == np.bincount(places[side], minlength=9).tolist()
+    assert np.abs(margins).max() <= 9 * found.width * (1 + 1e-9)
+
+
+def test_margins_of_a_constant_judge_are_all_ties():
+    scored = simulated(0).with_scores(np.zeros(120))
+    found = count_margins(scored)
+    assert found.num_ties == len(plain_pairs(scored))
+    assert found.wrong.sum() == found.right.sum() == 0

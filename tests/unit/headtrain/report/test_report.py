@@ -14,14 +14,17 @@ from featurize.data.records import Sample
 from featurize.io.figures import INK
 from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
-from headtrain.evaluation.mistakes import worst_mistakes
+from headtrain.evaluation.problems import MOST_TEXTS, read_problems
 from headtrain.evaluation.read import ReadSplit
 from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples
+from headtrain.report import page as page_module
 from headtrain.report.figures import Content, draw_layers
+from headtrain.report.glossary import GLOSSARY, term_id
 from headtrain.report.page import render_page, write_report
+from headtrain.report.provenance import Provenance
 from headtrain.settings import EvaluationSettings
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} &amp; \x1b[31m \u202e"
@@ -101,6 +104,7 @@ def write(folder, judgement):
         title=f"demo {EVIL}",
         about={"head": EVIL, "folder": "/a/path/without/a/space" * 5},
         num_mistakes=3,
+        provenance=Provenance(rows={"head": EVIL}, config=f"name: {EVIL}"),
         history={"train/accuracy": [(1, 0.5), (2, 0.8)], "valid/accuracy": [(2, 0.6)]},
         sweep={"mean.2": Interval(estimate=0.6, low=0.5, high=0.7)},
     )  # fmt: skip
@@ -132,32 +136,37 @@ class Elements(HTMLParser):
 
 
 def test_every_figure_is_on_the_page_and_in_a_file(report):
-    names = {path.stem for path in report[1:]}
+    pictures = [path for path in report if path.suffix == ".png"]
+    names = {path.stem for path in pictures}
     assert names == {
-        "shortcuts", "scores-train", "scores-valid", "problems", "reliability",
+        "shortcuts", "margins-train", "margins-valid", "problems", "reliability",
         "length-difference", "best-of-n", "training", "sweep",
     }  # fmt: skip
-    for path in report[1:]:
+    for path in pictures:
         assert path.parent.name == "valid"
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 3000
     assert report[0].read_text().count("<svg") == len(names)
 
 
-def test_the_page_requests_nothing_and_runs_nothing(report):
-    page = report[0].read_text()
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_pages_request_nothing_and_run_nothing(report, place):
+    page = report[place].read_text()
     elements = Elements(page)
     assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
-    for _, attributes in elements.tags:
+    for tag, attributes in elements.tags:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "xlink:href"):
-            assert attributes.get(name, "#").startswith("#")
+            target = attributes.get(name, "#")
+            is_page = tag == "a" and (report[place].parent / target).resolve() in report
+            assert target.startswith("#") or is_page
     assert "default-src 'none'" in page
     assert not re.findall(r"@import|url\((?!#)", page)
 
 
-def test_markup_in_the_data_is_shown_as_text(report):
-    page = report[0].read_text()
+@pytest.mark.parametrize("place", [0, 1])
+def test_markup_in_the_data_is_shown_as_text(report, place):
+    page = report[place].read_text()
     text = Elements(page).text
     assert text.count("<script>alert(1)</script>") >= 3 * 3
     assert "{{ 7*7 }}" in text
@@ -182,6 +191,7 @@ def test_ids_on_the_page_are_unique_and_their_uses_resolve(report):
     page = report[0].read_text()
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) > 100
+    assert {term_id(term) for term in GLOSSARY} <= set(ids)
     uses = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
     assert uses
     assert set(uses) <= set(ids)
@@ -211,39 +221,76 @@ def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, judgement):
     assert f"{100 * margin.estimate:.1f} points" in text
 
 
-def test_without_texts_there_are_no_mistakes_and_the_rest_is_there():
+def test_without_texts_there_are_no_problems_and_the_rest_is_there():
     judgement = judged(TextSource(why_not="the dataset is gone"))
-    mistakes = worst_mistakes(judgement, "valid", 3)
-    assert mistakes == []
+    assert read_problems(judgement, "valid") == ()
     page = render_page(
-        title="demo",
-        about={},
-        evaluation=judgement.evaluation,
-        split="valid",
-        pictures=[],
-        mistakes=mistakes,
+        title="demo", about={}, evaluation=judgement.evaluation, split="valid", pictures=[]
     )
-    assert "Worst mistakes" not in page
+    assert "Problems, the worst first" not in page
     assert "Best of n" in page
 
 
-def test_mistakes_are_the_widest_with_their_texts(judgement):
+def test_problems_are_ranked_from_the_lowest_accuracy(judgement):
     scored = judgement.splits["valid"].scored
-    mistakes = worst_mistakes(judgement, "valid", 3)
-    widest = {}
-    for i in np.flatnonzero(scored.is_correct):
-        for j in np.flatnonzero(~scored.is_correct & (scored.problem == scored.problem[i])):
-            margin = scored.scores[j] - scored.scores[i]
-            problem = scored.problem[i]
-            if problem not in widest or margin > widest[problem][0]:
-                widest[problem] = (margin, i, j)
-    expected = sorted(widest.values(), reverse=True)[:3]
-    for mistake, (margin, i, j) in zip(mistakes, expected, strict=True):
-        assert mistake.incorrect_score - mistake.correct_score == pytest.approx(margin)
-        assert mistake.correct.startswith(f"output {i} ")
-        assert mistake.incorrect.startswith(f"output {j} ")
-        assert mistake.instruction.endswith("its input")
-        assert mistake.correct_probability < mistake.incorrect_probability
+    problems = read_problems(judgement, "valid")
+    expected = []
+    for code in np.unique(scored.problem):
+        places = np.flatnonzero(scored.problem == code)
+        right, wrong = (places[scored.is_correct[places] == label] for label in (True, False))
+        margins = scored.scores[right][:, None] - scored.scores[wrong][None, :]
+        if margins.size:
+            expected.append(((margins > 0).mean(), min(0.0, margins.min()), margins.size, places))
+    expected.sort(key=lambda one: one[:2])
+    assert len(problems) == len(expected)
+    for problem, (accuracy, margin, size, places) in zip(problems, expected, strict=True):
+        assert problem.accuracy == pytest.approx(accuracy)
+        assert problem.num_pairs == size
+        assert (problem.wrong is not None) == (margin < 0)
+        if problem.wrong:
+            correct, incorrect = problem.wrong
+            assert correct.score - incorrect.score == pytest.approx(margin)
+            assert (correct.is_correct, incorrect.is_correct) == (True, False)
+            assert correct.probability < incorrect.probability
+        ranked = places[np.argsort(-scored.scores[places])]
+        assert [one.task_id for one in problem.candidates] == [str(place) for place in ranked]
+        assert [one.rank for one in problem.candidates] == list(range(1, len(places) + 1))
+        assert [one.output.split()[1] for one in problem.candidates] == [*map(str, ranked)]
+
+
+def test_of_many_outputs_only_the_best_and_the_wrong_pair_have_their_text():
+    n = 3 * MOST_TEXTS
+    scored = ScoredSamples(
+        scores=np.arange(n, 0, -1) * 1.0,
+        is_correct=np.arange(n) == n - 1,  # the worst of all is the only correct one
+        problem=np.zeros(n, int),
+        output_tokens=np.ones(n, int),
+    )
+    judgement = EvaluatedHead(
+        evaluation=judged().evaluation,
+        splits={"valid": read_split(scored, TextSource(read=read_evil))},
+    )
+    [problem] = read_problems(judgement, "valid")
+    shown = [one.rank for one in problem.candidates if one.output is not None]
+    assert shown == [*range(1, MOST_TEXTS), n]
+    assert problem.num_not_shown == n - MOST_TEXTS
+    assert [one.rank for one in problem.wrong] == [n, 1]
+
+
+def test_pages_of_problems_are_cut_linked_and_replaced(judgement, tmp_path, monkeypatch):
+    num_problems = len(read_problems(judgement, "valid"))
+    monkeypatch.setattr(page_module, "render_all", lambda content: [])
+    monkeypatch.setattr(page_module, "PROBLEMS_PER_PAGE", 5)
+    many = [path for path in write(tmp_path, judgement) if path.name.startswith("problems-")]
+    assert len(many) == -(-num_problems // 5)
+    report = (tmp_path / "valid.html").read_text()
+    assert all(f'href="valid/{path.name}"' in report for path in many)
+    shown = [path.read_text().count('<details class="problem"') for path in many]
+    assert sum(shown) == num_problems
+    monkeypatch.setattr(page_module, "PROBLEMS_PER_PAGE", 200)
+    write(tmp_path, judgement)
+    left = sorted(path.name for path in (tmp_path / "valid").glob("problems-*.html"))
+    assert left == ["problems-1.html"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,148 @@
+"""The problems of a split one by one: how a head ranks their outputs, the worst first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featurize.arrays import Floats, Ints
+from featurize.data.records import Sample
+from headtrain.evaluation.evaluate import EvaluatedHead
+from headtrain.evaluation.read import ReadSplit
+from headtrain.metrics.pairs import widest_pairs
+from headtrain.metrics.pairwise import pairwise_counts
+
+MOST_TEXTS = 20
+"""Outputs of one problem whose text is read: the best ones and the pair in the wrong order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One output of a problem with the head's opinion."""
+
+    rank: int
+    """1 is the highest score."""
+    task_id: str
+    is_correct: bool
+    score: float
+    probability: float | None
+    """Of being correct; None without a calibration."""
+    output: str | None
+    """None if the text is not shown (see MOST_TEXTS)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A problem with both labels, and all its outputs."""
+
+    problem_id: str
+    instruction: str
+    accuracy: float
+    """Share of its pairs in the right order; a tie counts one half."""
+    num_pairs: int
+    candidates: tuple[Candidate, ...]
+    """The highest score first."""
+    wrong: tuple[Candidate, Candidate] | None
+    """The lowest correct and the highest incorrect output, if they are in the wrong order."""
+
+    @property
+    def num_not_shown(self) -> int:
+        """Outputs without their text."""
+        return sum(candidate.output is None for candidate in self.candidates)
+
+
+def read_problems(
+    evaluated: EvaluatedHead, split: str, limit: int | None = None
+) -> tuple[Problem, ...]:
+    """Read the `limit` worst problems with both labels (default: all); none without texts.
+
+    The lowest accuracy comes first, and of equal accuracies the widest pair in the wrong order.
+    """
+    read = evaluated.splits[split]
+    if not read.texts.are_there:
+        return ()
+    ranked = _rank(read)[:limit]
+    shown = np.array(sorted({int(place) for one in ranked for place in one.shown()}), np.int64)
+    texts = dict(zip(shown.tolist(), read.texts.read(shown), strict=True))
+    task_ids = read.texts.task_ids
+    decision = evaluated.evaluation.decision
+    scores = read.scored.scores
+    probabilities = None if decision is None else decision.calibration.probability(scores)
+    return tuple(_to_problem(one, read, task_ids, texts, probabilities) for one in ranked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """The samples of a problem as indices, the highest score first."""
+
+    places: Ints
+    accuracy: float
+    num_pairs: int
+    wrong: tuple[int, int] | None
+    """Correct and incorrect sample in the wrong order."""
+    margin: float
+    """Score of the wrong pair's incorrect sample minus that of its correct one, else 0."""
+
+    def shown(self) -> list[int]:
+        """The samples whose text is read."""
+        wrong = list(self.wrong or ())
+        best = [place for place in self.places.tolist() if place not in wrong]
+        return [*wrong, *best[: MOST_TEXTS - len(wrong)]]
+
+
+def _rank(read: ReadSplit) -> list[_Ranked]:
+    """Rank the problems with pairs, the worst first, and the samples within each."""
+    scored = read.scored
+    counts = pairwise_counts(scored)
+    wrong = {
+        int(scored.problem[correct]): (int(correct), int(incorrect))
+        for correct, incorrect in zip(*widest_pairs(scored, len(scored)), strict=True)
+    }
+    order = np.lexsort((np.arange(len(scored)), -scored.scores, scored.problem))
+    starts = np.searchsorted(scored.problem[order], counts.problem, side="left")
+    ends = np.searchsorted(scored.problem[order], counts.problem, side="right")
+    found = []
+    for place in np.flatnonzero(counts.num_pairs > 0):
+        pair = wrong.get(int(counts.problem[place]))
+        found.append(
+            _Ranked(
+                places=order[starts[place] : ends[place]],
+                accuracy=float(counts.wins[place] / counts.num_pairs[place]),
+                num_pairs=int(counts.num_pairs[place]),
+                wrong=pair,
+                margin=float(scored.scores[pair[1]] - scored.scores[pair[0]]) if pair else 0.0,
+            )
+        )
+    return sorted(found, key=lambda one: (one.accuracy, -one.margin))
+
+
+def _to_problem(
+    ranked: _Ranked,
+    read: ReadSplit,
+    task_ids: Sequence[object],
+    texts: Mapping[int, Sample],
+    probabilities: Floats | None,
+) -> Problem:
+    scored = read.scored
+
+    def of(place: int, rank: int) -> Candidate:
+        return Candidate(
+            rank=rank,
+            task_id=str(task_ids[place]),
+            is_correct=bool(scored.is_correct[place]),
+            score=float(scored.scores[place]),
+            probability=None if probabilities is None else float(probabilities[place]),
+            output=texts[place].output if place in texts else None,
+        )
+
+    places = ranked.places.tolist()
+    candidates = {place: of(place, rank) for rank, place in enumerate(places, 1)}
+    first = texts[ranked.shown()[0]]
+    return Problem(
+        problem_id=first.problem_id,
+        instruction="\n\n".join(part for part in (first.instruction, first.input) if part),
+        accuracy=ranked.accuracy,
+        num_pairs=ranked.num_pairs,
+        candidates=tuple(candidates.values()),
+        wrong=(candidates[ranked.wrong[0]], candidates[ranked.wrong[1]]) if ranked.wrong else None,
+    )

@@ -1,0 +1,86 @@
+"""The differences of two programs, line by line, and within a line that changed a little."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+MOST_LINES = 2000
+"""Of longer programs nothing is marked: comparing takes time that grows with the square."""
+
+MOST_LETTERS = 500
+"""Longer pieces are marked whole, for the same reason."""
+
+LEAST_ALIKE = 0.5
+"""Lines less alike than this are marked whole."""
+
+
+class Part(NamedTuple):
+    """A piece of text."""
+
+    text: str
+    is_marked: bool
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Two texts as parts, those that differ are marked."""
+
+    first: tuple[Part, ...]
+    second: tuple[Part, ...]
+
+
+def diff(first: str, second: str) -> Diff:
+    """Mark what differs between two programs; joined again, the parts are the programs."""
+    lines = first.splitlines(keepends=True), second.splitlines(keepends=True)
+    if max(map(len, lines)) > MOST_LINES:
+        return Diff((Part(first, False),), (Part(second, False),))
+    parts: tuple[list[Part], list[Part]] = ([], [])
+    for tag, *bounds in SequenceMatcher(None, *lines).get_opcodes():
+        blocks = lines[0][bounds[0] : bounds[1]], lines[1][bounds[2] : bounds[3]]
+        for found, side in zip(parts, _block(tag, *blocks), strict=True):
+            found += side
+    return Diff(tuple(_joined(parts[0])), tuple(_joined(parts[1])))
+
+
+def _block(tag: str, first: Sequence[str], second: Sequence[str]) -> tuple[list[Part], list[Part]]:
+    """The parts of a block of lines that is equal, replaced, deleted or inserted."""
+    if tag != "replace":
+        is_marked = tag != "equal"
+        return _whole(first, is_marked), _whole(second, is_marked)
+    if len(first) != len(second):
+        return _within("".join(first), "".join(second))
+    sides: tuple[list[Part], list[Part]] = ([], [])
+    for one, other in zip(first, second, strict=True):
+        for side, parts in zip(sides, _within(one, other), strict=True):
+            side += parts
+    return sides
+
+
+def _within(first: str, second: str) -> tuple[list[Part], list[Part]]:
+    """Mark the letters that differ, or all of them if little is alike."""
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    is_long = max(len(first), len(second)) > MOST_LETTERS
+    if is_long or matcher.quick_ratio() < LEAST_ALIKE:
+        return _whole([first], True), _whole([second], True)
+    codes = matcher.get_opcodes()
+    return (
+        [Part(first[a:b], tag != "equal") for tag, a, b, _, _ in codes if a < b],
+        [Part(second[a:b], tag != "equal") for tag, _, _, a, b in codes if a < b],
+    )
+
+
+def _whole(lines: Sequence[str], is_marked: bool) -> list[Part]:
+    return [Part("".join(lines), is_marked)] if lines else []
+
+
+def _joined(parts: Sequence[Part]) -> Iterator[Part]:
+    """Join neighbours that are both marked or both not."""
+    text, is_marked = "", False
+    for part in parts:
+        if part.is_marked != is_marked and text:
+            yield Part(text, is_marked)
+            text = ""
+        text, is_marked = text + part.text, part.is_marked
+    if text:
+        yield Part(text, is_marked)

@@ -1,0 +1,69 @@
+"""The terms of a report, each in a sentence or two: its glossary and its tooltips."""
+
+GLOSSARY = {
+    "pair": (
+        "A correct and an incorrect output of the same problem. The head is right about a pair if "
+        "the correct output has the higher value; a tie counts one half."
+    ),
+    "problem": "A statement with its outputs. Only outputs of one problem are compared.",
+    "value": (
+        "The number a head gives an output. It has no absolute scale: only differences within a "
+        "problem mean something."
+    ),
+    "accuracy over pairs": (
+        "Share of the pairs in the right order, every pair with the same weight: problems with "
+        "many outputs dominate. 0.5 is chance."
+    ),
+    "accuracy over problems": (
+        "The accuracy within each problem, averaged over the problems. 0.5 is chance."
+    ),
+    "margin": (
+        "Of a pair: the value of the correct output minus that of the incorrect one. Of a head: "
+        "its accuracy minus that of the best shortcut on the same pairs."
+    ),
+    "gap": (
+        "Mean value of the correct outputs minus mean value of the incorrect ones, over all "
+        "problems. A gap that is much larger on train than on unseen problems is memorised."
+    ),
+    "shortcut": (
+        "A cheap rule such as `the longer output is correct`. A head that is no better than the "
+        "best of them may have learnt nothing else."
+    ),
+    "control": "A judge that must be at 0.5, such as noise: otherwise the evaluation is wrong.",
+    "author prior": (
+        "The share of correct outputs of each author (a person or a model) on train. Judging an "
+        "output by its author alone is a shortcut."
+    ),
+    "interval": (
+        "A bootstrap interval: the range of the number over resamples of whole problems. Two "
+        "numbers of the same pairs are compared by the interval of their difference."
+    ),
+    "best of n": (
+        "One of n outputs of a problem is picked, by the highest value or by another rule; the "
+        "pass rate says how often it is correct, averaged over all subsets of n outputs."
+    ),
+    "P(correct)": (
+        "The probability of being correct that a calibration fitted on train gives a value."
+    ),
+    "ECE": (
+        "Expected calibration error: the mean distance between P(correct) and the share of outputs "
+        "that are correct, over 15 bins. 0 is perfect."
+    ),
+    "Brier score": (
+        "Mean squared difference of P(correct) and label: 0 is perfect, 0.25 is always saying 0.5."
+    ),
+    "AUC": (
+        "The chance that a correct output scores above an incorrect one of any problem. It also "
+        "rewards knowing which problems are easy."
+    ),
+    "ICC": (
+        "Intraclass correlation: the share of the values' variance that lies between problems and "
+        "not within them."
+    ),
+    "minimal pair": "A pair whose outputs are a small edit apart: style gives nothing away.",
+}
+
+
+def term_id(term: str) -> str:
+    """The id of a term's entry on the page."""
+    return "term-" + "".join(letter if letter.isalnum() else "-" for letter in term.lower())

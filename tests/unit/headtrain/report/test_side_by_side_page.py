@@ -1,0 +1,66 @@
+"""The page of several heads: their numbers, their code, and nothing that runs."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from headtrain.evaluation.side_by_side import compare_all
+from headtrain.evaluation.texts import SplitTexts, TextSource
+from headtrain.report.side_by_side import HeadOnPage, SideBySidePage
+from tests.support.simulated_splits import SETTINGS, simulated
+from tests.unit.headtrain.report.test_report import EVIL, Elements, read_evil
+
+
+def page_of(source):
+    first = simulated(0)
+    noise = np.random.default_rng(1).normal(size=len(first))
+    found = compare_all([first, first.with_scores(noise)], SETTINGS, num_disagreements=4)
+    ids = pa.chunked_array([[str(place) for place in range(len(first))]])
+    return SideBySidePage(
+        title=f"demo {EVIL}",
+        found=found,
+        heads={name: HeadOnPage(path=EVIL, facts={"head": EVIL}) for name in found.heads},
+        texts=SplitTexts(task_ids=ids, source=source),
+        confidence=0.95,
+        num_left_out=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    page = page_of(TextSource(read=read_evil))
+    path = tmp_path_factory.mktemp("heads") / "report.html"
+    page.write(path)
+    return page.found, path.read_text("utf-8")
+
+
+def test_the_page_has_the_numbers_and_the_disagreements(written):
+    found, page = written
+    text = " ".join(Elements(page).text.split())
+    for accuracy in found.heads.values():
+        interval = accuracy["accuracy_over_problems"]
+        assert f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]" in text
+    one = found.comparisons["B"]
+    assert page.count('<details class="problem"') == len(one.wins) + len(one.losses) == 4
+    assert '<td class="good">' in page
+    assert "3 that not all stores have are left out" in text
+
+
+def test_the_page_runs_and_requests_nothing(written):
+    _, page = written
+    elements = Elements(page)
+    assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
+    for _, attributes in elements.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert all(attributes.get(name, "#").startswith("#") for name in ("src", "href"))
+    assert "\x1b" not in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+
+
+def test_without_texts_the_page_says_why_there_is_no_code(tmp_path):
+    page_of(TextSource(why_not="the dataset is gone")).write(tmp_path / "report.html")
+    assert "No code to show: the dataset is gone." in (tmp_path / "report.html").read_text("utf-8")
