@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from featurize.data.prompt import TEMPLATE, TEMPLATE_WITH_INPUT, Encoder
 from featurize.model.backbone import load_backbone
 from featurize.model.source import load_tokenizer
+from featurize.settings import PromptSettings
 from headtrain.export.card import write_card
 from headtrain.export.custom import deepest_block, write_custom
 from headtrain.export.fold import ExportError, fold, logit_scale, why_not_native
@@ -73,6 +74,11 @@ def export_to_transformers(
     Raises:
         ExportError: the folder is in use, or the backbone's family has no such class.
     """
+    if provenance.prompt != PromptSettings():
+        raise ExportError(
+            f"{head.path}: its prompts are not the plain template (featurize.prompt), which the"
+            " exported class cannot render; use `critic serve`, or --to mlflow"
+        )
     if out.exists() and not overwrite:
         raise ExportError(f"--out {out}: exists; name another folder, or give --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)
