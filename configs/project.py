@@ -196,17 +196,24 @@ class Project:
         results = results_dir(str(folder), layout.checkpoint_dir, layout.evaluation_dir)
         return results / f"{split}.json", inputs
 
+    def tracking_place(self) -> tuple[str, Path | None]:
+        """The address of the tracking server or local database, and the latter's artifacts."""
+        from headtrain.tracking.server import to_plain_folder
+
+        layout = self.layout
+        layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
+        if not layout.is_tracked_locally:
+            return layout.tracking_uri, None
+        folder = to_plain_folder(layout.mlruns_dir)
+        return f"sqlite:///{folder}/mlflow.db", folder / layout.artifacts_dir.name
+
     def make_tracker(self) -> "WaitingTracker":
         """The tracking server of the configuration, or the local database."""
-        from headtrain.tracking.server import MlflowTracker, to_plain_folder
+        from headtrain.tracking.server import MlflowTracker
         from headtrain.tracking.waiting import WaitingTracker
 
         settings, layout = self.settings, self.layout
-        layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
-        uri, artifact_root = layout.tracking_uri, None
-        if layout.is_tracked_locally:
-            folder = to_plain_folder(layout.mlruns_dir)
-            uri, artifact_root = f"sqlite:///{folder}/mlflow.db", folder / layout.artifacts_dir.name
+        uri, artifact_root = self.tracking_place()
 
         def make() -> MlflowTracker:
             return MlflowTracker(

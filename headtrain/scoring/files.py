@@ -168,7 +168,7 @@ def write_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> int:
 
 def _write_json_lines(path: Path, name: str, sources: Sequence[Source], rows: pa.Table) -> None:
     with _open_compressed(path, name) as file:
-        for line, fields in _join(sources, rows):
+        for line, fields in join_rows(sources, rows):
             text = line.removeprefix(_BYTE_ORDER_MARK).strip()
             file.write(text[:-1].rstrip() + b"," + orjson.dumps(fields)[1:] + b"\n")
 
@@ -226,7 +226,7 @@ def _convert_to_parquet(path: Path, sources: Sequence[Source], rows: pa.Table) -
     added = rows.drop_columns(list(PLACE)).schema
 
     def read() -> Iterator[Rows]:
-        joined = _join(sources, rows)
+        joined = join_rows(sources, rows)
         return _cut(_parse(line) | fields for line, fields in joined)
 
     schema = _fit_columns(sources, read, added)
@@ -282,7 +282,7 @@ def _infer_schema(batch: Rows) -> pa.Schema:
     return pa.table(columns).schema
 
 
-def _join(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
+def join_rows(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
     """Read every line that is not blank, with its fields."""
     names = rows.column_names[len(PLACE) :]
     given = (row for batch in rows.to_batches(_BATCH_ROWS) for row in batch.to_pylist())

@@ -1,4 +1,4 @@
-"""Logs runs to an MLflow server or database; no other file imports MLflow."""
+"""Logs runs to an MLflow server or database; besides it only exports import MLflow."""
 
 import contextlib
 import json

@@ -1,5 +1,6 @@
-"""A double of the Hugging Face Hub on loopback: dataset repositories and their files."""
+"""A double of the Hugging Face Hub on loopback: repositories, their files, and commits to them."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -47,6 +48,8 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             parts = unquote(urlparse(self.path).path).strip("/").split("/")
             is_api = parts[0] == "api"
             parts = parts[1:] if is_api else parts
+            if parts[0] not in ("datasets", "models"):  # files of models have no such prefix
+                parts = ["models", *parts]
             repo = "/".join(parts[1:3])
             has_token = TOKEN in self.headers.get("Authorization", "")
             is_refused = repo in hub.private and not has_token
@@ -67,6 +70,39 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.answer_file(repo, files, "/".join(parts[5:]))
 
         do_HEAD = do_GET
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            parts = unquote(urlparse(self.path).path).strip("/").split("/")
+            if TOKEN not in self.headers.get("Authorization", ""):
+                self.answer(401, b'{"error":"Invalid username or password."}')
+            elif parts == ["api", "repos", "create"]:
+                asked = json.loads(body)
+                name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+                hub.files.setdefault(name, {})
+                if asked.get("private") or asked.get("visibility") == "private":
+                    hub.private.add(name)
+                self.answer(200, json.dumps({"url": f"{hub.endpoint}/{name}"}).encode())
+            elif parts == ["api", "validate-yaml"]:  # of a card
+                self.answer(200, b'{"errors": [], "warnings": []}')
+            elif parts[4:5] == ["preupload"]:
+                files = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(body)["files"]
+                ]
+                self.answer(200, json.dumps({"files": files}).encode())
+            elif parts[4:5] == ["commit"]:
+                self.commit("/".join(parts[2:4]), body)
+            else:
+                self.answer(404, b"{}")
+
+        def commit(self, repo: str, body: bytes) -> None:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    hub.files[repo][line["value"]["path"]] = content
+            about = {"commitUrl": f"{hub.endpoint}/{repo}/commit/1", "commitOid": "1" * 40}
+            self.answer(200, json.dumps(about).encode())
 
         def answer_api(self, repo: str, files: dict[str, bytes], rest: list[str]) -> None:
             if not rest or rest[0] == "revision":
@@ -116,7 +152,7 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:

@@ -47,11 +47,13 @@ def make_project(
     fitted: dict[str, Any] | None = None,
     backbone: Mapping[str, Any] | None = None,
     chat_template: str | None = None,
+    spec: dict[str, Any] | None = None,
     **record: Any,
 ) -> ScoredProject:
     """Eight problems in `folder`.
 
-    `backbone` changes the config of the LLaMA; `record` replaces fields of the head's record.
+    `backbone` changes the config of the LLaMA; `record` replaces fields of the head's record,
+    `spec` its shape.
     """
     model = write_tiny_llama(folder / "model", adds_bos=True, **(backbone or {}))
     if chat_template is not None:
@@ -97,10 +99,14 @@ def make_project(
         "tracking_run_id": None,
         "num_members": num_members,
         "fitted": fitted or {"calibration": {"slope": 2.0, "intercept": 0.5}, "f1_threshold": 0.0},
+        **(spec or {}),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         members = [HeadModel(HeadRecord(**fields)) for _ in range(num_members)]
+        for name, parameter in (pair for member in members for pair in member.named_parameters()):
+            if name in ("mix", "direct"):  # else 0, and a mistake in them would not show
+                parameter.data.normal_(std=0.3)
     for member in members:
         member.normaliser.fit(features)
     whole = members[0] if num_members == 1 else EnsembleModel(members)

@@ -25,7 +25,13 @@ FLOORS = (
     ("headtrain.features", "headtrain.pairs", "headtrain.head"),
     ("headtrain.training",),
     ("headtrain.evaluation",),
-    ("headtrain.sweep", "headtrain.scoring", "headtrain.report", "headtrain.rewards"),
+    (
+        "headtrain.sweep",
+        "headtrain.scoring",
+        "headtrain.report",
+        "headtrain.rewards",
+        "headtrain.export",
+    ),
     ("configs",),
     ("cli",),
 )
@@ -144,14 +150,15 @@ def test_only_the_command_line_prints_and_exits() -> None:
     assert found == {("configs.console", "print")}
 
 
-def test_only_the_tracker_knows_mlflow() -> None:
+def test_only_tracker_and_export_know_mlflow() -> None:
     found = {
         module_name(path)
         for path in SOURCES
         for _, name in imports(path)
         if is_within(name, {"mlflow"})
     }
-    assert found == {"headtrain.tracking.server"}
+    exports = {"headtrain.export.mlflow_folder", "headtrain.export.mlflow_model"}
+    assert found == {"headtrain.tracking.server", *exports}
 
 
 def test_nothing_is_unpickled() -> None:

@@ -1,0 +1,90 @@
+"""Writes a critic as an MLflow model, or registers it on a tracking server."""
+
+import importlib.metadata
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from featurize.settings import BackboneSettings
+from headtrain.export.fold import ExportError
+from headtrain.export.head_folder import copy_head
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.scoring.scorer import Scorer
+
+CODE = Path(__file__).parent / "mlflow_model.py"
+
+
+def save_mlflow_model(
+    head: TrainedHead, backbone: BackboneSettings, out: Path, *, overwrite: bool = False
+) -> Path:
+    """Write a folder that `mlflow.pyfunc.load_model` reads.
+
+    The backbone is not copied; its place is in the model's config, and `model_config=` names
+    another one.
+
+    Raises:
+        ExportError: the folder exists.
+        CheckpointError: the head has no calibration, so there are no probabilities.
+    """
+    import mlflow.pyfunc
+
+    Scorer(head).check_calibration()
+    if out.exists():
+        if not overwrite:
+            raise ExportError(f"--out {out}: exists; name another folder, or give --overwrite")
+        shutil.rmtree(out)
+    with tempfile.TemporaryDirectory() as place:
+        mlflow.pyfunc.save_model(path=str(out), **_options(head, backbone, Path(place)))
+    return out
+
+
+def register_mlflow_model(
+    head: TrainedHead, backbone: BackboneSettings, name: str, *, tracking_uri: str, experiment: str
+) -> str:
+    """Log a model to a tracking server and register it; returns its URI, models:/<name>/<version>.
+
+    Raises:
+        ExportError: the server refuses, or does not answer.
+        CheckpointError: the head has no calibration, so there are no probabilities.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    Scorer(head).check_calibration()
+    before = mlflow.get_tracking_uri()
+    try:
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_experiment(experiment)
+        with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_name=f"export {name}"):
+            info = mlflow.pyfunc.log_model(
+                name="critic",
+                registered_model_name=name,
+                **_options(head, backbone, Path(place)),
+            )
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"--register {name!r}: {reason}; check mlflow.tracking_uri") from error
+    finally:
+        mlflow.set_tracking_uri(before)
+    return f"models:/{name}/{info.registered_model_version}"
+
+
+def _options(head: TrainedHead, backbone: BackboneSettings, place: Path) -> dict[str, Any]:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    texts: list[Any] = [ColSpec(DataType.string, name) for name in ("prompt", "output")]
+    numbers: list[Any] = [ColSpec(DataType.double, name) for name in ("value", "probability")]
+    return {
+        # NOTE: a path, not an object: MLflow would pickle an object.
+        "python_model": str(CODE),
+        "artifacts": {"head": str(copy_head(head, place / "head"))},
+        "model_config": {
+            "backbone": backbone.path,
+            "tokenizer": backbone.tokenizer_path,
+            "device": "auto",
+        },
+        "signature": ModelSignature(inputs=Schema(texts), outputs=Schema(numbers)),
+        "pip_requirements": [f"critic=={importlib.metadata.version('critic')}"],
+    }

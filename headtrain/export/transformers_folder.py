@@ -1,0 +1,195 @@
+"""Writes a critic as a folder that transformers loads: model, tokenizer, template and card."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from featurize.data.prompt import TEMPLATE, TEMPLATE_WITH_INPUT, Encoder
+from featurize.model.backbone import load_backbone
+from featurize.model.source import load_tokenizer
+from featurize.settings import PromptSettings
+from headtrain.export.card import write_card
+from headtrain.export.custom import deepest_block, write_custom
+from headtrain.export.fold import ExportError, fold, logit_scale, why_not_native
+from headtrain.export.native import write_native
+from headtrain.head.checkpoint import TrainedHead
+from headtrain.scoring.provenance import FoundBackbone, Provenance
+
+PADDING = "<|critic_pad|>"
+"""Token that is added if a tokenizer has none for padding beside its end token."""
+POOLER_FILE = "vllm_pooler_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, for the summary."""
+
+    folder: Path
+    class_name: str
+    why_custom: str | None
+    """Why the class is not one of transformers; None if it is."""
+    offset: float
+    dtype: str
+    pooler: dict[str, float] | None
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the export by name."""
+        rows: dict[str, Any] = {"class": self.class_name, "number format": self.dtype}
+        if self.why_custom is None:
+            rows["loads with trust_remote_code"] = "no"
+            rows["value of critic"] = f"logit + {self.offset:.6g} (ranks are the same)"
+        else:
+            rows["loads with trust_remote_code"] = f"yes, only so: {self.why_custom}"
+            rows["value of critic"] = "logit"
+        if self.pooler is not None and self.why_custom is None:
+            rows["vllm --pooler-config"] = json.dumps(self.pooler)
+        return rows
+
+
+def export_to_transformers(
+    head: TrainedHead,
+    provenance: Provenance,
+    found: FoundBackbone,
+    out: Path,
+    *,
+    is_custom: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a head and its backbone into a new folder; it appears only when it is complete.
+
+    Args:
+        head: the head.
+        provenance: how its features were made.
+        found: its backbone on this machine.
+        out: the folder.
+        is_custom: use the custom class even where one of transformers would do.
+        overwrite: replace what is in `out`.
+
+    Raises:
+        ExportError: the folder is in use, or the backbone's family has no such class.
+    """
+    if provenance.prompt != PromptSettings():
+        raise ExportError(
+            f"{head.path}: its prompts are not the plain template (featurize.prompt), which the"
+            " exported class cannot render; use `critic serve`, or --to mlflow"
+        )
+    if out.exists() and not overwrite:
+        raise ExportError(f"--out {out}: exists; name another folder, or give --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
+        folder = Path(place) / out.name
+        folder.mkdir()
+        exported = _write(folder, head, provenance, found, is_custom)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return Exported(**{**vars(exported), "folder": out})
+
+
+def _write(
+    folder: Path,
+    head: TrainedHead,
+    provenance: Provenance,
+    found: FoundBackbone,
+    is_custom: bool,
+) -> Exported:
+    record, dtype = head.record, found.recipe.compute_dtype
+    why = "asked for" if is_custom else why_not_native(head, found.recipe.num_layers)
+    blocks = found.recipe.num_layers
+    if why is not None:
+        blocks = deepest_block(record, found.recipe.num_layers)
+    backbone = load_backbone(
+        found.source,
+        found.settings,
+        device=torch.device("cpu"),
+        dtype=dtype,
+        deepest_layer=blocks,
+        with_lm_head=record.likelihood and why is not None,
+        is_plain=True,
+    )
+    config: Any = backbone.decoder.config
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types)[:blocks]
+    tokenizer = load_tokenizer(found.source, found.settings)
+    encoder = Encoder(
+        tokenizer=tokenizer,
+        max_length=provenance.dataset.max_length,
+        max_prompt_length=provenance.dataset.prompt_limit,
+    )
+    mark = response_mark(encoder)
+    vocabulary = int(config.vocab_size)
+    pad = _set_padding(tokenizer, backbone.decoder)
+    tokenizer.model_max_length = provenance.dataset.max_length
+    calibration = record.decision.calibration if record.decision else None
+    about: dict[str, Any] = {
+        "template": TEMPLATE,
+        "template_with_input": TEMPLATE_WITH_INPUT,
+        "max_tokens": provenance.dataset.max_length,
+        "calibration": vars(calibration) if calibration else None,
+    }
+    offset = 0.0
+    if why is None:
+        folded = fold(head)
+        offset = folded.offset
+        native = {**about, "recipe_fingerprint": record.recipe_fingerprint}
+        write_native(folder, folded, backbone, native, dtype=dtype, pad_token_id=pad)
+    else:
+        fields = {
+            **about,
+            "response_mark": mark,
+            "feature_dtype": provenance.featurize.storage_dtype,
+            "vocabulary": vocabulary,
+        }
+        write_custom(folder, head, backbone, fields, dtype=dtype, pad_token_id=pad)
+    tokenizer.save_pretrained(folder)
+    scale = logit_scale(calibration, offset)
+    if scale is not None:
+        (folder / POOLER_FILE).write_text(json.dumps(scale.to_pooler_config(), indent=2) + "\n")
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    exported = Exported(
+        folder=folder,
+        class_name=content["architectures"][0],
+        why_custom=why,
+        offset=offset,
+        dtype=str(dtype).removeprefix("torch."),
+        pooler=scale.to_pooler_config() if scale else None,
+    )
+    write_card(folder, head, exported.describe())
+    return exported
+
+
+def response_mark(encoder: Encoder) -> list[int]:
+    """Return the token ids that end every prompt, whatever its statement ends with."""
+    ends = ("Add two numbers", "x.", "y\n", "z:\n\n")
+    prompts = [list(encoder.encode_prompt(text).ids) for text in ends]
+    prompts.append(list(encoder.encode_prompt("Add.", "1 2").ids))
+    length = 0
+    while len({tuple(ids[-length - 1 :]) for ids in prompts}) == 1:
+        length += 1
+    if not length:
+        raise ExportError("prompts have no common end, so an output's start would not be known")
+    return prompts[0][-length:]
+
+
+def _set_padding(tokenizer: PreTrainedTokenizerBase, decoder: Any) -> int:
+    """Give the tokenizer a padding token that is not its end token; return its id.
+
+    NOTE: transformers looks for the last token that is no padding, so an output that ends with the
+    end token would be read at another place if the two were one.
+    """
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PADDING})
+    tokenizer.padding_side = "right"
+    pad = int(tokenizer.pad_token_id)
+    if pad >= decoder.config.vocab_size:
+        decoder.resize_token_embeddings(pad + 1, mean_resizing=False)
+        with torch.no_grad():
+            decoder.get_input_embeddings().weight[pad].zero_()
+    decoder.config.pad_token_id = pad
+    return pad
