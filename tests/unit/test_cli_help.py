@@ -45,6 +45,12 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ("report",),
         ("score",),
         ("serve",),
+        ("export",),
+        ("push",),
+        ("prepare", "human-eval"),
+        ("prepare", "evalplus"),
+        ("prepare", "livecodebench"),
+        ("prepare", "lm-eval"),
     }
 
 
