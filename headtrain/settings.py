@@ -161,8 +161,15 @@ class TrainingSettings:
     num_unfrozen_layers: int = 0
     """Always 0: the backbone is frozen."""
 
-    value_head_type: Literal["mlp", "linear"] = "mlp"
-    """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear: hidden -> 1."""
+    value_head_type: Literal["mlp", "linear", "contrast", "centroid"] = "mlp"
+    """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear; or closed forms, without epochs: contrast,
+    centroid."""
+
+    contrast: Literal["mean", "lda", "pca"] = "mean"
+    """Direction of the pairs' differences: their mean, Fisher's, or their first component."""
+
+    contrast_shrinkage: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Contrast lda: share of the identity in the second moment; null: by the data (OAS)."""
 
     value_head_width: Annotated[int, Field(ge=2)] | None = None
     """Units of the mlp's first layer; the second has half. null: hidden/8."""
@@ -197,6 +204,11 @@ class TrainingSettings:
     lr_scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
     """The learning rate schedule."""
 
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether the head is computed from the pairs in one step."""
+        return self.value_head_type in ("contrast", "centroid")
+
     @field_validator("trunk_learning_rate", "num_unfrozen_layers")
     @classmethod
     def _refuse_backbone_training(cls, value: float) -> float:
@@ -223,10 +235,15 @@ class TrainingSettings:
                 "features is empty and likelihood is false: the head would read nothing; name a "
                 "store tensor or set likelihood to true"
             )
-        if self.value_head_width is not None and self.value_head_type == "linear":
+        if self.value_head_width is not None and self.value_head_type != "mlp":
             raise ValueError(
                 f"value_head_width {self.value_head_width} is an option of value_head_type mlp, "
-                "not linear; leave it out"
+                f"not {self.value_head_type}; leave it out"
+            )
+        if self.is_closed_form and self.loss_type != "pairwise":
+            raise ValueError(
+                f"value_head_type {self.value_head_type} is fitted to pairs, not by the loss_type "
+                f"{self.loss_type}; set loss_type to pairwise"
             )
         names = ("margin", "label_smoothing", "center_coefficient", "pair_weights", "batching")
         changed = [name for name in names if getattr(self, name) not in (0, "pairs")]

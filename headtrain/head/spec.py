@@ -29,15 +29,16 @@ class HeadSpec:
 
     @classmethod
     def of(cls, columns: InputColumns, training: TrainingSettings) -> Self:
-        """Describe the head of these settings over these columns."""
+        """Describe the head of these settings over these columns; a closed form is linear."""
+        is_closed = training.is_closed_form
         return cls(
-            head_type=training.value_head_type,
+            head_type="linear" if is_closed else training.value_head_type,
             dropout=training.dropout,
             tensors=dict(zip(columns.tensors, columns.widths, strict=True)),
             likelihood=columns.likelihood,
             head_width=training.value_head_width,
-            likelihood_direct=training.likelihood_direct and columns.likelihood,
-            feature_mix=training.feature_mix,
+            likelihood_direct=training.likelihood_direct and columns.likelihood and not is_closed,
+            feature_mix="concat" if is_closed else training.feature_mix,
         )
 
     @property

@@ -17,6 +17,7 @@ from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
 from headtrain.training.batched_heads import BatchedHeads, Dropout
 from headtrain.training.batches import Batch, BatchMaker
+from headtrain.training.closed_form import fit_direction
 from headtrain.training.loss import Loss, Statistics, make_loss
 from headtrain.training.objective import Objective
 from headtrain.training.optimizer import BatchedAdamW
@@ -43,12 +44,14 @@ def batch_key(spec: HeadSpec, settings: TrainingSettings) -> Hashable:
     Their objectives must also have equally many items and the same features tensor.
     """
     names = ("batching", "n_epochs", "batch_size", "gradient_accumulation_steps")
-    return (spec.shape, make_loss(settings), *(getattr(settings, name) for name in names))
+    key = (spec.shape, make_loss(settings), settings.is_closed_form)
+    return (*key, *(getattr(settings, name) for name in names))
 
 
 class Trainer:
     """Takes optimizer steps and accumulates the means of what training reports.
 
+    Heads in closed form are fitted in a single step.
     All objectives have the same tensor of normalised features.
     """
 
@@ -100,6 +103,9 @@ class Trainer:
         )
         self.num_steps = math.ceil(num_items / self.batches.items_per_step)
         self.steps_per_epoch = objective.num_items / self.batches.items_per_step
+        self._is_closed_form = settings.is_closed_form
+        if self._is_closed_form:
+            self.num_steps, self.steps_per_epoch = 1, 1.0
         self.learning_rates = [0.0 for _ in jobs]
         self.loss = make_loss(settings)
         self.means = RunningMeans(self.loss, len(jobs), device)
@@ -125,8 +131,11 @@ class Trainer:
 
     def take_step(self, step: int) -> None:
         """Take optimizer step `step`, counted from 0, without waiting for the device."""
-        self.learning_rates = self._rates_of(step)
         self.means.num_steps += 1
+        if self._is_closed_form:
+            self._fit()
+            return
+        self.learning_rates = self._rates_of(step)
         if self._stepper is not None:
             self._stepper.take(step)
             return
@@ -147,6 +156,15 @@ class Trainer:
             * learning_rate_factor(step, self.num_steps, job.settings.lr_scheduler)
             for job in self.jobs
         ]
+
+    @torch.no_grad()
+    def _fit(self) -> None:
+        for number, job in enumerate(self.jobs):
+            weight, correct, incorrect, shares = fit_direction(
+                job.objective, job.settings, self.device
+            )
+            job.model.get_parameter("head.linear.weight").copy_(weight[None])
+            self.means.measure_head(number, correct, incorrect, shares)
 
     def _update(self, learning_rates: list[float] | torch.Tensor) -> None:
         """Clip the gradients and take the optimizer step."""
@@ -223,6 +241,13 @@ class RunningMeans:
         by_head = [part.view(self.num_heads, -1) for part in (first, other)]
         statistics = torch.stack(self.loss.statistics(*by_head))
         self._sums += (statistics * shares.view(self.num_heads, -1)).sum(-1)
+
+    def measure_head(
+        self, number: int, first: torch.Tensor, other: torch.Tensor, shares: torch.Tensor
+    ) -> None:
+        """Add the terms of one head, [terms] each; heads may have different numbers of terms."""
+        statistics = torch.stack(self.loss.statistics(first[None], other[None]))[:, 0]
+        self._sums[:, number] += (statistics * shares).sum(-1)
 
     def _measure_waiting(self) -> None:
         if not self._waiting:

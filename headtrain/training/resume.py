@@ -28,7 +28,12 @@ from headtrain.training.optimizer import BatchedAdamW
 FORMAT_VERSION = 2
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
 
-_ADDED_SETTINGS = {"value_head_width": None, "normaliser": "standardize"}
+_ADDED_SETTINGS = {
+    "value_head_width": None,
+    "normaliser": "standardize",
+    "contrast": "mean",
+    "contrast_shrinkage": None,
+}
 """Settings of later versions, with the values that earlier versions used."""
 
 logger = logging.getLogger(__name__)

@@ -186,6 +186,8 @@ def test_without_a_validation_set_held_out_train_problems_choose(train: Train) -
         {"margin": 1.0, "label_smoothing": 0.1, "center_coefficient": 0.01},
         {"feature_mix": "mix"},
         {"value_head_type": "linear", "value_head_learning_rate": 0.01},
+        {"value_head_type": "contrast", "contrast": "lda"},
+        {"value_head_type": "centroid", "feature_mix": "mix", "pair_weights": "problems"},
         {"value_head_width": 2, "normaliser": "tensor"},
         {"normaliser": "none"},
     ],
@@ -200,6 +202,18 @@ def test_every_kind_of_head_and_loss_learns_what_separates_the_labels(
     if "value_head_width" in training:
         weights = weights_of(result.final)
         assert weights["head.mlp.0.weight"].shape[0] == training["value_head_width"]
+
+
+def test_a_closed_form_is_fitted_in_one_step_and_saved_as_a_linear_head(
+    train: Train, tmp_path: Path
+) -> None:
+    result = train(training={"value_head_type": "contrast"})
+    head = load_head(tmp_path / "run")
+    assert (result.num_steps, head.record.step, head.record.head_type) == (1, 1, "linear")
+    assert head.record.metrics["valid/accuracy_over_problems"] == result.valid_over_problems
+    names = {"head.linear.weight", "normaliser.mean", "normaliser.scale"}
+    assert set(weights_of(result.final)) == names
+    assert train(training={"value_head_type": "contrast"}).was_up_to_date
 
 
 @pytest.mark.parametrize("normaliser", ["standardize", "tensor", "none"])

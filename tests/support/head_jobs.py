@@ -56,6 +56,7 @@ def make_job(seed: int = 3, inputs: HeadInputs | None = None, **settings: Any) -
     widths = (16, 16) if training.feature_mix == "mix" else (16,)
     inputs = inputs or make_inputs(sum(widths))
     kind, mix = training.value_head_type, training.feature_mix
+    kind = "linear" if training.is_closed_form else kind
     return HeadJob(
         model=make_model(*widths, seed=seed, head_type=kind, feature_mix=mix),
         objective=make_objective(inputs, make_plan(inputs), training),

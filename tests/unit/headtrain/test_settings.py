@@ -40,6 +40,16 @@ from headtrain.settings import (
         ),
         (
             TrainingSettings,
+            {"value_head_type": "centroid", "loss_type": "pointwise"},
+            "value_head_type centroid is fitted to pairs",
+        ),
+        (
+            TrainingSettings,
+            {"value_head_type": "contrast", "contrast_shrinkage": 0},
+            "greater than 0",
+        ),
+        (
+            TrainingSettings,
             {"value_head_width": 8, "value_head_type": "linear"},
             "value_head_width 8 is an option of value_head_type mlp",
         ),

@@ -307,3 +307,18 @@ def test_a_sweep_of_which_every_head_diverges_is_an_error(sweep: Sweep) -> None:
     hopeless = point("mean.1", value_head_learning_rate=1e30, max_grad_norm=None)
     with pytest.raises(CriticError, match=r"training\.value_head_learning_rate"):
         sweep(points=[hopeless])
+
+
+def test_heads_in_closed_form_stand_beside_trained_heads(sweep: Sweep) -> None:
+    trained = point("mean.1")
+    fitted = [
+        point("mean.1", value_head_type="contrast", contrast="lda"),
+        point("mean.1", value_head_type="centroid"),
+    ]
+    by_name = {one.name: one for one in sweep(points=[trained, *fitted]).points}
+    assert by_name[trained.name].of_seeds == sweep("alone", points=[trained]).points[0].of_seeds
+    for one in fitted:
+        (accuracy,) = by_name[one.name].of_seeds
+        assert accuracy is not None
+        assert accuracy > 0.6
+        assert by_name[one.name].of_seeds == sweep("alone", points=[one]).points[0].of_seeds
