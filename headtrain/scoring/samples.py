@@ -30,6 +30,8 @@ class Sample:
     output: tuple[int, ...]
     is_truncated: bool
     """Whether prompt or output was longer than the head's limits and was cut."""
+    prefixes: tuple[int, ...] = ()
+    """Lengths of the prefixes of the output whose values are wanted; the last is all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,14 @@ class CriticEncoder:
             ValueError: as `encode`.
         """
         return self._encode(prompt, {"output": output}, input)[0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, control tokens included."""
+        with self.lock:
+            text = self.encoder.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        return cast(str, text)
 
     def _encode(self, prompt: Prompt, outputs: Mapping[str, Output], input: str) -> list[Sample]:
         """Encode outputs by the names that errors call them."""
