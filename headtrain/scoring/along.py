@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from featurize.data.encoder import Suffix
 from featurize.errors import CriticError, shorten
 
 By: TypeAlias = Literal["lines", "tokens"] | int
@@ -49,12 +48,12 @@ def to_by(value: str | int) -> By:
     return number
 
 
-def check_prefixes(tensors: Sequence[str], suffix: Suffix) -> None:
+def check_prefixes(tensors: Sequence[str], *, has_end: bool) -> None:
     """Check that a head reads nothing that comes after a whole output only.
 
     Args:
         tensors: what the head reads, `<pooling>.<layer>`.
-        suffix: what follows every output.
+        has_end: whether tokens of an end follow every output (prompt.end).
 
     Raises:
         CriticError: it does; names the tensor.
@@ -66,7 +65,7 @@ def check_prefixes(tensors: Sequence[str], suffix: Suffix) -> None:
                 f"the head reads {name}, the state of a question after the whole output, so there"
                 " are no values along it; train a head without question.* (training.features)"
             )
-        if suffix.end and pooling in ("last", "delta"):
+        if has_end and pooling in ("last", "delta"):
             raise CriticError(
                 f"the head reads {name} at the end of an output (prompt.end), which no prefix has,"
                 " so there are no values along it; train a head with prompt.end=none, or without"

@@ -15,6 +15,7 @@ from featurize.arrays import Floats, Ints
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Alpaca
 from featurize.data.formats import Prompt as Statement
+from featurize.data.records import Sample as Row
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.budget import choose_token_budget
@@ -24,6 +25,7 @@ from featurize.model.forward import FeatureSpec
 from featurize.model.packing import Grouping, PromptGroup, group_prefixes, group_samples
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
+from featurize.settings import BackboneSettings
 from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
@@ -115,9 +117,26 @@ class Critic:
             settings = replace(settings, path=backbone, revision=None, tokenizer_path=tokenizer)
         elif tokenizer is not None:
             settings = replace(settings, tokenizer_path=tokenizer)
+        return cls.of(head, [settings], device=device, cache_dir=cache_dir)
+
+    @classmethod
+    def of(
+        cls,
+        head: TrainedHead,
+        places: Sequence[BackboneSettings],
+        *,
+        device: str = "auto",
+        cache_dir: Path | None = None,
+    ) -> Self:
+        """Load the backbone of a head from the first of `places` that has it.
+
+        Raises:
+            ValueError: none has it.
+        """
+        provenance = Provenance.of(head)
         where = resolve_device(device)
         cache = cache_dir or user_cache_dir()
-        found = provenance.find(where, cache, [settings])
+        found = provenance.find(where, cache, places)
         spec = _narrow(found.recipe.spec, head.record.columns)
         prompt = provenance.prompt
         encoder = SampleEncoder(
@@ -238,9 +257,18 @@ class Critic:
             CriticError: as `values_along`.
         """
         by = to_by(by)
-        check_prefixes(self.head.record.columns.tensors, self._samples.encoder.suffix)
+        has_end = bool(self._samples.encoder.suffix.end)
+        check_prefixes(self.head.record.columns.tensors, has_end=has_end)
         lengths = prefix_lengths(sample.output, by, self._samples.decode)
         return replace(sample, prefixes=lengths)
+
+    def encode_row(self, row: Row) -> Sample:
+        """Tokenize a row of a dataset as `critic featurize` does.
+
+        Raises:
+            CriticError: the output has no tokens, or the chat template refuses a text.
+        """
+        return self._samples.encode_row(row)
 
     def score_samples(
         self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None

@@ -8,8 +8,10 @@ from typing import TypeAlias, cast
 from featurize.data.encoder import SampleEncoder
 from featurize.data.fields import to_answer, to_text
 from featurize.data.formats import Prompt as Statement
+from featurize.data.formats import prompt_of
 from featurize.data.messages import join_prompt, keep_turns, to_messages
 from featurize.data.prompt import TokenIds
+from featurize.data.records import Sample as Row
 from featurize.errors import CriticError, shorten
 
 Texts: TypeAlias = str | Sequence[Mapping[str, object]]
@@ -62,6 +64,20 @@ class CriticEncoder:
             ValueError: as `encode`.
         """
         return self._encode(prompt, {"output": output}, input)[0]
+
+    def encode_row(self, row: Row) -> Sample:
+        """Return the sample of a row of a dataset.
+
+        Raises:
+            CriticError: the output has no tokens, or the chat template refuses a text.
+        """
+        with self.lock:
+            found = self.encoder.encode(prompt_of(row), [row.output])
+        return Sample(
+            prompt=found.prompt.ids,
+            output=found.outputs[0].ids,
+            is_truncated=found.prompt.is_truncated or found.outputs[0].is_truncated,
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, control tokens included."""

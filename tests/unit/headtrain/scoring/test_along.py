@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.data.encoder import Suffix
 from featurize.errors import CriticError
 from featurize.model.pooling import POOLINGS
 from headtrain.scoring import critic as critic_module
@@ -185,6 +184,6 @@ def test_a_head_that_reads_a_question_is_refused(tmp_path: Path) -> None:
 
 def test_a_head_that_reads_the_end_token_is_refused() -> None:
     with pytest.raises(CriticError, match=r"reads delta\.3.*prompt\.end"):
-        check_prefixes(["mean.3", "delta.3"], Suffix(end=(2,)))
-    check_prefixes(["mean.3", "std.3", "max.1", "first.3"], Suffix(end=(2,)))
-    check_prefixes(["last.3", "delta.3"], Suffix())
+        check_prefixes(["mean.3", "delta.3"], has_end=True)
+    check_prefixes(["mean.3", "std.3", "max.1", "first.3"], has_end=True)
+    check_prefixes(["last.3", "delta.3"], has_end=False)
