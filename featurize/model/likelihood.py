@@ -48,8 +48,8 @@ def output_likelihood(
     wholes = torch.stack(found, dim=1)
     if batch.prefixes is None:
         return wholes
-    parts = [reduce_prefixes(of_tokens, batch.prefixes, how) for of_tokens, how in columns]
-    of_prefixes = torch.stack(parts, dim=1)
+    found = [reduce_prefixes(of_tokens, batch.prefixes, how) for of_tokens, how in columns]
+    of_prefixes = torch.stack(found, dim=1)
     of_prefixes[batch.prefixes.wholes] = wholes
     return of_prefixes
 

@@ -37,8 +37,10 @@ def to_by(value: str | int) -> By:
     Raises:
         CriticError: it is neither lines, tokens nor a number from 1.
     """
-    if value == "lines" or value == "tokens":
-        return value
+    if value == "lines":
+        return "lines"
+    if value == "tokens":
+        return "tokens"
     number = value if isinstance(value, int) else _to_number(value)
     if isinstance(value, bool) or number is None or not 1 <= number <= MAX_PARTS:
         raise CriticError(
