@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from headtrain.evaluation.requirements import Requirement
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
+    from headtrain.scoring.along import By
+    from headtrain.scoring.along_rows import AlongRows
 
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
@@ -800,6 +802,10 @@ def score_command(
         bool,
         typer.Option("--best", help="Write the best sample of each task, as its harness reads it."),
     ] = False,
+    along: Annotated[
+        str | None,
+        typer.Option(help="Add the values of prefixes: after lines, tokens, or N equal parts"),
+    ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Read stored features first; redo damaged ones.")
     ] = False,
@@ -810,6 +816,9 @@ def score_command(
     """Copy the rows of a file and add a score, probability and rank to each."""
     console().print(f"score: {file}")
     from configs.project import HeadProject
+    from featurize.errors import CriticError
+    from headtrain.scoring.along import check_prefixes, to_by
+    from headtrain.scoring.along_rows import ALONG, POSITIONS
     from headtrain.scoring.files import (
         check_output,
         to_field_names,
@@ -821,16 +830,25 @@ def score_command(
 
     _refuse_torchrun("score")
     path = Path(out) if best else to_output(out)
+    by = None if along is None else to_by(along)
+    if best and by is not None:
+        raise CriticError("--along adds fields, which --best does not write; give one of the two")
     opened = HeadProject.load(head, config, overrides or [])
+    if by is not None:
+        has_end = opened.project.settings.prompt.end != "none"
+        check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
     decision = opened.project.find_decision(opened.head)  # fails before hours of work
     scorer = Scorer(opened.head, decision.calibration)
     index = opened.project.index_files(file, needs_labels=False)
-    names = to_field_names(index.table, scorer.field_names, prefix)
+    added = [] if by is None else [ALONG, POSITIONS]
+    names = to_field_names(index.table, [*scorer.field_names, *added], prefix)
     if not best:
         check_output(path, index.sources, names)
     store = _featurize_file(opened, index, repair=repair)
     scores = scorer.score_store(store)
-    rows = to_rows(index.table, scores.to_fields(), prefix)
+    prefixes = None if by is None else _judge_along(opened, index, by)
+    fields = scores.to_fields() | ({} if prefixes is None else prefixes.to_fields())
+    rows = to_rows(index.table, fields, prefix)
     if best:
         from headtrain.scoring.best import write_best
 
@@ -839,6 +857,8 @@ def score_command(
         return
     num_rows = write_rows(path, index.sources, rows)
     summary = describe_scores(scores, store.samples, num_rows)
+    if prefixes is not None:
+        summary["prefixes scored"] = prefixes.num_prefixes
     console().print(rows_table(f"scores of {opened.head.path} in {out}", summary))
 
 
@@ -1436,6 +1456,22 @@ def _featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: boo
         progress.finish(summary.counts["unique_tokens"])
     _show_features(summary)
     return open_file_store(job, index)
+
+
+def _judge_along(opened: "HeadProject", index: "DatasetIndex", by: "By") -> "AlongRows":
+    """Values along the samples of a file, with the backbone in this process."""
+    from headtrain.scoring.along_rows import judge_along
+    from headtrain.scoring.critic import Critic
+
+    project = opened.project
+    critic = Critic.of(
+        opened.head,
+        opened.places,
+        device=project.settings.runtime.device,
+        cache_dir=project.layout.cache_dir,
+    )
+    with CountProgress("values along", "samples") as count:
+        return judge_along(critic, index, by, count)
 
 
 def _random_backbone(

@@ -50,12 +50,24 @@ class PackLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefixes:
+    """The prefixes of outputs that get a row, those of one output after another, ascending."""
+
+    counts: list[int]  # [outputs] prefixes of each output, in host memory
+    pieces: Tensor  # int64 [prefixes] tokens of each beyond the prefix before it
+    lengths: Tensor  # int64 [prefixes] tokens of each
+    ends: Tensor  # int64 [prefixes] flat position of its last token
+    outputs: Tensor  # int64 [prefixes] number of its output
+    wholes: Tensor  # int64 [outputs] number of the prefix that is the whole output
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Input of one forward pass; outputs are given by positions in the flattened ids."""
 
     input_ids: Tensor  # int64 [batch, length]
     position_ids: Tensor  # int64 [batch, length]
-    rows: Tensor  # int64 [outputs] feature row of each output, in host memory
+    rows: Tensor  # int64 [outputs, or prefixes] feature row of each, in host memory
     starts: Tensor  # int64 [outputs] flat position of its first token
     lengths: Tensor  # int64 [outputs], without what follows an output
     ends: Tensor  # int64 [outputs] flat position of its last token, or of the last of its end
@@ -65,6 +77,7 @@ class Batch:
     outputs: slice | Tensor  # the output tokens, one output after another: flat positions
     layout: PackLayout | None  # None: rows are independent sequences, right-padded
     num_tokens: int  # computed, padding and repeated prompts included
+    prefixes: Prefixes | None = None  # None: a row per output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +97,8 @@ class HostBatch:
     numbers: Tensor  # int64 [n]: all arrays one after another, pinned if a GPU will read them
     sizes: dict[str, int]  # length of each array by name, in their order
     shape: tuple[int, int]  # of the ids
-    rows: Tensor  # int64 [outputs]
+    rows: Tensor  # int64 [outputs, or prefixes]
+    prefix_counts: list[int]  # [outputs], or empty
     bounds: PackBounds | None  # of a pack
     first_output: int | None  # of a pack: its output tokens are the flat positions from here
 
@@ -112,7 +126,14 @@ class HostBatch:
             outputs=slice(self.first_output, None) if places is None else places,
             layout=layout,
             num_tokens=self.num_tokens,
+            prefixes=self._prefixes(parts),
         )
+
+    def _prefixes(self, parts: dict[str, Tensor]) -> Prefixes | None:
+        if not self.prefix_counts:
+            return None
+        found = {name: parts[f"prefix_{name}"] for name in PREFIX_ARRAYS}
+        return Prefixes(counts=self.prefix_counts, **found)
 
 
 def make_pack(groups: Sequence[PromptGroup], device: torch.device) -> Batch:
@@ -165,9 +186,10 @@ def host_pack(groups: Sequence[PromptGroup], *, pinned: bool = False) -> HostBat
                 before=np.repeat(np.array(prompts[1:]) - 1, counts),
                 are_all=True,
             ),
+            **_prefix_arrays(groups, np.array(output_bounds[:-1])),
         },
         shape=(1, output_bounds[-1]),
-        rows=[row for group in groups for row in group.rows],
+        groups=groups,
         bounds=bounds,
         pinned=pinned,
     )
@@ -189,9 +211,10 @@ def host_padded(
             "ids": ids.ravel(),
             "positions": np.arange(width),
             **_places(singles, starts=starts, lengths=lengths, before=starts - 1, are_all=False),
+            **_prefix_arrays(singles, starts),
         },
         shape=(len(singles), width),
-        rows=[single.rows[0] for single in singles],
+        groups=singles,
         bounds=None,
         pinned=pinned,
     )
@@ -201,7 +224,7 @@ def _to_host(
     arrays: dict[str, np.ndarray],
     *,
     shape: tuple[int, int],
-    rows: Sequence[int],
+    groups: Sequence[PromptGroup],
     bounds: PackBounds | None,
     pinned: bool,
 ) -> HostBatch:
@@ -210,10 +233,39 @@ def _to_host(
         numbers=numbers.pin_memory() if pinned else numbers,
         sizes={name: len(array) for name, array in arrays.items()},
         shape=shape,
-        rows=torch.tensor(rows, dtype=torch.int64),
+        rows=torch.tensor([row for group in groups for row in _rows(group)], dtype=torch.int64),
+        prefix_counts=[len(lengths) for group in groups for lengths in group.prefixes],
         bounds=bounds,
         first_output=None if bounds is None else bounds.prompts[-1],
     )
+
+
+def _rows(group: PromptGroup) -> Sequence[int]:
+    """The row of each output of a group, or of each prefix."""
+    if not group.prefixes:
+        return group.rows
+    placed = zip(group.rows, group.prefixes, strict=True)
+    return [first + place for first, lengths in placed for place in range(len(lengths))]
+
+
+PREFIX_ARRAYS = ("pieces", "lengths", "ends", "outputs", "wholes")
+"""Arrays of `Prefixes`."""
+
+
+def _prefix_arrays(groups: Sequence[PromptGroup], starts: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays about the prefixes, none if no group wants any; `starts` are those of the outputs."""
+    wanted = [lengths for group in groups for lengths in group.prefixes]
+    if not wanted:
+        return {}
+    lengths = _array(chain(*wanted))
+    counts = _array(map(len, wanted))
+    outputs = np.repeat(np.arange(len(counts)), counts)
+    wholes = counts.cumsum() - 1
+    pieces = np.diff(lengths, prepend=0)
+    firsts = wholes + 1 - counts
+    pieces[firsts] = lengths[firsts]
+    arrays = (pieces, lengths, starts[outputs] + lengths - 1, outputs, wholes)
+    return {f"prefix_{name}": array for name, array in zip(PREFIX_ARRAYS, arrays, strict=True)}
 
 
 def _places(

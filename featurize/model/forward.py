@@ -13,7 +13,7 @@ from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.decoder import hidden_of
 from featurize.model.likelihood import answer_logprobs, output_likelihood
-from featurize.model.pooling import output_states, pool
+from featurize.model.pooling import output_states, pool, prefix_pool
 from featurize.model.rope import reset_frequencies
 from featurize.model.structure import check_attended
 from featurize.settings import Pooling
@@ -49,7 +49,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of rows: distinct outputs of a prompt."""
+    """Features of rows: distinct outputs of a prompt, or prefixes of them."""
 
     tensors: dict[str, Tensor]  # name -> float32 [rows, hidden]
     likelihood: Tensor | None  # float32 [rows, columns], in the order of FeatureSpec.columns
@@ -59,6 +59,9 @@ class Features:
 def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
     """Compute the features of a batch, a row per output, on the device of the backbone.
 
+    A batch with prefixes has a row per prefix. A question follows whole outputs only, so `spec`
+    must not have one then.
+
     Layers are those of transformers' `hidden_states`: 0 is the input of the first block, k the
     output of block k, and the last one the output of the decoder, after the final norm.
 
@@ -67,6 +70,7 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
     """
     if batch.layout is not None and backbone.unshareable is not None:
         raise UnsupportedAttention(backbone.unshareable)
+    assert not (spec.question and batch.prefixes), "no question follows a prefix"
     if backbone.lengths.grows:
         reset_frequencies(backbone.decoder)
     pooled: dict[str, Tensor] = {}
@@ -74,7 +78,11 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
     def take(layer: int, hidden: Tensor) -> None:
         states = output_states(hidden, batch)
         for pooling in spec.poolings:
-            pooled[f"{pooling}.{layer}"] = pool(states, pooling)
+            pooled[f"{pooling}.{layer}"] = (
+                pool(states, pooling)
+                if batch.prefixes is None
+                else prefix_pool(states, pooling, batch.prefixes)
+            )
         if spec.question:
             pooled[f"question.{layer}"] = states.hidden[batch.asked].float()
 

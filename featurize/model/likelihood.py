@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from featurize.model.batch import Batch
-from featurize.model.pooling import reduce_rows
+from featurize.model.pooling import reduce_prefixes, reduce_rows
 
 CHUNK_TOKENS = 256
 """Output tokens whose logits are in memory at once: 256 x 150,000 floats take 150 MB."""
@@ -34,7 +34,7 @@ def output_likelihood(
     Returns:
         float32 [outputs, 4] in the order of LIKELIHOOD_COLUMNS: sum, mean and minimum over the
         output's tokens of log p(token | before) in nats, and the mean entropy of those
-        distributions.
+        distributions. Of a batch with prefixes [prefixes, 4], the same of each prefix.
     """
     targets = batch.input_ids.flatten()[batch.outputs]  # [output tokens]
     size = chunk_tokens(hidden.device)
@@ -43,15 +43,15 @@ def output_likelihood(
         for places, wanted in zip(batch.predictors.split(size), targets.split(size), strict=True)
     ]
     logprob, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-    return torch.stack(
-        [
-            reduce_rows(logprob, batch.lengths, "sum"),
-            reduce_rows(logprob, batch.lengths, "mean"),
-            reduce_rows(logprob, batch.lengths, "min"),
-            reduce_rows(entropy, batch.lengths, "mean"),
-        ],
-        dim=1,
-    )
+    columns = ((logprob, "sum"), (logprob, "mean"), (logprob, "min"), (entropy, "mean"))
+    found = [reduce_rows(of_tokens, batch.lengths, how) for of_tokens, how in columns]
+    wholes = torch.stack(found, dim=1)
+    if batch.prefixes is None:
+        return wholes
+    found = [reduce_prefixes(of_tokens, batch.prefixes, how) for of_tokens, how in columns]
+    of_prefixes = torch.stack(found, dim=1)
+    of_prefixes[batch.prefixes.wholes] = wholes
+    return of_prefixes
 
 
 def answer_logprobs(

@@ -15,6 +15,18 @@ class PromptGroup:
     rows: tuple[int, ...]
     num_end: int = 0  # last ids of every output that end it; a question comes after them
     num_question: int = 0  # last ids of every output that ask about it
+    prefixes: tuple[tuple[int, ...], ...] = ()
+    """Of each output, the lengths of the prefixes that get a row: ascending, the last is the whole
+    output. `rows` then has the row of the first; the others follow it. Empty: a row per output."""
+
+    def take(self, places: Sequence[int]) -> "PromptGroup":
+        """Return the group of some of the outputs."""
+        return replace(
+            self,
+            outputs=tuple(self.outputs[place] for place in places),
+            rows=tuple(self.rows[place] for place in places),
+            prefixes=tuple(self.prefixes[place] for place in places) if self.prefixes else (),
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -67,6 +79,44 @@ def group_samples(
     return Grouping(groups=groups, row_of_sample=np.array(row_of_sample, dtype=np.int64))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrefixGrouping:
+    """Samples grouped by identical prompt ids, with a row for each prefix that is wanted."""
+
+    groups: list[PromptGroup]
+    rows: list[np.ndarray]  # int64 [prefixes] of each sample: the feature rows of its prefixes
+    num_rows: int
+
+
+def group_prefixes(grouping: Grouping, prefixes: Sequence[Sequence[int]]) -> PrefixGrouping:
+    """Give every wanted prefix of the outputs a row of its own.
+
+    Args:
+        grouping: the samples.
+        prefixes: of each sample, the lengths of its prefixes in tokens, without what follows an
+            output: ascending, at least 1, the last is the whole output. Samples of one output may
+            want different ones.
+    """
+    wanted: list[set[int]] = [set() for _ in range(grouping.num_rows)]
+    for row, lengths in zip(grouping.row_of_sample.tolist(), prefixes, strict=True):
+        wanted[row].update(lengths)
+    lengths_of = [tuple(sorted(lengths)) for lengths in wanted]
+    firsts = np.cumsum([0, *map(len, lengths_of)])
+    groups = [
+        replace(
+            group,
+            rows=tuple(int(firsts[row]) for row in group.rows),
+            prefixes=tuple(lengths_of[row] for row in group.rows),
+        )
+        for group in grouping.groups
+    ]
+    rows = [
+        firsts[row] + np.searchsorted(lengths_of[row], lengths)
+        for row, lengths in zip(grouping.row_of_sample.tolist(), prefixes, strict=True)
+    ]
+    return PrefixGrouping(groups=groups, rows=rows, num_rows=int(firsts[-1]))
+
+
 def plan_packs(groups: Sequence[PromptGroup], token_budget: int) -> list[list[PromptGroup]]:
     """Pack whole groups under the budget: first fit, largest first.
 
@@ -83,11 +133,7 @@ def plan_padded(groups: Sequence[PromptGroup], token_budget: int) -> list[list[P
 
     Each entry is a group with one output: the prompt is computed again for every output.
     """
-    singles = [
-        replace(group, outputs=(output,), rows=(row,))
-        for group in groups
-        for output, row in zip(group.outputs, group.rows, strict=True)
-    ]
+    singles = [group.take([place]) for group in groups for place in range(len(group.outputs))]
     singles.sort(key=lambda single: -single.num_tokens)
     batches: list[list[PromptGroup]] = []
     for single in singles:
@@ -120,14 +166,7 @@ def _split_group(group: PromptGroup, token_budget: int) -> list[PromptGroup]:
     if group.num_tokens <= token_budget:
         return [group]
     pieces = _first_fit(list(map(len, group.outputs)), token_budget - len(group.prompt))
-    return [
-        replace(
-            group,
-            outputs=tuple(group.outputs[number] for number in sorted(piece)),
-            rows=tuple(group.rows[number] for number in sorted(piece)),
-        )
-        for piece in pieces
-    ]
+    return [group.take(sorted(piece)) for piece in pieces]
 
 
 def _first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:

@@ -1,16 +1,18 @@
 """Poolings: ways to reduce the hidden states of an output's tokens to one vector.
 
-To add one, write a function, add it to `POOLINGS`, and add its name to `settings.Pooling`.
+To add one, write a function, add it to `POOLINGS`, one for every prefix of an output to
+`PREFIX_POOLINGS`, and its name to `settings.Pooling`.
 Nothing here makes the host wait for a GPU.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from featurize.model.batch import Batch
+from featurize.model.batch import Batch, Prefixes
 from featurize.settings import Pooling
 
 
@@ -96,3 +98,88 @@ POOLINGS: dict[Pooling, Callable[[OutputStates], Tensor]] = {
     "delta": _delta,
 }
 """Functions of the output states, float32 [rows, width], by name."""
+
+
+def prefix_pool(states: OutputStates, pooling: Pooling, prefixes: Prefixes) -> Tensor:
+    """Pool every prefix of each output in float32: [prefixes, width].
+
+    The states of a prefix do not depend on what follows it, so each is what `pool` gives for the
+    prefix alone. That of a whole output is what `pool` gives, to the last bit.
+    """
+    found = PREFIX_POOLINGS[pooling](states, prefixes)
+    found[prefixes.wholes] = pool(states, pooling)
+    return found
+
+
+def reduce_prefixes(tokens: Tensor, prefixes: Prefixes, how: str) -> Tensor:
+    """Reduce every prefix: float32 [output tokens, ...] -> float32 [prefixes, ...].
+
+    Args:
+        tokens: one output after another.
+        prefixes: which.
+        how: sum, mean, min or max.
+    """
+    if how in ("min", "max"):
+        pieces = reduce_rows(tokens, prefixes.pieces, how)
+        return _accumulate(pieces, prefixes, torch.cummin if how == "min" else torch.cummax)
+    sums = _sum_up(reduce_rows(tokens, prefixes.pieces, "sum").double(), prefixes)
+    return (_per_token(sums, prefixes) if how == "mean" else sums).float()
+
+
+def _accumulate(pieces: Tensor, prefixes: Prefixes, how: Callable[..., Any]) -> Tensor:
+    """Reduce the pieces of each output from its first on, with cummin or cummax."""
+    return torch.cat([how(own, dim=0).values for own in pieces.split(prefixes.counts)])
+
+
+def _sum_up(pieces: Tensor, prefixes: Prefixes) -> Tensor:
+    """Add up the pieces of each output from its first on."""
+    return torch.cat([own.cumsum(0) for own in pieces.split(prefixes.counts)])
+
+
+def _per_token(sums: Tensor, prefixes: Prefixes) -> Tensor:
+    return sums / _as_column(prefixes.lengths, sums)
+
+
+def _as_column(numbers: Tensor, like: Tensor) -> Tensor:
+    """Give numbers [n] the dtype and the number of axes of a tensor [n, ...]."""
+    return numbers.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def _prefix_std(states: OutputStates, prefixes: Prefixes) -> Tensor:
+    """Deviation within the pieces of a prefix, and of their means from the prefix's.
+
+    The sums of squares are taken from a state of the output, as large states would cancel.
+
+    Source: Chan, Golub, LeVeque, Algorithms for Computing the Sample Variance (1983).
+    """
+    tokens = states.tokens.float()
+    means = reduce_rows(tokens, prefixes.pieces, "mean")
+    of_tokens = torch.repeat_interleave(means, prefixes.pieces, dim=0, output_size=len(tokens))
+    within = reduce_rows((tokens - of_tokens).square(), prefixes.pieces, "sum").double()
+    origins = states.hidden[states.before].double()[prefixes.outputs]
+    shifted = means.double() - origins
+    weights = _as_column(prefixes.pieces, shifted)
+    mean = _per_token(_sum_up(weights * shifted, prefixes), prefixes)
+    squares = _sum_up(within + weights * shifted.square(), prefixes)
+    return (_per_token(squares, prefixes) - mean.square()).clamp_min(0).sqrt().float()
+
+
+def _prefix_last(states: OutputStates, prefixes: Prefixes) -> Tensor:
+    return states.hidden[prefixes.ends].float()
+
+
+def _prefix_first(states: OutputStates, prefixes: Prefixes) -> Tensor:
+    return _first(states)[prefixes.outputs]
+
+
+PREFIX_POOLINGS: dict[Pooling, Callable[[OutputStates, Prefixes], Tensor]] = {
+    "mean": lambda states, prefixes: reduce_prefixes(states.tokens.float(), prefixes, "mean"),
+    "last": _prefix_last,
+    "max": lambda states, prefixes: reduce_prefixes(states.tokens.float(), prefixes, "max"),
+    "std": _prefix_std,
+    "first": _prefix_first,
+    "delta": lambda states, prefixes: (
+        _prefix_last(states, prefixes) - _prefix_first(states, prefixes)
+    ),
+}
+"""The same poolings of every prefix, float32 [prefixes, width], by name."""

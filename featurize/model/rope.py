@@ -6,7 +6,7 @@ module remembers the longest call so far.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -74,11 +74,7 @@ def split_by_length(groups: Iterable[PromptGroup], rule: LengthRule) -> list[lis
 def _take(group: PromptGroup, places: Sequence[int]) -> PromptGroup:
     if len(places) == len(group.outputs):
         return group
-    return replace(
-        group,
-        outputs=tuple(group.outputs[place] for place in places),
-        rows=tuple(group.rows[place] for place in places),
-    )
+    return group.take(places)
 
 
 def _rope_kinds(module: nn.Module) -> list[tuple[str, dict[str, Any]]]:

@@ -11,22 +11,33 @@ from typing import Self, TypeVar, cast
 import numpy as np
 import torch
 
-from featurize.arrays import Ints
+from featurize.arrays import Floats, Ints
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Alpaca
 from featurize.data.formats import Prompt as Statement
+from featurize.data.records import Sample as Row
 from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.budget import choose_token_budget
 from featurize.model.device import resolve_device
 from featurize.model.engine import Choice, Engine, choose_forward
 from featurize.model.forward import FeatureSpec
-from featurize.model.packing import Grouping, PromptGroup, group_samples
+from featurize.model.packing import Grouping, PromptGroup, group_prefixes, group_samples
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
+from featurize.settings import BackboneSettings
 from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
+from headtrain.scoring.along import (
+    Along,
+    By,
+    check_prefixes,
+    in_parts,
+    prefix_lengths,
+    prefix_texts,
+    to_by,
+)
 from headtrain.scoring.judged import Judged
 from headtrain.scoring.provenance import FoundBackbone, Provenance
 from headtrain.scoring.samples import CriticEncoder, Output, Prompt, Sample
@@ -36,6 +47,10 @@ Found = TypeVar("Found")
 
 MIN_PROBE_LENGTH = 256
 """Tokens of the sequences on which the forwards are compared, if the model has no window."""
+
+
+MAX_PREFIXES = 4096
+"""Prefixes whose features are in memory at once: with 10,000 columns they take 160 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +117,26 @@ class Critic:
             settings = replace(settings, path=backbone, revision=None, tokenizer_path=tokenizer)
         elif tokenizer is not None:
             settings = replace(settings, tokenizer_path=tokenizer)
+        return cls.of(head, [settings], device=device, cache_dir=cache_dir)
+
+    @classmethod
+    def of(
+        cls,
+        head: TrainedHead,
+        places: Sequence[BackboneSettings],
+        *,
+        device: str = "auto",
+        cache_dir: Path | None = None,
+    ) -> Self:
+        """Load the backbone of a head from the first of `places` that has it.
+
+        Raises:
+            ValueError: none has it.
+        """
+        provenance = Provenance.of(head)
         where = resolve_device(device)
         cache = cache_dir or user_cache_dir()
-        found = provenance.find(where, cache, [settings])
+        found = provenance.find(where, cache, places)
         spec = _narrow(found.recipe.spec, head.record.columns)
         prompt = provenance.prompt
         encoder = SampleEncoder(
@@ -197,6 +229,47 @@ class Critic:
         """
         return self._samples.encode_one(prompt, output, input)
 
+    def values_along(
+        self, prompt: Prompt, output: Output, by: By = "lines", input: str = ""
+    ) -> Along:
+        """Return the value of each prefix of an output, from one forward pass over all of it.
+
+        The last value is the output's score. A prefix is one of the output's tokens: its own text
+        may have other tokens at its end.
+
+        Args:
+            prompt, output, input: as `score` takes them.
+            by: a prefix after each line ("lines"), each token ("tokens"), or each of N equal parts.
+
+        Raises:
+            CriticError: the head reads what only a whole output has, or `by` is something else.
+            ValueError: as `score`.
+        """
+        sample = self.with_prefixes(self.encode_one(prompt, output, input), by)
+        (judged,) = self.judge_samples([sample])
+        assert judged.along is not None, "it was asked for"
+        return judged.along
+
+    def with_prefixes(self, sample: Sample, by: By) -> Sample:
+        """Ask for the values along an encoded sample, which `judge_samples` gives.
+
+        Raises:
+            CriticError: as `values_along`.
+        """
+        by = to_by(by)
+        has_end = bool(self._samples.encoder.suffix.end)
+        check_prefixes(self.head.record.columns.tensors, has_end=has_end)
+        lengths = prefix_lengths(sample.output, by, self._samples.decode)
+        return replace(sample, prefixes=lengths)
+
+    def encode_row(self, row: Row) -> Sample:
+        """Tokenize a row of a dataset as `critic featurize` does.
+
+        Raises:
+            CriticError: the output has no tokens, or the chat template refuses a text.
+        """
+        return self._samples.encode_row(row)
+
     def score_samples(
         self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
     ) -> Scores:
@@ -209,25 +282,20 @@ class Critic:
         Raises:
             ValueError: the features or the value of a sample are NaN or inf.
         """
-        suffix = self._samples.encoder.suffix
-        grouping = group_samples(
-            ((sample.prompt, sample.output) for sample in samples),
-            end=suffix.end,
-            question=suffix.question,
-        )
+        grouping = self._group(samples)
         with self._computing:
-            features = self._features(grouping, on_tokens)
+            features = self._features(grouping.groups, grouping.num_rows, on_tokens)
             scores = self._scorer.score_outputs(
                 features, grouping.row_of_sample, _prompt_codes(samples)
             )
-        if not np.isfinite(scores.values).all():
-            raise ValueError(f"{self.head.path}: the head's value of a sample is NaN or inf")
-        return scores
+        return self._check(scores)
 
     def judge_samples(
         self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
     ) -> list[Judged]:
         """Judge encoded samples in one run of the backbone; each prompt is computed once.
+
+        With values along many samples, it is several runs, which bounds the memory.
 
         Args:
             samples: samples of any prompts, at least one.
@@ -236,7 +304,39 @@ class Critic:
         Raises:
             ValueError: the features or a number are NaN or inf.
         """
-        scores = self.score_samples(samples, on_tokens)
+        if not any(sample.prefixes for sample in samples):
+            return self._to_judged(samples, self.score_samples(samples, on_tokens))
+        counts = [len(sample.prefixes) or 1 for sample in samples]
+        parts = in_parts(counts, MAX_PREFIXES)
+        return [one for part in parts for one in self._judge_along(samples[part], on_tokens)]
+
+    def _judge_along(
+        self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None
+    ) -> list[Judged]:
+        """Judge samples of which some want the values of their prefixes, in one run."""
+        wanted = [sample.prefixes or (len(sample.output),) for sample in samples]
+        grouping = group_prefixes(self._group(samples), wanted)
+        codes = np.repeat(_prompt_codes(samples), [len(lengths) for lengths in wanted])
+        with self._computing:
+            features = self._features(grouping.groups, grouping.num_rows, on_tokens)
+            scores = self._scorer.score_outputs(features, np.concatenate(grouping.rows), codes)
+        stops = np.cumsum([len(lengths) for lengths in wanted])
+        values = np.split(self._check(scores).values, stops[:-1])
+        return [
+            replace(judged, along=self._to_along(sample, own)) if sample.prefixes else judged
+            for judged, sample, own in zip(
+                self._to_judged(samples, scores.take(stops - 1)), samples, values, strict=True
+            )
+        ]
+
+    def _to_along(self, sample: Sample, values: Floats) -> Along:
+        return Along(
+            positions=sample.prefixes,
+            texts=prefix_texts(sample.output, sample.prefixes, self._samples.decode),
+            values=tuple(values.tolist()),
+        )
+
+    def _to_judged(self, samples: Sequence[Sample], scores: Scores) -> list[Judged]:
         is_calibrated = self._scorer.calibration is not None
         nothing = [None] * len(samples)
         columns = zip(
@@ -258,6 +358,19 @@ class Critic:
             )
             for sample, value, logit, probability, spread in columns
         ]
+
+    def _group(self, samples: Sequence[Sample]) -> Grouping:
+        suffix = self._samples.encoder.suffix
+        return group_samples(
+            ((sample.prompt, sample.output) for sample in samples),
+            end=suffix.end,
+            question=suffix.question,
+        )
+
+    def _check(self, scores: Scores) -> Scores:
+        if not np.isfinite(scores.values).all():
+            raise ValueError(f"{self.head.path}: the head's value of a sample is NaN or inf")
+        return scores
 
     @property
     def has_default_prompt(self) -> bool:
@@ -294,10 +407,13 @@ class Critic:
         ]
 
     def _features(
-        self, grouping: Grouping, on_tokens: Callable[[int], None] | None
+        self,
+        groups: Sequence[PromptGroup],
+        num_rows: int,
+        on_tokens: Callable[[int], None] | None,
     ) -> torch.Tensor:
         """Compute the inputs of the head as a store would hold them: [rows, width]."""
-        found = self._engine.run(grouping.groups, grouping.num_rows, on_tokens)
+        found = self._engine.run(groups, num_rows, on_tokens)
         columns = self.head.record.columns
         # NOTE: rounded as in a store: the head was trained on rounded features.
         blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]

@@ -126,7 +126,9 @@ def _can_read(source: Source, column: str) -> bool:
     return True
 
 
-def to_rows(index: pa.Table, fields: Mapping[str, Ints | Floats], prefix: str) -> pa.Table:
+def to_rows(
+    index: pa.Table, fields: Mapping[str, Ints | Floats | pa.Array], prefix: str
+) -> pa.Table:
     """Return the fields of each row of the files, in their order; `fields` are [samples of index].
 
     A column is null in the rows without that side. PLACE are the first columns.
@@ -138,10 +140,11 @@ def to_rows(index: pa.Table, fields: Mapping[str, Ints | Floats], prefix: str) -
         is_here = parts == part
         is_null = np.ones(len(places), bool)
         is_null[rows[is_here]] = False
+        sample_of_row = np.zeros(len(places), np.int64)
+        sample_of_row[rows[is_here]] = is_here.nonzero()[0]
+        chosen = pa.array(sample_of_row, mask=is_null)
         for name, values in fields.items():
-            column = np.zeros(len(places), values.dtype)
-            column[rows[is_here]] = values[is_here]
-            columns[f"{prefix}{SIDES[part]}{name}"] = pa.array(column, mask=is_null)
+            columns[f"{prefix}{SIDES[part]}{name}"] = pa.array(values).take(chosen)
     return pa.table(columns)
 
 

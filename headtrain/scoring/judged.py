@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from featurize.errors import CriticError, shorten
+from headtrain.scoring.along import Along
 
 Scale = Literal["logit", "probability", "value"]
 """The number that a reward is: calibrated log-odds, their probability, or the head's value."""
@@ -34,6 +35,8 @@ class Judged:
     spread: float | None
     num_tokens: int
     is_truncated: bool
+    along: Along | None = None
+    """Values of its prefixes, if they were wanted."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -41,7 +44,8 @@ class Judged:
         Raises:
             CriticError: one is NaN or inf.
         """
-        numbers = (self.value, self.logit, self.probability, self.spread)
+        along = self.along.values if self.along else ()
+        numbers = (self.value, self.logit, self.probability, self.spread, *along)
         if not all(number is None or math.isfinite(number) for number in numbers):
             raise CriticError(f"the judgement is not finite: {numbers}")
 

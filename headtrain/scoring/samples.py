@@ -8,8 +8,10 @@ from typing import TypeAlias, cast
 from featurize.data.encoder import SampleEncoder
 from featurize.data.fields import to_answer, to_text
 from featurize.data.formats import Prompt as Statement
+from featurize.data.formats import prompt_of
 from featurize.data.messages import join_prompt, keep_turns, to_messages
 from featurize.data.prompt import TokenIds
+from featurize.data.records import Sample as Row
 from featurize.errors import CriticError, shorten
 
 Texts: TypeAlias = str | Sequence[Mapping[str, object]]
@@ -30,6 +32,8 @@ class Sample:
     output: tuple[int, ...]
     is_truncated: bool
     """Whether prompt or output was longer than the head's limits and was cut."""
+    prefixes: tuple[int, ...] = ()
+    """Lengths of the prefixes of the output whose values are wanted; the last is all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,28 @@ class CriticEncoder:
             ValueError: as `encode`.
         """
         return self._encode(prompt, {"output": output}, input)[0]
+
+    def encode_row(self, row: Row) -> Sample:
+        """Return the sample of a row of a dataset.
+
+        Raises:
+            CriticError: the output has no tokens, or the chat template refuses a text.
+        """
+        with self.lock:
+            found = self.encoder.encode(prompt_of(row), [row.output])
+        return Sample(
+            prompt=found.prompt.ids,
+            output=found.outputs[0].ids,
+            is_truncated=found.prompt.is_truncated or found.outputs[0].is_truncated,
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, control tokens included."""
+        with self.lock:
+            text = self.encoder.tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        return cast(str, text)
 
     def _encode(self, prompt: Prompt, outputs: Mapping[str, Output], input: str) -> list[Sample]:
         """Encode outputs by the names that errors call them."""

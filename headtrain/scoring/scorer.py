@@ -1,6 +1,6 @@
 """Scores samples with a head: values, probabilities, ranks and how far an ensemble disagrees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,15 @@ class Scores:
     def ranks(self) -> Ints:
         """[n] rank within the group: 1 is the highest value, ties share the smaller rank."""
         return rank_within(self.values, self.groups)
+
+    def take(self, places: Ints) -> "Scores":
+        """Return the scores of some samples; ranks are among them."""
+        return replace(
+            self,
+            values=self.values[places],
+            spreads=None if self.spreads is None else self.spreads[places],
+            groups=self.groups[places],
+        )
 
     def to_fields(self) -> dict[str, Ints | Floats]:
         """Return the columns to write, by name and in order."""

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {row["task_id"]: row["score"] for row in rows}
+
+
+def test_values_along_the_solutions_end_with_the_score(project: Project) -> None:
+    out = ("--out", "along.jsonl", "--along", "lines", *HEAD)
+    outcome = project.run("score", "unlabelled.jsonl", *out)
+    rows = project.read("along.jsonl")
+    count = sum(len(row["score_along"]) for row in rows)
+    assert re.search(rf"prefixes scored\W+{count}\b", outcome.out)
+    for row, plain in zip(rows, project.read("scored.jsonl"), strict=True):
+        assert row["score"] == plain["score"]
+        assert row["score_along"][-1] == pytest.approx(row["score"], abs=1e-5)
+        assert len(row["score_along"]) == len(row["output"].splitlines())
+        assert row["score_along_tokens"] == sorted(set(row["score_along_tokens"]))
+    wrong = project.run("score", "unlabelled.jsonl", "--out", "x.jsonl", "--along", "w", code=2)
+    assert "'along' is 'w'" in wrong.err
 
 
 def test_rows_come_back_in_order_with_the_values_of_the_store(project: Project) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from headtrain.scoring.along import By
 from headtrain.scoring.judged import Judged, Scale
 from headtrain.scoring.samples import Output, Prompt
 from headtrain.scoring.texts import TextRules
@@ -18,6 +19,8 @@ class TextSample:
     prompt: Prompt
     output: Output
     input: str = ""
+    along: By | None = None
+    """Where prefixes end whose values are wanted too."""
     is_rendered: bool = False
     """It was in one text, in the critic's own template, and has been split."""
 

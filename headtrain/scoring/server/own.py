@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from featurize.errors import CriticError
+from headtrain.scoring.along import to_by
 from headtrain.scoring.judged import Judged
 from headtrain.scoring.samples import Output, Prompt
 from headtrain.scoring.scorer import rank_within
@@ -27,12 +28,15 @@ class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
     prompt: str | list[int] | None = None
     messages: Messages | None = None
     input: str = ""
+    along: str | int | None = None
 
     def samples(self, context: Context) -> Asked:
         """Return a sample per output."""
         prompt = _one_of("prompt", self.prompt, "messages", self.messages)
+        by = None if self.along is None else to_by(self.along)
         return [
-            TextSample(prompt=prompt, output=output, input=self.input) for output in self.outputs
+            TextSample(prompt=prompt, output=output, input=self.input, along=by)
+            for output in self.outputs
         ]
 
     def reply(self, answers: Answers, context: Context) -> dict[str, Any]:
@@ -46,6 +50,7 @@ class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
             "ranks": ranks_of(judged),
             "spread": [one and one.spread for one in judged],
             "truncated": [one and one.is_truncated for one in judged],
+            **({} if self.along is None else {"along": [one and one.along for one in judged]}),
             **errors_of(answers),
         }
 

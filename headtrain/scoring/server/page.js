@@ -49,7 +49,29 @@ function number(name, value, digits) {
   return shown;
 }
 
+// Values of all candidates share one scale, so that colours compare between them.
+function heatMap(along, lowest, highest, place) {
+  const table = element("table", undefined, "heat");
+  table.append(element("caption", `Values of candidate ${place + 1} after each line`));
+  const body = element("tbody");
+  along.texts.forEach((text, line) => {
+    const value = along.values[line];
+    const share = highest > lowest ? (value - lowest) / (highest - lowest) : 0.5;
+    const row = element("tr", undefined, share < 0.5 ? "low" : "high");
+    row.style.setProperty("--heat", Math.abs(2 * share - 1).toFixed(3));
+    row.append(element("td", value.toFixed(3)), element("td", text.replace(/\n$/, "")));
+    body.append(row);
+  });
+  table.append(body);
+  const box = element("div", undefined, "scroll");
+  box.append(table);
+  return box;
+}
+
 function show(outputs, reply) {
+  const values = (reply.along ?? []).flatMap((one) => one?.values ?? []);
+  const lowest = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
   const order = outputs.map((_, place) => place);
   const rank = (place) => reply.ranks[place] ?? Infinity;
   order.sort((a, b) => rank(a) - rank(b) || a - b);
@@ -77,26 +99,37 @@ function show(outputs, reply) {
       bar.setAttribute("aria-label", `Probability of candidate ${place + 1}`);
       item.append(bar);
     }
-    item.append(element("pre", outputs[place]));
+    const along = reply.along?.[place];
+    item.append(
+      along ? heatMap(along, lowest, highest, place) : element("pre", outputs[place]));
     return item;
   }));
+}
+
+async function ask(body) {
+  const headers = { "Content-Type": "application/json" };
+  if (at("token").value) headers.Authorization = `Bearer ${at("token").value}`;
+  const response = await fetch("score", { method: "POST", headers, body: JSON.stringify(body) });
+  return { status: response.status, isGood: response.ok, reply: await response.json() };
 }
 
 async function judge(event) {
   event.preventDefault();
   const outputs = [...at("candidates").querySelectorAll("textarea")].map((area) => area.value);
-  const headers = { "Content-Type": "application/json" };
-  if (at("token").value) headers.Authorization = `Bearer ${at("token").value}`;
   at("judge").disabled = true;
   say("Judging ...");
   try {
-    const body = JSON.stringify({ prompt: at("prompt").value, outputs });
-    const response = await fetch("score", { method: "POST", headers, body });
-    const reply = await response.json();
-    if (!response.ok) throw new Error(reply.error);
-    at("model").textContent = reply.model;
-    show(outputs, reply);
-    say("");
+    const body = { prompt: at("prompt").value, outputs };
+    let answer = await ask({ ...body, along: "lines" });
+    let note = "";
+    if (answer.status === 422) {  // some heads have no values along a solution
+      note = answer.reply.error;
+      answer = await ask(body);
+    }
+    if (!answer.isGood) throw new Error(answer.reply.error);
+    at("model").textContent = answer.reply.model;
+    show(outputs, answer.reply);
+    say(note);
   } catch (error) {
     say(error.message, true);
   } finally {

@@ -185,7 +185,8 @@ class Service:
                     "the text is in the default prompt template, which is not this head's; send"
                     " 'messages', or use /score"
                 )
-            return critic.encode_one(text.prompt, text.output, text.input)
+            sample = critic.encode_one(text.prompt, text.output, text.input)
+            return sample if text.along is None else critic.with_prefixes(sample, text.along)
         except ValueError as error:
             return error
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from featurize.data.prompt import render_prompt
+from headtrain.scoring.along import By
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.app import is_loopback
 from headtrain.scoring.server.service import Limits
@@ -397,6 +398,29 @@ def test_the_page_loads_nothing_from_elsewhere(critic: Critic) -> None:
             assert "innerHTML" not in response.text
 
     talk(critic, say)
+
+
+@pytest.mark.parametrize("by", ["lines", "tokens", 3])
+def test_score_gives_the_values_along_each_output(critic: Critic, by: By) -> None:
+    outputs = ["def f(a):\n    return a\n", "", "<b>x</b> = 1\nprint(x)"]
+    reply = ask(critic, "/score", {"prompt": "Add.", "outputs": outputs, "along": by})
+    assert reply["along"][1] is None
+    assert "outputs" in reply["errors"][1] or "output" in reply["errors"][1]
+    for place in (0, 2):
+        found, expected = reply["along"][place], critic.values_along("Add.", outputs[place], by)
+        assert found["values"] == near(expected.values)
+        assert found["positions"] == list(expected.positions)
+        assert "".join(found["texts"]) == outputs[place]
+        assert found["values"][-1] == reply["values"][place]
+    assert "along" not in ask(critic, "/score", {"prompt": "Add.", "outputs": outputs})
+
+
+def test_prefixes_of_another_kind_are_refused(critic: Critic) -> None:
+    async def say(app: RunningApp) -> Any:
+        return await app.post("/score", {"prompt": "a", "outputs": ["b"], "along": "words"})
+
+    response = talk(critic, say)
+    assert (response.status_code, "'along' is 'words'" in response.text) == (400, True)
 
 
 def test_models_are_listed_as_openai_does(critic: Critic) -> None:
