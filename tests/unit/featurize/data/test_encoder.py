@@ -208,6 +208,31 @@ def test_a_refusal_of_the_template_is_told_in_its_own_words() -> None:
         make_encoder(template="gemma").encode(prompt, ["c"])
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", "Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ 'x' * 10 ** 20 }}", r"cannot fit 'int'|OverflowError|MemoryError"),
+        ("{% include '/etc/hostname' %}", "no loader"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_template_is_a_refusal(fault: str, reason: str) -> None:
+    with pytest.raises(CriticError, match=f"the chat template refuses .*({reason})"):
+        make_encoder(template=fault)
+
+
+@pytest.mark.parametrize("prompt", ["", "Solve it: "])
+def test_a_template_that_leaves_out_the_statement_is_refused(prompt: str) -> None:
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}"
+        "{% else %}" + prompt + "{% endif %}{% endfor %}"
+    )
+    with pytest.raises(CriticError, match="does not write the message of the user"):
+        make_encoder(template=template)
+
+
 def test_a_tokenizer_without_a_template_is_refused() -> None:
     with pytest.raises(CriticError, match=r"prompt.format is chat, but .* prompt.format=jinja"):
         make_encoder(format="chat")
