@@ -10,6 +10,7 @@ from featurize.data.prompt import Encoder
 from featurize.errors import CriticError
 from featurize.settings import PromptSettings
 from tests.support.chat_templates import TEMPLATES, make_chat_tokenizer
+from tests.support.tiny_models import make_tokenizer
 
 TOKENIZER = make_chat_tokenizer()
 LONG = "Read a number and print it. " * 200
@@ -50,6 +51,15 @@ def test_raw_is_the_statement_after_the_tokenizers_own_special_tokens() -> None:
     found = encoder.encode(Prompt("Add 1", "and 2"), [" gives 3"])
     assert decode(found.prompt.ids) == "<s>Add 1\n\nand 2"
     assert decode(found.outputs[0].ids) == " gives 3"
+
+
+def test_a_prompt_without_tokens_is_refused() -> None:
+    encoder = SampleEncoder(
+        PromptSettings(format="raw"), make_tokenizer(), max_length=64, max_prompt_length=32
+    )
+    assert encoder.encode(Prompt("a"), ["b"]).prompt.ids
+    with pytest.raises(CriticError, match="the prompt '' has no tokens; remove the row"):
+        encoder.encode(Prompt(""), ["b"])
 
 
 def test_raw_counts_outputs_that_merge_with_the_prompt() -> None:
