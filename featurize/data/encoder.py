@@ -102,7 +102,8 @@ class SampleEncoder:
         """Tokenize and truncate: of a prompt the end of the statement, of an output the end.
 
         Raises:
-            CriticError: the prompt or an output has no tokens, or the chat template refuses or changes a text.
+            CriticError: the prompt or an output has no tokens, or the chat template refuses or
+                changes a text.
         """
         return self.encode_all([(prompt, outputs)])[0]
 

@@ -126,7 +126,7 @@ def test_verl_may_pass_the_messages_of_parquet_but_no_text(expected: list[float]
     messages = np.array([{"role": "user", "content": "Add."}], object)
     found = [verl.compute_score("x", text, None, {"prompt": messages}) for text in TEXTS]
     assert found == expected
-    with pytest.raises(CriticError, match="extra_info is 'Add.'"):
+    with pytest.raises(CriticError, match=r"extra_info is 'Add\.'"):
         verl.compute_score("x", "y", None, "Add.")  # type: ignore[arg-type]
 
 
