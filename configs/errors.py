@@ -78,7 +78,7 @@ def _to_key(detail: ErrorDetails, raw: Any) -> tuple[str | int, ...]:
         if isinstance(raw, dict) and (part in raw or detail["type"] in _MISSING):
             key.append(str(part))
             raw = raw.get(part)
-        elif isinstance(raw, list) and isinstance(part, int):
+        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
             key.append(part)
             raw = raw[part]
     return tuple(key)
@@ -100,6 +100,11 @@ def _problem_of(key: Sequence[str | int], details: Sequence[ErrorDetails]) -> st
     first = details[0]
     if first["type"] in ("unexpected_keyword_argument", "invalid_key"):
         return describe_unknown(tuple(str(part) for part in key))
+    if first["type"] in _MISSING and isinstance(first["loc"][-1], int):
+        wanted = 1 + max(int(detail["loc"][-1]) for detail in details)
+        return f"got {show(first['input'])}, which has too few items; write {wanted}"
+    if first["type"] == "too_long":
+        return f"got {show(first['input'])}, expected at most {first['ctx']['max_length']} items"
     if first["type"] in _MISSING:
         return "missing, and it has no default"
     if first["type"] == "value_error":

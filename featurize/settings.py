@@ -1,5 +1,6 @@
 """Settings of stage 1: the backbone, the dataset, and the features to store."""
 
+import math
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, field_validator
@@ -12,6 +13,13 @@ Paths: TypeAlias = str | tuple[str, ...]
 Split: TypeAlias = Literal["train", "valid", "test"]
 Pooling: TypeAlias = Literal["mean", "last", "max", "std", "first", "delta"]
 """The keys of `featurize.model.pooling.POOLINGS`, which needs torch; a test keeps them equal."""
+
+_NO_VARIABLES = {
+    "messages", "conversation", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
+"""Arguments of apply_chat_template that do not reach a template, or that the prompts decide."""
 
 _SPLITS: dict[str, Split] = {
     "train": "train",
@@ -26,6 +34,15 @@ def to_split(name: str) -> Split:
     if name not in _SPLITS:
         raise ValueError(f"split {name!r} is unknown; use train, valid or test")
     return _SPLITS[name]
+
+
+def _is_finite(value: object) -> bool:
+    """Whether no number in a value of a configuration is NaN or inf."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -215,6 +232,19 @@ class PromptSettings:
         if text is not None and not text.strip():
             raise ValueError(f"{text!r} is empty; write a text, or null for none")
         return text
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _refuse_no_variables(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, value in (variables or {}).items():
+            if name in _NO_VARIABLES:
+                raise ValueError(
+                    f"{name!r} is an argument of transformers and no variable of a template; leave"
+                    " it out"
+                )
+            if not _is_finite(value):
+                raise ValueError(f"{name!r} is {value!r}, which holds NaN or inf; write a number")
+        return variables
 
     def __post_init__(self) -> None:
         if (self.format == "jinja") != (self.template is not None):

@@ -43,6 +43,7 @@ class Chat(PromptFormat):
         self._template = template
         self._system = system
         self._end_text = self._find_end()
+        self._check_statement()
         self._check_start()
 
     @cached_property
@@ -114,6 +115,18 @@ class Chat(PromptFormat):
 
     def _guard(self, role: str, text: str) -> str:
         return self.plain.guard(text, but=THINK_MARKS if role == "assistant" else ())
+
+    def _check_statement(self) -> None:
+        """Check that the prompt has the statement.
+
+        Raises:
+            CriticError: the template leaves it out, so that all prompts would be the same.
+        """
+        if PLACE not in self._template.render_prompt(self._turns(Prompt(PLACE))):
+            raise CriticError(
+                "the chat template does not write the message of the user, so every prompt would"
+                " be the same; give another one with prompt.format=jinja and prompt.template=FILE"
+            )
 
     def _check_start(self) -> None:
         """Warn of a template without the token that the tokenizer puts before every text."""

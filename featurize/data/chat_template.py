@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from featurize.errors import CriticError
@@ -55,7 +54,7 @@ class ChatTemplate:
                     **self.variables,
                 )
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except Exception as error:  # a template is a program: any error of Python's is its own
             roles = ", ".join(turn["role"] for turn in turns)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CriticError(

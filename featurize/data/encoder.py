@@ -102,7 +102,8 @@ class SampleEncoder:
         """Tokenize and truncate: of a prompt the end of the statement, of an output the end.
 
         Raises:
-            CriticError: an output has no tokens, or the chat template refuses or changes a text.
+            CriticError: the prompt or an output has no tokens, or the chat template refuses or
+                changes a text.
         """
         return self.encode_all([(prompt, outputs)])[0]
 
@@ -119,6 +120,11 @@ class SampleEncoder:
         self, prompt: PromptTokens, outputs: Sequence[tuple[str, str, OutputTokens]]
     ) -> EncodedSamples:
         """Truncate a prompt and its outputs: each as a row has it, as it is kept, and its ids."""
+        if not prompt.ids:  # then nothing would predict the first token of an output
+            raise CriticError(
+                f"the prompt {prompt.text!r} has no tokens; remove the row, or set prompt.format to"
+                " alpaca"
+            )
         ids = _cut_prompt(prompt.ids, prompt.tail, self.max_prompt_length)
         room = self.max_length - len(ids.ids)
         return EncodedSamples(prompt=ids, outputs=tuple(_cut(*one, room) for one in outputs))

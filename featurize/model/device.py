@@ -13,8 +13,10 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """Return the device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        CriticError: cuda is asked for, but there is no CUDA device.
+        CriticError: the name is another one, or cuda is asked for and there is no CUDA device.
     """
+    if name not in ("auto", "cpu", "cuda"):
+        raise CriticError(f"the device is {name!r}; it must be auto, cpu or cuda")
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise CriticError(

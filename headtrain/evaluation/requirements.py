@@ -1,5 +1,6 @@
 """Requirements of a release: conditions on the numbers of an evaluation, as `margin>0`."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,8 @@ def _parse(text: str) -> Requirement:
             f"--require {text!r}: not a condition; write NAME>NUMBER with <, <=, > or >=, as "
             "margin.low>0 or abs(length_rho)<0.3"
         )
+    if not math.isfinite(float(match["limit"])):
+        raise CriticError(f"--require {text!r}: the limit is not finite; write another number")
     name, bound = match["name"], match["bound"]
     if name not in ALIASES and "/" not in name and name not in ALIASES.values():
         raise _unknown(text, name)

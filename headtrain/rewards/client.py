@@ -65,13 +65,27 @@ def judge_remotely(url: str, group: Group) -> Answers:
     name = "prompt" if isinstance(group.prompt, str) else "messages"
     body = json.dumps({name: group.prompt, "outputs": list(group.outputs)}).encode()
     status, reply = _ask(f"{url.rstrip('/')}/score", body)
+    try:
+        return _to_answers(status, reply, len(group.outputs))
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ServerError(
+            f"{url}: the reply {shorten(reply)} is not one of `critic serve`; ask another address"
+        ) from error
+
+
+def _to_answers(status: int, reply: dict[str, Any], count: int) -> Answers:
+    """Read the answers for `count` outputs; any other number of them is an IndexError."""
+    answers: Answers
     if status == 422:
-        return [CriticError(error) for error in reply["errors"]]
-    errors = reply.get("errors") or [None] * len(group.outputs)
-    return [
-        CriticError(error) if error is not None else _to_judged(reply, place)
-        for place, error in enumerate(errors)
-    ]
+        answers = [CriticError(error) for error in reply["errors"]]
+    else:
+        answers = [
+            CriticError(error) if error is not None else _to_judged(reply, place)
+            for place, error in enumerate(reply.get("errors") or [None] * len(reply["values"]))
+        ]
+    if len(answers) != count:
+        raise IndexError
+    return answers
 
 
 def _to_judged(reply: dict[str, Any], place: int) -> Judged:
@@ -91,11 +105,11 @@ def _ask(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
     for attempt in range(ATTEMPTS):
         try:
             with urlopen(_request(url, body), timeout=TIMEOUT) as response:
-                return 200, json.load(response)
+                return 200, _parse(url, response.read())
         except HTTPError as error:
             content = error.read()
             if error.code == 422:
-                return 422, json.loads(content)
+                return 422, _parse(url, content)
             reason = f"status {error.code}: {shorten(content.decode(errors='replace'), 200)}"
             if error.code not in _BUSY:
                 break
@@ -104,6 +118,16 @@ def _ask(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
             reason = str(error)
             time.sleep(_pause("", attempt))
     raise ServerError(f"{url}: no judgement ({reason}); is `critic serve` running there?")
+
+
+def _parse(url: str, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise ServerError(
+            f"{url}: the reply {shorten(content.decode(errors='replace'))} is not JSON; is `critic"
+            " serve` running there?"
+        ) from error
 
 
 def _request(url: str, body: bytes) -> Request:

@@ -1,6 +1,7 @@
 """The reward that the variables of the environment describe, for trainers that name a function."""
 
 import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -67,9 +68,12 @@ def _floor(scale: str, needs_number: bool) -> float | None:
             )
         return FLOORS.get(scale) if needs_number else None
     try:
-        return float(text)
+        floor = float(text)
     except ValueError:
-        raise CriticError(f"CRITIC_FLOOR is {shorten(text)}; it must be a number") from None
+        floor = math.nan
+    if not math.isfinite(floor):
+        raise CriticError(f"CRITIC_FLOOR is {shorten(text)}; it must be a number")
+    return floor
 
 
 def _is_yes(name: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from featurize.errors import CriticError
 from headtrain.rewards.environment import (
     numbers_of_environment,
     reward_of_environment,
@@ -23,8 +24,12 @@ def reward_func(
     CRITIC_END are the texts that end a response, one per line.
 
     Raises:
-        CriticError: a query does not begin with its prompt, or the prompt is not in the template.
+        CriticError: there is not one prompt per query, a query does not begin with its prompt, or
+            the prompt is not in the template.
     """
+    if len(queries) != len(prompts):
+        counts = f"{len(queries)} queries and {len(prompts)} prompts"
+        raise CriticError(f"{counts} are given; give one prompt per query")
     rules = rules_of_environment()
     problems = [
         rules.split_query(query, prompt) for query, prompt in zip(queries, prompts, strict=True)

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from featurize.data.fields import is_blank
+from featurize.data.messages import to_messages
 from featurize.errors import CriticError, shorten
 from headtrain.rewards.client import Answers, Group, Prompt, judge_there
 from headtrain.rewards.fences import last_block
@@ -59,6 +61,10 @@ class CriticReward:
         if self.scale not in get_args(RewardScale):
             known = ", ".join(get_args(RewardScale))
             raise CriticError(f"the scale is {shorten(self.scale)}; it must be one of {known}")
+        if self.floor is not None and not _is_finite(self.floor):
+            raise CriticError(f"the floor is {shorten(self.floor)}; it must be a number, or None")
+        if not isinstance(self.fenced, bool):
+            raise CriticError(f"fenced is {shorten(self.fenced)}; it must be True or False")
 
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
@@ -133,6 +139,7 @@ class _Call:
     def __init__(
         self, reward: CriticReward, prompts: Sequence[Prompt], completions: Sequence[Completion]
     ) -> None:
+        prompts, completions = _to_list(prompts, "prompts"), _to_list(completions, "completions")
         if len(prompts) != len(completions):
             counts = f"{len(prompts)} prompts and {len(completions)} completions"
             raise CriticError(f"{counts} are given; give one prompt per completion")
@@ -141,6 +148,7 @@ class _Call:
         self._numbers: list[float | None] = [reward.floor] * len(completions)
         self._places: dict[str, list[int]] = {}
         outputs: list[str] = []
+        prompts = [_to_plain(prompt) for prompt in prompts]
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             output, self._outcomes[place] = self._to_output(completion)
             outputs.append(output)
@@ -223,11 +231,50 @@ def _key(prompt: Prompt) -> str:
         ) from None
 
 
-def _text_of(completion: Completion) -> str:
-    """Return the text of a completion; of messages that of the last."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1].get("content") if completion else ""
-    if content is not None and not isinstance(content, str):
+def _is_finite(number: object) -> bool:
+    """Whether a value is a number, and neither NaN nor inf."""
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    return is_number and math.isfinite(cast(float, number))
+
+
+def _to_list(values: Any, name: str) -> list[Any]:
+    """Return the items of a list, a tuple or an array.
+
+    Raises:
+        CriticError: it is something else, such as one text.
+    """
+    values = _to_plain(values)
+    if not isinstance(values, (list, tuple)):
+        raise CriticError(f"{name} is {shorten(values)}; it must be a list")
+    return list(values)
+
+
+def _to_plain(value: Any) -> Any:
+    """Return texts and lists as Python's own: datasets in Parquet give arrays of messages."""
+    if isinstance(value, str):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _text_of(completion: Any) -> str:
+    """Return the text of a completion; of messages that of the last.
+
+    Raises:
+        CriticError: it is neither, or has parts that are no text.
+    """
+    if completion is None or isinstance(completion, str):
+        return str(completion or "")
+    messages = _to_plain(completion)
+    if not isinstance(messages, (list, tuple)) or not all(isinstance(m, dict) for m in messages):
+        raise CriticError(
+            f"a completion is {shorten(completion)}; it must be a text, or messages with 'role' and"
+            " 'content'"
+        )
+    content = messages[-1].get("content") if messages else None
+    if content is None:
+        return ""
+    if not isinstance(content, (str, list)):
         raise CriticError(f"the completion's content is {shorten(content)}; it must be a text")
-    return content or ""
+    if not isinstance(content, list):
+        return content
+    return to_messages({"role": "assistant", "content": content}, "completion")[0][1]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from featurize.errors import CriticError
+from featurize.errors import CriticError, shorten
 from headtrain.rewards.environment import numbers_of_environment
 
 PROMPT_KEYS = ("prompt", "question", "problem", "instruction")
@@ -31,6 +31,8 @@ def compute_score(
 
 
 def _problem_in(extra_info: Mapping[str, Any]) -> Any:
+    if not isinstance(extra_info, Mapping):
+        raise CriticError(f"extra_info is {shorten(extra_info)}; it must be an object with keys")
     named = os.environ.get("CRITIC_PROMPT_KEY")
     keys = (named,) if named else PROMPT_KEYS
     found = next((extra_info[key] for key in keys if extra_info.get(key) is not None), None)

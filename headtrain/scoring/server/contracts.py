@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from featurize.errors import CriticError
 from headtrain.scoring.along import By
 from headtrain.scoring.judged import Judged, Scale
 from headtrain.scoring.samples import Output, Prompt
@@ -61,6 +62,17 @@ class Contract(Protocol):
             ValueError: the reply needs a calibration that the head does not have.
         """
         ...
+
+
+def at_most_one(**fields: object) -> None:
+    """Check that of several names of the same thing a request has one or none.
+
+    Raises:
+        CriticError: it has two; one would be ignored.
+    """
+    given = [repr(name) for name, value in fields.items() if value is not None]
+    if len(given) > 1:
+        raise CriticError(f"the request has {' and '.join(given)}; give one of them")
 
 
 def errors_of(answers: Answers) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from headtrain.scoring.server.contracts import (
     Context,
     Messages,
     TextSample,
+    at_most_one,
     errors_of,
     usage_of,
 )
@@ -91,6 +92,7 @@ class ClassifyRequest(msgspec.Struct):
 
     def samples(self, context: Context) -> Asked:
         """Return a sample per text."""
+        at_most_one(input=self.input, text=self.text, messages=self.messages)
         if self.messages is not None:
             return [_split_messages(self.messages)]
         given = self.input if self.input is not None else self.text

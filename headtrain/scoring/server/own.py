@@ -16,6 +16,7 @@ from headtrain.scoring.server.contracts import (
     Context,
     Messages,
     TextSample,
+    at_most_one,
     errors_of,
     usage_of,
 )
@@ -69,7 +70,11 @@ class RerankRequest(msgspec.Struct):
 
     def samples(self, context: Context) -> Asked:
         """Return a sample per candidate."""
-        prompt = _one_of("prompt", self.prompt or self.query, "messages", self.messages)
+        if self.top_n is not None and self.top_n < 0:
+            raise CriticError(f"'top_n' is {self.top_n}; give how many results you want, or none")
+        at_most_one(prompt=self.prompt, query=self.query)
+        asked = self.query if self.prompt is None else self.prompt
+        prompt = _one_of("prompt", asked, "messages", self.messages)
         return [TextSample(prompt=prompt, output=one, input=self.input) for one in self._texts()]
 
     def reply(self, answers: Answers, context: Context) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class RerankRequest(msgspec.Struct):
         }
 
     def _texts(self) -> list[Output]:
+        at_most_one(candidates=self.candidates, documents=self.documents)
         candidates = self.candidates if self.candidates is not None else self.documents
         if candidates is None:
             raise CriticError("the request has no 'candidates'; give a list of solutions")

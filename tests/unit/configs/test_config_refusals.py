@@ -11,6 +11,17 @@ from tests.support.config_problems import demo_problem, problems_of
     ("override", "expected"),
     [
         ("bad", "not of the form section.key=value"),
+        ("prompt.answers=[a]", "got ['a'], which has too few items; write 2"),
+        ("prompt.answers=[]", "got [], which has too few items; write 2"),
+        ("prompt.answers=[a, b, c]", "got ['a', 'b', 'c'], expected at most 2 items"),
+        (
+            "prompt.chat_template_kwargs={padding: true}",
+            "'padding' is an argument of transformers and no variable of a template; leave it out",
+        ),
+        (
+            "prompt.chat_template_kwargs={a: [.nan]}",
+            "'a' is [nan], which holds NaN or inf; write a number",
+        ),
         ("", "not of the form section.key=value"),
         ("=3", "not of the form section.key=value"),
         ("training..n_epochs=3", "not of the form section.key=value"),

@@ -10,6 +10,7 @@ from featurize.data.prompt import Encoder
 from featurize.errors import CriticError
 from featurize.settings import PromptSettings
 from tests.support.chat_templates import TEMPLATES, make_chat_tokenizer
+from tests.support.tiny_models import make_tokenizer
 
 TOKENIZER = make_chat_tokenizer()
 LONG = "Read a number and print it. " * 200
@@ -50,6 +51,15 @@ def test_raw_is_the_statement_after_the_tokenizers_own_special_tokens() -> None:
     found = encoder.encode(Prompt("Add 1", "and 2"), [" gives 3"])
     assert decode(found.prompt.ids) == "<s>Add 1\n\nand 2"
     assert decode(found.outputs[0].ids) == " gives 3"
+
+
+def test_a_prompt_without_tokens_is_refused() -> None:
+    encoder = SampleEncoder(
+        PromptSettings(format="raw"), make_tokenizer(), max_length=64, max_prompt_length=32
+    )
+    assert encoder.encode(Prompt("a"), ["b"]).prompt.ids
+    with pytest.raises(CriticError, match="the prompt '' has no tokens; remove the row"):
+        encoder.encode(Prompt(""), ["b"])
 
 
 def test_raw_counts_outputs_that_merge_with_the_prompt() -> None:
@@ -206,6 +216,31 @@ def test_a_refusal_of_the_template_is_told_in_its_own_words() -> None:
     prompt = Prompt("", "", (("user", "a"), ("user", "b")))
     with pytest.raises(CriticError, match=r"user, user \(Conversation roles must alternate"):
         make_encoder(template="gemma").encode(prompt, ["c"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", "Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{{ 'x' * 10 ** 20 }}", r"cannot fit 'int'|OverflowError|MemoryError"),
+        ("{% include '/etc/hostname' %}", "no loader"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_template_is_a_refusal(fault: str, reason: str) -> None:
+    with pytest.raises(CriticError, match=f"the chat template refuses .*({reason})"):
+        make_encoder(template=fault)
+
+
+@pytest.mark.parametrize("prompt", ["", "Solve it: "])
+def test_a_template_that_leaves_out_the_statement_is_refused(prompt: str) -> None:
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}"
+        "{% else %}" + prompt + "{% endif %}{% endfor %}"
+    )
+    with pytest.raises(CriticError, match="does not write the message of the user"):
+        make_encoder(template=template)
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:

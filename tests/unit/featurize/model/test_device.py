@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from featurize.errors import CriticError
 from featurize.model.device import extends_memory, has_fast_bfloat16, resolve_device, resolve_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -31,6 +32,12 @@ def test_cuda_is_refused_without_a_device(has_cuda: bool) -> None:
         resolve_device("cuda")
     assert "--set runtime.device=auto" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda:1", ""])
+def test_another_device_is_refused_instead_of_replaced(name: str) -> None:
+    with pytest.raises(CriticError, match="must be auto, cpu or cuda"):
+        resolve_device(name)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])

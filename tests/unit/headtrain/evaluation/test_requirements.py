@@ -52,6 +52,12 @@ def test_every_short_name_is_a_number_or_undefined_and_then_it_fails(evaluation)
     }
 
 
+@pytest.mark.parametrize("text", ["accuracy>-1e999", "auc<=1e400"])
+def test_a_limit_that_every_number_keeps_is_refused(text):
+    with pytest.raises(CriticError, match="the limit is not finite"):
+        parse_requirements(text)
+
+
 def test_an_absolute_value_is_compared_as_one(evaluation):
     rho = evaluation.details["valid"].length_correlation.estimate
     assert bool(failures(f"abs(length_rho)<{abs(rho)}", evaluation))

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_origin
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,8 @@ def test_verifiers_knows_the_group_function_by_its_parameters(expected: list[flo
     ("name", "value", "told"),
     [
         ("CRITIC_FLOOR", "low", "CRITIC_FLOOR is 'low'"),
+        ("CRITIC_FLOOR", "nan", "CRITIC_FLOOR is 'nan'"),
+        ("CRITIC_FLOOR", "-inf", "CRITIC_FLOOR is '-inf'"),
         ("CRITIC_SCALE", "odds", "'odds'"),
         ("CRITIC_SCALE", "value", "set CRITIC_FLOOR"),
         ("CRITIC_FENCED", "maybe", "CRITIC_FENCED is 'maybe'"),
@@ -117,3 +120,16 @@ def test_a_wrong_variable_is_named(
     reward_of_environment.cache_clear()
     with pytest.raises(CriticError, match=told):
         verl.compute_score("x", "y", None, {"prompt": "Add."})
+
+
+def test_verl_may_pass_the_messages_of_parquet_but_no_text(expected: list[float]) -> None:
+    messages = np.array([{"role": "user", "content": "Add."}], object)
+    found = [verl.compute_score("x", text, None, {"prompt": messages}) for text in TEXTS]
+    assert found == expected
+    with pytest.raises(CriticError, match=r"extra_info is 'Add\.'"):
+        verl.compute_score("x", "y", None, "Add.")  # type: ignore[arg-type]
+
+
+def test_openrlhf_must_pass_a_prompt_per_query(expected: list[float]) -> None:
+    with pytest.raises(CriticError, match="2 queries and 1 prompts"):
+        openrlhf.reward_func(["Add.x", "Add.y"], ["Add."], ["", ""])

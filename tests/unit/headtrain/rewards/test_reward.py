@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from featurize.errors import CriticError
-from headtrain.rewards import critic_reward
+from headtrain.rewards import client, critic_reward
 from headtrain.rewards.fences import last_block
 from headtrain.scoring.critic import Critic
 from tests.support.scored_projects import ScoredProject, make_project
@@ -110,6 +111,59 @@ def test_what_a_reward_is_asked_about_must_make_sense(project: ScoredProject) ->
     with pytest.raises(CriticError, match="must be a text"):
         reward(["a"], [[{"role": "assistant", "content": 5}]])
     assert reward([], []) == []
+
+
+def test_arrays_get_the_reward_of_their_lists(project: ScoredProject, critic: Critic) -> None:
+    reward = critic_reward(str(project.head), "value", device="cpu")
+    messages = [np.array([{"role": "user", "content": prompt}], object) for prompt in PROMPTS]
+    assert reward(messages, COMPLETIONS) == pytest.approx(values(critic), abs=1e-5)
+    found = reward(np.array(PROMPTS), np.array(COMPLETIONS))  # type: ignore[arg-type]
+    assert found == pytest.approx(values(critic), abs=1e-5)
+
+
+def test_parts_of_text_get_the_reward_of_the_text(project: ScoredProject, critic: Critic) -> None:
+    reward = critic_reward(str(project.head), "value", device="cpu")
+    parts = [{"type": "text", "text": "x = "}, {"type": "text", "text": "1"}]
+    found = reward(["Add."], [[{"role": "assistant", "content": parts}]])
+    assert found == pytest.approx(critic.score("Add.", ["x = 1"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("completion", [5, [None], ["x"], {"role": "assistant"}, b"x"])
+def test_a_completion_of_another_shape_is_refused(project: ScoredProject, completion: Any) -> None:
+    with pytest.raises(CriticError, match="a completion is"):
+        critic_reward(str(project.head), device="cpu")(["a"], [completion])
+
+
+@pytest.mark.parametrize(("prompts", "completions"), [("ab", ["x", "y"]), (["a"], "x"), (None, [])])
+def test_prompts_and_completions_are_lists(
+    project: ScoredProject, prompts: Any, completions: Any
+) -> None:
+    with pytest.raises(CriticError, match="it must be a list"):
+        critic_reward(str(project.head), device="cpu")(prompts, completions)
+
+
+@pytest.mark.parametrize("floor", [float("nan"), float("inf"), "0", True])
+def test_a_floor_is_a_finite_number(floor: Any) -> None:
+    with pytest.raises(CriticError, match="the floor is"):
+        critic_reward("head", floor=floor)
+
+
+@pytest.mark.parametrize(
+    ("status", "reply"),
+    [
+        (200, {"detail": "Not here"}),
+        (200, []),
+        (200, {"values": [1.0, 2.0], "errors": None}),
+        (422, {"detail": []}),
+        (422, {"errors": ["a", "b"]}),
+    ],
+)
+def test_a_reply_of_another_server_is_refused(
+    monkeypatch: pytest.MonkeyPatch, status: int, reply: Any
+) -> None:
+    monkeypatch.setattr(client, "_ask", lambda url, body: (status, reply))
+    with pytest.raises(client.ServerError, match="is not one of `critic serve`"):
+        client.judge_remotely("http://there", client.Group(prompt="a", outputs=["x"]))
 
 
 def test_a_reward_needs_a_head_and_a_known_scale() -> None:

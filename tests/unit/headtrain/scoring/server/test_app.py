@@ -224,6 +224,16 @@ def test_candidates_come_back_in_order_of_value(critic: Critic, names: tuple[str
         ("/classify", b'{"messages": []}', 422, "'assistant'"),
         ("/classify", b'{"model": "x"}', 400, "none of 'input'"),
         ("/rerank", b'{"prompt": "Add."}', 400, "no 'candidates'"),
+        (
+            "/rerank",
+            b'{"prompt": "Add.", "candidates": ["x", "y"], "top_n": -1}',
+            400,
+            "'top_n' is -1",
+        ),
+        ("/rerank", b'{"prompt": "", "query": "Add.", "candidates": ["x"]}', 400, "give one of"),
+        ("/rerank", b'{"query": "Add.", "candidates": ["x"], "documents": []}', 400, "give one of"),
+        ("/classify", b'{"input": "x", "messages": []}', 400, "'input' and 'messages'"),
+        ("/v1/classify", b'{"input": "x", "text": "y"}', 400, "'input' and 'text'"),
     ],
 )
 def test_a_malformed_request_is_refused_in_one_line_that_says_why(
