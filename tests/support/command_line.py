@@ -161,7 +161,7 @@ def _become_critic(request: dict[str, Any]) -> None:
         os.dup2(file, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["folder"])
-    os.environ.update(request["variables"])
+    os.environ.update(request.get("variables", {}))
     sys.argv = ["critic", *request["arguments"]]
     if request["most_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: the write fails instead
