@@ -100,10 +100,9 @@ def test_values_do_not_depend_on_longer_outputs_where_positions_do(
     critic = Critic.load(project.head, device="cpu", cache_dir=tmp_path / "cache")
     prompt = "Add two numbers."
     short, long = "print(a + b)", "x = a + b\n" * 15
-    lengths = [
-        len(critic._encode(prompt, [text], "").groups[0].outputs[0]) for text in (short, long)
-    ]
-    start = len(critic._encode(prompt, [short], "").groups[0].prompt)
+    samples = critic.encode(prompt, [short, long])
+    lengths = [len(sample.output) for sample in samples]
+    start = len(samples[0].prompt)
     assert start + lengths[0] < LIMIT < start + lengths[1]
     alone = [critic.score(prompt, [text])[0] for text in (short, long)]
     together = critic.score(prompt, [long, short, long])
