@@ -27,7 +27,12 @@ def save_mlflow_model(
         ExportError: the folder exists.
         CheckpointError: the head has no calibration, so there are no probabilities.
     """
-    import mlflow.pyfunc
+    try:
+        import mlflow.pyfunc
+    except ImportError as error:  # MLflow's models need pandas
+        raise ExportError(
+            f"--to mlflow: {error.name} is not installed; pip install 'critic[mlflow]'"
+        ) from error
 
     Scorer(head).check_calibration()
     if out.exists():
