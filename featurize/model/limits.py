@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 _WITHOUT_LOGITS = ("ForSequenceClassification", "ForTokenClassification", "RewardModel")
 _SHAPES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, KeyError)
-"""Errors of models that cannot be made, or run, without weights."""
+"""Errors of models that cannot be made, or run, without weights: NotImplementedError is that of an
+operator which the meta device lacks."""
 
 
 def check_architecture(config: PreTrainedConfig, settings: BackboneSettings) -> None:

@@ -57,7 +57,7 @@ GLOSSARY = {
         "rewards knowing which problems are easy."
     ),
     "ICC": (
-        "Intraclass correlation: the share of the values' variance that lies between problems and "
+        "Intraclass correlation: the share of the values' variance that is between problems and "
         "not within them."
     ),
     "minimal pair": "A pair whose outputs are a small edit apart: style gives nothing away.",

@@ -73,6 +73,7 @@ class Adapter:
             merged = adapted.base_model.merge_and_unload(safe_merge=True)
         except CriticError:
             raise
+        # NotImplementedError: peft raises it for a kind of adapter that it cannot merge.
         except (*UNREADABLE, AttributeError, NotImplementedError, SafetensorError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise

@@ -140,7 +140,7 @@ async def _reply(application: Application, request: Request, handle: Handler) ->
         return _error(CLIENT_CLOSED, "the client hung up")
     except ValueError as error:
         return _error(400, str(error))
-    except Exception:
+    except Exception:  # the last stop: one request must not end the server
         logger.exception("%s failed", request.url.path)
         return _error(500, "a fault of the server; its log has the traceback")
 

@@ -128,7 +128,7 @@ class Batcher:
     def _answer(self, taken: Sequence[Waiting]) -> None:
         try:
             judged = self._compute([one.sample for one in taken])
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is the answer to the sample that causes it
             if len(taken) == 1:
                 taken[0].judged.set_exception(error)
                 return

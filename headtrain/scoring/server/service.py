@@ -102,7 +102,7 @@ class Service:
             try:
                 critic = self._load()
                 _check(critic, self.scale)
-            except Exception as error:
+            except Exception as error:  # of a thread: whatever it is, the server reports it
                 self.failure = error
                 on_failure()
                 return

@@ -1,4 +1,4 @@
-"""Databases on other machines: one that is down is told apart from a mistake, and soon."""
+"""Databases on other machines: a database that is down is not mistaken for a wrong URI."""
 
 import socket
 from collections.abc import Iterator
