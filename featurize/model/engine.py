@@ -245,6 +245,7 @@ def choose_forward(
     Raises:
         CriticError: neither agrees.
     """
+    spec = _without_differences(spec)
     probe = probe_groups(groups)
     singles = [single for batch in plan_padded(probe, 1) for single in batch]
     try:
@@ -325,12 +326,23 @@ def probe_features(
     backbone: Backbone, spec: FeatureSpec, forward: Forward, groups: Sequence[PromptGroup]
 ) -> dict[str, Tensor]:
     """Compute the features of the samples of `probe_groups` with one of the forwards, by name."""
+    spec = _without_differences(spec)
     probe = probe_groups(groups)
     host = host_pack if forward == "packed" else host_padded
     parts = split_by_length(probe, backbone.lengths)
     if forward == "padded":
         parts = [batch for part in parts for batch in plan_padded(part, 10**9)]
     return features_of(backbone, spec, [host(part).to(backbone.device) for part in parts])
+
+
+def _without_differences(spec: FeatureSpec) -> FeatureSpec:
+    """Compare the two states of `delta` in its place.
+
+    Where they are nearly equal, the rounding of each is large beside their difference, whatever
+    the batch.
+    """
+    states = [("last", "first") if name == "delta" else (name,) for name in spec.poolings]
+    return replace(spec, poolings=tuple(dict.fromkeys(name for some in states for name in some)))
 
 
 def _two_outputs(group: PromptGroup) -> tuple[tuple[int, ...], tuple[int, ...]]:

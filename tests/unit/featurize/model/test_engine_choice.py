@@ -17,6 +17,7 @@ from featurize.model.engine import (
     relative_error,
 )
 from featurize.model.forward import Features, FeatureSpec
+from featurize.model.packing import PromptGroup
 from featurize.model.pooling import POOLINGS
 from tests.support.plain_features import (
     count_rows,
@@ -62,6 +63,14 @@ def test_in_bfloat16_the_packed_forward_is_chosen_too(tmp_path: Path) -> None:
     spec = FeatureSpec(layers=(3,), poolings=("mean",), likelihood=False)
     backbone = load_tiny(write_tiny_model(tmp_path / "llama"), spec, torch.bfloat16)
     assert choose_forward(backbone, spec, GROUPS, torch.bfloat16).forward == "packed"
+
+
+def test_an_output_that_changes_nothing_does_not_speak_against_packing(llama: Backbone) -> None:
+    """All states of one repeated token are equal, so that `delta` is their rounding alone."""
+    groups = [PromptGroup(prompt=(7,) * 20, outputs=((7,) * 9, (7,) * 4), rows=(0, 1))]
+    spec = FeatureSpec(layers=(2,), poolings=("mean", "delta"), likelihood=False)
+    choice = choose_forward(llama, spec, groups, torch.float32)
+    assert choice.forward == "packed"
 
 
 def break_attention(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
