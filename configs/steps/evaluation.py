@@ -100,8 +100,8 @@ def evaluate_file(
     from headtrain.evaluation.benchmarks import measure_benchmark
     from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.files import data_name, results_dir
-    from headtrain.report.benchmarks import SUBSET_COLUMNS, style_rows, subset_rows
     from headtrain.report.provenance import find_provenance
+    from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
     from headtrain.report.written import write_judgement
 
     keeps_turns = project.settings.prompt.has_turns
