@@ -16,6 +16,7 @@ from featurize.model.families.family import first_line
 from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_padded
 from featurize.model.rope import split_by_length
+from featurize.settings import Pooling
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest relative difference of a feature row at which two forwards agree.
@@ -139,7 +140,9 @@ def _without_differences(spec: FeatureSpec) -> FeatureSpec:
     Where they are nearly equal, the rounding of each is large beside their difference, whatever
     the batch.
     """
-    states = [("last", "first") if name == "delta" else (name,) for name in spec.poolings]
+    states: list[tuple[Pooling, ...]] = [
+        ("last", "first") if name == "delta" else (name,) for name in spec.poolings
+    ]
     return replace(spec, poolings=tuple(dict.fromkeys(name for some in states for name in some)))
 
 
