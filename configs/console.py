@@ -183,6 +183,14 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+def keep_fonts_in(cache_dir: Path) -> None:
+    """Keep matplotlib's list of fonts in the cache.
+
+    NOTE: before the first import of matplotlib, which writes the list.
+    """
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir.absolute() / "matplotlib"))
+
+
 def set_up_logging(level: str, line_format: str) -> None:
     """Log our own lines from `level` on, those of libraries from WARNING on."""
     logging.basicConfig(format=line_format, level=logging.WARNING)

@@ -2,32 +2,29 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from configs.config import Config
 from configs.console import set_up_logging
-from configs.loader import load_config, load_recorded, to_dict
+from configs.loader import load_config, to_dict
 from configs.notes import warn
 from configs.paths import Layout
 from configs.source import ConfigError
 from featurize.errors import FeatureStoreError, one_line
-from featurize.io.files import checksum
-from featurize.settings import BackboneSettings, PromptSettings
+from featurize.settings import PromptSettings, to_split
 
 if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
     from featurize.run.job import FeaturizeJob
+    from featurize.run.selection import Choose
     from featurize.store import FeatureStore
     from headtrain.evaluation.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.metrics.calibration import Decision
     from headtrain.tracking.waiting import WaitingTracker
-
-_POLICY = "models.policy"
-_LOCATION = ("path", "tokenizer_path", "revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,48 +151,6 @@ class Project:
             return TextSource(why_not=one_line(error).partition("\n")[0])
         return texts_of(index, store)
 
-    def evaluation_inputs(
-        self, head: str | None, split: str, baseline: str | None
-    ) -> "tuple[Path, dict[str, Any]] | None":
-        """The file of an evaluation and all it depends on, without loading the head.
-
-        None if something of it is missing or not on this machine; then it is computed.
-        """
-        from featurize.data.sources import find_sources
-        from headtrain.evaluation.files import default_head, results_dir
-        from headtrain.evaluation.inputs import read_inputs
-
-        settings, layout = self.settings, self.layout
-        folder = default_head(Path(head or layout.checkpoint_dir))
-        stores = {str(name): layout.features_dir(name) for name in ("train", split)}
-        if folder is None or any("://" in str(store) for store in stores.values()):
-            return None
-        try:
-            paths = [settings.dataset.path_of(name) for name in stores]
-            sources = [find_sources(path, layout.cache_dir / "index") for path in paths]
-        except (ValueError, OSError):
-            return None
-        sweep = layout.checkpoint_dir / "sweep" / "sweep.json"
-        inputs = read_inputs(
-            folder,
-            {name: Path(store) for name, store in stores.items()},
-            settings=asdict(settings.evaluation),
-            seed=settings.runtime.seed,
-            names=[settings.experiment.name, settings.dataset.name, settings.models.policy.name],
-            recipe=[
-                settings.dataset.max_length,
-                asdict(settings.featurize),
-                *([asdict(settings.prompt)] if settings.prompt.identity else []),
-            ],
-            baseline=baseline,
-            sources=[[source.path, *source.state] for found in sources for source in found],
-            sweep=checksum(sweep) if sweep.exists() else None,
-        )
-        if inputs is None:
-            return None
-        results = results_dir(str(folder), layout.checkpoint_dir, layout.evaluation_dir)
-        return results / f"{split}.json", inputs
-
     def tracking_place(self) -> tuple[str, Path | None]:
         """The address of the tracking server or local database, and the latter's artifacts."""
         from headtrain.tracking.server import to_plain_folder
@@ -228,6 +183,30 @@ class Project:
             )
 
         return WaitingTracker(make, layout.mlruns_dir / "waiting")
+
+    @property
+    def selection_settings(self) -> dict[str, Any]:
+        """All that the selection of `pair_planner` depends on, apart from the dataset."""
+        from headtrain.pairs.selection import selection_settings
+
+        settings = self.settings
+        return selection_settings(settings.data_sampling, settings.evaluation.train_holdout)
+
+    def pair_planner(self, split: str) -> "Choose":
+        """What selects the samples of the pairs that train-head draws with these settings.
+
+        Raises:
+            ValueError: the split is not train.
+        """
+        from headtrain.pairs.selection import pair_planner
+
+        if to_split(split) != "train":
+            raise ValueError(
+                f"--pairs selects the samples a head is trained on, not those of {split}; leave it "
+                "out, or give --limit-problems"
+            )
+        settings = self.settings
+        return pair_planner(settings.data_sampling, settings.evaluation.train_holdout)
 
     def find_decision(self, head: "TrainedHead") -> "Decision":
         """What turns a head's values into probabilities: kept with it, else fitted now on train.
@@ -270,42 +249,6 @@ class Project:
                 yield FeatureStore.open(folder, self.layout.cache_dir)
             except FeatureStoreError:
                 continue
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadProject:
-    """A head, the project it is used in, and the places where its backbone may be."""
-
-    head: "TrainedHead"
-    project: Project
-    places: tuple[BackboneSettings, ...]
-    """Most likely first."""
-
-    @classmethod
-    def load(cls, head: str | None, config: Path | None, overrides: Sequence[str]) -> Self:
-        """Find the head named, else that of the configured experiment.
-
-        Without a config, the settings are those the head was trained with, overrides on top.
-
-        Raises:
-            ValueError: there is no such head, or the configuration cannot be used.
-        """
-        from headtrain.head.checkpoint import load_head
-        from headtrain.scoring.provenance import Provenance
-
-        if config is not None or head is None:
-            project = Project.load(config, overrides)
-            trained = load_head(head or project.layout.checkpoint_dir)
-        else:
-            trained = load_head(head)
-        if config is None:
-            name = f"{trained.path}/head.json"
-            project = Project.of(load_recorded(trained.record.config, name, overrides))
-        places = _places(trained, project.settings, overrides, has_config=config is not None)
-        # Rows are read as the head's own prompts are.
-        prompt = Provenance.of(trained).prompt
-        project = replace(project, settings=replace(project.settings, prompt=prompt))
-        return cls(head=trained, project=project, places=places)
 
 
 def _with_template_text(prompt: PromptSettings) -> PromptSettings:
@@ -407,23 +350,3 @@ def _check_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) 
                 f"{store}: its features were made with {key} {found!r}, the config says {asked!r};"
                 " give the config they were made with, or run `critic featurize --overwrite`"
             )
-
-
-def _places(
-    head: "TrainedHead", settings: Config, overrides: Sequence[str], *, has_config: bool
-) -> tuple[BackboneSettings, ...]:
-    """The recorded place and the one the user names; the latter first if an override names it.
-
-    A head from elsewhere cannot allow a model's code to run: only the user's own settings can.
-    """
-    from headtrain.scoring.provenance import Provenance
-
-    named = settings.models.policy
-    overridden = {text.partition("=")[0] for text in overrides}
-    if not has_config and f"{_POLICY}.trust_remote_code" not in overridden:
-        named = replace(named, trust_remote_code=False)
-    recorded = replace(Provenance.of(head).backbone, trust_remote_code=named.trust_remote_code)
-    if overridden & {f"{_POLICY}.{name}" for name in _LOCATION}:
-        return (named,)
-    is_elsewhere = any(getattr(named, name) != getattr(recorded, name) for name in _LOCATION)
-    return (named, recorded) if has_config and is_elsewhere else (recorded,)

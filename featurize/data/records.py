@@ -30,6 +30,7 @@ from featurize.errors import RowFault, shorten
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_PROMPT_BYTES = 8 << 20  # of the prompts that a RowReader remembers
+_MAX_METADATA = 4096  # values that a RowReader remembers
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -135,6 +136,15 @@ class _Prompt(NamedTuple):
     messages: tuple[Message, ...] = ()
 
 
+class _Facts(NamedTuple):
+    """What `metadata` says of a sample."""
+
+    difficulty: str | None
+    source: str | None
+    language: str | None
+    author: str | None
+
+
 # NOTE: orjson reads integers from 2**64 on as floats; leave those to it.
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Scalar = str | _Integer | float | bool | None
@@ -160,16 +170,16 @@ class _TypedRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     is_correct: bool | None = None
     problem_id: str | _Integer | None = None
     task_id: str | _Integer | None = None
-    metadata: _Metadata | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_NO_METADATA = _Metadata()
+_decode_metadata = msgspec.json.Decoder(_Metadata | None).decode
 _decode_row = msgspec.json.Decoder(_TypedRow).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
 class RowReader:
-    """Reads lines as checked rows; decodes each prompt once, because hundreds of rows share it."""
+    """Reads lines as checked rows; decodes prompts and metadata once, as many rows share them."""
 
     def __init__(self, *, keeps_turns: bool = False, needs_labels: bool = True) -> None:
         """Read prompts of several messages as conversations with `keeps_turns`, else as a text.
@@ -182,6 +192,7 @@ class RowReader:
         self._num_bytes = 0  # of the keys of _prompts
         self._last: tuple[msgspec.Raw, str] | None = None
         self._last_prompt = _Prompt("", "", b"")
+        self._facts: dict[bytes, _Facts] = {}
 
     def read(self, line: bytes) -> list[CheckedRow]:
         """Parse and check one JSON line; as check_row(parse_line(line)) does, but faster.
@@ -209,18 +220,25 @@ class RowReader:
             or (task_id is not None and is_blank(task_id))
         ):
             return None
-        metadata = row.metadata or _NO_METADATA
-        return _with_keys(
-            self._read_prompt(row.instruction, row.input or ""),
-            row.output,
-            row.is_correct,
-            problem_id,
-            task_id,
-            scalar_to_text(metadata.difficulty),
-            scalar_to_text(metadata.source),
-            scalar_to_text(metadata.language),
-            read_author({name: getattr(metadata, name) for name in AUTHOR_FIELDS}),
-        )
+        prompt = self._read_prompt(row.instruction, row.input or "")
+        facts = self._read_facts(bytes(row.metadata))
+        return _with_keys(prompt, row.output, row.is_correct, problem_id, task_id, facts)
+
+    def _read_facts(self, metadata: bytes) -> _Facts:
+        """Decode metadata, which is a JSON object or null."""
+        facts = self._facts.get(metadata)
+        if facts is None:
+            typed = _decode_metadata(metadata) or _Metadata()
+            facts = _Facts(
+                scalar_to_text(typed.difficulty),
+                scalar_to_text(typed.source),
+                scalar_to_text(typed.language),
+                read_author({name: getattr(typed, name) for name in AUTHOR_FIELDS}),
+            )
+            if len(self._facts) == _MAX_METADATA:
+                self._facts.clear()
+            self._facts[metadata] = facts
+        return facts
 
     def _read_prompt(self, instruction: msgspec.Raw, input_text: str) -> _Prompt:
         """Decode an instruction, which is a JSON string."""
@@ -248,17 +266,14 @@ def _check_plain(row: Row, *, keeps_turns: bool) -> CheckedRow:
     metadata = optional_object(row, "metadata")
     problem_id = optional_id(row, "problem_id")
     task_id = optional_id(row, "task_id")
-    return _with_keys(
-        prompt,
-        output,
-        optional_bool(row, "is_correct"),
-        problem_id,
-        task_id,
+    is_correct = optional_bool(row, "is_correct")
+    facts = _Facts(
         optional_scalar(metadata, "difficulty", "metadata"),
         optional_scalar(metadata, "source", "metadata"),
         optional_scalar(metadata, "language", "metadata"),
         read_author(metadata),
     )
+    return _with_keys(prompt, output, is_correct, problem_id, task_id, facts)
 
 
 def _read_prompt(instruction: object, input_text: str, *, keeps_turns: bool) -> _Prompt:
@@ -280,10 +295,7 @@ def _with_keys(
     is_correct: bool | None,
     problem_id: str | None,
     task_id: str | None,
-    difficulty: str | None,
-    source: str | None,
-    language: str | None,
-    author: str | None,
+    facts: _Facts,
 ) -> CheckedRow:
     """Add the keys of the texts, and default ids if the row gives none."""
     answer = output_key(output)
@@ -294,10 +306,10 @@ def _with_keys(
         is_correct=is_correct,
         problem_id=problem_id or prompt.key.hex()[:16],
         task_id=task_id or default_task_id(prompt.key, answer),
-        difficulty=difficulty,
-        source=source,
-        language=language,
-        author=author,
+        difficulty=facts.difficulty,
+        source=facts.source,
+        language=facts.language,
+        author=facts.author,
         messages=prompt.messages,
     )
     return CheckedRow(sample, task_id is None, prompt.key, answer)

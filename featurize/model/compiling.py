@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from featurize.model.agreement import TOLERANCE, largest_difference, probe_features
 from featurize.model.attention import SHARED_PROMPT, shared_prompt_attention
 from featurize.model.backbone import Backbone
-from featurize.model.engine import TOLERANCE, Forward, largest_difference, probe_features
+from featurize.model.engine import Forward
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
 

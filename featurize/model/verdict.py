@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from featurize.io.files import digest, read_json, write_json
-from featurize.model.engine import Choice
+from featurize.model.agreement import Choice
 from featurize.model.forward import FeatureSpec
 
 PROBE_VERSION = 2

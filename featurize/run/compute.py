@@ -18,10 +18,11 @@ from featurize.data.token_counts import tokenizer_threads
 from featurize.errors import CriticError
 from featurize.io.remote import is_remote
 from featurize.model import attention
+from featurize.model.agreement import Choice, choose_forward
 from featurize.model.backbone import load_backbone
 from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
 from featurize.model.device import extends_memory, resolve_device, use_device
-from featurize.model.engine import Choice, Engine, Work, choose_forward
+from featurize.model.engine import Engine, Work
 from featurize.model.forward import Features
 from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer

@@ -27,7 +27,8 @@ from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking.tracker import NullTracker
 from headtrain.training.result import TrainResult
-from headtrain.training.run import VALID, train_head
+from headtrain.training.run import train_head
+from headtrain.training.validation import VALID
 
 NAME = "random_backbone"
 """Its name among the baselines."""

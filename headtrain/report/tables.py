@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from headtrain.evaluation.benchmarks import StyleAccuracy, SubsetAccuracy, SubsetResults
 from headtrain.evaluation.findings import find_biases
 from headtrain.evaluation.numbers import ACCURACY, AUC, LENGTH_CORRELATION, OVER_PAIRS
 from headtrain.evaluation.results import HEAD, Evaluation
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
+from headtrain.evaluation.texts import to_visible
 from headtrain.metrics.bootstrap import Interval
 
 if TYPE_CHECKING:  # the tables of a finished evaluation are shown without torch
@@ -188,3 +190,31 @@ def _seeds_cell(point: "PointResult") -> str:
 
 def _over_problems(accuracy: "Accuracy | None") -> str:
     return str(accuracy.over_problems) if accuracy else "-"
+
+
+SUBSET_COLUMNS = ("subset", "pairs", "ties", "accuracy (a tie is wrong)")
+"""Of the rows of `subset_rows`."""
+
+
+def subset_rows(results: SubsetResults) -> list[list[Any]]:
+    """Get a row per subset, and both means if there are several."""
+    rows = [_subset_row(name, one) for name, one in results.subsets.items()]
+    if len(rows) > 1:
+        rows.append(_subset_row("all pairs", results.all_pairs))
+        rows.append(["mean over subsets", None, None, results.mean_over_subsets])
+    return rows
+
+
+def style_rows(styles: StyleAccuracy) -> dict[str, Any]:
+    """Get the rows of the table by style."""
+    return {
+        "prompts": styles.num_prompts,
+        "easy (correct answer fancier)": styles.easy,
+        "normal (same style)": styles.normal,
+        "hard (incorrect answer fancier)": styles.hard,
+        "average": styles.average,
+    }
+
+
+def _subset_row(name: str, one: SubsetAccuracy) -> list[Any]:
+    return [to_visible(name), one.num_pairs, one.num_ties, one.accuracy]

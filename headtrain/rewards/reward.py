@@ -13,8 +13,8 @@ from featurize.data.fields import is_blank
 from featurize.data.messages import to_messages
 from featurize.errors import CriticError, shorten
 from headtrain.rewards.client import Answers, Group, Prompt, judge_there
-from headtrain.rewards.fences import last_block
 from headtrain.scoring.judged import Judged
+from headtrain.scoring.texts import last_block
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,20 +14,11 @@ import torch
 from featurize.arrays import Floats, Ints
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Alpaca
-from featurize.data.formats import Prompt as Statement
 from featurize.data.records import Sample as Row
-from featurize.model import attention
-from featurize.model.backbone import Backbone, load_backbone
-from featurize.model.budget import choose_token_budget
-from featurize.model.device import resolve_device
-from featurize.model.engine import Choice, Engine, choose_forward
-from featurize.model.forward import FeatureSpec
+from featurize.model.engine import Engine
 from featurize.model.packing import Grouping, PromptGroup, group_prefixes, group_samples
-from featurize.model.source import load_tokenizer
-from featurize.model.verdict import remembered_choice
 from featurize.settings import BackboneSettings
 from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
-from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.along import (
     Along,
@@ -39,14 +30,12 @@ from headtrain.scoring.along import (
     to_by,
 )
 from headtrain.scoring.judged import Judged
-from headtrain.scoring.provenance import FoundBackbone, Provenance
+from headtrain.scoring.opening import open_backbone, vocabulary_of
+from headtrain.scoring.provenance import Provenance
 from headtrain.scoring.samples import CriticEncoder, Output, Prompt, Sample
 from headtrain.scoring.scorer import Scorer, Scores
 
 Found = TypeVar("Found")
-
-MIN_PROBE_LENGTH = 256
-"""Tokens of the sequences on which the forwards are compared, if the model has no window."""
 
 
 MAX_PREFIXES = 4096
@@ -79,7 +68,7 @@ class Critic:
         self._scorer = Scorer(head)
         self._samples = CriticEncoder(
             encoder=encoder,
-            vocabulary=_vocabulary(engine.backbone),
+            vocabulary=vocabulary_of(engine.backbone),
             lock=threading.Lock(),
         )
         self._engine = engine
@@ -133,37 +122,8 @@ class Critic:
         Raises:
             ValueError: none has it.
         """
-        provenance = Provenance.of(head)
-        where = resolve_device(device)
-        cache = cache_dir or user_cache_dir()
-        found = provenance.find(where, cache, places)
-        spec = _narrow(found.recipe.spec, head.record.columns)
-        prompt = provenance.prompt
-        encoder = SampleEncoder(
-            prompt if spec.question else replace(prompt, question=None),
-            load_tokenizer(found.source, found.settings),
-            max_length=provenance.dataset.max_length,
-            max_prompt_length=provenance.dataset.prompt_limit,
-        )
-        spec = replace(spec, answers=encoder.suffix.answers)
-        loaded = _load(found, spec, where)
-        forward = provenance.featurize.forward
-        if forward == "auto":
-            dtype = found.recipe.compute_dtype
-            forward = remembered_choice(
-                cache / "forwards",
-                lambda: _choose(loaded, spec, encoder, dtype),
-                backbone=found.source.digest,
-                spec=spec,
-                device=where,
-                dtype=dtype,
-            ).forward
-        size = sum(parameter.numel() for parameter in loaded.decoder.parameters())
-        budget = choose_token_budget(
-            provenance.featurize.token_budget, where, size, provenance.dataset.max_length
-        )
-        engine = Engine(loaded, spec, forward, budget.tokens)
-        return cls(head, encoder, engine, found.recipe.storage_dtype)
+        opened = open_backbone(head, places, device=device, cache_dir=cache_dir or user_cache_dir())
+        return cls(head, opened.encoder, opened.engine, opened.storage_dtype)
 
     def score(self, prompt: Prompt, outputs: Sequence[Output], input: str = "") -> list[float]:
         """Return the value of each output, higher if more likely correct.
@@ -432,48 +392,3 @@ def _prompt_codes(samples: Sequence[Sample]) -> Ints:
     """Number the prompts by first appearance: [samples]."""
     codes: dict[tuple[int, ...], int] = {}
     return np.array([codes.setdefault(sample.prompt, len(codes)) for sample in samples], np.int64)
-
-
-def _vocabulary(backbone: Backbone) -> int:
-    """Return the number of rows of the embeddings."""
-    weight = cast(torch.Tensor, backbone.decoder.get_input_embeddings().weight)
-    return int(weight.shape[0])
-
-
-def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
-    """Reduce a recipe to what a head reads: layers above its deepest one need not run."""
-    wanted = [name.rpartition(".") for name in columns.tensors]  # pooling, ".", layer
-    return FeatureSpec(
-        layers=tuple(layer for layer in spec.layers if str(layer) in {name[2] for name in wanted}),
-        poolings=tuple(p for p in spec.poolings if p in {name[0] for name in wanted}),
-        likelihood=columns.likelihood,
-        question="question" in {name[0] for name in wanted},
-    )
-
-
-def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Backbone:
-    attention.register()
-    return load_backbone(
-        found.source,
-        found.settings,
-        device=device,
-        dtype=found.recipe.compute_dtype,
-        deepest_layer=spec.deepest(found.recipe.num_layers),
-        with_lm_head=bool(spec.columns),
-    )
-
-
-def _choose(
-    backbone: Backbone, spec: FeatureSpec, encoder: SampleEncoder, dtype: torch.dtype
-) -> Choice:
-    """Choose the forward on made-up texts that are longer than a sliding window."""
-    window = getattr(backbone.decoder.config, "sliding_window", None) or 0
-    num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
-    groups: list[PromptGroup] = []
-    for number, prompt in enumerate(("Add two numbers.", "Read a list; print its largest item.")):
-        texts = ["print(a + b)", "".join(f"x = {line}\n" for line in range(num_lines >> number))]
-        found = encoder.encode(Statement(prompt), texts)
-        pairs = ((found.prompt.ids, output.ids) for output in found.outputs)
-        suffix = encoder.suffix
-        groups += group_samples(pairs, end=suffix.end, question=suffix.question).groups
-    return choose_forward(backbone, spec, groups, dtype)

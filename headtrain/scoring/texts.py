@@ -1,10 +1,12 @@
-"""From a policy's texts and messages to the problem and the solution in them."""
+"""From a policy's texts and messages to the problem, the solution and the program in them."""
 
+import re
 from dataclasses import dataclass
 
 from featurize.errors import CriticError, shorten
 
 PLACE_OF_PROMPT = "{prompt}"
+_BLOCK = re.compile(r"^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +74,9 @@ class TextRules:
             )
         output = self.to_output(query[len(prompt) :])
         return Problem(instruction=self.to_problem(prompt), input="", output=output)
+
+
+def last_block(text: str) -> str | None:
+    """Return the text of the last complete fenced block of a Markdown text; None without one."""
+    blocks = _BLOCK.findall(text)
+    return blocks[-1][1] if blocks else None

@@ -20,8 +20,7 @@ from headtrain.training.batches import Batch, BatchMaker
 from headtrain.training.closed_form import fit_direction
 from headtrain.training.loss import Loss, Statistics, make_loss
 from headtrain.training.objective import Objective
-from headtrain.training.optimizer import BatchedAdamW
-from headtrain.training.schedule import learning_rate_factor
+from headtrain.training.optimizer import BatchedAdamW, learning_rate_factor
 from headtrain.training.stepper import Run, Stepper, record_graph
 
 MAX_WAITING = 16

@@ -1,6 +1,13 @@
-"""AdamW over several heads, each with its own learning rate, decay and clipped gradient."""
+"""AdamW over several heads, each with its own learning rate, decay and clipped gradient.
+
+The learning rate has a warm-up, then follows half a cosine or is constant.
+"""
+
+import math
 
 import torch
+
+from headtrain.settings import SchedulerSettings
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -60,3 +67,23 @@ class BatchedAdamW:
         self.step_count.copy_(state["step"])
         self.mean.copy_(state["mean"])
         self.square.copy_(state["square"])
+
+
+def learning_rate_factor(step: int, num_steps: int, settings: SchedulerSettings) -> float:
+    """Return the share of the peak learning rate at optimizer step `step` of num_steps, from 0.
+
+    With w = ceil(num_steps * warmup_ratio) warm-up steps:
+        step < w:  (step + 1) / w
+        cosine:    m + (1 - m) * (1 + cos(pi * (step - w) / (num_steps - w))) / 2,  m = min_lr_ratio
+        constant:  1
+    Steps past the end keep the last value.
+    """
+    # NOTE: step + 1, while transformers starts from 0: a run of one step must change the weights.
+    num_warmup = math.ceil(num_steps * settings.warmup_ratio)
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    if settings.type == "constant":
+        return 1.0
+    progress = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * cosine

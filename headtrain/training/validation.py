@@ -21,6 +21,9 @@ from headtrain.metrics.pairwise import (
     pairwise_counts,
 )
 
+VALID, HOLDOUT = "valid", "holdout"
+"""Names of the sets a head is validated on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:

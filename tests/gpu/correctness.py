@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from featurize.errors import CriticError
+from featurize.model.agreement import TOLERANCE, choose_forward, relative_error
 from featurize.model.backbone import Backbone
-from featurize.model.engine import TOLERANCE, Engine, choose_forward, relative_error
+from featurize.model.engine import Engine
 from featurize.model.forward import Features, FeatureSpec
 from featurize.model.packing import PromptGroup, plan_packs
 from featurize.run.launch import run_job

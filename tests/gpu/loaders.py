@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from featurize.model import attention
+from featurize.model.agreement import relative_error
 from featurize.model.backbone import load_backbone
-from featurize.model.engine import relative_error
 from featurize.model.source import find_backbone
 from featurize.run.launch import run_job
 from featurize.settings import BackboneSettings, DistributedSettings

@@ -13,7 +13,7 @@ from featurize.errors import CriticError
 from featurize.store import FeatureStoreError, sole_writer
 from headtrain.head.checkpoint import CheckpointError
 from headtrain.tracking.tracker import NullTracker
-from headtrain.training.run import TrainProgress
+from headtrain.training.head_run import TrainProgress
 from tests.support.synthetic_stores import replace_column, write_store
 from tests.support.train_runs import (
     Killed,

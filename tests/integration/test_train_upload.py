@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headtrain.head.checkpoint import CheckpointError, load_head
-from headtrain.training.run import TrainProgress
+from headtrain.training.head_run import TrainProgress
 from tests.support.s3_server import BUCKET, s3_server
 from tests.support.train_runs import Killed, assert_same_weights, kill_at, make_train
 

@@ -5,8 +5,8 @@ import json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from featurize.data.records import CheckedRow, RowReader, check_row, parse_line
-from featurize.errors import RowFault
+from featurize.data.records import RowReader
+from tests.support.row_reading import carefully, read
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ["a", 'x", "output": "y', "\\", '\\",', " \n", "é\u2028"]
@@ -14,7 +14,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampl
 scalars = texts | st.none() | st.booleans() | st.integers(-2, 2) | st.integers() | st.floats()
 values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(texts, scalars, max_size=2)
 METADATA = st.fixed_dictionaries(
-    {}, optional={name: scalars for name in ("language", "difficulty", "source")}
+    {},
+    optional={name: scalars for name in ("language", "difficulty", "source")}
+    | {name: scalars | st.lists(scalars, max_size=2) for name in ("author", "model")},
 )
 OPTIONAL = {
     "input": texts | values,
@@ -26,20 +28,6 @@ OPTIONAL = {
 }
 ROWS = st.fixed_dictionaries({"instruction": texts, "output": texts}, optional=OPTIONAL)
 ODD_ROWS = st.dictionaries(st.sampled_from(["instruction", "output", "x"]), values)
-
-
-def carefully(line: bytes) -> list[CheckedRow] | str:
-    try:
-        return check_row(parse_line(line))
-    except RowFault as fault:
-        return str(fault)
-
-
-def read(line: bytes, reader: RowReader) -> list[CheckedRow] | str:
-    try:
-        return reader.read(line)
-    except RowFault as fault:
-        return str(fault)
 
 
 @settings(max_examples=150, deadline=None)

@@ -14,8 +14,9 @@ from headtrain.settings import (
     TrainingSettings,
 )
 from headtrain.tracking.tracker import NullTracker
+from headtrain.training.head_run import TrainProgress
 from headtrain.training.result import TrainResult
-from headtrain.training.run import TrainProgress, train_head
+from headtrain.training.run import train_head
 from tests.support.synthetic_stores import write_store
 
 Train = Callable[..., TrainResult]

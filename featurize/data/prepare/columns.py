@@ -1,5 +1,7 @@
 """The job behind `critic prepare columns`: datasets with other column names become samples."""
 
+import ast
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ import pyarrow.parquet as pq
 from featurize.data.fields import describe
 from featurize.data.prepare.join import Join, JoinOptions
 from featurize.data.prepare.mapping import CONVENTIONS, PLAIN, ColumnMap, UsedColumns
-from featurize.data.prepare.normalise import normalise_python
 from featurize.data.prepare.paths import ColumnPath
 from featurize.data.prepare.prepared import (
     ENDINGS,
@@ -208,7 +209,7 @@ def _to_rows(line: bytes, job: ColumnsJob, used: UsedColumns, join: Join | None)
 
 
 def _normalise(row: Row, used: UsedColumns) -> Row:
-    program = normalise_python(row["output"])
+    program = _normalise_python(row["output"])
     if not program:  # what is only comments would leave nothing
         used.num_not_python += 1
         return row
@@ -263,3 +264,17 @@ class _Megabytes:
     def _report(self, done: int) -> None:
         if self._progress:
             self._progress(-(-done // _MEGABYTE), -(-self._total // _MEGABYTE))
+
+
+def _normalise_python(program: str) -> str | None:
+    """Write a Python program in one hand, as `ast.unparse` does; None if it cannot be parsed.
+
+    Names, docstrings and the order of statements stay; comments, blank lines, quotes, brackets and
+    spaces become those of `ast.unparse`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes and the like in the program
+            return ast.unparse(ast.parse(program))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from configs.head_project import _places
 from configs.loader import load_config, to_dict
-from configs.project import _places
 
 POLICY = "models.policy"
 

@@ -8,7 +8,6 @@ The program and its tests run in two children. The program's child has no way to
 tests call it through pipes (`exchange.py`), and their child reports how they ended.
 """
 
-import ast
 import contextlib
 import functools
 import gc
@@ -17,8 +16,6 @@ import itertools
 import json
 import os
 import random
-import re
-import resource
 import select
 import shutil
 import signal
@@ -27,14 +24,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, TracebackType
 from typing import Any
 
-from featurize.data.prepare.from_tests.exchange import (
-    Channel,
-    Program,
-    ProgramEndedError,
-    answer_calls,
+from featurize.data.prepare.from_tests.children import (
+    ENDED,
+    run_program,
+    run_tests,
+    run_together,
 )
 from featurize.data.prepare.from_tests.isolation.kernel import IsolationError, drop_capabilities
 from featurize.data.prepare.from_tests.isolation.landlock import landlock_version, restrict_files
@@ -43,31 +39,13 @@ from featurize.data.prepare.from_tests.isolation.seccomp import (
     forbid_processes,
     restrict_system_calls,
 )
+from featurize.data.prepare.from_tests.limits import limit_process, refuse
 
-PROGRAM_FILE = "<program>"
-TESTS_FILE = "<tests>"
 NOBODY = 65534
-# What a function under test must not do. The kernel refuses it too where the programs are isolated;
-# this gives the error a name, and holds with --unsafe.
-_REFUSED_EVENTS = (
-    *("os.fork", "os.posix_spawn", "os.exec", "os.spawn", "os.system", "os.kill", "pty.spawn"),
-    *("subprocess.Popen", "socket.", "ctypes.", "signal.pthread_kill", "shutil.", "os.remove"),
-    *("os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink"),
-    *("os.truncate", "os.putenv", "os.unsetenv"),
-)
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CPU_SIGNALS = (signal.SIGPROF, signal.SIGXCPU)
-_MAX_FILE_BYTES = 1 << 20
-_MAX_OPEN_FILES = 64
 _MAX_MESSAGE_BYTES = 4096
-_IMPORT = re.compile(r"^(import|from)\b", re.MULTILINE)
 _REPORTED = ("passed", "wrong", "crashed")
-_ENDED = b"ended"  # the tests' child: the program's child has ended
 _SECONDS_BETWEEN_LOOKS = 0.05  # at the size of the folder
-
-
-class RefusedError(RuntimeError):
-    """The program did something that is not allowed here."""
 
 
 def main(argument: str) -> None:
@@ -152,7 +130,7 @@ class Runner:
         message, limit = self._read_message(reader, float(request["wall_seconds"]))
         os.close(reader)
         # A program that has reported, or may not go on, gets no time to end by itself.
-        is_ending = limit is None and (message == _ENDED or len(children) == 1)
+        is_ending = limit is None and (message == ENDED or len(children) == 1)
         if not is_ending:
             for child in children:  # both at once
                 os.kill(child, signal.SIGKILL)
@@ -167,18 +145,18 @@ class Runner:
         tests = request.pop("tests")
         if not request["is_apart"]:
             reader, writer = os.pipe()
-            act = functools.partial(_run_together, request["program"], tests, writer)
+            act = functools.partial(run_together, request["program"], tests, writer)
             child = self._fork(request, act, {writer})
             os.close(writer)
             return [child], reader
         program_in, tests_out = os.pipe()
         tests_in, program_out = os.pipe()
-        serve = functools.partial(_run_program, request["program"], tests, program_in, program_out)
+        serve = functools.partial(run_program, request["program"], tests, program_in, program_out)
         program = self._fork(request, serve, {program_in, program_out})
         os.close(program_in)
         os.close(program_out)
         reader, writer = os.pipe()
-        judge = functools.partial(_run_tests, tests, tests_in, tests_out, writer)
+        judge = functools.partial(run_tests, tests, tests_in, tests_out, writer)
         child = self._fork(request, judge, {tests_in, tests_out, writer})
         for descriptor in (tests_in, tests_out, writer):
             os.close(descriptor)
@@ -190,7 +168,7 @@ class Runner:
             # os._exit on every path: the child must never return into the loop of its parent.
             try:
                 self._confine(request, keep)
-                sys.addaudithook(_refuse)
+                sys.addaudithook(refuse)
                 random.seed(0)  # tests that draw inputs draw the same ones in every run
                 act()
             finally:
@@ -203,7 +181,7 @@ class Runner:
         for low, high in itertools.pairwise(edges):
             os.closerange(low + 1, high)
         os.chdir(self._folder)
-        _limit(float(request["cpu_seconds"]), int(request["memory_bytes"]))
+        limit_process(float(request["cpu_seconds"]), int(request["memory_bytes"]))
         if self._is_isolated:
             forbid_processes()
 
@@ -304,139 +282,15 @@ def _verdict(message: bytes, statuses: list[int], limit: str | None) -> dict[str
     if limit is not None:
         return {"verdict": "crashed", "detail": f"too many bytes in {limit}"}
     # The signal that ended the tests' child, or that ended the program's child before the tests.
-    deciding = statuses if message in (b"", _ENDED) else []
+    deciding = statuses if message in (b"", ENDED) else []
     signals = [os.WTERMSIG(status) for status in deciding if os.WIFSIGNALED(status)]
     if any(ended_by in _CPU_SIGNALS for ended_by in signals):
         return {"verdict": "timed_out", "detail": "CPU time"}
     if signals:
         return {"verdict": "crashed", "detail": signal.Signals(signals[0]).name}
-    if message in (b"", _ENDED):
+    if message in (b"", ENDED):
         return {"verdict": "crashed", "detail": "exited before the end of the tests"}
     verdict, _, detail = message.decode("utf-8", "replace").partition(" ")
     if verdict not in _REPORTED:
         return {"verdict": "crashed", "detail": "wrote its own report"}
     return {"verdict": verdict, "detail": detail}
-
-
-def _run_together(program: str, tests: str, writer: int) -> None:
-    """Run program and tests in one namespace, and report how they ended."""
-    namespace: dict[str, Any] = {"__name__": "__program__"}
-
-    def run() -> None:
-        for file, source in ((PROGRAM_FILE, program), (TESTS_FILE, tests)):
-            exec(_compile(source, file), namespace)
-
-    _report(run, writer)
-
-
-def _run_program(program: str, tests: str, incoming: int, outgoing: int) -> None:
-    """Load the program and answer the calls of the tests."""
-    namespace: dict[str, Any] = {"__name__": "__program__"}
-
-    def load() -> None:
-        # The program sees what the tests import, as if both were in one module.
-        imports = _imports(tests)
-        exec(_compile(program, PROGRAM_FILE), namespace)
-        exec(imports, namespace)
-
-    answer_calls(Channel(incoming, outgoing), namespace, load)
-
-
-def _run_tests(tests: str, incoming: int, outgoing: int, writer: int) -> None:
-    """Run the tests on what the program defines, and report how they ended."""
-    program = Program(Channel(incoming, outgoing))
-
-    def run() -> None:
-        code = _compile(tests, TESTS_FILE)
-        namespace: dict[str, Any] = {"__name__": "__program__"}
-        namespace.update(program.names(_names(code)))
-        exec(code, namespace)
-
-    _report(run, writer)
-
-
-def _report(run: Callable[[], None], writer: int) -> None:
-    try:
-        run()
-        message = "passed "
-    except ProgramEndedError:
-        message = _ENDED.decode()
-    except BaseException as error:  # a program may raise anything, SystemExit too
-        is_wrong = isinstance(error, AssertionError) and _last_file(error) == TESTS_FILE
-        message = f"{'wrong' if is_wrong else 'crashed'} {type(error).__name__}"
-    os.write(writer, message.encode("utf-8", "replace")[:512])
-    os._exit(0)
-
-
-def _compile(source: str, file: str) -> CodeType:
-    code = compile(source, file, "exec", dont_inherit=True)
-    assert isinstance(code, CodeType)
-    return code
-
-
-def _imports(tests: str) -> CodeType:
-    """Compile the imports at the top of the tests."""
-    try:
-        body = ast.parse(tests).body if _IMPORT.search(tests) else []
-    except (SyntaxError, ValueError):
-        body = []
-    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return compile(ast.Module(body=list(imports), type_ignores=[]), TESTS_FILE, "exec")
-
-
-def _names(code: CodeType) -> set[str]:
-    """Find all names that the code and its functions read."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return {*code.co_names, *(name for one in inner for name in _names(one))}
-
-
-def _last_file(error: BaseException) -> str | None:
-    """Get the file whose line raised the error: an assert of the program itself is no test."""
-    trace: TracebackType | None = error.__traceback__
-    file = None
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        trace = trace.tb_next
-    return file
-
-
-def _limit(cpu_seconds: float, memory_bytes: int) -> None:
-    owner = Path().stat().st_uid
-    if os.geteuid() != owner:
-        # Neither RLIMIT_NPROC nor the permissions of files restrict root.
-        os.setgroups([])
-        os.setresgid(owner, owner, owner)
-        os.setresuid(owner, owner, owner)
-    whole = int(cpu_seconds) + 1
-    for kind, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(kind, (value, value))
-    # The soft limit sends SIGXCPU, which can be recognised; the hard one kills.
-    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
-    # CPU time, because clock time depends on how busy the machine is. RLIMIT_CPU counts whole
-    # seconds only; it ends programs that catch the timer's signal.
-    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-
-
-def _refuse(event: str, arguments: tuple[object, ...]) -> None:
-    if event.startswith(_REFUSED_EVENTS):
-        raise RefusedError(event)
-    if event == "open":
-        path, _, flags = arguments
-        if isinstance(flags, int) and flags & _WRITING and not _is_in_work_folder(path):
-            raise RefusedError(f"writing {path!r}")
-
-
-def _is_in_work_folder(path: object) -> bool:
-    if isinstance(path, bytes):
-        path = os.fsdecode(path)
-    if not isinstance(path, str):
-        return False
-    if path == os.devnull:
-        return True
-    return Path(path).resolve().parent == Path.cwd()

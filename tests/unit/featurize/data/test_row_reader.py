@@ -5,24 +5,10 @@ import json
 import pytest
 
 from featurize.data import records
-from featurize.data.records import CheckedRow, RowReader, check_row, parse_line
-from featurize.errors import RowFault
+from featurize.data.records import RowReader, check_row
+from tests.support.row_reading import carefully, read
 
 PLAIN = {"instruction": "a", "output": "b"}
-
-
-def carefully(line: bytes) -> list[CheckedRow] | str:
-    try:
-        return check_row(parse_line(line))
-    except RowFault as fault:
-        return str(fault)
-
-
-def read(line: bytes, reader: RowReader) -> list[CheckedRow] | str:
-    try:
-        return reader.read(line)
-    except RowFault as fault:
-        return str(fault)
 
 
 def encode(row: object, **options: bool) -> bytes:
@@ -130,3 +116,13 @@ def test_a_prompt_is_decoded_once_while_it_is_remembered(monkeypatch):
     assert decoded == [b'"aa"', b'"bb"', b'"cc"', b'"aa"']
     other_input = encode({"instruction": "aa", "output": "x", "input": "y"})
     assert reader.read(other_input) == carefully(other_input)
+
+
+def test_more_metadata_than_is_remembered_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_MAX_METADATA", 2)
+    reader = RowReader()
+    for number in [0, 1, 2, 3, 0, 2, 1]:
+        line = encode(PLAIN | {"metadata": {"source": f"s{number}", "author": [number, "b"]}})
+        (row,) = reader.read(line)
+        assert (row.sample.source, row.sample.author) == (f"s{number}", f"{number}; b")
+        assert len(reader._facts) <= 2

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from featurize.model import engine as engine_module
+from featurize.model.agreement import probe_groups
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import Engine, Forward, probe_groups
+from featurize.model.engine import Engine, Forward
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.pooling import POOLINGS

@@ -6,16 +6,12 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from featurize.model import engine as engine_module
+from featurize.model import agreement as agreement_module
+from featurize.model.agreement import choose_forward, probe_groups, relative_error
 from featurize.model.attention import SHARED_PROMPT, shared_prompt_attention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import (
-    Engine,
-    choose_forward,
-    probe_groups,
-    relative_error,
-)
+from featurize.model.engine import Engine
 from featurize.model.forward import Features, FeatureSpec
 from featurize.model.packing import PromptGroup
 from featurize.model.pooling import POOLINGS
@@ -109,7 +105,7 @@ def test_a_packed_forward_that_cannot_run_is_not_chosen(
     def fail(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Features:
         raise error
 
-    monkeypatch.setattr(engine_module, "forward_batch", fail)
+    monkeypatch.setattr(agreement_module, "forward_batch", fail)
     error = RuntimeError("no such kernel\non this device")
     choice = choose_forward(llama, SPEC, GROUPS, torch.float32)
     assert choice.forward == "padded"

@@ -10,7 +10,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from featurize.errors import CriticError
-from featurize.model.engine import Choice, Engine, choose_forward
+from featurize.model.agreement import Choice, choose_forward
+from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
 from tests.support.families import (

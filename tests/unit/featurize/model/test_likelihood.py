@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from featurize.model import likelihood as likelihood_module
+from featurize.model.agreement import choose_forward
 from featurize.model.batch import Batch, make_pack, make_padded
-from featurize.model.engine import Engine, choose_forward
+from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.likelihood import output_likelihood
 from featurize.model.packing import PromptGroup

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from featurize.model.engine import Engine, choose_forward
+from featurize.model.agreement import choose_forward
+from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
 from featurize.model.rope import ANY_LENGTH, LengthRule, length_rule, split_by_length

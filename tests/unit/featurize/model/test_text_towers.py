@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from featurize.model.engine import Engine, choose_forward
+from featurize.model.agreement import choose_forward
+from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from tests.support.families import LAYERS, draw_weights
 from tests.support.plain_features import count_rows, load_tiny, make_groups

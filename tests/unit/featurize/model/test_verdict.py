@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from featurize.model.engine import Choice
+from featurize.model.agreement import Choice
 from featurize.model.forward import FeatureSpec
 from featurize.model.verdict import remembered_choice
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from featurize.errors import CriticError
-from featurize.model import engine
+from featurize.model import agreement
 from featurize.model.engine import Engine
 from featurize.model.sharing import WHOLE
 from featurize.run import compute as compute_module
@@ -85,8 +85,8 @@ def test_packs_that_are_asked_for_are_compared_all_the_same(
 ) -> None:
     model = write_tiny_model(tmp_path / "asked", family)
     if family == "llama":
-        monkeypatch.setattr(engine, "TOLERANCE", dict.fromkeys(engine.TOLERANCE, -1.0))
-        monkeypatch.setattr(engine, "_check_padded", lambda *_: None)
+        monkeypatch.setattr(agreement, "TOLERANCE", dict.fromkeys(agreement.TOLERANCE, -1.0))
+        monkeypatch.setattr(agreement, "_check_padded", lambda *_: None)
     with pytest.raises(CriticError, match=r"featurize\.forward is packed, but") as caught:
         make_project(tmp_path, f"models.policy.path={model}", "featurize.forward=packed")
     assert reason in str(caught.value)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from featurize.errors import CriticError
 from headtrain.rewards import client, critic_reward
-from headtrain.rewards.fences import last_block
 from headtrain.scoring.critic import Critic
+from headtrain.scoring.texts import last_block
 from tests.support.scored_projects import ScoredProject, make_project
 
 ROOT = Path(__file__).parents[4]

@@ -22,20 +22,10 @@ from headtrain.scoring.along import (
     to_by,
 )
 from headtrain.scoring.critic import Critic
-from tests.support.scored_projects import ScoredProject, make_project
+from tests.support.scored_projects import make_project
 
 PROMPT = "Add two numbers."
 OUTPUT = "def add(a, b):\n    # é ∑ 🙂\n\n    c = a + b\n    return c\n\n\nprint(add(1, 2))"
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"), num_members=2)
-
-
-@pytest.fixture(scope="module")
-def critic(project: ScoredProject) -> Critic:
-    return Critic.load(project.head, device="cpu")
 
 
 def decode_bytes(ids: Sequence[int]) -> str:

@@ -24,16 +24,6 @@ TOLERANCE = 1e-5
 near 0 is a difference of larger terms."""
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"), num_members=2)
-
-
-@pytest.fixture(scope="module")
-def critic(project: ScoredProject) -> Critic:
-    return Critic.load(project.head, device="cpu")
-
-
 def near(values: Iterable[float]) -> Any:
     values = list(values)
     return pytest.approx(values, rel=0, abs=TOLERANCE * max(map(abs, values)))

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.samples import to_statement
-from tests.support.scored_projects import ScoredProject, make_project
+from tests.support.scored_projects import ScoredProject
 from tests.unit.headtrain.scoring.test_critic import TOLERANCE, near, outputs_of
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"), num_members=2)
-
-
-@pytest.fixture(scope="module")
-def critic(project: ScoredProject) -> Critic:
-    return Critic.load(project.head, device="cpu")
 
 
 def groups_of(project: ScoredProject) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from featurize.data.prompt import render_prompt
 from featurize.errors import CriticError
-from headtrain.scoring.server.rendered import split_rendered
+from headtrain.scoring.server.foreign import split_rendered
 from headtrain.scoring.texts import TextRules
 
 CHAT = TextRules(policy_template="<|user|>{prompt}<|assistant|>", ends=("<|end|>", "</s>"))

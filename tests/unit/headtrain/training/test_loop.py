@@ -14,7 +14,7 @@ from headtrain.head.model import HeadModel
 from headtrain.settings import SchedulerSettings, TrainingSettings
 from headtrain.training.batches import ItemStream
 from headtrain.training.loop import refuse_divergence
-from headtrain.training.schedule import learning_rate_factor
+from headtrain.training.optimizer import learning_rate_factor
 from tests.support.head_jobs import (
     assert_close,
     make_inputs,

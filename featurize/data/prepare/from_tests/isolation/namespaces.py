@@ -6,7 +6,6 @@ folder to write in, of bounded size.
 
 import ctypes
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -113,8 +112,3 @@ def _mount(
         )
     except IsolationError as error:
         raise IsolationError(f"{error} ({target})") from None
-
-
-def is_linux() -> bool:
-    """Whether this is Linux on a machine whose system calls are known here."""
-    return sys.platform == "linux" and os.uname().machine in _PIVOT_ROOT

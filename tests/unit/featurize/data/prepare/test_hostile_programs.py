@@ -27,7 +27,7 @@ from featurize.data.prepare.from_tests.sandbox import (
 SECRET = "a-secret-of-the-environment"
 DISARM = """
 import os, sys
-hook = sys.modules["featurize.data.prepare.from_tests.execution"]
+hook = sys.modules["featurize.data.prepare.from_tests.limits"]
 hook._REFUSED_EVENTS, hook._WRITING = (), 0
 """
 MODULES = ("threading", "socket", "ctypes", "subprocess", "multiprocessing", "resource", "fcntl")

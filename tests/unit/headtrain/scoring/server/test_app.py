@@ -15,20 +15,10 @@ from headtrain.scoring.server.app import is_loopback
 from headtrain.scoring.server.service import Limits
 from headtrain.scoring.texts import TextRules
 from tests.support.critic_apps import Gate, HangingUp, RunningApp, running_app, wait_until
-from tests.support.scored_projects import ScoredProject, make_project
+from tests.support.scored_projects import ScoredProject
 from tests.unit.headtrain.scoring.test_critic import near, outputs_of
 
 TOKEN = "secret-\u00e9"
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"), num_members=2)
-
-
-@pytest.fixture(scope="module")
-def critic(project: ScoredProject) -> Critic:
-    return Critic.load(project.head, device="cpu")
 
 
 def talk(critic: Critic, say: Callable[[RunningApp], Awaitable[Any]], **options: Any) -> Any:

@@ -1,0 +1,223 @@
+"""Steps of `critic eval`: a head on a split of its dataset, or on a file of pairs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.console import columns_table, console, keep_fonts_in, rows_table
+from configs.displays import show_evaluation
+from configs.head_project import HeadProject
+from configs.project import Project, texts_of
+from configs.steps.features import featurize_file, score_random_backbone
+from featurize.io.files import checksum
+
+if TYPE_CHECKING:
+    from headtrain.evaluation.results import Evaluation
+    from headtrain.report.written import WrittenEvaluation
+
+# NOTE: a finished evaluation is shown again without importing torch.
+
+
+def evaluate_split(
+    project: Project, split: str, head: str | None, baseline: str | None, *, detailed: bool
+) -> "Evaluation":
+    """Evaluate a head on a split, write and show the evaluation; one that is there is shown."""
+    settings, layout = project.settings, project.layout
+    console().print(f"eval: {split} split of {settings.dataset.name}")
+    inputs = evaluation_inputs(project, head, split, baseline)
+    if (finished := _show_finished(inputs, split, detailed=detailed)) is not None:
+        return finished
+    keep_fonts_in(layout.cache_dir)
+    from headtrain.evaluation.evaluate import evaluate_head
+    from headtrain.evaluation.files import results_dir
+    from headtrain.evaluation.inputs import record_inputs
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.figures import CURVES
+    from headtrain.report.provenance import find_provenance
+    from headtrain.report.sweep import find_sweep, read_layers
+    from headtrain.report.written import write_judgement
+
+    trained = load_head(head or layout.checkpoint_dir)
+    if not trained.record.is_finished:
+        console().print(
+            f"note: {trained.path} is from a run that has not finished, or from an older version;"
+            " run the same `critic train-head` again to finish it"
+        )
+    stores = {str(name): project.open_store(name) for name in {"train": 0, split: 0}}
+    judgement = evaluate_head(
+        trained,
+        stores,
+        settings.evaluation,
+        texts={name: project.open_texts(name, store) for name, store in stores.items()},
+        detailed=[split],
+        seed=settings.runtime.seed,
+        baselines=None if baseline is None else score_random_backbone(project, trained, stores),
+    )
+    tracker = project.make_tracker()
+    written = write_judgement(
+        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+        judgement,
+        split,
+        trained,
+        tracker,
+        title=f"{settings.experiment.name} on {split}",
+        about={
+            "head": trained.path,
+            "dataset": settings.dataset.name,
+            "backbone": settings.models.policy.name,
+            "step": str(trained.record.step),
+        },
+        num_mistakes=settings.evaluation.mistakes,
+        history=tracker.history(trained.record.tracking_run_id, list(CURVES)),
+        provenance=find_provenance(trained, stores),
+        sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
+    )
+    _show_written(judgement.evaluation, split, written, detailed=detailed)
+    if (found := evaluation_inputs(project, head, split, baseline)) is not None:
+        record_inputs(*found, written.files)
+    return judgement.evaluation
+
+
+def evaluate_file(
+    data: str,
+    head: str | None,
+    config: Path | None,
+    overrides: Sequence[str],
+    *,
+    repair: bool,
+    detailed: bool,
+) -> tuple["Evaluation", str]:
+    """Evaluate a head on a file of pairs that is not a split; also returns the file's name."""
+    console().print(f"eval: {data}")
+    from featurize.data.pair_rows import write_plain_rows
+    from featurize.errors import FeatureStoreError
+
+    opened = HeadProject.load(head, config, overrides)
+    trained, project = opened.head, opened.project
+    settings, layout = project.settings, project.layout
+    keep_fonts_in(layout.cache_dir)
+    from headtrain.evaluation.benchmarks import measure_benchmark
+    from headtrain.evaluation.evaluate import evaluate_head
+    from headtrain.evaluation.files import data_name, results_dir
+    from headtrain.report.provenance import find_provenance
+    from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
+    from headtrain.report.written import write_judgement
+
+    keeps_turns = project.settings.prompt.has_turns
+    rows = write_plain_rows(data, layout.cache_dir / "pairs", keeps_turns=keeps_turns)
+    index = project.index_files(str(rows))
+    store = featurize_file(opened, index, repair=repair)
+    name = data_name(data, index.content_fingerprint)
+    stores, texts = {name: store}, {name: texts_of(index, store)}
+    try:
+        train = project.open_train_store_of(trained)
+    except FeatureStoreError:
+        console().print("the train features are gone: no n-grams, no train column")
+    else:
+        stores = {"train": train, **stores}
+        texts["train"] = project.open_texts("train", train)
+    judgement = evaluate_head(
+        trained,
+        stores,
+        settings.evaluation,
+        texts=texts,
+        detailed=[name],
+        seed=settings.runtime.seed,
+        decision=trained.record.decision,
+    )
+    found = measure_benchmark(judgement.splits[name])
+    written = write_judgement(
+        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+        judgement,
+        name,
+        trained,
+        project.make_tracker(),
+        benchmark=found.to_dict(),
+        title=f"{settings.experiment.name} on {data}",
+        about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
+        num_mistakes=settings.evaluation.mistakes,
+        provenance=find_provenance(trained, stores),
+    )
+    tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(found.subsets))]
+    if found.styles is not None:
+        tables.append(rows_table("the head by style", style_rows(found.styles)))
+    _show_written(judgement.evaluation, name, written, detailed=detailed, tables=tables)
+    return judgement.evaluation, name
+
+
+def evaluation_inputs(
+    project: Project, head: str | None, split: str, baseline: str | None
+) -> tuple[Path, dict[str, Any]] | None:
+    """Find the file of an evaluation and all it depends on, without loading the head.
+
+    None if something of it is missing or not on this machine; then it is computed.
+    """
+    from featurize.data.sources import find_sources
+    from headtrain.evaluation.files import default_head, results_dir
+    from headtrain.evaluation.inputs import read_inputs
+
+    settings, layout = project.settings, project.layout
+    folder = default_head(Path(head or layout.checkpoint_dir))
+    stores = {str(name): layout.features_dir(name) for name in ("train", split)}
+    if folder is None or any("://" in str(store) for store in stores.values()):
+        return None
+    try:
+        paths = [settings.dataset.path_of(name) for name in stores]
+        sources = [find_sources(path, layout.cache_dir / "index") for path in paths]
+    except (ValueError, OSError):
+        return None
+    sweep = layout.checkpoint_dir / "sweep" / "sweep.json"
+    inputs = read_inputs(
+        folder,
+        {name: Path(store) for name, store in stores.items()},
+        settings=asdict(settings.evaluation),
+        seed=settings.runtime.seed,
+        names=[settings.experiment.name, settings.dataset.name, settings.models.policy.name],
+        recipe=[
+            settings.dataset.max_length,
+            asdict(settings.featurize),
+            *([asdict(settings.prompt)] if settings.prompt.identity else []),
+        ],
+        baseline=baseline,
+        sources=[[source.path, *source.state] for found in sources for source in found],
+        sweep=checksum(sweep) if sweep.exists() else None,
+    )
+    if inputs is None:
+        return None
+    results = results_dir(str(folder), layout.checkpoint_dir, layout.evaluation_dir)
+    return results / f"{split}.json", inputs
+
+
+def _show_finished(
+    inputs: tuple[Path, dict[str, Any]] | None, split: str, *, detailed: bool
+) -> "Evaluation | None":
+    """Show the evaluation that is there if nothing it depends on has changed."""
+    from headtrain.evaluation.files import read_evaluation
+    from headtrain.evaluation.inputs import is_up_to_date
+
+    if inputs is None or not is_up_to_date(*inputs):
+        return None
+    path, _ = inputs
+    evaluation = read_evaluation(path)
+    show_evaluation(evaluation, split, detailed=detailed)
+    console().print(f"evaluation up to date: {path}")
+    console().print(f"report in {path.with_suffix('.html')}")
+    return evaluation
+
+
+def _show_written(
+    evaluation: "Evaluation",
+    split: str,
+    written: "WrittenEvaluation",
+    *,
+    detailed: bool,
+    tables: Sequence[Any] = (),
+) -> None:
+    """Show an evaluation, further tables and where the files are."""
+    show_evaluation(evaluation, split, detailed=detailed)
+    for table in tables:
+        console().print(table)
+    is_new = written.is_new
+    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {written.path}")
+    console().print(f"report written to {written.report[0]}")

@@ -1,0 +1,99 @@
+"""Steps of `critic score` and `critic push`: what a head says of a file, and of itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.console import CountProgress
+from configs.head_project import HeadProject
+from configs.steps.features import featurize_file
+
+if TYPE_CHECKING:
+    from featurize.data.index import DatasetIndex
+    from headtrain.scoring.along import By
+    from headtrain.scoring.along_rows import AlongRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """What `critic score` writes."""
+
+    file: str
+    """Rows to score: a file or a glob."""
+    out: str
+    prefix: str
+    """Before the names of the new fields."""
+    is_best: bool
+    """Write the best sample of each task, not all rows."""
+    along: str | None
+    """Where the prefixes end whose values are added."""
+    repair: bool
+
+
+def score_file(
+    request: ScoreRequest, head: str | None, config: Path | None, overrides: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """Score the rows of a file by a head and write them; returns a title and rows to show.
+
+    Raises:
+        CriticError: options that exclude each other.
+        ValueError: the head, the file or the place to write cannot be used.
+    """
+    from featurize.errors import CriticError
+    from headtrain.scoring.along import check_prefixes, to_by
+    from headtrain.scoring.along_rows import ALONG, POSITIONS
+    from headtrain.scoring.best import write_best
+    from headtrain.scoring.files import (
+        check_output,
+        to_field_names,
+        to_output,
+        to_rows,
+        write_rows,
+    )
+    from headtrain.scoring.scorer import Scorer, describe_scores
+
+    path = Path(request.out) if request.is_best else to_output(request.out)
+    by = None if request.along is None else to_by(request.along)
+    if request.is_best and by is not None:
+        raise CriticError("--along adds fields, which --best does not write; give one of the two")
+    opened = HeadProject.load(head, config, overrides)
+    if by is not None:
+        has_end = opened.project.settings.prompt.end != "none"
+        check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
+    decision = opened.project.find_decision(opened.head)  # fails before hours of work
+    scorer = Scorer(opened.head, decision.calibration)
+    index = opened.project.index_files(request.file, needs_labels=False)
+    added = [] if by is None else [ALONG, POSITIONS]
+    names = to_field_names(index.table, [*scorer.field_names, *added], request.prefix)
+    if not request.is_best:
+        check_output(path, index.sources, names)
+    store = featurize_file(opened, index, repair=request.repair)
+    scores = scorer.score_store(store)
+    prefixes = None if by is None else _values_along(opened, index, by)
+    fields = scores.to_fields() | ({} if prefixes is None else prefixes.to_fields())
+    rows = to_rows(index.table, fields, request.prefix)
+    if request.is_best:
+        chosen = write_best(path, index.sources, rows, names[0])
+        return f"best of {request.file} in {request.out}", chosen.describe()
+    num_rows = write_rows(path, index.sources, rows)
+    summary = describe_scores(scores, store.samples, num_rows)
+    if prefixes is not None:
+        summary["prefixes scored"] = prefixes.num_prefixes
+    return f"scores of {opened.head.path} in {request.out}", summary
+
+
+def _values_along(opened: HeadProject, index: "DatasetIndex", by: "By") -> "AlongRows":
+    """Values along the samples of a file, with the backbone in this process."""
+    from headtrain.scoring.along_rows import judge_along
+    from headtrain.scoring.critic import Critic
+
+    project = opened.project
+    critic = Critic.of(
+        opened.head,
+        opened.places,
+        device=project.settings.runtime.device,
+        cache_dir=project.layout.cache_dir,
+    )
+    with CountProgress("values along", "samples") as count:
+        return judge_along(critic, index, by, count)

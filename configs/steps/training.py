@@ -1,0 +1,118 @@
+"""Steps that train heads with the settings of a project."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.console import CountProgress
+from configs.head_project import HeadProject
+from configs.loader import load_config, to_dict
+from configs.project import Project
+
+if TYPE_CHECKING:
+    from featurize.store import FeatureStore
+    from headtrain.head.checkpoint import TrainedHead
+    from headtrain.sweep.grid import SweepPoint
+    from headtrain.tracking.tracker import Tracker
+    from headtrain.training.result import TrainResult
+
+
+def train(
+    project: Project,
+    title: str,
+    *,
+    train: "FeatureStore",
+    valid: "FeatureStore | None",
+    folder: Path,
+    tracker: "Tracker",
+    overwrite: bool = False,
+    strict: bool = False,
+) -> "TrainResult":
+    """Train a head in `folder`, with a progress bar of this title."""
+    from featurize.model.device import resolve_device
+    from headtrain.training.run import train_head
+
+    settings = project.settings
+    with CountProgress(title, "steps") as count:
+        return train_head(
+            train=train,
+            valid=valid,
+            training=settings.training,
+            sampling=settings.data_sampling,
+            checkpoint=settings.checkpoint,
+            device=resolve_device(settings.runtime.device),
+            seed=settings.runtime.seed,
+            train_holdout=settings.evaluation.train_holdout,
+            run_config=project.run_config,
+            checkpoint_dir=folder,
+            tracker=tracker,
+            cache_dir=project.layout.cache_dir,
+            overwrite=overwrite,
+            strict=strict,
+            mixed_precision=settings.runtime.mixed_precision,
+            progress=lambda now: count(now.step, now.num_steps),
+        )
+
+
+def distil(
+    opened: HeadProject, config: Path | None, overrides: Sequence[str], *, overwrite: bool
+) -> tuple["TrainedHead", str]:
+    """Train a linear head on the last token of the last layer, on the given head's features.
+
+    Returns the head and what it reads, as `last.LAYER`.
+    """
+    from headtrain.head.checkpoint import load_head
+    from headtrain.tracking.tracker import NullTracker
+
+    given = opened.head
+    features = opened.project.open_train_store_of(given)
+    read = f"last.{features.manifest.recipe['backbone']['layers']}"
+    shape = [
+        f"training.features=[{read}]",
+        "training.likelihood=false",
+        "training.value_head_type=linear",
+        "training.feature_mix=concat",
+    ]
+    project = HeadProject.load(given.path, config, [*overrides, *shape]).project
+    folder = project.layout.checkpoint_dir / "distilled"
+    train(
+        project,
+        "distil",
+        train=features,
+        valid=project.open_store_of(given, "valid") if project.has_valid else None,
+        folder=folder,
+        tracker=NullTracker(),
+        overwrite=overwrite,
+    )
+    return load_head(folder), read
+
+
+def distillation_rows(given: "TrainedHead", distilled: "TrainedHead") -> dict[str, str]:
+    """What distilling costs: the accuracies that both heads record."""
+    after = distilled.record.metrics
+    return {
+        name: f"{value:.4f} -> {after[name]:.4f}"
+        for name, value in given.record.metrics.items()
+        if name in after and "accuracy" in name
+    }
+
+
+def sweep_points(
+    config: Path | None, overrides: Sequence[str], grid: Sequence[str]
+) -> "list[SweepPoint]":
+    """Make a point for every combination of the grid, each with its own settings."""
+    from headtrain.sweep.grid import SweepPoint, combine, parse_axis, to_overrides
+
+    axes = [parse_axis(text) for text in grid]
+    points = []
+    for combination in combine(axes):
+        one = load_config(config, [*overrides, *to_overrides(axes, combination)])
+        points.append(
+            SweepPoint(
+                varied=combination,
+                training=one.training,
+                sampling=one.data_sampling,
+                run_config=to_dict(one),
+            )
+        )
+    return points
