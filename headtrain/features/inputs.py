@@ -14,7 +14,7 @@ import torch
 
 from featurize.arrays import Ints
 from featurize.errors import CriticError
-from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
+from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore, is_of_segments
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
 
@@ -64,13 +64,16 @@ class HeadInputs:
 def choose_columns(
     store: FeatureStore, tensors: Sequence[str] | None, likelihood: bool | None
 ) -> InputColumns:
-    """Resolve the settings against a store: None is every tensor, and likelihood if present.
+    """Resolve the settings against a store.
+
+    None is every tensor but those of segments, and the likelihood if present.
 
     Raises:
         CriticError: the store lacks a column, or nothing is left to read.
     """
     widths = store.manifest.tensors
-    names = list(widths) if tensors is None else list(tensors)
+    whole = [name for name in widths if not is_of_segments(name)]
+    names = whole if tensors is None else list(tensors)
     unknown = [name for name in names if name not in widths]
     if unknown:
         raise CriticError(
