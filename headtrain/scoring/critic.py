@@ -26,7 +26,7 @@ from featurize.model.packing import Grouping, PromptGroup, group_prefixes, group
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
 from featurize.settings import BackboneSettings
-from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
+from featurize.store import LIKELIHOOD_COLUMNS, is_of_segments, stored_as, user_cache_dir
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.along import (
@@ -416,7 +416,10 @@ class Critic:
         found = self._engine.run(groups, num_rows, on_tokens)
         columns = self.head.record.columns
         # NOTE: rounded as in a store: the head was trained on rounded features.
-        blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]
+        blocks = [
+            found.tensors[name].to(stored_as(name, self._storage_dtype)).float()
+            for name in columns.tensors
+        ]
         if columns.likelihood:
             assert found.likelihood is not None, "the spec asks for it"
             blocks.append(found.likelihood[:, : len(LIKELIHOOD_COLUMNS)])
@@ -447,6 +450,7 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
         layers=tuple(layer for layer in spec.layers if str(layer) in {name[2] for name in wanted}),
         poolings=tuple(p for p in spec.poolings if p in {name[0] for name in wanted}),
         likelihood=columns.likelihood,
+        segments=spec.segments if any(map(is_of_segments, columns.tensors)) else None,
         question="question" in {name[0] for name in wanted},
     )
 
