@@ -126,7 +126,7 @@ def test_a_store_with_other_segments_than_the_configuration_says_is_refused() ->
     _check_recipe(plain, "store", {})  # of a version that had none
     _check_recipe(cut, "store", {"segments": 8})
     for config, recipe, said in ((plain, {"segments": 8}, "None"), (cut, {}, "8")):
-        with pytest.raises(ConfigError, match=f"made with featurize.segments .* says {said}"):
+        with pytest.raises(ConfigError, match=rf"made with featurize\.segments .* says {said}"):
             _check_recipe(config, "store", recipe)
 
 
