@@ -336,11 +336,17 @@ def _check_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) 
         "dataset.max_prompt_length": config.dataset.prompt_limit,
         "featurize.poolings": set(settings.poolings),
         "featurize.likelihood": settings.likelihood,
+        "featurize.segments": settings.segments,
         "featurize.storage_dtype": settings.storage_dtype,
         "models.policy.weights": config.models.policy.weights,
         "prompt": config.prompt.identity,
     }
-    recipe = {"weights": "pretrained", "prompt": {}, **recipe}  # recipes leave out what is usual
+    recipe = {
+        "weights": "pretrained",
+        "prompt": {},
+        "segments": None,
+        **recipe,
+    }  # recipes leave out what is usual
     of_files = ("template",)  # the text of a tokenizer's own
     recipe["prompt"] = {k: v for k, v in recipe["prompt"].items() if k not in of_files}
     for key, asked in wanted.items():

@@ -298,6 +298,9 @@ class FeaturizeSettings:
     likelihood: bool = False
     """Also store the backbone's log-probabilities and entropy of the output."""
 
+    segments: Annotated[int, Field(ge=2, le=256)] | None = None
+    """Also store the mean of each of so many equal stretches of an output, per layer; null: no."""
+
     storage_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Number format of the stored features."""
 

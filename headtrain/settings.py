@@ -12,6 +12,13 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Share1 = Annotated[float, Field(gt=0, le=1)]
+
+CLOSED_FORMS = ("contrast", "centroid")
+"""Types of heads that are computed from the pairs in one step."""
+
+SEGMENT_HEADS = ("gated", "attention")
+"""Types of heads on the segments of outputs."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -161,9 +168,18 @@ class TrainingSettings:
     num_unfrozen_layers: int = 0
     """Always 0: the backbone is frozen."""
 
-    value_head_type: Literal["mlp", "linear", "contrast", "centroid"] = "mlp"
-    """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear; or closed forms, without epochs: contrast,
-    centroid."""
+    value_head_type: Literal["mlp", "linear", "contrast", "centroid", "gated", "attention"] = "mlp"
+    """mlp: hidden -> hidden/8 -> hidden/16 -> 1; linear; closed forms, without epochs: contrast,
+    centroid; or heads on the segments of outputs: gated, attention."""
+
+    segment_value: Literal["linear", "mlp"] = "linear"
+    """Gated and attention: how the value of a state is computed."""
+
+    prefixes: tuple[Share1, ...] | None = None
+    """Shares of an output to train on, e.g. [0.25, 0.5, 1.0], from segments; null: all of it."""
+
+    centre: Literal["none", "problem", "author"] = "none"
+    """Linear heads: subtract from train features what outputs of a problem, or author, share."""
 
     contrast: Literal["mean", "lda", "pca"] = "mean"
     """Direction of the pairs' differences: their mean, Fisher's, or their first component."""
@@ -172,7 +188,7 @@ class TrainingSettings:
     """Contrast lda: share of the identity in the second moment; null: by the data (OAS)."""
 
     value_head_width: Annotated[int, Field(ge=2)] | None = None
-    """Units of the mlp's first layer; the second has half. null: hidden/8."""
+    """Units of an mlp's first layer; the second has half. null: hidden/8."""
 
     normaliser: Literal["standardize", "tensor", "none"] = "standardize"
     """Scale features to mean 0 and deviation 1: per feature, per tensor, or not at all."""
@@ -207,7 +223,28 @@ class TrainingSettings:
     @property
     def is_closed_form(self) -> bool:
         """Whether the head is computed from the pairs in one step."""
-        return self.value_head_type in ("contrast", "centroid")
+        return self.value_head_type in CLOSED_FORMS
+
+    @property
+    def is_on_segments(self) -> bool:
+        """Whether the head reads the segments of outputs."""
+        return self.value_head_type in SEGMENT_HEADS
+
+    @property
+    def has_mlp(self) -> bool:
+        """Whether the head has hidden layers."""
+        return self.value_head_type == "mlp" or (
+            self.is_on_segments and self.segment_value == "mlp"
+        )
+
+    @field_validator("prefixes")
+    @classmethod
+    def _refuse_bad_prefixes(cls, shares: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if shares is not None and (list(shares) != sorted(set(shares)) or shares[-1:] != (1.0,)):
+            raise ValueError(
+                f"prefixes {list(shares)} must ascend and end with 1.0, the whole output"
+            )
+        return shares
 
     @field_validator("trunk_learning_rate", "num_unfrozen_layers")
     @classmethod
@@ -235,7 +272,14 @@ class TrainingSettings:
                 "features is empty and likelihood is false: the head would read nothing; name a "
                 "store tensor or set likelihood to true"
             )
-        if self.value_head_width is not None and self.value_head_type != "mlp":
+        self._check_segments()
+        if self.centre != "none" and self.value_head_type not in ("linear", *CLOSED_FORMS):
+            raise ValueError(
+                f"centre {self.centre!r} and value_head_type {self.value_head_type!r} contradict: "
+                "one output is scored alone, where only the order by a linear head is that of "
+                "centred features; set value_head_type to linear, contrast or centroid"
+            )
+        if self.value_head_width is not None and not self.has_mlp:
             raise ValueError(
                 f"value_head_width {self.value_head_width} is an option of value_head_type mlp, "
                 f"not {self.value_head_type}; leave it out"
@@ -257,6 +301,25 @@ class TrainingSettings:
                 "problem_pairs 'all' needs batching 'problems': random pairs are drawn one by one"
             )
         return self
+
+    def _check_segments(self) -> None:
+        """Raise ValueError for settings that a head on segments, or any other, does not have."""
+        if self.segment_value != "linear" and not self.is_on_segments:
+            raise ValueError(
+                f"segment_value {self.segment_value!r} is an option of value_head_type gated and "
+                f"attention, not {self.value_head_type}; leave it out"
+            )
+        if self.is_on_segments and self.feature_mix != "concat":
+            raise ValueError(
+                f"feature_mix {self.feature_mix!r} and value_head_type {self.value_head_type!r} "
+                "contradict: the head weighs segments itself; set feature_mix to concat"
+            )
+        if self.likelihood and (self.is_on_segments or self.prefixes):
+            what = "prefixes" if self.prefixes else f"value_head_type {self.value_head_type!r}"
+            raise ValueError(
+                f"likelihood true and {what} contradict: segments do not have its columns; set "
+                "likelihood to false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)

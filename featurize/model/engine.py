@@ -187,9 +187,9 @@ class _Result:
     @classmethod
     def of(cls, work: Work, engine: Engine) -> "_Result":
         spec, rows = engine.spec, work.num_rows
-        width = engine.backbone.hidden_size
         likelihood = torch.empty((rows, len(spec.columns))) if spec.columns else None
-        tensors = {name: torch.empty((rows, width)) for name in spec.tensor_names}
+        widths = spec.widths(engine.backbone.hidden_size)
+        tensors = {name: torch.empty((rows, width)) for name, width in widths.items()}
         return cls(Features(tensors=tensors, likelihood=likelihood))
 
 

@@ -12,12 +12,19 @@ from featurize.model.attention import SHARED_PROMPT, UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.decoder import hidden_of
-from featurize.model.likelihood import answer_logprobs, output_likelihood
+from featurize.model.likelihood import answer_logprobs, reduce_likelihood, token_likelihood
 from featurize.model.pooling import output_states, pool, prefix_pool
 from featurize.model.rope import reset_frequencies
+from featurize.model.segments import segment_means, segment_tokens
 from featurize.model.structure import check_attended
 from featurize.settings import Pooling
-from featurize.store import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
+from featurize.store import (
+    ANSWER_COLUMNS,
+    LIKELIHOOD_COLUMNS,
+    SEGMENT_LOGPROB,
+    SEGMENT_TOKENS,
+    segments_name,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +34,7 @@ class FeatureSpec:
     layers: tuple[int, ...]  # as transformers counts hidden states
     poolings: tuple[Pooling, ...]
     likelihood: bool
+    segments: int | None = None  # of each output; None: none
     question: bool = False  # outputs are followed by one
     answers: tuple[int, int] | None = None  # ids of its answers; needed to compute, not to plan
 
@@ -38,9 +46,22 @@ class FeatureSpec:
 
     @property
     def tensor_names(self) -> list[str]:
-        """Names of the tensors: `<pooling>.<layer>`, and `question.<layer>`."""
+        """Names of the tensors: `<pooling>.<layer>`, `question.<layer>`, and those of segments."""
         names = [*self.poolings, *(["question"] if self.question else [])]
-        return [f"{name}.{layer}" for layer in self.layers for name in names]
+        pooled = [f"{name}.{layer}" for layer in self.layers for name in names]
+        if self.segments is None:
+            return pooled
+        numbers = [SEGMENT_TOKENS, *([SEGMENT_LOGPROB] if self.likelihood else [])]
+        return [*pooled, *map(segments_name, self.layers), *numbers]
+
+    def widths(self, hidden_size: int) -> dict[str, int]:
+        """Width of each tensor by name, for a backbone of that hidden size."""
+        segments = self.segments or 0
+        names = self.tensor_names
+        widths = dict.fromkeys(names, hidden_size)
+        widths |= {segments_name(layer): segments * hidden_size for layer in self.layers}
+        widths |= dict.fromkeys((SEGMENT_TOKENS, SEGMENT_LOGPROB), segments)
+        return {name: widths[name] for name in names}
 
     def deepest(self, num_layers: int) -> int:
         """Return the deepest layer that has to run."""
@@ -51,7 +72,7 @@ class FeatureSpec:
 class Features:
     """Features of rows: distinct outputs of a prompt, or prefixes of them."""
 
-    tensors: dict[str, Tensor]  # name -> float32 [rows, hidden]
+    tensors: dict[str, Tensor]  # name -> float32 [rows, width], see FeatureSpec.widths
     likelihood: Tensor | None  # float32 [rows, columns], in the order of FeatureSpec.columns
 
 
@@ -85,6 +106,8 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
             )
         if spec.question:
             pooled[f"question.{layer}"] = states.hidden[batch.asked].float()
+        if spec.segments is not None:
+            pooled[segments_name(layer)] = segment_means(states.tokens, batch, spec.segments)
 
     options: dict[str, Any] = {"layout": batch.layout} if batch.layout is not None else {}
     attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT
@@ -101,19 +124,19 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
         check_attended(backbone.decoder, backbone.blocks, batch.layout)
     if backbone.num_layers in spec.layers:
         take(backbone.num_layers, final)
-    columns = _columns(final.flatten(0, 1), batch, backbone, spec)
-    return Features(tensors=pooled, likelihood=torch.cat(columns, dim=1) if columns else None)
-
-
-def _columns(final: Tensor, batch: Batch, backbone: Backbone, spec: FeatureSpec) -> list[Tensor]:
-    """Compute the columns of the sample table, [outputs, columns] in all."""
-    found = []
+    if spec.segments is not None:
+        pooled[SEGMENT_TOKENS] = segment_tokens(batch, spec.segments)
+    flat = final.flatten(0, 1)
+    columns = []
     if spec.likelihood:
-        found.append(output_likelihood(final, batch, backbone.logits))
+        logprob, entropy = token_likelihood(flat, batch, backbone.logits)
+        columns.append(reduce_likelihood(logprob, entropy, batch))
+        if spec.segments is not None:
+            pooled[SEGMENT_LOGPROB] = segment_means(logprob[:, None], batch, spec.segments)
     if spec.question:
         assert spec.answers is not None, "whoever asks knows the answers"
-        found.append(answer_logprobs(final, batch, backbone.logits, spec.answers))
-    return found
+        columns.append(answer_logprobs(flat, batch, backbone.logits, spec.answers))
+    return Features(tensors=pooled, likelihood=torch.cat(columns, dim=1) if columns else None)
 
 
 @contextlib.contextmanager

@@ -20,10 +20,10 @@ def chunk_tokens(device: torch.device) -> int:
     return CUDA_CHUNK_TOKENS if device.type == "cuda" else CHUNK_TOKENS
 
 
-def output_likelihood(
+def token_likelihood(
     hidden: Tensor, batch: Batch, to_logits: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Compute the likelihood of each output given its prompt.
+) -> tuple[Tensor, Tensor]:
+    """Compute the likelihood of each token of the outputs given all before it.
 
     Args:
         hidden: final hidden states, flat [tokens, hidden].
@@ -32,9 +32,8 @@ def output_likelihood(
         to_logits: [tokens, hidden] -> float32 [tokens, vocabulary].
 
     Returns:
-        float32 [outputs, 4] in the order of LIKELIHOOD_COLUMNS: sum, mean and minimum over the
-        output's tokens of log p(token | before) in nats, and the mean entropy of those
-        distributions. Of a batch with prefixes [prefixes, 4], the same of each prefix.
+        log p(token | before) and the entropy of that distribution, both in nats and float32
+        [output tokens], one output after another.
     """
     targets = batch.input_ids.flatten()[batch.outputs]  # [output tokens]
     size = chunk_tokens(hidden.device)
@@ -43,6 +42,21 @@ def output_likelihood(
         for places, wanted in zip(batch.predictors.split(size), targets.split(size), strict=True)
     ]
     logprob, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logprob, entropy
+
+
+def reduce_likelihood(logprob: Tensor, entropy: Tensor, batch: Batch) -> Tensor:
+    """Reduce the likelihood of tokens to that of outputs.
+
+    Args:
+        logprob, entropy: of `token_likelihood`, [output tokens].
+        batch: the outputs.
+
+    Returns:
+        float32 [outputs, 4] in the order of LIKELIHOOD_COLUMNS: sum, mean and minimum over the
+        output's tokens of log p(token | before) in nats, and the mean entropy of those
+        distributions. Of a batch with prefixes [prefixes, 4], the same of each prefix.
+    """
     columns = ((logprob, "sum"), (logprob, "mean"), (logprob, "min"), (entropy, "mean"))
     found = [reduce_rows(of_tokens, batch.lengths, how) for of_tokens, how in columns]
     wholes = torch.stack(found, dim=1)

@@ -59,6 +59,7 @@ from featurize.store import (
     lost_files,
     mark_statements,
     read_manifest,
+    stored_as,
 )
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,6 @@ class FeaturizePlan:
     def describe(self) -> dict[str, Any]:
         """The lines of the plan, and what it will cost."""
         tokens, rows = self.estimated_tokens, len(self.index)
-        width = sum(self.store_widths)
         return {
             "samples read": self.num_read,
             "not selected": self.num_read - rows,
@@ -108,7 +108,7 @@ class FeaturizePlan:
             "attention": self.attention,
             "a forward pass": str(self.token_budget),
             "tokens, about" if self.counted_tokens is None else "tokens, counted": tokens,
-            "store, about": f"{rows * width * self.recipe.storage_dtype.itemsize / 1e6:,.0f} MB",
+            "store, about": f"{rows * self.bytes_per_row / 1e6:,.0f} MB",
             "goes to": str(self.job.store_dir),
         }
 
@@ -127,9 +127,13 @@ class FeaturizePlan:
         logger.warning("%s", message)
 
     @property
-    def store_widths(self) -> list[int]:
-        """Width of each tensor."""
-        return [self.recipe.hidden_size] * len(self.recipe.spec.tensor_names)
+    def bytes_per_row(self) -> int:
+        """Bytes of a feature row in all tensors of the store."""
+        recipe = self.recipe
+        return sum(
+            width * stored_as(name, recipe.storage_dtype).itemsize
+            for name, width in recipe.spec.widths(recipe.hidden_size).items()
+        )
 
     @property
     def memory_bytes(self) -> int:

@@ -84,6 +84,7 @@ def make_recipe(
         layers=tuple(resolve_layers(featurize.layers, num_layers)),
         poolings=tuple(featurize.poolings),
         likelihood=featurize.likelihood,
+        segments=featurize.segments,
         question=prompt.question is not None,
     )
     fields = {
@@ -100,6 +101,8 @@ def make_recipe(
         "compute_dtype": str(compute_dtype).removeprefix("torch."),
         "storage_dtype": featurize.storage_dtype,
     }
+    if spec.segments is not None:  # NOTE: only then, as below
+        fields["segments"] = spec.segments
     if backbone.weights != "pretrained":
         # NOTE: only then, so that the features of every other backbone keep their fingerprint.
         fields["weights"] = backbone.weights

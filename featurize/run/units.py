@@ -18,7 +18,7 @@ from featurize.model.forward import Features
 from featurize.model.packing import Grouping, PromptGroup, group_samples
 from featurize.run.job import APART, BOTH_LABELS, STRIPPED
 from featurize.run.recipe import Recipe
-from featurize.store import SAMPLE_SCHEMA, UnitFeatures, copy_marks
+from featurize.store import SAMPLE_SCHEMA, UnitFeatures, copy_marks, stored_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,10 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
     if "author" in work.rows.column_names:  # so in all units or in none
         table = table.append_column("author", pa.array([s.author for s in work.samples]))
     table = copy_marks(table, work.rows)
-    tensors = {name: tensor.to(recipe.storage_dtype) for name, tensor in features.tensors.items()}
+    tensors = {
+        name: tensor.to(stored_as(name, recipe.storage_dtype))
+        for name, tensor in features.tensors.items()
+    }
     return UnitFeatures(tensors=tensors, samples=table)
 
 

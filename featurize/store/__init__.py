@@ -20,7 +20,12 @@ if TYPE_CHECKING:
         ANSWER_COLUMNS,
         LIKELIHOOD_COLUMNS,
         SAMPLE_SCHEMA,
+        SEGMENT_LOGPROB,
+        SEGMENT_TOKENS,
         UnitFeatures,
+        is_of_segments,
+        segments_name,
+        stored_as,
     )
     from featurize.store.manifest import Manifest, Unit, lost_files, read_manifest, repair_command
     from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
@@ -41,6 +46,7 @@ _HOMES = {
     "featurize.io.remote": ("user_cache_dir",),
     "featurize.store.format": (
         *("ANSWER_COLUMNS", "LIKELIHOOD_COLUMNS", "SAMPLE_SCHEMA", "UnitFeatures"),
+        *("SEGMENT_LOGPROB", "SEGMENT_TOKENS", "is_of_segments", "segments_name", "stored_as"),
     ),
     "featurize.store.manifest": (
         *("Manifest", "Unit", "lost_files", "read_manifest", "repair_command"),
@@ -64,6 +70,8 @@ __all__ = [
     "ANSWER_COLUMNS",
     "LIKELIHOOD_COLUMNS",
     "SAMPLE_SCHEMA",
+    "SEGMENT_LOGPROB",
+    "SEGMENT_TOKENS",
     "SHARED_IDS_REMEDY",
     "FeatureStore",
     "FeatureStoreError",
@@ -76,14 +84,17 @@ __all__ = [
     "UnitFeatures",
     "copy_marks",
     "find_shared_ids",
+    "is_of_segments",
     "lost_files",
     "mark_pairs",
     "mark_statements",
     "read_manifest",
     "read_pairs",
     "repair_command",
+    "segments_name",
     "sole_writer",
     "statement_codes",
+    "stored_as",
     "user_cache_dir",
 ]
 

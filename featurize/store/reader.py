@@ -16,6 +16,7 @@ import torch
 from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
 from featurize.io.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
+from featurize.store.format import is_exact, stored_as
 from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
 from featurize.store.remote import CachedFiles
 from featurize.store.samples import read_joined, read_samples
@@ -116,7 +117,7 @@ class FeatureStore:
         wanted = rows.detach().cpu().numpy().astype(np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_feature_rows):
             raise IndexError(f"feature rows must be in 0..{self.num_feature_rows - 1}")
-        width, dtype = self.manifest.tensors[name], DTYPES[self.manifest.dtype]
+        width, dtype = self.manifest.tensors[name], self.dtype_of(name)
         row_bytes = width * dtype.itemsize
         if not len(wanted):
             return torch.empty((0, width), dtype=dtype)
@@ -124,6 +125,10 @@ class FeatureStore:
         target = np.empty((len(wanted), row_bytes), np.uint8)
         self._fill(target, name, wanted)
         return torch.from_numpy(target).view(dtype)
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the number format of a tensor."""
+        return stored_as(name, DTYPES[self.manifest.dtype])
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor [num_feature_rows, width]."""
@@ -179,9 +184,10 @@ def _open_shard(path: Path | str, folder: Path, manifest: Manifest, unit: int) -
     rows = manifest.units[unit].feature_rows
     for tensor, width in manifest.tensors.items():
         span = shard.spans.get(tensor)
-        if span is None or (span.shape, span.dtype) != ((rows, width), manifest.dtype):
+        dtype = "F32" if is_exact(tensor) else manifest.dtype
+        if span is None or (span.shape, span.dtype) != ((rows, width), dtype):
             found = "nothing" if span is None else f"{span.dtype} {list(span.shape)}"
-            expected = f"{manifest.dtype} {[rows, width]}"
+            expected = f"{dtype} {[rows, width]}"
             reason = f"{tensor} is {found} where the manifest says {expected}"
             raise DamagedFileError(path, name, reason)
     return shard

@@ -25,7 +25,7 @@ from featurize.io.files import (
 )
 from featurize.io.remote import Folder, LocalFolder
 from featurize.store import samples
-from featurize.store.format import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS, UnitFeatures
+from featurize.store.format import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS, UnitFeatures, is_exact
 from featurize.store.manifest import FORMAT_VERSION, SAMPLES_FILE, Manifest, Unit
 from featurize.store.shards import Shard, Span
 
@@ -119,7 +119,7 @@ class StoreWriter:
             recipe_fingerprint=self.plan["recipe_fingerprint"],
             recipe=self.plan["recipe"],
             tensors={name: spans[name].shape[1] for name in sorted(spans)},
-            dtype=next(iter(spans.values())).dtype,
+            dtype=next(spans[name].dtype for name in spans if not is_exact(name)),
             counts=dict(counts),
             units=in_order,
             sample_table=self._join_samples(in_order),

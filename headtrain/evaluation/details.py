@@ -7,12 +7,13 @@ import numpy as np
 
 from featurize.arrays import Floats, Ints, Strings
 from headtrain.evaluation.breakdowns import by_length_difference, by_problem, measure_slice
-from headtrain.evaluation.results import HEAD, BestOfN, Details, Slice
+from headtrain.evaluation.results import HALVED, HEAD, PREFIX, BestOfN, Details, Slice
 from headtrain.evaluation.shortcuts.controls import measure_controls
 from headtrain.evaluation.shortcuts.verdict import measure_verdict
 from headtrain.evaluation.split import MeasuredSplit
 from headtrain.metrics.best_of_n import (
     choose_sizes,
+    halved_rates,
     majority_rates,
     mean_rates,
     oracle_rates,
@@ -50,6 +51,9 @@ class SampleFacts:
     minimal_pairs: Pairs | None = None
     """None if there were no texts to find them."""
 
+    prefixes: Mapping[float, Floats] = field(default_factory=dict)
+    """The head's scores of prefixes by their share of an output, the last one 1; may be empty."""
+
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What could not be found out, and why."""
 
@@ -78,8 +82,9 @@ def measure_details(
         breakdowns={
             **by_problem(split, facts.attributes),
             "length_difference": by_length_difference(split, seed),
+            **_by_prefix(split, facts.prefixes),
         },
-        best_of_n=_best_of_n(split, facts.outputs, left_out, seed),
+        best_of_n=_best_of_n(split, facts, left_out, seed),
         reliability=_reliability(split, decision),
         left_out=left_out,
     )
@@ -136,6 +141,24 @@ def _minimal_pairs(split: MeasuredSplit, pairs: Pairs | None) -> Slice | None:
     return measure_slice(name, tally_pairs(split.judges, [pairs]), split)
 
 
+def _by_prefix(
+    split: MeasuredSplit, prefixes: Mapping[float, Floats]
+) -> dict[str, tuple[Slice, ...]]:
+    """Measure the head on all pairs, as it scores prefixes of the outputs; empty without any."""
+    slices = []
+    for share, scores in prefixes.items():
+        tallies = tally_pairs({HEAD: split.head.with_scores(scores)}, list_pairs(split.head))
+        slices.append(measure_slice(f"first {share:.0%}", tallies, split))
+    found = tuple(part for part in slices if part is not None)
+    return {PREFIX: found} if found else {}
+
+
+def _half(prefixes: Mapping[float, Floats]) -> Floats | None:
+    """The scores of the longest prefixes of at most half of the outputs."""
+    shares = [share for share in prefixes if share <= 0.5]
+    return prefixes[max(shares)] if shares else None
+
+
 def _reliability(split: MeasuredSplit, decision: Decision | None) -> tuple[ReliabilityBin, ...]:
     if decision is None:
         return ()
@@ -144,13 +167,15 @@ def _reliability(split: MeasuredSplit, decision: Decision | None) -> tuple[Relia
 
 
 def _best_of_n(
-    split: MeasuredSplit, outputs: Ints | None, left_out: dict[str, str], seed: int
+    split: MeasuredSplit, facts: SampleFacts, left_out: dict[str, str], seed: int
 ) -> BestOfN:
     """Resample the pass rates over the problems that have enough candidates."""
     num_candidates = np.bincount(split.head.group)
     sizes = choose_sizes(num_candidates)
     is_kept = num_candidates >= sizes[-1]
-    rates = _pass_rates(split, outputs, sizes, left_out, seed)
+    rates = _pass_rates(split, facts.outputs, sizes, left_out, seed)
+    if (half := _half(facts.prefixes)) is not None:
+        rates[HALVED] = halved_rates(split.head, half, sizes, seed=seed)
     ones = np.ones(int(is_kept.sum()))
     found = resample_jointly(
         {

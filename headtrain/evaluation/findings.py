@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from headtrain.evaluation.numbers import OVER_PAIRS
-from headtrain.evaluation.results import HEAD, Details, Evaluation, Slice
+from headtrain.evaluation.results import HALVED, HEAD, Details, Evaluation, Slice
 from headtrain.metrics.bootstrap import Interval
 
 LARGEST_LENGTH_CORRELATION = 0.3
@@ -52,7 +52,7 @@ def _best_of_n(details: Details) -> Iterator[str]:
     best = details.best_of_n
     head = best.pickers[HEAD][-1].estimate
     others = {name: rates[-1].estimate for name, rates in best.pickers.items()}
-    others = {name: rate for name, rate in others.items() if name not in (HEAD, "oracle")}
+    others = {name: rate for name, rate in others.items() if name not in (HEAD, "oracle", HALVED)}
     name = max(others, key=lambda name: others[name])
     if others[name] > head:
         who = {"any": "a random pick", "majority": "the most frequent"}.get(name, f"the {name}")

@@ -19,6 +19,7 @@ from headtrain.evaluation.shortcuts.ngrams import NgramJudge
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
+from headtrain.features.segments import kept_segments, num_segments_of
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.pairs.plan import TrainingData, read_training_data
@@ -26,6 +27,9 @@ from headtrain.settings import DataSamplingSettings, EvaluationSettings
 
 TRAIN, HOLDOUT = "train", "train_holdout"
 """Train problems the head was trained on, and those held out of training."""
+
+PREFIXES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of an output whose prefixes are scored, where a store has segments."""
 
 ATTRIBUTES = ("difficulty", "language", "source")
 
@@ -67,11 +71,45 @@ def read_splits(
         if name == TRAIN and head.record.holdout is not None:
             is_held = head.record.holdout.mask(store.samples["problem_id"])[labelled.table_rows]
             parts = {name: labelled.take(~is_held), HOLDOUT: labelled.take(is_held)}
+        prefixes = _score_prefixes(head, store, values)
         for part, samples in parts.items():
             if len(samples):
                 others = (baselines or {}).get(name, {})
-                splits[part] = _read_split(store, samples, values, source, others)
+                split = _read_split(store, samples, values, source, others)
+                splits[part] = _with_prefixes(split, prefixes)
     return _with_texts(head, stores, _with_author_prior(splits), settings, seed)
+
+
+def _score_prefixes(
+    head: TrainedHead, store: FeatureStore, values: Floats
+) -> dict[float, Floats] | str:
+    """Score prefixes of all samples by their share of an output, or say why that cannot be.
+
+    Empty if the store has no segments. `values` are those of whole outputs.
+    """
+    num_segments = num_segments_of(store)
+    if not num_segments:
+        return {}
+    if (why := head.why_no_prefixes(store)) is not None:
+        return why
+    kept = kept_segments(PREFIXES, num_segments)[:-1]
+    scores = {
+        number / num_segments: np.asarray(head.score_prefixes(store, number), np.float64)
+        for number in kept
+    }
+    return {**scores, 1.0: values}
+
+
+def _with_prefixes(split: ReadSplit, prefixes: dict[float, Floats] | str) -> ReadSplit:
+    """Add the scores of prefixes to a split, or why there are none."""
+    facts = split.facts
+    if isinstance(prefixes, str):
+        facts = dataclasses.replace(facts, left_out={**facts.left_out, "prefixes": prefixes})
+    else:
+        rows = split.labelled.table_rows
+        own = {share: scores[rows] for share, scores in prefixes.items()}
+        facts = dataclasses.replace(facts, prefixes=own)
+    return dataclasses.replace(split, facts=facts)
 
 
 def _with_author_prior(splits: Mapping[str, ReadSplit]) -> dict[str, ReadSplit]:

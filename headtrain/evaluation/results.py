@@ -24,6 +24,12 @@ from headtrain.metrics.calibration import Decision, ReliabilityBin
 HEAD = "head"
 """Name of the head among the judges."""
 
+PREFIX = "prefix"
+"""Breakdown of the head's accuracy by how much of the outputs it has read."""
+
+HALVED = "halved"
+"""Picker of best of n: half of the candidates are dropped at half of their tokens."""
+
 Accuracy = Mapping[str, Interval]
 """Pairwise accuracy by key: over pairs and over problems (and the AUC of a whole split)."""
 
@@ -138,7 +144,7 @@ class Details:
     """Pairs whose incorrect output has the author who is right more often on train."""
 
     breakdowns: Mapping[str, tuple[Slice, ...]]
-    """By attribute: difficulty, language, source, candidates, length_difference."""
+    """By attribute: difficulty, language, source, candidates, length_difference, prefix."""
 
     best_of_n: BestOfN
     reliability: tuple[ReliabilityBin, ...]

@@ -79,6 +79,11 @@ def export_to_transformers(
             f"{head.path}: its prompts are not the plain template (featurize.prompt), which the"
             " exported class cannot render; use `critic serve`, or --to mlflow"
         )
+    if head.record.layout is not None:
+        raise ExportError(
+            f"{head.path}: a {head.record.head_type} head reads segments of outputs, which the"
+            " exported class does not compute; use `critic serve`, or --to mlflow"
+        )
     if out.exists() and not overwrite:
         raise ExportError(f"--out {out}: exists; name another folder, or give --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)

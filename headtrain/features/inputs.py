@@ -14,9 +14,11 @@ import torch
 
 from featurize.arrays import Ints
 from featurize.errors import CriticError
-from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
+from featurize.store import LIKELIHOOD_COLUMNS, SEGMENT_TOKENS, FeatureStore, is_of_segments
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
+from headtrain.features.segments import read_prefixes
+from headtrain.settings import TrainingSettings
 
 ROWS_AT_ONCE = 16_384
 
@@ -59,18 +61,28 @@ class HeadInputs:
     """[rows, width] float32, on the training device or mapped from a file."""
     rows: Ints
     """Row of `features` that each sample reads, [samples]."""
+    prefixes: tuple[int, ...] = ()
+    """By how much the rows of each prefix come after those of whole outputs."""
+
+    @property
+    def num_whole(self) -> int:
+        """Rows of whole outputs; those of prefixes come after them."""
+        return len(self.features) // (1 + len(self.prefixes))
 
 
 def choose_columns(
     store: FeatureStore, tensors: Sequence[str] | None, likelihood: bool | None
 ) -> InputColumns:
-    """Resolve the settings against a store: None is every tensor, and likelihood if present.
+    """Resolve the settings against a store.
+
+    None is every tensor but those of segments, and the likelihood if present.
 
     Raises:
         CriticError: the store lacks a column, or nothing is left to read.
     """
     widths = store.manifest.tensors
-    names = list(widths) if tensors is None else list(tensors)
+    whole = [name for name in widths if not is_of_segments(name)]
+    names = whole if tensors is None else list(tensors)
     unknown = [name for name in names if name not in widths]
     if unknown:
         raise CriticError(
@@ -96,16 +108,44 @@ def choose_columns(
     )
 
 
+def choose_head_columns(store: FeatureStore, training: TrainingSettings) -> InputColumns:
+    """Resolve what the head of these settings reads: see `choose_columns`.
+
+    A head on segments reads the segments of the named layers (None: of all), and their tokens.
+
+    Raises:
+        CriticError: as `choose_columns`; or the store has no segments.
+    """
+    if not training.is_on_segments:
+        return choose_columns(store, training.features, training.likelihood)
+    widths = store.manifest.tensors
+    if SEGMENT_TOKENS not in widths:
+        raise CriticError(
+            f"{store.path}: has no segments of outputs, which training.value_head_type "
+            f"{training.value_head_type!r} reads; featurize again with featurize.segments=8"
+        )
+    of_layers = [name for name in widths if name.startswith("segments.")]
+    names = [name for name in training.features or of_layers if name != SEGMENT_TOKENS]
+    if other := [name for name in names if not name.startswith("segments.")]:
+        raise CriticError(
+            f"training.features {other[0]!r}: value_head_type {training.value_head_type!r} reads "
+            f"segments alone; name some of {', '.join(of_layers)}, or null for all"
+        )
+    return choose_columns(store, [*names, SEGMENT_TOKENS], likelihood=False)
+
+
 def read_head_inputs(
     store: FeatureStore,
     columns: InputColumns,
     *,
     samples: LabelledSamples | None = None,
     memory: FeatureMemory | None = None,
+    prefixes: Sequence[int] = (),
 ) -> HeadInputs:
     """Read the vectors of the given samples (default: all labelled ones) into `memory`.
 
-    Each distinct feature row is read once.
+    Each distinct feature row is read once. `prefixes` are numbers of segments: the vectors of so
+    many first ones come after those of whole outputs.
     """
     if samples is None:
         samples = read_labelled_samples(store)
@@ -114,21 +154,41 @@ def read_head_inputs(
     )
     table_rows = samples.table_rows[first]
     memory = memory or FeatureMemory(device=torch.device("cpu"))
-    features = memory.allocate(len(feature_rows), columns.width)
-    for start in range(0, len(feature_rows), ROWS_AT_ONCE):
-        chunk = slice(start, start + ROWS_AT_ONCE)
-        features[chunk] = read_rows(store, columns, feature_rows[chunk], table_rows[chunk])
-    return HeadInputs(samples=samples, features=features, rows=rows.astype(np.int64))
+    num_whole = len(feature_rows)
+    features = memory.allocate(num_whole * (1 + len(prefixes)), columns.width)
+    starts = [num_whole * place for place in range(1 + len(prefixes))]
+    for copy_start, num_kept in zip(starts, (None, *prefixes), strict=True):
+        for start in range(0, num_whole, ROWS_AT_ONCE):
+            chunk = slice(start, start + ROWS_AT_ONCE)
+            found = read_rows(store, columns, feature_rows[chunk], table_rows[chunk], num_kept)
+            place = copy_start + start
+            features[place : place + len(found)] = found
+    return HeadInputs(
+        samples=samples,
+        features=features,
+        rows=rows.astype(np.int64),
+        prefixes=tuple(starts[1:]),
+    )
 
 
 def read_rows(
-    store: FeatureStore, columns: InputColumns, feature_rows: Ints, table_rows: Ints
+    store: FeatureStore,
+    columns: InputColumns,
+    feature_rows: Ints,
+    table_rows: Ints,
+    num_kept: int | None = None,
 ) -> torch.Tensor:
     """Read input vectors [rows, width] in float32; table_rows has one sample per feature row.
+
+    `num_kept` reads those of so many first segments; the caller has asked `why_no_prefixes`.
 
     Raises:
         CriticError: a value is NaN or inf.
     """
+    if num_kept is not None:
+        found = read_prefixes(store, columns.tensors, feature_rows, num_kept)
+        _refuse_non_finite(store, columns, found, table_rows)
+        return found
     features = torch.empty((len(feature_rows), columns.width))
     start = 0
     for name, width in zip(columns.tensors, columns.widths, strict=True):

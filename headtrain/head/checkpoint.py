@@ -22,6 +22,7 @@ from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
 from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
+from headtrain.features.segments import why_no_prefixes
 from headtrain.head.ensemble import EnsembleModel, load_state, make_model, read_state
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
@@ -178,8 +179,30 @@ class TrainedHead:
         """Device of the weights."""
         return next(self.model.buffers()).device
 
+    def score_prefixes(self, store: FeatureStore, num_kept: int) -> Floats32:
+        """Compute values of the first `num_kept` segments of outputs, [samples] in table order.
+
+        Raises:
+            CheckpointError: they cannot be had from the store's segments (`why_no_prefixes`).
+        """
+        if (why := self.why_no_prefixes(store)) is not None:
+            raise CheckpointError(f"{self.path}: no values of prefixes: {why}")
+        return self._over_store(store, self.score, num_kept)
+
+    def why_no_prefixes(self, store: FeatureStore) -> str | None:
+        """Say why a store has no inputs of prefixes for this head; None if it has."""
+        return why_no_prefixes(
+            store,
+            list(self.record.tensors),
+            likelihood=self.record.likelihood,
+            is_on_segments=self.record.layout is not None,
+        )
+
     def _over_store(
-        self, store: FeatureStore, compute: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        store: FeatureStore,
+        compute: Callable[[torch.Tensor], torch.Tensor],
+        num_kept: int | None = None,
     ) -> Floats32:
         """Compute a number for each feature row once, and return that of each sample."""
         self.check(store)
@@ -189,7 +212,9 @@ class TrainedHead:
         values = np.empty(len(feature_rows), dtype=np.float32)
         for start in range(0, len(feature_rows), ROWS_AT_ONCE):
             chunk = slice(start, start + ROWS_AT_ONCE)
-            features = read_rows(store, self.record.columns, feature_rows[chunk], table_rows[chunk])
+            features = read_rows(
+                store, self.record.columns, feature_rows[chunk], table_rows[chunk], num_kept
+            )
             values[chunk] = compute(features).numpy()
         return values[samples]
 

@@ -6,8 +6,17 @@ import torch
 from torch import nn
 
 from headtrain.features.inputs import ROWS_AT_ONCE
+from headtrain.features.segments import SegmentLayout
+from headtrain.head.segment_heads import (
+    AttentionValueHead,
+    GatedValueHead,
+    create_segment_head,
+    fit_layers,
+)
 from headtrain.head.spec import HeadSpec
 from headtrain.pairs.rng import mix_seed
+
+SEGMENT_CLASSES = (GatedValueHead, AttentionValueHead)
 
 DIRECT_SCALE = 10.0
 """Scale of the direct weights, so that they learn faster: AdamW moves all weights alike."""
@@ -134,14 +143,56 @@ class FeatureNormaliser(nn.Module):
         for chunk in torch.split(features, ROWS_AT_ONCE):
             chunk.sub_(mean).div_(scale)
 
-    def fit_and_normalise_(self, features: torch.Tensor, kind: str, units: Sequence[int]) -> None:
+    @torch.no_grad()
+    def fit_segments(self, features: torch.Tensor, kind: str, layout: SegmentLayout) -> None:
+        """Compute mean and deviation of segments [rows, width], the same for all of a layer.
+
+        So the normalised mean over the tokens is the mean of the normalised segments. `kind` is
+        that of `fit_and_normalise_`. The tokens of the segments stay as they are.
+        """
+        mean, deviation = fit_layers(features, layout, ROWS_AT_ONCE)  # [layers, width]
+        deviation = deviation.where(deviation > 1e-6 * mean.abs(), 0.0)
+        if kind == "tensor":
+            squares = deviation.square().mean(dim=1, keepdim=True)
+            deviation = squares.sqrt().expand_as(deviation)
+        of_segments = (layout.num_layers, layout.num_segments, layout.width)
+        for target, values in ((self.mean, mean), (self.scale, deviation.where(deviation > 0, 1))):
+            repeated = values[:, None].expand(of_segments).flatten()
+            target[: layout.num_states] = repeated.to(target.dtype)
+
+    def fit_and_normalise_(
+        self,
+        features: torch.Tensor,
+        kind: str,
+        units: Sequence[int],
+        layout: SegmentLayout | None = None,
+        num_rows: int | None = None,
+    ) -> None:
         """Fit to the train features, then normalise them in place.
 
-        `kind` is training.normaliser; `units` are the widths of the columns with a common unit.
+        Args:
+            features: [rows, width].
+            kind: training.normaliser.
+            units: widths of the columns with a common unit.
+            layout: of the inputs of a head on segments.
+            num_rows: fit to so many rows; None: to all.
         """
-        if kind != "none":
-            self.fit(features, units if kind == "tensor" else None)
+        fitted = features[:num_rows]
+        if kind != "none" and layout is not None:
+            self.fit_segments(fitted, kind, layout)
+        elif kind != "none":
+            self.fit(fitted, units if kind == "tensor" else None)
         self.normalise_(features)
+
+
+def _create_head(
+    spec: HeadSpec,
+) -> MLPValueHead | LinearValueHead | GatedValueHead | AttentionValueHead:
+    """Make the head of a spec."""
+    if (layout := spec.layout) is not None:
+        units = spec.num_units if spec.segment_value == "mlp" else None
+        return create_segment_head(spec.head_type, layout, units)
+    return create_value_head(spec.columns.width, spec.head_type, spec.dropout, spec.num_units)
 
 
 class HeadModel(nn.Module):
@@ -162,7 +213,7 @@ class HeadModel(nn.Module):
         super().__init__()
         self.spec = spec
         width, blocks = spec.columns.width, spec.mixed_blocks
-        self.head = create_value_head(width, spec.head_type, spec.dropout, spec.num_units)
+        self.head = _create_head(spec)
         self.normaliser = FeatureNormaliser(width)
         if blocks:
             column_blocks = torch.arange(len(blocks)).repeat_interleave(torch.tensor(blocks))
@@ -170,6 +221,18 @@ class HeadModel(nn.Module):
             self.mix = nn.Parameter(torch.zeros(len(blocks)))
         if spec.num_direct:
             self.direct = nn.Parameter(torch.zeros(1, spec.num_direct))
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Widths of the hidden layers of a head on segments, which dropout masks."""
+        return self.head.value.hidden_sizes if isinstance(self.head, SEGMENT_CLASSES) else ()
+
+    def train_values(
+        self, normalised: torch.Tensor, masks: tuple[torch.Tensor, ...] | None
+    ) -> torch.Tensor:
+        """Values of a head on segments with dropout masks, [rows, width] -> [rows]."""
+        values: torch.Tensor = self.head(normalised, masks)
+        return values.squeeze(-1)
 
     @classmethod
     def from_seed(cls, spec: HeadSpec, seed: int) -> "HeadModel":

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from headtrain.features.inputs import InputColumns
-from headtrain.settings import TrainingSettings
+from headtrain.features.segments import SegmentLayout
+from headtrain.settings import SEGMENT_HEADS, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +14,7 @@ class HeadSpec:
     """Everything that determines the shape of a head; the fields are keys of head.json."""
 
     head_type: str
-    """mlp or linear."""
+    """mlp, linear, gated or attention."""
     dropout: float
     """Used only during training."""
     tensors: Mapping[str, int]
@@ -27,6 +28,9 @@ class HeadSpec:
     feature_mix: str = "concat"
     """concat, or mix: a learned mix of the tensors (the likelihood is one more)."""
 
+    segment_value: str = "linear"
+    """linear or mlp: the value of a state in a gated or attention head."""
+
     @classmethod
     def of(cls, columns: InputColumns, training: TrainingSettings) -> Self:
         """Describe the head of these settings over these columns; a closed form is linear."""
@@ -39,6 +43,7 @@ class HeadSpec:
             head_width=training.value_head_width,
             likelihood_direct=training.likelihood_direct and columns.likelihood and not is_closed,
             feature_mix="concat" if is_closed else training.feature_mix,
+            segment_value=training.segment_value,
         )
 
     @property
@@ -61,10 +66,24 @@ class HeadSpec:
         return self.columns.num_direct if self.likelihood_direct else 0
 
     @property
+    def layout(self) -> SegmentLayout | None:
+        """How segments lie in the inputs; None but for a head on segments."""
+        if self.head_type not in SEGMENT_HEADS:
+            return None
+        *widths, num_segments = self.tensors.values()
+        return SegmentLayout(
+            num_layers=len(widths),
+            num_segments=num_segments,
+            width=widths[0] // num_segments,
+        )
+
+    @property
     def num_units(self) -> int:
         """Units of the mlp's first layer."""
         if self.head_width is not None:
             return self.head_width
+        if (layout := self.layout) is not None:
+            return layout.width * (layout.num_layers if self.head_type == "gated" else 1) // 8
         return max(self.mixed_blocks or (self.columns.width,)) // 8
 
     @property
@@ -72,4 +91,5 @@ class HeadSpec:
         """What heads must have in common to be computed as one batch of heads."""
         columns = self.columns
         inputs = self.mixed_blocks or (columns.width, columns.num_direct)
-        return (self.head_type, self.head_width, self.likelihood_direct, self.feature_mix, inputs)
+        shape = (self.head_type, self.head_width, self.likelihood_direct, self.feature_mix, inputs)
+        return shape if self.layout is None else (*shape, self.layout, self.segment_value)

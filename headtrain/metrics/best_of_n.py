@@ -12,7 +12,7 @@ exact mean over all C(m, n) subsets, in O(m log m) per problem and n.
 
 import numpy as np
 
-from featurize.arrays import Floats, Ints
+from featurize.arrays import Bools, Floats, Ints
 from headtrain.metrics.pairwise import ScoredSamples
 
 NUM_SUBSETS = 200
@@ -76,6 +76,31 @@ def majority_rates(
     return np.array(rates)
 
 
+def halved_rates(
+    scored: ScoredSamples, early: Floats, sizes: tuple[int, ...], *, seed: int
+) -> Floats:
+    """Pass rate of each problem if half of n candidates are dropped early, [problems, sizes].
+
+    Of a random subset of n the better half by `early` [samples] goes on, rounded up, and the
+    highest score of these is picked; ties are broken at random. The mean over random subsets, so
+    unbiased.
+    """
+    generator = np.random.default_rng(seed)
+    order = np.argsort(scored.group, kind="stable")
+    starts = np.flatnonzero(np.diff(scored.group[order]))
+    return np.array(
+        [
+            [
+                _halved_rate(
+                    early[places], scored.scores[places], scored.is_correct[places], n, generator
+                )
+                for n in sizes
+            ]
+            for places in np.split(order, starts + 1)
+        ]
+    )
+
+
 def choose_sizes(num_candidates: Ints) -> tuple[int, ...]:
     """Get 1, 2, 4, ... up to the median number of candidates."""
     most = int(np.median(num_candidates))
@@ -90,6 +115,20 @@ def _share_of_subsets(part: Ints, whole: Ints, n: int) -> Floats:
     part, whole = np.maximum(part, n), np.maximum(whole, n)  # masked below
     share = np.exp(logs[part] - logs[part - n] - logs[whole] + logs[whole - n])
     return np.where(enough, share, 0.0)
+
+
+def _halved_rate(
+    early: Floats, scores: Floats, labels: Bools, n: int, generator: np.random.Generator
+) -> float:
+    if n > len(labels):
+        return float("nan")
+    keys = generator.random((NUM_SUBSETS, len(labels)))
+    drawn = np.argsort(keys, axis=1)[:, :n]  # [subsets, n] candidates, in random order
+    # Stable sorts break ties by that order.
+    kept = np.argsort(-early[drawn], axis=1, kind="stable")[:, : (n + 1) // 2]
+    drawn = np.take_along_axis(drawn, np.sort(kept, axis=1), axis=1)
+    picked = np.argmax(scores[drawn], axis=1)
+    return float(labels[drawn[np.arange(NUM_SUBSETS), picked]].mean())
 
 
 def _majority_rate(code: Ints, labels: Floats, n: int, generator: np.random.Generator) -> float:

@@ -23,7 +23,7 @@ from featurize.io.figures import (
 )
 from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
-from headtrain.evaluation.results import Details
+from headtrain.evaluation.results import PREFIX, Details
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairs import MarginCounts, count_margins
 from headtrain.metrics.pairwise import pairwise_counts
@@ -215,6 +215,21 @@ def draw_length_difference(content: Content) -> "Figure | None":
         return figure
 
 
+def draw_prefixes(content: Content) -> "Figure | None":
+    """Accuracy of the head by how much of the outputs it has read."""
+    parts = content.details.breakdowns.get(PREFIX, ())
+    if not parts:
+        return None
+    with drawing() as (figure, axes):
+        found = [part.judges["head"][OVER_PROBLEMS.key] for part in parts]
+        draw_whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
+        axes.axhline(0.5, color=FAINT, linestyle=":")
+        axes.set_xticks(range(len(parts)), [part.name for part in parts])
+        axes.set_xlabel("tokens of both outputs")
+        axes.set_ylabel("accuracy over problems")
+        return figure
+
+
 def draw_best_of_n(content: Content) -> "Figure | None":
     """Pass rate by n, for every way to pick one of n."""
     found = content.details.best_of_n
@@ -287,6 +302,9 @@ FIGURES = (
     FigureSpec("length-difference", "Accuracy by length difference",
                "Pairs grouped by how many tokens longer the correct output is.",
                draw_length_difference),
+    FigureSpec("prefixes", "Accuracy from prefixes",
+               "All pairs, each output judged by its first tokens alone.",
+               draw_prefixes),
     FigureSpec("best-of-n", "Best of n",
                "Pass rate when one of n candidates is picked, mean over all subsets of n.",
                draw_best_of_n),

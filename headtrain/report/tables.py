@@ -8,8 +8,14 @@ from rich.table import Table
 
 from headtrain.evaluation.benchmarks import StyleAccuracy, SubsetAccuracy, SubsetResults
 from headtrain.evaluation.findings import find_biases
-from headtrain.evaluation.numbers import ACCURACY, AUC, LENGTH_CORRELATION, OVER_PAIRS
-from headtrain.evaluation.results import HEAD, Evaluation
+from headtrain.evaluation.numbers import (
+    ACCURACY,
+    AUC,
+    LENGTH_CORRELATION,
+    OVER_PAIRS,
+    OVER_PROBLEMS,
+)
+from headtrain.evaluation.results import HEAD, PREFIX, Evaluation
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
 from headtrain.evaluation.texts import to_visible
 from headtrain.metrics.bootstrap import Interval
@@ -102,6 +108,9 @@ def detail_lines(evaluation: Evaluation, split: str) -> list[str]:
     for title, part in details.subsets.items():
         accuracy = part.judges[HEAD][OVER_PAIRS.key]
         lines.append(f"{title}: {accuracy} over {part.num_pairs:,} pairs")
+    if parts := details.breakdowns.get(PREFIX):
+        found = [f"{part.name} {part.judges[HEAD][OVER_PROBLEMS.key]}" for part in parts]
+        lines.append(f"accuracy over problems from prefixes: {', '.join(found)}")
     best = details.best_of_n
     rates = [f"{name} {rates[-1].estimate:.3f}" for name, rates in best.pickers.items()]
     lines.append(f"pass rate of the best of {best.n[-1]}: {', '.join(rates)}")

@@ -18,7 +18,7 @@ from featurize.data.records import Sample as Row
 from featurize.model.engine import Engine
 from featurize.model.packing import Grouping, PromptGroup, group_prefixes, group_samples
 from featurize.settings import BackboneSettings
-from featurize.store import LIKELIHOOD_COLUMNS, user_cache_dir
+from featurize.store import LIKELIHOOD_COLUMNS, stored_as, user_cache_dir
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.along import (
     Along,
@@ -376,7 +376,10 @@ class Critic:
         found = self._engine.run(groups, num_rows, on_tokens)
         columns = self.head.record.columns
         # NOTE: rounded as in a store: the head was trained on rounded features.
-        blocks = [found.tensors[name].to(self._storage_dtype).float() for name in columns.tensors]
+        blocks = [
+            found.tensors[name].to(stored_as(name, self._storage_dtype)).float()
+            for name in columns.tensors
+        ]
         if columns.likelihood:
             assert found.likelihood is not None, "the spec asks for it"
             blocks.append(found.likelihood[:, : len(LIKELIHOOD_COLUMNS)])

@@ -20,6 +20,7 @@ from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
 from featurize.settings import BackboneSettings
+from featurize.store import is_of_segments
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.scoring.provenance import FoundBackbone, Provenance
@@ -94,6 +95,7 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
         layers=tuple(layer for layer in spec.layers if str(layer) in {name[2] for name in wanted}),
         poolings=tuple(p for p in spec.poolings if p in {name[0] for name in wanted}),
         likelihood=columns.likelihood,
+        segments=spec.segments if any(map(is_of_segments, columns.tensors)) else None,
         question="question" in {name[0] for name in wanted},
     )
 

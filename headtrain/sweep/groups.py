@@ -95,6 +95,7 @@ def _shape(point: SweepPoint, reader: SweepReader) -> str:
             batch_key(spec, training),
             (len(data.plan.correct), len(data.samples), data.plan.num_problems),
             training.problem_pairs,
+            training.prefixes,
         )
     )
 

@@ -11,19 +11,21 @@ import torch
 
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
-from headtrain.features.inputs import HeadInputs, InputColumns, choose_columns, read_head_inputs
+from headtrain.features.inputs import HeadInputs, InputColumns, choose_head_columns
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.head.model import FeatureNormaliser
+from headtrain.head.spec import HeadSpec
 from headtrain.pairs.holdout import labelled_problems
 from headtrain.pairs.plan import TrainingData, read_training_data
 from headtrain.sweep.grid import SweepPoint
+from headtrain.training.inputs import read_train_inputs
 from headtrain.training.validation import Validation, read_validation
 
 logger = logging.getLogger(__name__)
 
-InputsKey = tuple[str, InputColumns, str]
-"""Data sampling settings, columns and kind of normaliser."""
+InputsKey = tuple[str, InputColumns, tuple[str, ...]]
+"""Data sampling settings, columns, and how the features are normalised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ class SweepReader:
 
     def columns(self, point: SweepPoint) -> InputColumns:
         """Return the store columns a point reads."""
-        return choose_columns(self.train, point.training.features, point.training.likelihood)
+        return choose_head_columns(self.train, point.training)
 
     def data(self, point: SweepPoint) -> TrainingData:
         """Return the pairs of a point."""
@@ -129,14 +131,22 @@ class SweepReader:
         self._inputs = {key: inputs for key, inputs in self._inputs.items() if key in wanted}
 
     def _key(self, point: SweepPoint) -> InputsKey:
-        return _sampling_key(point), self.columns(point), point.training.normaliser
+        training = point.training
+        is_on_segments, prefixes = str(training.is_on_segments), str(training.prefixes)
+        how = (training.normaliser, training.centre, prefixes, is_on_segments)
+        return _sampling_key(point), self.columns(point), how
 
     def _read(self, point: SweepPoint) -> SweepInputs:
         columns, data = self.columns(point), self.data(point)
-        train = read_head_inputs(self.train, columns, samples=data.samples, memory=self.memory)
         normaliser = FeatureNormaliser(columns.width).to(self.device)
-        kind = point.training.normaliser
-        normaliser.fit_and_normalise_(train.features, kind, columns.units)
+        train = read_train_inputs(
+            self.train,
+            data.samples,
+            HeadSpec.of(columns, point.training),
+            point.training,
+            normaliser=normaliser,
+            memory=self.memory,
+        )
 
         def validation(
             store: FeatureStore, samples: LabelledSamples, limit: int | None = None

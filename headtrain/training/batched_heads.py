@@ -54,18 +54,12 @@ class BatchedHeads:
             raise ValueError(f"the heads of a batch need one shape, got {shapes}")
         self.product_dtype = product_dtype
         self.heads = () if len(models) == 1 else (len(models),)
+        self.parameters, self.gradients = share_parameters(models)
         sizes = [parameter.numel() for parameter in models[0].parameters()]
-        device = models[0].normaliser.mean.device
-        self.parameters = torch.empty(len(models), sum(sizes), device=device)
-        self.gradients = torch.zeros_like(self.parameters)
         self._weights: dict[str, torch.Tensor] = {}
         self._gradients: dict[str, torch.Tensor] = {}
         weights, gradients = (x.split(sizes, dim=1) for x in (self.parameters, self.gradients))
         for place, (name, parameter) in enumerate(models[0].named_parameters()):
-            for model, weight in zip(models, weights[place], strict=True):
-                own = model.get_parameter(name)
-                weight.copy_(own.detach().view(-1))
-                own.data = weight.view(own.shape)
             self._weights[name] = weights[place].view(*self.heads, *parameter.shape)
             self._gradients[name] = gradients[place].view(*self.heads, *parameter.shape)
         self._layers = [name for name in self._weights if name.startswith("head.")]
@@ -172,6 +166,23 @@ class BatchedHeads:
         mean = (gates * by_gate).mean(-1, keepdim=True)
         self._put(name, gated * gates[..., blocks].unsqueeze(-2), accumulate)
         self._put("mix", gates * (by_gate - mean), accumulate)
+
+
+def share_parameters(models: Sequence[HeadModel]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make the parameters of all models views of one tensor.
+
+    Returns:
+        That tensor and one of zeros for the gradients, [heads, parameters] each.
+    """
+    sizes = [parameter.numel() for parameter in models[0].parameters()]
+    device = models[0].normaliser.mean.device
+    together = torch.empty(len(models), sum(sizes), device=device)
+    for place, (name, _) in enumerate(models[0].named_parameters()):
+        for model, weight in zip(models, together.split(sizes, dim=1)[place], strict=True):
+            own = model.get_parameter(name)
+            weight.copy_(own.detach().view(-1))
+            own.data = weight.view(own.shape)
+    return together, torch.zeros_like(together)
 
 
 def sum_by_block(columns: torch.Tensor, widths: list[int]) -> torch.Tensor:

@@ -15,6 +15,7 @@ from headtrain.features.memory import gather
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
+from headtrain.training.autograd_heads import AutogradHeads
 from headtrain.training.batched_heads import BatchedHeads, Dropout
 from headtrain.training.batches import Batch, BatchMaker
 from headtrain.training.closed_form import fit_direction
@@ -68,9 +69,10 @@ class Trainer:
         Args:
             jobs: the heads.
             device: where the heads are.
-            mixed_precision: multiply in bfloat16, on CUDA only.
+            mixed_precision: multiply in bfloat16, on CUDA only; heads on segments never do.
             is_padded: take padded steps, all batches of a step in one pass; default: on CUDA only.
                 The weights are the same but for rounding, with the dropout of the same device.
+                Heads on segments take none.
             record: makes a faster function of one that runs a padded step; default: a CUDA graph.
         """
         settings, objective = jobs[0].settings, jobs[0].objective
@@ -81,9 +83,12 @@ class Trainer:
         self.device = device
         # NOTE: on a CPU bfloat16 does not make a small head faster, so it is off there.
         is_mixed = mixed_precision and device.type == "cuda"
-        self.heads = BatchedHeads(
-            [job.model for job in jobs],
-            product_dtype=torch.bfloat16 if is_mixed else torch.float32,
+        models = [job.model for job in jobs]
+        product_dtype = torch.bfloat16 if is_mixed else torch.float32
+        self.heads = (
+            AutogradHeads(models)
+            if models[0].spec.layout
+            else BatchedHeads(models, product_dtype=product_dtype)
         )
         self.optimizer = BatchedAdamW(
             self.heads.parameters,
@@ -115,7 +120,7 @@ class Trainer:
         self._limits = torch.tensor([limit or math.inf for limit in limits], device=device)
         is_cuda = device.type == "cuda"
         self._stepper: Stepper | None = None
-        if is_cuda if is_padded is None else is_padded:
+        if isinstance(self.heads, BatchedHeads) and (is_cuda if is_padded is None else is_padded):
             self._stepper = Stepper(
                 heads=self.heads,
                 batches=self.batches,

@@ -4,7 +4,7 @@ A term is a pair of samples, or a sample with its label. An item is one term, or
 `problems` all terms of a problem, so that each of its samples is scored once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -75,12 +75,13 @@ def make_objective(inputs: HeadInputs, plan: PairPlan, settings: TrainingSetting
     """Make the objective of the settings over normalised inputs."""
     if not make_loss(settings).uses_pairs:
         touched = np.unique(np.concatenate([plan.correct, plan.incorrect]))
-        return Objective(
+        whole = Objective(
             features=inputs.features,
             first=inputs.rows[touched],
             labels=inputs.samples.is_correct[touched].astype(np.float32),
             weights=np.ones(len(touched), np.float32),
         )
+        return _with_prefixes(whole, inputs.prefixes)
     correct, incorrect = plan.correct, plan.incorrect
     is_by_problem = settings.batching == "problems"
     if is_by_problem:
@@ -95,12 +96,32 @@ def make_objective(inputs: HeadInputs, plan: PairPlan, settings: TrainingSetting
     if settings.pair_weights == "problems":
         weights = 1 / counts[problems]
         weights /= weights.mean()
-    return Objective(
+    whole = Objective(
         features=inputs.features,
         first=inputs.rows[correct],
         second=inputs.rows[incorrect],
         weights=weights.astype(np.float32),
         counts=counts.astype(np.int64) if is_by_problem else None,
+    )
+    return _with_prefixes(whole, inputs.prefixes)
+
+
+def _with_prefixes(whole: Objective, prefixes: tuple[int, ...]) -> Objective:
+    """Add the terms of each prefix of the outputs, as items of their own."""
+    if not prefixes:
+        return whole
+    starts, copies = (0, *prefixes), 1 + len(prefixes)
+
+    def move(rows: Ints) -> Ints:
+        return np.concatenate([rows + start for start in starts])
+
+    return replace(
+        whole,
+        first=move(whole.first),
+        second=None if whole.second is None else move(whole.second),
+        labels=None if whole.labels is None else np.tile(whole.labels, copies),
+        weights=np.tile(whole.weights, copies),
+        counts=None if whole.counts is None else np.tile(whole.counts, copies),
     )
 
 

@@ -33,6 +33,9 @@ _ADDED_SETTINGS = {
     "normaliser": "standardize",
     "contrast": "mean",
     "contrast_shrinkage": None,
+    "segment_value": "linear",
+    "prefixes": None,
+    "centre": "none",
 }
 """Settings of later versions, with the values that earlier versions used."""
 

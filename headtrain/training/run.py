@@ -12,7 +12,7 @@ import torch
 
 from featurize.errors import CriticError
 from featurize.store import SHARED_IDS_REMEDY, FeatureStore, find_shared_ids, sole_writer
-from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.inputs import choose_head_columns
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import (
     HeadRecord,
@@ -25,6 +25,7 @@ from headtrain.pairs.plan import TrainingData, pair_settings, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking.tracker import Tracker
 from headtrain.training.head_run import HeadRun, TrainProgress
+from headtrain.training.inputs import read_train_inputs
 from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.objective import make_objective
 from headtrain.training.replace import Replacement
@@ -100,7 +101,7 @@ def train_head(
             replacement.complete()
     if not overwrite and (finished := TrainResult.find(folder, identity)) is not None:
         return finished
-    spec = HeadSpec.of(choose_columns(train, training.features, training.likelihood), training)
+    spec = HeadSpec.of(choose_head_columns(train, training), training)
     data = read_training_data(train, sampling, train_holdout=train_holdout)
     memory = FeatureMemory(
         device=device, folder=cache_dir or checkpoint_dir, most_gb=training.max_feature_memory_gb
@@ -155,10 +156,10 @@ def _read_job(
     memory: FeatureMemory,
 ) -> tuple[HeadJob, Validation]:
     """Read and normalise the train features, and make a new head; also the train subset."""
-    inputs = read_head_inputs(train, spec.columns, samples=data.samples, memory=memory)
     model = HeadModel.from_seed(spec, seed).to(memory.device).train()
-    units = spec.columns.units
-    model.normaliser.fit_and_normalise_(inputs.features, training.normaliser, units)
+    inputs = read_train_inputs(
+        train, data.samples, spec, training, normaliser=model.normaliser, memory=memory
+    )
     objective = make_objective(inputs, data.plan, training)
     job = HeadJob(model=model, objective=objective, settings=training, seed=seed)
     return job, take_problems(inputs, MOST_TRAIN_SAMPLES, seed)

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
 from featurize.errors import CriticError
 from featurize.store import FeatureStoreError, sole_writer
-from headtrain.head.checkpoint import CheckpointError
+from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.tracking.tracker import NullTracker
 from headtrain.training.head_run import TrainProgress
 from tests.support.synthetic_stores import replace_column, write_store
@@ -42,6 +43,33 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_weights(train: Train, step: in
     assert_same_weights(straight.best, resumed.best)
     assert resumed.best_step == straight.best_step
     assert resumed.train_metrics["loss"] > 0
+
+
+@pytest.mark.parametrize("kind", ["gated", "attention"])
+def test_a_killed_run_of_a_head_on_segments_and_prefixes_goes_on_to_the_same_weights(
+    train: Train, tmp_path: Path, kind: str
+) -> None:
+    stores = {
+        name: write_store(tmp_path / f"cut-{name}", segments=4, signal=0.5, fingerprint=name)
+        for name in ("train", "valid")
+    }
+    training = {
+        "value_head_type": kind,
+        "segment_value": "mlp",
+        "prefixes": (0.5, 1.0),
+        "value_head_width": 4,
+    }
+    straight = train("straight", training=training, **stores)
+    with pytest.raises(Killed):
+        train("killed", training=training, progress=kill_at(30), **stores)
+    resumed = train("killed", training=training, **stores)
+    assert (resumed.resumed_from_step or 0) > 0
+    assert_same_weights(straight.final, resumed.final)
+    assert resumed.final is not None
+    head = load_head(resumed.final)
+    assert (head.record.head_type, head.record.segment_value) == (kind, "mlp")
+    assert np.isfinite(head.score(stores["valid"])).all()
+    assert train("straight", training=training, **stores).was_up_to_date
 
 
 def test_a_run_killed_twice_logs_every_step_once_more_at_most(train: Train) -> None:

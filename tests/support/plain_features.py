@@ -1,6 +1,9 @@
 """Reference features: transformers' own forward, one sample at a time, no batch and no hook."""
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -11,7 +14,7 @@ from featurize.model.attention import register
 from featurize.model.backbone import Backbone
 from featurize.model.forward import Features, FeatureSpec
 from featurize.model.packing import PromptGroup
-from featurize.store import LIKELIHOOD_COLUMNS
+from featurize.store import LIKELIHOOD_COLUMNS, segments_name
 from tests.support.loaded_backbones import load
 
 
@@ -80,9 +83,17 @@ def plain_features(
                 for pooling in spec.poolings:
                     pooled = _pool(states[start - 1], states[start:stop], states[end - 1], pooling)
                     found[f"{pooling}.{layer}"] = pooled.float()
+                if spec.segments is not None:
+                    means = _segment_means(states[start:stop], spec.segments)
+                    found[segments_name(layer)] = means.flatten().float()
                 if spec.question:
                     found[f"question.{layer}"] = states[-1].float()
-            columns = _likelihood(result.logits[0, start - 1 : stop - 1], ids[0, start:stop])
+            logits, targets = result.logits[0, start - 1 : stop - 1], ids[0, start:stop]
+            columns = _likelihood(logits, targets)
+            if spec.segments is not None:
+                found["segment_tokens"] = _segment_tokens(len(targets), spec.segments)
+                chosen = logits.double().log_softmax(dim=1).gather(1, targets[:, None])
+                found["segment_logprob"] = _segment_means(chosen, spec.segments).flatten().float()
             if spec.answers is not None:
                 answers = result.logits[0, -1].double().log_softmax(dim=0)[list(spec.answers)]
                 columns = torch.cat([columns, answers.float()])
@@ -120,6 +131,25 @@ def _pool(before: Tensor, tokens: Tensor, end: Tensor, pooling: str) -> Tensor:
     if pooling == "max":
         return tokens.amax(dim=0)
     return tokens.mean(dim=0) if pooling == "mean" else tokens.std(dim=0, correction=0)
+
+
+def _segments(num_tokens: int, num_segments: int) -> list[slice]:
+    """Segment k ends before the token of the first whole number from (k + 1) n / K on."""
+    ends = [math.ceil(Fraction(num_tokens * k, num_segments)) for k in range(num_segments + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def _segment_tokens(num_tokens: int, num_segments: int) -> Tensor:
+    pieces = _segments(num_tokens, num_segments)
+    return torch.tensor([float(piece.stop - piece.start) for piece in pieces])
+
+
+def _segment_means(tokens: Tensor, num_segments: int) -> Tensor:
+    """[tokens, width] -> [segments, width]."""
+    pieces = [tokens[piece] for piece in _segments(len(tokens), num_segments)]
+    return torch.stack(
+        [piece.mean(dim=0) if len(piece) else torch.zeros_like(tokens[0]) for piece in pieces]
+    )
 
 
 def _likelihood(logits: Tensor, targets: Tensor) -> Tensor:

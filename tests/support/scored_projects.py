@@ -108,7 +108,10 @@ def make_project(
             if name in ("mix", "direct"):  # else 0, and a mistake in them would not show
                 parameter.data.normal_(std=0.3)
     for member in members:
-        member.normaliser.fit(features)
+        if (layout := member.spec.layout) is not None:
+            member.normaliser.fit_segments(features, "standardize", layout)
+        else:
+            member.normaliser.fit(features)
     whole = members[0] if num_members == 1 else EnsembleModel(members)
     head = write_head(folder / "head", whole, HeadRecord(**(fields | record)))
     return ScoredProject(rows=rows, store=store, head=head, model=model)

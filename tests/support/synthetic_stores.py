@@ -7,12 +7,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from featurize.model.segments import segment_ends
 from featurize.store import (
     LIKELIHOOD_COLUMNS,
     SAMPLE_SCHEMA,
+    SEGMENT_TOKENS,
     FeatureStore,
     StoreWriter,
     UnitFeatures,
+    segments_name,
 )
 
 
@@ -30,10 +33,14 @@ def write_store(
     fingerprint: str = "content",
     units: int = 2,
     seed: int = 0,
+    segments: int | None = None,
+    authors: bool = False,
 ) -> FeatureStore:
     """Write a store in which every feature of a correct sample is `signal` higher on average.
 
-    Labels alternate within a problem unless `labels` gives one per sample.
+    Labels alternate within a problem unless `labels` gives one per sample. With `segments` the
+    tensors are those of so many segments and the means of two layers, 8 wide. `authors` names four
+    in turn.
     """
     rng = np.random.default_rng(seed)
     total = num_problems * samples_per_problem
@@ -73,9 +80,28 @@ def write_store(
             name: torch.from_numpy(rng.normal(size=(len(places), width)) + level[:, None]).to(dtype)
             for name, width in (tensors or {"mean.2": 32}).items()
         }
+        if segments is not None:
+            features = _segment_features(rng, level, columns["output_tokens"], segments)
+        if authors:
+            table = table.append_column("author", pa.array([f"author-{p % 4}" for p in places]))
         writer.write_unit(number, UnitFeatures(tensors=features, samples=table), {})
     writer.finish({"samples": total})
     return FeatureStore.open(path)
+
+
+def _segment_features(
+    rng: np.random.Generator, level: np.ndarray, output_tokens: Sequence[int], num_segments: int
+) -> dict[str, torch.Tensor]:
+    """Random segments of two layers, and what follows from them."""
+    tokens = segment_ends(torch.tensor(output_tokens), num_segments).diff(dim=1).float()
+    shares = tokens / tokens.sum(dim=1, keepdim=True)
+    features = {SEGMENT_TOKENS: tokens}
+    for layer in (2, 4):
+        states = rng.normal(size=(len(level), num_segments, 8)) + level[:, None, None] + layer
+        own = torch.from_numpy(states).float().where(tokens[:, :, None] > 0, 0.0)
+        features[segments_name(layer)] = own.flatten(1)
+        features[f"mean.{layer}"] = torch.einsum("rk,rkw->rw", shares, own)
+    return features
 
 
 def replace_samples(store: FeatureStore, samples: pa.Table) -> FeatureStore:

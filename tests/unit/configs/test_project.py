@@ -121,6 +121,15 @@ def test_what_is_meant_for_once_or_secret_is_left_out(arguments: str, expected: 
     assert command_to_repeat(arguments.split()) == expected
 
 
+def test_a_store_with_other_segments_than_the_configuration_says_is_refused() -> None:
+    plain, cut = (load_config(Path("demo.yaml"), o) for o in ([], ["featurize.segments=8"]))
+    _check_recipe(plain, "store", {})  # of a version that had none
+    _check_recipe(cut, "store", {"segments": 8})
+    for config, recipe, said in ((plain, {"segments": 8}, "None"), (cut, {}, "8")):
+        with pytest.raises(ConfigError, match=rf"made with featurize\.segments .* says {said}"):
+            _check_recipe(config, "store", recipe)
+
+
 def test_a_store_of_other_weights_is_refused() -> None:
     random = load_config(Path("demo.yaml"), ["models.policy.weights=random"])
     for config, recipe, said in (

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from featurize.model.agreement import choose_forward
 from featurize.model.batch import Batch, make_pack, make_padded
 from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
-from featurize.model.likelihood import output_likelihood
+from featurize.model.likelihood import reduce_likelihood, token_likelihood
 from featurize.model.packing import PromptGroup
 from featurize.store import LIKELIHOOD_COLUMNS
 from tests.support.loaded_backbones import CPU
@@ -39,6 +40,12 @@ def test_likelihood_is_that_of_the_models_own_logits(tmp_path: Path, family: str
     assert expected is not None
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert expected.std(dim=0).min() > 1e-3
+
+
+def output_likelihood(
+    hidden: Tensor, batch: Batch, to_logits: Callable[[Tensor], Tensor]
+) -> Tensor:
+    return reduce_likelihood(*token_likelihood(hidden, batch, to_logits), batch)
 
 
 def table_logits(table: Tensor) -> Tensor:

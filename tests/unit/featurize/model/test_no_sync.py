@@ -24,7 +24,9 @@ from tests.support.tiny_models import NUM_LAYERS, write_tiny_model
 from tests.support.varlen_kernel import Kernel
 
 META = torch.device("meta")
-SPEC = FeatureSpec(layers=tuple(range(NUM_LAYERS + 1)), poolings=tuple(POOLINGS), likelihood=True)
+SPEC = FeatureSpec(
+    layers=tuple(range(NUM_LAYERS + 1)), poolings=tuple(POOLINGS), likelihood=True, segments=4
+)
 GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (1, (4,))])
 SYNCS = (
     "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2",
@@ -81,7 +83,10 @@ def test_a_pack_runs_through_the_installed_kernel_on_the_meta_device(
     )
     features = forward_batch(on_meta, make_pack(GROUPS, META), SPEC)
     assert set(features.tensors) == set(SPEC.tensor_names)
-    assert {tensor.shape for tensor in features.tensors.values()} == {(6, backbone.hidden_size)}
+    widths = SPEC.widths(backbone.hidden_size)
+    assert {name: tensor.shape for name, tensor in features.tensors.items()} == {
+        name: (6, width) for name, width in widths.items()
+    }
     assert features.likelihood is not None
     assert features.likelihood.shape == (6, 4)
     windows = [call for call in calls if call[0] >= 0]

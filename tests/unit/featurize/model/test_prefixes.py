@@ -25,7 +25,7 @@ from tests.support.output_states import make_states
 from tests.support.plain_features import largest_error, load_plain, load_tiny, plain_features
 from tests.support.tiny_models import NUM_LAYERS, write_tiny_llama
 
-SPEC = FeatureSpec(layers=(0, 1, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True)
+SPEC = FeatureSpec(layers=(0, 1, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True, segments=3)
 
 Ids = tuple[int, ...]
 Wanted = tuple[Ids, Ids, tuple[int, ...]]

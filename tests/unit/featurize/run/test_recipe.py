@@ -93,6 +93,13 @@ CHANGES = {
 }
 
 
+def test_segments_change_the_fingerprint_and_are_recorded_only_if_there_are_any(source):
+    plain, cut = recipe_of(source), recipe_of(source, featurize={"segments": 8})
+    assert plain.fingerprint != cut.fingerprint
+    assert cut.fields == {**plain.fields, "segments": 8}
+    assert recipe_of(source, featurize={"segments": None}).fingerprint == plain.fingerprint
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_decides_a_feature_changes_the_fingerprint(source, name):
     one, other = recipe_of(source), recipe_of(source, **CHANGES[name])

@@ -8,6 +8,7 @@ from scipy.stats import hypergeom
 
 from headtrain.metrics.best_of_n import (
     choose_sizes,
+    halved_rates,
     majority_rates,
     mean_rates,
     oracle_rates,
@@ -105,3 +106,38 @@ def test_a_majority_of_different_outputs_is_any_candidate():
     expected = [scored.is_correct[scored.problem == problem].mean() for problem in range(4)]
     assert rates[:, 0] == pytest.approx(expected)
     assert np.isnan(rates[:, 1]).tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_with_half_of_the_candidates_dropped_early_the_best_of_the_rest_is_picked(n):
+    generator = np.random.default_rng(2)
+    scored = simulated(3, sizes=(6, 7))
+    scored = scored.with_scores(generator.permutation(len(scored)) * 1.0)
+    early = generator.permutation(len(scored)) * 1.0
+
+    def picked(subset):
+        kept = subset[np.argsort(-early[subset])][: (n + 1) // 2]
+        return float(scored.is_correct[kept[np.argmax(scored.scores[kept])]])
+
+    expected = of_subsets(scored, n, picked)
+    rates = [halved_rates(scored, early, (n,), seed=seed)[:, 0] for seed in range(50)]
+    assert np.mean(rates, axis=0) == pytest.approx(expected, abs=0.02)
+    assert halved_rates(scored, early, (n,), seed=1).tolist() == rates[1][:, None].tolist()
+
+
+def test_a_prefix_that_judges_as_the_whole_does_drops_no_best_candidate():
+    scored = simulated(5, sizes=(8, 5))
+    scored = scored.with_scores(np.random.default_rng(0).permutation(len(scored)) * 1.0)
+    rates = halved_rates(scored, scored.scores, (4, 5, 8), seed=0)
+    assert rates[:, 1] == pytest.approx(pass_rates(scored, (5,))[:, 0], abs=0.15)
+    assert rates[0, 2] == pass_rates(scored, (8,))[0, 0]
+    assert np.isnan(rates[1, 2])
+
+
+def test_candidates_that_tie_are_dropped_as_often_as_others():
+    scored = simulated(1, sizes=(8,))
+    ties = np.zeros(len(scored))
+    rates = [
+        halved_rates(scored.with_scores(ties), ties, (4,), seed=seed)[0, 0] for seed in range(50)
+    ]
+    assert np.mean(rates) == pytest.approx(scored.is_correct.mean(), abs=0.02)

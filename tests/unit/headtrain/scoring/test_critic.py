@@ -65,6 +65,27 @@ def test_values_do_not_depend_on_order_other_outputs_or_repeats(
     assert scored[: len(texts)] == near(together.values())
 
 
+@pytest.mark.parametrize("kind", ["gated", "attention"])
+def test_a_head_on_segments_scores_texts_as_it_scores_the_store(tmp_path: Path, kind: str) -> None:
+    project = make_project(
+        tmp_path,
+        "featurize.segments=3",
+        "featurize.likelihood=false",
+        tensors=["segments.1", "segments.3", "segment_tokens"],
+        spec={"head_type": kind, "segment_value": "mlp", "head_width": 4},
+    )
+    critic = Critic.load(project.head, device="cpu", cache_dir=tmp_path / "cache")
+    head = load_head(project.head)
+    ids = project.store.samples["task_id"].to_pylist()
+    values = dict(zip(ids, head.score(project.store).tolist(), strict=True))
+    assert len(set(values.values())) > 3
+    prompt, outputs = outputs_of(project, "train-0")
+    expected = [values[task_id] for task_id in outputs]
+    assert critic.score(prompt, list(outputs.values())) == near(expected)
+    along = critic.values_along(prompt, next(iter(outputs.values())), by=3)
+    assert list(along.values[-1:]) == near(expected[:1])
+
+
 LIMIT = 160
 ROPES: dict[str, dict[str, Any]] = {
     "longrope": {

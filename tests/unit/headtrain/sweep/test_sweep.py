@@ -303,6 +303,27 @@ def test_a_head_that_diverges_does_not_affect_the_others_of_its_group(
     assert by_name[fine.name].of_seeds == pytest.approx(alone.points[0].of_seeds, abs=0.03)
 
 
+def test_heads_on_segments_train_beside_others_as_they_do_alone(tmp_path: Path) -> None:
+    stores = tuple(
+        write_store(tmp_path / name, segments=4, signal=1.0, seed=seed, fingerprint=name)
+        for seed, name in enumerate(("train", "valid"))
+    )
+    fast = {"value_head_learning_rate": 0.02}
+    points = [
+        point("mean.2", **fast, value_head_width=4),
+        point("segments.2", **fast, value_head_type="gated"),
+        point("segments.2", **fast, value_head_type="attention"),
+        point("mean.2", **fast, value_head_width=4, prefixes=(0.5, 1.0)),
+        point("mean.2", **fast, value_head_type="linear", centre="problem"),
+    ]
+    by_name = {one.name: one for one in run(stores, tmp_path / "all", points=points).points}
+    assert len(by_name) == len(points)
+    for place, one in enumerate(points):
+        alone = run(stores, tmp_path / f"alone-{place}", points=[one]).points[0]
+        assert by_name[one.name].of_seeds == pytest.approx(alone.of_seeds, abs=0.03)
+        assert min(alone.of_seeds) > 0.55
+
+
 def test_a_sweep_of_which_every_head_diverges_is_an_error(sweep: Sweep) -> None:
     hopeless = point("mean.1", value_head_learning_rate=1e30, max_grad_norm=None)
     with pytest.raises(CriticError, match=r"training\.value_head_learning_rate"):
