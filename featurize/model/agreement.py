@@ -67,22 +67,41 @@ def choose_forward(
             reason = f"shared prompts agree with the plain forward to {difference:.1e}"
             return Choice(forward="packed", reason=reason)
         reason = f"shared prompts differ from the plain forward by {difference:.1e}"
-    # NOTE: a model that cannot run at all fails in the run itself, which also knows what to do
-    # when memory runs out.
-    with contextlib.suppress(RuntimeError, TypeError):
-        _check_padded(backbone, spec, singles, dtype)
+    check_padded(backbone, spec, groups, dtype)
     return Choice(forward="padded", reason=reason)
 
 
-def _check_padded(
+def check_padded(
+    backbone: Backbone, spec: FeatureSpec, groups: Sequence[PromptGroup], dtype: torch.dtype
+) -> str:
+    """Compare padded sequences with sequences alone, on the samples of `probe_groups`.
+
+    Returns:
+        What was found, in half a sentence.
+
+    Raises:
+        CriticError: a row depends on its batch.
+    """
+    spec = _without_differences(spec)
+    singles = [single for batch in plan_padded(probe_groups(groups), 1) for single in batch]
+    # NOTE: a model that cannot run at all fails in the run itself, which also knows what to do
+    # when memory runs out.
+    with contextlib.suppress(RuntimeError, TypeError):
+        difference = _padded_difference(backbone, spec, singles, dtype)
+        if difference is not None:
+            return f"padded sequences agree with those alone to {difference:.1e}"
+    return "padded sequences could not be compared"
+
+
+def _padded_difference(
     backbone: Backbone, spec: FeatureSpec, singles: Sequence[PromptGroup], dtype: torch.dtype
-) -> None:
-    """Raise CriticError if a row depends on its batch: the shortest is padded to the longest."""
+) -> float | None:
+    """Pad the shortest sequence to the longest, and compare; None if the rows are not finite."""
     part = max(split_by_length(singles, backbone.lengths), key=len)
     pair = [min(part, key=_num_tokens), max(part, key=_num_tokens)]
     alone = features_of(backbone, spec, _alone(backbone, pair))
     if not all(bool(tensor.isfinite().all()) for tensor in alone.values()):
-        return  # NaN in the weights or an overflow: the run names the sample
+        return None  # NaN in the weights or an overflow: the run names the sample
     padded = features_of(backbone, spec, [make_padded(pair, backbone.device)])
     difference = largest_difference(padded, alone)
     if not difference <= TOLERANCE[dtype]:
@@ -90,6 +109,7 @@ def _check_padded(
             f"{type(backbone.decoder).__name__}: features of a sequence differ by {difference:.1e}"
             " when it is padded, so they would depend on the batch; give another models.policy.path"
         )
+    return difference
 
 
 def _alone(backbone: Backbone, singles: Sequence[PromptGroup]) -> list[Batch]:

@@ -33,7 +33,9 @@ def find_decoder(model: PreTrainedModel) -> PreTrainedModel:
 
 def find_blocks(model: PreTrainedModel) -> str | None:
     """Return the name of the list of blocks among the children of a model; None without one."""
-    number = model.config.get_text_config().num_hidden_layers
+    number = getattr(model.config, "num_hidden_layers", None)
+    if number is None:  # of a model with towers; that of its text tower
+        number = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = [
         name
         for name, child in model.named_children()
@@ -48,37 +50,43 @@ def hidden_of(output: Any) -> Tensor:
     return hidden
 
 
-def check_blocks(decoder: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor) -> None:
+def check_blocks(
+    decoder: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor, **options: Any
+) -> None:
     """Run a decoder over ids [1, tokens]: each block must run once, and give a vector per token.
+
+    Args:
+        options: more arguments of its forward.
 
     Raises:
         CriticError: it does not, so its layers have no hidden states of the usual kind.
     """
-    shapes: list[list[int]] = [[] for _ in blocks]
+    name, width = type(decoder).__name__, int(decoder.config.get_text_config().hidden_size)
     runs = [0] * len(blocks)
 
     def hook(place: int) -> Any:
+        # It raises at once: on the meta device a later block may not run.
         def after(_block: Any, _args: Any, output: Any) -> None:
             runs[place] += 1
-            shapes[place] = list(hidden_of(output).shape)
+            shape = list(hidden_of(output).shape)
+            if shape != [*ids.shape, width]:
+                raise CriticError(
+                    f"{name}: a block gives hidden states of shape {shape} where"
+                    f" {[*ids.shape, width]} is one vector per token; give another"
+                    " models.policy.path"
+                )
 
         return after
 
     handles = [block.register_forward_hook(hook(place)) for place, block in enumerate(blocks)]
     try:
         with torch.inference_mode():
-            decoder(input_ids=ids, use_cache=False)
+            decoder(input_ids=ids, use_cache=False, **options)
     finally:
         for handle in handles:
             handle.remove()
-    name, width = type(decoder).__name__, int(decoder.config.get_text_config().hidden_size)
     if set(runs) != {1}:
         raise CriticError(
             f"{name}: its blocks run {min(runs)} to {max(runs)} times over a text, so its layers"
             " have no hidden states of their own; give another models.policy.path"
-        )
-    if odd := [shape for shape in shapes if shape != [*ids.shape, width]]:
-        raise CriticError(
-            f"{name}: a block gives hidden states of shape {odd[0]} where {[*ids.shape, width]} is"
-            " one vector per token; give another models.policy.path"
         )

@@ -1,6 +1,8 @@
 """What a backbone cannot take, known from its config and tokenizer before any weight is read."""
 
+import copy
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ _WITHOUT_LOGITS = ("ForSequenceClassification", "ForTokenClassification", "Rewar
 _SHAPES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, KeyError)
 """Errors of models that cannot be made, or run, without weights: NotImplementedError is that of an
 operator which the meta device lacks."""
+_STREAMS = ("altup_num_inputs", "hc_count", "hc_mult")
+"""Keys of configs for the residual streams of AltUp and of hyper-connections."""
+_IDS = torch.zeros((1, 4), dtype=torch.int64, device="meta")
 
 
 def check_architecture(config: PreTrainedConfig, settings: BackboneSettings) -> None:
@@ -29,23 +34,43 @@ def check_architecture(config: PreTrainedConfig, settings: BackboneSettings) -> 
             f"models.policy.path: {settings.path} is an encoder-decoder ({config.model_type}), and"
             " features come from a causal decoder; give another model"
         )
-    if getattr(config, "altup_num_inputs", None):
+    for key in _STREAMS:
+        if (num_streams := getattr(config, key, None) or 1) > 1:
+            raise CriticError(
+                f"models.policy.path: {settings.path} ({config.model_type}) has {num_streams}"
+                f" hidden states per token and layer ({key}), not one; give another model"
+            )
+    shared = getattr(config, "num_kv_shared_layers", None)
+    if shared and shared >= config.num_hidden_layers:
         raise CriticError(
-            f"models.policy.path: {settings.path} ({config.model_type}) has"
-            f" {config.altup_num_inputs} hidden states per token and layer (AltUp), not one; give"
-            " another model"
+            f"models.policy.path: {settings.path} ({config.model_type}) makes drafts for another"
+            f" model, whose keys and values all its {shared} layers take; give another model"
         )
-    decoder = _make_skeleton(config, settings)
-    if decoder is None:
-        return
-    blocks: Any = getattr(decoder, find_blocks(decoder) or "")
-    ids = torch.zeros((1, 4), dtype=torch.int64, device="meta")
-    try:
-        check_blocks(decoder, blocks, ids)
-    except CriticError:
-        raise
-    except _SHAPES as error:
-        logger.debug("%s does not run without weights: %s", type(decoder).__name__, error)
+    for decoder, options in _runnable(config, settings):
+        blocks: Any = getattr(decoder, find_blocks(decoder) or "")
+        try:
+            check_blocks(decoder, blocks, _IDS, **options)
+        except CriticError:
+            raise
+        except _SHAPES as error:
+            logger.debug("%s does not run without weights: %s", type(decoder).__name__, error)
+        else:
+            return
+
+
+def _runnable(
+    config: PreTrainedConfig, settings: BackboneSettings
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Make decoders without weights, each with the arguments it may run with; the likeliest first.
+
+    With a mask transformers does not look at positions to make one, which have no values here.
+    Mixtures of experts have 16-bit products only.
+    """
+    plain = {"attn_implementation": "eager", "dtype": torch.bfloat16}
+    for how, options in ((plain, {"attention_mask": torch.ones_like(_IDS)}), ({}, {})):
+        decoder = _make_skeleton(config, settings, **how)
+        if decoder is not None:
+            yield decoder, options
 
 
 def count_parameters(config: PreTrainedConfig, settings: BackboneSettings) -> int | None:
@@ -96,12 +121,14 @@ def check_vocabulary(largest_id: int, config: PreTrainedConfig, settings: Backbo
         )
 
 
-def _make_skeleton(config: PreTrainedConfig, settings: BackboneSettings) -> Any:
+def _make_skeleton(config: PreTrainedConfig, settings: BackboneSettings, **options: Any) -> Any:
     """Make the decoder of a model without weights; None if that does not work for its class."""
     auto: Any = AutoModel
     try:
         with torch.device("meta"):
-            model = auto.from_config(config, trust_remote_code=settings.trust_remote_code)
+            model = auto.from_config(
+                copy.deepcopy(config), trust_remote_code=settings.trust_remote_code, **options
+            )
     except (ImportError, *_SHAPES) as error:
         logger.debug("%s cannot be made without weights: %s", config.model_type, error)
         return None

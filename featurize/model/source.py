@@ -132,9 +132,24 @@ def read_backbone_config(source: BackboneSource, settings: BackboneSettings) -> 
     """Read the configuration of the language model without its weights.
 
     Raises:
-        CriticError: there is none, or it cannot be read.
+        CriticError: there is none, it cannot be read, or it describes no single decoder.
     """
-    return source.family.read_config(source.folder, settings).get_text_config()
+    whole = source.family.read_config(source.folder, settings)
+    named = f"models.policy.path: {settings.path} ({whole.model_type})"
+    try:
+        config = whole.get_text_config()
+    except ValueError as error:  # transformers cannot choose among them
+        raise CriticError(
+            f"{named} has several language models, and features come from one causal decoder; give"
+            " another model"
+        ) from error
+    for key in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        if getattr(config, key, None) is None:
+            raise CriticError(
+                f"{named} has no {key} in its config, so it is not a plain decoder; give another"
+                " model"
+            )
+    return config
 
 
 def _locate(settings: BackboneSettings, cache_dir: Path) -> Path:

@@ -18,7 +18,7 @@ from featurize.data.token_counts import tokenizer_threads
 from featurize.errors import CriticError
 from featurize.io.remote import is_remote
 from featurize.model import attention
-from featurize.model.agreement import Choice, choose_forward
+from featurize.model.agreement import Choice, check_padded, choose_forward
 from featurize.model.backbone import load_backbone
 from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
 from featurize.model.device import extends_memory, resolve_device, use_device
@@ -182,9 +182,10 @@ def _make_engine(
 
     def choose() -> dict[str, str]:
         asked = job.featurize.forward
-        if asked == "padded":
-            return {"forward": asked, "reason": "featurize.forward asks for it"}
         groups = _read(plan, encoder, 0).grouping.groups
+        if asked == "padded":
+            found = check_padded(backbone, spec, groups, recipe.compute_dtype)
+            return {"forward": asked, "reason": f"featurize.forward asks for it; {found}"}
         choice = choose_forward(backbone, spec, groups, recipe.compute_dtype)
         if asked == "packed" and choice.forward != asked:
             raise CriticError(

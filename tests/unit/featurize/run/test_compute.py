@@ -1,8 +1,10 @@
 """Computing a plan: units that run one by one, and units whose forward passes are cut together."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,9 +88,37 @@ def test_packs_that_are_asked_for_are_compared_all_the_same(
     model = write_tiny_model(tmp_path / "asked", family)
     if family == "llama":
         monkeypatch.setattr(agreement, "TOLERANCE", dict.fromkeys(agreement.TOLERANCE, -1.0))
-        monkeypatch.setattr(agreement, "_check_padded", lambda *_: None)
+        monkeypatch.setattr(agreement, "check_padded", lambda *_: "")
     with pytest.raises(CriticError, match=r"featurize\.forward is packed, but") as caught:
         make_project(tmp_path, f"models.policy.path={model}", "featurize.forward=packed")
     assert reason in str(caught.value)
     assert "set it to auto or padded" in str(caught.value)
     assert not list((tmp_path / "store").glob("*.safetensors"))
+
+
+def test_padded_sequences_that_are_asked_for_are_compared_with_those_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_model(tmp_path / "asked")
+    asked = (f"models.policy.path={model}", "featurize.forward=padded")
+    plain = agreement.make_padded
+
+    def by_number_of_sequences(singles: Any, device: Any, **options: Any) -> Any:
+        made = plain(singles, device, **options)
+        return replace(made, input_ids=made.input_ids // (1 + (len(singles) > 1)))
+
+    monkeypatch.setattr(agreement, "make_padded", by_number_of_sequences)
+    with pytest.raises(CriticError, match=r"features of a sequence differ by .* when it is padded"):
+        make_project(tmp_path, *asked)
+    assert not list((tmp_path / "store").glob("*.safetensors"))
+
+
+def test_the_note_says_how_well_padded_sequences_agree(plan: FeaturizePlan, tmp_path: Path) -> None:
+    notes: list[str] = []
+    reporter = Silent()
+    reporter.note = notes.append  # type: ignore[method-assign]
+    settings = replace(plan.job.featurize, forward="padded")
+    job = replace(plan.job, featurize=settings, store_dir=tmp_path / "padded")
+    compute(replace(plan, job=job), Ranks(), reporter)
+    (note,) = [note for note in notes if note.startswith("forward:")]
+    assert re.search(r"padded \(featurize\.forward asks for it; .* agree .* to \d\.\de-\d+\)", note)
