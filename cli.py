@@ -673,6 +673,39 @@ def eval_command(
         raise typer.Exit(1)
 
 
+@app.command("show")
+@reports_errors
+def show_command(
+    problem: Annotated[
+        str | None, typer.Argument(help="Id of a problem; default: the one in the middle")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test")] = "valid",
+    head: HeadOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show how a head ranks the outputs of one problem, and the best beside the worst."""
+    from headtrain.evaluation.problems import find_problem
+    from headtrain.evaluation.read import read_split
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.ranking import programs_table, ranking_table, statement_lines
+
+    project = _load(config, overrides)
+    trained = load_head(head or project.layout.checkpoint_dir)
+    store = project.open_store(split)
+    read = read_split(trained, store, project.open_texts(split, store))
+    ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
+    found = find_problem(read, ids, project.find_decision(trained), problem)
+    if problem is None:
+        console().print(f"show: of {split}, the problem in the middle by accuracy")
+    for line in statement_lines(found):
+        console().print(f"  {line}")
+    console().print(ranking_table(found))
+    console().print(programs_table(found))
+    console().print(f"serve this head: critic serve --head {trained.path}")
+
+
 @app.command("compare")
 @reports_errors
 def compare_command(

@@ -33,6 +33,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sweep": (
         "critic sweep --grid features=mean.12,mean.24 --grid training.dropout=0.1,0.3 --seeds 3",
     ),
+    "show": (
+        "critic show",
+        "critic show HumanEval/131 --config configs/demo.yaml",
+    ),
     "eval": (
         "critic eval --split valid --details",
         "critic eval --data 'benchmark/*.parquet'",
