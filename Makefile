@@ -36,6 +36,7 @@ demo: setup
 	$(CRITIC) featurize --split valid $(DEMO) --limit-problems 28
 	$(CRITIC) train-head $(DEMO)
 	$(CRITIC) eval --split valid $(DEMO)
+	$(CRITIC) show $(DEMO)
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)

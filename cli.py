@@ -125,6 +125,7 @@ def prepare_tests_command(
 
     Settings are in the section `prepare`, e.g. --set prepare.correct=2.
     """
+    from configs.displays import announce_protection, show_labelled
     from featurize.data.prepare.from_tests.job import prepare_tests
 
     project = _load(config, overrides)
@@ -136,15 +137,52 @@ def prepare_tests_command(
             settings=project.settings.prepare,
             overwrite=overwrite,
             is_unsafe_allowed=unsafe,
-            announce=lambda protection: console().print(
-                f"prepare: {protection.describe()}", soft_wrap=True
-            ),
+            announce=announce_protection,
             progress=count,
         )
-    if summary.was_up_to_date:
-        console().print(f"prepare: up to date, nothing done: {folder}")
-        return
-    console().print(rows_table(f"prepared {folder}", summary.describe()))
+    show_labelled(summary, folder)
+
+
+@prepare.command("doctests")
+@reports_errors
+def prepare_doctests_command(
+    packages: Annotated[
+        list[str],
+        typer.Argument(metavar="PACKAGE...", help="Installed packages, or parts: sympy.ntheory"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write", show_default="<storage.datasets_dir>/<packages>"),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    unsafe: Annotated[
+        bool,
+        typer.Option("--unsafe", help="Run programs even where nothing can isolate them."),
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Label programs made from functions of installed packages by running their doctests.
+
+    Settings are in the sections `prepare` and `prepare.doctests`.
+    """
+    from configs.displays import announce_protection, show_labelled
+    from featurize.data.prepare.from_tests.doctests.job import prepare_doctests
+
+    project = _load(config, overrides)
+    folder = out or project.layout.datasets_dir / "-".join(packages)
+    with CountProgress("prepare", "problems") as count:
+        summary = prepare_doctests(
+            packages=packages,
+            out_dir=folder,
+            settings=project.settings.prepare,
+            overwrite=overwrite,
+            is_unsafe_allowed=unsafe,
+            announce=announce_protection,
+            progress=count,
+        )
+    show_labelled(summary, folder)
 
 
 @prepare.command("codecontests")
@@ -633,6 +671,39 @@ def eval_command(
         evaluation = evaluate_split(project, name, head, baseline, detailed=details)
     if not show_requirements(required, evaluation, name):
         raise typer.Exit(1)
+
+
+@app.command("show")
+@reports_errors
+def show_command(
+    problem: Annotated[
+        str | None, typer.Argument(help="Id of a problem; default: the one in the middle")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test")] = "valid",
+    head: HeadOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show how a head ranks the outputs of one problem, and the best beside the worst."""
+    from headtrain.evaluation.problems import find_problem
+    from headtrain.evaluation.read import read_split
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.ranking import programs_table, ranking_table, statement_lines
+
+    project = _load(config, overrides)
+    trained = load_head(head or project.layout.checkpoint_dir)
+    store = project.open_store(split)
+    read = read_split(trained, store, project.open_texts(split, store))
+    ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
+    found = find_problem(read, ids, project.find_decision(trained), problem)
+    if problem is None:
+        console().print(f"show: of {split}, the problem in the middle by accuracy")
+    for line in statement_lines(found):
+        console().print(f"  {line}")
+    console().print(ranking_table(found))
+    console().print(programs_table(found))
+    console().print(f"serve this head: critic serve --head {trained.path}")
 
 
 @app.command("compare")

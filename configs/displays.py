@@ -9,12 +9,27 @@ from configs.console import columns_table, console, rows_table
 if TYPE_CHECKING:
     from featurize.data.audit.prompts import ShownSample
     from featurize.data.audit.report import Audit
+    from featurize.data.prepare.from_tests.isolation.protection import Protection
+    from featurize.data.prepare.from_tests.summary import PrepareSummary
     from featurize.data.prepare.prepared import Prepared
     from featurize.run.job import FeaturizeSummary
     from headtrain.evaluation.comparison import Comparison, Disagreement
     from headtrain.evaluation.requirements import Requirement
     from headtrain.evaluation.results import Evaluation
     from headtrain.evaluation.texts import SplitTexts
+
+
+def announce_protection(protection: "Protection") -> None:
+    """Name what keeps programs away from this machine."""
+    console().print(f"prepare: {protection.describe()}", soft_wrap=True)
+
+
+def show_labelled(summary: "PrepareSummary", folder: Path) -> None:
+    """Show a dataset whose labels come from running programs."""
+    if summary.was_up_to_date:
+        console().print(f"prepare: up to date, nothing done: {folder}")
+        return
+    console().print(rows_table(f"prepared {folder}", summary.describe()))
 
 
 def show_prepared(prepared: "Prepared", place: Path) -> None:

@@ -5,6 +5,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "critic prepare tests --source human-eval --config configs/demo.yaml",
         "critic prepare tests --source problems.jsonl --set prepare.correct=2",
     ),
+    "prepare doctests": (
+        "critic prepare doctests textwrap statistics",
+        "critic prepare doctests sympy.ntheory --out data/ntheory --set prepare.correct=2",
+    ),
     "prepare codecontests": (
         "critic prepare codecontests --source 'code_contests/data/*.parquet'",
     ),
@@ -28,6 +32,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "sweep": (
         "critic sweep --grid features=mean.12,mean.24 --grid training.dropout=0.1,0.3 --seeds 3",
+    ),
+    "show": (
+        "critic show",
+        "critic show HumanEval/131 --config configs/demo.yaml",
     ),
     "eval": (
         "critic eval --split valid --details",

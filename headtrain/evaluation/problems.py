@@ -1,7 +1,9 @@
 """The problems of a split one by one: how a head ranks their outputs, the worst first."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -9,8 +11,9 @@ from featurize.arrays import Floats, Ints
 from featurize.data.records import Sample
 from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.read import ReadSplit
+from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairs import widest_pairs
-from headtrain.metrics.pairwise import pairwise_counts
+from headtrain.metrics.pairwise import EvaluationError, pairwise_counts
 
 MOST_TEXTS = 20
 """Outputs of one problem whose text is read: the best ones and the pair in the wrong order."""
@@ -62,12 +65,52 @@ def read_problems(
     if not read.texts.are_there:
         return ()
     ranked = _rank(read)[:limit]
-    shown = np.array(sorted({int(place) for one in ranked for place in one.shown()}), np.int64)
-    texts = dict(zip(shown.tolist(), read.texts.read(shown), strict=True))
-    task_ids = read.texts.task_ids
-    decision = evaluated.evaluation.decision
+    shown = {place for one in ranked for place in one.shown()}
+    return _read(read, ranked, shown, evaluated.evaluation.decision)
+
+
+def find_problem(
+    read: ReadSplit, ids: Sequence[str], decision: Decision | None, problem_id: str | None = None
+) -> Problem:
+    """Read one problem with the texts of its best and worst output.
+
+    `ids` are the problem ids, [labelled samples]. Default: the problem in the middle by accuracy.
+
+    Raises:
+        EvaluationError: the split has no such problem with both labels, or its texts are gone.
+    """
+    if not read.texts.are_there:
+        raise EvaluationError(
+            "the dataset of these features is gone or has changed, so there are no texts to show: "
+            "restore it, or run `critic featurize` again"
+        )
+    ranked = _rank(read)
+    found = [one for one in ranked if problem_id is None or ids[one.places[0]] == problem_id]
+    if not found:
+        _refuse_problem(problem_id, sorted({ids[one.places[0]] for one in ranked}))
+    one = found[len(found) // 2]
+    [problem] = _read(read, [one], {int(one.places[0]), int(one.places[-1])}, decision)
+    return problem
+
+
+def _refuse_problem(wanted: str | None, known: Sequence[str]) -> NoReturn:
+    if wanted is None:
+        raise EvaluationError("no problem has outputs of both labels: choose another --split")
+    near = difflib.get_close_matches(wanted, known, n=3) or known[:3]
+    raise EvaluationError(
+        f"no problem {wanted!r} with outputs of both labels; problems are {', '.join(near)}"
+    )
+
+
+def _read(
+    read: ReadSplit, ranked: Sequence["_Ranked"], shown: Collection[int], decision: Decision | None
+) -> tuple[Problem, ...]:
+    """Read the texts of the samples that are shown, and make the problems."""
+    places = np.array(sorted(shown), np.int64)
+    texts = dict(zip(places.tolist(), read.texts.read(places), strict=True))
     scores = read.scored.scores
     probabilities = None if decision is None else decision.calibration.probability(scores)
+    task_ids = read.texts.task_ids
     return tuple(_to_problem(one, read, task_ids, texts, probabilities) for one in ranked)
 
 
@@ -137,7 +180,7 @@ def _to_problem(
 
     places = ranked.places.tolist()
     candidates = {place: of(place, rank) for rank, place in enumerate(places, 1)}
-    first = texts[ranked.shown()[0]]
+    first = next(texts[place] for place in places if place in texts)
     return Problem(
         problem_id=first.problem_id,
         instruction="\n\n".join(part for part in (first.instruction, first.input) if part),

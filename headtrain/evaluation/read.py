@@ -112,6 +112,12 @@ def _with_prefixes(split: ReadSplit, prefixes: dict[float, Floats] | str) -> Rea
     return dataclasses.replace(split, facts=facts)
 
 
+def read_split(head: TrainedHead, store: FeatureStore, source: TextSource) -> ReadSplit:
+    """Score one store, without the shortcuts that need texts or the train split."""
+    values = np.asarray(head.score(store), np.float64)
+    return _read_split(store, read_labelled_samples(store), values, source, {})
+
+
 def _with_author_prior(splits: Mapping[str, ReadSplit]) -> dict[str, ReadSplit]:
     """Add the shortcut that knows the author, if samples name theirs, or why it is left out."""
     authors = {name: split.facts.authors for name, split in splits.items()}

@@ -268,6 +268,22 @@ def test_the_texts_of_the_dataset_are_judged_and_shown(pipeline: Pipeline) -> No
     assert "demo on valid" in page
 
 
+def test_one_problem_is_shown_with_its_ranking_and_how_to_serve_the_head(
+    pipeline: Pipeline, critic: WarmCritic
+) -> None:
+    outcome = critic.run("show", *arguments("eval")[3:], folder=pipeline.folder)
+    assert outcome.code == 0, outcome.err
+    said = outcome.out
+    assert "the problem in the middle by accuracy" in said
+    table = [line for line in said.splitlines() if re.match(r"│ +\d+ │", line)]
+    values = [float(line.split("│")[2]) for line in table]
+    assert values == sorted(values, reverse=True)
+    labels = {line.split("│")[4].strip() for line in table}
+    assert labels == {"correct", "incorrect"}
+    assert f"rank {len(table)}, " in said
+    assert "critic serve --head" in said
+
+
 def test_two_heads_are_compared_with_the_code_they_differ_on(
     pipeline: Pipeline, critic: WarmCritic
 ) -> None:

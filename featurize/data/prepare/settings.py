@@ -81,6 +81,14 @@ class CodeContestsSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class DoctestsSettings:
+    """Settings of `prepare doctests` beside those of `prepare tests`."""
+
+    max_chars: PositiveInt | None = 4000
+    """Most characters of a function's statement and reference together; None: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class PrepareSettings(PrepareTestsSettings):
     """The section `prepare`: settings of `prepare tests`, then of the other commands."""
 
@@ -90,5 +98,7 @@ class PrepareSettings(PrepareTestsSettings):
     """Share of common n-grams from which prepare split keeps two statements together."""
     ngram: PositiveInt = 5
     """Number of tokens in an n-gram."""
+    doctests: DoctestsSettings = field(default_factory=DoctestsSettings)
+    """Settings of `prepare doctests`."""
     codecontests: CodeContestsSettings = field(default_factory=CodeContestsSettings)
     """Settings of `prepare codecontests`."""

@@ -54,11 +54,17 @@ def main(argument: str) -> None:
     folder = start["folder"]
     requests, answers = _take_pipes()
     try:
+        sys.path.extend(start["folders"])
         _isolate(start)
         _import(start["modules"])
         if start["is_isolated"]:
             restrict_system_calls()
-        run = Runner(folder=folder, folder_bytes=start["bytes"], is_isolated=start["is_isolated"])
+        run = Runner(
+            folder=folder,
+            folder_bytes=start["bytes"],
+            is_isolated=start["is_isolated"],
+            seed=start["seed"],
+        )
         possible = run.look_for_gaps(start["forbidden_file"]) if start["is_isolated"] else []
         ready: dict[str, Any] = {"possible": possible}
     except IsolationError as error:
@@ -111,7 +117,8 @@ def _take_pipes() -> tuple[Any, Any]:
 def _import(modules: list[str]) -> None:
     """Import modules once, so that the children neither wait for it nor read those files."""
     for module in modules:
-        with contextlib.suppress(ImportError):
+        # A module may fail in any way, or exit: then the program that imports it does so as well.
+        with contextlib.suppress(Exception, SystemExit):
             importlib.import_module(module)
     gc.freeze()
 
@@ -119,7 +126,8 @@ def _import(modules: list[str]) -> None:
 class Runner:
     """Runs programs, each with its tests, and decides how they ended."""
 
-    def __init__(self, *, folder: str, folder_bytes: int, is_isolated: bool) -> None:
+    def __init__(self, *, folder: str, folder_bytes: int, is_isolated: bool, seed: int = 0) -> None:
+        self._seed = seed
         self._folder = folder
         self._folder_bytes = folder_bytes
         self._is_isolated = is_isolated
@@ -169,7 +177,7 @@ class Runner:
             try:
                 self._confine(request, keep)
                 sys.addaudithook(refuse)
-                random.seed(0)  # tests that draw inputs draw the same ones in every run
+                random.seed(self._seed)  # tests that draw inputs draw the same ones in every run
                 act()
             finally:
                 os._exit(1)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ from featurize.data.prepare.from_tests.summary import (
     read_finished,
     write_dataset,
 )
-from featurize.data.prepare.from_tests.variants import ProblemVariants, find_variants
+from featurize.data.prepare.from_tests.variants import (
+    ProblemVariants,
+    find_variants,
+    have_same_labels,
+)
 from featurize.data.prepare.prepared import Progress, Row
 from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.data.prepare.split import REST, split_groups, to_sizes
@@ -38,6 +42,7 @@ log = logging.getLogger(__name__)
 RULES_VERSION = 1
 # Settings that change the time, not the result.
 _NOT_IN_RECIPE = ("workers",)
+_UNSTABLE = "labels depend on the order of sets, random numbers or the time"
 
 
 def prepare_tests(
@@ -59,16 +64,57 @@ def prepare_tests(
     Raises:
         CriticError: bad rows, no samples, or no protection and not `is_unsafe_allowed`.
     """
-    recipe = _recipe(source, settings)
+    content = hashlib.sha256(find_source(source).read_bytes()).hexdigest()
+    origin = Origin(
+        name=source,
+        recipe={"source": Path(source).name, "source_sha256": content},
+        read=lambda: (read_problems(source), {}),
+    )
+    return make_dataset(
+        origin,
+        out_dir=out_dir,
+        settings=settings,
+        overwrite=overwrite,
+        is_unsafe_allowed=is_unsafe_allowed,
+        announce=announce,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where problems come from."""
+
+    name: str  # for messages
+    recipe: dict[str, Any]  # what decides the problems
+    read: Callable[[], tuple[list[Problem], dict[str, int]]]  # and the functions counted, if any
+    folders: tuple[str, ...] = ()  # to import from, besides Python's own
+    # Whether programs run under a second seed as well, because tests may depend on the order of
+    # sets, random numbers or the time.
+    is_repeated: bool = False
+
+
+def make_dataset(
+    origin: Origin,
+    *,
+    out_dir: Path,
+    settings: PrepareTestsSettings,
+    overwrite: bool,
+    is_unsafe_allowed: bool,
+    announce: Callable[[Protection], object] | None,
+    progress: Progress | None,
+) -> PrepareSummary:
+    """Write the dataset of these problems; arguments and errors are those of `prepare_tests`."""
+    recipe = _recipe(origin, settings)
     finished = None if overwrite else read_finished(out_dir, recipe)
     if finished is not None:
         log.info("%s is up to date", out_dir)
         return finished
-    problems = read_problems(source)
+    problems, functions = origin.read()
     protection = choose_protection(is_unsafe_allowed=is_unsafe_allowed)
     if announce:
         announce(protection)
-    results = _find_all(problems, settings, protection, progress)
+    results = _find_all(problems, origin, settings, protection, progress)
     rows = [
         row
         for problem, result in zip(problems, results, strict=True)
@@ -77,21 +123,20 @@ def prepare_tests(
     if not rows:
         reasons = sorted({result.refusal for result in results if result.refusal})
         raise CriticError(
-            f"{source}: no problem gave a sample ({'; '.join(reasons)}): "
+            f"{origin.name}: no problem gave a sample ({'; '.join(reasons)}): "
             "check the tests, or raise prepare.cpu_seconds or prepare.memory_mb"
         )
     summary = _summarise(problems, results, rows, settings, recipe)
+    summary = replace(summary, functions=functions)
     return write_dataset(out_dir, _split(rows, settings), summary)
 
 
-def _recipe(source: str, settings: PrepareTestsSettings) -> dict[str, Any]:
-    content = hashlib.sha256(find_source(source).read_bytes()).hexdigest()
+def _recipe(origin: Origin, settings: PrepareTestsSettings) -> dict[str, Any]:
     # Only these settings: those of the other commands make no difference here.
     names = [field.name for field in fields(PrepareTestsSettings)]
     return {
         **{name: getattr(settings, name) for name in names if name not in _NOT_IN_RECIPE},
-        "source": Path(source).name,
-        "source_sha256": content,
+        **origin.recipe,
         "rules_version": RULES_VERSION,
         # ast.unparse and the results of the tests may differ between versions of Python.
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -111,6 +156,7 @@ def _split(rows: Sequence[Row], settings: PrepareTestsSettings) -> dict[str, lis
 
 def _find_all(
     problems: Sequence[Problem],
+    origin: Origin,
     settings: PrepareTestsSettings,
     protection: Protection,
     progress: Progress | None,
@@ -120,10 +166,17 @@ def _find_all(
     limits = Limits(cpu_seconds=settings.cpu_seconds, memory_bytes=settings.memory_mb << 20)
     modules = tuple({name for problem in problems for name in _imports(problem)})
     with ExitStack() as stack:
-        free: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        free: queue.SimpleQueue[list[Sandbox]] = queue.SimpleQueue()
+        start = partial(
+            Sandbox,
+            limits=limits,
+            modules=modules,
+            protection=protection,
+            folders=origin.folders,
+        )
+        seeds = range(2 if origin.is_repeated else 1)
         for _ in range(num_workers):
-            sandbox = Sandbox(limits=limits, modules=modules, protection=protection)
-            free.put(stack.enter_context(sandbox))
+            free.put([stack.enter_context(start(seed=seed)) for seed in seeds])
         pool = stack.enter_context(ThreadPoolExecutor(num_workers))
         results = []
         for result in pool.map(partial(_find_one, free, settings), problems):
@@ -134,15 +187,18 @@ def _find_all(
 
 
 def _find_one(
-    free: "queue.SimpleQueue[Sandbox]", settings: PrepareTestsSettings, problem: Problem
+    free: "queue.SimpleQueue[list[Sandbox]]", settings: PrepareTestsSettings, problem: Problem
 ) -> ProblemVariants:
-    sandbox = free.get()
+    sandboxes = free.get()
     try:
-        run = partial(sandbox.run, tests=problem.tests)
+        first, *others = [partial(sandbox.run, tests=problem.tests) for sandbox in sandboxes]
         rng = random.Random(f"{settings.seed} {problem.problem_id}")
-        return find_variants(problem, settings, run=run, rng=rng)
+        result = find_variants(problem, settings, run=first, rng=rng)
+        if any(not have_same_labels(result, run, settings.cpu_seconds) for run in others):
+            return replace(result, variants=(), refusal=_UNSTABLE)
+        return result
     finally:
-        free.put(sandbox)
+        free.put(sandboxes)
 
 
 def _imports(problem: Problem) -> set[str]:

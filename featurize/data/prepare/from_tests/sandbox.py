@@ -90,7 +90,8 @@ class Sandbox:
 
     The process is new, without the caller's threads and libraries. Each program runs in a fork of
     it, in an empty folder, without input, output, other processes or network. `protection` is what
-    the kernel enforces; None: the strongest that can be set up here.
+    the kernel enforces; None: the strongest that can be set up here. `folders` are on the programs'
+    `sys.path` beside Python's own. `seed` decides the order of sets and what `random` draws.
     """
 
     def __init__(
@@ -99,8 +100,12 @@ class Sandbox:
         limits: Limits,
         modules: tuple[str, ...] = (),
         protection: Protection | None = None,
+        folders: tuple[str, ...] = (),
+        seed: int = 0,
     ) -> None:
         self._limits = limits
+        self._folders = folders
+        self._seed = seed
         self._modules = sorted({*COMMON_MODULES, *modules})
         self._protection = protection
 
@@ -128,9 +133,11 @@ class Sandbox:
             folder=self._folder.name,
             forbidden_file=forbidden_file,
             modules=self._modules,
+            folders=self._folders,
+            seed=self._seed,
         )
         environment = {
-            "PYTHONHASHSEED": "0",
+            "PYTHONHASHSEED": str(self._seed),
             "PYTHONDONTWRITEBYTECODE": "1",
             "LC_ALL": "C.UTF-8",
             "OMP_NUM_THREADS": "1",

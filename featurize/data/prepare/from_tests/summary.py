@@ -33,6 +33,8 @@ class PrepareSummary:
     mean_output_chars: dict[str, float]  # correct, incorrect
     longer_is_correct: float | None  # accuracy over pairs within a problem, ties count half
     recipe: dict[str, Any]  # everything that decides the content: settings, seed, source, versions
+    # Functions that gave no problem, by reason, and those that did; only of prepare doctests.
+    functions: dict[str, int] = field(default_factory=dict)
     # Problems whose tests cannot run in a process apart from the program's.
     together_problems: list[str] = field(default_factory=list)
     samples: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> counts of each kind
@@ -43,11 +45,14 @@ class PrepareSummary:
         """Get the content of summary.json."""
         content = asdict(self)
         del content["was_up_to_date"]
+        if not self.functions:
+            del content["functions"]
         return content
 
     def describe(self) -> dict[str, Any]:
         """List the rows of a table."""
-        rows: dict[str, Any] = {
+        rows: dict[str, Any] = {f"functions: {name}": n for name, n in self.functions.items()}
+        rows |= {
             "problems read": self.problems,
             "complete": self.complete_problems,
             "with fewer programs": len(self.short_problems),
@@ -79,7 +84,7 @@ def read_finished(out_dir: Path, recipe: Mapping[str, Any]) -> PrepareSummary | 
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError):
         raise CriticError(
-            f"{path}: not a summary of prepare tests; choose another --out or give --overwrite"
+            f"{path}: not a summary of prepared tests; choose another --out or give --overwrite"
         ) from None
     is_whole = all(_digest_file(out_dir / name) == digest for name, digest in summary.files.items())
     return summary if is_whole else None

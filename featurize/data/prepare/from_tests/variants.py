@@ -192,6 +192,17 @@ def find_variants(
     )
 
 
+def have_same_labels(result: ProblemVariants, run: Run, cpu_seconds: float) -> bool:
+    """Whether all programs end as before when they are run in another way."""
+    expected = {variant.source: Verdict.PASSED for variant in result.variants}
+    for variant in result.variants:
+        expected |= {mutant.source: Verdict.WRONG for mutant in variant.mutants}
+    return all(
+        run(program=source, cpu_seconds=cpu_seconds, is_apart=result.is_apart).verdict is verdict
+        for source, verdict in expected.items()
+    )
+
+
 def _time_limit(reference_seconds: float, cpu_seconds: float) -> float | None:
     """Choose what the problem's programs may take; None if the reference is too slow."""
     limits = [share * cpu_seconds for share in _TIME_SHARES]

@@ -14,12 +14,12 @@ from featurize.data.records import Sample
 from featurize.io.figures import INK
 from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
-from headtrain.evaluation.problems import MOST_TEXTS, read_problems
+from headtrain.evaluation.problems import MOST_TEXTS, find_problem, read_problems
 from headtrain.evaluation.read import ReadSplit
 from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
-from headtrain.metrics.pairwise import ScoredSamples
+from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.report import page as page_module
 from headtrain.report.figures import Content, draw_layers
 from headtrain.report.glossary import GLOSSARY, term_id
@@ -275,6 +275,38 @@ def test_of_many_outputs_only_the_best_and_the_wrong_pair_have_their_text():
     assert shown == [*range(1, MOST_TEXTS), n]
     assert problem.num_not_shown == n - MOST_TEXTS
     assert [one.rank for one in problem.wrong] == [n, 1]
+
+
+def test_one_problem_is_found_by_id_with_the_texts_of_its_best_and_worst(judgement):
+    read = judgement.splits["valid"]
+    ids = [f"problem {code}" for code in read.scored.problem]
+    decision = judgement.evaluation.decision
+    problems = read_problems(judgement, "valid")
+    wanted = problems[0]
+    first = int(wanted.candidates[0].task_id)
+    found = find_problem(read, ids, decision, ids[first])
+    assert [one.score for one in found.candidates] == [one.score for one in wanted.candidates]
+    assert [one.probability for one in found.candidates] == [
+        one.probability for one in wanted.candidates
+    ]
+    assert (found.candidates[0].output, found.candidates[-1].output) == (
+        wanted.candidates[0].output,
+        wanted.candidates[-1].output,
+    )
+    assert all(one.output is None for one in found.candidates[1:-1])
+    middle = problems[len(problems) // 2]
+    assert find_problem(read, ids, decision).candidates[0].task_id == middle.candidates[0].task_id
+    assert find_problem(read, ids, None).candidates[0].probability is None
+
+
+def test_a_problem_that_is_not_there_is_named_with_the_nearest(judgement):
+    read = judgement.splits["valid"]
+    ids = [f"problem {code}" for code in read.scored.problem]
+    with pytest.raises(EvaluationError, match=r"no problem 'problm 1' .*problem 1"):
+        find_problem(read, ids, None, "problm 1")
+    without = judged(TextSource(why_not="the dataset is gone")).splits["valid"]
+    with pytest.raises(EvaluationError, match="no texts to show"):
+        find_problem(without, ids, None)
 
 
 def test_pages_of_problems_are_cut_linked_and_replaced(judgement, tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def _make_tree(readable: Iterable[str], devices: Iterable[str], writable: str, s
     for path in devices:
         _bind(path, root + path)
     inside = Path(root + writable)
-    inside.mkdir(parents=True)
+    inside.mkdir(parents=True, exist_ok=True)
     _mount("tmpfs", str(inside), "tmpfs", _NOSUID | _NODEV, f"size={size},nr_inodes=4k,mode=700")
     os.chdir(root)
     # As in the manual of pivot_root(2): the old root is mounted over the new one, then detached.

@@ -53,6 +53,8 @@ class Start:
     folder: str  # the folder where the programs run
     forbidden_file: str  # a file that programs must reach neither for reading nor for writing
     modules: Sequence[str]  # to import before any program runs
+    folders: Sequence[str] = ()  # to import from besides Python's own; programs can read them
+    seed: int = 0  # of `random`
 
     def command(self) -> list[str]:
         """Get the command line."""
@@ -73,15 +75,20 @@ class Start:
                 "is_isolated": self.protection is not Protection.NONE,
                 "has_namespaces": self.protection is Protection.NAMESPACES,
                 "needs_landlock": self.protection is Protection.LANDLOCK,
-                "readable": list(_readable()),
+                "readable": self._readable(),
+                "folders": list(self.folders),
+                "seed": self.seed,
                 "devices": list(_DEVICES),
             }
         )
 
+    def _readable(self) -> list[str]:
+        return [*_readable(), *self.folders]
+
     def _bubblewrap(self) -> list[str]:
         options = ["--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
         options += ["--die-with-parent", "--new-session"]
-        for path in [*_readable(), *_python(), *_own()]:
+        for path in [*self._readable(), *_python(), *_own()]:
             for place in dict.fromkeys((os.path.realpath(path), path)):
                 options += ["--ro-bind", os.path.realpath(path), place]
         for path in _DEVICES:

@@ -1,0 +1,1 @@
+"""Problems from the doctests of installed packages: functions, their statements and their tests."""

@@ -1,0 +1,144 @@
+"""Finds the functions of installed packages and the examples in their docstrings.
+
+Files are parsed, never imported: what they do when imported happens where programs run.
+"""
+
+import ast
+import doctest
+import hashlib
+import importlib.machinery
+import importlib.util
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurize.errors import CriticError
+
+# Folders of a package that hold tests or vendored copies of other packages.
+_SKIPPED_FOLDERS = frozenset({"test", "tests", "testing", "_vendor", "vendor", "__pycache__"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """A Python file of a package."""
+
+    module: str  # its dotted name
+    path: Path
+    root: Path  # the folder on sys.path from which the package is imported
+
+    @property
+    def package(self) -> str:
+        """The package that its relative imports start from."""
+        is_package = self.path.name == "__init__.py"
+        return self.module if is_package else self.module.rpartition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Function:
+    """A function at the top level of a module, with the text of its file."""
+
+    file: SourceFile
+    module: ast.Module
+    node: ast.FunctionDef
+    text: str
+    examples: tuple[doctest.Example, ...]
+
+    @property
+    def name(self) -> str:
+        """Its dotted name."""
+        return f"{self.file.module}.{self.node.name}"
+
+
+def find_files(packages: Sequence[str]) -> list[SourceFile]:
+    """Find the Python files of packages, modules or parts of packages (`sympy.ntheory`).
+
+    Raises:
+        CriticError: one is not installed, or has no Python source.
+    """
+    found: dict[str, SourceFile] = {}
+    for name in packages:
+        files = {file.module: file for file in _files_of(name)}
+        if not files:
+            raise CriticError(f"{name!r} has no Python source: name a package in Python")
+        found |= files
+    return [found[module] for module in sorted(found)]
+
+
+def _files_of(name: str) -> Iterator[SourceFile]:
+    top, *parts = name.split(".")
+    for root, start in _places(top, name):
+        place = start.joinpath(*parts)
+        if place.is_dir():
+            yield from _files_below(place, name, root)
+        elif place.with_suffix(".py").is_file():
+            yield SourceFile(module=name, path=place.with_suffix(".py"), root=root)
+
+
+def _places(top: str, name: str) -> list[tuple[Path, Path]]:
+    """List the folders (or the file, without its ending) of a package, each with its root."""
+    try:
+        spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    if spec is None:
+        raise CriticError(
+            f"no package {name!r} in this environment: install it, or correct the name"
+        )
+    folders = spec.submodule_search_locations
+    if folders is not None:
+        return [(Path(folder).parent, Path(folder)) for folder in folders]
+    if spec.origin and spec.origin.endswith(".py"):
+        path = Path(spec.origin)
+        return [(path.parent, path.with_suffix(""))]
+    return []
+
+
+def _files_below(folder: Path, name: str, root: Path) -> Iterator[SourceFile]:
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        if _SKIPPED_FOLDERS & set(parts[:-1]) or not all(part.isidentifier() for part in parts):
+            continue
+        names = parts[:-1] if parts[-1] == "__init__" else parts
+        if parts[-1] != "__main__":
+            yield SourceFile(module=".".join((name, *names)), path=path, root=root)
+
+
+def digest_files(files: Sequence[SourceFile]) -> str:
+    """Compute one checksum of the names and contents of all files."""
+    digest = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        digest.update(f"{file.module} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def read_functions(file: SourceFile) -> Iterator[Function | str]:
+    """Parse a file into its functions; what cannot be one is the reason, as a text to count."""
+    try:
+        text = importlib.util.decode_source(file.path.read_bytes())
+        with warnings.catch_warnings(action="ignore"):  # of escapes in their texts
+            module = ast.parse(text)
+    except (SyntaxError, ValueError):
+        yield "files that do not parse"
+        return
+    # A later definition of the same name replaces an earlier one.
+    last = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    for node in last.values():
+        examples = _examples(ast.get_docstring(node, clean=False) or "")
+        if isinstance(examples, str):
+            yield examples
+            continue
+        yield Function(file=file, module=module, node=node, text=text, examples=examples)
+
+
+def _examples(docstring: str) -> tuple[doctest.Example, ...] | str:
+    """Parse the examples of a docstring that are meant to run."""
+    try:
+        found = doctest.DocTestParser().get_examples(docstring)
+    except ValueError:
+        return "doctests that do not parse"
+    runnable = [one for one in found if not one.options.get(doctest.SKIP)]
+    if not found:
+        return "without doctests"
+    return tuple(runnable) or "doctests all skipped"
