@@ -121,11 +121,17 @@ KNOWN_WHEN_LOADED = {"mllama", "xlm", "xlnet"}
 
 @pytest.mark.parametrize("name", [name for name in FAMILY_NAMES if PATHS.get(name) == "refused"])
 def test_a_refused_family_is_refused_by_the_plan(name: str) -> None:
+    try:
+        config = whole_config(name)
+    except Exception as error:  # each family has its own way to refuse
+        if IS_DOCUMENTED:
+            raise
+        pytest.skip(f"this version of transformers makes no such config: {str(error)[:60]}")
     if name in KNOWN_WHEN_LOADED:
-        plan_with(whole_config(name))
+        plan_with(config)
         return
     with pytest.raises(CriticError, match="another model"):
-        plan_with(whole_config(name))
+        plan_with(config)
 
 
 def plan_with(config: PreTrainedConfig) -> None:
