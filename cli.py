@@ -503,6 +503,48 @@ def featurize_command(
     run_shown(job, title, choose=choose, workers=nproc_per_node, overwrite=overwrite, strict=strict)
 
 
+@app.command("import-features")
+@_with_demo_hint
+def import_features_command(
+    states: Annotated[Path, typer.Option(help="Folder of vLLM's hidden states")],
+    split: SplitOption,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    layers: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--layer",
+            help="One of vLLM's eagle_aux_hidden_state_layer_ids; repeatable",
+            show_default="featurize.layers",
+        ),
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out samples without states.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Read every finished unit; redo damaged ones.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    strict: StrictOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Store features of hidden states that vLLM wrote (extract_hidden_states)."""
+    from configs.project import command_to_repeat
+    from configs.steps.features import import_shown
+
+    _refuse_torchrun("import-features")
+    job = _load(config, overrides).featurize_job(split, repair=repair, command=command_to_repeat())
+    import_shown(
+        job,
+        states,
+        f"plan: import {split} from {states}",
+        layers=layers or None,
+        skips_missing=skip_missing,
+        overwrite=overwrite,
+        strict=strict,
+    )
+
+
 @app.command("inspect")
 @reports_errors
 def inspect_command(

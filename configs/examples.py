@@ -20,6 +20,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "prepare split": ("critic prepare split --source rows.jsonl --out data --valid 0.1 --test 0",),
     "audit": ("critic audit --split train --against valid",),
+    "import-features": (
+        "critic import-features --states hidden_states --split train",
+        "critic import-features --states hidden_states --split train --layer 12 --layer 24",
+    ),
     "featurize": (
         "critic featurize --split train --plan-only",
         "critic featurize --split train --pairs 20000",

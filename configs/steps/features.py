@@ -1,6 +1,7 @@
 """Steps that compute features: of a file, of a random backbone, and the tokens of a split."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.console import CountProgress, FeaturizeProgress, console
@@ -26,6 +27,16 @@ def run_shown(job: "FeaturizeJob", title: str, **options: Any) -> None:
 
     with FeaturizeProgress(title) as progress:
         summary = run_job(job, progress, **options)
+        progress.finish(summary.counts.get("unique_tokens", 0))
+    show_features(summary)
+
+
+def import_shown(job: "FeaturizeJob", states: Path, title: str, **options: Any) -> None:
+    """Import features of hidden states with a bar, then show the summary; see `import_features`."""
+    from featurize.run.importing import import_features
+
+    with FeaturizeProgress(title) as progress:
+        summary = import_features(job, states, progress, **options)
         progress.finish(summary.counts.get("unique_tokens", 0))
     show_features(summary)
 

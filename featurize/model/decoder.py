@@ -90,3 +90,30 @@ def check_blocks(
             f"{name}: its blocks run {min(runs)} to {max(runs)} times over a text, so its layers"
             " have no hidden states of their own; give another models.policy.path"
         )
+
+
+@torch.inference_mode()
+def find_final_norm(decoder: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor) -> nn.Module:
+    """Return the module between the last block and the output of a decoder.
+
+    It is recognised by running the decoder over ids [1, tokens]: it gets what the last block
+    gives, and what it gives is the output.
+
+    Raises:
+        CriticError: no single module does that.
+    """
+    last: list[Tensor] = []
+    handle = blocks[-1].register_forward_hook(lambda *args: last.append(hidden_of(args[-1])))
+    try:
+        final = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    finally:
+        handle.remove()
+    if torch.equal(final, last[0]):
+        return nn.Identity()
+    for child in decoder.children():
+        if "norm" in type(child).__name__.lower() and torch.equal(child(last[0]), final):
+            return child
+    raise CriticError(
+        f"{type(decoder).__name__}: more than one norm follows its last block, so the last layer"
+        " cannot be made from states before the norm; name other featurize.layers"
+    )

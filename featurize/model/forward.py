@@ -1,7 +1,7 @@
 """Runs a batch through the backbone and pools hidden states as the layers produce them."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,17 +97,7 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
     pooled: dict[str, Tensor] = {}
 
     def take(layer: int, hidden: Tensor) -> None:
-        states = output_states(hidden, batch)
-        for pooling in spec.poolings:
-            pooled[f"{pooling}.{layer}"] = (
-                pool(states, pooling)
-                if batch.prefixes is None
-                else prefix_pool(states, pooling, batch.prefixes)
-            )
-        if spec.question:
-            pooled[f"question.{layer}"] = states.hidden[batch.asked].float()
-        if spec.segments is not None:
-            pooled[segments_name(layer)] = segment_means(states.tokens, batch, spec.segments)
+        pooled.update(_pool_layer(layer, hidden, batch, spec))
 
     options: dict[str, Any] = {"layout": batch.layout} if batch.layout is not None else {}
     attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT
@@ -124,8 +114,58 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
         check_attended(backbone.decoder, backbone.blocks, batch.layout)
     if backbone.num_layers in spec.layers:
         take(backbone.num_layers, final)
+    return _to_features(pooled, final, batch, backbone, spec)
+
+
+@torch.inference_mode()
+def features_of_states(
+    states: Mapping[int, Tensor], batch: Batch, spec: FeatureSpec, backbone: Backbone | None
+) -> Features:
+    """Compute the features of a batch from hidden states that were computed elsewhere.
+
+    Args:
+        states: layer -> [batch, length, hidden], as transformers counts hidden states; the last
+            one after the final norm.
+        batch: where the outputs are.
+        spec: which features; its layers are in `states`.
+        backbone: for its lm_head; needed only if `spec` has columns.
+    """
+    pooled: dict[str, Tensor] = {}
+    for layer in spec.layers:
+        pooled |= _pool_layer(layer, states[layer], batch, spec)
+    if not spec.columns:
+        return Features(tensors=pooled | _segment_sizes(batch, spec), likelihood=None)
+    assert backbone is not None, "its lm_head gives the columns"
+    return _to_features(pooled, states[backbone.num_layers], batch, backbone, spec)
+
+
+def _pool_layer(layer: int, hidden: Tensor, batch: Batch, spec: FeatureSpec) -> dict[str, Tensor]:
+    """The tensors of a layer, from its hidden states [batch, length, hidden]."""
+    states = output_states(hidden, batch)
+    pooled = {
+        f"{pooling}.{layer}": (
+            pool(states, pooling)
+            if batch.prefixes is None
+            else prefix_pool(states, pooling, batch.prefixes)
+        )
+        for pooling in spec.poolings
+    }
+    if spec.question:
+        pooled[f"question.{layer}"] = states.hidden[batch.asked].float()
     if spec.segments is not None:
-        pooled[SEGMENT_TOKENS] = segment_tokens(batch, spec.segments)
+        pooled[segments_name(layer)] = segment_means(states.tokens, batch, spec.segments)
+    return pooled
+
+
+def _segment_sizes(batch: Batch, spec: FeatureSpec) -> dict[str, Tensor]:
+    return {} if spec.segments is None else {SEGMENT_TOKENS: segment_tokens(batch, spec.segments)}
+
+
+def _to_features(
+    pooled: dict[str, Tensor], final: Tensor, batch: Batch, backbone: Backbone, spec: FeatureSpec
+) -> Features:
+    """Add what needs the last layer's states, [batch, length, hidden], to the pooled tensors."""
+    pooled |= _segment_sizes(batch, spec)
     flat = final.flatten(0, 1)
     columns = []
     if spec.likelihood:

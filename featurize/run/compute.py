@@ -56,8 +56,8 @@ def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeS
         ValueError: bad data, NaN features, a different store in the folder.
     """
     started = time.monotonic()
-    writer = _make_writer(plan)
-    pending: list[int] = ranks.share("pending", lambda: _begin(plan, reporter, writer))
+    writer = make_writer(plan)
+    pending: list[int] = ranks.share("pending", lambda: begin(plan, reporter, writer))
     if pending:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(_threads_per_rank(ranks.local_size))
@@ -70,7 +70,7 @@ def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeS
     counts: dict[str, int] = {}
     if ranks.is_first:
         units = writer.finished_units()
-        counts = _total_counts(plan, list(units.values()))
+        counts = total_counts(plan, list(units.values()))
         writer.finish(counts, units)
     return FeaturizeSummary(
         store_dir=plan.job.store_dir,
@@ -221,7 +221,8 @@ def _compile(plan: FeaturizePlan, group: RankGroup, encoder: SampleEncoder, engi
     return compile_if_it_agrees(backbone, engine.spec, engine.forward, groups, dtype)
 
 
-def _make_writer(plan: FeaturizePlan) -> StoreWriter:
+def make_writer(plan: FeaturizePlan) -> StoreWriter:
+    """Return the writer of the store of a plan, on a disk or behind a URI."""
     job = plan.job
     fields = {
         "fingerprint": plan.fingerprint,
@@ -229,14 +230,19 @@ def _make_writer(plan: FeaturizePlan) -> StoreWriter:
         "recipe": plan.recipe.fields,
         "num_units": len(plan.units),
         "command": job.command,
+        **({"imported": dict(plan.imported)} if plan.imported is not None else {}),
     }
     if not is_remote(job.store_dir):
         return StoreWriter(job.writing_dir, fields)
     return RemoteStoreWriter(str(job.store_dir), fields, job.writing_dir, is_thorough=job.repair)
 
 
-def _begin(plan: FeaturizePlan, reporter: Reporter, writer: StoreWriter) -> list[int]:
-    """Claims the folder and lists the units that are not finished, or not whole any more."""
+def begin(plan: FeaturizePlan, reporter: Reporter, writer: StoreWriter) -> list[int]:
+    """Claim the folder and list the units that are not finished, or not whole any more.
+
+    Raises:
+        FeatureStoreError: the folder has another store.
+    """
     writer.begin()
     finished = writer.finished_units()
     pending = [number for number in range(len(plan.units)) if number not in finished]
@@ -251,7 +257,7 @@ def _read(plan: FeaturizePlan, encoder: SampleEncoder, number: int) -> UnitWork:
     return read_unit(number, np.arange(start, stop), plan.index, encoder)
 
 
-def _total_counts(plan: FeaturizePlan, units: list[Unit]) -> dict[str, int]:
+def total_counts(plan: FeaturizePlan, units: list[Unit]) -> dict[str, int]:
     """Every row that was read is in exactly one of featurized, duplicates and not_selected."""
     total = sum_counts([unit.counts for unit in units])
     total["read"] = plan.num_read

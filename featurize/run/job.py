@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHARED_IDS, BOTH_LABELS = "shared_problem_ids", "both_labels"
 APART, STRIPPED = "outputs_apart", "thinking_stripped"
+WITHOUT_STATES, UNUSED_DUMPS = "without_states", "dumps_unused"
 """Counts that a store has only where they are not 0."""
 
 RARE_COUNTS = {
@@ -33,6 +34,8 @@ RARE_COUNTS = {
     BOTH_LABELS: "same tokens as a sample of the other label",
     STRIPPED: "outputs whose thinking was removed",
     APART: "outputs with other tokens if joined to the prompt",
+    WITHOUT_STATES: "not selected: no hidden states",
+    UNUSED_DUMPS: "dumps that no sample needs",
 }
 """What a summary calls them."""
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,6 +88,7 @@ class FeaturizePlan:
     attention: str  # what runs where, in one line
     shared_ids: SharedIds | None = None  # problem ids with several statements
     num_suffix: int = 0  # tokens that follow each output
+    imported: Mapping[str, Any] | None = None  # where features come from that are not computed
 
     def describe(self) -> dict[str, Any]:
         """The lines of the plan, and what it will cost."""
@@ -111,6 +113,25 @@ class FeaturizePlan:
             "store, about": f"{rows * self.bytes_per_row / 1e6:,.0f} MB",
             "goes to": str(self.job.store_dir),
         }
+
+    def to_import(self, is_kept: np.ndarray, origin: Mapping[str, Any]) -> "FeaturizePlan":
+        """Return the plan of importing the features of some samples, bool [rows], from `origin`.
+
+        Its fingerprint differs from that of computing them.
+        """
+        index = self.index.take(is_kept)
+        identity = {**_identity(self.recipe, index, self.job), "imported": dict(origin)}
+        fingerprint = digest(identity)
+        return replace(
+            self,
+            index=index,
+            units=tuple(_cut_units(index, self.job.featurize.unit_tokens)),
+            fingerprint=fingerprint,
+            finished=_find_finished(self.job, fingerprint),
+            counted_tokens=_counted_tokens(index, self.job.dataset),
+            shared_ids=find_shared_ids(index.table),
+            imported=origin,
+        )
 
     def check_problem_ids(self, *, strict: bool) -> None:
         """Warn of problem ids that several statements share; with `strict`, refuse them.
@@ -207,11 +228,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         )
         index = select(index, selection)
     pairs = selection and selection.pairs
-    identity = {
-        "recipe": recipe.fingerprint,
-        "dataset": index.content_fingerprint,
-        "unit_tokens": job.featurize.unit_tokens,
-    }
+    identity = _identity(recipe, index, job)
     # NOTE: only where there is one, so that whole stores keep the fingerprint they had.
     fingerprint = digest(identity | ({"pairs": fingerprint_of(pairs)} if pairs else {}))
     return FeaturizePlan(
@@ -237,6 +254,15 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         shared_ids=shared_ids,
         num_suffix=num_suffix,
     )
+
+
+def _identity(recipe: Recipe, index: DatasetIndex, job: FeaturizeJob) -> dict[str, Any]:
+    """What the fingerprint of a store is made of."""
+    return {
+        "recipe": recipe.fingerprint,
+        "dataset": index.content_fingerprint,
+        "unit_tokens": job.featurize.unit_tokens,
+    }
 
 
 def _check_budget(job: FeaturizeJob, num_suffix: int = 0) -> None:

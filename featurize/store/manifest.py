@@ -3,6 +3,7 @@
 NOTE: imports neither torch nor pyarrow, so that a finished store is recognised within a second.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,15 @@ class Manifest:
     sample_table: dict[str, Any] | None = (
         None  # bytes and checksum of SAMPLES_FILE, if there is one
     )
+    imported: dict[str, Any] | None = None
+    """Where the hidden states come from, if another program computed them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of manifest.json."""
+        fields = dataclasses.asdict(self)
+        if self.imported is None:  # as in stores of earlier versions
+            del fields["imported"]
+        return fields
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:

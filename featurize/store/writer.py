@@ -123,8 +123,9 @@ class StoreWriter:
             counts=dict(counts),
             units=in_order,
             sample_table=self._join_samples(in_order),
+            imported=self.plan.get("imported"),
         )
-        write_json(self.path / "manifest.json", dataclasses.asdict(manifest))
+        write_json(self.path / "manifest.json", manifest.to_dict())
         for leftover in self.path.rglob(f"*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
         return manifest
@@ -219,4 +220,6 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Names of the recipe fields that differ between two plans."""
     old, new = found.get("recipe", {}), wanted["recipe"]
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    if found.get("imported") != wanted.get("imported"):
+        keys.append("origin (computed, or imported from other files)")
     return ", ".join(keys) or "dataset, selection of problems or featurize.unit_tokens"
