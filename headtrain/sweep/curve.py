@@ -213,7 +213,7 @@ def say_what_to_buy(gains: Mapping[str, Interval | None], layer: LayerGain | Non
         return f"Nothing that was measured raises the accuracy; {unmeasured}."
     best = max(rising, key=lambda name: rising[name].estimate)
     low = rising[best].low
-    doubt = "" if low is not None and low > 0 else ", but its interval reaches 0"
+    doubt = "" if low is not None and round(low, 3) > 0 else ", but its interval reaches 0"
     listed = "; ".join(f"{name} {_signed(gain)}" for name, gain in named.items())
     return f"The likelier gain is {best}{doubt} ({listed}; {unmeasured})."
 
