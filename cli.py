@@ -614,6 +614,14 @@ def sweep_command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Heads at each point, averaged.")] = 1,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            "--curve",
+            help="Train the winner's settings on fewer problems and fewer candidates too, with at"
+            " least 3 seeds, and say what more data would bring.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     overwrite: OverwriteOption = False,
@@ -658,6 +666,14 @@ def sweep_command(
     console().print(points_table(result))
     console().print(rows_table(f"head in {folder / WINNER_FOLDER}", winner_rows(result)))
     console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")
+    if curve:
+        from configs.steps.training import winner_curve
+        from headtrain.report.curve import curve_rows
+
+        found = winner_curve(project, points, result, seeds=seeds, folder=folder)
+        console().print(rows_table("learning curve of the winner", curve_rows(found)))
+        console().print(found.verdict)
+        console().print(f"the curve in {folder / 'curve.json'}, drawn in {folder / 'curve.png'}")
 
 
 @app.command("eval")

@@ -34,6 +34,9 @@ class PairwiseSettings:
     max_pairs_per_problem: PositiveInt | None = None
     """Most pairs per problem; null is no limit."""
 
+    balance: Literal["source"] | None = None
+    """source: the same number of pairs of every metadata.source until they run out; null: none."""
+
     length_matched: bool = False
     """Pair only outputs of similar length; the same as `length` in match."""
 

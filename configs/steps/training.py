@@ -1,6 +1,7 @@
 """Steps that train heads with the settings of a project."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from configs.project import Project
 if TYPE_CHECKING:
     from featurize.store import FeatureStore
     from headtrain.head.checkpoint import TrainedHead
+    from headtrain.sweep.curve import CurveResult
     from headtrain.sweep.grid import SweepPoint
+    from headtrain.sweep.result import SweepResult
     from headtrain.tracking.tracker import Tracker
     from headtrain.training.result import TrainResult
 
@@ -116,3 +119,46 @@ def sweep_points(
             )
         )
     return points
+
+
+def winner_curve(
+    project: Project,
+    points: "Sequence[SweepPoint]",
+    result: "SweepResult",
+    *,
+    seeds: int,
+    folder: Path,
+) -> "CurveResult":
+    """Measure and draw the learning curve of a sweep's winner; one of the same seeds is read."""
+    from featurize.io.files import write_json
+    from featurize.model.device import resolve_device
+    from headtrain.report.curve import draw_curve
+    from headtrain.sweep.curve import (
+        CURVE_FIGURE,
+        CURVE_FILE,
+        MIN_SEEDS,
+        CurveResult,
+        measure_curve,
+    )
+
+    settings, path = project.settings, folder / CURVE_FILE
+    # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
+    if path.exists():
+        found = CurveResult.read(path)
+    else:
+        with CountProgress("curve", "sizes") as count:
+            found = measure_curve(
+                train=project.open_store("train"),
+                valid=project.open_store("valid"),
+                point=next(point for point in points if point.name == result.points[0].name),
+                seeds=[settings.runtime.seed + place for place in range(max(MIN_SEEDS, seeds))],
+                evaluation=settings.evaluation,
+                save_checkpoint_every=settings.checkpoint.save_checkpoint_every,
+                device=resolve_device(settings.runtime.device),
+                mixed_precision=settings.runtime.mixed_precision,
+                cache_dir=project.layout.cache_dir or folder,
+                progress=count,
+            )
+        write_json(path, asdict(found))
+    draw_curve(found, folder / CURVE_FIGURE)
+    return found

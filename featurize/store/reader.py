@@ -1,5 +1,6 @@
 """Reads a finished feature store; opening it reads the manifest alone."""
 
+import copy
 import functools
 import hashlib
 import logging
@@ -18,6 +19,7 @@ from featurize.errors import FeatureStoreError
 from featurize.io.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
 from featurize.store.format import is_exact, stored_as
 from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
+from featurize.store.planned_pairs import PAIRS_COLUMN
 from featurize.store.remote import CachedFiles
 from featurize.store.samples import read_joined, read_samples
 from featurize.store.shards import DTYPES, Shard, plan_runs
@@ -95,6 +97,16 @@ class FeatureStore:
                 logger.warning("%s; reading the tables of its units instead", error)
         self._fetch([f"{unit.number:05d}.parquet" for unit in self.manifest.units])
         return read_samples(self.path, self._folder, self.manifest.units)
+
+    def with_samples(self, samples: pa.Table) -> "FeatureStore":
+        """Return the same features with another sample table, such as some of its rows.
+
+        Pairs that were planned for the whole table are dropped.
+        """
+        view = copy.copy(self)
+        planned = [PAIRS_COLUMN] if PAIRS_COLUMN in samples.column_names else []
+        view.__dict__["samples"] = samples.drop_columns(planned)  # where cached_property looks
+        return view
 
     @property
     def tensor_names(self) -> list[str]:

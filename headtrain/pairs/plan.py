@@ -222,6 +222,7 @@ def plan_pairs(
         )
     labels = pc.fill_null(samples["is_correct"], False).to_numpy()
     outputs = _output_codes(samples)
+    sources = rank_strings(samples["source"]).codes if pairwise.balance == "source" else None
     plan = sample_pairs(
         problems.codes[rows],
         labels[rows],
@@ -232,6 +233,7 @@ def plan_pairs(
         classes=_classes(samples, pairwise)[rows],
         weights=weights[rows],
         outputs=None if outputs is None else outputs[rows],
+        sources=None if sources is None else sources[rows],
     )
     return replace(
         plan,
@@ -249,6 +251,8 @@ def pair_settings(sampling: DataSamplingSettings) -> dict[str, Any]:
         del pairwise["length_bin_tokens"]
     # `match` is left out where the older settings say the same: records of pairs stay equal
     del pairwise["match"]
+    if sampling.pairwise.balance is None:  # for the same reason
+        del pairwise["balance"]
     if "author" in sampling.pairwise.match:
         pairwise["match"] = ["author"]
     if isinstance(sampling.pairwise.difficulties, tuple):

@@ -7,6 +7,7 @@ to problems, then draw that many distinct numbers for each problem and convert t
 Memory is linear in the number of samples and drawn pairs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,7 @@ def sample_pairs(
     classes: npt.NDArray[np.integer] | None = None,
     weights: npt.NDArray[np.integer] | None = None,
     outputs: npt.NDArray[np.integer] | None = None,
+    sources: npt.NDArray[np.integer] | None = None,
 ) -> PairPlan:
     """Draw n_pairs distinct pairs, or all if there are fewer; deterministic for a seed.
 
@@ -60,12 +62,15 @@ def sample_pairs(
     a problem's share (`balanced`) or a combination's probability (`uniform`). All arrays are
     [samples]: only samples with equal problem_codes and equal `classes` are compared; the weight of
     a problem is the largest weight of its samples. Samples with equal `outputs` have the same
-    tokens; they are no pair.
+    tokens; they are no pair. With `sources` every source gets the same number of pairs until its
+    pairs run out; the source of a problem is that of its first sample.
 
     Raises:
         PairError: there is no pair, or an argument is wrong.
     """
-    arrays = [a for a in (problem_codes, is_correct, classes, weights, outputs) if a is not None]
+    arrays = [
+        a for a in (problem_codes, is_correct, classes, weights, outputs, sources) if a is not None
+    ]
     if len({a.shape for a in arrays}) > 1 or problem_codes.ndim != 1:
         shapes = ", ".join(str(a.shape) for a in arrays)
         raise PairError(f"the columns of the samples, {shapes}, must be vectors of one length")
@@ -81,7 +86,12 @@ def sample_pairs(
         limits = np.minimum(limits, max_pairs_per_problem)
     rng = PortableRng(seed)
     allocate = allocate_balanced if strategy == "balanced" else allocate_uniform
-    counts = allocate(limits, min(n_pairs, int(limits.sum())), cells.weights, rng)
+    total = min(n_pairs, int(limits.sum()))
+    if sources is None:
+        counts = allocate(limits, total, cells.weights, rng)
+    else:
+        owners = sources[cells.first_samples]
+        counts = _allocate_by_source(limits, total, cells.weights, rng, owners, allocate)
     starts = np.cumsum(cells.pairs_of_problems) - cells.pairs_of_problems
     pairs = rng.subsets(cells.pairs_of_problems, counts) + np.repeat(starts, counts)
     correct, incorrect = cells.to_samples(pairs[rng.permutation(len(pairs))])
@@ -92,6 +102,25 @@ def sample_pairs(
         num_possible=int(cells.pairs_of_problems.sum()),
         num_equal=cells.num_equal,
     )
+
+
+def _allocate_by_source(
+    limits: Ints,
+    total: int,
+    weights: Ints,
+    rng: PortableRng,
+    sources: npt.NDArray[np.integer],
+    allocate: Callable[[Ints, int, Ints, PortableRng], Ints],
+) -> Ints:
+    """Split total evenly over the sources of problems, and each part over its problems."""
+    _, codes = np.unique(sources, return_inverse=True)
+    available = np.bincount(codes, weights=limits).astype(np.int64)
+    parts = allocate_balanced(available, total, np.ones_like(available), rng)
+    counts = np.zeros_like(limits)
+    for code, part in enumerate(parts):
+        own = np.flatnonzero(codes == code)
+        counts[own] = allocate(limits[own], int(part), weights[own], rng)
+    return counts
 
 
 def allocate_balanced(limits: Ints, total: int, weights: Ints, rng: PortableRng) -> Ints:
@@ -177,6 +206,8 @@ class _Cells:
     """Number of pairs of each problem without the equal ones, [problems]."""
     weights: Ints
     """Weight of each problem, [problems]."""
+    first_samples: Ints
+    """Index of the first sample of each problem, [problems]."""
 
     def to_samples(self, pairs: Ints) -> tuple[Ints, Ints]:
         """Convert numbers of pairs that are not equal to the indices of their samples."""
@@ -234,6 +265,7 @@ def _group(
         num_equal=len(equal),
         pairs_of_problems=np.add.reduceat(pairs, first_cells),
         weights=heaviest,
+        first_samples=order[np.flatnonzero(starts_problem)][owners[first_cells]],
     )
 
 

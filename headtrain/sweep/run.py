@@ -33,6 +33,7 @@ from headtrain.head.ensemble import EnsembleModel
 from headtrain.head.spec import HeadSpec
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import EvaluationSettings
+from headtrain.sweep.curve import CURVE_FIGURE, CURVE_FILE
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
 from headtrain.sweep.inputs import SweepReader
@@ -53,8 +54,11 @@ from headtrain.training.validation import fit_decision
 
 FORMAT_VERSION = 1
 
-SWEEP_FILES = (WINNER_FOLDER, RESULT_FILE, FIGURE_FILE, "stacks")
-"""What a sweep writes besides run.json; earlier versions kept trained heads in stacks/."""
+SWEEP_FILES = (WINNER_FOLDER, RESULT_FILE, FIGURE_FILE, CURVE_FILE, CURVE_FIGURE, "stacks")
+"""What a sweep writes besides run.json, with the curve of its winner.
+
+Earlier versions kept trained heads in stacks/.
+"""
 
 logger = logging.getLogger(__name__)
 

@@ -141,3 +141,22 @@ def test_what_cannot_be_swept_is_refused_in_one_line(
     assert outcome.code == 2
     assert reason in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_curve_says_what_to_buy_and_is_kept_beside_the_sweep(
+    critic: WarmCritic, project: Path
+) -> None:
+    options = (*OPTIONS, "--set", "checkpoint.save_dir=storage/checkpoints/curve")
+    arguments = ("sweep", "--grid", "features=mean.1", "--curve", *options)
+    first = critic.run(*arguments, folder=project)
+    assert first.code == 0, first.err
+    assert "a larger backbone: not measured" in " ".join(first.out.split())
+    found = next(project.glob("storage/checkpoints/curve/**/curve.json"))
+    assert [curve["axis"] for curve in json.loads(found.read_text())["curves"]] == [
+        "problems",
+        "candidates a problem",
+    ]
+    assert found.with_name("curve.png").exists()
+    written = found.stat().st_mtime_ns
+    assert critic.run(*arguments, folder=project).code == 0
+    assert found.stat().st_mtime_ns == written

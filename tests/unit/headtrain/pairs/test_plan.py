@@ -390,3 +390,16 @@ def test_texts_with_both_labels_are_no_pair_in_an_index(tmp_path: Path) -> None:
     assert plan.selection is not None
     assert plan.selection.pairs is not None
     assert plan.selection.pairs.record["num_equal"] == 2
+
+
+def test_balanced_sources_give_the_same_number_of_pairs() -> None:
+    table = make_table()
+    names = ["large"] * 36 + ["small"] * 12  # three problems and one
+    table = table.append_column("source", pa.array(names))
+    pairs = plan_training(table, settings(n_pairs=12, balance="source")).pairs
+    assert Counter(np.array(names)[pairs.correct]) == {"large": 6, "small": 6}
+
+
+def test_records_of_pairs_without_balance_do_not_name_it() -> None:
+    assert "balance" not in pair_settings(settings())["pairwise"]
+    assert pair_settings(settings(balance="source"))["pairwise"]["balance"] == "source"

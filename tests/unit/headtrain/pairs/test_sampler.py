@@ -297,3 +297,15 @@ def test_a_problem_of_equal_outputs_only_has_no_pairs() -> None:
 def test_nothing_but_equal_outputs_is_an_error_with_a_remedy() -> None:
     with pytest.raises(PairError, match=r"all 12 pairs .* dataset\.max_length"):
         sample_pairs(CODES, LABELS, 5, seed=0, outputs=np.zeros(16, int))
+
+
+def test_balance_gives_sources_of_different_size_the_same_number_of_pairs() -> None:
+    problems = np.repeat(np.arange(10), 8)
+    labels = np.tile([True, False], 40)
+    sources = np.where(problems < 8, 0, 1)  # 128 and 32 pairs
+    plain = sample_pairs(problems, labels, 60, seed=0)
+    assert np.bincount(sources[plain.correct]).tolist() == [48, 12]
+    plan = sample_pairs(problems, labels, 60, seed=0, sources=sources)
+    assert np.bincount(sources[plan.correct]).tolist() == [30, 30]
+    plan = sample_pairs(problems, labels, 100, seed=0, sources=sources)
+    assert np.bincount(sources[plan.correct]).tolist() == [68, 32]
