@@ -1,8 +1,11 @@
 """Writes a critic as an MLflow model, or registers it on a tracking server."""
 
+import contextlib
 import importlib.metadata
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from headtrain.export.fold import ExportError
 from headtrain.export.head_folder import copy_head
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.scoring.scorer import Scorer
+
+VARIABLE = "MLFLOW_TRACKING_URI"
 
 CODE = Path(__file__).parent / "mlflow_model.py"
 
@@ -57,22 +62,43 @@ def register_mlflow_model(
     from mlflow.exceptions import MlflowException
 
     Scorer(head).check_calibration()
-    before = mlflow.get_tracking_uri()
     try:
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_experiment(experiment)
-        with tempfile.TemporaryDirectory() as place, mlflow.start_run(run_name=f"export {name}"):
-            info = mlflow.pyfunc.log_model(
-                name="critic",
-                registered_model_name=name,
-                **_options(head, backbone, Path(place)),
-            )
+        with (
+            tracking_at(tracking_uri),
+            tempfile.TemporaryDirectory() as place,
+        ):
+            mlflow.set_experiment(experiment)
+            with mlflow.start_run(run_name=f"export {name}"):
+                info = mlflow.pyfunc.log_model(
+                    name="critic",
+                    registered_model_name=name,
+                    **_options(head, backbone, Path(place)),
+                )
     except MlflowException as error:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(f"--register {name!r}: {reason}; check mlflow.tracking_uri") from error
+    return f"models:/{name}/{info.registered_model_version}"
+
+
+@contextlib.contextmanager
+def tracking_at(uri: str) -> Iterator[None]:
+    """Let MLflow's global functions use a server or database.
+
+    The variable that `set_tracking_uri` writes is restored as well: what follows in this process
+    would take it for the user's.
+    """
+    import mlflow
+
+    before, variable = mlflow.get_tracking_uri(), os.environ.get(VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
     finally:
         mlflow.set_tracking_uri(before)
-    return f"models:/{name}/{info.registered_model_version}"
+        if variable is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = variable
 
 
 def _options(head: TrainedHead, backbone: BackboneSettings, place: Path) -> dict[str, Any]:

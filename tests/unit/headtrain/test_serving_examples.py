@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from featurize.data.prompt import render_prompt
+from headtrain.export.mlflow_folder import tracking_at
 from headtrain.rewards.environment import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
@@ -107,13 +108,9 @@ def test_mlflow(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     import mlflow
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    try:
+    with tracking_at(f"sqlite:///{tmp_path / 'mlflow.db'}"):
         mlflow.set_experiment("serving")
         metrics = run("MLflow")["result"].metrics
-    finally:
-        mlflow.set_tracking_uri(before)
     assert 0 < metrics["critic_probability/mean"] < 1
 
 

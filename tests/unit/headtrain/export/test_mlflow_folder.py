@@ -1,5 +1,6 @@
 """A critic as an MLflow model gives the critic's verdicts, and nothing in it is pickled."""
 
+import os
 from pathlib import Path
 
 import mlflow
@@ -7,7 +8,11 @@ import pandas as pd
 import pytest
 
 from headtrain.export.fold import ExportError
-from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model
+from headtrain.export.mlflow_folder import (
+    register_mlflow_model,
+    save_mlflow_model,
+    tracking_at,
+)
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
@@ -45,20 +50,18 @@ def test_a_saved_model_is_loaded_from_code(project: ScoredProject, tmp_path: Pat
 def test_a_registered_model_is_loaded_by_its_name(project: ScoredProject, tmp_path: Path) -> None:
     head = load_head(project.head)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
+    variable = os.environ.get("MLFLOW_TRACKING_URI")
     before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("critic", artifact_location=(tmp_path / "artifacts").as_uri())
-    mlflow.set_tracking_uri(before)
+    with tracking_at(uri):
+        mlflow.create_experiment("critic", artifact_location=(tmp_path / "artifacts").as_uri())
     place = register_mlflow_model(
         head, Provenance.of(head).backbone, "judge", tracking_uri=uri, experiment="critic"
     )
     assert place == "models:/judge/1"
     assert mlflow.get_tracking_uri() == before
-    mlflow.set_tracking_uri(uri)
-    try:
+    assert os.environ.get("MLFLOW_TRACKING_URI") == variable
+    with tracking_at(uri):
         assert_verdicts(project, mlflow.pyfunc.load_model(place).predict(ROWS))
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def test_a_head_without_calibration_has_no_probabilities(tmp_path: Path) -> None:
