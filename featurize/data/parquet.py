@@ -1,6 +1,7 @@
 """Rows of a Parquet file as lines of JSON: bytes become text, maps objects, nothing a `repr`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -30,11 +31,20 @@ def read_parquet_lines(
         with pq.ParquetFile(path) as file:
             _refuse_repeated(file.schema_arrow.names, columns, name)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                maps = {field.name: field.type for field in batch.schema if _has_map(field.type)}
+                maps = {
+                    field.name: field.type
+                    for field in batch.schema
+                    if _holds(field.type, pa.types.is_map)
+                }
+                floats = [
+                    field.name for field in batch.schema if _holds(field.type, pa.types.is_floating)
+                ]
                 for row in _to_rows(batch, name, number):
                     number += 1
                     location = f"{name}:row {number}"
-                    yield _to_line(_with_objects(row, maps, location), location)
+                    row = _with_objects(row, maps, location)
+                    _refuse_infinite({column: row[column] for column in floats}, location)
+                    yield _to_line(row, location)
     except (pa.ArrowException, OSError) as error:
         reason = shorten(str(error).splitlines()[0], 120)
         raise DataError(f"{name}: cannot be read as Parquet ({reason})") from error
@@ -55,10 +65,22 @@ def _to_rows(batch: pa.RecordBatch, name: str, rows_before: int) -> list[dict[st
     return rows
 
 
-def _has_map(kind: pa.DataType) -> bool:
-    """Whether a type is a map, or has one inside."""
+def _holds(kind: pa.DataType, is_wanted: Callable[[pa.DataType], bool]) -> bool:
+    """Whether a type is of a kind, or has one inside."""
+    if pa.types.is_dictionary(kind):
+        return _holds(kind.value_type, is_wanted)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
-    return pa.types.is_map(kind) or any(_has_map(part) for part in inner)
+    return is_wanted(kind) or any(_holds(part, is_wanted) for part in inner)
+
+
+def _refuse_infinite(row: dict[str, object], location: str) -> None:
+    """Raise DataError if a value is inf; NaN is what pandas writes for a missing value."""
+    for column, value in _leaves(row):
+        if isinstance(value, float) and math.isinf(value):
+            raise DataError(
+                f"{location}: {column!r} is {value}, which JSON cannot hold; replace it, or drop the"
+                " column"
+            )
 
 
 def _with_objects(
@@ -79,7 +101,7 @@ def _to_objects(value: Any, kind: pa.DataType) -> Any:
     Raises:
         ValueError: a map has a key twice, or one that is no text.
     """
-    if value is None or not _has_map(kind):
+    if value is None or not _holds(kind, pa.types.is_map):
         return value
     if pa.types.is_struct(kind):
         return {part.name: _to_objects(value[part.name], part.type) for part in kind}
@@ -135,15 +157,9 @@ def _to_json(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def _faults(value: object, column: str = "") -> Iterator[str]:
+def _faults(row: dict[str, object]) -> Iterator[str]:
     """Describe each value that has no form in JSON, with the dotted path of its column."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _faults(item, f"{column}.{name}" if column else str(name))
-    elif isinstance(value, (list, tuple)):
-        for position, item in enumerate(value):
-            yield from _faults(item, f"{column}.{position}")
-    else:
+    for column, value in _leaves(row):
         try:
             orjson.dumps(value, default=_to_json)
         except orjson.JSONEncodeError as error:
@@ -151,6 +167,18 @@ def _faults(value: object, column: str = "") -> Iterator[str]:
                 yield _describe_bytes(column, error.__cause__)
             else:
                 yield f"{column!r} holds {shorten(value)} ({error}); convert or drop the column"
+
+
+def _leaves(value: object, column: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the values inside lists and objects, each with the dotted path of its column."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, f"{column}.{name}" if column else str(name))
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _leaves(item, f"{column}.{position}")
+    else:
+        yield column, value
 
 
 def _describe_bytes(column: str, error: UnicodeDecodeError) -> str:

@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -184,3 +185,39 @@ def test_two_columns_of_one_name_are_refused_if_they_are_read(tmp_path: Path):
     pq.write_table(pa.Table.from_arrays(texts, ["instruction", "output", "output", "x"]), path)
     with pytest.raises(DataError, match="has two columns 'output'"):
         read_samples(str(path))
+
+
+INFINITE = {
+    "a column": ("rate", pa.array([1.0, float("inf")]), "'rate' is inf"),
+    "float16": ("rate", pa.array(np.array([1, -np.inf], np.float16)), "'rate' is -inf"),
+    "a dictionary": ("rate", pa.array([1.0, np.inf]).dictionary_encode(), "'rate' is inf"),
+    "inside metadata": (
+        "metadata",
+        pa.array([{"times": [1.0]}, {"times": [2.0, float("inf")]}]),
+        "'metadata.times.1' is inf",
+    ),
+    "a map": (
+        "metadata",
+        pa.array([[("time", 1.0)], [("time", float("inf"))]], pa.map_(pa.string(), pa.float64())),
+        "'metadata.time' is inf",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "values", "told"), INFINITE.values(), ids=INFINITE)
+def test_an_infinite_number_is_refused_with_column_and_row(
+    tmp_path: Path, name: str, values: pa.Array, told: str
+):
+    path = write(tmp_path / "a.parquet", output=pa.array(["a", "b"]), **{name: values})
+    with pytest.raises(DataError, match=rf"a\.parquet:row 2: .*{told}.*drop the column"):
+        list(read_parquet_lines(path, "a.parquet"))
+
+
+def test_an_infinite_number_in_a_column_that_is_not_read_does_no_harm(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", output=pa.array(["a"]), rate=pa.array([float("inf")]))
+    assert list(read_parquet_lines(path, "a.parquet", ["output"])) == [b'{"output":"a"}']
+
+
+def test_nan_is_a_missing_value_as_pandas_writes_it(tmp_path: Path):
+    path = write(tmp_path / "a.parquet", rate=pa.array([float("nan"), 0.5]))
+    assert list(read_parquet_lines(path, "a.parquet")) == [b'{"rate":null}', b'{"rate":0.5}']
