@@ -78,8 +78,8 @@ def _refuse_infinite(row: dict[str, object], location: str) -> None:
     for column, value in _leaves(row):
         if isinstance(value, float) and math.isinf(value):
             raise DataError(
-                f"{location}: {column!r} is {value}, which JSON cannot hold; replace it, or drop the"
-                " column"
+                f"{location}: {column!r} is {value}, which JSON cannot hold; replace it or"
+                " drop the column"
             )
 
 

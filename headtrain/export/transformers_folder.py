@@ -76,7 +76,7 @@ def export_to_transformers(
     """
     if provenance.prompt != PromptSettings():
         raise ExportError(
-            f"{head.path}: its prompts are not the plain template (featurize.prompt), which the"
+            f"{head.path}: its prompts are not the plain template (`prompt`), which the"
             " exported class cannot render; use `critic serve`, or --to mlflow"
         )
     if head.record.layout is not None:

@@ -13,7 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from featurize.data.prompt import render_prompt
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head, write_head
 from headtrain.head.model import HeadModel
@@ -83,6 +86,29 @@ def test_values_along_the_solutions_end_with_the_score(project: Project) -> None
         assert row["score_along_tokens"] == sorted(set(row["score_along_tokens"]))
     wrong = project.run("score", "unlabelled.jsonl", "--out", "x.jsonl", "--along", "w", code=2)
     assert "'along' is 'w'" in wrong.err
+
+
+def test_the_best_alone_have_no_values_along(project: Project) -> None:
+    options_ = ("--out", "best.jsonl", "--best", "--along", "lines", *HEAD)
+    refused = project.run("score", "unlabelled.jsonl", *options_, code=2)
+    assert "--along adds fields, which --best does not write" in refused.err
+    assert not (project.folder / "best.jsonl").exists()
+
+
+def test_a_distilled_head_is_a_native_model_of_transformers(project: Project) -> None:
+    out = ("--to", "transformers", "--out", "native")
+    told = project.run("export", *out, "--distil", *HEAD, *options())
+    assert "accuracy" in told.out
+    tokenizer = AutoTokenizer.from_pretrained(project.folder / "native")
+    model = AutoModelForSequenceClassification.from_pretrained(project.folder / "native")
+    assert type(model).__name__ == "LlamaForSequenceClassification"
+    text = render_prompt("Solve it.", "") + "return !"
+    with torch.inference_mode():
+        [[value]] = model(**tokenizer(text, return_tensors="pt")).logits.tolist()
+    assert math.isfinite(value)
+    again = project.run("export", *out, "--distil", *HEAD, *options(), code=2)
+    assert "native" in again.err
+    assert "--overwrite" in again.err
 
 
 def test_rows_come_back_in_order_with_the_values_of_the_store(project: Project) -> None:
