@@ -56,16 +56,25 @@ class Chat(PromptFormat):
         """Ids at the end of a usual prompt: the end of a turn, and the generation prompt."""
         return self.read(Prompt("x")).tail
 
-    def read(self, prompt: Prompt) -> PromptTokens:
-        """Render and tokenize a conversation."""
+    def read_all(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
+        """Render and tokenize conversations."""
+        rendered = [self._render(prompt) for prompt in prompts]
+        wholes = self.plain.encode_rendered([text for _, text, _ in rendered])
+        tails = self.plain.encode_rendered([tail for *_, tail in rendered])
+        return [
+            PromptTokens(ids=tuple(whole), tail=tuple(tail), text=text, turns=turns)
+            for (turns, text, _), whole, tail in zip(rendered, wholes, tails, strict=True)
+        ]
+
+    def _render(self, prompt: Prompt) -> tuple[tuple[Turn, ...], str, str]:
+        """The turns of a conversation, its text, and the end of it that truncation keeps."""
         turns = self._turns(prompt)
         text = self._template.render_prompt(turns)
         filled = [place for place, turn in enumerate(turns) if turn["content"].strip()]
         last = filled[-1] if filled else len(turns) - 1
         marked = [*turns[:last], _with_text(turns[last], PLACE), *turns[last + 1 :]]
         tail = self._template.render_prompt(marked).rpartition(PLACE)[2]
-        ids, tail_ids = self.plain.encode_rendered([text, tail if text.endswith(tail) else ""])
-        return PromptTokens(ids=tuple(ids), tail=tuple(tail_ids), text=text, turns=tuple(turns))
+        return tuple(turns), text, tail if text.endswith(tail) else ""
 
     def tokenize(self, groups: Sequence[Group]) -> list[OutputTokens]:
         """Tokenize outputs between the generation prompt and the end of the turn.

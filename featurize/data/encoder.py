@@ -10,6 +10,7 @@ from featurize.data.chat import THINK_MARKS, Chat
 from featurize.data.chat_template import ChatTemplate, template_text
 from featurize.data.formats import (
     Alpaca,
+    Group,
     OutputTokens,
     Prompt,
     PromptFormat,
@@ -109,7 +110,7 @@ class SampleEncoder:
 
     def encode_all(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[EncodedSamples]:
         """Encode several prompts as `encode` does, in as few calls of the tokenizer as possible."""
-        read = [(self.format.read(prompt), self._strip(outputs)) for prompt, outputs in groups]
+        read = self._read(groups)
         tokens = iter(self.format.tokenize(read))
         return [
             self._truncate(prompt, list(zip(outputs, kept, islice(tokens, len(kept)), strict=True)))
@@ -131,9 +132,14 @@ class SampleEncoder:
 
     def count(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> tuple[list[int], list[int]]:
         """Count the tokens of every output's prompt, and of every output, before truncation."""
-        read = [(self.format.read(prompt), self._strip(outputs)) for prompt, outputs in groups]
+        read = self._read(groups)
         prompts = [len(prompt.ids) for prompt, outputs in read for _ in outputs]
         return prompts, self.format.count(read)
+
+    def _read(self, groups: Sequence[tuple[Prompt, Sequence[str]]]) -> list[Group]:
+        prompts = self.format.read_all([prompt for prompt, _ in groups])
+        outputs = [self._strip(outputs) for _, outputs in groups]
+        return list(zip(prompts, outputs, strict=True))
 
     def _strip(self, outputs: Sequence[str]) -> list[str]:
         return [strip_thinking(text) for text in outputs] if self._strips else list(outputs)

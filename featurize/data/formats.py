@@ -76,9 +76,13 @@ class PromptFormat(ABC):
     def tail(self) -> tuple[int, ...]:
         """Ids at the end of a usual prompt, which truncation keeps."""
 
-    @abstractmethod
     def read(self, prompt: Prompt) -> PromptTokens:
         """Tokenize a prompt."""
+        return self.read_all([prompt])[0]
+
+    @abstractmethod
+    def read_all(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
+        """Tokenize prompts, in as few calls as possible."""
 
     @abstractmethod
     def tokenize(self, groups: Sequence[Group]) -> list[OutputTokens]:
@@ -108,10 +112,10 @@ class Alpaca(PromptFormat):
         """The response mark."""
         return tuple(self.tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"])
 
-    def read(self, prompt: Prompt) -> PromptTokens:
+    def read_all(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
         """Tokenize the rendered template."""
-        text = render_prompt(prompt.instruction, prompt.input)
-        return PromptTokens(ids=tuple(self._start([text])[0]), tail=self.tail)
+        texts = [render_prompt(prompt.instruction, prompt.input) for prompt in prompts]
+        return [PromptTokens(ids=tuple(ids), tail=self.tail) for ids in self._start(texts)]
 
     def tokenize(self, groups: Sequence[Group]) -> list[OutputTokens]:
         """Tokenize outputs by themselves."""
@@ -142,10 +146,14 @@ class Raw(PromptFormat):
         """Nothing: truncation drops the end of the statement."""
         return ()
 
-    def read(self, prompt: Prompt) -> PromptTokens:
+    def read_all(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
         """Tokenize the statement, and its input after an empty line."""
-        text = "\n\n".join(part for part in (prompt.instruction, prompt.input) if part)
-        return PromptTokens(ids=tuple(self._start([text])[0]), text=text)
+        texts = [
+            "\n\n".join(part for part in (prompt.instruction, prompt.input) if part)
+            for prompt in prompts
+        ]
+        found = zip(texts, self._start(texts), strict=True)
+        return [PromptTokens(ids=tuple(ids), text=text) for text, ids in found]
 
     def tokenize(self, groups: Sequence[Group]) -> list[OutputTokens]:
         """Tokenize outputs together with the prompt where its ids stay the same, else alone."""

@@ -156,3 +156,19 @@ def test_ids_of_smollm2_are_those_of_transformers(smollm2: Any) -> None:
         assert not found.is_apart or output[:1].isspace()
 
     check()
+
+
+@pytest.mark.parametrize("form", ["alpaca", "raw", "chatml", "mistral"])
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.one_of(TEXTS, SPELLED), min_size=1, max_size=5))
+def test_prompts_tokenized_together_have_the_ids_of_each_alone(form: str, texts: list[str]) -> None:
+    assume(all(text.strip() for text in texts))
+    is_template = form in TEMPLATES
+    asked = {"format": "jinja", "template": TEMPLATES[form]} if is_template else {"format": form}
+    encoder = SampleEncoder(
+        PromptSettings(**asked), tokenizer(), max_length=4000, max_prompt_length=3000
+    )
+    prompts = [Prompt(text) for text in texts]
+    assert encoder.format.read_all(prompts) == [encoder.format.read(one) for one in prompts]
+    together = encoder.encode_all([(prompt, ["a", "b"]) for prompt in prompts])
+    assert together == [encoder.encode(prompt, ["a", "b"]) for prompt in prompts]
