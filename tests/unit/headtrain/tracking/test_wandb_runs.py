@@ -54,7 +54,7 @@ class Numbered(Tracker):
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     module = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
 
