@@ -22,6 +22,7 @@ from headtrain.settings import (
     EvaluationSettings,
     MlflowSettings,
     TrainingSettings,
+    WandbSettings,
 )
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -148,6 +149,9 @@ class Config:
 
     mlflow: MlflowSettings = field(default_factory=MlflowSettings)
     """Where runs are tracked."""
+
+    wandb: WandbSettings = field(default_factory=WandbSettings)
+    """Weights & Biases, which runs are logged to as well."""
 
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     """Log messages of a run."""

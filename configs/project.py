@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headtrain.evaluation.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.metrics.calibration import Decision
-    from headtrain.tracking.waiting import WaitingTracker
+    from headtrain.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +162,15 @@ class Project:
         folder = to_plain_folder(layout.mlruns_dir)
         return f"sqlite:///{folder}/mlflow.db", folder / layout.artifacts_dir.name
 
-    def make_tracker(self) -> "WaitingTracker":
-        """The tracking server of the configuration, or the local database."""
+    def make_tracker(self) -> "Tracker":
+        """The tracking server or local database, and Weights & Biases if a project is set.
+
+        Raises:
+            CriticError: a project is set and wandb is not installed.
+        """
         from headtrain.tracking.server import MlflowTracker
         from headtrain.tracking.waiting import WaitingTracker
+        from headtrain.tracking.wandb_runs import TrackerPair, WandbTracker
 
         settings, layout = self.settings, self.layout
         uri, artifact_root = self.tracking_place()
@@ -182,7 +187,18 @@ class Project:
                 },
             )
 
-        return WaitingTracker(make, layout.mlruns_dir / "waiting")
+        tracker = WaitingTracker(make, layout.mlruns_dir / "waiting")
+        if settings.wandb.project is None:
+            return tracker
+        return TrackerPair(
+            tracker,
+            WandbTracker(
+                settings.wandb.project,
+                layout.mlruns_dir,
+                run_name=settings.experiment.name,
+                tags=[settings.experiment.stage, *settings.experiment.tags],
+            ),
+        )
 
     @property
     def selection_settings(self) -> dict[str, Any]:

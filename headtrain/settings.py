@@ -397,5 +397,13 @@ class MlflowSettings:
     """MLflow experiment the runs belong to."""
 
 
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class WandbSettings:
+    """Weights & Biases, beside MLflow; needs critic[wandb]. Its key comes from WANDB_API_KEY."""
+
+    project: str | None = None
+    """Project that runs are logged to as well; null: none."""
+
+
 def _as_name(name: object) -> object:
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name

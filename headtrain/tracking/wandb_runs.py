@@ -1,0 +1,202 @@
+"""Logs runs to Weights & Biases, beside MLflow; only this module imports wandb."""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from featurize.errors import CriticError, one_line
+from headtrain.tracking.tracker import History, Point, Status, Tracker
+
+SECONDS_TO_ANSWER = 20
+"""A server that does not answer in this time is down; training goes on without it."""
+
+SECONDS_TO_SEND = 120
+"""The end of a run waits this long for what the server has not taken; wandb would wait for days."""
+
+STEP = "optimizer_step"
+"""The axis of all metrics. A resumed run logs some steps again, which W&B's own counter drops."""
+
+logger = logging.getLogger(__name__)
+
+
+class WandbTracker(Tracker):
+    """Logs to a project of Weights & Biases; its first failure ends logging with a warning.
+
+    Where the server is, whether it is asked at all (WANDB_MODE=offline) and the key are wandb's own
+    environment variables. The id of a run is the one that MLflow gave it.
+    """
+
+    def __init__(
+        self, project: str, folder: Path, *, run_name: str | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """`folder` gets wandb's own files, and in offline mode the runs.
+
+        Raises:
+            CriticError: wandb is not installed.
+        """
+        if importlib.util.find_spec("wandb") is None:
+            raise CriticError(
+                f"wandb.project {project!r}: wandb is not installed; pip install 'critic[wandb]'"
+            )
+        self.project = project
+        self.folder = folder
+        self.run_name = run_name
+        self.tags = list(tags)
+        self._run: Any = None
+        self._run_id: str | None = None
+        self._is_down = False
+
+    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
+        """Start the run `run_id`, or continue it."""
+        self._run_id = run_id
+        self._try(lambda: self._begin(dict(config), run_id))
+        return run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of an optimizer step; wandb sends them in the background."""
+        self._try(lambda: self._run.log({**metrics, STEP: step}))
+
+    def log_files(self, files: Sequence[Path], folder: str) -> None:
+        """Attach files to the run; W&B keeps their folders relative to that of the first one."""
+        self._try(lambda: _save(self._run, files))
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Send what is buffered and end the run."""
+        if self._run is not None:
+            self._try(lambda: self._run.finish(exit_code=int(status != "FINISHED")))
+            self._run = None
+
+    def log_child(self, name: str, parameters: Mapping[str, str], history: History) -> None:
+        """Log a finished run in the group of this one; `history` is step and metrics."""
+
+        def log() -> None:
+            child = self._open(name=name, config=dict(parameters))
+            for step, metrics in history:
+                child.log({**metrics, STEP: step})
+            child.finish()
+
+        self._try(log)
+
+    def log_evaluation(
+        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
+    ) -> None:
+        """Attach an evaluation to the run that trained the head, or to a new run if it has none."""
+
+        def log() -> None:
+            run = self._open(name=self.run_name, id=run_id)
+            run.log({**metrics, STEP: 0})
+            _save(run, files)
+            run.finish()
+
+        self._try(log)
+
+    def _begin(self, config: dict[str, Any], run_id: str | None) -> None:
+        self._run = self._open(name=self.run_name, config=config, id=run_id)
+
+    def _open(self, **options: Any) -> Any:
+        """Start or continue a run of W&B whose metrics are plotted over the optimizer step."""
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self.project,
+            group=self._run_id,
+            tags=self.tags,
+            dir=str(self.folder),
+            resume="allow",
+            settings=wandb.Settings(**_quiet_settings()),
+            **options,
+        )
+        run.define_metric("*", step_metric=STEP)
+        return run
+
+    def _try(self, call: Callable[[], None]) -> None:
+        """Call W&B unless it has failed before; warn if it fails now."""
+        if self._is_down:
+            return
+        try:
+            call()
+        except Exception as error:  # wandb raises its own errors, those of HTTP and of its process
+            self._is_down = True
+            logger.warning(
+                "Weights & Biases failed (%s); going on without it: check WANDB_API_KEY and"
+                " WANDB_BASE_URL, or set WANDB_MODE=offline",
+                one_line(error),
+            )
+
+
+class TrackerPair(Tracker):
+    """Logs to two trackers; ids, buffered points and histories are those of the first."""
+
+    def __init__(self, first: Tracker, second: Tracker) -> None:
+        self.first = first
+        self.second = second
+
+    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
+        """Start or continue a run in both under the id that the first gives it."""
+        return self.second.begin(config, self.first.begin(config, run_id))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of an optimizer step."""
+        self.first.log_metrics(metrics, step)
+        self.second.log_metrics(metrics, step)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self.first.flush()
+        self.second.flush()
+
+    def waiting(self) -> list[tuple[int, dict[str, float]]]:
+        """Return step and metrics of everything that the first has buffered."""
+        return self.first.waiting()
+
+    def log_files(self, files: Sequence[Path], folder: str) -> None:
+        """Attach files to the run."""
+        self.first.log_files(files, folder)
+        self.second.log_files(files, folder)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """End the run."""
+        self.first.finish(status)
+        self.second.finish(status)
+
+    def log_child(self, name: str, parameters: Mapping[str, str], history: History) -> None:
+        """Log a finished run as a child of this one."""
+        self.first.log_child(name, parameters, history)
+        self.second.log_child(name, parameters, history)
+
+    def log_evaluation(
+        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
+    ) -> None:
+        """Attach an evaluation to the run that trained the head."""
+        self.first.log_evaluation(run_id, metrics, files)
+        self.second.log_evaluation(run_id, metrics, files)
+
+    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
+        """Return the points that the first has."""
+        return self.first.history(run_id, names)
+
+
+def _quiet_settings() -> dict[str, Any]:
+    """Settings of wandb under which it records nothing but what it is given, and prints nothing."""
+    # NOTE: by default it records the command line, where an override may hold a password.
+    return {
+        "silent": True,
+        "console": "off",
+        "x_disable_meta": True,
+        "x_disable_stats": True,
+        "disable_git": True,
+        "disable_code": True,
+        "init_timeout": SECONDS_TO_ANSWER,
+        "login_timeout": SECONDS_TO_ANSWER,
+        "finish_timeout": SECONDS_TO_SEND,
+        "finish_timeout_raises": True,
+        "reinit": "create_new",
+    }
+
+
+def _save(run: Any, files: Sequence[Path]) -> None:
+    for file in files:
+        run.save(str(file), base_path=str(files[0].parent), policy="now")
