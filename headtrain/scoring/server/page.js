@@ -49,17 +49,29 @@ function number(name, value, digits) {
   return shown;
 }
 
+// A token may hold a line break and the indentation after it, which is shown with the next line.
+function toLines(texts) {
+  let carried = "";
+  return texts.map((text, place) => {
+    const whole = carried + text;
+    const end = whole.lastIndexOf("\n");
+    const isIndented = end >= 0 && place < texts.length - 1 && !whole.slice(end + 1).trim();
+    carried = isIndented ? whole.slice(end + 1) : "";
+    return isIndented ? whole.slice(0, end) : whole.replace(/\n$/, "");
+  });
+}
+
 // Values of all candidates share one scale, so that colours compare between them.
 function heatMap(along, lowest, highest, place) {
   const table = element("table", undefined, "heat");
   table.append(element("caption", `Values of candidate ${place + 1} after each line`));
   const body = element("tbody");
-  along.texts.forEach((text, line) => {
+  toLines(along.texts).forEach((text, line) => {
     const value = along.values[line];
     const share = highest > lowest ? (value - lowest) / (highest - lowest) : 0.5;
     const row = element("tr", undefined, share < 0.5 ? "low" : "high");
     row.style.setProperty("--heat", Math.abs(2 * share - 1).toFixed(3));
-    row.append(element("td", value.toFixed(3)), element("td", text.replace(/\n$/, "")));
+    row.append(element("td", value.toFixed(3)), element("td", text));
     body.append(row);
   });
   table.append(body);
