@@ -12,6 +12,13 @@ Message = tuple[str, str]
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
           "model": "assistant"}  # fmt: skip
 _FORMS = (("role", "content"), ("from", "value"))  # of OpenAI, and of ShareGPT
+_UNREAD = {
+    "tool_calls": "write the call into 'content'",
+    "function_call": "write the call into 'content'",
+    "reasoning_content": "write it into 'content', between <think> and </think>",
+    "thinking": "write it into 'content', between <think> and </think>",
+}
+"""Fields with a part of what was said, and what to do about them."""
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -72,11 +79,22 @@ def _to_message(message: object, key: str) -> Message:
         for role_name, text_name in _FORMS:
             role = message.get(role_name)
             if isinstance(role, str) and text_name in message:
+                _refuse_unread(message, key)
                 return _ROLES.get(role, role), _to_content(message[text_name], key)
     raise RowFault(
         f"{key!r} holds {describe(message)}; every message must be an object "
         "with 'role' and 'content', or 'from' and 'value'"
     )
+
+
+def _refuse_unread(message: dict[str, object], key: str) -> None:
+    """Raise RowFault if a part of a message would be dropped."""
+    for name, remedy in _UNREAD.items():
+        if message.get(name):
+            raise RowFault(
+                f"{key!r} holds a message with {name!r} ({shorten(message[name])}), which is not"
+                f" read; {remedy}, or remove the field"
+            )
 
 
 def _to_content(content: object, key: str) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from featurize.data.index import DatasetIndex
+from featurize.data.messages import to_messages
 from featurize.data.pair_rows import write_plain_rows
-from featurize.errors import DataError
+from featurize.errors import DataError, RowFault
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASKED = {"role": "user", "content": "Add."}
@@ -105,3 +106,20 @@ def test_pairs_of_a_benchmark_keep_their_conversations(tmp_path: Path) -> None:
     plain = write_plain_rows(str(path), tmp_path / "plain", keeps_turns=True)
     index = DatasetIndex.build(str(plain), tmp_path / "cache", keeps_turns=True)
     assert {sample.messages for sample in index.read(np.arange(2))} == {to_pairs(TURNS)}
+
+
+UNREAD = {
+    "tool_calls": [{"type": "function", "function": {"name": "run", "arguments": "{}"}}],
+    "function_call": {"name": "run", "arguments": "{}"},
+    "reasoning_content": "First I add.",
+    "thinking": "First I add.",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), UNREAD.items(), ids=UNREAD)
+def test_a_part_of_a_message_that_would_be_dropped_is_refused(name: str, value: object) -> None:
+    with pytest.raises(RowFault, match=rf"'messages' holds a message with '{name}' .* is not read"):
+        to_messages([ASKED, {**RIGHT, name: value}], "messages")
+    for empty in (None, [], ""):
+        found = to_messages([ASKED, {**RIGHT, name: empty}], "messages")
+        assert found == [("user", "Add."), ("assistant", "a + b")]
