@@ -1,6 +1,14 @@
 """A critic as an MLflow model gives the critic's verdicts, and nothing in it is pickled."""
 
+import contextlib
+import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -45,6 +53,47 @@ def test_a_saved_model_is_loaded_from_code(project: ScoredProject, tmp_path: Pat
     assert_verdicts(project, mlflow.pyfunc.load_model(str(out)).predict(ROWS))
     with pytest.raises(ExportError, match="exists"):
         save_mlflow_model(head, backbone, out)
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_as_the_critic(project: ScoredProject, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")  # of the whole mlflow
+    head = load_head(project.head)
+    model = save_mlflow_model(head, Provenance.of(head).backbone, tmp_path / "model")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    server = subprocess.Popen(
+        [*command, "--workers", "1", "--port", str(port), "--model-uri", str(model)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    try:
+        while not answers(f"http://127.0.0.1:{port}/ping"):
+            assert server.poll() is None, "mlflow models serve has ended"
+            time.sleep(0.2)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"dataframe_split": ROWS.to_dict(orient="split")}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as reply:
+            found = json.load(reply)["predictions"]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert_verdicts(project, pd.DataFrame(found))
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url):
+            return True
+    except OSError:
+        return False
 
 
 def test_a_registered_model_is_loaded_by_its_name(project: ScoredProject, tmp_path: Path) -> None:
