@@ -17,7 +17,7 @@ from featurize.store import SEGMENT_TOKENS, FeatureStore, segments_name
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentLayout:
-    """How segments lie in an input vector."""
+    """Layout of the segments within an input vector."""
 
     num_layers: int
     num_segments: int

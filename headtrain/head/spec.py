@@ -67,7 +67,7 @@ class HeadSpec:
 
     @property
     def layout(self) -> SegmentLayout | None:
-        """How segments lie in the inputs; None but for a head on segments."""
+        """Layout of the segments within the inputs; None unless the head reads segments."""
         if self.head_type not in SEGMENT_HEADS:
             return None
         *widths, num_segments = self.tensors.values()

@@ -5,7 +5,6 @@ Both join prompt and output in their own way; the values are the critic's of the
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from headtrain.export.transformers_folder import Exported, export_to_transformer
 from headtrain.head.checkpoint import load_head
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
+from tests.support.grpo import logged_rewards, run_grpo
 from tests.support.scored_projects import ScoredProject, make_project
-from tests.support.tiny_models import make_tokenizer, write_tiny_llama
 
 pytestmark = pytest.mark.slow
 
@@ -63,35 +62,14 @@ def test_a_cross_encoder_gives_the_values_of_the_critic(
 
 
 def test_trl_takes_the_folder_as_a_reward_model(project: ScoredProject, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
-    datasets = pytest.importorskip("datasets")
-    exported = export(project, tmp_path / "out")
-    tokenizer: Any = make_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    trainer = trl.GRPOTrainer(
-        model=str(write_tiny_llama(tmp_path / "policy", seed=7)),
-        reward_funcs=[str(tmp_path / "out")],
-        args=trl.GRPOConfig(
-            output_dir=str(tmp_path / "run"),
-            per_device_train_batch_size=4,
-            num_generations=4,
-            max_completion_length=8,
-            max_steps=2,
-            logging_steps=1,
-            use_cpu=True,
-            bf16=False,
-            report_to=[],
-            save_strategy="no",
-        ),
-        train_dataset=datasets.Dataset.from_list([{"prompt": PROMPT}] * 4),
-        processing_class=tokenizer,
-    )
-    trainer.train()
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    assert len(rewards) == 2
+    pytest.importorskip("trl")
+    model = tmp_path / "model"
+    exported = export(project, model)
+    trainer = run_grpo(tmp_path, str(model), [{"prompt": PROMPT}] * 4)
+    assert len(logged_rewards(trainer)) == 2
     prompt = render_prompt(PROMPT)
     found = trainer._calculate_rewards([{}] * 3, [prompt] * 3, OUTPUTS, [[1]] * 3)[:, 0].tolist()
-    words = AutoTokenizer.from_pretrained(tmp_path / "out")
+    words = AutoTokenizer.from_pretrained(model)
     ids = [words(prompt + output, add_special_tokens=False)["input_ids"] for output in OUTPUTS]
     assert [one + exported.offset for one in found] == pytest.approx(
         values_of(project, ids), abs=1e-4

@@ -8,49 +8,20 @@ import pytest
 
 pytest.importorskip("trl")
 
-from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
-
 from headtrain import rewards
 from headtrain.rewards.environment import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
 from tests.support.critic_apps import running
+from tests.support.grpo import logged_rewards, run_grpo
 from tests.support.scored_projects import make_project
-from tests.support.tiny_models import make_tokenizer, write_tiny_llama
 
 pytestmark = pytest.mark.slow
-
-CHAT = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 
 
 def train(folder: Path, reward: Any, rows: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Train a tiny policy for two steps; return what was logged at each."""
-    tokenizer = make_tokenizer()
-    tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.chat_template = CHAT
-    config = GRPOConfig(
-        output_dir=str(folder / "out"),
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=8,
-        max_steps=2,
-        logging_steps=1,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        save_strategy="no",
-        temperature=1.0,
-    )
-    trainer = GRPOTrainer(
-        model=str(write_tiny_llama(folder / "policy", seed=7)),
-        reward_funcs=[reward],
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
-    trainer.train()
-    return [entry for entry in trainer.state.log_history if "reward" in entry]
+    return logged_rewards(run_grpo(folder, reward, rows))
 
 
 def test_two_steps_of_grpo_await_the_rewards_of_a_server(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _own_folders() -> set[str]:
 def _read(
     packages: Sequence[str], files: Sequence[SourceFile], max_chars: int | None
 ) -> tuple[list[Problem], dict[str, int]]:
-    """Make the problems, and count the functions by what became of them."""
+    """Make the problems; count the functions that were used, and those left out by reason."""
     problems: dict[str, Problem] = {}  # by program without its imports: copies are left out
     left_out: Counter[str] = Counter()
     for file in files:
