@@ -314,7 +314,7 @@ class FeaturizeSettings:
     """packed computes each prompt once; padded is the plain batch; auto: packed if they agree."""
 
     compile: bool = False
-    """Compile the backbone's blocks on a GPU (torch.compile), if the features agree."""
+    """Compile blocks and likelihood on a GPU (torch.compile), if the features agree."""
 
     workers: PositiveInt | None = None
     """Processes on this machine; null: chosen from its cores and devices."""

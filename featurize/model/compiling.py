@@ -1,4 +1,4 @@
-"""Compiled decoder blocks: torch.compile fuses the small operators between the large products."""
+"""Compiled blocks and likelihood: torch.compile fuses small operators between large products."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from featurize.model import likelihood
 from featurize.model.agreement import TOLERANCE, largest_difference, probe_features
 from featurize.model.attention import SHARED_PROMPT, shared_prompt_attention
 from featurize.model.backbone import Backbone
@@ -72,18 +73,21 @@ def compile_if_it_agrees(
 
 
 def compile_blocks(blocks: nn.ModuleList, backend: str | Callable[..., Any] = "inductor") -> Any:
-    """Compile each block for any number of tokens; return a function that undoes it.
+    """Compile each block, and the likelihood of a chunk, for any number of tokens.
 
-    All blocks share what was compiled for the first ones. Shared-prompt attention stays as it is:
-    its bounds differ from pack to pack, and the kernel is one operator anyway.
+    Returns a function that undoes it. All blocks share what was compiled for the first ones.
+    Shared-prompt attention stays as it is: its bounds differ from pack to pack, and the kernel is
+    one operator anyway.
     """
     attention = torch.compiler.disable(shared_prompt_attention)
     AttentionInterface.register(SHARED_PROMPT, attention)
     for block in blocks:
         # NOTE: not block.compile(), which would compile the hooks that pool hidden states as well.
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
+    likelihood.of_tokens = torch.compile(likelihood.plain_of_tokens, dynamic=True, backend=backend)
 
     def undo() -> None:
+        likelihood.of_tokens = likelihood.plain_of_tokens
         for block in blocks:
             del block.forward
         AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)

@@ -13,6 +13,7 @@ from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
 from featurize.model.decoder import hidden_of
 from featurize.model.likelihood import answer_logprobs, reduce_likelihood, token_likelihood
+from featurize.model.masks import single_sequences
 from featurize.model.pooling import output_states, pool, prefix_pool
 from featurize.model.rope import reset_frequencies
 from featurize.model.segments import segment_means, segment_tokens
@@ -103,7 +104,8 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
     attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT
     if backbone.decoder.config._attn_implementation != attention:
         backbone.decoder.set_attn_implementation(attention)
-    with _hooks(backbone, spec.layers, take):
+    rows = single_sequences() if batch.layout is None else contextlib.nullcontext()
+    with _hooks(backbone, spec.layers, take), rows:
         final = backbone.decoder(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,

@@ -38,7 +38,7 @@ def token_likelihood(
     targets = batch.input_ids.flatten()[batch.outputs]  # [output tokens]
     size = chunk_tokens(hidden.device)
     parts = [
-        _of_tokens(to_logits(hidden[places]), wanted)
+        of_tokens(to_logits(hidden[places]), wanted)
         for places, wanted in zip(batch.predictors.split(size), targets.split(size), strict=True)
     ]
     logprob, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -85,18 +85,28 @@ def answer_logprobs(
     Returns:
         float32 [outputs, 2] in the order of ANSWER_COLUMNS, in nats.
     """
-    ids = torch.tensor(answers, device=hidden.device)
+    # NOTE: columns by number; a tensor of ids would be copied to a GPU, which waits for that.
     parts = [
-        logits.index_select(1, ids) - logits.logsumexp(dim=1, keepdim=True)
+        torch.stack([logits[:, one] for one in answers], dim=1)
+        - logits.logsumexp(dim=1, keepdim=True)
         for logits in map(to_logits, hidden[batch.asked].split(chunk_tokens(hidden.device)))
     ]
     return torch.cat(parts)
 
 
-def _of_tokens(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [chunk, vocabulary], wanted [chunk] -> log-probability and entropy, [chunk] each."""
+def plain_of_tokens(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute log-probability and entropy, [chunk] each.
+
+    Args:
+        logits: float32 [chunk, vocabulary].
+        wanted: int64 [chunk], the tokens that follow.
+    """
     log_sum = logits.logsumexp(dim=1)
     logprob = logits.gather(1, wanted[:, None]).squeeze(1) - log_sum
     # H = log Z - E[logit]
     weights = (logits - log_sum[:, None]).exp_()
     return logprob, log_sum - (weights * logits).sum(dim=1)
+
+
+of_tokens: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = plain_of_tokens
+"""What computes it: the plain function, or its compiled form (see `featurize.model.compiling`)."""

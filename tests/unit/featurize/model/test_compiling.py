@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from featurize.model import attention, compiling
+from featurize.model import attention, compiling, likelihood
 from featurize.model.backbone import Backbone
 from featurize.model.batch import make_pack, make_padded
 from featurize.model.compiling import compile_blocks, compile_if_it_agrees, why_not_compiled
@@ -74,6 +75,25 @@ def test_the_padded_forward_may_be_compiled_too(backbone: Backbone) -> None:
     assert largest_error(forward_batch(backbone, batch, SPEC), expected) <= 1e-6
     undo()
     assert graphs
+
+
+def test_the_likelihood_of_chunks_of_any_size_shares_few_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "chunk_tokens", lambda _: 7)
+    spec = FeatureSpec(layers=(2,), poolings=("mean",), likelihood=True)
+    folder = write_tiny_model(tmp_path / "llama")
+    backbone = load(folder, is_plain=True, with_lm_head=True)
+    batches = [make_padded(make_groups([size]), CPU) for size in [(5, (30,)), (3, (12,))]]
+    expected = [forward_batch(backbone, batch, spec).likelihood for batch in batches]
+    graphs: list[int] = []
+    undo = compile_blocks(nn.ModuleList(), count_graphs(graphs))
+    found = [forward_batch(backbone, batch, spec).likelihood for batch in batches]
+    undo()
+    assert len(graphs) == 1  # chunks of 7, 2 and 5 tokens
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    assert likelihood.of_tokens is likelihood.plain_of_tokens
 
 
 @pytest.mark.parametrize(("scale", "is_compiled"), [(1.0, True), (1.1, False)])

@@ -3,6 +3,7 @@
 On the meta device tensors have shapes and no values, so whatever would read a value raises.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 from featurize.model import attention
 from featurize.model.backbone import Backbone
-from featurize.model.batch import host_pack, make_pack
+from featurize.model.batch import host_pack, host_padded, make_pack
 from featurize.model.forward import FeatureSpec, forward_batch
+from featurize.model.masks import single_sequences
+from featurize.model.packing import PromptGroup
 from featurize.model.pooling import POOLINGS
 from tests.support.loaded_backbones import CPU, load
 from tests.support.plain_features import largest_error, make_groups
@@ -27,7 +31,8 @@ META = torch.device("meta")
 SPEC = FeatureSpec(
     layers=tuple(range(NUM_LAYERS + 1)), poolings=tuple(POOLINGS), likelihood=True, segments=4
 )
-GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (1, (4,))])
+SIZES = [(5, (1, 12, 3)), (21, (17, 8)), (1, (4,))]
+GROUPS = make_groups(SIZES)
 SYNCS = (
     "_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2",
     "bincount", "histc",
@@ -41,6 +46,13 @@ def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     attention.register()
     folder = write_tiny_model(tmp_path / request.param, request.param)
     return load(folder, with_lm_head=True, is_plain=True)
+
+
+def with_prefixes(group: PromptGroup) -> PromptGroup:
+    """The group with a row for the first token of each output, and for the whole output."""
+    return replace(
+        group, prefixes=tuple(tuple(sorted({1, len(output)})) for output in group.outputs)
+    )
 
 
 class NoSyncs(TorchDispatchMode):
@@ -94,16 +106,48 @@ def test_a_pack_runs_through_the_installed_kernel_on_the_meta_device(
     assert bool(windows) == (backbone.decoder.config.model_type == "gemma3_text")
 
 
-def test_no_operator_of_a_pack_makes_the_host_wait(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("groups", "spec"),
+    [
+        pytest.param(GROUPS, SPEC, id="outputs"),
+        pytest.param(
+            make_groups(SIZES, end=(7,), question=(8, 9)),
+            replace(SPEC, question=True, answers=(3, 4)),
+            id="a question",
+        ),
+        pytest.param(
+            [with_prefixes(group) for group in GROUPS], replace(SPEC, segments=None), id="prefixes"
+        ),
+    ],
+)
+def test_no_operator_of_a_batch_makes_the_host_wait(
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+    groups: list[PromptGroup],
+    spec: FeatureSpec,
 ) -> None:
-    expected = forward_batch(backbone, make_pack(GROUPS, CPU), SPEC)
-    host = host_pack(GROUPS)
+    expected = forward_batch(backbone, make_pack(groups, CPU), spec)
+    singles = [group.take([place]) for group in groups for place in range(len(group.outputs))]
+    pack, padded = host_pack(groups), host_padded(singles)
     monkeypatch.setattr(attention, "why_no_kernel", lambda *_: None)
     monkeypatch.setattr(varlen, "varlen_attn", outside_of_modes(Kernel()))
+    monkeypatch.setattr(torch, "tensor", refuse_upload)
     with NoSyncs():
-        found = forward_batch(backbone, host.to(CPU), SPEC)
-    assert largest_error(found, expected) <= 1e-5
+        packed = forward_batch(backbone, pack.to(CPU), spec)
+        alone = forward_batch(backbone, padded.to(CPU), spec)
+    assert largest_error(packed, expected) <= 1e-5
+    assert largest_error(alone, expected) <= 1e-5
+
+
+def test_other_threads_and_other_models_still_look_for_packed_sequences() -> None:
+    packed = torch.tensor([[0, 1, 2, 0, 1]])
+    with single_sequences():
+        assert masking_utils.find_packed_sequence_indices(packed) is None
+        with ThreadPoolExecutor(1) as pool:
+            elsewhere = pool.submit(masking_utils.find_packed_sequence_indices, packed).result()
+    for found in (elsewhere, masking_utils.find_packed_sequence_indices(packed)):
+        assert found is not None
+        assert found.tolist() == [[0, 0, 0, 1, 1]]
 
 
 def test_the_check_sees_what_makes_the_host_wait() -> None:
@@ -116,6 +160,11 @@ def test_the_check_sees_what_makes_the_host_wait() -> None:
     ):
         with NoSyncs(), pytest.raises(AssertionError, match="wait"):
             wait()
+
+
+def refuse_upload(*_args: Any, **_options: Any) -> Tensor:
+    """Stands for torch.tensor, whose copy to a GPU makes the host wait."""
+    raise AssertionError("torch.tensor makes the host wait")
 
 
 def outside_of_modes(kernel: Kernel) -> Any:
