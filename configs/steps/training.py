@@ -167,11 +167,12 @@ def winner_curve(
         CurveResult,
         measure_curve,
     )
+    from headtrain.sweep.result import read_result
 
     path = folder / CURVE_FILE
     # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
     if path.exists():
-        found = CurveResult.read(path)
+        found = read_result(CurveResult, path)
     else:
         with CountProgress("curve", "sizes") as count:
             found = measure_curve(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -75,16 +75,19 @@ class SweepResult:
         del fields["was_up_to_date"]
         return fields
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read sweep.json.
 
-        Raises:
-            OSError: there is no such file.
-            ValueError: it is not the result of a sweep.
-        """
-        result: Self = TypeAdapter(cls).validate_python(read_json(path))
-        return result
+Result = TypeVar("Result")
+
+
+def read_result(kind: type[Result], path: Path) -> Result:
+    """Read the JSON of a sweep or of its curve back.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is the result of something else.
+    """
+    result: Result = TypeAdapter(kind).validate_python(read_json(path))
+    return result
 
 
 def measure_point(
