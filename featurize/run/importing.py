@@ -22,13 +22,7 @@ from featurize.model.packing import PromptGroup
 from featurize.model.source import load_tokenizer
 from featurize.run.compute import begin, make_writer, total_counts
 from featurize.run.dumps import Dumps, DumpShape
-from featurize.run.job import (
-    UNUSED_DUMPS,
-    WITHOUT_STATES,
-    FeaturizeJob,
-    FeaturizeSummary,
-    Reporter,
-)
+from featurize.run.job import UNUSED_DUMPS, WITHOUT_STATES, FeaturizeJob, FeaturizeSummary, Reporter
 from featurize.run.launch import remove_store
 from featurize.run.plan import FeaturizePlan, make_encoder, plan_featurize
 from featurize.run.units import UnitWork, read_unit, to_unit_features

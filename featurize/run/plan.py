@@ -49,9 +49,7 @@ from featurize.model.source import (
 from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.run.selection import Choose, Selection, fingerprint_of, select
-from featurize.settings import (
-    DatasetSettings,
-)
+from featurize.settings import DatasetSettings
 from featurize.store import (
     SHARED_IDS_REMEDY,
     Manifest,

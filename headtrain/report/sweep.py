@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 from featurize.io.figures import FAINT, drawing_row, to_png
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
-from headtrain.sweep.result import (
-    RESULT_FILE,
-    WINNER_FOLDER,
-    PointResult,
-    SweepResult,
-    read_result,
-)
+from headtrain.sweep.result import RESULT_FILE, WINNER_FOLDER, PointResult, SweepResult, read_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,12 +10,7 @@ from pydantic import TypeAdapter
 
 from featurize.io.files import read_json
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
-from headtrain.metrics.pairwise import (
-    PerProblem,
-    ScoredSamples,
-    pairwise_accuracy,
-    pairwise_counts,
-)
+from headtrain.metrics.pairwise import PerProblem, ScoredSamples, pairwise_accuracy, pairwise_counts
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import point_name
 from headtrain.sweep.groups import TrainedCandidate
