@@ -130,7 +130,7 @@ def read_prompts(project: Project, index: "DatasetIndex", number: int) -> "list[
     """Get some samples as the backbone reads them, token by token."""
     from featurize.data.audit.prompts import show_prompts
     from featurize.model.source import load_tokenizer
-    from featurize.run.plan import make_encoder
+    from featurize.run.checks import make_encoder
 
     settings = project.settings
     tokenizer = load_tokenizer(_find_source(project), settings.models.policy)
