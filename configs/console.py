@@ -1,6 +1,7 @@
 """What the terminal shows: one console, tables, progress bars, and errors in one line."""
 
 import functools
+import inspect
 import io
 import logging
 import os
@@ -8,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -49,6 +50,29 @@ def without_flag_types(parameters: "list[Any]") -> "list[Any]":
     return parameters
 
 
+def option(text: str, *names: str, **shown: Any) -> Any:
+    """An option with this help; `--` and the parameter's name unless it has other names."""
+    return typer.Option(*names, help=text, **shown)
+
+
+def flag(name: str, text: str) -> Any:
+    """An option that takes no value and has no `--no-` form."""
+    return typer.Option(name, help=text)
+
+
+def argument(metavar: str | None, text: str) -> Any:
+    """An argument that has a place, not a name."""
+    return typer.Argument(metavar=metavar, help=text)
+
+
+Debug = Annotated[bool, flag("--debug", "Show the traceback of an error.")]
+
+
+def no_hint(**_: Any) -> str:
+    """Nothing to add to the line of a mistake."""
+    return ""
+
+
 class CommandLine(typer.Typer):
     """A group of commands; their help ends with examples and has no types behind flags."""
 
@@ -57,10 +81,13 @@ class CommandLine(typer.Typer):
         super().__init__(cls=_PlainGroup, **options)
         self._words = words
 
-    def command(self, name: str | None = None, **options: Any) -> "Callable[..., Any]":
-        """Register a command, as typer does."""
+    def command(
+        self, name: str | None = None, *, hint: Callable[..., str] = no_hint, **options: Any
+    ) -> "Callable[..., Any]":
+        """Register a command, which `reports_errors`, as typer does."""
         below = epilog(" ".join([*self._words, name or ""]))
-        return super().command(name, **{"cls": _PlainCommand, "epilog": below} | options)
+        register = super().command(name, **{"cls": _PlainCommand, "epilog": below} | options)
+        return lambda function: register(reports_errors(function, hint=hint))
 
 
 MISTAKE, FAULT = 2, 1
@@ -101,19 +128,26 @@ def expand_home(value: Any) -> Any:
 
 
 def reports_errors(
-    command: Callable[..., None], *, hint: Callable[..., str] = lambda **_: ""
+    command: Callable[..., None], *, hint: Callable[..., str] = no_hint
 ) -> Callable[..., None]:
     """Turn the errors of a command into one line: exit code 2 for mistakes, 1 for faults.
 
-    `hint` gets the command's arguments and returns what to add to the line of a mistake.
+    `--debug` is added to its options. `hint` gets the command's arguments and returns what to add
+    to the line of a mistake.
     """
+    signature = inspect.signature(command)
+    parameters = [*signature.parameters.values()]
+    takes_debug = "debug" in signature.parameters
+    if not takes_debug:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("debug", kind, default=False, annotation=Debug))
 
     @functools.wraps(command)
     def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
         kwargs = {name: expand_home(value) for name, value in kwargs.items()}
         try:
             with raises_when_terminated():
-                command(*args, debug=debug, **kwargs)
+                command(*args, **kwargs, **({"debug": debug} if takes_debug else {}))
         except typer.Exit:
             raise
         except Terminated:
@@ -127,6 +161,8 @@ def reports_errors(
             reason = f"{type(error).__name__}: {one_line(error)}"
             _fail(f"unexpected {reason} (--debug shows where)", FAULT, debug)
 
+    # What typer reads of a function.
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapper
 
 

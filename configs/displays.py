@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from configs.console import columns_table, console, rows_table
 
 if TYPE_CHECKING:
+    from configs.config import Config
     from featurize.data.audit.prompts import ShownSample
     from featurize.data.audit.report import Audit
     from featurize.data.prepare.from_tests.isolation.protection import Protection
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from headtrain.evaluation.requirements import Requirement
     from headtrain.evaluation.results import Evaluation
     from headtrain.evaluation.texts import SplitTexts
+    from headtrain.sweep.curve import CurveResult
+    from headtrain.sweep.result import SweepResult
 
 
 def announce_protection(protection: "Protection") -> None:
@@ -138,6 +141,39 @@ def show_disagreements(
         for pair in pairs:
             correct, incorrect = texts.read(np.array([pair.correct, pair.incorrect]))
             console().print(disagreement_text(title, pair, correct, incorrect), soft_wrap=True)
+
+
+def show_notes(settings: "Config") -> None:
+    """What a reader of the plan should know of the settings."""
+    from configs.notes import notes
+
+    for line in notes(settings):
+        console().print(f"note: {line}", style="dim")
+
+
+def show_sweep(result: "SweepResult", folder: Path) -> None:
+    """The points of a sweep, its winner and the files; draws the figure if it is not there."""
+    from headtrain.report.sweep import draw_sweep
+    from headtrain.report.tables import points_table, winner_rows
+    from headtrain.sweep.result import FIGURE_FILE, RESULT_FILE, WINNER_FOLDER
+
+    figure = folder / FIGURE_FILE
+    if result.was_up_to_date:
+        console().print(f"sweep: up to date, nothing done: {folder}")
+    if not result.was_up_to_date or not figure.exists():
+        draw_sweep(result, figure)
+    console().print(points_table(result))
+    console().print(rows_table(f"head in {folder / WINNER_FOLDER}", winner_rows(result)))
+    console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")
+
+
+def show_curve(found: "CurveResult", folder: Path) -> None:
+    """The learning curve of a sweep's winner, its verdict and the files."""
+    from headtrain.report.curve import curve_rows
+
+    console().print(rows_table("learning curve of the winner", curve_rows(found)))
+    console().print(found.verdict)
+    console().print(f"the curve in {folder / 'curve.json'}, drawn in {folder / 'curve.png'}")
 
 
 def show_heads(paths: Mapping[str, Any]) -> None:

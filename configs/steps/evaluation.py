@@ -1,4 +1,4 @@
-"""Steps of `critic eval`: a head on a split of its dataset, or on a file of pairs."""
+"""Steps of `critic eval` and `critic show`: a head on a split, a file of pairs or a problem."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -144,6 +144,27 @@ def evaluate_file(
         tables.append(rows_table("the head by style", style_rows(found.styles)))
     _show_written(judgement.evaluation, name, written, detailed=detailed, tables=tables)
     return judgement.evaluation, name
+
+
+def show_problem(project: Project, split: str, head: str | None, problem: str | None) -> None:
+    """Show how a head ranks the outputs of a problem; None: the one in the middle by accuracy."""
+    from headtrain.evaluation.problems import find_problem
+    from headtrain.evaluation.read import read_split
+    from headtrain.head.checkpoint import load_head
+    from headtrain.report.ranking import programs_table, ranking_table, statement_lines
+
+    trained = load_head(head or project.layout.checkpoint_dir)
+    store = project.open_store(split)
+    read = read_split(trained, store, project.open_texts(split, store))
+    ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
+    found = find_problem(read, ids, project.find_decision(trained), problem)
+    if problem is None:
+        console().print(f"show: of {split}, the problem in the middle by accuracy")
+    for line in statement_lines(found):
+        console().print(f"  {line}")
+    console().print(ranking_table(found))
+    console().print(programs_table(found))
+    console().print(f"serve this head: critic serve --head {trained.path}")
 
 
 def evaluation_inputs(

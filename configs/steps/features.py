@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.console import CountProgress, FeaturizeProgress, console
+from configs.console import CountProgress, FeaturizeProgress, console, rows_table
 from configs.displays import show_features
 from configs.head_project import HeadProject
 from configs.project import Project, command_to_repeat
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from featurize.run.selection import Choose
     from featurize.store import FeatureStore
     from headtrain.head.checkpoint import TrainedHead
+
+
+def plan_shown(job: "FeaturizeJob", title: str, *, choose: "Choose | None", strict: bool) -> None:
+    """Plan a featurize job and show the plan; options as `run_job`."""
+    from featurize.run.plan import plan_featurize
+
+    plan = plan_featurize(job, choose)
+    plan.check_problem_ids(strict=strict)
+    console().print(rows_table(title, plan.describe()))
 
 
 def run_shown(job: "FeaturizeJob", title: str, **options: Any) -> None:
@@ -121,7 +130,7 @@ def read_prompts(project: Project, index: "DatasetIndex", number: int) -> "list[
     """Get some samples as the backbone reads them, token by token."""
     from featurize.data.audit.prompts import show_prompts
     from featurize.model.source import load_tokenizer
-    from featurize.run.plan import make_encoder
+    from featurize.run.checks import make_encoder
 
     settings = project.settings
     tokenizer = load_tokenizer(_find_source(project), settings.models.policy)

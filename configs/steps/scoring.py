@@ -44,13 +44,7 @@ def score_file(
     from headtrain.scoring.along import check_prefixes, to_by
     from headtrain.scoring.along_rows import ALONG, POSITIONS
     from headtrain.scoring.best import write_best
-    from headtrain.scoring.files import (
-        check_output,
-        to_field_names,
-        to_output,
-        to_rows,
-        write_rows,
-    )
+    from headtrain.scoring.files import check_output, to_field_names, to_output, to_rows, write_rows
     from headtrain.scoring.scorer import Scorer, describe_scores
 
     path = Path(request.out) if request.is_best else to_output(request.out)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.console import CountProgress
 from configs.head_project import HeadProject
@@ -121,17 +121,44 @@ def sweep_points(
     return points
 
 
+def sweep(
+    project: Project,
+    points: "Sequence[SweepPoint]",
+    *,
+    num_seeds: int,
+    folder: Path,
+    overwrite: bool,
+) -> "SweepResult":
+    """Train all points in `folder` with a bar, and choose the best; see `run_sweep`.
+
+    Raises:
+        ValueError: the dataset has no validation split, and as `run_sweep`.
+    """
+    from headtrain.sweep.run import run_sweep
+
+    if not project.has_valid:
+        raise ValueError("a sweep chooses on unseen problems: name a dataset.validation")
+    with CountProgress("sweep", "heads") as count:
+        return run_sweep(
+            **_sweep_settings(project, num_seeds),
+            points=points,
+            folder=folder,
+            tracker=project.make_tracker(),
+            overwrite=overwrite,
+            progress=count,
+        )
+
+
 def winner_curve(
     project: Project,
     points: "Sequence[SweepPoint]",
     result: "SweepResult",
     *,
-    seeds: int,
+    num_seeds: int,
     folder: Path,
 ) -> "CurveResult":
-    """Measure and draw the learning curve of a sweep's winner; one of the same seeds is read."""
+    """Measure and draw the learning curve of a sweep's winner; one that is there is read."""
     from featurize.io.files import write_json
-    from featurize.model.device import resolve_device
     from headtrain.report.curve import draw_curve
     from headtrain.sweep.curve import (
         CURVE_FIGURE,
@@ -140,25 +167,36 @@ def winner_curve(
         CurveResult,
         measure_curve,
     )
+    from headtrain.sweep.result import read_result
 
-    settings, path = project.settings, folder / CURVE_FILE
+    path = folder / CURVE_FILE
     # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
     if path.exists():
-        found = CurveResult.read(path)
+        found = read_result(CurveResult, path)
     else:
         with CountProgress("curve", "sizes") as count:
             found = measure_curve(
-                train=project.open_store("train"),
-                valid=project.open_store("valid"),
                 point=next(point for point in points if point.name == result.points[0].name),
-                seeds=[settings.runtime.seed + place for place in range(max(MIN_SEEDS, seeds))],
-                evaluation=settings.evaluation,
-                save_checkpoint_every=settings.checkpoint.save_checkpoint_every,
-                device=resolve_device(settings.runtime.device),
-                mixed_precision=settings.runtime.mixed_precision,
-                cache_dir=project.layout.cache_dir or folder,
                 progress=count,
+                **_sweep_settings(project, max(MIN_SEEDS, num_seeds)),
             )
         write_json(path, asdict(found))
     draw_curve(found, folder / CURVE_FIGURE)
     return found
+
+
+def _sweep_settings(project: Project, num_seeds: int) -> dict[str, Any]:
+    """What a sweep and its curve read of the settings."""
+    from featurize.model.device import resolve_device
+
+    settings = project.settings
+    return {
+        "train": project.open_store("train"),
+        "valid": project.open_store("valid"),
+        "seeds": [settings.runtime.seed + place for place in range(num_seeds)],
+        "evaluation": settings.evaluation,
+        "save_checkpoint_every": settings.checkpoint.save_checkpoint_every,
+        "device": resolve_device(settings.runtime.device),
+        "mixed_precision": settings.runtime.mixed_precision,
+        "cache_dir": project.layout.cache_dir,
+    }

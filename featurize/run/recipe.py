@@ -12,12 +12,7 @@ from featurize.model.backbone import resolve_layers
 from featurize.model.forward import FeatureSpec
 from featurize.model.pooling import POOLINGS
 from featurize.model.source import BackboneSource, load_tokenizer, read_backbone_config
-from featurize.settings import (
-    BackboneSettings,
-    DatasetSettings,
-    FeaturizeSettings,
-    PromptSettings,
-)
+from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings, PromptSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.features.segments import kept_segments, num_segments_of
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.pairs.plan import TrainingData, read_training_data
+from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import DataSamplingSettings, EvaluationSettings
 
 TRAIN, HOLDOUT = "train", "train_holdout"

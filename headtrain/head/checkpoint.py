@@ -28,7 +28,7 @@ from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
 from headtrain.pairs.holdout import Holdout
-from headtrain.pairs.plan import TrainingData
+from headtrain.pairs.training_data import TrainingData
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "head.safetensors"

@@ -6,47 +6,38 @@ dataset gives the same pairs, because both tables have the same rows in the same
 see docs/format.md).
 """
 
-import hashlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurize.arrays import Bools, Ints
+from featurize.arrays import Ints
 from featurize.io.files import digest
 from featurize.store import (
     SHARED_IDS_REMEDY,
     PlannedPairs,
-    SharedIds,
     find_shared_ids,
     read_pairs,
     statement_codes,
 )
-from headtrain.features.samples import (
-    LabelledSamples,
-    RankedStrings,
-    rank_strings,
-    read_labelled_samples,
-)
+from headtrain.features.samples import rank_strings
 from headtrain.pairs.holdout import Holdout, choose_holdout, labelled_problems
+from headtrain.pairs.rows import (
+    class_codes,
+    difficulty_weights,
+    is_labelled,
+    is_one_of,
+    output_codes,
+)
 from headtrain.pairs.sampler import PairError, PairPlan, sample_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 
-if TYPE_CHECKING:
-    from featurize.store import FeatureStore
-
 logger = logging.getLogger(__name__)
-
-UNKNOWN = "unknown"
-"""Name of a missing difficulty in the settings."""
-
-WEIGHT_STEPS = 10_000
-"""Weights are rounded to this fraction of the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,84 +67,6 @@ class TrainingPlan:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """The pairs of a train store."""
-
-    samples: LabelledSamples
-    """The samples of the pairs; nothing else is read from the store."""
-    plan: PairPlan
-    """Pairs of indices into `samples`."""
-    holdout: Holdout | None
-    """The problems that are only scored."""
-    held_out: LabelledSamples
-    """The labelled samples of those problems."""
-    shared_ids: SharedIds | None = None
-    """The problem ids that several statements share."""
-
-    def describe(self) -> dict[str, Any]:
-        """Count pairs and samples, and measure whether length alone separates the labels."""
-        plan, samples = self.plan, self.samples
-        longer = samples.output_tokens[plan.correct] - samples.output_tokens[plan.incorrect]
-        return {
-            "num_pairs": len(plan.correct),
-            "num_possible_pairs": plan.num_possible,
-            "num_problems": plan.num_problems,
-            "num_samples": len(samples),
-            "num_unlabelled": samples.num_unlabelled,
-            "num_left_out": plan.num_left_out - len(self.held_out),
-            "num_held_out": len(self.held_out),
-            "num_equal_pairs": plan.num_equal,
-            "num_shared_ids": self.shared_ids.num_problems if self.shared_ids else 0,
-            "mean_length_difference": float(longer.mean()),
-            "longer_is_correct": float((longer > 0).mean() + (longer == 0).mean() / 2),
-        }
-
-    def checksum(self) -> str:
-        """SHA-256 of the pairs, as rows of the store's sample table."""
-        content = hashlib.sha256()
-        for indices in (self.plan.correct, self.plan.incorrect):
-            content.update(self.samples.table_rows[indices].astype("<i8").tobytes())
-        return content.hexdigest()
-
-
-def read_training_data(
-    store: "FeatureStore", sampling: DataSamplingSettings, *, train_holdout: float = 0.0
-) -> TrainingData:
-    """Draw the pairs of a store, without the problems excluded or held out.
-
-    Raises:
-        PairError: the store holds no pair, or the settings leave none.
-    """
-    samples = read_labelled_samples(store)
-    try:
-        training = plan_training(store.samples, sampling, train_holdout=train_holdout)
-    except PairError as error:
-        raise PairError(f"{store.path}: {error}") from error
-    pairs = training.pairs  # of rows of the store
-    is_kept = np.zeros(store.samples.num_rows, bool)
-    is_kept[np.concatenate([pairs.correct, pairs.incorrect])] = True
-    kept = samples.take(is_kept[samples.table_rows])
-    index = np.empty(store.samples.num_rows, np.int64)  # of a row in `kept`
-    index[kept.table_rows] = np.arange(len(kept))
-    if (shared := find_shared_ids(store.samples)) is not None:
-        logger.warning("%s: %s; %s", store.path, shared, SHARED_IDS_REMEDY)
-    if pairs.num_equal:
-        logger.warning(
-            "%s: %d pairs are left out: both sides have the same tokens, after outputs are cut at"
-            " dataset.max_length",
-            store.path,
-            pairs.num_equal,
-        )
-    return TrainingData(
-        samples=kept,
-        plan=replace(pairs, correct=index[pairs.correct], incorrect=index[pairs.incorrect]),
-        holdout=training.holdout,
-        held_out=samples.take(np.isin(samples.table_rows, training.held_out)),
-        shared_ids=shared,
-    )
-
-
 def plan_training(
     samples: pa.Table, sampling: DataSamplingSettings, *, train_holdout: float = 0.0
 ) -> TrainingPlan:
@@ -180,7 +93,7 @@ def plan_training(
         counts["num_equal"] = record.get("num_equal", 0)
         pairs = PairPlan(correct=planned.correct, incorrect=planned.incorrect, **counts)
         pairs = _without_equal(samples, pairs)
-    is_held = _is_labelled(samples) & _is_one_of(rank_strings(samples["problem_id"]), held)
+    is_held = is_labelled(samples) & is_one_of(rank_strings(samples["problem_id"]), held)
     return TrainingPlan(
         pairs=pairs, holdout=holdout, held_out=np.flatnonzero(is_held), settings=settings
     )
@@ -210,18 +123,18 @@ def plan_pairs(
     """
     pairwise = sampling.pairwise
     problems = rank_strings(samples["problem_id"])
-    is_labelled = _is_labelled(samples)
-    weights = _difficulty_weights(rank_strings(samples["difficulty"]), pairwise)
-    is_allowed = (weights > 0) & ~_is_one_of(problems, excluded)
-    rows = np.flatnonzero(is_labelled & is_allowed)
-    num_left_out = int(is_labelled.sum()) - len(rows)
+    labelled = is_labelled(samples)
+    weights = difficulty_weights(rank_strings(samples["difficulty"]), pairwise)
+    is_allowed = (weights > 0) & ~is_one_of(problems, excluded)
+    rows = np.flatnonzero(labelled & is_allowed)
+    num_left_out = int(labelled.sum()) - len(rows)
     if num_left_out and not len(rows):
         raise PairError(
             f"data_sampling.pairwise leaves out all {num_left_out} labelled samples: difficulties "
             f"{pairwise.difficulties} and {len(excluded)} excluded problems; allow more"
         )
     labels = pc.fill_null(samples["is_correct"], False).to_numpy()
-    outputs = _output_codes(samples)
+    outputs = output_codes(samples)
     sources = rank_strings(samples["source"]).codes if pairwise.balance == "source" else None
     plan = sample_pairs(
         problems.codes[rows],
@@ -230,7 +143,7 @@ def plan_pairs(
         seed=sampling.seed,
         strategy=pairwise.strategy,
         max_pairs_per_problem=pairwise.max_pairs_per_problem,
-        classes=_classes(samples, pairwise)[rows],
+        classes=class_codes(samples, pairwise)[rows],
         weights=weights[rows],
         outputs=None if outputs is None else outputs[rows],
         sources=None if sources is None else sources[rows],
@@ -272,66 +185,8 @@ def read_excluded_problems(pairwise: PairwiseSettings) -> tuple[str, ...]:
     return tuple(name.strip() for name in names if name.strip())
 
 
-def _is_labelled(samples: pa.Table) -> Bools:
-    return np.asarray(pc.is_valid(samples["is_correct"]).to_numpy(), bool)
-
-
-def _is_one_of(problems: RankedStrings, names: Collection[str]) -> Bools:
-    """Mask of the rows of the named problems, [rows]."""
-    is_named = pc.is_in(problems.names, value_set=pa.array(list(names), pa.string()))
-    return np.append(is_named.to_numpy(zero_copy_only=False).astype(bool), False)[problems.codes]
-
-
 def _held_out(problems: Collection[str], holdout: Holdout | None) -> list[str]:
     return [name for name in problems if holdout is not None and holdout.contains(name)]
-
-
-def _classes(samples: pa.Table, pairwise: PairwiseSettings) -> Ints:
-    """Code of what both sides of a pair must share, [rows].
-
-    That is the language, the statement, and if they are matched the length bin and the author.
-    """
-    languages = rank_strings(samples["language"]).codes + 1  # 0: null
-    classes = _join(languages, statement_codes(samples))
-    if pairwise.matches_length:
-        lengths = samples["output_tokens"].to_numpy().astype(np.int64)
-        classes = _join(classes, lengths // pairwise.length_bin_tokens)
-    return _join(classes, _authors(samples)) if "author" in pairwise.match else classes
-
-
-def _authors(samples: pa.Table) -> Ints:
-    """Code of each row's author, [rows]; each row without an author has a code of its own.
-
-    Raises:
-        PairError: no sample has an author.
-    """
-    if "author" not in samples.column_names:
-        raise PairError(
-            "data_sampling.pairwise.match is author, but no sample has one; give the dataset "
-            "metadata.author (or generator, model, response_model) and run critic featurize "
-            "again, or drop author from match"
-        )
-    authors = rank_strings(samples["author"])
-    own = len(authors.names) + np.arange(samples.num_rows)
-    return np.where(authors.codes < 0, own, authors.codes)
-
-
-def _join(codes: Ints, others: Ints) -> Ints:
-    """Join two codes into one, in the order of the first and then the second."""
-    return np.asarray(codes * (int(others.max(initial=0)) + 1) + others)
-
-
-def _output_codes(samples: pa.Table) -> Ints | None:
-    """Code of each output's tokens within its prompt, [rows]; None in a table without texts.
-
-    An index knows the texts only: those that differ may still be cut to the same tokens.
-    """
-    if "feature_row" in samples.column_names:
-        return np.asarray(samples["feature_row"].to_numpy(), np.int64)
-    if "output_key" in samples.column_names:
-        keys = samples["output_key"].combine_chunks().dictionary_encode()
-        return np.asarray(keys.indices.to_numpy(), np.int64)
-    return None
 
 
 def _without_equal(samples: pa.Table, pairs: PairPlan) -> PairPlan:
@@ -340,7 +195,7 @@ def _without_equal(samples: pa.Table, pairs: PairPlan) -> PairPlan:
     Raises:
         PairError: no pair is left.
     """
-    outputs, statements = _output_codes(samples), statement_codes(samples)
+    outputs, statements = output_codes(samples), statement_codes(samples)
     is_same = statements[pairs.correct] == statements[pairs.incorrect]
     is_equal = np.zeros(len(pairs.correct), bool)
     if outputs is not None:
@@ -365,28 +220,6 @@ def _without_equal(samples: pa.Table, pairs: PairPlan) -> PairPlan:
         num_problems=len(pc.unique(samples["problem_id"].take(pa.array(pairs.correct[kept])))),
         num_equal=pairs.num_equal + int(is_equal.sum()),
     )
-
-
-def _difficulty_weights(difficulties: RankedStrings, pairwise: PairwiseSettings) -> Ints:
-    """Integer weight of each row, [rows]; 0 excludes the sample."""
-    wanted = pairwise.difficulties
-    if wanted is None:
-        return np.ones(len(difficulties.codes), np.int64)
-    shares = wanted if isinstance(wanted, dict) else dict.fromkeys(wanted, 1.0)
-    largest = max(shares.values())
-    names = [*difficulties.names.to_pylist(), UNKNOWN]  # code -1, no difficulty, is the last
-    if missing := [name for name, share in shares.items() if share and name not in names]:
-        logger.warning(
-            "data_sampling.pairwise.difficulties: no sample is %r; there are %s",
-            missing[0],
-            ", ".join(names),
-        )
-
-    def to_weight(name: str) -> int:
-        share = shares.get(name, 0.0)
-        return max(1, round(share / largest * WEIGHT_STEPS)) if share else 0
-
-    return np.array([to_weight(name) for name in names], np.int64)[difficulties.codes]
 
 
 def _warn_of_other_settings(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featurize.io.figures import FAINT, drawing_row, to_png
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
-from headtrain.sweep.result import RESULT_FILE, WINNER_FOLDER, PointResult, SweepResult
+from headtrain.sweep.result import RESULT_FILE, WINNER_FOLDER, PointResult, SweepResult, read_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def read_own_sweep(head: str) -> SweepResult | None:
         ValueError: sweep.json is not the result of a sweep.
     """
     path = Path(head).parent / RESULT_FILE
-    return SweepResult.read(path) if path.exists() else None
+    return read_result(SweepResult, path) if path.exists() else None
 
 
 def read_layers(path: Path) -> dict[str, Interval]:
@@ -54,7 +54,7 @@ def read_layers(path: Path) -> dict[str, Interval]:
         return {}
     best: dict[tuple[str, ...], Interval] = {}
     try:
-        points = SweepResult.read(path).points
+        points = read_result(SweepResult, path).points
     except ValueError as error:
         logger.warning("%s is not a sweep's result and is skipped (%s)", path, error)
         return {}

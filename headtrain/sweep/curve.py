@@ -5,15 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 
 from featurize.arrays import Floats, Ints
 from featurize.errors import CriticError
-from featurize.io.files import read_json
 from featurize.store import FeatureStore
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples
@@ -82,17 +80,6 @@ class CurveResult:
     """Not measured: a store has the features of one backbone."""
     confidence: float
     verdict: str
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read curve.json.
-
-        Raises:
-            OSError: there is no such file.
-            ValueError: it is not the result of a curve.
-        """
-        result: Self = TypeAdapter(cls).validate_python(read_json(path))
-        return result
 
 
 def measure_curve(

@@ -3,19 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from featurize.io.files import read_json
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
-from headtrain.metrics.pairwise import (
-    PerProblem,
-    ScoredSamples,
-    pairwise_accuracy,
-    pairwise_counts,
-)
+from headtrain.metrics.pairwise import PerProblem, ScoredSamples, pairwise_accuracy, pairwise_counts
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import point_name
 from headtrain.sweep.groups import TrainedCandidate
@@ -75,16 +70,19 @@ class SweepResult:
         del fields["was_up_to_date"]
         return fields
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read sweep.json.
 
-        Raises:
-            OSError: there is no such file.
-            ValueError: it is not the result of a sweep.
-        """
-        result: Self = TypeAdapter(cls).validate_python(read_json(path))
-        return result
+Result = TypeVar("Result")
+
+
+def read_result(kind: type[Result], path: Path) -> Result:
+    """Read the JSON of a sweep or of its curve back.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is the result of something else.
+    """
+    result: Result = TypeAdapter(kind).validate_python(read_json(path))
+    return result
 
 
 def measure_point(

@@ -45,6 +45,7 @@ from headtrain.sweep.result import (
     SweepResult,
     measure,
     measure_point,
+    read_result,
 )
 from headtrain.tracking.tracker import Tracker
 from headtrain.training.replace import Replacement
@@ -186,7 +187,7 @@ def _read_finished(folder: Path, identity: Mapping[str, Any]) -> SweepResult | N
         if run is None or not file.is_of(run, identity) or not run["is_finished"]:
             return None
         load_head(folder / WINNER_FOLDER)
-        return SweepResult.read(folder / RESULT_FILE)
+        return read_result(SweepResult, folder / RESULT_FILE)
     except (CheckpointError, OSError, ValueError) as error:
         logger.warning("%s: the finished sweep is damaged (%s); sweeping again", folder, error)
         return None

@@ -14,14 +14,11 @@ from featurize.errors import CriticError
 from featurize.store import SHARED_IDS_REMEDY, FeatureStore, find_shared_ids, sole_writer
 from headtrain.features.inputs import choose_head_columns
 from headtrain.features.memory import FeatureMemory
-from headtrain.head.checkpoint import (
-    HeadRecord,
-    check_upload_uri,
-    upload_head,
-)
+from headtrain.head.checkpoint import HeadRecord, check_upload_uri, upload_head
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
-from headtrain.pairs.plan import TrainingData, pair_settings, read_training_data
+from headtrain.pairs.plan import pair_settings
+from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking.tracker import Tracker
 from headtrain.training.head_run import HeadRun, TrainProgress

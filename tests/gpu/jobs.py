@@ -8,12 +8,7 @@ from typing import Any
 import torch
 
 from featurize.run.job import FeaturizeJob
-from featurize.settings import (
-    BackboneSettings,
-    DatasetSettings,
-    FeaturizeSettings,
-    RuntimeSettings,
-)
+from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings, RuntimeSettings
 from tests.gpu.models import VOCAB_OF_TEXTS, train_tokenizer, write_config
 from tests.support.workloads import source_text, write_problems
 

@@ -5,13 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.model.packing import (
-    PromptGroup,
-    group_samples,
-    plan_packs,
-    plan_padded,
-    plan_units,
-)
+from featurize.model.packing import PromptGroup, group_samples, plan_packs, plan_padded, plan_units
 
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple)
 datasets = st.lists(st.tuples(ids, ids), max_size=40)

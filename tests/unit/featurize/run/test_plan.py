@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featurize.data.prompt import TEMPLATE
-from featurize.run.plan import CHARS_PER_TOKEN, group_starts
+from featurize.run.sizes import CHARS_PER_TOKEN, group_starts
 from featurize.store import FeatureStore, FeatureStoreError
 from tests.support.tiny_jobs import make_plan, make_rows, write_backbone, write_rows, write_store
 from tests.support.unit_features import read_tree

@@ -12,12 +12,7 @@ from featurize.errors import CriticError
 from featurize.model.families.hf import HuggingFace
 from featurize.model.source import BackboneSource
 from featurize.run.recipe import Recipe, make_recipe
-from featurize.settings import (
-    BackboneSettings,
-    DatasetSettings,
-    FeaturizeSettings,
-    PromptSettings,
-)
+from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings, PromptSettings
 from tests.support.tiny_models import make_tokenizer
 
 

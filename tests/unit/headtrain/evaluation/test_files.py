@@ -8,12 +8,7 @@ import pytest
 
 from featurize.io.files import read_json
 from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.files import (
-    default_head,
-    read_evaluation,
-    results_dir,
-    write_evaluation,
-)
+from headtrain.evaluation.files import default_head, read_evaluation, results_dir, write_evaluation
 from headtrain.evaluation.inputs import is_up_to_date, read_inputs, record_inputs
 from headtrain.head.checkpoint import find_head
 from tests.support.simulated_splits import SETTINGS, simulated

@@ -16,11 +16,7 @@ import pandas as pd
 import pytest
 
 from headtrain.export.fold import ExportError
-from headtrain.export.mlflow_folder import (
-    register_mlflow_model,
-    save_mlflow_model,
-    tracking_at,
-)
+from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model, tracking_at
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance

@@ -13,14 +13,9 @@ from featurize.data.token_counts import count_tokens, counts_path, write_counts
 from featurize.run.selection import Selection, select
 from featurize.store import FeatureStore, PlannedPairs
 from headtrain.pairs.holdout import labelled_problems
-from headtrain.pairs.plan import (
-    TrainingPlan,
-    pair_settings,
-    plan_pairs,
-    plan_training,
-    read_training_data,
-)
+from headtrain.pairs.plan import TrainingPlan, pair_settings, plan_pairs, plan_training
 from headtrain.pairs.sampler import PairError
+from headtrain.pairs.training_data import read_training_data
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 from tests.support import synthetic_stores
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store

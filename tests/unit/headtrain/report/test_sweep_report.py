@@ -12,7 +12,7 @@ from configs.console import console
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.sweep import draw_sweep, read_layers
 from headtrain.report.tables import points_table, winner_rows
-from headtrain.sweep.result import Accuracy, PointResult, SweepResult
+from headtrain.sweep.result import Accuracy, PointResult, SweepResult, read_result
 
 
 def accuracy(estimate: float) -> Accuracy:
@@ -60,7 +60,7 @@ def write(folder: Path, result: SweepResult) -> Path:
 
 
 def test_a_written_result_is_read_back(tmp_path: Path) -> None:
-    assert SweepResult.read(write(tmp_path, RESULT)) == RESULT
+    assert read_result(SweepResult, write(tmp_path, RESULT)) == RESULT
 
 
 def test_the_table_warns_that_the_best_of_many_is_biased() -> None:

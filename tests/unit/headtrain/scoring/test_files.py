@@ -15,13 +15,7 @@ import zstandard
 
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
-from headtrain.scoring.files import (
-    check_output,
-    to_field_names,
-    to_output,
-    to_rows,
-    write_rows,
-)
+from headtrain.scoring.files import check_output, to_field_names, to_output, to_rows, write_rows
 
 ROWS = (
     '{"instruction": "Add.", "output": "return 1", "id": 7, "ratio": 1.0, "name": "\\u00e9"}',

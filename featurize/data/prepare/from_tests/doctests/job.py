@@ -2,9 +2,9 @@
 
 import sysconfig
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from typing import Unpack
 
 from featurize.data.prepare.from_tests.doctests.functions import (
     SourceFile,
@@ -13,24 +13,15 @@ from featurize.data.prepare.from_tests.doctests.functions import (
     read_functions,
 )
 from featurize.data.prepare.from_tests.doctests.programs import to_problem
-from featurize.data.prepare.from_tests.isolation.protection import Protection
-from featurize.data.prepare.from_tests.job import Origin, make_dataset
+from featurize.data.prepare.from_tests.job import DatasetOptions, Origin, make_dataset
 from featurize.data.prepare.from_tests.problems import Problem
 from featurize.data.prepare.from_tests.summary import PrepareSummary
-from featurize.data.prepare.prepared import Progress
 from featurize.data.prepare.settings import PrepareSettings
 from featurize.errors import CriticError
 
 
 def prepare_doctests(
-    *,
-    packages: Sequence[str],
-    out_dir: Path,
-    settings: PrepareSettings,
-    overwrite: bool = False,
-    is_unsafe_allowed: bool = False,
-    announce: Callable[[Protection], object] | None = None,
-    progress: Progress | None = None,
+    *, packages: Sequence[str], settings: PrepareSettings, **options: Unpack[DatasetOptions]
 ) -> PrepareSummary:
     """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
 
@@ -54,15 +45,7 @@ def prepare_doctests(
         folders=tuple(sorted({str(file.root) for file in files} - _own_folders())),
         is_repeated=True,
     )
-    return make_dataset(
-        origin,
-        out_dir=out_dir,
-        settings=settings,
-        overwrite=overwrite,
-        is_unsafe_allowed=is_unsafe_allowed,
-        announce=announce,
-        progress=progress,
-    )
+    return make_dataset(origin, settings=settings, **options)
 
 
 def _own_folders() -> set[str]:
