@@ -315,7 +315,7 @@ def import_features_command(
     overrides: options.Overrides = None,
     layers: options.StateLayers = None,
     skip_missing: options.SkipMissing = False,
-    repair: options.RepairImported = False,
+    repair: options.RepairUnits = False,
     overwrite: options.Overwrite = False,
     strict: options.Strict = False,
 ) -> None:
@@ -334,6 +334,24 @@ def import_features_command(
         overwrite=overwrite,
         strict=strict,
     )
+
+
+@app.command("merge-features", hint=demo_hint)
+def merge_features_command(
+    stores: options.Stores,
+    split: options.Split,
+    config: options.Config = None,
+    overrides: options.Overrides = None,
+    repair: options.RepairUnits = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Join the features of several datasets in one store, without another pass."""
+    from configs.project import command_to_repeat
+    from configs.steps.features import merge_shown
+
+    refuse_torchrun("merge-features")
+    job = _load(config, overrides).featurize_job(split, repair=repair, command=command_to_repeat())
+    merge_shown(job, stores, overwrite=overwrite)
 
 
 @app.command("inspect")

@@ -29,6 +29,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "critic featurize --split train --pairs 20000",
         "critic featurize --split valid --limit-problems 200",
     ),
+    "merge-features": (
+        "critic merge-features storage/features/a/train storage/features/b/train --split train"
+        " --set experiment.name=both",
+    ),
     "inspect": ("critic inspect storage/features/demo/train --verify",),
     "train-head": (
         "critic train-head --pairs 20000",

@@ -125,7 +125,7 @@ StateLayers = Annotated[
     ),
 ]
 SkipMissing = Annotated[bool, flag("--skip-missing", "Leave out samples without states.")]
-RepairImported = Annotated[bool, flag("--repair", "Read every finished unit; redo damaged ones.")]
+Stores = Annotated[list[str], argument("STORE...", "Folders or URIs of two or more stores")]
 Store = Annotated[str, argument(None, "Folder or URI of a feature store")]
 Verify = Annotated[bool, flag("--verify", "Read every file and compare its checksum.")]
 

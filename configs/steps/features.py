@@ -1,6 +1,6 @@
 """Steps that compute features: of a file, of a random backbone, and the tokens of a split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,17 @@ def import_shown(job: "FeaturizeJob", states: Path, title: str, **options: Any) 
     with FeaturizeProgress(title) as progress:
         summary = import_features(job, states, progress, **options)
         progress.finish(summary.counts.get("unique_tokens", 0))
+    show_features(summary)
+
+
+def merge_shown(job: "FeaturizeJob", paths: Sequence[str], *, overwrite: bool) -> None:
+    """Merge stores with a bar, then show the summary; see `merge_features`."""
+    from featurize.run.merging import merge_features
+    from featurize.store import FeatureStore
+
+    stores = [FeatureStore.open(path, job.cache_dir) for path in paths]
+    with CountProgress("merge", "units") as progress:
+        summary = merge_features(job, stores, progress, overwrite=overwrite)
     show_features(summary)
 
 

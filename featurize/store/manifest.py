@@ -57,7 +57,7 @@ class Manifest:
         None  # bytes and checksum of SAMPLES_FILE, if there is one
     )
     imported: dict[str, Any] | None = None
-    """Where the hidden states come from, if another program computed them."""
+    """Where the features come from, if no pass over the dataset computed them."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of manifest.json."""

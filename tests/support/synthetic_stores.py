@@ -35,12 +35,13 @@ def write_store(
     seed: int = 0,
     segments: int | None = None,
     authors: bool = False,
+    prefix: str = "",
 ) -> FeatureStore:
     """Write a store in which every feature of a correct sample is `signal` higher on average.
 
     Labels alternate within a problem unless `labels` gives one per sample. With `segments` the
     tensors are those of so many segments and the means of two layers, 8 wide. `authors` names four
-    in turn.
+    in turn; `prefix` begins the ids.
     """
     rng = np.random.default_rng(seed)
     total = num_problems * samples_per_problem
@@ -59,8 +60,10 @@ def write_store(
     for number, places in enumerate(np.array_split(np.arange(total), units)):
         level = np.array([signal if labels[place] else 0.0 for place in places])
         columns = {
-            "task_id": [f"task-{place:05d}" for place in places],
-            "problem_id": [f"problem-{place // samples_per_problem:03d}" for place in places],
+            "task_id": [f"{prefix}task-{place:05d}" for place in places],
+            "problem_id": [
+                f"{prefix}problem-{place // samples_per_problem:03d}" for place in places
+            ],
             "is_correct": [labels[place] for place in places],
             "language": ["python"] * len(places),
             "difficulty": [None] * len(places),
@@ -84,7 +87,9 @@ def write_store(
             features = _segment_features(rng, level, columns["output_tokens"], segments)
         if authors:
             table = table.append_column("author", pa.array([f"author-{p % 4}" for p in places]))
-        writer.write_unit(number, UnitFeatures(tensors=features, samples=table), {})
+        writer.write_unit(
+            number, UnitFeatures(tensors=features, samples=table), {"samples": len(places)}
+        )
     writer.finish({"samples": total})
     return FeatureStore.open(path)
 
