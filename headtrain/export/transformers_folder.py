@@ -11,14 +11,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from featurize.data.prompt import TEMPLATE, TEMPLATE_WITH_INPUT, Encoder
-from featurize.model.backbone import load_backbone
+from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.source import load_tokenizer
 from featurize.settings import PromptSettings
 from headtrain.export.card import write_card
 from headtrain.export.custom import deepest_block, write_custom
 from headtrain.export.fold import ExportError, fold, logit_scale, why_not_native
 from headtrain.export.native import write_native
-from headtrain.head.checkpoint import TrainedHead
+from headtrain.head.checkpoint import HeadRecord, TrainedHead
 from headtrain.scoring.provenance import FoundBackbone, Provenance
 
 PADDING = "<|critic_pad|>"
@@ -106,29 +106,18 @@ def _write(
 ) -> Exported:
     record, dtype = head.record, found.recipe.compute_dtype
     why = "asked for" if is_custom else why_not_native(head, found.recipe.num_layers)
-    blocks = found.recipe.num_layers
-    if why is not None:
-        blocks = deepest_block(record, found.recipe.num_layers)
-    backbone = load_backbone(
-        found.source,
-        found.settings,
-        device=torch.device("cpu"),
-        dtype=dtype,
-        deepest_layer=blocks,
-        with_lm_head=record.likelihood and why is not None,
-        is_plain=True,
-    )
-    config: Any = backbone.decoder.config
-    if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types)[:blocks]
+    backbone = _load_backbone(record, found, is_native=why is None)
     tokenizer = load_tokenizer(found.source, found.settings)
     encoder = Encoder(
         tokenizer=tokenizer,
         max_length=provenance.dataset.max_length,
         max_prompt_length=provenance.dataset.prompt_limit,
     )
-    mark = response_mark(encoder)
-    vocabulary = int(config.vocab_size)
+    fields = {
+        "response_mark": response_mark(encoder),
+        "feature_dtype": provenance.featurize.storage_dtype,
+        "vocabulary": int(backbone.decoder.config.vocab_size),
+    }
     pad = _set_padding(tokenizer, backbone.decoder)
     tokenizer.model_max_length = provenance.dataset.max_length
     calibration = record.decision.calibration if record.decision else None
@@ -145,17 +134,12 @@ def _write(
         native = {**about, "recipe_fingerprint": record.recipe_fingerprint}
         write_native(folder, folded, backbone, native, dtype=dtype, pad_token_id=pad)
     else:
-        fields = {
-            **about,
-            "response_mark": mark,
-            "feature_dtype": provenance.featurize.storage_dtype,
-            "vocabulary": vocabulary,
-        }
-        write_custom(folder, head, backbone, fields, dtype=dtype, pad_token_id=pad)
+        write_custom(folder, head, backbone, {**about, **fields}, dtype=dtype, pad_token_id=pad)
     tokenizer.save_pretrained(folder)
     scale = logit_scale(calibration, offset)
-    if scale is not None:
-        (folder / POOLER_FILE).write_text(json.dumps(scale.to_pooler_config(), indent=2) + "\n")
+    pooler = scale.to_pooler_config() if scale else None
+    if pooler is not None:
+        (folder / POOLER_FILE).write_text(json.dumps(pooler, indent=2) + "\n")
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     exported = Exported(
         folder=folder,
@@ -163,10 +147,30 @@ def _write(
         why_custom=why,
         offset=offset,
         dtype=str(dtype).removeprefix("torch."),
-        pooler=scale.to_pooler_config() if scale else None,
+        pooler=pooler,
     )
     write_card(folder, head, exported.describe())
     return exported
+
+
+def _load_backbone(record: HeadRecord, found: FoundBackbone, *, is_native: bool) -> Backbone:
+    """Load the blocks that the exported class needs: all of them for one of transformers."""
+    blocks = found.recipe.num_layers
+    if not is_native:
+        blocks = deepest_block(record, blocks)
+    backbone = load_backbone(
+        found.source,
+        found.settings,
+        device=torch.device("cpu"),
+        dtype=found.recipe.compute_dtype,
+        deepest_layer=blocks,
+        with_lm_head=record.likelihood and not is_native,
+        is_plain=True,
+    )
+    config: Any = backbone.decoder.config
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types)[:blocks]
+    return backbone
 
 
 def response_mark(encoder: Encoder) -> list[int]:

@@ -13,6 +13,7 @@ exact mean over all C(m, n) subsets, in O(m log m) per problem and n.
 import numpy as np
 
 from featurize.arrays import Bools, Floats, Ints
+from headtrain.metrics.groups import sort_ties
 from headtrain.metrics.pairwise import ScoredSamples
 
 NUM_SUBSETS = 200
@@ -24,21 +25,17 @@ def pass_rates(scored: ScoredSamples, sizes: tuple[int, ...]) -> Floats:
 
     Problems are in ascending order of their codes; NaN for fewer than n candidates.
     """
-    order = np.argsort(-scored.scores, kind="stable")
-    order = order[np.argsort(scored.problem[order], kind="stable")]
-    problem, score = scored.problem[order], scored.scores[order]
-    is_first = np.r_[True, problem[1:] != problem[:-1]]
-    group_start = np.flatnonzero(is_first | np.r_[True, score[1:] != score[:-1]])
-    group_size = np.diff(group_start, append=len(scored))
-    owner = (np.cumsum(is_first) - 1)[group_start]  # [groups]
-    right = np.add.reduceat(scored.is_correct[order].astype(np.float64), group_start) / group_size
-    num_candidates = np.diff(np.flatnonzero(is_first), append=len(scored))  # [problems]
-    above = group_start - np.flatnonzero(is_first)[owner]
-    total = num_candidates[owner]  # [groups]
+    order, problem_start, tie_start = sort_ties(scored.problem, -scored.scores)
+    tie_size = np.diff(tie_start, append=len(scored))
+    owner = np.searchsorted(problem_start, tie_start, side="right") - 1  # [ties]
+    right = np.add.reduceat(scored.is_correct[order].astype(np.float64), tie_start) / tie_size
+    num_candidates = np.diff(problem_start, append=len(scored))  # [problems]
+    above = tie_start - problem_start[owner]
+    total = num_candidates[owner]  # [ties]
     rates = np.empty((len(num_candidates), len(sizes)))
     for place, n in enumerate(sizes):
         chosen = _share_of_subsets(total - above, total, n)
-        chosen -= _share_of_subsets(total - above - group_size, total, n)
+        chosen -= _share_of_subsets(total - above - tie_size, total, n)
         rates[:, place] = np.bincount(owner, chosen * right, len(num_candidates))
         rates[num_candidates < n, place] = np.nan
     return rates
@@ -63,10 +60,8 @@ def majority_rates(
     subsets, so unbiased. A problem without equal outputs has the mean rate of its candidates.
     """
     generator = np.random.default_rng(seed)
-    order = np.argsort(scored.group, kind="stable")
-    starts = np.flatnonzero(np.diff(scored.group[order]))
     rates = []
-    for places in np.split(order, starts + 1):
+    for places in _by_group(scored):
         labels = scored.is_correct[places].astype(np.float64)
         names, code = np.unique(outputs[places], return_inverse=True)
         if len(names) == len(code):
@@ -86,8 +81,6 @@ def halved_rates(
     unbiased.
     """
     generator = np.random.default_rng(seed)
-    order = np.argsort(scored.group, kind="stable")
-    starts = np.flatnonzero(np.diff(scored.group[order]))
     return np.array(
         [
             [
@@ -96,9 +89,16 @@ def halved_rates(
                 )
                 for n in sizes
             ]
-            for places in np.split(order, starts + 1)
+            for places in _by_group(scored)
         ]
     )
+
+
+def _by_group(scored: ScoredSamples) -> list[Ints]:
+    """The places of the samples of each group."""
+    order = np.argsort(scored.group, kind="stable")
+    starts = np.flatnonzero(np.diff(scored.group[order]))
+    return np.split(order, starts + 1)
 
 
 def choose_sizes(num_candidates: Ints) -> tuple[int, ...]:
@@ -117,13 +117,18 @@ def _share_of_subsets(part: Ints, whole: Ints, n: int) -> Floats:
     return np.where(enough, share, 0.0)
 
 
+def _draw_subsets(num_candidates: int, n: int, generator: np.random.Generator) -> Ints:
+    """Draw n candidates, in random order, of each of the random subsets, [subsets, n]."""
+    keys = generator.random((NUM_SUBSETS, num_candidates))
+    return np.asarray(np.argsort(keys, axis=1)[:, :n])
+
+
 def _halved_rate(
     early: Floats, scores: Floats, labels: Bools, n: int, generator: np.random.Generator
 ) -> float:
     if n > len(labels):
         return float("nan")
-    keys = generator.random((NUM_SUBSETS, len(labels)))
-    drawn = np.argsort(keys, axis=1)[:, :n]  # [subsets, n] candidates, in random order
+    drawn = _draw_subsets(len(labels), n, generator)
     # Stable sorts break ties by that order.
     kept = np.argsort(-early[drawn], axis=1, kind="stable")[:, : (n + 1) // 2]
     drawn = np.take_along_axis(drawn, np.sort(kept, axis=1), axis=1)
@@ -134,8 +139,7 @@ def _halved_rate(
 def _majority_rate(code: Ints, labels: Floats, n: int, generator: np.random.Generator) -> float:
     if n > len(code):
         return float("nan")
-    keys = generator.random((NUM_SUBSETS, len(code)))
-    drawn = np.argsort(keys, axis=1)[:, :n]  # [subsets, n] candidates
+    drawn = _draw_subsets(len(code), n, generator)
     votes = np.zeros((NUM_SUBSETS, int(code.max()) + 1))
     np.add.at(votes, (np.arange(NUM_SUBSETS)[:, None], code[drawn]), 1.0)
     # equal outputs may have different labels; then each of them is picked equally often

@@ -25,6 +25,13 @@ class Interval:
 
     high: float | None
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the interval reaches below and above the estimate, 0 where it excludes it."""
+        if self.low is None or self.high is None:
+            return 0.0, 0.0
+        return max(0.0, self.estimate - self.low), max(0.0, self.high - self.estimate)
+
     def __str__(self) -> str:
         """Format as `0.731 [0.690, 0.772]`, or without the bounds if there are none."""
         if self.low is None or self.high is None:

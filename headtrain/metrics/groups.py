@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from featurize.arrays import Bools, Ints
+from featurize.arrays import Bools, Floats, Ints
 
 
 def group_codes(*keys: Ints) -> Ints:
@@ -17,6 +17,20 @@ def group_codes(*keys: Ints) -> Ints:
     codes = np.empty(len(order), np.int64)
     codes[order] = np.cumsum(is_new)
     return codes
+
+
+def sort_ties(groups: Ints, values: Floats) -> tuple[Ints, Ints, Ints]:
+    """Sort by group, then by value, as np.lexsort((values, groups)) does but faster.
+
+    Returns the order, [n], and where in it each group begins, [groups], and each run of equal
+    values within a group, [ties].
+    """
+    order = np.argsort(values)
+    order = order[np.argsort(groups[order], kind="stable")]
+    group, value = groups[order], values[order]
+    is_first = np.r_[True, group[1:] != group[:-1]]
+    is_first_of_tie = is_first | np.r_[True, value[1:] != value[:-1]]
+    return order, np.flatnonzero(is_first), np.flatnonzero(is_first_of_tie)
 
 
 def find_equal_pairs(codes: Ints, is_correct: Bools) -> Ints:

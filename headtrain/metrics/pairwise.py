@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from featurize.arrays import Bools, Floats, Ints
 from featurize.errors import CriticError
-from headtrain.metrics.groups import group_codes
+from headtrain.metrics.groups import group_codes, sort_ties
 
 
 class EvaluationError(CriticError):
@@ -132,13 +132,8 @@ def pairwise_counts(scored: ScoredSamples) -> PerProblem:
     """
     if not len(scored):
         raise EvaluationError("there are no labelled samples to evaluate")
-    # by problem, then score: np.lexsort((scores, problem)) with a faster first sort
-    order = np.argsort(scored.scores)
-    order = order[np.argsort(scored.problem[order], kind="stable")]
-    problem, scores = scored.problem[order], scored.scores[order]
-    is_first = np.r_[True, problem[1:] != problem[:-1]]  # [n] opens a problem
-    is_first_of_tie = is_first | np.r_[True, scores[1:] != scores[:-1]]  # [n]
-    problem_start, tie_start = np.flatnonzero(is_first), np.flatnonzero(is_first_of_tie)
+    order, problem_start, tie_start = sort_ties(scored.problem, scored.scores)
+    problems = scored.problem[order[problem_start]]  # [problems] ascending codes
     sizes = np.diff(problem_start, append=len(scored))  # [problems]
     tie_sizes = np.diff(tie_start, append=len(scored))  # [ties]
     num_below = tie_start - np.repeat(problem_start, sizes)[tie_start]  # [ties]
@@ -152,7 +147,7 @@ def pairwise_counts(scored: ScoredSamples) -> PerProblem:
     num_pairs = num_correct * (sizes - num_correct)
     if scored.equal_pairs is not None:
         equal = scored.equal_pairs
-        owners = np.searchsorted(problem[problem_start], scored.problem[equal[:, 0]])
+        owners = np.searchsorted(problems, scored.problem[equal[:, 0]])
         signs = np.sign(scored.scores[equal[:, 0]] - scored.scores[equal[:, 1]]).astype(np.int64)
         num_pairs = num_pairs - np.bincount(owners, minlength=len(sizes))
         twice_wins = twice_wins - np.bincount(owners, signs + 1, len(sizes)).astype(np.int64)
@@ -165,7 +160,7 @@ def pairwise_counts(scored: ScoredSamples) -> PerProblem:
             "both labels"
         )
     return PerProblem(
-        problem=problem[problem_start][kept],
+        problem=problems[kept],
         wins=twice_wins[kept] / 2,
         num_pairs=num_pairs[kept],
         num_correct=num_correct[kept],

@@ -3,6 +3,7 @@
 import numpy as np
 
 from featurize.arrays import Floats, Ints
+from headtrain.metrics.groups import sort_ties
 from headtrain.metrics.pairwise import ScoredSamples
 
 
@@ -22,13 +23,8 @@ def rank_correlations(scored: ScoredSamples) -> Floats:
 
 def _centred_ranks(groups: Ints, values: Floats) -> Floats:
     """Average rank of each value in its group, minus the group's mean rank, [n]."""
-    order = np.argsort(values)
-    order = order[np.argsort(groups[order], kind="stable")]
-    group, value = groups[order], values[order]
-    is_first = np.r_[True, group[1:] != group[:-1]]
-    tie_start = np.flatnonzero(is_first | np.r_[True, value[1:] != value[:-1]])
+    order, starts, tie_start = sort_ties(groups, values)
     tie_sizes = np.diff(tie_start, append=len(groups))
-    starts = np.flatnonzero(is_first)
     sizes = np.diff(starts, append=len(groups))
     # counted from the start of all groups: subtracting the group's mean removes its offset
     average = np.repeat(tie_start + (tie_sizes - 1) / 2, tie_sizes)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from featurize.io.figures import FAINT, HEAD, OTHER, drawing_row, to_png
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
@@ -51,10 +53,13 @@ def _draw(axes: "Axes", curve: Curve) -> None:
 def _whisker(
     axes: "Axes", sizes: list[float], found: list[Interval], colour: str, label: str
 ) -> None:
-    # NOTE: a percentile interval may exclude its estimate; error bars must not be negative.
-    below = [max(0.0, one.estimate - (one.low or one.estimate)) for one in found]
-    above = [max(0.0, (one.high or one.estimate) - one.estimate) for one in found]
     estimates = [one.estimate for one in found]
     axes.errorbar(
-        sizes, estimates, yerr=[below, above], color=colour, label=label, marker="o", capsize=2
+        sizes,
+        estimates,
+        yerr=np.transpose([one.reach for one in found]),
+        color=colour,
+        label=label,
+        marker="o",
+        capsize=2,
     )

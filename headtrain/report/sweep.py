@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from featurize.io.figures import FAINT, drawing_row, to_png
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
@@ -128,13 +130,10 @@ def _draw(
         members = sorted(members, key=place)
         shift = 0.05 * gap * (number - (len(series) - 1) / 2)  # so that no interval hides another
         intervals = [point.choose.over_problems for point in members if point.choose]
-        # NOTE: a percentile interval may exclude its estimate; error bars must not be negative.
-        below = [max(0.0, one.estimate - (one.low or one.estimate)) for one in intervals]
-        above = [max(0.0, (one.high or one.estimate) - one.estimate) for one in intervals]
         axes.errorbar(
             [place(point) + shift for point in members],
             [one.estimate for one in intervals],
-            yerr=[below, above],
+            yerr=np.transpose([one.reach for one in intervals]),
             label=name,
             marker="o",
             markersize=4,

@@ -47,7 +47,7 @@ from headtrain.sweep.result import (
     measure_point,
     read_result,
 )
-from headtrain.tracking.tracker import Tracker
+from headtrain.tracking.tracker import Tracker, finishes
 from headtrain.training.replace import Replacement
 from headtrain.training.resume import RunFile, trained_settings
 from headtrain.training.run import refuse_mismatch
@@ -134,7 +134,7 @@ def run_sweep(
         reader.columns(point)  # raises on a wrong setting before the folder is changed
     with sole_writer(folder):
         run_id = tracker.begin(points[0].run_config, None)
-        try:
+        with finishes(tracker):
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 trained = _train(
                     [Candidate(point=point, seed=seed) for point in points for seed in seeds],
@@ -149,10 +149,6 @@ def run_sweep(
             _write_winner(trained[0], reader, result, made / WINNER_FOLDER, run_id)
             write_json(made / RESULT_FILE, result.to_dict())
             _track(trained, result, tracker, made)
-        except BaseException as error:
-            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        tracker.finish()
         RunFile(made, FORMAT_VERSION).begin(identity, tracking_run_id=run_id, is_finished=True)
         replacement.finish()
     return result

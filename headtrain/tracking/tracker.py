@@ -1,6 +1,7 @@
 """What training, sweeps and evaluation log, whatever receives it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,3 +59,14 @@ class Tracker:
 
 class NullTracker(Tracker):
     """Tracks nothing."""
+
+
+@contextmanager
+def finishes(tracker: Tracker) -> Iterator[None]:
+    """End the tracked run with the block: as finished, failed, or killed by an interrupt."""
+    try:
+        yield
+    except BaseException as error:
+        tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    tracker.finish()

@@ -48,6 +48,14 @@ def batch_key(spec: HeadSpec, settings: TrainingSettings) -> Hashable:
     return (*key, *(getattr(settings, name) for name in names))
 
 
+def _make_heads(jobs: Sequence[HeadJob], *, is_mixed: bool) -> AutogradHeads | BatchedHeads:
+    """Put models into one batch of heads; those on segments have gradients by autograd."""
+    models = [job.model for job in jobs]
+    if models[0].spec.layout:
+        return AutogradHeads(models)
+    return BatchedHeads(models, product_dtype=torch.bfloat16 if is_mixed else torch.float32)
+
+
 class Trainer:
     """Takes optimizer steps and accumulates the means of what training reports.
 
@@ -82,14 +90,7 @@ class Trainer:
         self.jobs = list(jobs)
         self.device = device
         # NOTE: on a CPU bfloat16 does not make a small head faster, so it is off there.
-        is_mixed = mixed_precision and device.type == "cuda"
-        models = [job.model for job in jobs]
-        product_dtype = torch.bfloat16 if is_mixed else torch.float32
-        self.heads = (
-            AutogradHeads(models)
-            if models[0].spec.layout
-            else BatchedHeads(models, product_dtype=product_dtype)
-        )
+        self.heads = _make_heads(jobs, is_mixed=mixed_precision and device.type == "cuda")
         self.optimizer = BatchedAdamW(
             self.heads.parameters,
             self.heads.gradients,
@@ -118,20 +119,24 @@ class Trainer:
         limits = [job.settings.max_grad_norm for job in jobs]
         self._is_clipped = any(limit is not None for limit in limits)
         self._limits = torch.tensor([limit or math.inf for limit in limits], device=device)
-        is_cuda = device.type == "cuda"
-        self._stepper: Stepper | None = None
-        if isinstance(self.heads, BatchedHeads) and (is_cuda if is_padded is None else is_padded):
-            self._stepper = Stepper(
-                heads=self.heads,
-                batches=self.batches,
-                loss=self.loss,
-                dropout=self._dropout,
-                device=device,
-                rates_of=self._rates_of,
-                measure=self.means.measure,
-                update=self._update,
-                record=record or (record_graph if is_cuda else None),
-            )
+        is_padded = device.type == "cuda" if is_padded is None else is_padded
+        self._stepper = self._make_stepper(record) if is_padded else None
+
+    def _make_stepper(self, record: Callable[[Run], Run] | None) -> Stepper | None:
+        """What takes padded steps; None for heads on segments."""
+        if not isinstance(self.heads, BatchedHeads):
+            return None
+        return Stepper(
+            heads=self.heads,
+            batches=self.batches,
+            loss=self.loss,
+            dropout=self._dropout,
+            device=self.device,
+            rates_of=self._rates_of,
+            measure=self.means.measure,
+            update=self._update,
+            record=record or (record_graph if self.device.type == "cuda" else None),
+        )
 
     def take_step(self, step: int) -> None:
         """Take optimizer step `step`, counted from 0, without waiting for the device."""

@@ -20,7 +20,7 @@ from headtrain.head.spec import HeadSpec
 from headtrain.pairs.plan import pair_settings
 from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
-from headtrain.tracking.tracker import Tracker
+from headtrain.tracking.tracker import Tracker, finishes
 from headtrain.training.head_run import HeadRun, TrainProgress
 from headtrain.training.inputs import read_train_inputs
 from headtrain.training.loop import HeadJob, Trainer
@@ -81,16 +81,8 @@ def train_head(
     if strict:
         _refuse_shared_ids(train, valid)
     folder = RunFolder(checkpoint_dir)
-    kept = ("save_checkpoint_every", "save_best", "save_final")
-    identity = {
-        "training": trained_settings(training),
-        "data_sampling": dataclasses.asdict(sampling) | pair_settings(sampling),
-        "checkpoint": {name: getattr(checkpoint, name) for name in kept},
-        "runtime": {"seed": seed, "mixed_precision": mixed_precision},
-        "train_features": train.manifest.fingerprint,
-        "valid_features": valid.manifest.fingerprint if valid else None,
-        "evaluation": {"train_holdout": train_holdout},
-    }
+    runtime = {"seed": seed, "mixed_precision": mixed_precision}
+    identity = _identity(train, valid, training, sampling, checkpoint, runtime, train_holdout)
     replacement = Replacement(checkpoint_dir, RUN_FILES)
     upload_uri = checkpoint.s3_uri if checkpoint.s3_upload else None
     if replacement.is_interrupted:
@@ -129,12 +121,8 @@ def train_head(
             tracker=tracker,
             progress=progress,
         )
-        try:
+        with finishes(tracker):
             outcome = run.train()
-        except BaseException as error:
-            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        tracker.finish()
         result = {**data.describe(), **outcome, "tracking_run_id": run_id}
         target.file.update(run_file, result=result)
         if is_replacing:
@@ -142,6 +130,28 @@ def train_head(
             _upload_heads(folder, upload_uri)
     _warn_of_shared_problems(train, valid)
     return TrainResult.from_run(folder, result, resumed_from_step=run.resumed_from_step)
+
+
+def _identity(
+    train: FeatureStore,
+    valid: FeatureStore | None,
+    training: TrainingSettings,
+    sampling: DataSamplingSettings,
+    checkpoint: CheckpointSettings,
+    runtime: dict[str, Any],
+    train_holdout: float,
+) -> dict[str, Any]:
+    """The features and settings that decide a run's heads and which of them are kept."""
+    kept = ("save_checkpoint_every", "save_best", "save_final")
+    return {
+        "training": trained_settings(training),
+        "data_sampling": dataclasses.asdict(sampling) | pair_settings(sampling),
+        "checkpoint": {name: getattr(checkpoint, name) for name in kept},
+        "runtime": runtime,
+        "train_features": train.manifest.fingerprint,
+        "valid_features": valid.manifest.fingerprint if valid else None,
+        "evaluation": {"train_holdout": train_holdout},
+    }
 
 
 def _read_job(

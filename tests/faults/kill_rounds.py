@@ -19,9 +19,17 @@ from collections import Counter
 from pathlib import Path
 
 from featurize.store import FeatureStore
-from tests.integration.test_cli_interrupts import assert_same, find_workers, is_alive
 from tests.support.command_line import finish, run_critic, start_critic
-from tests.support.tiny_project import options, write_project
+from tests.support.featurize_runs import (
+    assert_same,
+    featurize_command,
+    find_workers,
+    is_alive,
+    num_finished,
+    store_path,
+)
+from tests.support.tiny_project import write_project
+from tests.support.waiting import wait_until
 
 NUM_UNITS = 60
 MOST_SECONDS = 1200  # for a single command, on a machine that is shared
@@ -85,7 +93,10 @@ def disturb(
     process = start_critic(*command(name, workers), folder=project, home=home)
     # Half of them while units are written, half at any moment.
     if draw.random() < 0.5:
-        wait(lambda: num_finished(store) > before or process.poll() is not None)
+        wait_until(
+            lambda: num_finished(store) > before or process.poll() is not None,
+            seconds=MOST_SECONDS,
+        )
         time.sleep(draw.uniform(0, 0.15 * seconds))
     else:
         time.sleep(draw.uniform(0, seconds))
@@ -105,7 +116,7 @@ def disturb(
         with contextlib.suppress(ProcessLookupError):  # it went with the launcher
             os.kill(victim, by)
     outcome = finish(process, timeout=MOST_SECONDS)
-    wait(lambda: not any(map(is_alive, found)))
+    wait_until(lambda: not any(map(is_alive, found)), seconds=MOST_SECONDS)
     is_through = outcome.code == 0 and (store / "manifest.json").exists()
     codes = EXPECTED_CODES[target, by]
     assert is_through or outcome.code in codes, (target, by, outcome)
@@ -113,26 +124,8 @@ def disturb(
     return f"{signal.Signals(by).name} of {target}"
 
 
-def wait(is_so: object, most: float = MOST_SECONDS) -> None:
-    """Returns when it is so."""
-    assert callable(is_so)
-    give_up = time.monotonic() + most
-    while not is_so():
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
-
-
 def command(experiment: str, workers: int) -> list[str]:
-    settings = (f"experiment.name={experiment}", f"featurize.workers={workers}")
-    return ["featurize", "--split", "train", *options("featurize.unit_tokens=50", *settings)]
-
-
-def store_path(project: Path, experiment: str) -> Path:
-    return project / "storage/features" / experiment / "train"
-
-
-def num_finished(store: Path) -> int:
-    return len([*(store / "units").glob("*.json")])
+    return featurize_command(experiment, f"featurize.workers={workers}")
 
 
 if __name__ == "__main__":

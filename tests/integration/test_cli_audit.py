@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from tests.support.tiny_project import make_rows, options, write_project, write_
 pytestmark = pytest.mark.slow
 
 PAIRS = 20
-
-
-@pytest.fixture(scope="module")
-def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
-    critic = WarmCritic(tmp_path_factory.mktemp("home"))
-    yield critic
-    critic.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from torch.distributed import run
 
 from featurize.store import FeatureStore
+from tests.support.featurize_runs import assert_same, featurize_command, store_path
 from tests.support.llama_mtp_files import make_weights, write_checkpoint
 from tests.support.tiny_models import write_tiny_model
-from tests.support.tiny_project import options, write_project
+from tests.support.tiny_project import write_project
 from tests.support.warm_ranks import WarmRanks, free_port
 
 pytestmark = pytest.mark.slow
@@ -39,34 +39,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(project: Path, warm: WarmRanks) -> FeatureStore:
     """What one process with the whole backbone makes."""
-    (outcome,) = warm.run(*command("whole"), folder=project, num_ranks=1)
+    (outcome,) = warm.run(*featurize_command("whole"), folder=project, num_ranks=1)
     assert outcome.code == 0, outcome.err
     return FeatureStore.open(store_path(project, "whole"))
-
-
-def command(experiment: str, *settings: str) -> list[str]:
-    more = options("featurize.unit_tokens=50", f"experiment.name={experiment}", *settings)
-    return ["featurize", "--split", "train", *more]
-
-
-def store_path(project: Path, experiment: str) -> Path:
-    return project / "storage/features" / experiment / "train"
-
-
-def assert_same(found: FeatureStore, expected: FeatureStore) -> None:
-    """Rows, ids and order equal; the numbers to a relative 1e-5."""
-    exact = expected.samples.column_names[:11]  # SAMPLE_SCHEMA; the likelihood stands behind
-    assert found.samples.select(exact).equals(expected.samples.select(exact))
-    for name in expected.samples.column_names[11:]:
-        values = [torch.from_numpy(store.samples[name].to_numpy()) for store in (found, expected)]
-        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
-    assert found.tensor_names == expected.tensor_names
-    for name in expected.tensor_names:
-        wanted = expected.read(name)
-        difference = (found.read(name) - wanted).norm(dim=1) / wanted.norm(dim=1)
-        assert difference.max() <= 1e-5
-    assert found.manifest.fingerprint == expected.manifest.fingerprint
-    assert found.manifest.counts == expected.manifest.counts
 
 
 @pytest.mark.parametrize(
@@ -78,11 +53,13 @@ def test_ranks_that_share_a_backbone_make_the_features_of_one_process(
     num_ranks: int, setting: str, project: Path, whole: FeatureStore, warm: WarmRanks
 ) -> None:
     experiment = f"shared-{num_ranks}-{setting.partition('=')[0].rpartition('.')[2]}"
-    outcomes = warm.run(*command(experiment, setting), folder=project, num_ranks=num_ranks)
+    outcomes = warm.run(
+        *featurize_command(experiment, setting), folder=project, num_ranks=num_ranks
+    )
     assert [outcome.code for outcome in outcomes] == [0] * num_ranks, outcomes
     assert outcomes[0].out.count("features in ") == 1
     assert [outcome.out for outcome in outcomes[1:]] == [""] * (num_ranks - 1)
-    assert_same(FeatureStore.open(store_path(project, experiment)), whole)
+    assert_same(FeatureStore.open(store_path(project, experiment)), whole, by_row=True)
 
 
 def test_backbones_of_many_makes_are_shared_by_reading_only_a_part(
@@ -116,7 +93,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(
     (project / "model/model.safetensors").write_bytes(b"never read")
     try:
         setting = "distributed.tensor_parallel_size=3"
-        (outcome,) = warm.run(*command("odd", setting), folder=project, num_ranks=1)
+        (outcome,) = warm.run(*featurize_command("odd", setting), folder=project, num_ranks=1)
     finally:
         (project / "weights").rename(project / "model/model.safetensors")
     assert outcome.code == 2
@@ -137,7 +114,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(
 def test_what_a_rank_cannot_do_is_said_in_one_line(
     arguments: list[str], reason: str, project: Path, warm: WarmRanks
 ) -> None:
-    (outcome,) = warm.run(*command("refused"), *arguments, folder=project, num_ranks=1)
+    (outcome,) = warm.run(*featurize_command("refused"), *arguments, folder=project, num_ranks=1)
     assert outcome.code == 2
     assert reason in outcome.err
     assert len(outcome.err.splitlines()) == 1
@@ -152,7 +129,7 @@ def test_two_machines_finish_a_run_though_a_rank_is_killed(
         *("--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"),
     ]
-    words = [*launcher, "-m", "cli", *command("machines")]
+    words = [*launcher, "-m", "cli", *featurize_command("machines")]
     function = "tests.integration.test_cli_distributed:run_node"
     outcomes = warm.call(function, words, str(project), str(store), num_ranks=2)
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ FEATURIZE = ("featurize", "--split", "train")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_project(tmp_path_factory.mktemp("errors"), num_train=4, num_valid=2)
-
-
-@pytest.fixture(scope="module")
-def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
-    critic = WarmCritic(tmp_path_factory.mktemp("home"))
-    yield critic
-    critic.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Featurize runs that are killed, interrupted or shared out end in the same store."""
 
-import contextlib
 import os
 import random
 import signal
@@ -10,11 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from featurize.store import FeatureStore
 from tests.support.command_line import Outcome, finish, run_critic, start_critic
-from tests.support.tiny_project import options, write_project
+from tests.support.featurize_runs import (
+    assert_same,
+    featurize_command,
+    find_workers,
+    is_alive,
+    num_finished,
+    store_path,
+)
+from tests.support.tiny_project import write_project
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -40,38 +47,12 @@ def undisturbed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Feat
 
 
 def command(experiment: str, *, workers: int) -> list[str]:
-    settings = (f"experiment.name={experiment}", f"featurize.workers={workers}")
-    return ["featurize", "--split", "train", *options("featurize.unit_tokens=50", *settings)]
+    return featurize_command(experiment, f"featurize.workers={workers}")
 
 
-def store_path(project: Path, experiment: str) -> Path:
-    return project / "storage/features" / experiment / "train"
-
-
-def num_finished(store: Path) -> int:
-    return len([*(store / "units").glob("*.json")])
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def await_run(process: subprocess.Popen[str], is_so: Callable[[], bool]) -> None:
     """Returns when it is so, or the process has ended."""
-    give_up = time.monotonic() + SECONDS
-    while not is_so() and process.poll() is None:
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
-
-
-def find_workers(process: subprocess.Popen[str]) -> list[int]:
-    """Processes the launcher has started; each leads a session of its own."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        return [int(child) for child in children.read_text().split()]
-    return []
-
-
-def is_alive(worker: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    wait_until(lambda: is_so() or process.poll() is not None, seconds=SECONDS)
 
 
 def disturb(
@@ -81,32 +62,14 @@ def disturb(
     arguments = command(experiment, workers=workers)
     process = start_critic(*arguments, folder=project, home=home)
     store = store_path(project, experiment)
-    wait_until(lambda: num_finished(store) >= after, process)
+    await_run(process, lambda: num_finished(store) >= after)
     time.sleep(random.uniform(0, 0.02))
     workers_alive = find_workers(process)
     os.killpg(process.pid, by)
     outcome = finish(process, timeout=SECONDS)
     # The kernel ends the workers of a killed launcher at once, wherever they wait.
-    give_up = time.monotonic() + 10
-    while any(map(is_alive, workers_alive)):
-        assert time.monotonic() < give_up, "a worker outlives its launcher"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(is_alive, workers_alive)), seconds=10)
     return outcome
-
-
-def assert_same(found: FeatureStore, expected: FeatureStore) -> None:
-    """Rows, ids and order equal; numbers as close as another order of summation leaves them."""
-    exact = expected.samples.column_names[:11]  # SAMPLE_SCHEMA; the likelihood stands behind
-    assert found.samples.select(exact).equals(expected.samples.select(exact))
-    for name in expected.samples.column_names[11:]:
-        values = [torch.from_numpy(store.samples[name].to_numpy()) for store in (found, expected)]
-        torch.testing.assert_close(*values, rtol=1e-5, atol=1e-5)
-    assert found.tensor_names == expected.tensor_names
-    for name in expected.tensor_names:
-        torch.testing.assert_close(found.read(name), expected.read(name), rtol=1e-5, atol=1e-5)
-    assert found.manifest.counts == expected.manifest.counts
-    assert found.manifest.fingerprint == expected.manifest.fingerprint
-    assert [*found.path.rglob("*.partial")] == []
 
 
 def test_two_workers_make_the_store_of_one(
@@ -114,7 +77,7 @@ def test_two_workers_make_the_store_of_one(
 ) -> None:
     arguments = [*command("two", workers=1), "--nproc-per-node", "2"]  # the option wins
     process = start_critic(*arguments, folder=project, home=tmp_path)
-    wait_until(lambda: len(find_workers(process)) == 2, process)
+    await_run(process, lambda: len(find_workers(process)) == 2)
     outcome = finish(process, timeout=SECONDS)
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
@@ -148,14 +111,11 @@ def test_workers_end_with_a_launcher_that_is_killed_while_they_start(
     project: Path, tmp_path: Path
 ) -> None:
     process = start_critic(*command("early", workers=2), folder=project, home=tmp_path)
-    wait_until(lambda: len(find_workers(process)) == 2, process)
+    await_run(process, lambda: len(find_workers(process)) == 2)
     workers = find_workers(process)
     time.sleep(random.uniform(0, 2))  # torch takes longer to import
     os.kill(process.pid, signal.SIGKILL)
-    give_up = time.monotonic() + 10
-    while any(map(is_alive, workers)):
-        assert time.monotonic() < give_up, "a worker outlives its launcher"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(is_alive, workers)), seconds=10)
     finish(process)
 
 
@@ -174,7 +134,7 @@ def test_a_worker_killed_for_its_memory_is_reported_by_the_launcher(
 ) -> None:
     process = start_critic(*command("starved", workers=2), folder=project, home=tmp_path)
     store = store_path(project, "starved")
-    wait_until(lambda: num_finished(store) >= 2, process)
+    await_run(process, lambda: num_finished(store) >= 2)
     os.kill(find_workers(process)[1], signal.SIGKILL)
     outcome = finish(process, timeout=SECONDS)
     assert outcome.code == 2

@@ -3,7 +3,7 @@
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,6 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         )
         assert outcomes[command].code == 0, outcomes[command].err
     return Pipeline(folder=pipeline.folder, home=pipeline.home, outcomes=outcomes)
-
-
-@pytest.fixture(scope="module")
-def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
-    critic = WarmCritic(tmp_path_factory.mktemp("home"))
-    yield critic
-    critic.close()
 
 
 def states(folder: Path) -> dict[str, tuple[int, int]]:

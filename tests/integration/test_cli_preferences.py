@@ -1,7 +1,6 @@
 """Preference and unpaired rows of the TRL library, named as a dataset, through all commands."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ COMMANDS = (
     ("train-head", "--pairs", "200"),
     ("eval", "--split", "valid"),
 )
-
-
-@pytest.fixture
-def critic(tmp_path: Path) -> Iterator[WarmCritic]:
-    critic = WarmCritic(tmp_path)
-    yield critic
-    critic.close()
 
 
 def plain_rows(split: str, num_problems: int) -> list[dict[str, Any]]:

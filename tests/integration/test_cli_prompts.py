@@ -1,14 +1,12 @@
 """A chat template, conversations and a question, from rows to scores, as a user runs them."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from featurize.store import FeatureStore
-from tests.support.command_line import Outcome, WarmCritic
+from tests.support.command_line import CriticProject, WarmCritic
 from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
 pytestmark = pytest.mark.slow
@@ -42,33 +40,19 @@ def to_conversation(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "instruction": turns}
 
 
-class Project:
-    """A folder with a template and rows of conversations."""
-
-    def __init__(self, base: Path, critic: WarmCritic) -> None:
-        self.folder = write_project(base / "project", num_train=8, num_valid=2)
-        self.critic = critic
-        (self.folder / "chat.jinja").write_text(TEMPLATE)
-        write_rows(self.folder / "train.jsonl", map(to_conversation, make_rows("train", 8)))
-
-    def run(self, *arguments: str, code: int = 0) -> Outcome:
-        outcome = self.critic.run(*arguments, folder=self.folder)
-        assert outcome.code == code, outcome.err
-        return outcome
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    base = tmp_path_factory.mktemp("prompts")
-    critic = WarmCritic(base / "home")
-    project = Project(base, critic)
+def project(critic: WarmCritic, tmp_path_factory: pytest.TempPathFactory) -> CriticProject:
+    """A folder with a template, rows of conversations and a head of them."""
+    folder = write_project(tmp_path_factory.mktemp("prompts"), num_train=8, num_valid=2)
+    (folder / "chat.jinja").write_text(TEMPLATE)
+    write_rows(folder / "train.jsonl", map(to_conversation, make_rows("train", 8)))
+    project = CriticProject(folder=folder, critic=critic)
     for command in ("featurize --split train", "train-head --pairs 60"):
         project.run(*command.split(), *options(*PROMPT))
-    yield project
-    critic.close()
+    return project
 
 
-def test_the_store_has_the_question_and_the_answers(project: Project) -> None:
+def test_the_store_has_the_question_and_the_answers(project: CriticProject) -> None:
     store = FeatureStore.open(project.folder / "storage/features/demo/train")
     assert {"first.1", "delta.1", "question.1"} <= set(store.manifest.tensors)
     assert {"yes_logprob", "no_logprob"} <= set(store.samples.column_names)
@@ -77,7 +61,7 @@ def test_the_store_has_the_question_and_the_answers(project: Project) -> None:
     assert store.manifest.counts["prompts"] == 8
 
 
-def test_a_head_scores_conversations_without_its_template_file(project: Project) -> None:
+def test_a_head_scores_conversations_without_its_template_file(project: CriticProject) -> None:
     (project.folder / "chat.jinja").rename(project.folder / "moved.jinja")
     project.run("score", "train.jsonl", "--out", "scored.jsonl", *HEAD)
     rows = [json.loads(line) for line in (project.folder / "scored.jsonl").open()]
@@ -86,7 +70,7 @@ def test_a_head_scores_conversations_without_its_template_file(project: Project)
     (project.folder / "moved.jinja").rename(project.folder / "chat.jinja")
 
 
-def test_a_head_and_the_answer_are_judged_on_pairs_of_conversations(project: Project) -> None:
+def test_a_head_and_the_answer_are_judged_on_pairs_of_conversations(project: CriticProject) -> None:
     rows = make_rows("other", 3)
     pairs = []
     for problem in {row["problem_id"] for row in rows}:
@@ -107,21 +91,21 @@ def test_a_head_and_the_answer_are_judged_on_pairs_of_conversations(project: Pro
     assert "probability of yes" in written.with_suffix(".html").read_text()
 
 
-def test_prompts_are_shown_token_by_token(project: Project) -> None:
+def test_prompts_are_shown_token_by_token(project: CriticProject) -> None:
     outcome = project.run("audit", "--prompts", "1", *options(*PROMPT))
     assert "-- prompt, " in outcome.out
     assert "-- end, 1 tokens: last is its last token\n</s>│" in outcome.out
     assert "-- question, " in outcome.out
 
 
-def test_a_store_of_another_prompt_is_refused(project: Project) -> None:
+def test_a_store_of_another_prompt_is_refused(project: CriticProject) -> None:
     other = options(*PROMPT, "prompt.end=none")
     outcome = project.run("train-head", "--pairs", "60", *other, code=2)
     assert "made with prompt {" in outcome.err
     assert "'end': 'turn'" in outcome.err
 
 
-def test_a_template_that_cannot_be_read_is_refused(project: Project) -> None:
+def test_a_template_that_cannot_be_read_is_refused(project: CriticProject) -> None:
     missing = options(*PROMPT, "prompt.template=no.jinja")
     outcome = project.run("audit", "--prompts", "1", *missing, code=2)
     assert "prompt.template: 'no.jinja' cannot be read" in outcome.err

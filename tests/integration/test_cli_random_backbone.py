@@ -1,7 +1,6 @@
 """`critic eval --baseline random-backbone` as a user runs it, on the tiny project."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from tests.support.command_line import Outcome, WarmCritic
 from tests.support.tiny_project import options, write_project
 
 BASELINE = ("eval", "--split", "valid", "--baseline", "random-backbone")
-
-
-@pytest.fixture(scope="module")
-def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
-    critic = WarmCritic(tmp_path_factory.mktemp("home"))
-    yield critic
-    critic.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ import math
 import random
 import re
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from headtrain.head.checkpoint import load_head, write_head
 from headtrain.head.model import HeadModel
 from headtrain.scoring.critic import Critic
 from tests.support.benchmark_rows import REWARD_BENCH, RM_BENCH
-from tests.support.command_line import Outcome, WarmCritic
+from tests.support.command_line import CriticProject, WarmCritic
 from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
 pytestmark = pytest.mark.slow
@@ -30,50 +28,26 @@ pytestmark = pytest.mark.slow
 HEAD = ("--head", "storage/checkpoints/critic/demo")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Project:
-    """A folder with a trained head."""
-
-    folder: Path
-    critic: WarmCritic
-
-    def run(self, *arguments: str, code: int = 0, **where: Any) -> Outcome:
-        outcome = self.critic.run(*arguments, **{"folder": self.folder, **where})
-        assert outcome.code == code, outcome.err
-        return outcome
-
-    def read(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / name).open()]
-
-    @property
-    def head(self) -> Path:
-        return self.folder / "storage/checkpoints/critic/demo/best"
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    base = tmp_path_factory.mktemp("scored")
-    critic = WarmCritic(base / "home")
-    project = Project(
-        folder=write_project(base / "project", num_train=8, num_valid=6), critic=critic
-    )
+def project(critic: WarmCritic, tmp_path_factory: pytest.TempPathFactory) -> CriticProject:
+    folder = write_project(tmp_path_factory.mktemp("scored"), num_train=8, num_valid=6)
+    project = CriticProject(folder=folder, critic=critic)
     for command in ("featurize --split train", "featurize --split valid", "train-head --pairs 60"):
         project.run(*command.split(), *options())
     rows = [{**row, "note": {"kept": [1, None]}} for row in make_rows("valid", 6)]
     for row in rows:
         del row["is_correct"]
     random.Random(0).shuffle(rows)
-    write_rows(project.folder / "unlabelled.jsonl", rows)
+    write_rows(folder / "unlabelled.jsonl", rows)
     project.run("score", "unlabelled.jsonl", "--out", "scored.jsonl", *HEAD)
-    yield project
-    critic.close()
+    return project
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {row["task_id"]: row["score"] for row in rows}
 
 
-def test_values_along_the_solutions_end_with_the_score(project: Project) -> None:
+def test_values_along_the_solutions_end_with_the_score(project: CriticProject) -> None:
     out = ("--out", "along.jsonl", "--along", "lines", *HEAD)
     outcome = project.run("score", "unlabelled.jsonl", *out)
     rows = project.read("along.jsonl")
@@ -88,14 +62,14 @@ def test_values_along_the_solutions_end_with_the_score(project: Project) -> None
     assert "'along' is 'w'" in wrong.err
 
 
-def test_the_best_alone_have_no_values_along(project: Project) -> None:
+def test_the_best_alone_have_no_values_along(project: CriticProject) -> None:
     options_ = ("--out", "best.jsonl", "--best", "--along", "lines", *HEAD)
     refused = project.run("score", "unlabelled.jsonl", *options_, code=2)
     assert "--along adds fields, which --best does not write" in refused.err
     assert not (project.folder / "best.jsonl").exists()
 
 
-def test_a_distilled_head_is_a_native_model_of_transformers(project: Project) -> None:
+def test_a_distilled_head_is_a_native_model_of_transformers(project: CriticProject) -> None:
     out = ("--to", "transformers", "--out", "native")
     told = project.run("export", *out, "--distil", *HEAD, *options())
     assert "accuracy" in told.out
@@ -111,7 +85,7 @@ def test_a_distilled_head_is_a_native_model_of_transformers(project: Project) ->
     assert "--overwrite" in again.err
 
 
-def test_rows_come_back_in_order_with_the_values_of_the_store(project: Project) -> None:
+def test_rows_come_back_in_order_with_the_values_of_the_store(project: CriticProject) -> None:
     before, after = project.read("unlabelled.jsonl"), project.read("scored.jsonl")
     added = ("score", "probability", "rank")
     assert [{k: v for k, v in row.items() if k not in added} for row in after] == before
@@ -131,7 +105,7 @@ def test_rows_come_back_in_order_with_the_values_of_the_store(project: Project) 
         assert row["rank"] == 1 + sum(other["score"] > row["score"] for other in others)
 
 
-def test_the_same_file_again_is_not_featurized_again(project: Project) -> None:
+def test_the_same_file_again_is_not_featurized_again(project: CriticProject) -> None:
     done = project.run("score", "unlabelled.jsonl", "--out", "again.jsonl", *HEAD)
     assert "up to date, nothing done" in done.out
     assert (project.folder / "again.jsonl").read_bytes() == (
@@ -139,7 +113,7 @@ def test_the_same_file_again_is_not_featurized_again(project: Project) -> None:
     ).read_bytes()
 
 
-def test_every_row_is_accounted_for(project: Project) -> None:
+def test_every_row_is_accounted_for(project: CriticProject) -> None:
     done = project.run("score", "unlabelled.jsonl", "--out", "again.parquet", *HEAD)
     lines = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in table(done.out)}
     assert lines["rows written"] == "37"
@@ -152,7 +126,7 @@ def table(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith("│")]
 
 
-def test_order_company_and_a_config_do_not_change_a_score(project: Project) -> None:
+def test_order_company_and_a_config_do_not_change_a_score(project: CriticProject) -> None:
     rows = [*make_rows("train", 3), *sorted(make_rows("valid", 6), key=lambda r: r["output"])]
     write_rows(project.folder / "company.jsonl", rows)
     project.run("score", "company.jsonl", "--out", "crowd.jsonl", *options())
@@ -162,7 +136,7 @@ def test_order_company_and_a_config_do_not_change_a_score(project: Project) -> N
 
 
 def test_a_program_gets_the_values_of_the_command(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: CriticProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.folder)  # the head records the backbone as `model`
     critic = Critic.load(project.head, device="cpu")
@@ -173,7 +147,7 @@ def test_a_program_gets_the_values_of_the_command(
         assert verdict.probability == pytest.approx(row["probability"], abs=1e-5)
 
 
-def test_labels_that_are_not_read_are_carried_along(project: Project) -> None:
+def test_labels_that_are_not_read_are_carried_along(project: CriticProject) -> None:
     rows = [
         {**row, "kto_tag": True, "label": number, "is_correct": "yes"}
         for number, row in enumerate(project.read("unlabelled.jsonl"))
@@ -189,7 +163,7 @@ def test_labels_that_are_not_read_are_carried_along(project: Project) -> None:
     assert "kto.jsonl:1" in refused.err
 
 
-def test_a_column_that_cannot_be_copied_is_found_before_any_work(project: Project) -> None:
+def test_a_column_that_cannot_be_copied_is_found_before_any_work(project: CriticProject) -> None:
     row = project.read("unlabelled.jsonl")[0]
     texts = {name: pa.array([row[name]]) for name in ("instruction", "output", "task_id")}
     note = pa.array([b"\xff\xfe"])
@@ -205,7 +179,9 @@ def test_a_column_that_cannot_be_copied_is_found_before_any_work(project: Projec
     assert copied["score"].to_pylist() == pytest.approx([expected], abs=1e-5)
 
 
-def test_a_relative_backbone_is_found_from_another_folder(project: Project, tmp_path: Path) -> None:
+def test_a_relative_backbone_is_found_from_another_folder(
+    project: CriticProject, tmp_path: Path
+) -> None:
     write_rows(tmp_path / "rows.jsonl", project.read("unlabelled.jsonl"))
     arguments = ("score", "rows.jsonl", "--out", "scored.jsonl", "--head", str(project.head))
     project.run(*arguments, folder=tmp_path)
@@ -213,7 +189,7 @@ def test_a_relative_backbone_is_found_from_another_folder(project: Project, tmp_
     assert scores(found) == scores(project.read("scored.jsonl"))
 
 
-def test_the_environment_names_a_tracking_server_that_may_be_down(project: Project) -> None:
+def test_the_environment_names_a_tracking_server_that_may_be_down(project: CriticProject) -> None:
     place = options("checkpoint.save_dir=elsewhere")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -227,7 +203,7 @@ def test_the_environment_names_a_tracking_server_that_may_be_down(project: Proje
     assert "train/loss" in waiting.read_text()
 
 
-def test_mistakes_end_in_one_line(project: Project) -> None:
+def test_mistakes_end_in_one_line(project: CriticProject) -> None:
     for arguments, told in (
         (("scored.jsonl", "--out", "x.jsonl", *HEAD), "--prefix critic_"),
         (("unlabelled.jsonl", "--out", "unlabelled.jsonl", *HEAD), "is the file that is scored"),
@@ -247,7 +223,7 @@ def test_mistakes_end_in_one_line(project: Project) -> None:
     assert not (project.folder / "x.jsonl").exists()
 
 
-def test_other_peoples_pairs_are_judged_in_their_own_metric(project: Project) -> None:
+def test_other_peoples_pairs_are_judged_in_their_own_metric(project: CriticProject) -> None:
     others = [
         REWARD_BENCH | {"subset": "hep-go", "prompt": f"Add {number}.", "id": number}
         for number in range(3)
@@ -271,7 +247,7 @@ def test_other_peoples_pairs_are_judged_in_their_own_metric(project: Project) ->
     assert written.with_suffix(".html").exists()
 
 
-def test_styles_are_told_apart_and_no_train_features_are_needed(project: Project) -> None:
+def test_styles_are_told_apart_and_no_train_features_are_needed(project: CriticProject) -> None:
     rows = [RM_BENCH, RM_BENCH | {"id": 9, "prompt": "Write it in C."}]
     write_rows(project.folder / "rm-bench.jsonl", rows)
     features = project.folder / "storage/features/demo"
@@ -291,7 +267,7 @@ def test_styles_are_told_apart_and_no_train_features_are_needed(project: Project
 
 
 def test_a_head_without_calibration_scores_while_its_train_features_are_there(
-    project: Project,
+    project: CriticProject,
 ) -> None:
     bare = project.folder / "bare"
     bare.mkdir()
@@ -316,7 +292,7 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
 
 
 def test_heads_that_judge_differently_are_compared_with_the_code_they_differ_on(
-    project: Project,
+    project: CriticProject,
 ) -> None:
     head = load_head(project.head)
     assert isinstance(head.model, HeadModel)

@@ -23,6 +23,7 @@ from headtrain.rewards import critic_reward
 from headtrain.scoring.critic import Critic
 from tests.support.command_line import finish, start_critic
 from tests.support.scored_projects import make_project
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -73,13 +74,6 @@ def is_ready(served: Served) -> bool:
     with contextlib.suppress(OSError):
         return "ready" in served.get("/ready")
     return False
-
-
-def wait_until(is_done: Any) -> None:
-    end = time.monotonic() + PATIENCE
-    while not is_done():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def openrlhf_reward(url: str, query: str, prompt: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ GRID = (
     *("--grid", "training.dropout=0.1,0.3"),
     *("--seeds", "2"),
 )
-
-
-@pytest.fixture(scope="module")
-def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
-    warm = WarmCritic(tmp_path_factory.mktemp("home"))
-    yield warm
-    warm.close()
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,29 @@ class WarmCritic:
         self._server.communicate(timeout=60)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CriticProject:
+    """A folder in which commands run."""
+
+    folder: Path
+    critic: WarmCritic
+
+    def run(self, *arguments: str, code: int = 0, **where: Any) -> Outcome:
+        """Runs a command, here unless `folder` says where; fails unless it exits with `code`."""
+        outcome = self.critic.run(*arguments, **{"folder": self.folder, **where})
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a file of JSON lines."""
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+    @property
+    def head(self) -> Path:
+        """The best head of the demo's experiment."""
+        return self.folder / "storage/checkpoints/critic/demo/best"
+
+
 def serve(requests: Iterator[str]) -> None:
     """Forks for every request and answers with the exit code."""
     _import_like_a_command()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from headtrain.scoring.server.contracts import Context
 from headtrain.scoring.server.run import Server
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
+from tests.support.waiting import wait_until
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
@@ -35,14 +35,6 @@ class Gate:
         assert self.service is not None
         batcher = self.service.batcher
         wait_until(lambda: self.opened.is_set() or batcher.num_waiting >= self.num_samples)
-
-
-def wait_until(is_done: Callable[[], bool]) -> None:
-    """Wait for another thread."""
-    end = time.monotonic() + PATIENCE
-    while not is_done():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.001)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ import pytest
 
 from featurize.errors import CriticError, DataError
 from featurize.run.messages import LogHandler, MessageReporter, Relay
+from tests.support.featurize_runs import is_alive
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[4]
 
@@ -41,13 +43,6 @@ def start_launcher(offset: int = 0) -> tuple[subprocess.Popen[str], int, bool]:
     return launcher, int(worker), words == ["ready"]
 
 
-def is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's own")
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_ends_with_its_launcher(by: signal.Signals) -> None:
@@ -56,10 +51,7 @@ def test_a_worker_ends_with_its_launcher(by: signal.Signals) -> None:
     assert is_alive(worker)
     launcher.send_signal(by)
     launcher.wait(10)
-    give_up = time.monotonic() + 10
-    while is_alive(worker):
-        assert time.monotonic() < give_up, "the worker outlives its launcher"
-        time.sleep(0.01)
+    wait_until(lambda: not is_alive(worker), seconds=10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's own")

@@ -139,3 +139,16 @@ def test_moving_replicates_keeps_their_spread_and_removes_their_bias():
     assert resampled.recentred().replicates[:3] == pytest.approx([0.1, 0.2, 0.3])
     nowhere = Resampled(estimate=0.2, replicates=np.array([np.nan]))
     assert np.isnan(nowhere.recentred().replicates).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reach"),
+    [
+        (0.25, 1.0, (0.25, 0.5)),
+        (0.0, 0.5, (0.5, 0.0)),
+        (0.75, 1.0, (0.0, 0.5)),
+        (None, None, (0, 0)),
+    ],
+)
+def test_an_interval_reaches_below_and_above_its_estimate(low, high, reach):
+    assert Interval(estimate=0.5, low=low, high=high).reach == reach

@@ -14,8 +14,9 @@ from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.app import is_loopback
 from headtrain.scoring.server.service import Limits
 from headtrain.scoring.texts import TextRules
-from tests.support.critic_apps import Gate, HangingUp, RunningApp, running_app, wait_until
+from tests.support.critic_apps import Gate, HangingUp, RunningApp, running_app
 from tests.support.scored_projects import ScoredProject
+from tests.support.waiting import wait_until
 from tests.unit.headtrain.scoring.test_critic import near, outputs_of
 
 TOKEN = "secret-\u00e9"
