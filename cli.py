@@ -497,7 +497,7 @@ def featurize_command(
         from featurize.run.plan import plan_featurize
 
         plan = plan_featurize(job, choose)
-        plan.check_problem_ids(strict=strict)
+        plan.check_samples(strict=strict)
         console().print(rows_table(title, plan.describe()))
         return
     run_shown(job, title, choose=choose, workers=nproc_per_node, overwrite=overwrite, strict=strict)
