@@ -26,7 +26,7 @@ def plan_shown(job: "FeaturizeJob", title: str, *, choose: "Choose | None", stri
     from featurize.run.plan import plan_featurize
 
     plan = plan_featurize(job, choose)
-    plan.check_problem_ids(strict=strict)
+    plan.check_samples(strict=strict)
     console().print(rows_table(title, plan.describe()))
 
 

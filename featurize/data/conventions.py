@@ -5,6 +5,7 @@ Preference, unpaired and conversational rows, as TRL, LLaMA-Factory, axolotl and
 
 from featurize.data.fields import (
     Row,
+    describe,
     optional_bool,
     optional_id,
     optional_text,
@@ -14,18 +15,24 @@ from featurize.data.fields import (
 )
 from featurize.data.messages import (
     Message,
+    is_open_transcript,
     is_transcript,
     join_prompt,
     keep_turns,
+    parse_messages,
     to_messages,
 )
 from featurize.data.verdicts import label_of, refuse_unread
 from featurize.errors import RowFault, shorten
 
+_SIDES = ("chosen", "rejected")
+_MEDIA = ("images", "videos", "audios")
 _SHARED_KEYS = ("input", "problem_id", "metadata")
 _CONVERSATIONS = ("conversations", "messages")
 PROMPT_FIELDS = ("prompt", "instruction", *_CONVERSATIONS, "system", "history")
 """Fields that a prompt is read from."""
+REFUSED_FIELDS = (*_MEDIA, "tools")
+"""Fields that a row must not have: what they say would not be judged."""
 
 
 Prompt = str | list[dict[str, str]]
@@ -40,15 +47,47 @@ def to_plain_rows(row: Row, *, keeps_turns: bool = False) -> list[Row]:
     Raises:
         RowFault: a field is missing or wrong, or the row has a label that is not read.
     """
-    if "output" not in row:
-        if "chosen" in row or "rejected" in row:
+    _refuse_media(row)
+    for is_there in (lambda name: row.get(name) is not None, row.__contains__):
+        if is_there("output"):
+            break
+        if is_there("chosen") or is_there("rejected"):
             return _from_preference(row, keeps_turns)
-        if "completion" in row:
+        if is_there("completion"):
             return [_from_unpaired(row, keeps_turns)]
-        if "instruction" not in row and any(name in row for name in _CONVERSATIONS):
+        if not is_there("instruction") and any(map(is_there, _CONVERSATIONS)):
             return [_from_conversation(row, keeps_turns)]
-    _read_label(row, "is_correct")
-    return [row]
+    if _read_label(row, "is_correct") is None and all(row.get(side) for side in _SIDES):
+        raise RowFault(
+            f"'output' is {describe(row['output'])} beside 'chosen' and 'rejected', which would "
+            "not be read; drop it, or drop these two"
+        )
+    return [_with_context(row, keeps_turns)]
+
+
+def _refuse_media(row: Row) -> None:
+    """Raise RowFault if a row has images or the like: a text alone would be judged."""
+    for name in _MEDIA:
+        if isinstance(row.get(name), list) and row[name]:
+            raise RowFault(
+                f"{name!r} is {describe(row[name])}; only text can be judged: drop the row, or the "
+                "column if the answer does not depend on it"
+            )
+
+
+def _with_context(row: Row, keeps_turns: bool) -> Row:
+    """Put the fields `system` and `history` of LLaMA-Factory before the instruction."""
+    system, history = row.get("system"), row.get("history")
+    has_system = isinstance(system, str) and system.strip()
+    has_history = isinstance(history, list) and history and all(map(_is_pair, history))
+    if row.get("instruction") is None or not (has_system or has_history):
+        return row
+    context = {
+        "instruction": row["instruction"],
+        "system": system if has_system else None,
+        "history": history if has_history else None,
+    }
+    return {**row, "instruction": _prompt_of(context, "instruction", "", keeps_turns)}
 
 
 def _from_preference(row: Row, keeps_turns: bool) -> list[Row]:
@@ -58,6 +97,7 @@ def _from_preference(row: Row, keeps_turns: bool) -> list[Row]:
             f"'is_correct' is {shorten(row['is_correct'])} beside 'chosen' and 'rejected', which "
             "are labels themselves; drop one of them"
         )
+    _refuse_tools(row)
     need = "a preference row needs both 'chosen' and 'rejected'"
     chosen_prompt, chosen = _prompt_and_answer(row, "chosen", need, keeps_turns)
     rejected_prompt, rejected = _prompt_and_answer(row, "rejected", need, keeps_turns)
@@ -88,15 +128,30 @@ def _author_of(row: Row, side: str) -> dict[str, object]:
 
 
 def _from_unpaired(row: Row, keeps_turns: bool) -> Row:
+    _refuse_tools(row)
     need = "an unpaired row needs it"
     return _with_label(row, *_prompt_and_answer(row, "completion", need, keeps_turns))
 
 
 def _from_conversation(row: Row, keeps_turns: bool) -> Row:
     """Return the last message as an answer to those before it."""
-    key = next(name for name in _CONVERSATIONS if name in row)
-    before, answer = _split_answer(to_messages(row[key], key), key)
+    _refuse_tools(row)
+    key = _conversation_of(row) or next(name for name in _CONVERSATIONS if name in row)
+    before, answer = _split_answer(to_messages(parse_messages(row[key], key), key), key)
     return _with_label(row, _with_system(row, before, key, keeps_turns), answer)
+
+
+def _refuse_tools(row: Row) -> None:
+    """Raise RowFault if a conversation has tools, which a chat template would write."""
+    if row.get("tools") and row["tools"] != "[]":
+        raise RowFault(
+            f"'tools' is {describe(row['tools'])}, which is not read; write the tools into the "
+            "system message, or drop the column"
+        )
+
+
+def _conversation_of(row: Row) -> str | None:
+    return next((name for name in _CONVERSATIONS if row.get(name) is not None), None)
 
 
 def _with_label(row: Row, prompt: Prompt, answer: str) -> Row:
@@ -115,18 +170,18 @@ def _read_label(row: Row, *names: str) -> object:
 
 def _prompt_and_answer(row: Row, key: str, need: str, keeps_turns: bool) -> tuple[Prompt, str]:
     """Return the answer and its prompt, from its own field or the messages before the answer."""
-    value = require(row, key, need)
+    value = _parse_answer(require(row, key, need), key)
     name = next((name for name in ("prompt", "instruction") if row.get(name) is not None), None)
     is_text = isinstance(value, str) and not (name is None and is_transcript(value))
     if is_text or not isinstance(value, (str, list, dict)):
         answer = to_answer(value, key)
         need = f"{key!r} is a string and does not say what it answers"
-        return _prompt_of(row, name, need, keeps_turns), answer
+        return _prompt_of(row, name, need, keeps_turns), _after_transcript(row, name, answer)
     before, answer = _split_answer(to_messages(value, key), key)
     if not before:
         need = f"the messages of {key!r} hold no prompt before the answer"
         return _prompt_of(row, name, need, keeps_turns), answer
-    own = _join(before, key, keeps_turns)
+    own = _with_system(row, before, key, keeps_turns)
     if name is not None and own != (prompt := _prompt_of(row, name, "", keeps_turns)):
         raise RowFault(
             f"{key!r} starts with another prompt ({shorten(own, 36)}) than {name!r} "
@@ -147,14 +202,32 @@ def _split_answer(messages: list[Message], key: str) -> tuple[list[Message], str
 
 def _prompt_of(row: Row, name: str | None, need: str, keeps_turns: bool) -> Prompt:
     """Return the prompt that field `name` holds, or a conversation if that is None."""
-    if name is None:
-        name = next((n for n in _CONVERSATIONS if row.get(n) is not None), "prompt")
-    value = require(row, name, need)
-    is_chat = isinstance(value, (list, dict))
-    messages = to_messages(value, name) if is_chat else [("user", to_text(value, name))]
-    if name == "prompt":
-        return _join(messages, name, keeps_turns)
+    name = name or _conversation_of(row) or "prompt"
+    value = parse_messages(require(row, name, need), name)
+    if isinstance(value, str) and is_open_transcript(value):
+        messages = to_messages(value, name)[:-1]
+    elif isinstance(value, (list, dict)):
+        messages = to_messages(value, name)
+    else:
+        messages = [("user", to_text(value, name))]
     return _with_system(row, messages, name, keeps_turns)
+
+
+def _parse_answer(value: object, key: str) -> object:
+    """Parse an answer that is JSON: messages that end with one of role 'assistant'."""
+    try:
+        parsed = parse_messages(value, key)
+        messages = [] if parsed is value else to_messages(parsed, key)
+    except RowFault:
+        return value  # a text
+    return parsed if messages and messages[-1][0] == "assistant" else value
+
+
+def _after_transcript(row: Row, name: str | None, answer: str) -> str:
+    """Remove the space that follows "Assistant:" where the prompt ends with it."""
+    prompt = row.get(name or "prompt")
+    is_open = isinstance(prompt, str) and is_open_transcript(prompt)
+    return answer.removeprefix(" ") if is_open else answer
 
 
 def _join(messages: list[Message], key: str, keeps_turns: bool) -> Prompt:
@@ -165,7 +238,9 @@ def _with_system(row: Row, messages: list[Message], key: str, keeps_turns: bool)
     """Join a prompt with the fields `system` and `history` of LLaMA-Factory."""
     before = _read_history(row, key, keeps_turns)
     system = optional_text(row, "system")
-    has_system = any(role == "system" for role, _ in messages)
+    has_system = any(
+        role == "system" or text.startswith(system.strip()) for role, text in messages[:1]
+    )
     first = [("system", system)] if system.strip() and not has_system else []
     return _join([*first, *before, *messages], key, keeps_turns)
 

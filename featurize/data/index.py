@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import structs
 
-from featurize.data.records import CheckedRow, RowReader, Sample
+from featurize.data.records import CheckedRow, RowReader, Sample, parse_line
 from featurize.data.scan import ScannedChunk, scan_files
 from featurize.data.sources import Source, find_sources, seekable_copy
 from featurize.data.table import (
@@ -27,7 +27,7 @@ from featurize.errors import MAX_LISTED, DataError, RowFault, shorten
 from featurize.io.files import atomic_path
 
 # Version of the cached table: raise it when the columns, the hashes or a rule of reading change.
-_FORMAT_VERSION = 4
+_FORMAT_VERSION = 5
 _FINGERPRINT = b"content_fingerprint"
 logger = logging.getLogger(__name__)
 
@@ -124,6 +124,14 @@ class DatasetIndex:
                 samples[n] = structs.replace(sample, location=location, **final)
         return samples
 
+    def read_raw(self, row: int) -> object:
+        """Parse the line of a row as it is, with the columns that no sample has."""
+        file, offset, length = (
+            int(self.table[name][row].as_py()) for name in ("file", "offset", "length")
+        )
+        with ExitStack() as stack:
+            return parse_line(os.pread(self._open(file, stack), length, offset))
+
     def location(self, row: int) -> str:
         """Return file and line of a row."""
         return _location(self.table, row, self.sources)
@@ -162,7 +170,7 @@ class DatasetIndex:
 def _warn_of_spellings(table: pa.Table) -> None:
     for name, (spelling, count) in respelt_languages(table).items():
         logger.warning(
-            "language %r of %d samples is taken as %r, which differs in case or spaces only",
+            "language %r of %d samples is taken as %r, another spelling of it",
             name,
             count,
             spelling,

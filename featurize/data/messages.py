@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+import orjson
+
 from featurize.data.fields import describe, to_text
 from featurize.errors import RowFault, shorten
 
@@ -10,16 +12,22 @@ Message = tuple[str, str]
 """Role and text."""
 
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-          "model": "assistant"}  # fmt: skip
+          "model": "assistant", "function_call": "assistant", "observation": "tool",
+          "user": "user", "assistant": "assistant", "system": "system"}  # fmt: skip
+_OF_ONE_TURN = {"system", "developer", "user"}
 _FORMS = (("role", "content"), ("from", "value"))  # of OpenAI, and of ShareGPT
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _UNREAD = {
     "tool_calls": "write the call into 'content'",
     "function_call": "write the call into 'content'",
     "reasoning_content": "write it into 'content', between <think> and </think>",
+    "reasoning": "write it into 'content', between <think> and </think>",
     "thinking": "write it into 'content', between <think> and </think>",
+    "refusal": "write it into 'content'",
 }
 """Fields with a part of what was said, and what to do about them."""
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_JSON_MESSAGES = re.compile(r"\s*\[?\s*\{\s*([\"'])(?:role|content|from|value)\1\s*:")
 
 
 def is_transcript(text: str) -> bool:
@@ -36,6 +44,28 @@ def to_messages(value: object, key: str) -> list[Message]:
     return [_to_message(one, key) for one in (value if isinstance(value, list) else [value])]
 
 
+def parse_messages(value: object, key: str) -> object:
+    """Parse a text that is a JSON message or list of messages; anything else stays as it is.
+
+    Raises:
+        RowFault: it begins like messages, but is not JSON.
+    """
+    if not isinstance(value, str) or not _JSON_MESSAGES.match(value):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise RowFault(
+            f"{key!r} is {shorten(value)}, which begins like a list of messages but is not JSON "
+            f"({error.msg.partition(':')[0]} at character {error.pos}); write it with json.dumps"
+        ) from None
+
+
+def is_open_transcript(text: str) -> bool:
+    """Whether a text is a prompt of HH-RLHF: it ends with "Assistant:"."""
+    return is_transcript(text) and text.rstrip().endswith("\n\nAssistant:")
+
+
 def join_prompt(messages: list[Message], key: str) -> str:
     """Join the messages before an answer with an empty line between them.
 
@@ -43,7 +73,7 @@ def join_prompt(messages: list[Message], key: str) -> str:
         RowFault: the conversation has several turns, or no question.
     """
     roles = [role for role, _ in messages]
-    if "assistant" in roles or "user" not in roles:
+    if not _OF_ONE_TURN.issuperset(roles) or "user" not in roles:
         raise RowFault(
             f"{key!r} has the roles {shorten(roles)} before the answer; only single-turn prompts "
             "can be judged: set prompt.format to chat, or write the conversation into one message "
@@ -80,7 +110,7 @@ def _to_message(message: object, key: str) -> Message:
             role = message.get(role_name)
             if isinstance(role, str) and text_name in message:
                 _refuse_unread(message, key)
-                return _ROLES.get(role, role), _to_content(message[text_name], key)
+                return _ROLES.get(role.lower(), role), _to_content(message[text_name], key)
     raise RowFault(
         f"{key!r} holds {describe(message)}; every message must be an object "
         "with 'role' and 'content', or 'from' and 'value'"
@@ -105,7 +135,7 @@ def _to_content(content: object, key: str) -> str:
 
 
 def _to_part(part: object, key: str) -> str:
-    if isinstance(part, dict) and part.get("type", "text") == "text" and "text" in part:
+    if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS and "text" in part:
         return to_text(part["text"], key)
     raise RowFault(
         f"{key!r} holds the part {describe(part)}; only parts of text can be judged, "

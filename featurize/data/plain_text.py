@@ -13,9 +13,16 @@ from featurize.errors import CriticError
 GUARD = "\ufdd0"
 """Splits the spelling of a control token in a text that a template is about to frame."""
 
-_BRACKETS = re.compile(r"\s*(<[^\s<>]+>|\[[A-Z_/]+\])\s*")
+_BRACKETS = re.compile(
+    r"\s*(<[^\s<>]+>|<\|[^<>|]+\|>|<<[A-Z_/]+>>|>>[A-Z_]+<<|\[[A-Z_/]+\]"
+    r"|\[\w*[A-Z]{2}\w*\])\s*"
+)
 """Added tokens that vocabularies do not call special, but that mark a place in a conversation:
 Qwen's `<tool_call>`, DeepSeek's marks of roles. Added runs of spaces or names are text."""
+_HTML = re.compile(
+    r"</?(table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|code|sub|sup|[biu])>"
+)
+"""Added tokens of Gemma that are text: the model has learnt them from web pages."""
 
 
 class PlainText:
@@ -34,6 +41,8 @@ class PlainText:
         self._ids = frozenset(marks.values())
         longest_first = sorted((re.escape(text) for text in marks if len(text) > 1), key=len)[::-1]
         self._marks = re.compile("|".join(longest_first)) if longest_first else None
+        self._marks_anywhere = re.compile(f"(?=({'|'.join(longest_first)}))")  # also within others
+        self._are_normalised = _are_normalised(tokenizer)
         self._num_of_template = 0
         self._num_of_template = self._count(self._encode([""], with_template=True)[0])
 
@@ -69,9 +78,37 @@ class PlainText:
                 f"{text[:40]!r} has the character U+FDD0, which no text may have in a chat"
                 " template; remove it"
             )
-        if self._marks is None:
-            return text
-        return self._marks.sub(lambda found: _split(found[0], but), text)
+        guarded = GUARD.join(_cut_at(text, self._cuts(text, but)))
+        if not self._are_normalised:
+            return guarded
+        pieces = guarded.split(GUARD)
+        return GUARD.join(part for piece in pieces for part in self._cut_controls(piece, but))
+
+    def _cuts(self, text: str, but: Collection[str] = ()) -> list[int]:
+        """Places after the first character of every control token that a text spells."""
+        if self._marks is None or not self._marks.search(text):
+            return []
+        found = self._marks_anywhere.finditer(text)
+        return [one.start() + 1 for one in found if one[1] not in but]
+
+    def _cut_controls(self, text: str, but: Collection[str]) -> list[str]:
+        """Cut a text within all that the normaliser turns into a control token, such as `<|END|>`.
+
+        Each cut is after the first character; the pieces are looked through again.
+        """
+        found = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        cuts = [
+            start + 1
+            for number, (start, stop) in zip(
+                found["input_ids"], found["offset_mapping"], strict=True
+            )
+            if number in self._ids and stop - start > 1 and text[start:stop].strip() not in but
+        ]
+        if not cuts:
+            return [text]
+        return [part for piece in _cut_at(text, cuts) for part in self._cut_controls(piece, but)]
 
     def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenize what a template rendered: it spells control tokens, its guarded texts do not."""
@@ -93,10 +130,7 @@ class PlainText:
 
         Vocabularies that merge its characters to the token itself leave no other way.
         """
-        assert self._marks is not None
-        cuts = [0, *(found.start() + 1 for found in self._marks.finditer(text)), len(text)]
-        pieces = [text[start:stop] for start, stop in pairwise(cuts)]
-        first, *rest = pieces
+        first, *rest = _cut_at(text, self._cuts(text))
         ids = self._encode([first], with_template=with_template)[0]
         if with_template and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
@@ -119,8 +153,18 @@ class PlainText:
         return sum(number in self._ids for number in ids)
 
 
-def _split(mark: str, but: Collection[str]) -> str:
-    return mark if mark in but else mark[0] + GUARD + mark[1:]
+def _cut_at(text: str, cuts: Sequence[int]) -> list[str]:
+    """The pieces of a text between cuts."""
+    return [text[start:stop] for start, stop in pairwise([0, *cuts, len(text)])]
+
+
+def _are_normalised(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether texts are normalised before some control tokens are looked for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.normalizer is None:
+        return False
+    tokens = backend.get_added_tokens_decoder().values()
+    return any(token.normalized and (token.special or _is_mark(token.content)) for token in tokens)
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -132,11 +176,15 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     found = {
         number: token
         for number, token in decoder.items()
-        if token.special or _BRACKETS.fullmatch(token.content)
+        if token.special or _is_mark(token.content)
     }
     if backend and (hidden := [token for token in found.values() if not token.special]):
         backend.add_special_tokens([_as_special(token) for token in hidden])
     return {token.content: number for number, token in found.items()}
+
+
+def _is_mark(text: str) -> bool:
+    return bool(_BRACKETS.fullmatch(text)) and not _HTML.fullmatch(text)
 
 
 def _as_special(token: AddedToken) -> AddedToken:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from featurize.data.conventions import REFUSED_FIELDS
 from featurize.data.parquet import read_parquet_lines
 from featurize.data.verdicts import may_be_label
 from featurize.errors import DataError
@@ -23,12 +24,12 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _LOCAL = ("file://", "local://")
 _BLOCK_BYTES = 1 << 20
 # Incremented when a Parquet file becomes other lines than before.
-_COPY_VERSION = 3
+_COPY_VERSION = 4
 # If a Parquet file has one of the answers, only these columns are read.
 _FIELDS = {
     "instruction", "input", "output", "is_correct", "problem_id", "task_id", "metadata",
     "prompt", "chosen", "rejected", "completion", "label",
-    "conversations", "messages", "system", "history",
+    "conversations", "messages", "system", "history", *REFUSED_FIELDS,
 }  # fmt: skip
 _ANSWERS = ("output", "chosen", "completion", "conversations", "messages")
 

@@ -14,6 +14,14 @@ INDEX_COLUMNS = (
 )  # fmt: skip
 """Columns of every index; `author` is there as well if any sample has one."""
 
+_PYTHON = ("python", "py")
+_ALIASES = {
+    "python": "python3", "py": "python3", "py3": "python3", "py2": "python2",
+    "c++": "cpp", "cxx": "cpp", "cc": "cpp", "c#": "csharp", "cs": "csharp", "c-sharp": "csharp",
+    "js": "javascript", "ts": "typescript", "golang": "go", "rs": "rust", "rb": "ruby",
+    "kt": "kotlin", "sh": "bash", "shell": "bash", "hs": "haskell", "jl": "julia",
+}  # fmt: skip
+
 RESPELT = b"respelt_languages"
 """Key of the table's metadata: languages that are spelt as most of their samples do."""
 _SORT_KEYS = (
@@ -56,16 +64,20 @@ def respelt_languages(table: pa.Table) -> dict[str, tuple[str, int]]:
 
 
 def _in_one_spelling(column: pa.Array) -> tuple[pa.Array, dict[str, tuple[str, int]]]:
-    """Spell languages that differ in case or outer spaces as most of their samples do."""
+    """Spell languages that are the same as most of their samples do.
+
+    They differ in case, outer spaces or a usual short name, such as `py` for `python`.
+    """
     names = column.dictionary.to_pylist()
     counts = dict.fromkeys(names, 0)
     for pair in column.value_counts().to_pylist():
         if pair["values"] is not None:
             counts[pair["values"]] = pair["counts"]
+    keys = _language_keys(names)
     best: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (-counts[name], name)):
-        best.setdefault(name.strip().casefold(), name)
-    chosen = [best[name.strip().casefold()] for name in names]
+        best.setdefault(keys[name], name)
+    chosen = [best[keys[name]] for name in names]
     respelt = {
         name: (spelling, counts[name])
         for name, spelling in zip(names, chosen, strict=True)
@@ -75,6 +87,20 @@ def _in_one_spelling(column: pa.Array) -> tuple[pa.Array, dict[str, tuple[str, i
         return column, {}
     texts = pa.array(chosen, pa.string()).take(column.indices)
     return _in_one(pa.chunked_array([texts.dictionary_encode()])), respelt
+
+
+def _language_keys(names: list[str]) -> dict[str, str]:
+    """A key for each spelling; equal keys are one language.
+
+    NOTE: beside `python2`, `python` may be either version, so that it stays on its own.
+    """
+    plain = {name: "".join(name.casefold().split()) for name in names}
+    is_clear = not {"python2", "py2"} & set(plain.values())
+    keys = {name: _ALIASES.get(text, text) for name, text in plain.items()}
+    return {
+        name: plain[name] if key == "python3" and not is_clear and plain[name] in _PYTHON else key
+        for name, key in keys.items()
+    }
 
 
 def with_sorted_dictionaries(table: pa.Table) -> pa.Table:

@@ -80,7 +80,7 @@ def import_features(
     started = time.monotonic()
     reporter.note(f"planning: {job.split} split of {job.dataset.name}")
     whole = plan_featurize(job)
-    whole.check_problem_ids(strict=strict)
+    whole.check_samples(strict=strict)
     dumps = Dumps.open(folder, _shape_of(whole, layers))
     encoder = make_encoder(job, load_tokenizer(whole.source, job.backbone))
     match = _match(whole, dumps, encoder, skips_missing=skips_missing)

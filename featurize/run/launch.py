@@ -81,7 +81,7 @@ def run_job(
     from featurize.run.plan import plan_featurize
 
     plan = plan_featurize(job, choose)
-    plan.check_problem_ids(strict=strict)
+    plan.check_samples(strict=strict)
     if overwrite:
         remove_store(job)
         plan = replace(plan, finished=None)
@@ -193,7 +193,7 @@ def _run_as_rank(
     if not ranks.is_first:
         return _follow_first_rank(job, reporter, ranks)
     plan = plan_featurize(job, choose)
-    plan.check_problem_ids(strict=strict)
+    plan.check_samples(strict=strict)
     ranks.share("job", lambda: _to_share(plan))
     if plan.finished is not None:
         return _up_to_date(job, plan.finished)

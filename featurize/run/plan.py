@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from featurize.data.index import DatasetIndex
+from featurize.data.pairless import why_no_pairs
 from featurize.data.token_counts import (
     count_tokens,
     counts_of,
@@ -120,12 +121,16 @@ class FeaturizePlan:
             imported=origin,
         )
 
-    def check_problem_ids(self, *, strict: bool) -> None:
-        """Warn of problem ids that several statements share; with `strict`, refuse them.
+    def check_samples(self, *, strict: bool) -> None:
+        """Warn of samples that no pair can be made of, and of shared problem ids.
+
+        With `strict`, problem ids that several statements share are refused.
 
         Raises:
             DataError: as said.
         """
+        if self.job.needs_labels and (reason := why_no_pairs(self.index)):
+            logger.warning("%s", reason)
         if self.shared_ids is None:
             return
         places = " and ".join(map(self.index.location, self.shared_ids.rows))

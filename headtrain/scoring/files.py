@@ -3,7 +3,9 @@
 import contextlib
 import gzip
 import itertools
+import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -26,6 +28,7 @@ SIDES = ("", "chosen_", "rejected_")
 PLACE = ("file", "line")
 """Columns that identify a row: number of its file, and line counted from 1."""
 _BATCH_ROWS = 4096
+_LONG_NUMBER = re.compile(rb"\d{19}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Row = tuple[bytes, dict[str, float | int]]
@@ -254,7 +257,7 @@ def _fit_columns(
         schema = pa.schema([*(field for field in schema if field.name not in known.names), *known])
         for batch in read():
             pa.Table.from_pylist(batch, schema)
-    except (pa.ArrowException, OverflowError) as error:
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
             f"{sources[0].name}: its rows do not fit the columns of a Parquet file"
             f" ({str(error).splitlines()[0]}); write .jsonl"
@@ -263,8 +266,10 @@ def _fit_columns(
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """Parse a line of JSON that is known to be an object."""
-    return cast("dict[str, Any]", parse_line(line))
+    """Parse a line of JSON that is known to be an object; integers keep all their digits."""
+    # NOTE: orjson reads integers from 2**64 on as floats.
+    parsed = json.loads(line) if _LONG_NUMBER.search(line) else parse_line(line)
+    return cast("dict[str, Any]", parsed)
 
 
 def _cut(rows: Iterable[dict[str, Any]]) -> Iterator[Rows]:
@@ -280,7 +285,7 @@ def _infer_schema(batch: Rows) -> pa.Schema:
     for name in dict.fromkeys(name for row in batch for name in row):
         try:
             columns[name] = pa.array([row.get(name) for row in batch])
-        except (pa.ArrowException, OverflowError) as error:
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise pa.ArrowInvalid(f"{name!r}: {error}") from error
     return pa.table(columns).schema
 

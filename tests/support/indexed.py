@@ -11,9 +11,12 @@ from featurize.data.index import DatasetIndex
 from featurize.data.records import Sample, check_row
 
 
-def parse_row(row: object, location: str = "a.jsonl:1") -> list[Sample]:
+def parse_row(
+    row: object, location: str = "a.jsonl:1", *, keeps_turns: bool = False
+) -> list[Sample]:
     """The samples of one row."""
-    return [replace(checked.sample, location=location) for checked in check_row(row)]
+    checked = check_row(row, keeps_turns=keeps_turns)
+    return [replace(one.sample, location=location) for one in checked]
 
 
 def read_samples(paths: str | Sequence[str]) -> list[Sample]:

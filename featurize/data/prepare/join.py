@@ -129,6 +129,8 @@ def _read_keyed(line: bytes, path: ColumnPath, place: str) -> tuple[str, Row]:
 
 def _key_of(row: Row, path: ColumnPath) -> str:
     value = path.find(row)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as pandas writes whole numbers in a column with gaps
     key = None if value is MISSING else optional_scalar({"on": value}, "on", "--on")
     if key is None:
         raise RowFault(f"{path.text!r} is missing, which --on needs; correct the column's name")

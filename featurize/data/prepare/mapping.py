@@ -1,6 +1,7 @@
 """The mapping from the columns of another dataset to the fields of a sample."""
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,13 @@ from typing import Any
 
 from featurize.data.authors import read_author
 from featurize.data.conventions import PROMPT_FIELDS
-from featurize.data.fields import describe, optional_id, optional_scalar
+from featurize.data.fields import (
+    describe,
+    is_blank,
+    optional_id,
+    optional_scalar,
+    scalar_to_text,
+)
 from featurize.data.prepare.paths import MISSING, ColumnPath
 from featurize.data.prepare.prepared import TEXT_METADATA, Row
 from featurize.data.verdicts import refuse_unread
@@ -25,6 +32,7 @@ _REQUIRED = {
     "messages",
 }  # fmt: skip
 _LABELS = ("is_correct", "label")
+_WHOLE = re.compile(r"\A(-?\d+)\.0+\Z")  # 1.0, as pandas writes 1 in a column with gaps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,12 @@ class LabelValues:
             raise CriticError("--incorrect-values needs --correct-values beside it")
 
     def to_label(self, value: object) -> object:
-        """Convert a value to true or false; null stays unknown."""
+        """Convert a value to true or false; null, NaN and blank texts stay unknown.
+
+        Raises:
+            RowFault: the value is not a label, is in neither list, or differs from one of them in
+                case or outer spaces only.
+        """
         if value is None or (isinstance(value, bool) and not self.correct):
             return value
         if not self.correct:
@@ -50,15 +63,50 @@ class LabelValues:
                 f"the label is {describe(value)}; say which values mean correct, "
                 "e.g. --correct-values passed,AC"
             )
-        text = optional_scalar({"label": value}, "label", "label")
-        if text in self.correct:
-            return True
-        if self.incorrect and text not in self.incorrect:
+        text = _label_text(value)
+        if text is None:
+            return None
+        for label, values in ((True, self.correct), (False, self.incorrect)):
+            if _is_among(text, values, is_flag=isinstance(value, bool)):
+                return label
+        if near := self._near(text):
+            raise RowFault(
+                f"the label is {shorten(value)}, which differs from {near!r} in case or spaces "
+                "only; add it to --correct-values or --incorrect-values"
+            )
+        if self.incorrect:
             raise RowFault(
                 f"the label is {shorten(value)}, which is neither among --correct-values nor among "
                 "--incorrect-values; add it to one of them"
             )
-        return None if text is None else False
+        return False
+
+    def _near(self, text: str) -> str | None:
+        """The known value that a text is, but for case and outer spaces."""
+        known = sorted(self.correct | self.incorrect)
+        return next((name for name in known if name.casefold() == text.strip().casefold()), None)
+
+
+def _label_text(value: object) -> str | None:
+    """Write a label as JSON does, without quotes; None for null, NaN and blank texts.
+
+    Raises:
+        RowFault: it is a list or an object.
+    """
+    if isinstance(value, (list, dict)):
+        raise RowFault(
+            f"the label is {describe(value)}; it must be a string, a number, a boolean or null"
+        )
+    text = scalar_to_text(value)
+    return None if text is None or is_blank(text) else text
+
+
+def _is_among(text: str, values: Collection[str], *, is_flag: bool) -> bool:
+    """Whether a label is one of the values: 1.0 is 1, and true is also True."""
+    plain = {_WHOLE.sub(r"\1", value) for value in values}
+    if is_flag:
+        plain = {value.lower() for value in plain}
+    return _WHOLE.sub(r"\1", text) in plain
 
 
 @dataclass(kw_only=True)
@@ -70,6 +118,11 @@ class UsedColumns:
     num_empty: int = 0  # rows whose list has no items
     num_normalised: int = 0  # outputs rewritten in one hand
     num_not_python: int = 0  # outputs left because they cannot be parsed
+
+    @property
+    def has_correct(self) -> bool:
+        """Whether any label was correct."""
+        return any(label is True for label, _ in self.labels)
 
     def describe(self, label: bool | None) -> str:
         """List the values taken for a label, the most frequent first: `AC 12, passed 3`."""
@@ -240,7 +293,7 @@ class ColumnMap:
                     f"--map {name}={path.text}: no row has {path.column!r}; correct the path"
                 )
         wanted = self.labels.correct
-        if wanted and not any(label is True for label, _ in used.labels):
+        if wanted and not used.has_correct:
             values = used.describe(False) or "none: there is no label column; --map is_correct=..."
             raise CriticError(
                 f"--correct-values {','.join(sorted(wanted))}: no row has one of them; "

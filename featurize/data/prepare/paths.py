@@ -1,5 +1,6 @@
 """Paths to values in rows: `info.lang`, `messages[-1].content`, `outputs[*].rate >= 0.8`."""
 
+import json
 import math
 import operator
 import re
@@ -9,14 +10,15 @@ from typing import Any
 
 import orjson
 
-from featurize.data.fields import Row, describe
-from featurize.errors import CriticError, RowFault
+from featurize.data.fields import Row, describe, is_blank
+from featurize.errors import CriticError, RowFault, shorten
 
 MISSING = object()
 """The value of a path that a row does not have."""
 
 _EACH = "[*]"
 _INDEX = re.compile(r"\[(-?\d+)\]")
+_JSON_START = re.compile(r'\s*(?:[\[{]|"\s*[\[{])')
 _COMPARISON = re.compile(r"(?P<path>.+?)\s*(?P<sign>>=|<=|==|!=|>|<)\s*(?P<value>.+)")
 _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
@@ -47,11 +49,14 @@ class Comparison:
         return cls(sign=sign, value=value)
 
     def apply(self, value: object, path: str) -> bool | None:
-        """Compare; null and NaN are unknown.
+        """Compare; null, NaN and blank texts are unknown.
 
         Raises:
-            RowFault: the value is of another type.
+            RowFault: the value is of another type, or a text that differs in case or outer spaces
+                only.
         """
+        if isinstance(value, str) and is_blank(value):
+            return None
         if isinstance(self.value, float | int) and not isinstance(self.value, bool):
             value = _to_number(value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -62,6 +67,11 @@ class Comparison:
             raise RowFault(
                 f"{path!r} is {describe(value)}, which cannot be compared with "
                 f"{describe(self.value)}; correct the comparison {self.sign} {self.value}"
+            )
+        if isinstance(value, str) and _is_near(value, str(self.value)):
+            raise RowFault(
+                f"{path!r} is {shorten(value)}, which differs from {self.value!r} in case or "
+                "spaces only; write all of them alike, or use --correct-values"
             )
         return _SIGNS[self.sign](value, self.value)
 
@@ -131,6 +141,10 @@ class ColumnPath:
         return found if isinstance(found, list) else []
 
 
+def _is_near(text: str, other: str) -> bool:
+    return text != other and text.strip().casefold() == other.strip().casefold()
+
+
 def _to_parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in _INDEX.sub(r".\1", path).split(".") if part)
 
@@ -156,13 +170,28 @@ def _position(part: str, length: int) -> int | None:
 
 
 def _parse_text(value: object) -> object:
-    """Parse a text that is a JSON object or list; anything else stays as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
+    """Parse a text that is a JSON object or list, also one that was written as JSON twice.
+
+    Raises:
+        RowFault: it begins like one, but is not JSON.
+    """
+    while isinstance(value, str) and _JSON_START.match(value):
+        value = _load_json(value)
     return value
+
+
+def _load_json(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(text)  # Python writes NaN, which orjson refuses
+    except (ValueError, RecursionError) as error:
+        raise RowFault(
+            f"a column on the path holds {shorten(text)}, which is not JSON ({error}); write it "
+            "with json.dumps, or drop the row"
+        ) from None
 
 
 def _to_number(value: object) -> object:

@@ -225,6 +225,16 @@ def parts(*texts: str) -> list[dict[str, str]]:
         {"messages": [user("Add.")], "chosen": "a + b", "rejected": "a - b"},
         {"prompt": user("Add."), "chosen": [assistant("a + b")], "rejected": assistant("a - b")},
         {"chosen": f"{TRANSCRIPT}a + b", "rejected": f"{TRANSCRIPT}a - b"},
+        {"prompt": f"{TRANSCRIPT}".rstrip(), "chosen": " a + b", "rejected": " a - b"},
+        {"prompt": json.dumps([user("Add.")]), "chosen": "a + b", "rejected": "a - b"},
+        {
+            "chosen": json.dumps([user("Add."), assistant("a + b")]),
+            "rejected": json.dumps([user("Add."), assistant("a - b")]),
+        },
+        TEXTS[0] | {"prompt": [{"role": "User", "content": "Add."}]},
+        TEXTS[0]
+        | {"prompt": [{"role": "user", "content": [{"type": "input_text", "text": "Add."}]}]},
+        {**TEXTS[0], "output": None, "completion": None, "conversations": None},
         {
             "prompt": [{"role": "user", "content": parts("Ad", "d.")}],
             "chosen": [{"role": "assistant", "content": parts("a + b")}],
@@ -243,10 +253,50 @@ def test_the_input_of_an_instruction_belongs_to_both_sides():
     assert parse_row(ALPACA)[0].problem_id == plain[0].problem_id
 
 
-@pytest.mark.parametrize("row", [ALPACA | {"input": ""}, SHAREGPT], ids=["alpaca", "sharegpt"])
+PLAIN = {"instruction": "Add.", "output": "a + b"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [ALPACA | {"input": ""}, SHAREGPT, TEXTS[0], UNPAIRED[0], IMPLICIT[0], PLAIN],
+    ids=["alpaca", "sharegpt", "preference", "unpaired", "implicit", "plain"],
+)
 def test_a_system_column_comes_before_the_prompt(row: dict[str, Any]):
     expected = "You write C.\n\nAdd."
     assert {s.instruction for s in parse_row(row | {"system": "You write C."})} == {expected}
+
+
+def test_a_system_column_that_the_prompt_begins_with_is_not_repeated():
+    row = {"prompt": "You write C. Add.", "completion": "a + b", "system": "You write C."}
+    assert texts_of(row) == [("You write C. Add.", "a + b", None)]
+
+
+def test_the_history_of_a_plain_row_is_part_of_its_conversation():
+    row = PLAIN | {"history": [["Hi", "Hello"]], "system": "You write C."}
+    [sample] = parse_row(row, keeps_turns=True)
+    assert [text for _, text in sample.messages] == ["You write C.", "Hi", "Hello", "Add."]
+    with pytest.raises(RowFault, match=r"'history' is .* set prompt\.format to chat"):
+        parse_row(row)
+
+
+def test_a_system_column_that_is_no_text_says_nothing_of_a_plain_row():
+    row = PLAIN | {"system": {"os": "linux"}, "history": ["commit 1"]}
+    assert texts_of(row) == [("Add.", "a + b", None)]
+
+
+def test_calls_and_results_of_tools_are_turns_of_a_conversation():
+    turns = [("human", "Add."), ("function_call", "f()"), ("observation", "3"), ("gpt", "It is 3.")]
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    [sample] = parse_row(row, keeps_turns=True)
+    assert [role for role, _ in sample.messages] == ["user", "assistant", "tool"]
+    with pytest.raises(RowFault, match="only single-turn prompts can be judged"):
+        parse_row(row)
+
+
+def test_an_answer_that_is_json_but_no_messages_stays_as_it_is():
+    for answer in ('[{"role": "admin", "id": 1}]', "[{'role': 'user'}]", json.dumps([user("x")])):
+        row = {"prompt": "Write the roles.", "completion": answer}
+        assert texts_of(row) == [("Write the roles.", answer, None)]
 
 
 @pytest.mark.parametrize("label", [True, False, None])
@@ -292,6 +342,22 @@ def test_a_code_that_speaks_of_an_assistant_is_no_transcript():
             },
             '\'prompt\' holds the part {"type": "image_url"',
         ),
+        (
+            TEXTS[0] | {"prompt": "[{'role': 'user', 'content': 'Add.'}]"},
+            "which begins like a list of messages but is not JSON",
+        ),
+        (
+            TEXTS[0] | {"prompt": [user("Add."), {"role": "tool", "content": "3"}]},
+            '\'prompt\' has the roles ["user", "tool"] before the answer; only single-turn',
+        ),
+        (TEXTS[0] | {"images": ["a.png"]}, "'images' is [\"a.png\"] (a list); only text"),
+        (PLAIN | {"images": [{"bytes": ""}]}, "'images' is [{"),
+        (SHAREGPT | {"tools": '[{"name": "f"}]'}, "'tools' is "),
+        (
+            {"messages": [user("Add."), assistant("3") | {"reasoning": "1 + 2"}]},
+            "with 'reasoning' ('1 + 2'), which is not read",
+        ),
+        (PLAIN | TEXTS[0], "'output' is 'a + b' (a string) beside 'chosen' and 'rejected'"),
         ({"conversations": [QUESTION]}, '\'conversations\' is [{"role": "user"'),
         ({"messages": []}, "'messages' is []; its last message must be the answer"),
         ({"conversations": None}, "'conversations' is null; it must be"),

@@ -1,4 +1,4 @@
-"""Languages that differ in case or outer spaces are one language, and that is said."""
+"""A language in several spellings is one language, and that is said."""
 
 import json
 import logging
@@ -47,3 +47,26 @@ def test_outputs_whose_language_is_spelt_in_two_ways_are_paired(tmp_path: Path):
     data = read_training_data(store, DataSamplingSettings())
     assert len(data.plan.correct) == 2
     assert data.plan.num_possible == 2
+
+
+@pytest.mark.parametrize(
+    ("spellings", "expected"),
+    [
+        (["python", "python", "Python3", "py"], {"python"}),
+        (["C++", "cpp", "cpp", "CPP", "cxx"], {"cpp"}),
+        (["JavaScript", "JavaScript", "js"], {"JavaScript"}),
+        (["golang", "go", "go", "Go "], {"go"}),
+        (["python", "python2", "python2", "python3", "PY2"], {"python", "python2", "python3"}),
+        (["java", "javascript", "c", "cpp"], {"java", "javascript", "c", "cpp"}),
+    ],
+    ids=lambda names: "-".join(names),
+)
+def test_short_names_of_a_language_are_the_language(
+    tmp_path: Path, spellings: list[str], expected: set[str]
+):
+    rows = [
+        {"instruction": "Add.", "output": str(n), "metadata": {"language": language}}
+        for n, language in enumerate(spellings)
+    ]
+    index = DatasetIndex.build(str(write_rows(tmp_path / "a.jsonl", rows)), tmp_path / "cache")
+    assert {sample.language for sample in index.read(np.arange(len(index)))} == expected

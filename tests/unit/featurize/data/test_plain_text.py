@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from featurize.data.index import DatasetIndex
-from featurize.data.plain_text import PlainText
+from featurize.data.plain_text import GUARD, PlainText
 from featurize.data.prompt import Encoder, render_prompt
 from featurize.data.token_counts import count_tokens
 from tests.support.tiny_jobs import write_rows
@@ -101,3 +101,60 @@ def test_counts_are_those_of_the_tokens_that_are_computed(tmp_path: Path) -> Non
     counts = count_tokens(index, with_added_tokens())
     outputs = [sample.output for sample in index.read(np.arange(len(index)))]
     assert counts.outputs.tolist() == [len(one.ids) for one in encoder.encode_outputs(outputs, 9)]
+
+
+def adding(*marks: AddedToken, lowers: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer with control tokens, which may lower all letters first."""
+    tokenizer = make_tokenizer(adds_bos=True)
+    if lowers:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_tokens(list(marks))
+    return tokenizer
+
+
+def controls_of(tokenizer: PreTrainedTokenizerFast, text: str) -> set[str]:
+    """The control tokens of a text, alone and within what a template rendered."""
+    added = {str(token): n for n, token in tokenizer.added_tokens_decoder.items()}
+    plain = PlainText(tokenizer)
+    guarded = plain.guard(text)
+    assert guarded.replace(GUARD, "") == text
+    ids = {*plain.encode([text])[0], *plain.encode_rendered([guarded])[0]}
+    return {name for name, number in added.items() if number in ids}
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+@pytest.mark.parametrize("mark", ["<start_of_turn>", "<|eot_id|>", "<|im_end|>", "[/INST]"])
+def test_marks_of_other_vocabularies_with_spaces_around_are_text(
+    mark: str, is_special: bool
+) -> None:
+    token = AddedToken(mark, special=is_special, normalized=False, lstrip=True, rstrip=True)
+    assert not controls_of(adding(token), f"x  {mark}{mark} \n {mark}")
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["[gMASK]", "[UNUSED_TOKEN_1]", "<<SYS>>", ">>TITLE<<", "<|im start|>"],
+)
+def test_marks_that_a_vocabulary_does_not_call_special_are_text(mark: str) -> None:
+    assert not controls_of(adding(AddedToken(mark, special=False)), f"print('{mark}')")
+
+
+@pytest.mark.parametrize("text", ["<table><tr>", "</h1>", "[0]", "[self]"])
+def test_added_tokens_of_text_keep_their_ids(text: str) -> None:
+    names = ("<table>", "<tr>", "</h1>", "[0]", "[self]")
+    tokenizer = adding(*(AddedToken(name, special=False, normalized=False) for name in names))
+    expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert PlainText(tokenizer).encode([text]) == [expected]
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+@pytest.mark.parametrize("text", ["<|end|>", "<|END|>", "x <|eNd|> <|END|><|end|>", "<|END" * 3000])
+def test_what_a_normaliser_turns_into_a_control_token_is_text(text: str, is_special: bool) -> None:
+    token = AddedToken("<|end|>", special=is_special, normalized=True)
+    assert not controls_of(adding(token, lowers=True), text)
+
+
+@pytest.mark.parametrize("text", ["<|x|>", "x|>", "<|x|><|y|>", "|x|>|y|>", "<|x<|x|>|>"])
+def test_marks_within_or_across_other_marks_are_text(text: str) -> None:
+    marks = [AddedToken(name, special=True) for name in ("<|x|>", "|x|>", "x|>", "|><|", "<|y|>")]
+    assert not controls_of(adding(*marks), text)

@@ -48,6 +48,43 @@ def test_a_label_that_is_not_read_is_refused(row, name, value, option):
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("resolved", True), ("is_resolved", False), ("all_tests_passed", True),
+        ("test_status", "failed"), ("testResult", "PASSED"), ("answer_correct", True),
+        ("is_answer_correct", False), ("gpt_verdict", "Accepted"), ("judgement", 1),
+        ("unit_test_passed", 0), ("reward", True), ("score", False), ("labels", True),
+        ("has_bug", True), ("buggy", False), ("unit_tests_failed", True),
+        ("status", "Wrong answer on test 3"), ("result", "RUNTIME_ERROR"), ("outcome", "TLE"),
+    ],
+)  # fmt: skip
+def test_labels_under_longer_names_are_refused_too(name: str, value: object):
+    with pytest.raises(RowFault, match=f"{name!r} is .* a label that is not read"):
+        parse_row(PLAIN | {name: value})
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"num_passed": 1, "tests_passed_rate": 0.5, "pass_count": 1, "http_status": 1},
+        {"correct_answer": True, "correct_option": 1, "accepted_solution": "yes"},
+        {"is_reasoning_complete": True, "exec_result": "1", "has_image": False},
+        {"expected_result": "true", "initial_status": "ok", "error": "no", "accuracy": 1},
+    ],
+    ids=str,
+)
+def test_counts_answers_and_other_flags_are_no_labels(extras: dict[str, Any]):
+    assert label_of(PLAIN | extras) is None
+
+
+def test_the_option_for_a_verdict_in_words_names_the_word_that_means_correct():
+    with pytest.raises(RowFault, match="--map is_correct=status --correct-values Accepted"):
+        parse_row(PLAIN | {"status": "Accepted"})
+    with pytest.raises(RowFault, match=r"--map 'is_correct=has_bug == false'"):
+        parse_row(PLAIN | {"has_bug": True})
+
+
 def test_a_label_beside_a_plain_row_is_not_read_as_if_it_were_trls():
     with pytest.raises(RowFault, match=r"'label' is true .* --map is_correct=label"):
         parse_row(PLAIN | {"label": True})
@@ -67,6 +104,9 @@ def test_an_unpaired_row_takes_its_label_under_both_names(row, name, label):
         (PLAIN | {"is_correct": False, "passed": 1}, "passed"),
         (PLAIN | {"is_correct": True, "verdict": "wrong answer"}, "verdict"),
         (PLAIN | {"is_correct": True, "failed": True}, "failed"),
+        (PLAIN | {"is_correct": True, "verdict": "TIME_LIMIT_EXCEEDED"}, "verdict"),
+        (PLAIN | {"is_correct": True, "all_tests_passed": False}, "all_tests_passed"),
+        (PLAIN | {"is_correct": False, "is_buggy": False}, "is_buggy"),
         (UNPAIRED | {"label": True, "is_correct": False}, "is_correct"),
     ],
     ids=str,
@@ -181,6 +221,15 @@ def test_the_index_without_labels_is_no_index_for_training(tmp_path: Path):
     DatasetIndex.build(str(path), tmp_path / "cache", needs_labels=False)
     with pytest.raises(DataError, match="kto_tag"):
         DatasetIndex.build(str(path), tmp_path / "cache")
+
+
+def test_scores_of_an_answer_beside_a_preference_are_those_of_the_answer(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(PLAIN | {"chosen": "c", "rejected": "r"}) + "\n")
+    with pytest.raises(DataError, match=r"'output' is 'a \+ b' .* beside 'chosen'"):
+        read_samples(str(path))
+    index = DatasetIndex.build(str(path), tmp_path / "cache", needs_labels=False)
+    assert [sample.output for sample in index.read(np.arange(len(index)))] == ["a + b"]
 
 
 def test_faults_that_are_not_of_labels_are_refused_all_the_same(tmp_path: Path):

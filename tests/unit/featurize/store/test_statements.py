@@ -63,10 +63,10 @@ def shared_rows(tmp_path) -> list[str]:
 def test_the_plan_counts_shared_ids_and_names_the_lines(tmp_path, shared_rows, caplog) -> None:
     plan = make_plan(tmp_path, shared_rows)
     assert plan.describe()["problem ids with several statements"] == 3
-    plan.check_problem_ids(strict=False)
+    plan.check_samples(strict=False)
     assert "3 of 3 problem ids have several statements, the first is 'p0'" in caplog.text
     with pytest.raises(ValueError, match="give every statement its own problem_id") as caught:
-        plan.check_problem_ids(strict=True)
+        plan.check_samples(strict=True)
     assert "easy.jsonl:1" in str(caught.value)
     assert "hard.jsonl:1" in str(caught.value)
 

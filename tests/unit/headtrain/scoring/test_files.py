@@ -267,3 +267,14 @@ def test_files_of_other_columns_are_refused_before_any_work(tmp_path: Path, colu
     pq.write_table(pq.read_table(columns).drop(["when"]), other)
     with pytest.raises(DataError, match=r"other columns.*write \.jsonl"):
         check("out.parquet", tmp_path, columns, other)
+
+
+@pytest.mark.parametrize("value", ["1180591620717411303425", '"\\ud800"', '{"a": ["\\udc00"]}'])
+def test_values_that_parquet_cannot_hold_are_refused_before_any_work_and_by_name(
+    tmp_path: Path, value: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "Add.", "output": "2", "extra": ' + value + "}\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl: .*'extra'.*write \.jsonl"):
+        check("out.parquet", tmp_path, path)
+    check("out.jsonl", tmp_path, path)

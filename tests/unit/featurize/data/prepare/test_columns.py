@@ -276,3 +276,34 @@ def test_conversations_are_written_as_messages_where_prompts_may_be_conversation
         prepare(source, tmp_path / "texts.jsonl")
     prepare(source, tmp_path / "out.jsonl", keeps_turns=True)
     assert [row["instruction"] for row in read(tmp_path / "out.jsonl")] == [turns, turns]
+
+
+@pytest.mark.parametrize(
+    ("correct", "values", "expected"),
+    [
+        ("1", [1.0, 1, 0.0, "1", None], [True, True, False, True, None]),
+        ("1.0", [1, 1.0, 0], [True, True, False]),
+        ("True", [True, "True", False, "False"], [True, True, False, False]),
+        ("AC", ["AC", "WA", "", " ", float("nan")], [True, False, None, None, None]),
+    ],
+)
+def test_labels_are_compared_by_what_they_say(
+    tmp_path: Path, correct: str, values: list[Any], expected: list[bool | None]
+):
+    source = write(tmp_path / "in.jsonl", *(ROW | {"verdict": value} for value in values))
+    prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels(correct))
+    assert [row["is_correct"] for row in read(tmp_path / "out.jsonl")] == expected
+
+
+def test_a_label_in_another_case_is_refused_until_it_is_listed(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW, ROW | {"verdict": "ac"})
+    with pytest.raises(DataError, match=r"in\.jsonl:2: the label is 'ac', .* from 'AC' in case"):
+        prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("AC"))
+    prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("AC", "ac"))
+    assert [row["is_correct"] for row in read(tmp_path / "out.jsonl")] == [True, False]
+
+
+def test_a_label_that_is_a_list_is_refused(tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", ROW, ROW | {"verdict": ["AC"]})
+    with pytest.raises(DataError, match=r'the label is \["AC"\] \(a list\); it must be'):
+        prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("AC"))

@@ -144,6 +144,8 @@ def test_positions_in_lists_count_from_both_ends(tmp_path: Path, path: str, expe
         ("rate == false", False, True),
         ("rate >= 0.8", None, None),
         ("rate >= 0.8", float("nan"), None),
+        ("rate >= 0.8", " ", None),
+        ("rate == passed", "", None),
     ],
 )
 def test_a_label_may_be_a_comparison(tmp_path: Path, comparison: str, value: Any, expected: Any):
@@ -160,6 +162,44 @@ def test_a_value_that_cannot_be_compared_is_refused(tmp_path: Path, comparison: 
     row = {"instruction": "Add.", "output": "a", "rate": value}
     with pytest.raises(DataError, match=r"in\.jsonl:1: 'rate' is .* cannot be compared with"):
         prepare(write(tmp_path / "in.jsonl", row), f"is_correct={comparison}")
+
+
+@pytest.mark.parametrize("value", ["AC ", "ac", "Ac"])
+def test_a_text_that_nearly_equals_the_compared_one_is_refused(tmp_path: Path, value: str):
+    row = {"instruction": "Add.", "output": "a", "verdict": value}
+    with pytest.raises(DataError, match=r"'verdict' is .* differs from 'AC' in case or spaces"):
+        prepare(write(tmp_path / "in.jsonl", row), "is_correct=verdict == AC")
+
+
+WITH_NAN = [*RUNS[:2], RUNS[2] | {"pass_rate": float("nan")}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps(RUNS), json.dumps(json.dumps(RUNS)), json.dumps(WITH_NAN)],
+    ids=["once", "twice", "with NaN"],
+)
+def test_lists_written_as_json_become_rows(tmp_path: Path, text: str):
+    prepare(write(tmp_path / "in.jsonl", ROW | {"inferences": text}), *MAPS, RATE)
+    assert samples(tmp_path, "output", "is_correct") == [
+        ("a + b", True),
+        ("a - b", False),
+        ("a * b", None),
+    ]
+
+
+@pytest.mark.parametrize("text", ['[{"completion": "a", ', "[{'completion': 'a'}]", "[1] and more"])
+@pytest.mark.parametrize("path", ["inferences[*].pass_rate", "inferences.0.pass_rate"])
+def test_a_text_on_the_path_that_only_begins_like_json_is_refused(
+    tmp_path: Path, text: str, path: str
+):
+    good, bad = (
+        {"instruction": "Add.", "output": "a", "inferences": value}
+        for value in (json.dumps(RUNS), text)
+    )
+    source = write(tmp_path / "in.jsonl", *[good] * 6, bad)
+    with pytest.raises(DataError, match=r"in\.jsonl:7: .* which is not JSON \("):
+        prepare(source, f"is_correct={path} >= 0.8")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +229,17 @@ ANSWERS = [
     {"task_id": "T/0", "completion": "a - b", "passed": False},
 ]
 PASSED = "is_correct=passed"
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [(1, "1"), ("1", 1), (1.0, 1), (1, 1.0), (b"1", 1)], ids=str
+)
+def test_keys_of_different_types_are_joined_by_what_they_say(tmp_path: Path, own: Any, other: Any):
+    tasks = write(tmp_path / "tasks.parquet", {"task_id": other, "prompt": "Add."})
+    join = JoinOptions(file=str(tasks), on="task_id")
+    rows = write(tmp_path / "in.parquet", {"task_id": own, "completion": "a", "passed": True})
+    prepare(rows, PASSED, join=join)
+    assert samples(tmp_path, "instruction", "problem_id") == [("Add.", "1")]
 
 
 @pytest.mark.parametrize("name", ["tasks.jsonl", "tasks.parquet"])
