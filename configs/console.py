@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 class _PlainCommand(TyperCommand):
     """A command whose help shows no type behind a flag, which takes no value."""
 
+    def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:
+        """Set up the command as typer does; `help` is refilled to the width of the terminal."""
+        super().__init__(*args, help=join_lines(help or ""), **options)
+
     def get_params(self, ctx: Any) -> "list[Any]":
         """Get the parameters, those of `--help` included."""
         return without_flag_types(super().get_params(ctx))
@@ -40,6 +44,11 @@ class _PlainGroup(TyperGroup):
     def get_params(self, ctx: Any) -> "list[Any]":
         """Get the parameters, those of `--help` included."""
         return without_flag_types(super().get_params(ctx))
+
+
+def join_lines(text: str) -> str:
+    """Join the lines of each paragraph, which rich would keep as they are in the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def without_flag_types(parameters: "list[Any]") -> "list[Any]":
@@ -291,12 +300,13 @@ class FeaturizeProgress(_Bar):
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._title = title
         self._progress = Progress(*columns, *times, console=console())
-        self._task = self._progress.add_task("", total=0, speed="-/s")
+        self._task = self._progress.add_task("", start=False, total=0, speed="-/s")
 
     def planned(self, plan: "FeaturizePlan") -> None:
         """Show the plan and start the bar."""
         console().print(rows_table(self._title, plan.describe()))
         self._progress.update(self._task, total=plan.estimated_tokens)
+        self._progress.start_task(self._task)  # not before: planning may convert a model
         self._start()
 
     def note(self, text: str) -> None:

@@ -56,6 +56,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "critic report storage/run-a/best storage/run-a/sweep",
     ),
     "score": ("critic score candidates.jsonl --out scored.jsonl --head storage/run/best",),
+    "serve": ("critic serve --head storage/run/best --port 8000",),
+    "export": (
+        "critic export --head storage/run/best --out judge",
+        "critic export --head storage/run/best --out judge --to mlflow",
+    ),
+    "push": ("critic push user/name --head storage/run/best",),
 }
 """By the words of a command."""
 
@@ -63,4 +69,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 def epilog(command: str) -> str | None:
     """The examples of a command as the text below its help; None without any."""
     found = EXAMPLES.get(command)
-    return None if found is None else "\n\n".join(["Examples:", *(f"$ {one}" for one in found)])
+    if found is None:
+        return None
+    # Escaped, since rich takes `[mean.12]` for a style and leaves it out.
+    return "\n\n".join(["Examples:", *(f"$ {one}" for one in found)]).replace("[", "\\[")

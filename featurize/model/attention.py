@@ -110,7 +110,7 @@ def why_no_kernel(
 def _why_not_on(device: torch.device) -> str | None:
     """Return why a device has no variable-length flash kernel; None if it has one."""
     if device.type != "cuda":
-        return f"there is no such kernel on {device.type}"
+        return f"no flash kernel on {device.type}"
     if torch.version.hip is not None:
         return "ROCm's kernel gives its log-sum-exp in another shape"
     major, minor = torch.cuda.get_device_capability(device)

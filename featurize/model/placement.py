@@ -29,10 +29,10 @@ def describe_attention(
         return f"{where}: padded, a copy of the prompt per output (featurize.forward)"
     key_width, value_width = head_widths(config)
     shape = f"{where}, head width {key_width}, {describe_window(config, max_length)}"
-    condition = "" if forward == "packed" else ", unless the check says padded"
+    condition = "" if forward == "packed" else "; padded if the check fails"
     if refusal := why_no_kernel(device, dtype, key_width, value_width):
-        return f"{shape}: shared prompts, text by text ({refusal}){condition}"
-    return f"{shape}: shared prompts, flash kernel{condition}"
+        return f"{shape}: packed, one call per prompt and output ({refusal}){condition}"
+    return f"{shape}: packed, flash kernel{condition}"
 
 
 def describe_window(config: PreTrainedConfig, max_length: int) -> str:

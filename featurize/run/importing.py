@@ -78,7 +78,7 @@ def import_features(
         DataError: a sample without states (names file and line, and what the closest dump has).
     """
     started = time.monotonic()
-    reporter.note(f"planning: {job.split} split of {job.dataset.name}")
+    reporter.note(f"planning: features in {job.store_dir}")
     whole = plan_featurize(job)
     whole.check_samples(strict=strict)
     dumps = Dumps.open(folder, _shape_of(whole, layers))

@@ -104,7 +104,7 @@ class FeaturizeSummary:
             "unique tokens": counts["unique_tokens"],
             "tokens without sharing": counts["all_tokens"],
             "units resumed": self.num_resumed_units,
-            "seconds": round(self.seconds, 1),
+            "seconds": f"{self.seconds:,.1f}",
         }
 
 

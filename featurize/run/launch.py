@@ -77,7 +77,7 @@ def run_job(
     is_known = choose is None or job.selection_settings is not None
     if is_known and not (overwrite or strict) and (manifest := find_finished(job)) is not None:
         return _up_to_date(job, manifest)
-    reporter.note(f"planning: {job.split} split of {job.dataset.name}")
+    reporter.note(f"planning: features in {job.store_dir}")
     from featurize.run.plan import plan_featurize
 
     plan = plan_featurize(job, choose)

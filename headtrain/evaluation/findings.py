@@ -43,8 +43,8 @@ def _length(details: Details) -> Iterator[str]:
         accuracy = part.judges[HEAD][OVER_PAIRS.key]
         if _is_below(accuracy, 0.5):
             yield (
-                f"below chance, {accuracy}, on the {part.num_pairs:,} pairs whose correct output "
-                f"is longer by {part.name} tokens"
+                f"below chance, {accuracy}, on the {part.num_pairs:,} pairs whose length "
+                f"difference, correct minus incorrect, is {part.name} tokens"
             )
 
 
@@ -66,7 +66,8 @@ def _subsets(details: Details) -> Iterator[str]:
         if _is_below(accuracy, 0.5):
             yield f"below chance on {title}: {accuracy} over {_pairs(part)}"
         elif not _is_above(accuracy, 0.5):
-            yield f"not shown to be above chance on {title}: {accuracy} over {_pairs(part)}"
+            few = ", too few for an interval" if accuracy.low is None else ""
+            yield f"not shown to be above chance on {title}: {accuracy} over {_pairs(part)}{few}"
 
 
 def _gap(evaluation: Evaluation, split: str) -> Iterator[str]:

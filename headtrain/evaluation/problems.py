@@ -74,7 +74,7 @@ def find_problem(
 ) -> Problem:
     """Read one problem with the texts of its best and worst output.
 
-    `ids` are the problem ids, [labelled samples]. Default: the problem in the middle by accuracy.
+    `ids` are the problem ids, [labelled samples]. Default: the problem of median accuracy.
 
     Raises:
         EvaluationError: the split has no such problem with both labels, or its texts are gone.

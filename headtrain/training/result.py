@@ -70,7 +70,7 @@ class TrainResult:
             "steps": f"{self.num_steps:,}{', stopped early' if self.stopped_early else ''}",
             **({} if self.best_step is None else {"best step": self.best_step}),
             **self._accuracies(),
-            "seconds": self.seconds,
+            "seconds": f"{self.seconds:,.1f}",
         }
 
     def _accuracies(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from cli import app
 from configs.examples import EXAMPLES
@@ -86,6 +87,20 @@ def test_the_help_shows_examples_and_no_type_behind_a_flag() -> None:
     assert "<str>" in done.stdout
     assert "$ critic eval --split valid --details" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_no_help_is_cut_or_wider_than_80_columns(path: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "TERM": "dumb"})
+    assert "…" not in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_help_shows_every_example_as_it_is_typed(name: str) -> None:
+    done = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"})
+    for example in EXAMPLES[name]:
+        assert f"$ {example}" in done.output
 
 
 def test_every_example_is_of_a_command() -> None:

@@ -296,7 +296,7 @@ def test_the_kernel_runs_where_number_format_and_heads_allow_it(
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert why_no_kernel(cuda, dtype, *widths) == reason
-    assert why_no_kernel(CPU, dtype, *widths) == "there is no such kernel on cpu"
+    assert why_no_kernel(CPU, dtype, *widths) == "no flash kernel on cpu"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert why_no_kernel(cuda, dtype, *widths) == "compute capability 7.5 is below 8.0"
 

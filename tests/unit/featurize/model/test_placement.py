@@ -27,16 +27,22 @@ def describe(config: Any, device: torch.device = CUDA, **options: Any) -> str:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        (LLAMA, "head width 64, no window: shared prompts, flash kernel"),
-        (WIDE, "head width 100, no window: shared prompts, text by text (heads are 100 wide"),
-        (DeepseekV3Config(), "head width 192, no window: shared prompts, text by text (keys"),
+        (LLAMA, "head width 64, no window: packed, flash kernel"),
+        (
+            WIDE,
+            "head width 100, no window: packed, one call per prompt and output (heads are 100 wide",
+        ),
+        (
+            DeepseekV3Config(),
+            "head width 192, no window: packed, one call per prompt and output (keys",
+        ),
         (
             MistralConfig(sliding_window=4096),
-            "head width 128, window of 4096 tokens (never reached): shared prompts, flash",
+            "head width 128, window of 4096 tokens (never reached): packed, flash",
         ),
         (
             Gemma3TextConfig(sliding_window=512),
-            "head width 256, window of 512 tokens: shared prompts, flash kernel",
+            "head width 256, window of 512 tokens: packed, flash kernel",
         ),
     ],
 )
@@ -46,7 +52,7 @@ def test_heads_and_windows_decide_the_kernel(config: Any, line: str) -> None:
 
 def test_the_device_and_the_number_format_decide_it_too() -> None:
     on_cpu = describe(LLAMA, CPU)
-    assert on_cpu.endswith("shared prompts, text by text (there is no such kernel on cpu)")
+    assert on_cpu.endswith("packed, one call per prompt and output (no flash kernel on cpu)")
     assert "float32 is not a 16-bit format" in describe(LLAMA, dtype=torch.float32)
 
 
@@ -54,4 +60,4 @@ def test_the_forward_that_is_asked_for_is_named() -> None:
     assert describe(LLAMA, forward="padded") == (
         "cuda, bfloat16: padded, a copy of the prompt per output (featurize.forward)"
     )
-    assert describe(LLAMA, forward="auto").endswith("flash kernel, unless the check says padded")
+    assert describe(LLAMA, forward="auto").endswith("flash kernel; padded if the check fails")
