@@ -83,7 +83,7 @@ PICKERS = {
     "shortest": "the one with the fewest tokens",
     "likeliest": "the one with the highest logprob mean",
     "majority": "the one that occurs most often",
-    "halved": "half are dropped by their values at half of their tokens; the head picks the best left",
+    "halved": "half are dropped by their values at half of their tokens; the best of the rest",
 }
 """The ways to pick one of n outputs besides the head, by the names of an evaluation."""
 
