@@ -403,13 +403,16 @@ def sweep_command(
     grid: options.Grid = None,
     seeds: options.NumSeeds = 1,
     curve: options.Curve = False,
+    other_backbone: options.OtherBackbone = None,
     config: options.Config = None,
     overrides: options.Overrides = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
+    if other_backbone is not None and not curve:
+        raise ValueError("--other-backbone needs --curve, which measures what it would bring")
     console().print(f"sweep: {len(grid or [])} settings varied, {seeds} seeds")
-    from configs.displays import show_curve, show_sweep
+    from configs.displays import show_curve, show_sweep, show_sweep_page
     from configs.steps.training import sweep, sweep_points, winner_curve
 
     project = _load(config, overrides)
@@ -418,7 +421,11 @@ def sweep_command(
     result = sweep(project, points, num_seeds=seeds, folder=folder, overwrite=overwrite)
     show_sweep(result, folder)
     if curve:
-        show_curve(winner_curve(project, points, result, num_seeds=seeds, folder=folder), folder)
+        found = winner_curve(
+            project, points, result, num_seeds=seeds, folder=folder, other=other_backbone
+        )
+        show_curve(found, folder)
+    show_sweep_page(folder, project.settings.experiment.name)
 
 
 @app.command("eval", hint=demo_hint)

@@ -176,6 +176,13 @@ def show_curve(found: "CurveResult", folder: Path) -> None:
     console().print(f"the curve in {folder / 'curve.json'}, drawn in {folder / 'curve.png'}")
 
 
+def show_sweep_page(folder: Path, experiment: str) -> None:
+    """Write the page of a sweep, and say where it is."""
+    from headtrain.report.sweep_page import write_sweep_page
+
+    console().print(f"page in {write_sweep_page(folder, experiment)}")
+
+
 def show_heads(paths: Mapping[str, Any]) -> None:
     """The path of each head, by its name in the tables."""
     for name, path in paths.items():

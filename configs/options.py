@@ -155,6 +155,13 @@ Curve = Annotated[
         " least 3 seeds, and say what more data would bring.",
     ),
 ]
+OtherBackbone = Annotated[
+    Path | None,
+    option(
+        "With --curve: the same samples' features of another backbone (a folder with train and"
+        " valid), to measure what it would bring.",
+    ),
+]
 PairsFile = Annotated[
     str | None, option("Pairs from elsewhere (a file or a glob) instead of a split")
 ]

@@ -96,7 +96,8 @@ def report_heads(project: Project, heads: Sequence[str], split: str) -> HeadsRep
     from headtrain.evaluation.side_by_side import LETTERS, compare_all
     from headtrain.report.provenance import describe_head
     from headtrain.report.side_by_side import HeadOnPage, SideBySidePage
-    from headtrain.report.sweep import read_own_sweep, to_head
+    from headtrain.report.sweep import to_head
+    from headtrain.report.sweep_page import read_own_sweep
 
     settings, layout = project.settings, project.layout
     opened = open_heads(project, [to_head(head) for head in heads], split)
@@ -107,7 +108,7 @@ def report_heads(project: Project, heads: Sequence[str], split: str) -> HeadsRep
         num_disagreements=settings.evaluation.mistakes,
     )
     named = dict(zip(LETTERS, opened.heads, strict=False))
-    sweeps = {name: read_own_sweep(head.path) for name, head in named.items()}
+    sweeps = {name: read_own_sweep(head.path, name) for name, head in named.items()}
     page = SideBySidePage(
         title=f"{settings.experiment.name} on {split}: {len(named)} heads",
         found=found,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.sweep.curve import CurveResult
     from headtrain.sweep.grid import SweepPoint
+    from headtrain.sweep.other_backbone import OtherBackbone
     from headtrain.sweep.result import SweepResult
     from headtrain.tracking.tracker import Tracker
     from headtrain.training.result import TrainResult
@@ -156,8 +157,12 @@ def winner_curve(
     *,
     num_seeds: int,
     folder: Path,
+    other: Path | None = None,
 ) -> "CurveResult":
-    """Measure and draw the learning curve of a sweep's winner; one that is there is read."""
+    """Measure and draw the learning curve of a sweep's winner; one that is there is read.
+
+    `other` is the folder of another backbone's features; a curve without its gain is measured anew.
+    """
     from featurize.io.files import write_json
     from headtrain.report.curve import draw_curve
     from headtrain.sweep.curve import (
@@ -169,20 +174,36 @@ def winner_curve(
     )
     from headtrain.sweep.result import read_result
 
-    path = folder / CURVE_FILE
+    path, backbone = folder / CURVE_FILE, _open_other_backbone(other)
     # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
-    if path.exists():
-        found = read_result(CurveResult, path)
-    else:
+    found = read_result(CurveResult, path) if path.exists() else None
+    if found is None or not _has_gain_of(found, backbone):
         with CountProgress("curve", "sizes") as count:
             found = measure_curve(
                 point=next(point for point in points if point.name == result.points[0].name),
+                other=backbone,
                 progress=count,
                 **_sweep_settings(project, max(MIN_SEEDS, num_seeds)),
             )
         write_json(path, asdict(found))
-    draw_curve(found, folder / CURVE_FIGURE)
+        draw_curve(found, folder / CURVE_FIGURE)
     return found
+
+
+def _open_other_backbone(folder: Path | None) -> "OtherBackbone | None":
+    from featurize.store import FeatureStore
+    from headtrain.sweep.other_backbone import OtherBackbone
+
+    if folder is None:
+        return None
+    train, valid = (FeatureStore.open(folder / split) for split in ("train", "valid"))
+    return OtherBackbone(train=train, valid=valid)
+
+
+def _has_gain_of(found: "CurveResult", backbone: "OtherBackbone | None") -> bool:
+    """Whether the curve says what the features of this backbone bring, if one is given."""
+    gain = found.larger_backbone
+    return backbone is None or (gain is not None and gain.features == backbone.fingerprints)
 
 
 def _sweep_settings(project: Project, num_seeds: int) -> dict[str, Any]:

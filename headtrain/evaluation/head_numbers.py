@@ -58,7 +58,7 @@ def _mean_incorrect(scored: ScoredSamples) -> SumStatistic:
 VALUES = (
     Metric(
         key="values.mean_correct",
-        title="mean_correct",
+        title="mean of correct",
         unit="score",
         meaning="Mean score of the correct outputs.",
         metric="mean_correct",
@@ -66,7 +66,7 @@ VALUES = (
     ),
     Metric(
         key="values.mean_incorrect",
-        title="mean_incorrect",
+        title="mean of incorrect",
         unit="score",
         meaning="Mean score of the incorrect outputs.",
         metric="mean_incorrect",

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
@@ -32,6 +33,9 @@ class Candidate:
     """Of being correct; None without a calibration."""
     output: str | None
     """None if the text is not shown (see MOST_TEXTS)."""
+    along: Mapping[float, float] = field(default_factory=dict)
+    """Value of each prefix by its share of the output, ascending, the last one 1; empty if the
+    store has no segments to compute it from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,12 @@ class Problem:
     """The highest score first."""
     wrong: tuple[Candidate, Candidate] | None
     """The lowest correct and the highest incorrect output, if they are in the wrong order."""
+
+    @cached_property
+    def bounds_along(self) -> tuple[float, float]:
+        """Lowest and highest value along any of its outputs; 0 and 0 without any."""
+        values = [value for one in self.candidates for value in one.along.values()]
+        return min(values, default=0.0), max(values, default=0.0)
 
     @property
     def num_not_shown(self) -> int:
@@ -166,7 +176,7 @@ def _to_problem(
     texts: Mapping[int, Sample],
     probabilities: Floats | None,
 ) -> Problem:
-    scored = read.scored
+    scored, prefixes = read.scored, read.facts.prefixes
 
     def of(place: int, rank: int) -> Candidate:
         return Candidate(
@@ -176,6 +186,7 @@ def _to_problem(
             score=float(scored.scores[place]),
             probability=None if probabilities is None else float(probabilities[place]),
             output=texts[place].output if place in texts else None,
+            along={share: float(values[place]) for share, values in prefixes.items()},
         )
 
     places = ranked.places.tolist()

@@ -1,5 +1,6 @@
 """The figure of a learning curve: accuracy against problems, and against candidates a problem."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,30 +11,44 @@ from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
 from headtrain.sweep.curve import Curve, CurveResult
 
+CLOSEST_LABELS = 1.3
+"""Ratio of two sizes on the axis that both have a label."""
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw_curve(result: CurveResult, path: Path) -> Path:
-    """Write the figure; the extrapolation to twice the largest size has a colour of its own."""
+    """Write the figure as PNG."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_png(make_curve_figure(result)))
+    return path
+
+
+def make_curve_figure(result: CurveResult) -> "Figure":
+    """Draw both curves; the extrapolation to twice the largest size has a colour of its own."""
     with drawing_row([1.0] * len(result.curves), width=8.0, height=3.6) as (figure, row):
         for axes, curve in zip(row, result.curves, strict=True):
             _draw(axes, curve)
         row[0].set_ylabel("pairwise accuracy over problems")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(to_png(figure))
-    return path
+        return figure
 
 
 def curve_rows(result: CurveResult) -> dict[str, str]:
-    """Return the rows of the table: every size, twice the largest, and the further layer."""
+    """Return the rows of the table: every size, twice the largest, another layer and backbone."""
     rows = {}
     for curve in result.curves:
         for level in curve.levels:
-            rows[f"{level.size:g} {curve.axis}"] = str(level.accuracy)
+            rows[f"{_shown(level.size)} {curve.axis}"] = str(level.accuracy)
         rows[f"twice the {curve.axis}"] = str(curve.doubled or curve.note)
     if result.layer is not None:
         rows[f"gain with {result.layer.tensor} too"] = str(result.layer.gain)
+    if (other := result.larger_backbone) is None:
+        rows["gain with a larger backbone"] = "not measured"
+    else:
+        reads = f" ({', '.join(other.tensors)})" if other.tensors else ""
+        rows[f"gain with {other.name}{reads}"] = str(other.gain)
     return rows
 
 
@@ -43,11 +58,26 @@ def _draw(axes: "Axes", curve: Curve) -> None:
     if curve.doubled is not None:
         _whisker(axes, [2 * sizes[-1]], [curve.doubled], OTHER, "extrapolated")
         sizes = [*sizes, 2 * sizes[-1]]
+    shown = _apart(sizes)
     axes.axhline(0.5, color=FAINT, linestyle=":")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
+    axes.set_xticks(sizes, [_shown(size) if size in shown else "" for size in sizes])
     axes.set_xlabel(curve.axis)
     axes.legend(loc="best")
+
+
+def _shown(size: float) -> str:
+    """Whole numbers as such, means with a decimal."""
+    return f"{size:,.0f}" if size == round(size) else f"{size:,.1f}"
+
+
+def _apart(sizes: Sequence[float]) -> list[float]:
+    """The sizes whose labels have room on the axis, from the largest on."""
+    kept: list[float] = []
+    for size in sorted(sizes, reverse=True):
+        if not kept or kept[-1] / size > CLOSEST_LABELS:
+            kept.append(size)
+    return kept
 
 
 def _whisker(

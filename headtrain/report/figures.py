@@ -121,6 +121,7 @@ def draw_shortcuts(content: Content) -> "Figure":
         draw_whiskers(axes, found, [HEAD if name == "head" else INK for name in names])
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes.set_ylim(-0.5, len(names) - 0.5)
         axes.set_xlabel("accuracy, mean over problems")
         return figure
 

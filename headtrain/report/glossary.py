@@ -10,6 +10,11 @@ GLOSSARY = {
         "The number a head gives an output. It has no absolute scale: only differences within a "
         "problem mean something."
     ),
+    "value along an output": (
+        "The values of its first quarter, half, three quarters and all of it, computed from the "
+        "stored segments (featurize.segments). A head that was not trained on prefixes "
+        "(training.prefixes) has only learnt to judge whole outputs."
+    ),
     "accuracy over pairs": (
         "Share of the pairs in the right order, every pair with the same weight: problems with "
         "many outputs dominate. 0.5 is chance."
@@ -30,9 +35,17 @@ GLOSSARY = {
         "best of them may have learnt nothing else."
     ),
     "control": "A judge that must be at 0.5, such as noise: otherwise the evaluation is wrong.",
-    "author prior": (
-        "The share of correct outputs of each author (a person or a model) on train. Judging an "
-        "output by its author alone is a shortcut."
+    "author known": (
+        "A shortcut: judges an output by its author (a person or a model) alone, by the share of "
+        "the author's outputs on train that are correct."
+    ),
+    "bag of ngrams": (
+        "A shortcut: a linear model on which short pieces of text an output has, trained on the "
+        "same outputs as the head, without a language model."
+    ),
+    "likelihood": (
+        "Of an output under the backbone: its mean log probability a token (logprob mean) or that "
+        "of the whole output (logprob sum). Judging by it needs no training, so it is a shortcut."
     ),
     "interval": (
         "A bootstrap interval: the range of the number over resamples of whole problems. Two "
@@ -62,6 +75,17 @@ GLOSSARY = {
     ),
     "minimal pair": "A pair whose outputs are a small edit apart: style gives nothing away.",
 }
+
+
+PICKERS = {
+    "any": "a random one",
+    "oracle": "a correct one if there is one",
+    "shortest": "the one with the fewest tokens",
+    "likeliest": "the one with the highest logprob mean",
+    "majority": "the one that occurs most often",
+    "halved": "half are dropped by their values at half of their tokens; the best of the rest",
+}
+"""The ways to pick one of n outputs besides the head, by the names of an evaluation."""
 
 
 def term_id(term: str) -> str:

@@ -15,8 +15,8 @@ from headtrain.evaluation.numbers import ACCURACY, OVER_PAIRS, OVER_PROBLEMS
 from headtrain.evaluation.side_by_side import LETTERS, SideBySide
 from headtrain.evaluation.texts import SplitTexts
 from headtrain.report.figures import draw_whiskers
+from headtrain.report.sweep_page import SweepOnPage
 from headtrain.report.template import render
-from headtrain.sweep.result import SweepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class SideBySidePage:
     texts: SplitTexts
     confidence: float
     num_left_out: int
-    sweeps: Mapping[str, SweepResult] = field(default_factory=dict)
+    sweeps: Mapping[str, SweepOnPage] = field(default_factory=dict)
     """The sweep that a head won, by its letter."""
 
     def write(self, path: Path) -> None:
@@ -62,6 +62,7 @@ class SideBySidePage:
             over_problems=OVER_PROBLEMS.key,
             level=f"{self.confidence:.0%}",
             picture=self._draw(),
+            verdict=compare_with_first(self.found),
             disagreements=self._disagreements(),
         )
         with atomic_path(path) as temporary:
@@ -93,8 +94,34 @@ class SideBySidePage:
             draw_whiskers(axes, accuracies, colours)
             axes.axvline(0.5, color=FAINT, linestyle=":")
             axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(-0.5, len(names) - 0.5)
             axes.set_xlabel("accuracy, mean over problems")
             return to_svg(figure, "heads")
+
+
+def compare_with_first(found: SideBySide) -> str:
+    """Say which heads differ from the first by more than chance, over problems."""
+    first = LETTERS[0]
+    others = {
+        name: of_head[first][OVER_PROBLEMS.key]
+        for name, of_head in found.differences.items()
+        if first in of_head
+    }
+    if not others:
+        return f"One head: accuracy {found.heads[first][OVER_PROBLEMS.key]} over problems."
+    said = []
+    for name, one in others.items():
+        if one.low is not None and one.high is not None and (one.low > 0 or one.high < 0):
+            kind = "better" if one.estimate > 0 else "worse"
+            said.append(f"{name} is {kind} than {first} by {abs(one.estimate):.3f}")
+    open_ = [name for name in others if not any(text.startswith(f"{name} ") for text in said)]
+    if open_:
+        said.append(f"{_listed(open_)} and {first} may differ by chance alone")
+    return "; ".join(said) + " (accuracy over problems, paired)."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def side_by_side_table(found: SideBySide, split: str, confidence: float) -> Table:

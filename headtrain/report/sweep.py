@@ -16,6 +16,7 @@ from headtrain.sweep.result import RESULT_FILE, WINNER_FOLDER, PointResult, Swee
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_SERIES = 10
 """Lines that can be told apart; of more than that, the best are drawn."""
@@ -35,16 +36,6 @@ def to_head(place: str) -> str:
     """Return the head at a place: the winner if it is the folder of a sweep."""
     folder = Path(place)
     return str(folder / WINNER_FOLDER) if (folder / RESULT_FILE).exists() else place
-
-
-def read_own_sweep(head: str) -> SweepResult | None:
-    """Read the result of the sweep that a head won; None if it won none.
-
-    Raises:
-        ValueError: sweep.json is not the result of a sweep.
-    """
-    path = Path(head).parent / RESULT_FILE
-    return read_result(SweepResult, path) if path.exists() else None
 
 
 def read_layers(path: Path) -> dict[str, Interval]:
@@ -77,7 +68,14 @@ def _sort_key(tensors: tuple[str, ...]) -> tuple[int, list[tuple[str, int]]]:
 
 
 def draw_sweep(result: SweepResult, path: Path) -> Path:
-    """Write the figure: single tensors by their layer on the left, combinations on the right."""
+    """Write the figure as PNG."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_png(make_sweep_figure(result)))
+    return path
+
+
+def make_sweep_figure(result: SweepResult) -> "Figure":
+    """Draw single tensors by their layer on the left, combinations on the right."""
     trained = [point for point in result.points if point.choose is not None]
     single = [point for point in trained if len(point.tensors) == 1]
     several = [point for point in trained if len(point.tensors) != 1]
@@ -101,9 +99,7 @@ def draw_sweep(result: SweepResult, path: Path) -> Path:
             axes.axhline(0.5, color=FAINT, linestyle=":")
             axes.legend(loc="best")
         figure.suptitle(textwrap.fill(_title(result), int(LETTERS_PER_INCH * width)), fontsize=10)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(to_png(figure))
-    return path
+        return figure
 
 
 def _title(result: SweepResult) -> str:

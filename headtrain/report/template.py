@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from headtrain.evaluation.texts import to_visible
 from headtrain.metrics.bootstrap import Interval
+from headtrain.report.along import draw_along, say_along
 from headtrain.report.diff import diff
-from headtrain.report.glossary import GLOSSARY, term_id
+from headtrain.report.glossary import GLOSSARY, PICKERS, term_id
 
 
 def render(template: str, **content: Any) -> str:
@@ -32,7 +33,13 @@ def _environment() -> Environment:
     environment.filters["words"] = lambda name: str(name).replace("_", " ")
     environment.filters["visible"] = to_visible
     environment.filters["term_id"] = term_id
-    environment.globals |= {"glossary": GLOSSARY, "diff": diff}
+    environment.globals |= {
+        "glossary": GLOSSARY,
+        "pickers": PICKERS,
+        "diff": diff,
+        "draw_along": draw_along,
+        "say_along": say_along,
+    }
     return environment
 
 

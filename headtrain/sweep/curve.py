@@ -22,6 +22,7 @@ from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
 from headtrain.sweep.inputs import SweepReader
+from headtrain.sweep.other_backbone import BackboneGain, OtherBackbone, refuse_other_problems
 from headtrain.sweep.subsets import take_candidates, take_problems, with_rows
 
 CURVE_FILE, CURVE_FIGURE = "curve.json", "curve.png"
@@ -76,8 +77,8 @@ class CurveResult:
     curves: tuple[Curve, ...]
     layer: LayerGain | None
     """None if the store has no further layer of the poolings that the head reads."""
-    larger_backbone: None = None
-    """Not measured: a store has the features of one backbone."""
+    larger_backbone: BackboneGain | None = None
+    """None if no features of another backbone were given."""
     confidence: float
     verdict: str
 
@@ -93,16 +94,20 @@ def measure_curve(
     device: torch.device,
     mixed_precision: bool,
     cache_dir: Path,
+    other: OtherBackbone | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CurveResult:
     """Train the point on nested subsets of its train samples, and extrapolate.
 
-    A seed determines the subset and the head. One half of valid chooses the best step (and the
-    further layer), the other measures.
+    With `other` the point is also trained on the whole features of another backbone. A seed
+    determines the subset and the head. One half of valid chooses the best step (and the further
+    layer), the other measures.
 
     Raises:
         CriticError: every head of a size diverged, or stores that cannot be used.
     """
+    if other is not None:
+        other.check(train, valid)
     memory = FeatureMemory(
         device=device, folder=cache_dir, most_gb=point.training.max_feature_memory_gb
     )
@@ -111,15 +116,14 @@ def measure_curve(
         "mixed_precision": mixed_precision,
     }
     heads = _Heads(valid=valid, options=options, device=device, memory=memory)
-    whole = SweepReader(
-        train, valid, train_holdout=evaluation.train_holdout, device=device, memory=memory
-    )
-    samples = whole.data(point).samples
+    samples = heads.samples_of(train, point, evaluation)
     everything = with_rows(train, samples.table_rows)
     subsets, others = _plan_subsets(samples), _further_tensors(train, point)
-    count = _Counter(total=1 + len(subsets) + len(others), progress=progress)
+    total = 1 + len(subsets) + len(others) + (other is not None)
+    count = _Counter(total=total, progress=progress)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        base = _mean_accuracy(count.done(heads.train(everything, point, seeds)))
+        base_heads = count.done(heads.train(everything, point, seeds))
+        base = _mean_accuracy(base_heads)
         levels = {
             axis: [
                 (
@@ -135,18 +139,26 @@ def measure_curve(
             tensor: count.done(heads.train(everything, _with_tensor(point, tensor), seeds))
             for tensor in others
         }
+        backbone = None
+        if other is not None:
+            theirs = dataclasses.replace(heads, valid=other.valid)
+            translated = other.translate(point, train)
+            rows = theirs.samples_of(other.train, translated, evaluation).table_rows
+            found = count.done(theirs.train(with_rows(other.train, rows), translated, seeds))
+            backbone = _backbone_gain(other, translated, found, base_heads, evaluation)
     num_problems = len(np.unique(samples.problems))
     levels[PROBLEMS].append((float(num_problems), base))
     levels[CANDIDATES].append((len(samples) / num_problems, base))
-    curves = tuple(extrapolate(axis, found, evaluation) for axis, found in levels.items())
+    curves = tuple(extrapolate(axis, sizes, evaluation) for axis, sizes in levels.items())
     layer = _best_layer(added, base, evaluation)
     return CurveResult(
         point=point.name,
         seeds=tuple(seeds),
         curves=curves,
         layer=layer,
+        larger_backbone=backbone,
         confidence=evaluation.confidence,
-        verdict=say_what_to_buy({curve.axis: curve.gain for curve in curves}, layer),
+        verdict=say_what_to_buy({curve.axis: curve.gain for curve in curves}, layer, backbone),
     )
 
 
@@ -189,20 +201,27 @@ def extrapolate(
     return Curve(axis=axis, levels=measured, doubled=doubled, gain=gain, note=note)
 
 
-def say_what_to_buy(gains: Mapping[str, Interval | None], layer: LayerGain | None) -> str:
+def say_what_to_buy(
+    gains: Mapping[str, Interval | None],
+    layer: LayerGain | None,
+    backbone: BackboneGain | None = None,
+) -> str:
     """Say which of the measured gains is the largest, and whether it is clearly above 0."""
     named = {f"twice the {axis}": gain for axis, gain in gains.items() if gain is not None}
     if layer is not None:
         named[f"another layer ({layer.tensor})"] = layer.gain
-    unmeasured = "a larger backbone: not measured"
+    unmeasured = "; a larger backbone: not measured"
+    if backbone is not None:
+        named[f"another backbone ({backbone.name})"] = backbone.gain
+        unmeasured = ""
     rising = {name: gain for name, gain in named.items() if gain.estimate > 0}
     if not rising:
-        return f"Nothing that was measured raises the accuracy; {unmeasured}."
+        return f"Nothing that was measured raises the accuracy{unmeasured}."
     best = max(rising, key=lambda name: rising[name].estimate)
     low = rising[best].low
     doubt = "" if low is not None and round(low, 3) > 0 else ", but its interval reaches 0"
     listed = "; ".join(f"{name} {_signed(gain)}" for name, gain in named.items())
-    return f"The likelier gain is {best}{doubt} ({listed}; {unmeasured})."
+    return f"The likelier gain is {best}{doubt} ({listed}{unmeasured})."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +273,19 @@ class _Heads:
     device: torch.device
     memory: FeatureMemory
 
+    def samples_of(
+        self, store: FeatureStore, point: SweepPoint, evaluation: EvaluationSettings
+    ) -> LabelledSamples:
+        """The train samples of the point's pairs."""
+        reader = SweepReader(
+            store,
+            self.valid,
+            train_holdout=evaluation.train_holdout,
+            device=self.device,
+            memory=self.memory,
+        )
+        return reader.data(point).samples
+
     def train(
         self, store: FeatureStore, point: SweepPoint, seeds: Sequence[int]
     ) -> list[TrainedCandidate]:
@@ -303,9 +335,39 @@ def _best_layer(
         return float(np.mean([_accuracy(one).mean() for one in scores])) if scores else -1.0
 
     tensor = max(added, key=chosen_by)
-    observed, rounds = _resampled((_mean_accuracy(added[tensor]) - base)[:, None], evaluation)
+    gain = _mean_interval(_mean_accuracy(added[tensor]) - base, evaluation)
+    return LayerGain(tensor=tensor, gain=gain)
+
+
+def _backbone_gain(
+    other: OtherBackbone,
+    point: SweepPoint,
+    heads: Sequence[TrainedCandidate],
+    base: Sequence[TrainedCandidate],
+    evaluation: EvaluationSettings,
+) -> BackboneGain:
+    """Measure the gain of heads on another backbone over heads on this one."""
+    accuracy, base_accuracy = _mean_accuracy(heads), _mean_accuracy(base)
+    refuse_other_problems(_problems(heads), _problems(base), str(other.valid.path))
+    return BackboneGain(
+        name=other.name,
+        features=other.fingerprints,
+        tensors=tuple(point.training.features or ()),
+        gain=_mean_interval(accuracy - base_accuracy, evaluation),
+    )
+
+
+def _problems(heads: Sequence[TrainedCandidate]) -> Ints:
+    """Codes of the reporting half's problems with pairs."""
+    scored = next(head.report for head in heads if head.report is not None)
+    return pairwise_counts(scored).problem
+
+
+def _mean_interval(per_problem: Floats, evaluation: EvaluationSettings) -> Interval:
+    """The mean over the problems with its interval."""
+    observed, rounds = _resampled(per_problem[:, None], evaluation)
     resampled = Resampled(estimate=float(observed[0, 0]), replicates=rounds[:, 0])
-    return LayerGain(tensor=tensor, gain=resampled.interval(evaluation.confidence))
+    return resampled.interval(evaluation.confidence)
 
 
 def _resampled(per_problem: Floats, evaluation: EvaluationSettings) -> tuple[Floats, Floats]:

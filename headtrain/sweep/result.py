@@ -16,6 +16,7 @@ from headtrain.sweep.grid import point_name
 from headtrain.sweep.groups import TrainedCandidate
 
 RESULT_FILE, FIGURE_FILE, WINNER_FOLDER = "sweep.json", "accuracy.png", "winner"
+PAGE_FILE = "sweep.html"
 
 
 @dataclass(frozen=True, kw_only=True)

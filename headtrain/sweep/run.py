@@ -39,6 +39,7 @@ from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
 from headtrain.sweep.inputs import SweepReader
 from headtrain.sweep.result import (
     FIGURE_FILE,
+    PAGE_FILE,
     RESULT_FILE,
     WINNER_FOLDER,
     PointResult,
@@ -55,7 +56,10 @@ from headtrain.training.validation import fit_decision
 
 FORMAT_VERSION = 1
 
-SWEEP_FILES = (WINNER_FOLDER, RESULT_FILE, FIGURE_FILE, CURVE_FILE, CURVE_FIGURE, "stacks")
+SWEEP_FILES = (
+    *(WINNER_FOLDER, RESULT_FILE, FIGURE_FILE, PAGE_FILE),
+    *(CURVE_FILE, CURVE_FIGURE, "stacks"),
+)
 """What a sweep writes besides run.json, with the curve of its winner.
 
 Earlier versions kept trained heads in stacks/.

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ class WandbTracker(Tracker):
         self._try(lambda: self._run.log({**metrics, STEP: step}))
 
     def log_files(self, files: Sequence[Path], folder: str) -> None:
-        """Attach files to the run; W&B keeps their folders relative to that of the first one."""
-        self._try(lambda: _save(self._run, files))
+        """Attach files to the run, in the run's folder `folder`."""
+        self._try(lambda: _save(self._run, files, folder))
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what is buffered and end the run."""
@@ -87,7 +88,7 @@ class WandbTracker(Tracker):
         def log() -> None:
             run = self._open(name=self.run_name, id=run_id)
             run.log({**metrics, STEP: 0})
-            _save(run, files)
+            _save(run, files, "")
             run.finish()
 
         self._try(log)
@@ -187,6 +188,7 @@ def _quiet_settings() -> dict[str, Any]:
         "console": "off",
         "x_disable_meta": True,
         "x_disable_stats": True,
+        "x_save_requirements": False,
         "disable_git": True,
         "disable_code": True,
         "init_timeout": SECONDS_TO_ANSWER,
@@ -197,6 +199,14 @@ def _quiet_settings() -> dict[str, Any]:
     }
 
 
-def _save(run: Any, files: Sequence[Path]) -> None:
+def _save(run: Any, files: Sequence[Path], folder: str) -> None:
+    """Attach copies of files; they keep their folders relative to that of the first one.
+
+    NOTE: of a file elsewhere wandb keeps a link. In offline mode `wandb sync` would then send what
+    the next training has put in its place, and wandb prints a warning for each.
+    """
     for file in files:
-        run.save(str(file), base_path=str(files[0].parent), policy="now")
+        copy = Path(run.dir) / folder / file.relative_to(files[0].parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        run.save(str(copy), base_path=run.dir, policy="now", glob=False)

@@ -216,7 +216,9 @@ def test_the_printed_numbers_are_those_of_the_json(pipeline: Pipeline, critic: W
         assert auc == f"{judge['auc']['estimate']:.3f}"
     for name in ("mean_correct", "mean_incorrect"):
         values = [evaluation["splits"][split]["values"][name] for split in ("train", "valid")]
-        assert row_of(out, name)[1:3] == [str(Interval(**value)) for value in values]
+        assert row_of(out, name.replace("_", " of "))[1:3] == [
+            str(Interval(**value)) for value in values
+        ]
     assert str(Path("storage/evaluation/demo/valid.json")) in out
 
 

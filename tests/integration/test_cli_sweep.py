@@ -124,6 +124,7 @@ def test_a_sweep_that_another_one_keeps_out_is_refused_and_leaves_what_is_there(
         (("--grid", "features=mean.7"), "has no tensor 'mean.7'"),
         (("--grid", "runtime.seed=1,2"), "give that with --set"),
         (("--set", "dataset.validation=null"), "name a dataset.validation"),
+        (("--other-backbone", "storage/features/demo"), "needs --curve"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(
@@ -149,6 +150,7 @@ def test_a_curve_says_what_to_buy_and_is_kept_beside_the_sweep(
         "candidates a problem",
     ]
     assert found.with_name("curve.png").exists()
+    assert found.with_name("sweep.html").read_text().count("<svg") == 2
     written = found.stat().st_mtime_ns
     assert critic.run(*arguments, folder=project).code == 0
     assert found.stat().st_mtime_ns == written

@@ -1,5 +1,6 @@
 """The report: every figure, no request to the network, and nothing in it that runs."""
 
+import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -21,8 +22,9 @@ from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.report import page as page_module
+from headtrain.report.along import say_along
 from headtrain.report.figures import Content, draw_layers
-from headtrain.report.glossary import GLOSSARY, term_id
+from headtrain.report.glossary import GLOSSARY, PICKERS, term_id
 from headtrain.report.page import render_page, write_report
 from headtrain.report.provenance import Provenance
 from headtrain.settings import EvaluationSettings
@@ -256,6 +258,62 @@ def test_problems_are_ranked_from_the_lowest_accuracy(judgement):
         assert [one.task_id for one in problem.candidates] == [str(place) for place in ranked]
         assert [one.rank for one in problem.candidates] == list(range(1, len(places) + 1))
         assert [one.output.split()[1] for one in problem.candidates] == [*map(str, ranked)]
+
+
+def with_prefixes(judgement, shares):
+    """Add a split whose prefixes have values of their own."""
+    read = judgement.splits["valid"]
+    noise = np.random.default_rng(3).normal(size=len(read.scored))
+    prefixes = {share: read.scored.scores + (1 - share) * noise for share in shares}
+    facts = dataclasses.replace(read.facts, prefixes=prefixes)
+    splits = {**judgement.splits, "valid": dataclasses.replace(read, facts=facts)}
+    return dataclasses.replace(judgement, splits=splits)
+
+
+def test_every_output_has_its_values_along_it_where_the_store_has_segments(
+    judgement, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(page_module, "render_all", lambda content: [])
+    judgement = with_prefixes(judgement, (0.25, 0.5, 0.75, 1.0))
+    _, page = write(tmp_path, judgement)
+    problems = read_problems(judgement, "valid")
+    pairs = sum(2 for one in problems if one.wrong)
+    lines = re.findall(r'<svg class="along".*?</svg>', page.read_text(), re.DOTALL)
+    assert len(lines) == pairs + sum(len(one.candidates) for one in problems)
+    text = Elements(page.read_text()).text
+    for candidate in problems[0].candidates:
+        place, scores = int(candidate.task_id), judgement.splits["valid"].facts.prefixes
+        assert list(candidate.along.values()) == [scores[share][place] for share in scores]
+        assert candidate.along[1.0] == candidate.score
+        assert f"value after {say_along(candidate.along)}" in text
+    assert "after 25%, 50%, 75% and 100% of its tokens" in text
+    low, high = problems[0].bounds_along
+    assert {low, high} <= {v for one in problems[0].candidates for v in one.along.values()}
+
+
+@pytest.mark.parametrize("shares", [(), (1.0,)])
+def test_without_values_of_prefixes_there_is_no_line(judgement, tmp_path, monkeypatch, shares):
+    monkeypatch.setattr(page_module, "render_all", lambda content: [])
+    pages = write(tmp_path, with_prefixes(judgement, shares))
+    for page in pages:
+        assert 'class="along"' not in page.read_text()
+        assert "value after" not in page.read_text()
+
+
+def test_the_subsets_of_the_pairs_are_one_table(report, judgement):
+    text = report[0].read_text()
+    subsets = judgement.evaluation.details["valid"].subsets
+    assert subsets
+    table = text[text.index("subsets of the pairs") : text.index("by language")]
+    assert table.count("<table>") == 1
+    for title, part in subsets.items():
+        assert title in table
+        assert part.name in table
+
+
+def test_every_way_to_pick_is_explained(judgement):
+    pickers = set(judgement.evaluation.details["valid"].best_of_n.pickers)
+    assert pickers - {"head"} <= set(PICKERS)
 
 
 def test_of_many_outputs_only_the_best_and_the_wrong_pair_have_their_text():

@@ -1,6 +1,9 @@
 """The page of several heads: their numbers, their code, and nothing that runs."""
 
+import dataclasses
+import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +11,12 @@ import pytest
 
 from headtrain.evaluation.side_by_side import compare_all
 from headtrain.evaluation.texts import SplitTexts, TextSource
-from headtrain.report.side_by_side import HeadOnPage, SideBySidePage
+from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, compare_with_first
+from headtrain.report.sweep_page import SweepOnPage
 from tests.support.simulated_splits import SETTINGS, simulated
 from tests.unit.headtrain.report.test_report import EVIL, Elements, read_evil
+from tests.unit.headtrain.report.test_sweep_page import CURVE
+from tests.unit.headtrain.report.test_sweep_report import RESULT
 
 
 def page_of(source):
@@ -59,6 +65,35 @@ def test_the_page_runs_and_requests_nothing(written):
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+
+
+def test_the_page_begins_with_which_heads_differ() -> None:
+    first, sure = simulated(0), simulated(0, strength=1.0)
+    worse = first.with_scores(np.random.default_rng(1).normal(size=len(first)))
+    better = first.with_scores(first.scores + 3 * first.is_correct)
+    found = compare_all([first, worse, better, sure], SETTINGS, num_disagreements=1)
+    said = compare_with_first(found)
+    down, up = (
+        abs(found.differences[name]["A"]["accuracy_over_problems"].estimate) for name in "BC"
+    )
+    assert f"B is worse than A by {down:.3f}; C is better than A by {up:.3f}" in said
+    assert "D and A may differ by chance alone" in said
+    alone = compare_with_first(compare_all([first], SETTINGS, num_disagreements=1))
+    assert alone.startswith("One head: accuracy 0.")
+
+
+def test_the_sweep_of_a_head_is_on_the_page(tmp_path) -> None:
+    (tmp_path / "sweep.json").write_text(json.dumps(RESULT.to_dict()))
+    (tmp_path / "curve.json").write_text(json.dumps(asdict(CURVE)))
+    sweep = SweepOnPage.read(tmp_path, "A")
+    page = dataclasses.replace(page_of(TextSource(read=read_evil)), sweeps={"A": sweep})
+    page.write(tmp_path / "report.html")
+    written = (tmp_path / "report.html").read_text("utf-8")
+    assert written.count("<svg") == 3
+    assert "Buy problems." in written
+    assert 'href="#section-sweep-A"' in written
+    ids = re.findall(r'\bid="([^"]+)"', written)
+    assert len(ids) == len(set(ids))
 
 
 def test_without_texts_the_page_says_why_there_is_no_code(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from headtrain.sweep.curve import (
     say_what_to_buy,
 )
 from headtrain.sweep.grid import SweepPoint
+from headtrain.sweep.other_backbone import OtherBackbone
 from headtrain.sweep.subsets import take_candidates, take_problems, with_rows
 from tests.support.synthetic_stores import write_store
 
@@ -42,7 +44,9 @@ def samples(store: FeatureStore) -> LabelledSamples:
     return read_labelled_samples(store)
 
 
-def curve_of(store: FeatureStore, tmp_path: Path, **settings: Any) -> CurveResult:
+def curve_of(
+    store: FeatureStore, tmp_path: Path, other: OtherBackbone | None = None, **settings: Any
+) -> CurveResult:
     training = TrainingSettings(
         features=["mean.1"], n_epochs=2, batch_size=8, likelihood=False, **settings
     )
@@ -64,6 +68,7 @@ def curve_of(store: FeatureStore, tmp_path: Path, **settings: Any) -> CurveResul
         device=torch.device("cpu"),
         mixed_precision=False,
         cache_dir=tmp_path,
+        other=other,
     )
 
 
@@ -113,6 +118,33 @@ def test_the_curve_of_a_store_is_measured_and_drawn(
     assert "a larger backbone: not measured" in found.verdict
     assert draw_curve(found, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "12 problems" in curve_rows(found)
+
+
+def test_another_backbone_is_measured_on_the_same_problems(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    better = [
+        write_store(
+            tmp_path / "other" / split,
+            tensors={"mean.1": 16},
+            signal=2.0,
+            seed=seed,
+            fingerprint=f"other {split}",
+        )
+        for seed, split in enumerate(("train", "valid"))
+    ]
+    for one in better:
+        recipe = {"backbone": {"name": "larger", "layers": 2}}
+        one.manifest = dataclasses.replace(one.manifest, recipe=recipe)
+    found = curve_of(store, tmp_path, other=OtherBackbone(train=better[0], valid=better[1]))
+    gain = found.larger_backbone
+    assert gain is not None
+    assert (gain.name, gain.tensors) == ("larger", ("mean.1",))
+    assert gain.features == "other train+other valid"
+    base = found.curves[0].levels[-1].accuracy.estimate
+    assert base < base + gain.gain.estimate <= 1
+    assert found.verdict.startswith("The likelier gain is another backbone (larger)")
+    assert "not measured" not in found.verdict
 
 
 def test_a_rising_curve_is_extrapolated_with_an_interval() -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,17 +25,20 @@ class FakeWandb(SimpleNamespace):
 
     def init(self, **options: Any) -> Any:
         self.opened.append(options)
-        return FakeRun(self.calls)
+        return FakeRun(self.calls, f"{options['dir']}/run-{len(self.opened)}")
 
 
 class FakeRun:
-    def __init__(self, calls: list[Any]) -> None:
+    def __init__(self, calls: list[Any], folder: str) -> None:
         self.calls = calls
+        self.dir = folder
 
     def log(self, metrics: dict[str, float]) -> None:
         self.calls.append(("log", metrics))
 
-    def save(self, file: str, *, base_path: str, policy: str) -> None:
+    def save(self, file: str, *, base_path: str, policy: str, glob: bool) -> None:
+        assert (base_path, policy, glob) == (self.dir, "now", False)
+        assert Path(file).is_file()
         self.calls.append(("save", str(Path(file).relative_to(base_path))))
 
     def finish(self, exit_code: int = 0) -> None:
@@ -42,6 +46,13 @@ class FakeRun:
 
     def define_metric(self, name: str, *, step_metric: str) -> None:
         assert (name, step_metric) == ("*", STEP)
+
+
+def write_all(files: Sequence[Path]) -> None:
+    """Writes files that hold their own names."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(file.name)
 
 
 class Numbered(Tracker):
@@ -78,6 +89,7 @@ def test_the_command_line_and_the_machine_are_not_recorded(fake: FakeWandb, tmp_
 
 def test_an_evaluation_joins_the_run_of_its_head(fake: FakeWandb, tmp_path: Path) -> None:
     files = [tmp_path / "valid.json", tmp_path / "valid" / "gaps.png"]
+    write_all(files)
     WandbTracker("project", tmp_path).log_evaluation("abc", {"eval/valid/accuracy": 0.7}, files)
     assert (fake.opened[0]["id"], fake.opened[0]["resume"]) == ("abc", "allow")
     assert fake.calls == [
@@ -86,6 +98,21 @@ def test_an_evaluation_joins_the_run_of_its_head(fake: FakeWandb, tmp_path: Path
         ("save", "valid/gaps.png"),
         ("finish", 0),
     ]
+
+
+def test_the_files_of_two_heads_are_kept_apart_and_as_they_were(
+    fake: FakeWandb, tmp_path: Path
+) -> None:
+    tracker = WandbTracker("project", tmp_path)
+    tracker.begin({}, "abc")
+    for name in ("best", "final"):
+        files = [tmp_path / name / "head.json"]
+        write_all(files)
+        tracker.log_files(files, f"heads/{name}")
+        files[0].write_text("of a later training")
+    assert fake.calls == [("save", f"heads/{name}/head.json") for name in ("best", "final")]
+    kept = tmp_path / "run-1/heads/best/head.json"
+    assert (kept.read_text(), kept.is_symlink()) == ("head.json", False)
 
 
 def test_a_child_is_in_the_group_of_its_sweep(fake: FakeWandb, tmp_path: Path) -> None:
@@ -125,7 +152,10 @@ def test_a_missing_library_is_one_line_with_the_extra(
 
 
 def test_wandb_itself_writes_a_run_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -135,6 +165,7 @@ def test_wandb_itself_writes_a_run_offline(
     tracker = WandbTracker("project", tmp_path, run_name="demo")
     tracker.begin({"seed": 12345}, "abc")
     tracker.log_metrics({"train/loss": 0.5}, 1)
+    tracker.log_files([attached], "heads/best")
     tracker.finish()
     tracker.log_evaluation("abc", {"eval/valid/accuracy": 0.7}, [attached])
     written = [file.read_bytes() for file in tmp_path.glob("wandb/offline-run-*/run-abc.wandb")]
@@ -142,4 +173,9 @@ def test_wandb_itself_writes_a_run_offline(
     assert any(b"eval/valid/accuracy" in text for text in written)
     everything = b"".join(f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
     assert b"password-of-the-command-line" not in everything
+    kept = [file for file in tmp_path.glob("wandb/offline-run-*/files/**/*") if file.is_file()]
+    names = {str(file).partition("/files/")[2] for file in kept}
+    assert names == {"heads/best/valid.json", "valid.json"}
+    assert not any(file.is_symlink() for file in kept)
     assert not caplog.records
+    assert capfd.readouterr().err == ""
