@@ -689,6 +689,10 @@ def eval_command(
         str | None,
         typer.Option(help="random-backbone: also a head on an untrained backbone (a featurize)"),
     ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(help="With --data: rewardbench also writes the files its scripts read"),
+    ] = None,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="With --data: read stored features; redo damaged ones."),
@@ -714,11 +718,12 @@ def eval_command(
     from headtrain.evaluation.requirements import parse_requirements
 
     _refuse_unknown_baseline(baseline, data)
+    _refuse_unknown_export(export, data)
     required = [one for text in require or () for one in parse_requirements(text)]
     if data is not None:
         _refuse_torchrun("eval --data")
-        evaluation, name = evaluate_file(
-            data, head, config, overrides or [], repair=repair, detailed=details
+        evaluation, name, more = evaluate_file(
+            data, head, config, overrides or [], repair=repair, detailed=details, export=export
         )
     elif repair:
         raise ValueError(
@@ -726,8 +731,8 @@ def eval_command(
         )
     else:
         project, name = _load(config, overrides), to_split(split)
-        evaluation = evaluate_split(project, name, head, baseline, detailed=details)
-    if not show_requirements(required, evaluation, name):
+        evaluation, more = evaluate_split(project, name, head, baseline, detailed=details), []
+    if not show_requirements(required, evaluation, name, more):
         raise typer.Exit(1)
 
 
@@ -1000,6 +1005,13 @@ def _load(config: Path | None, overrides: "Sequence[str] | None") -> "Project":
     from configs.project import Project
 
     return Project.load(config, overrides)
+
+
+def _refuse_unknown_export(export: str | None, data: str | None) -> None:
+    if export is not None and export != "rewardbench":
+        raise ValueError(f"--export {export!r} is unknown; the only one is rewardbench")
+    if export is not None and data is None:
+        raise ValueError(f"--export {export} needs --data, a file of pairs; see docs/evaluation.md")
 
 
 def _refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
