@@ -16,6 +16,7 @@ from configs.checks import (
     refuse_options_of_torchrun,
     refuse_torchrun,
     refuse_unknown_baseline,
+    refuse_unknown_export,
 )
 from configs.console import (
     CommandLine,
@@ -434,6 +435,7 @@ def eval_command(
     head: options.Head = None,
     data: options.PairsFile = None,
     baseline: options.Baseline = None,
+    export: options.PairsExport = None,
     repair: options.RepairPairs = False,
     require: options.Require = None,
     details: options.Details = False,
@@ -447,11 +449,12 @@ def eval_command(
     from headtrain.evaluation.requirements import parse_requirements
 
     refuse_unknown_baseline(baseline, data)
+    refuse_unknown_export(export, data)
     required = [one for text in require or () for one in parse_requirements(text)]
     if data is not None:
         refuse_torchrun("eval --data")
-        evaluation, name = evaluate_file(
-            data, head, config, overrides or [], repair=repair, detailed=details
+        evaluation, name, more = evaluate_file(
+            data, head, config, overrides or [], repair=repair, detailed=details, export=export
         )
     elif repair:
         raise ValueError(
@@ -459,8 +462,8 @@ def eval_command(
         )
     else:
         project, name = _load(config, overrides), to_split(split)
-        evaluation = evaluate_split(project, name, head, baseline, detailed=details)
-    if not show_requirements(required, evaluation, name):
+        evaluation, more = evaluate_split(project, name, head, baseline, detailed=details), []
+    if not show_requirements(required, evaluation, name, more):
         raise typer.Exit(1)
 
 

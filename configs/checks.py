@@ -28,6 +28,14 @@ def refuse_unknown_baseline(baseline: str | None, data: str | None) -> None:
     refuse_torchrun("eval --baseline random-backbone")
 
 
+def refuse_unknown_export(export: str | None, data: str | None) -> None:
+    """Raise ValueError for an export of an evaluation that does not exist or does not fit."""
+    if export is not None and export != "rewardbench":
+        raise ValueError(f"--export {export!r} is unknown; the only one is rewardbench")
+    if export is not None and data is None:
+        raise ValueError(f"--export {export} needs --data, a file of pairs; see docs/evaluation.md")
+
+
 def refuse_torchrun(command: str) -> None:
     """Raise ValueError under torchrun: these commands start processes themselves."""
     if "RANK" in os.environ:

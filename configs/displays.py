@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from featurize.data.prepare.prepared import Prepared
     from featurize.run.job import FeaturizeSummary
     from headtrain.evaluation.comparison import Comparison, Disagreement
+    from headtrain.evaluation.numbers import Number
     from headtrain.evaluation.requirements import Requirement
     from headtrain.evaluation.results import Evaluation
     from headtrain.evaluation.texts import SplitTexts
@@ -100,12 +101,15 @@ def show_evaluation(evaluation: "Evaluation", split: str, *, detailed: bool) -> 
 
 
 def show_requirements(
-    requirements: "Sequence[Requirement]", evaluation: "Evaluation", split: str
+    requirements: "Sequence[Requirement]",
+    evaluation: "Evaluation",
+    split: str,
+    more: "Sequence[Number]" = (),
 ) -> bool:
-    """Print the requirements that fail; True if all hold."""
+    """Print the requirements that fail; True if all hold. `more` are numbers of a benchmark."""
     from headtrain.evaluation.requirements import check_requirements
 
-    failures = check_requirements(requirements, evaluation, split)
+    failures = check_requirements(requirements, evaluation, split, more)
     for failure in failures:
         console().print(f"required, but fails: {failure}")
     if requirements and not failures:

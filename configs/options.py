@@ -169,6 +169,9 @@ Baseline = Annotated[
     str | None,
     option("random-backbone: train a head on an untrained backbone too (featurizes again)"),
 ]
+PairsExport = Annotated[
+    str | None, option("With --data: rewardbench also writes the files its scripts read")
+]
 RepairPairs = Annotated[
     bool, flag("--repair", "With --data: verify stored features; redo damaged ones.")
 ]

@@ -13,6 +13,9 @@ from configs.steps.features import featurize_file, score_random_backbone
 from featurize.io.files import checksum
 
 if TYPE_CHECKING:
+    from featurize.data.benchmark_rows import BenchmarkRow
+    from headtrain.evaluation.benchmarks import BenchmarkResults
+    from headtrain.evaluation.numbers import Number
     from headtrain.evaluation.results import Evaluation
     from headtrain.report.written import WrittenEvaluation
 
@@ -87,9 +90,14 @@ def evaluate_file(
     *,
     repair: bool,
     detailed: bool,
-) -> tuple["Evaluation", str]:
-    """Evaluate a head on a file of pairs that is not a split; also returns the file's name."""
+    export: str | None = None,
+) -> tuple["Evaluation", str, "list[Number]"]:
+    """Evaluate a head on a file of pairs that is not a split, and export its scores.
+
+    Also returns the file's name and the numbers in the benchmark's own metrics.
+    """
     console().print(f"eval: {data}")
+    from featurize.data.benchmark_rows import attribute_of, read_benchmark_rows
     from featurize.data.pair_rows import write_plain_rows
     from featurize.errors import FeatureStoreError
 
@@ -99,14 +107,15 @@ def evaluate_file(
     keep_fonts_in(layout.cache_dir)
     from headtrain.evaluation.benchmarks import measure_benchmark
     from headtrain.evaluation.evaluate import evaluate_head
-    from headtrain.evaluation.files import data_name, results_dir
+    from headtrain.evaluation.files import data_name, results_dir, to_name
+    from headtrain.evaluation.reward_bench import read_answers, write_reward_bench
     from headtrain.report.provenance import find_provenance
-    from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
     from headtrain.report.written import write_judgement
 
     keeps_turns = project.settings.prompt.has_turns
     rows = write_plain_rows(data, layout.cache_dir / "pairs", keeps_turns=keeps_turns)
-    index = project.index_files(str(rows))
+    index, pairs = project.index_files(str(rows)), read_benchmark_rows(rows)
+    _refuse_no_pairs(export, pairs, data)
     store = featurize_file(opened, index, repair=repair)
     name = data_name(data, index.content_fingerprint)
     stores, texts = {name: store}, {name: texts_of(index, store)}
@@ -125,25 +134,61 @@ def evaluate_file(
         detailed=[name],
         seed=settings.runtime.seed,
         decision=trained.record.decision,
+        attributes={
+            name: {"aspect": attribute_of(pairs, "aspect", store.samples["problem_id"].to_pylist())}
+        },
     )
-    found = measure_benchmark(judgement.splits[name])
+    stream = [settings.runtime.seed, *name.encode()]
+    found = measure_benchmark(judgement.splits[name], pairs, settings.evaluation, stream)
+    folder = results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir)
     written = write_judgement(
-        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+        folder,
         judgement,
         name,
         trained,
         project.make_tracker(),
-        benchmark=found.to_dict(),
+        benchmark=found,
         title=f"{settings.experiment.name} on {data}",
         about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
         num_mistakes=settings.evaluation.mistakes,
         provenance=find_provenance(trained, stores),
     )
+    _show_written(
+        judgement.evaluation,
+        name,
+        written,
+        detailed=detailed,
+        tables=_benchmark_tables(found, detailed=detailed),
+    )
+    if export is not None:
+        model = f"critic/{to_name(settings.experiment.name)}"
+        answers = read_answers(rows, judgement.splits[name].values_by_id())
+        target = folder / name / "reward-bench"
+        for path in write_reward_bench(target, model, pairs, answers, found.scores):
+            console().print(f"exported {path}")
+    return judgement.evaluation, name, found.numbers
+
+
+def _refuse_no_pairs(export: str | None, pairs: "Sequence[BenchmarkRow]", data: str) -> None:
+    if export is not None and not pairs:
+        raise ValueError(
+            f"--export {export}: {data} has no rows with chosen and rejected answers; leave the "
+            "option out, or give a file of pairs"
+        )
+
+
+def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]:
+    """The benchmark's own numbers as tables."""
+    from headtrain.report.benchmark import SCORE_COLUMNS, score_rows
+    from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
+
     tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(found.subsets))]
     if found.styles is not None:
         tables.append(rows_table("the head by style", style_rows(found.styles)))
-    _show_written(judgement.evaluation, name, written, detailed=detailed, tables=tables)
-    return judgement.evaluation, name
+    if found.scores:
+        rows = score_rows(found, detailed=detailed)
+        tables.append(columns_table("the benchmark's own numbers", SCORE_COLUMNS, rows))
+    return tables
 
 
 def show_problem(project: Project, split: str, head: str | None, problem: str | None) -> None:

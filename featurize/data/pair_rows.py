@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
+from featurize.data.benchmark_rows import FACTS, read_facts
 from featurize.data.conventions import PROMPT_FIELDS, to_plain_rows
 from featurize.data.fields import Row, describe, optional_id, optional_object
+from featurize.data.judge_rows import JUDGE_FIELDS, from_judge_row
 from featurize.data.records import check_row, default_task_id, output_key, parse_line, prompt_key
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of, shorten
@@ -18,9 +20,12 @@ from featurize.io.files import atomic_path
 CORRECT, INCORRECT = "correct", "incorrect"
 """Part of the task ids written here: `problem#correct.0` is the first correct answer."""
 
-_VERSION = 2
+_VERSION = 3
 _SIDES = {CORRECT: ("chosen", CORRECT), INCORRECT: ("rejected", INCORRECT)}  # field names
-_PAIR_FIELDS = ("correct", "incorrect", "pair_id", "id", "subset", "domain", "language")
+_PAIR_FIELDS = (
+    *("correct", "incorrect", "pair_id", "id", "subset", "aspect", "domain", "language"),
+    *JUDGE_FIELDS,
+)
 
 
 def write_plain_rows(
@@ -52,13 +57,16 @@ def to_pair_rows(row: object, *, keeps_turns: bool = False) -> list[dict[str, An
 
     A pair has `chosen` and `rejected`, or `correct` and `incorrect`. Each is one answer or a list
     of answers; every correct answer is compared with every incorrect one. `pair_id` is the
-    problem's id, for plain rows as well. `domain` or else `subset` becomes metadata.source.
+    problem's id, for plain rows as well. `domain` or else `subset` becomes metadata.source. Rows of
+    sets for judges, which name their answers otherwise, are read as pairs too. What a benchmark
+    says of the pair is kept in the field `benchmark`, for `read_benchmark_rows`.
 
     Raises:
         RowFault: one side of a pair is missing or is not an answer.
     """
     if not isinstance(row, dict):
         raise RowFault(f"the row is {describe(row)}; every row must be one JSON object")
+    row = from_judge_row(row)
     metadata = {"metadata": _metadata(row)}
     pair_id = optional_id(row, "pair_id")
     has_side = any(name in row for names in _SIDES.values() for name in names)
@@ -69,10 +77,8 @@ def to_pair_rows(row: object, *, keeps_turns: bool = False) -> list[dict[str, An
         ]
     rows = _answer_rows(row, keeps_turns)
     problem_id = pair_id or _text_id([plain for _, plain in rows])
-    return [
-        dict(plain) | metadata | {"problem_id": problem_id, "task_id": f"{problem_id}#{name}"}
-        for name, plain in rows
-    ]
+    shared = {**metadata, "problem_id": problem_id, FACTS: read_facts(row)}
+    return [dict(plain) | shared | {"task_id": f"{problem_id}#{name}"} for name, plain in rows]
 
 
 def _read_plain_rows(sources: Sequence[Source], keeps_turns: bool) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from featurize.arrays import Bools, Floats, Strings
+from featurize.arrays import Bools, Strings
+from featurize.data.benchmark_rows import BenchmarkRow
+from headtrain.evaluation.benchmark_scores import Score, ScoredRows, measure_scores, ties_lost
+from headtrain.evaluation.numbers import Number
 from headtrain.evaluation.read import ReadSplit
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
+from headtrain.settings import EvaluationSettings
 
 NO_SUBSET = "(no subset)"
 _ANSWER = re.compile(r"#(correct|incorrect)\.(\d+)$")
@@ -62,6 +66,18 @@ class BenchmarkResults:
     subsets: SubsetResults
     styles: StyleAccuracy | None
     """None if the file is not in styles."""
+    scores: tuple[Score, ...] = ()
+    """What else the rows allow: top 1, Ties, sections, accuracies by aspect and language."""
+
+    @property
+    def numbers(self) -> list[Number]:
+        """The scores with their names; `benchmark` is their place in the JSON."""
+        return [one.to_number(f"benchmark.scores.{n}") for n, one in enumerate(self.scores)]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores under the names that the tracking server plots, without `eval/<split>/`."""
+        return {name: value for number in self.numbers for name, value in number.to_metrics()}
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to nested dicts of plain values, for JSON."""
@@ -69,18 +85,24 @@ class BenchmarkResults:
         return {
             "subsets": asdict(self.subsets),
             "styles": asdict(styles) | {"average": styles.average} if styles else None,
+            "scores": [asdict(score) for score in self.scores],
         }
 
 
-def measure_benchmark(read: ReadSplit) -> BenchmarkResults:
-    """Measure accuracy by subset (the attribute `source`) and by style (in the task ids).
+def measure_benchmark(
+    read: ReadSplit, rows: Sequence[BenchmarkRow], settings: EvaluationSettings, seed: list[int]
+) -> BenchmarkResults:
+    """Measure accuracy by subset (the attribute `source`), by style (in the task ids), and `rows`.
 
     Raises:
         EvaluationError: no problem has both labels.
     """
+    task_ids = read.texts.task_ids.to_pylist()
+    scored = ScoredRows.join(rows, read.scored, task_ids, settings, seed)
     return BenchmarkResults(
         subsets=measure_subsets(read.scored, read.facts.attributes.get("source")),
-        styles=measure_styles(read.scored, read.texts.task_ids.to_pylist()),
+        styles=measure_styles(read.scored, task_ids),
+        scores=measure_scores(scored),
     )
 
 
@@ -91,7 +113,7 @@ def measure_subsets(scored: ScoredSamples, subsets: Strings | None) -> SubsetRes
         EvaluationError: no problem has both labels.
     """
     counts = pairwise_counts(scored)
-    strict = pairwise_counts(scored.with_scores(_ties_lost(scored)))  # the same problems
+    strict = pairwise_counts(scored.with_scores(ties_lost(scored)))  # the same problems
     names = np.full(len(scored), None, object) if subsets is None else subsets
     _, first = np.unique(scored.problem, return_index=True)
     of_problem = dict(zip(scored.problem[first].tolist(), names[first].tolist(), strict=True))
@@ -138,9 +160,3 @@ def measure_styles(scored: ScoredSamples, task_ids: Sequence[str]) -> StyleAccur
         normal=float(np.diag(cells).mean()),
         hard=float(cells[np.triu_indices(num_styles, 1)].mean()),
     )
-
-
-def _ties_lost(scored: ScoredSamples) -> Floats:
-    """Scores in the same order, except that correct samples lose their ties, [samples]."""
-    _, places = np.unique(scored.scores, return_inverse=True)
-    return (2 * places + ~scored.is_correct).astype(np.float64)

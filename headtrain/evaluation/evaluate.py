@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from featurize.arrays import Floats
+from featurize.arrays import Floats, Strings
 from featurize.store import FeatureStore
 from headtrain.evaluation.details import SampleFacts, measure_details
 from headtrain.evaluation.read import TRAIN, ReadSplit, read_splits
@@ -34,17 +34,27 @@ def evaluate_head(
     seed: int = 0,
     decision: Decision | None = None,
     baselines: Mapping[str, Mapping[str, Floats]] | None = None,
+    attributes: Mapping[str, Mapping[str, Strings]] | None = None,
 ) -> EvaluatedHead:
     """Evaluate a head on feature stores by split.
 
     Calibration and threshold are fitted on the split `train`; without it, `decision` is used.
     `baselines` are the scores of other trained judges by split and name, [samples] of the store;
-    they are evaluated beside the shortcuts. For `detailed` see `evaluate`.
+    they are evaluated beside the shortcuts. `attributes` are further facts of samples, by split and
+    name as well; breakdowns use them. For `detailed` see `evaluate`.
 
     Raises:
         ValueError: a store has another recipe, or no problem with both labels.
     """
-    splits = read_splits(head, stores, settings, texts=texts, seed=seed, baselines=baselines)
+    splits = read_splits(
+        head,
+        stores,
+        settings,
+        texts=texts,
+        seed=seed,
+        baselines=baselines,
+        attributes=attributes,
+    )
     evaluation = evaluate(
         splits={name: split.scored for name, split in splits.items()},
         shortcuts={name: split.shortcuts for name, split in splits.items()},

@@ -46,6 +46,10 @@ class ReadSplit:
     facts: SampleFacts
     texts: SplitTexts
 
+    def values_by_id(self) -> dict[str, float]:
+        """The head's value of each sample by task id."""
+        return dict(zip(self.texts.task_ids.to_pylist(), self.scored.scores.tolist(), strict=True))
+
 
 def read_splits(
     head: TrainedHead,
@@ -55,11 +59,13 @@ def read_splits(
     texts: Mapping[str, TextSource] | None = None,
     seed: int = 0,
     baselines: Mapping[str, Mapping[str, Floats]] | None = None,
+    attributes: Mapping[str, Mapping[str, Strings]] | None = None,
 ) -> dict[str, ReadSplit]:
     """Score the stores by split, and read what is known of their samples.
 
-    `baselines` are the scores of other trained judges, [samples] of the store. Train problems held
-    out of training become a split of their own, `train_holdout`.
+    `baselines` are the scores of other trained judges and `attributes` further facts, text or None,
+    [samples] of the store each. Train problems held out of training become a split of their own,
+    `train_holdout`.
     """
     splits: dict[str, ReadSplit] = {}
     sources = texts or {}
@@ -76,6 +82,7 @@ def read_splits(
             if len(samples):
                 others = (baselines or {}).get(name, {})
                 split = _read_split(store, samples, values, source, others)
+                split = _with_attributes(split, (attributes or {}).get(name, {}))
                 splits[part] = _with_prefixes(split, prefixes)
     return _with_texts(head, stores, _with_author_prior(splits), settings, seed)
 
@@ -98,6 +105,15 @@ def _score_prefixes(
         for number in kept
     }
     return {**scores, 1.0: values}
+
+
+def _with_attributes(split: ReadSplit, found: Mapping[str, Strings]) -> ReadSplit:
+    """Add attributes of the samples of the store, unless all are None."""
+    rows = split.labelled.table_rows
+    own = {name: values[rows] for name, values in found.items()}
+    known = {name: values for name, values in own.items() if any(v is not None for v in values)}
+    facts = dataclasses.replace(split.facts, attributes={**split.facts.attributes, **known})
+    return dataclasses.replace(split, facts=facts)
 
 
 def _with_prefixes(split: ReadSplit, prefixes: dict[float, Floats] | str) -> ReadSplit:

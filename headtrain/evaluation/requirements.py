@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from featurize.errors import CriticError
+from headtrain.evaluation.numbers import Number
 from headtrain.evaluation.results import Evaluation
 from headtrain.metrics.bootstrap import Interval
 
@@ -96,15 +97,18 @@ def _parse(text: str) -> Requirement:
 
 
 def check_requirements(
-    requirements: Sequence[Requirement], evaluation: Evaluation, split: str
+    requirements: Sequence[Requirement],
+    evaluation: Evaluation,
+    split: str,
+    more: Sequence[Number] = (),
 ) -> list[str]:
-    """List the conditions that fail, with the numbers found.
+    """List the conditions that fail, with the numbers found; `more` are those of a benchmark.
 
     Raises:
         CriticError: a number has no such name.
     """
     numbers: dict[str, Interval | None] = dict.fromkeys(ALIASES.values())
-    for number in evaluation.numbers(split):
+    for number in (*evaluation.numbers(split), *more):
         if number.metric is not None:
             numbers[number.metric] = number.value
     for requirement in requirements:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurize.io.files import atomic_path
+from headtrain.evaluation.benchmarks import BenchmarkResults
 from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.findings import find_biases
 from headtrain.evaluation.numbers import JUDGE
@@ -12,6 +13,7 @@ from headtrain.evaluation.problems import Problem, read_problems
 from headtrain.evaluation.results import Evaluation
 from headtrain.evaluation.shortcuts.verdict import verdict_sentence
 from headtrain.metrics.bootstrap import Interval
+from headtrain.report.benchmark import page_tables
 from headtrain.report.figures import Content, History, Picture, render_all
 from headtrain.report.provenance import Provenance
 from headtrain.report.tables import value_rows
@@ -58,6 +60,7 @@ def write_report(
     about: Mapping[str, str],
     num_mistakes: int,
     provenance: Provenance | None = None,
+    benchmark: BenchmarkResults | None = None,
     history: History | None = None,
     sweep: Mapping[str, Interval] | None = None,
 ) -> list[Path]:
@@ -78,6 +81,7 @@ def write_report(
         pages=pages,
         num_mistakes=num_mistakes,
         provenance=provenance,
+        benchmark=benchmark,
     )
     contents = {folder / f"{split}.html": report.encode()}
     for page in pages:
@@ -112,6 +116,7 @@ def render_page(
     pages: Sequence[ProblemPage] = (),
     num_mistakes: int = 0,
     provenance: Provenance | None = None,
+    benchmark: BenchmarkResults | None = None,
 ) -> str:
     """Render the report of one split, with its `num_mistakes` worst problems.
 
@@ -123,6 +128,7 @@ def render_page(
     provenance = provenance or Provenance()
     sections = {
         "shortcuts": "Head and shortcuts",
+        **({"benchmark": "The benchmark's own numbers"} if benchmark else {}),
         "figures": "Figures",
         "values": "Values, probabilities and decisions",
         "breakdowns": "Breakdowns",
@@ -147,6 +153,7 @@ def render_page(
         pages=pages,
         num_shown=len(problems),
         worst=[one for one in problems if one.wrong is not None][:num_mistakes],
+        benchmark=list(page_tables(benchmark)) if benchmark else [],
         provenance=provenance,
         level=f"{evaluation.confidence:.0%}",
         values=value_rows(evaluation, split),

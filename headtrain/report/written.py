@@ -1,10 +1,10 @@
 """Writes an evaluation with its report, and logs it to the tracking server."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headtrain.evaluation.benchmarks import BenchmarkResults
 from headtrain.evaluation.evaluate import EvaluatedHead
 from headtrain.evaluation.files import write_evaluation
 from headtrain.head.checkpoint import TrainedHead
@@ -36,7 +36,7 @@ def write_judgement(
     trained: TrainedHead,
     tracker: Tracker,
     *,
-    benchmark: Mapping[str, Any] | None = None,
+    benchmark: BenchmarkResults | None = None,
     **report_options: Any,
 ) -> WrittenEvaluation:
     """Write the evaluation of a split and its report; log them if the evaluation is new.
@@ -47,13 +47,16 @@ def write_judgement(
         split: which of its splits the files are about.
         trained: the head evaluated.
         tracker: where the head's run is.
-        benchmark: further numbers for the JSON.
+        benchmark: further numbers, in the benchmark's own metrics.
         report_options: those of `write_report`.
     """
     evaluation, path = judgement.evaluation, folder / f"{split}.json"
-    is_new = write_evaluation(path, evaluation, trained, benchmark=benchmark)
-    report = write_report(folder, judgement, split, **report_options)
+    more = None if benchmark is None else benchmark.to_dict()
+    is_new = write_evaluation(path, evaluation, trained, benchmark=more)
+    report = write_report(folder, judgement, split, benchmark=benchmark, **report_options)
     if is_new:
         run_id = trained.record.tracking_run_id
-        tracker.log_evaluation(run_id, evaluation.metrics(split), [path, *report])
+        own = {} if benchmark is None else benchmark.metrics
+        metrics = evaluation.metrics(split) | {f"eval/{split}/{k}": v for k, v in own.items()}
+        tracker.log_evaluation(run_id, metrics, [path, *report])
     return WrittenEvaluation(path=path, report=report, is_new=is_new)

@@ -19,7 +19,13 @@ from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head, write_head
 from headtrain.head.model import HeadModel
 from headtrain.scoring.critic import Critic
-from tests.support.benchmark_rows import REWARD_BENCH, RM_BENCH
+from tests.support.benchmark_rows import (
+    REWARD_BENCH,
+    REWARD_BENCH_2,
+    RM_BENCH,
+    TIES,
+    TIES_REFERENCE,
+)
 from tests.support.command_line import CriticProject, WarmCritic
 from tests.support.tiny_project import make_rows, options, write_project, write_rows
 
@@ -264,6 +270,37 @@ def test_styles_are_told_apart_and_no_train_features_are_needed(project: CriticP
     styles, all_pairs = found["benchmark"]["styles"], found["benchmark"]["subsets"]["all_pairs"]
     assert styles["num_prompts"] == 2
     assert styles["average"] == pytest.approx(all_pairs["accuracy"])
+
+
+def test_rows_of_several_answers_get_the_numbers_and_files_of_reward_bench_2(
+    project: CriticProject,
+) -> None:
+    rows = [
+        REWARD_BENCH_2,
+        REWARD_BENCH_2 | {"id": "18", "prompt": "Name another.", "subset": "Focus"},
+        TIES_REFERENCE,
+        TIES,
+    ]
+    write_rows(project.folder / "rb2.jsonl", rows)
+    arguments = ("eval", "--data", "rb2.jsonl", *HEAD, "--export", "rewardbench")
+    done = project.run(*arguments, "--require", "benchmark/top_1>=0, benchmark/score>2", code=1)
+    assert "the benchmark's own numbers" in done.out
+    assert "required, but fails: benchmark/score>2" in done.out
+    (written,) = (project.folder / "storage/evaluation/demo").glob("data-rb2-*.json")
+    scores = {
+        (one["quantity"], one["group"]): one["value"]["estimate"]
+        for one in json.loads(written.read_text())["benchmark"]["scores"]
+    }
+    assert {name for name, _ in scores} == {"top_1", "ties", "score"}
+    by_subset = [scores["top_1", "Math"], scores["top_1", "Focus"], scores["ties", "Ties"]]
+    assert scores["score", ""] == pytest.approx(sum(by_subset) / 3)
+    exported = written.with_suffix("") / "reward-bench/eval-set/critic/demo.json"
+    assert f"exported {exported.relative_to(project.folder)}" in done.out
+    results = json.loads(exported.read_text())
+    assert [results[name] for name in ("Math", "Focus", "Ties")] == pytest.approx(by_subset)
+    assert "own numbers" in written.with_suffix(".html").read_text()
+    refused = project.run("eval", "--export", "rewardbench", *options(), code=2)
+    assert "needs --data" in refused.err
 
 
 def test_a_head_without_calibration_scores_while_its_train_features_are_there(

@@ -28,3 +28,62 @@ RM_BENCH: dict[str, Any] = {
         "## Solution\n```cpp\nint add(int a, int b) { return a - b; }\n```",
     ],
 }
+REWARD_BENCH_2: dict[str, Any] = {
+    "id": "17",
+    "prompt": "Name a prime below ten.",
+    "chosen": ["7"],
+    "rejected": ["8", "9", "4"],
+    "num_correct": 1,
+    "num_rejected": 3,
+    "total_completions": 4,
+    "models": ["human", "a", "b", "c"],
+    "subset": "Math",
+    "additional_metadata": {"category": None},
+}
+TIES: dict[str, Any] = REWARD_BENCH_2 | {
+    "id": "tied:3",
+    "prompt": "Name a colour of the rainbow.",
+    "chosen": ["Red", "Green", "Blue"],
+    "rejected": ["Brown", "Grey"],
+    "num_correct": 3,
+    "num_rejected": 2,
+    "total_completions": 5,
+    "subset": "Ties",
+}
+TIES_REFERENCE: dict[str, Any] = TIES | {
+    "id": "ref:3",
+    "prompt": "Name the first colour of the rainbow.",
+    "chosen": ["Red"],
+    "rejected": ["Brown", "Grey"],
+    "num_correct": 1,
+    "total_completions": 3,
+}
+THEMIS: dict[str, Any] = {
+    "prompt": "Write a function that adds two numbers.",
+    "chosen": "int add(int a, int b) { return a + b; }",
+    "rejected": "int add(int a, int b) { int c = a; c = c + b; return c; }",
+    "language": "C++",
+    "aspect": "Readability_Maintainability",
+    "subset": "Commit",
+    "id": "themis-1",
+}
+JUDGE_BENCH: dict[str, Any] = {
+    "pair_id": "81ec57f2",
+    "original_id": "10646",
+    "source": "livecodebench",
+    "question": "Write a function that adds two numbers.",
+    "response_model": "some-model",
+    "response_A": "def add(a, b): return a - b",
+    "response_B": "def add(a, b): return a + b",
+    "label": "B>A",
+}
+CODE_JUDGE_BENCH: dict[str, Any] = {
+    "question_title": "Add",
+    "question_content": "Write a function that adds two numbers.",
+    "platform": "leetcode",
+    "question_id": "3",
+    "starter_code": "def add(a, b):",
+    "difficulty": "easy",
+    "pos_response": "def add(a, b): return a + b",
+    "neg_response": "def add(a, b): return a - b",
+}

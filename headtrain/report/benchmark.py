@@ -1,0 +1,54 @@
+"""A benchmark's own numbers as rows, for the terminal and the page."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from headtrain.evaluation.benchmark_scores import ASPECT_AND_LANGUAGE, QUANTITIES, Score
+from headtrain.evaluation.benchmarks import BenchmarkResults
+from headtrain.evaluation.texts import to_visible
+from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
+
+SCORE_COLUMNS = ("number", "of", "rows", "value")
+"""Of the rows of `score_rows`."""
+
+PageTable = tuple[str, tuple[str, ...], list[list[Any]]]
+"""Title, columns and rows."""
+
+
+def score_rows(results: BenchmarkResults, *, detailed: bool = True) -> list[list[Any]]:
+    """Get a row per score; aspects crossed with languages only in detail."""
+    return [
+        _row(score, detailed=detailed)
+        for score in results.scores
+        if detailed or score.by != ASPECT_AND_LANGUAGE
+    ]
+
+
+def _row(score: Score, *, detailed: bool) -> list[Any]:
+    title = QUANTITIES[score.quantity].title
+    by = "" if score.by in ("", score.quantity, ASPECT_AND_LANGUAGE) else f"{score.by} "
+    group = f"{by}{to_visible(score.group)}" if score.group else "all"
+    value = str(score.value) if detailed else f"{score.value.estimate:.3f}"
+    return [title, group, score.num_rows, value]
+
+
+def page_tables(
+    results: BenchmarkResults,
+) -> Iterator[tuple[str, tuple[str, ...], list[list[Any]]]]:
+    """Yield the tables of the page."""
+    yield "by subset", SUBSET_COLUMNS, _shown(subset_rows(results.subsets))
+    if results.styles is not None:
+        yield "by style", ("", "value"), _shown([*map(list, style_rows(results.styles).items())])
+    if results.scores:
+        yield "scores", SCORE_COLUMNS, score_rows(results)
+
+
+def _shown(rows: list[list[Any]]) -> list[list[Any]]:
+    """Format numbers as the terminal does."""
+    return [[_cell(value) for value in row] for row in rows]
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else value
