@@ -112,7 +112,8 @@ LimitProblems = Annotated[
 ]
 PairsOnly = Annotated[int | None, option("Only the samples that `train-head --pairs N` pairs")]
 NumProcesses = Annotated[
-    int | None, option("Processes on this machine", min=1, show_default="featurize.workers")
+    int | None,
+    option("Processes on this machine", min=1, metavar="N", show_default="featurize.workers"),
 ]
 PlanOnly = Annotated[bool, flag("--plan-only", "Show the plan and stop.")]
 RepairUnits = Annotated[
@@ -141,12 +142,12 @@ NumPairs = Annotated[
 Grid = Annotated[
     list[str] | None,
     option(
-        "What to vary, e.g. features=mean.12,mean.12+last.24 or"
+        "What to vary, e.g. features=mean.12,last.24 or"
         " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
         metavar="KEY=VALUE,VALUE",
     ),
 ]
-NumSeeds = Annotated[int, option("Heads at each point, averaged.", min=1)]
+NumSeeds = Annotated[int, option("Heads at each point, averaged.", min=1, metavar="N")]
 Curve = Annotated[
     bool,
     flag(
