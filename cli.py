@@ -171,6 +171,7 @@ def prepare_columns_command(
     join: options.Join = None,
     on: options.JoinColumn = None,
     normalise: options.Normalise = None,
+    rewrites: options.Rewrites = 0,
     config: options.Config = None,
     overrides: options.Overrides = None,
     overwrite: options.Overwrite = False,
@@ -196,6 +197,7 @@ def prepare_columns_command(
         join=JoinOptions.of(join, on),
         output_format=project.settings.prepare.output_format,
         normalise=normalise is not None,
+        copies=rewrites,
         cache_dir=project.layout.cache_dir / "index",
         keeps_turns=project.settings.prompt.has_turns,
     )

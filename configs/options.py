@@ -89,6 +89,10 @@ Normalise = Annotated[
     Literal["python"] | None,
     option("Rewrite programs in one style (ast.unparse); what does not parse stays"),
 ]
+Rewrites = Annotated[
+    int,
+    option("Add N rewritten copies of each Python program, label kept", min=0, metavar="N"),
+]
 SplitsFolder = Annotated[Path, option("Folder to write train, valid and test.jsonl into")]
 Share = Annotated[float, option("Share of the problems; 0: no such file")]
 SplitSeed = Annotated[int, option("Draws the problems of each split")]

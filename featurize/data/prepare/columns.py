@@ -1,7 +1,5 @@
 """The job behind `critic prepare columns`: datasets with other column names become samples."""
 
-import ast
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from featurize.data.prepare.prepared import (
     Row,
     sample_writer,
 )
+from featurize.data.prepare.rewriting import in_one_style, with_copies
 from featurize.data.records import Sample, check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
@@ -45,6 +44,7 @@ class ColumnsJob:
     output_format: str = "jsonl"  # of the files in a folder
     join: JoinOptions | None = None  # statements of the rows in another file
     normalise: bool = False  # rewrite outputs that are Python with ast.unparse
+    copies: int = 0  # rewritten ones to add for each output that is Python
     cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
     keeps_turns: bool = False  # prompts may be conversations; they are written as such
 
@@ -87,6 +87,8 @@ def prepare_columns(
         "statements without a row": _unused(join) if join else "",
         "outputs rewritten": f"{used.num_normalised:,}" if job.normalise else "",
         "outputs left, not Python": f"{used.num_not_python:,}" if job.normalise else "",
+        "rewritten copies": f"{used.num_copies:,}" if job.copies else "",
+        "outputs without a copy": f"{used.num_not_rewritten:,}" if job.copies else "",
         "columns not taken": ", ".join(sorted(left_out)),
     }
     prepared.details.update({name: value for name, value in details.items() if value})
@@ -132,6 +134,7 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source], joined: Sequence[Source]
     return {
         **({"join": join, "on": job.join.on} if job.join else {}),
         **({"normalise": "python"} if job.normalise else {}),
+        **({"copies": job.copies} if job.copies else {}),
         "map": {name: path.text for name, path in sorted(job.columns.paths.items())},
         "correct values": sorted(job.columns.labels.correct),
         "incorrect values": sorted(job.columns.labels.incorrect),
@@ -176,7 +179,8 @@ def _write(
     counts = {target: Counts() for target in targets}
     faults: list[str] = []
     num_faults = 0
-    types = dict.fromkeys(job.columns.metadata, pa.string())
+    names = [*job.columns.metadata, *(["rewrite"] if job.copies else [])]
+    types = dict.fromkeys(names, pa.string())
     columns = job.columns.columns | _key_columns(job)
     with ExitStack() as stack:
         for target, sources in targets.items():
@@ -205,16 +209,11 @@ def _to_rows(line: bytes, job: ColumnsJob, used: UsedColumns, join: Join | None)
         raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
     mapped = job.columns.apply(join.apply(parsed) if join else parsed, used)
     rows = [row for one in mapped for row in _to_samples(one, job.keeps_turns)]
-    return [_normalise(row, used) for row in rows] if job.normalise else rows
-
-
-def _normalise(row: Row, used: UsedColumns) -> Row:
-    program = _normalise_python(row["output"])
-    if not program:  # what is only comments would leave nothing
-        used.num_not_python += 1
-        return row
-    used.num_normalised += program != row["output"]
-    return {**row, "output": program}
+    if job.normalise:
+        rows = [in_one_style(row, used) for row in rows]
+    if job.copies:
+        rows = [copy for row in rows for copy in with_copies(row, job.copies, used)]
+    return rows
 
 
 def _to_samples(mapped: Row, keeps_turns: bool) -> list[Row]:
@@ -264,17 +263,3 @@ class _Megabytes:
     def _report(self, done: int) -> None:
         if self._progress:
             self._progress(-(-done // _MEGABYTE), -(-self._total // _MEGABYTE))
-
-
-def _normalise_python(program: str) -> str | None:
-    """Write a Python program in one hand, as `ast.unparse` does; None if it cannot be parsed.
-
-    Names, docstrings and the order of statements stay; comments, blank lines, quotes, brackets and
-    spaces become those of `ast.unparse`.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes and the like in the program
-            return ast.unparse(ast.parse(program))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

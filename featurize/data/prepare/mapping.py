@@ -118,6 +118,8 @@ class UsedColumns:
     num_empty: int = 0  # rows whose list has no items
     num_normalised: int = 0  # outputs rewritten in one hand
     num_not_python: int = 0  # outputs left because they cannot be parsed
+    num_copies: int = 0  # rewritten copies of outputs
+    num_not_rewritten: int = 0  # outputs without any
 
     @property
     def has_correct(self) -> bool:
