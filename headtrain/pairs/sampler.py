@@ -297,7 +297,7 @@ def _no_pair(
             f"all {num_equal:,} pairs of the {num_problems} problems have the same tokens on both "
             "sides, after outputs are cut at dataset.max_length; raise it, or check the labels"
         )
-    within = "" if classes is None else ", language, statement and (if matched) length"
+    within = "" if classes is None else ", language, statement and (if matched) length and author"
     return PairError(
         f"none of the {num_problems} problems has both a correct and an incorrect "
         f"sample ({int(is_correct.sum())} correct, {int((~is_correct).sum())} incorrect in all); "
