@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.row_files import read_rows
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -140,7 +142,7 @@ class CriticProject:
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """The rows of a file of JSON lines."""
-        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+        return read_rows(self.folder / name)
 
     @property
     def head(self) -> Path:
