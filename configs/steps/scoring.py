@@ -1,4 +1,4 @@
-"""Steps of `critic score` and `critic push`: what a head says of a file, and of itself."""
+"""Steps of `critic score`: what a head says of the rows of a file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,21 +40,15 @@ def score_file(
         CriticError: options that exclude each other.
         ValueError: the head, the file or the place to write cannot be used.
     """
-    from featurize.errors import CriticError
-    from headtrain.scoring.along import check_prefixes, to_by
     from headtrain.scoring.along_rows import ALONG, POSITIONS
     from headtrain.scoring.best import write_best
-    from headtrain.scoring.files import check_output, to_field_names, to_output, to_rows, write_rows
+    from headtrain.scoring.files import check_output, to_field_names, to_rows, write_rows
     from headtrain.scoring.scorer import Scorer, describe_scores
 
-    path = Path(request.out) if request.is_best else to_output(request.out)
-    by = None if request.along is None else to_by(request.along)
-    if request.is_best and by is not None:
-        raise CriticError("--along adds fields, which --best does not write; give one of the two")
+    path, by = _check_request(request)
     opened = HeadProject.load(head, config, overrides)
     if by is not None:
-        has_end = opened.project.settings.prompt.end != "none"
-        check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
+        _check_prefixes(opened)
     decision = opened.project.find_decision(opened.head)  # fails before hours of work
     scorer = Scorer(opened.head, decision.calibration)
     index = opened.project.index_files(request.file, needs_labels=False)
@@ -75,6 +69,27 @@ def score_file(
     if prefixes is not None:
         summary["prefixes scored"] = prefixes.num_prefixes
     return f"scores of {opened.head.path} in {request.out}", summary
+
+
+def _check_request(request: ScoreRequest) -> "tuple[Path, By | None]":
+    """Find where to write and where prefixes end, before anything is opened."""
+    from featurize.errors import CriticError
+    from headtrain.scoring.along import to_by
+    from headtrain.scoring.files import to_output
+
+    path = Path(request.out) if request.is_best else to_output(request.out)
+    by = None if request.along is None else to_by(request.along)
+    if request.is_best and by is not None:
+        raise CriticError("--along adds fields, which --best does not write; give one of the two")
+    return path, by
+
+
+def _check_prefixes(opened: HeadProject) -> None:
+    """Raise CriticError if the head reads what only a whole output has."""
+    from headtrain.scoring.along import check_prefixes
+
+    has_end = opened.project.settings.prompt.end != "none"
+    check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
 
 
 def _values_along(opened: HeadProject, index: "DatasetIndex", by: "By") -> "AlongRows":

@@ -28,9 +28,10 @@ from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
 from featurize.run.checks import make_encoder
 from featurize.run.groups import RankGroup
-from featurize.run.job import SHARED_IDS, FeaturizeSummary, Reporter
+from featurize.run.job import SHARED_IDS, FeaturizeSummary
 from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import Ranks
+from featurize.run.reporter import Reporter
 from featurize.run.units import (
     UnitWork,
     join_units,

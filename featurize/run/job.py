@@ -6,7 +6,7 @@ NOTE: imports neither torch nor transformers, so that a finished job is recognis
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -20,9 +20,6 @@ from featurize.settings import (
     PromptSettings,
     RuntimeSettings,
 )
-
-if TYPE_CHECKING:
-    from featurize.run.plan import FeaturizePlan
 
 SHARED_IDS, BOTH_LABELS = "shared_problem_ids", "both_labels"
 APART, STRIPPED = "outputs_apart", "thinking_stripped"
@@ -106,16 +103,3 @@ class FeaturizeSummary:
             "units resumed": self.num_resumed_units,
             "seconds": f"{self.seconds:,.1f}",
         }
-
-
-class Reporter(Protocol):
-    """Follows a job."""
-
-    def planned(self, plan: "FeaturizePlan") -> None:
-        """The plan, before anything is computed."""
-
-    def note(self, text: str) -> None:
-        """One line worth reading."""
-
-    def advance(self, tokens: int) -> None:
-        """Unique tokens that all ranks have computed so far."""

@@ -18,8 +18,9 @@ from featurize.io.interrupts import Terminated
 from featurize.io.lock import sole_writer
 from featurize.io.remote import open_folder
 from featurize.run.finished import find_finished, remember_finished
-from featurize.run.job import FeaturizeJob, FeaturizeSummary, Reporter
+from featurize.run.job import FeaturizeJob, FeaturizeSummary
 from featurize.run.messages import Failure, Relay
+from featurize.run.reporter import Reporter
 from featurize.store.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from featurize.errors import one_line
-from featurize.run.job import Reporter
+from featurize.run.reporter import Reporter
 
 if TYPE_CHECKING:
     from featurize.run.plan import FeaturizePlan

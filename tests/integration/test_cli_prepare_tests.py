@@ -1,6 +1,5 @@
 """`critic prepare tests` says how programs are isolated, and refuses to run them unprotected."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from featurize.data.prepare.from_tests import sandbox
 from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
 from featurize.data.prepare.from_tests.isolation.protection import Protection
 from tests.integration.test_prepare_executed import PROBLEMS
+from tests.support.row_files import write_rows
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     source = tmp_path / "mini.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    write_rows(source, PROBLEMS)
     return ["prepare", "tests", "--source", str(source), "--out", str(tmp_path / "out")]
 
 

@@ -1,13 +1,13 @@
 """A chat template, conversations and a question, from rows to scores, as a user runs them."""
 
-import json
 from typing import Any
 
 import pytest
 
 from featurize.store import FeatureStore
 from tests.support.command_line import CriticProject, WarmCritic
-from tests.support.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.row_files import read_rows, write_rows
+from tests.support.tiny_project import make_rows, options, write_project
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_the_store_has_the_question_and_the_answers(project: CriticProject) -> N
 def test_a_head_scores_conversations_without_its_template_file(project: CriticProject) -> None:
     (project.folder / "chat.jinja").rename(project.folder / "moved.jinja")
     project.run("score", "train.jsonl", "--out", "scored.jsonl", *HEAD)
-    rows = [json.loads(line) for line in (project.folder / "scored.jsonl").open()]
+    rows = read_rows(project.folder / "scored.jsonl")
     assert rows[0]["instruction"][0]["role"] == "system"
     assert len({row["score"] for row in rows}) > 10
     (project.folder / "moved.jinja").rename(project.folder / "chat.jinja")

@@ -27,7 +27,8 @@ from tests.support.benchmark_rows import (
     TIES_REFERENCE,
 )
 from tests.support.command_line import CriticProject, WarmCritic
-from tests.support.tiny_project import make_rows, options, write_project, write_rows
+from tests.support.row_files import read_rows, write_rows
+from tests.support.tiny_project import make_rows, options, write_project
 
 pytestmark = pytest.mark.slow
 
@@ -191,7 +192,7 @@ def test_a_relative_backbone_is_found_from_another_folder(
     write_rows(tmp_path / "rows.jsonl", project.read("unlabelled.jsonl"))
     arguments = ("score", "rows.jsonl", "--out", "scored.jsonl", "--head", str(project.head))
     project.run(*arguments, folder=tmp_path)
-    found = [json.loads(line) for line in (tmp_path / "scored.jsonl").open()]
+    found = read_rows(tmp_path / "scored.jsonl")
     assert scores(found) == scores(project.read("scored.jsonl"))
 
 

@@ -1,6 +1,5 @@
 """The commands that make datasets of others, as a user calls them: what they say and leave."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from typer.testing import CliRunner, Result
 import configs.project
 from cli import app
 from tests.support.contests import CPP, PYTHON3, problem, solutions, write_problems
+from tests.support.row_files import read_rows, write_rows
 from tests.support.tiny_models import write_tiny_llama
 
 
@@ -28,7 +28,7 @@ def critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def read(path: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return read_rows(Path(path))
 
 
 def words(line: str) -> list[str]:
@@ -78,7 +78,7 @@ def test_tokens_are_counted_by_the_backbone_of_the_config(critic: Any):
 
 def test_columns_are_mapped_and_their_values_shown(critic: Any):
     rows = [{"q": "Add.", "code": code, "verdict": code} for code in ("AC", "OK", "WA", "WA")]
-    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("in.jsonl"), rows)
     done = critic(
         "prepare", "columns", "--source", "in.jsonl", "--out", "out.jsonl",
         "--map", "instruction=q", "--map", "output=code", "--map", "is_correct=verdict",
@@ -95,7 +95,7 @@ def test_a_dataset_is_split_by_problem(critic: Any):
         for number in range(20)
         for label in (True, False)
     ]
-    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("in.jsonl"), rows)
     done = critic(
         "prepare", "split", "--source", "in.jsonl", "--out", "out",
         "--valid", "0.2", "--test", "0.1", "--seed", "1",

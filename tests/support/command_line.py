@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.python import REPOSITORY
+from tests.support.row_files import read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ class CriticProject:
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """The rows of a file of JSON lines."""
-        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+        return read_rows(self.folder / name)
 
     @property
     def head(self) -> Path:

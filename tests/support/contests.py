@@ -12,6 +12,7 @@ from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_cod
 from featurize.data.prepare.codecontests.tokens import TokenLimit
 from featurize.data.prepare.prepared import Prepared, Progress
 from featurize.data.prepare.settings import CodeContestsSettings, PrepareSettings
+from tests.support.row_files import read_rows
 
 PYTHON2, CPP, PYTHON3, JAVA = 1, 2, 3, 4
 
@@ -119,7 +120,7 @@ def prepare_rows(tmp_path: Path, *rows: dict[str, Any], **settings: Any) -> list
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_rows(path)
 
 
 def left_out(tmp_path: Path, things: str = "samples") -> dict[str, int]:

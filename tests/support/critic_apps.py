@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,3 +128,28 @@ class HangingUp:
 
     async def _send(self, message: Any) -> None:
         self.sent.append(message)
+
+
+def talk(critic: Critic, say: Callable[[RunningApp], Awaitable[Any]], **options: Any) -> Any:
+    """Start the application, talk to it, and return what came of it."""
+
+    async def run() -> Any:
+        async with running_app(lambda: critic, **options) as app:
+            return await say(app)
+
+    return asyncio.run(run())
+
+
+def ask(critic: Critic, path: str, body: Any, **options: Any) -> Any:
+    """Ask once; return the reply's body."""
+
+    async def say(app: RunningApp) -> Any:
+        response = await app.post(path, body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return talk(critic, say, **options)
+
+
+def logits(critic: Critic, prompt: str, outputs: list[str]) -> list[float]:
+    return [2.0 * value + 0.5 for value in critic.score(prompt, outputs)]  # make_project's

@@ -17,8 +17,9 @@ from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.head.checkpoint import HeadRecord, write_head
 from headtrain.head.ensemble import EnsembleModel
 from headtrain.head.model import HeadModel
+from tests.support.row_files import write_rows
 from tests.support.tiny_models import write_tiny_llama
-from tests.support.tiny_project import OPTIONS, make_rows, write_rows
+from tests.support.tiny_project import OPTIONS, make_rows
 
 
 class Silent:

@@ -1,6 +1,5 @@
 """Featurize jobs over a few rows and a backbone that is never loaded, for tests of the plan."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from featurize.settings import (
     RuntimeSettings,
 )
 from featurize.store import StoreWriter
+from tests.support import row_files
 from tests.support.tiny_models import make_tokenizer
 
 
@@ -43,8 +43,8 @@ def make_rows(num_problems: int = 6, num_outputs: int = 5) -> list[dict[str, Any
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    """Writes rows; returns the path as settings have it."""
+    return str(row_files.write_rows(path, rows))
 
 
 def write_backbone(folder: Path, weights: bytes = b"weights") -> Path:

@@ -1,11 +1,10 @@
 """A folder with a tiny backbone and labelled programs whose correctness can be learnt."""
 
-import json
 import random
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.support.row_files import write_rows
 from tests.support.tiny_models import write_tiny_llama
 
 LABELS = (True, True, True, False, False, False)
@@ -67,9 +66,3 @@ def make_rows(split: str, num_problems: int) -> list[dict[str, Any]]:
         first = next(other for other in rows if other["problem_id"] == row["problem_id"])
         row["instruction"] = first["instruction"]
     return [*rows, {**rows[0], "task_id": f"{split}-again"}]
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Writes JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path

@@ -1,8 +1,6 @@
 """The help of every command: complete, and there without loading torch."""
 
-import os
-import subprocess
-import sys
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ from typer.testing import CliRunner
 
 from cli import app
 from configs.examples import EXAMPLES
+from tests.support.python import output_of, run_python
 
-ROOT = Path(__file__).parents[2]
+START = "import cli; cli.app(prog_name='critic')"
 HEAVY = ("torch", "transformers", "mlflow", "pyarrow", "numpy", "omegaconf")
 
 
@@ -75,14 +74,7 @@ def test_every_command_can_show_a_traceback(path: tuple[str, ...]) -> None:
 
 
 def test_the_help_shows_examples_and_no_type_behind_a_flag() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "eval", "--help"],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python("-m", "cli", "eval", "--help", COLUMNS="80")
     assert "<bool>" not in done.stdout
     assert "<str>" in done.stdout
     assert "$ critic eval --split valid --details" in done.stdout
@@ -110,60 +102,54 @@ def test_every_example_is_of_a_command() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands(shell: str) -> None:
     words = {"_TYPER_COMPLETE_ARGS": "critic tr", "COMP_WORDS": "critic tr", "COMP_CWORD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", "import cli; cli.app(prog_name='critic')"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            **words,
-            "_CRITIC_COMPLETE": f"complete_{shell}",
-            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words |= {
+        "_CRITIC_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    done = run_python("-c", START, **words)
     assert "train-head" in done.stdout
     assert "featurize" not in done.stdout
 
 
 def test_completion_is_installed_for_the_shell(tmp_path: Path) -> None:
-    start = "import cli; cli.app(prog_name='critic')"
-    done = subprocess.run(
-        [sys.executable, "-c", start, "--install-completion", "bash"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "HOME": str(tmp_path),
-            "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = run_python("-c", START, "--install-completion", "bash", **variables)
     assert done.returncode == 0, done.stderr
     [script] = tmp_path.rglob("critic.sh")
     assert "_CRITIC_COMPLETE" in script.read_text()
 
 
+@pytest.fixture(scope="module")
+def pages() -> dict[str, tuple[int, str, str, list[str]]]:
+    """The help of every command from one interpreter, and what it had loaded by then."""
+    code = f"""
+import contextlib, io, json, sys
+import cli
+
+found = {{}}
+for path in {[*COMMANDS]}:
+    sys.argv = ["critic", *path, "--help"]
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.app()
+        except SystemExit as ended:
+            code = ended.code
+    loaded = [name for name in {HEAVY} if name in sys.modules]
+    found[" ".join(path)] = [code, out.getvalue(), err.getvalue(), loaded]
+print(json.dumps(found))
+"""
+    found: dict[str, tuple[int, str, str, list[str]]] = json.loads(output_of(code))
+    return found
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_exits_with_0_and_loads_nothing_heavy(path: tuple[str, ...]) -> None:
-    code = (
-        "import sys\n"
-        f"sys.argv = ['critic', *{path}, '--help']\n"
-        "import cli\n"
-        "try:\n"
-        "    cli.app()\n"
-        "finally:\n"
-        f"    print('loaded', [name for name in {HEAVY} if name in sys.modules])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Usage: critic" in done.stdout
-    assert done.stdout.splitlines()[-1] == "loaded []"
-    assert done.stderr == ""
+def test_help_exits_with_0_and_loads_nothing_heavy(
+    path: tuple[str, ...], pages: dict[str, tuple[int, str, str, list[str]]]
+) -> None:
+    code, out, err, loaded = pages[" ".join(path)]
+    assert "Usage: " + " ".join(["critic", *path]) in out
+    assert (code, err, loaded) == (0, "", [])
 
 
 @pytest.mark.parametrize(
@@ -178,13 +164,7 @@ def test_help_exits_with_0_and_loads_nothing_heavy(path: tuple[str, ...]) -> Non
 def test_a_misused_command_says_what_is_wrong_and_exits_with_2(
     arguments: list[str], told: str
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-m", "cli", *arguments)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,12 +2,12 @@
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.python import output_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("configs", "featurize", "headtrain")
@@ -82,15 +82,6 @@ def imports_of_rooms() -> Iterator[tuple[str, str, str]]:
                 where = f"{module_name(path)}:{line} imports {imported}"
                 if other != room or other is None:
                     yield where, str(room), str(other)
-
-
-def in_fresh_python(code: str) -> str:
-    """What a new interpreter prints for `code`."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_sources_are_found() -> None:
@@ -198,7 +189,7 @@ def test_features_are_read_and_heads_trained_without_transformers() -> None:
         "import sys, featurize.store, headtrain.training.run, headtrain.evaluation.evaluate\n"
         "print([name for name in ('transformers', 'mlflow') if name in sys.modules])"
     )
-    assert in_fresh_python(code) == "[]\n"
+    assert output_of(code) == "[]\n"
 
 
 def test_importing_every_module_does_nothing() -> None:
@@ -216,4 +207,4 @@ def test_importing_every_module_does_nothing() -> None:
         f"for name in {sorted(names)}: importlib.import_module(name)\n"
         "assert state() == before, (state(), before)\n"
     )
-    assert in_fresh_python(code) == ""
+    assert output_of(code) == ""

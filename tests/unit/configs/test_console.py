@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from configs.console import columns_table
+from tests.support.python import run_python
 
 ROOT = Path(__file__).parents[3]
 CTRL_C_IN_A_DESTRUCTOR = """
@@ -31,13 +32,7 @@ except KeyboardInterrupt:
 
 
 def test_an_interrupt_in_a_destructor_is_neither_lost_nor_printed() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CTRL_C_IN_A_DESTRUCTOR],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python("-c", CTRL_C_IN_A_DESTRUCTOR)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 

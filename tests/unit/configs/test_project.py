@@ -9,8 +9,8 @@ import pytest
 from configs.loader import ConfigError, load_config, load_recorded
 from configs.project import Project, _check_recipe, command_to_repeat
 from featurize.store import FeatureStore, FeatureStoreError
+from tests.support.row_files import write_rows
 from tests.support.synthetic_stores import write_store
-from tests.support.tiny_project import write_rows
 
 
 def make_project(folder: Path, *overrides: str) -> Project:

@@ -17,6 +17,7 @@ from headtrain.rewards.environment import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
 from tests.support.critic_apps import running
+from tests.support.row_files import write_rows
 from tests.support.scored_projects import ScoredProject, make_project
 
 TEXT = (Path(__file__).parents[3] / "docs/serving.md").read_text("utf-8")
@@ -93,7 +94,7 @@ def test_openrlhf(run: Any, critic: Critic) -> None:
 
 def test_filtering_data(run: Any, critic: Critic, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"instruction": f"{PROBLEM} {n % 3}", "output": one} for n, one in enumerate(SOLUTIONS)]
-    Path("candidates.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(Path("candidates.jsonl"), rows)
     kept = run("Filtering data")["kept"]
     probabilities = [
         critic.judge(row["instruction"], [row["output"]])[0].probability for row in rows

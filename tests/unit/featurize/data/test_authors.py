@@ -13,6 +13,7 @@ from featurize.data.authors import AuthorPrior
 from featurize.data.index import DatasetIndex
 from featurize.data.records import RowReader, check_row
 from tests.support.indexed import parse_row
+from tests.support.row_files import write_rows
 
 ROW = {"instruction": "Add.", "output": "print(1)"}
 
@@ -44,8 +45,7 @@ def test_each_side_of_a_preference_has_its_own_author():
 
 
 def build(tmp_path, rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     return DatasetIndex.build(str(path), tmp_path / "cache")
 
 

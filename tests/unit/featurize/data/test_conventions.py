@@ -1,6 +1,5 @@
 """Preference and unpaired rows of the TRL conventions become plain samples."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from featurize.data.index import DatasetIndex
 from featurize.data.pair_rows import to_pair_rows
 from featurize.errors import RowFault
 from tests.support.indexed import parse_row
+from tests.support.row_files import write_rows
 
 
 def user(content: str) -> dict[str, str]:
@@ -66,18 +66,10 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_the_conventions_become_samples(tmp_path: Path, kind: str, ending: str):
-    path = write(tmp_path / f"in.{ending}", KINDS[kind])
+    path = write_rows(tmp_path / f"in.{ending}", KINDS[kind])
     index = DatasetIndex.build(str(path), tmp_path / "cache")
     samples = index.read(np.arange(len(index)))
     assert {(s.instruction, s.output, s.is_correct) for s in samples} == EXPECTED
@@ -87,7 +79,7 @@ def test_rows_of_the_conventions_become_samples(tmp_path: Path, kind: str, endin
 def test_the_same_rows_have_one_fingerprint_in_every_convention(tmp_path: Path):
     fingerprints = {
         DatasetIndex.build(
-            str(write(tmp_path / f"{number}.parquet", rows)), tmp_path / "cache"
+            str(write_rows(tmp_path / f"{number}.parquet", rows)), tmp_path / "cache"
         ).content_fingerprint
         for number, rows in enumerate(KINDS.values())
     }

@@ -16,6 +16,7 @@ from featurize.data.index import DatasetIndex
 from featurize.data.records import Sample
 from featurize.errors import DataError
 from tests.support.indexed import parse_row
+from tests.support.row_files import write_rows
 
 
 def make_rows(count: int = 24) -> list[dict]:
@@ -38,8 +39,7 @@ def make_rows(count: int = 24) -> list[dict]:
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return str(write_rows(path, rows))
 
 
 def build(paths, tmp_path: Path, **options) -> DatasetIndex:

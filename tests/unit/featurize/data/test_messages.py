@@ -11,6 +11,7 @@ from featurize.data.index import DatasetIndex
 from featurize.data.messages import to_messages
 from featurize.data.pair_rows import write_plain_rows
 from featurize.errors import DataError, RowFault
+from tests.support.row_files import write_rows
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASKED = {"role": "user", "content": "Add."}
@@ -37,8 +38,7 @@ ROWS = {
 
 
 def build(folder: Path, *rows: Any, keeps_turns: bool = True) -> DatasetIndex:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(folder / "rows.jsonl", rows)
     return DatasetIndex.build(str(path), folder / "cache", keeps_turns=keeps_turns)
 
 

@@ -10,17 +10,16 @@ from featurize.data.index import DatasetIndex
 from featurize.data.pair_rows import to_pair_rows, write_plain_rows
 from featurize.errors import DataError, RowFault
 from tests.support.benchmark_rows import REWARD_BENCH, RM_BENCH
+from tests.support.row_files import read_rows, write_rows
 
 
 def write(tmp_path: Path, *rows: Any) -> str:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return str(write_rows(tmp_path / "pairs.jsonl", rows))
 
 
 def read(tmp_path: Path, *rows: Any) -> list[dict[str, Any]]:
     path = write_plain_rows(write(tmp_path, *rows), tmp_path / "cache")
-    return [json.loads(line) for line in path.open()]
+    return read_rows(path)
 
 
 def test_a_row_of_reward_bench_is_a_problem_of_two_samples() -> None:

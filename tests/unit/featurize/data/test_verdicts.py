@@ -14,6 +14,7 @@ from featurize.data.prepare.columns import ColumnsJob, prepare_columns
 from featurize.data.prepare.mapping import ColumnMap
 from featurize.errors import DataError, RowFault
 from tests.support.indexed import parse_row, read_samples
+from tests.support.row_files import read_rows
 
 PLAIN = {"instruction": "Add.", "output": "a + b"}
 UNPAIRED = {"prompt": "Add.", "completion": "a + b"}
@@ -166,7 +167,7 @@ def prepare(folder: Path, row: dict[str, Any], *maps: str) -> list[dict[str, Any
         columns=ColumnMap.parse(maps),
     )
     prepare_columns(job)
-    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    return read_rows(folder / "out.jsonl")
 
 
 @pytest.mark.parametrize("row", [PLAIN, CHAT, UNPAIRED], ids=["plain", "chat", "unpaired"])

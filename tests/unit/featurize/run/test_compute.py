@@ -19,22 +19,9 @@ from featurize.run.groups import RankGroup
 from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import Ranks
 from featurize.store import FeatureStore
-from tests.support.scored_projects import make_project
+from tests.support.scored_projects import Silent, make_project
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows
 from tests.support.tiny_models import write_tiny_model
-
-
-class Silent:
-    """Follows a job and says nothing."""
-
-    def planned(self, plan: FeaturizePlan) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def advance(self, tokens: int) -> None:
-        pass
 
 
 @pytest.fixture

@@ -15,16 +15,6 @@ from headtrain.metrics.pairwise import pairwise_accuracy, pairwise_counts
 from tests.support.simulated_splits import SETTINGS, simulated
 
 
-@pytest.fixture
-def splits():
-    return {"train": simulated(0, strength=2.0), "valid": simulated(1, strength=0.5)}
-
-
-@pytest.fixture
-def shortcuts(splits):
-    return {name: {"longer": split.output_tokens * 1.0} for name, split in splits.items()}
-
-
 def test_the_evaluated_split_has_details_and_train_does_not(splits, shortcuts):
     both = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
     assert list(both.details) == ["valid"]

@@ -13,16 +13,6 @@ from headtrain.settings import EvaluationSettings
 from tests.support.simulated_splits import SETTINGS, joined, simulated
 
 
-@pytest.fixture
-def splits():
-    return {"train": simulated(0, strength=2.0), "valid": simulated(1, strength=0.5)}
-
-
-@pytest.fixture
-def shortcuts(splits):
-    return {name: {"longer": split.output_tokens * 1.0} for name, split in splits.items()}
-
-
 def test_every_judge_gets_the_accuracies_of_its_scores(splits, shortcuts):
     evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
     for name, split in splits.items():

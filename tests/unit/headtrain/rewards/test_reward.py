@@ -3,8 +3,6 @@
 import asyncio
 import inspect
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from featurize.errors import CriticError
 from headtrain.rewards import client, critic_reward
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.texts import last_block
+from tests.support.python import run_python
 from tests.support.scored_projects import ScoredProject, make_project
 
 ROOT = Path(__file__).parents[4]
@@ -194,7 +193,5 @@ def test_a_trainer_that_asks_a_server_imports_neither_torch_nor_transformers() -
         "critic_reward(url='http://127.0.0.1:1')\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", code)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic, Verdict
 from headtrain.scoring.provenance import Provenance
+from tests.support.python import REPOSITORY, run_python
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
 
@@ -286,14 +284,7 @@ def test_it_works_in_a_folder_with_a_cli_and_configs_of_its_own(
         f"print(Critic.load({str(project.head)!r}, device='cpu').score('Add.', ['x']))\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('configs', 'cli')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", code, folder=tmp_path, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     values, modules = done.stdout.splitlines()
     assert json.loads(values) == Critic.load(project.head, device="cpu").score("Add.", ["x"])

@@ -16,6 +16,7 @@ import zstandard
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
 from headtrain.scoring.files import check_output, to_field_names, to_output, to_rows, write_rows
+from tests.support.row_files import read_rows
 
 ROWS = (
     '{"instruction": "Add.", "output": "return 1", "id": 7, "ratio": 1.0, "name": "\\u00e9"}',
@@ -42,10 +43,6 @@ def write(tmp_path: Path, out: str, *files: Path, prefix: str = "") -> Path:
     check_output(path, sources, rows.column_names[2:])
     assert write_rows(path, sources, rows) == rows.num_rows
     return path
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.open()]
 
 
 @pytest.fixture
@@ -123,7 +120,7 @@ def test_fields_of_two_types_are_no_parquet_column(tmp_path: Path) -> None:
 def test_parquet_becomes_lines_with_all_its_columns(tmp_path: Path, columns: Path) -> None:
     table = pq.read_table(columns).drop(["raw"])
     pq.write_table(table, columns)
-    out = read_jsonl(write(tmp_path, "out.jsonl", columns))
+    out = read_rows(write(tmp_path, "out.jsonl", columns))
     assert [row["small"] for row in out] == [1, None, 3]
     assert [row["score"] for row in out] == [3.0, 1.0, 2.0]
     assert "when" in out[0]
@@ -132,15 +129,15 @@ def test_parquet_becomes_lines_with_all_its_columns(tmp_path: Path, columns: Pat
 def test_several_files_come_in_their_order(tmp_path: Path, lines: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"instruction": "Mul.", "output": "return 0"}')  # no line end
-    out = read_jsonl(write(tmp_path, "out.jsonl", lines, other))
+    out = read_rows(write(tmp_path, "out.jsonl", lines, other))
     assert [row["score"] for row in out] == [1.0, 2.0, 3.0, 0.0]
-    backwards = read_jsonl(write(tmp_path, "back.jsonl", other, lines))
+    backwards = read_rows(write(tmp_path, "back.jsonl", other, lines))
     assert [row["score"] for row in backwards] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_a_preference_row_gets_the_fields_of_both_sides(tmp_path: Path, lines: Path) -> None:
     lines.write_text(f"{PREFERENCE}\n{ROWS[0]}\n")
-    pair, plain = read_jsonl(write(tmp_path, "out.jsonl", lines))
+    pair, plain = read_rows(write(tmp_path, "out.jsonl", lines))
     assert (pair["chosen_score"], pair["rejected_score"]) == (4.0, 5.0)
     assert pair["chosen_rank"] == 2
     assert "score" not in pair
@@ -158,7 +155,7 @@ def test_a_field_that_is_there_is_never_replaced(tmp_path: Path, lines: Path, ro
     with pytest.raises(DataError, match=rf"rows\.jsonl:{row + 1}: .*'rank'.*--prefix critic_"):
         write(tmp_path, "out.jsonl", lines)
     assert not (tmp_path / "out.jsonl").exists()
-    out = read_jsonl(write(tmp_path, "out.jsonl", lines, prefix="critic_"))
+    out = read_rows(write(tmp_path, "out.jsonl", lines, prefix="critic_"))
     assert out[row]["rank"] == "mine"
     assert [one["critic_rank"] for one in out] == [1, 2, 3]
 

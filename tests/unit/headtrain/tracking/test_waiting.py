@@ -12,6 +12,7 @@ import pytest
 from featurize.store import sole_writer
 from headtrain.tracking.server import MlflowTracker, TrackingDown
 from headtrain.tracking.waiting import WaitingTracker
+from tests.support.row_files import read_rows
 
 
 class Server(MlflowTracker):
@@ -145,7 +146,7 @@ def test_a_torn_last_line_is_left_out(make, tmp_path) -> None:
 def test_what_waits_for_another_server_or_is_being_written_stays(make, tmp_path) -> None:
     other = log_run(make(is_down=True), tmp_path)
     events = tmp_path / "waiting" / str(other) / "events.jsonl"
-    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    lines = read_rows(events)
     for line in lines:
         line["server"]["tracking_uri"] = "http://elsewhere"
     events.write_text("".join(json.dumps(line) + "\n" for line in lines))

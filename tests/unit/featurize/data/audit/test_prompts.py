@@ -1,6 +1,5 @@
 """Samples shown token by token."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,12 @@ import pytest
 from featurize.data.audit.prompts import ShownSample, show_prompts
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
+from tests.support.row_files import write_rows
 from tests.support.tiny_jobs import make_encoder, make_rows
 
 
 def show(folder: Path, number: int, rows: Any = None, **prompt: Any) -> list[ShownSample]:
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows or make_rows()))
+    path = write_rows(folder / "rows.jsonl", rows or make_rows())
     index = DatasetIndex.build(str(path), folder / "cache")
     encoder = make_encoder(**prompt)
     return list(show_prompts(index, encoder, ("mean", "last"), number))

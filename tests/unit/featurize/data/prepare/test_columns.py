@@ -1,11 +1,9 @@
 """Datasets with other column names become samples; bad rows are reported by line."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +12,7 @@ from featurize.data.prepare.columns import ColumnsJob, prepare_columns
 from featurize.data.prepare.mapping import ColumnMap, LabelValues
 from featurize.data.prepare.prepared import Prepared
 from featurize.errors import CriticError, DataError
+from tests.support.row_files import read_rows, write_rows
 
 ROW = {"question": "Add.", "code": "a + b", "verdict": "AC", "info": {"lang": "c", "id": 7}}
 MAPS = ("instruction=question", "output=code", "is_correct=verdict")
@@ -24,11 +23,7 @@ def labels(correct: str = "", incorrect: str = "") -> LabelValues:
 
 
 def write(path: Path, *rows: Any) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(list(rows)), path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(path, rows)
 
 
 def prepare(
@@ -39,10 +34,6 @@ def prepare(
     columns = ColumnMap.parse(maps, values)
     job = ColumnsJob(sources=sources, out=out, columns=columns, **more)
     return prepare_columns(job, overwrite=overwrite)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -58,7 +49,7 @@ def test_mapped_columns_become_the_fields_of_a_sample(tmp_path: Path, kind: str)
     )
     shared = {"instruction": "Add.", "input": ""}
     rest = {"problem_id": "7", "metadata": {"language": "c"}}
-    assert read(tmp_path / "out.jsonl") == [
+    assert read_rows(tmp_path / "out.jsonl") == [
         {**shared, "output": "a + b", "is_correct": True, **rest},
         {**shared, "output": "a - b", "is_correct": False, **rest},
     ]
@@ -90,7 +81,7 @@ def test_columns_that_have_the_right_name_need_no_map(tmp_path: Path):
         "task_id": "t", "metadata": {"language": "c", "secret": 1},
     }  # fmt: skip
     prepare(write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl", "output=code")
-    assert read(tmp_path / "out.jsonl") == [
+    assert read_rows(tmp_path / "out.jsonl") == [
         {
             "instruction": "Add.", "input": "", "output": "a + b", "is_correct": True,
             "task_id": "t", "metadata": {"language": "c"},
@@ -102,7 +93,7 @@ def test_preference_rows_become_two_samples(tmp_path: Path):
     row = {"prompt": "Add.", "winner": {"text": "a + b"}, "loser": [{"text": "a - b"}], "id": 3}
     maps = ("chosen=winner.text", "rejected=loser.0.text", "task_id=id")
     prepare(write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl", *maps)
-    rows = read(tmp_path / "out.jsonl")
+    rows = read_rows(tmp_path / "out.jsonl")
     assert [(r["output"], r["is_correct"], r["task_id"]) for r in rows] == [
         ("a + b", True, "3-chosen"),
         ("a - b", False, "3-rejected"),
@@ -112,7 +103,7 @@ def test_preference_rows_become_two_samples(tmp_path: Path):
 def test_a_column_mapped_elsewhere_is_not_taken_under_its_own_name(tmp_path: Path):
     row = {"prompt": "Add.", "output": "a + b", "rejected": "a - b"}
     prepare(write(tmp_path / "in.jsonl", row), tmp_path / "out.jsonl", "chosen=output")
-    assert [row["output"] for row in read(tmp_path / "out.jsonl")] == ["a + b", "a - b"]
+    assert [row["output"] for row in read_rows(tmp_path / "out.jsonl")] == ["a + b", "a - b"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +126,7 @@ def test_labels_without_values_have_to_be_true_or_false(tmp_path: Path):
         prepare(source, tmp_path / "out.jsonl", *MAPS)
     source = write(tmp_path / "in.jsonl", ROW | {"verdict": False})
     prepare(source, tmp_path / "out.jsonl", *MAPS)
-    assert read(tmp_path / "out.jsonl")[0]["is_correct"] is False
+    assert read_rows(tmp_path / "out.jsonl")[0]["is_correct"] is False
 
 
 def test_correct_values_that_never_occur_are_refused(tmp_path: Path):
@@ -156,7 +147,7 @@ def test_a_path_that_some_rows_have_is_null_in_the_others(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", ROW, {"question": "Sub.", "code": "a - b"})
     maps = (*MAPS, "metadata.language=info.lang")
     prepare(source, tmp_path / "out.jsonl", *maps, values=labels("AC"))
-    assert [row["metadata"] for row in read(tmp_path / "out.jsonl")] == [{"language": "c"}, {}]
+    assert [row["metadata"] for row in read_rows(tmp_path / "out.jsonl")] == [{"language": "c"}, {}]
 
 
 def test_a_column_that_a_parquet_file_lacks_is_reported_with_those_it_has(tmp_path: Path):
@@ -189,7 +180,7 @@ def test_every_file_becomes_one_in_a_folder(tmp_path: Path):
     assert list(prepared.files) == ["a.parquet", "b.parquet"]
     assert pq.read_table(tmp_path / "out/b.parquet")["output"].to_pylist() == ["b"]
     prepare(sources, tmp_path / "both.jsonl", *MAPS, **options)
-    assert [row["output"] for row in read(tmp_path / "both.jsonl")] == ["a", "b"]
+    assert [row["output"] for row in read_rows(tmp_path / "both.jsonl")] == ["a", "b"]
 
 
 def test_two_files_of_one_name_are_not_written_into_one(tmp_path: Path):
@@ -248,7 +239,7 @@ def test_programs_are_rewritten_in_one_hand_and_what_is_no_python_is_counted(tmp
     rows = [{"instruction": "Add.", "output": program, "is_correct": True} for program in programs]
     source, out = write(tmp_path / "in.jsonl", *rows), tmp_path / "out.jsonl"
     prepared = prepare(source, out, normalise=True)
-    assert [row["output"] for row in read(out)] == list(programs.values())
+    assert [row["output"] for row in read_rows(out)] == list(programs.values())
     assert prepared.details["outputs rewritten"] == "2"
     assert prepared.details["outputs left, not Python"] == "2"
     with pytest.raises(CriticError, match="normalise 'python', not None"):
@@ -262,7 +253,7 @@ def test_the_author_of_a_row_is_kept_from_whichever_field_names_it(tmp_path: Pat
     ]
     out = tmp_path / "out.jsonl"
     prepare(write(tmp_path / "in.jsonl", *rows), out, "metadata.author=by")
-    assert [row["metadata"].get("author") for row in read(out)] == ["a; b", "c"]
+    assert [row["metadata"].get("author") for row in read_rows(out)] == ["a; b", "c"]
 
 
 def test_conversations_are_written_as_messages_where_prompts_may_be_conversations(tmp_path: Path):
@@ -275,7 +266,7 @@ def test_conversations_are_written_as_messages_where_prompts_may_be_conversation
     with pytest.raises(DataError, match=r"in.jsonl:1: .*prompt\.format to chat"):
         prepare(source, tmp_path / "texts.jsonl")
     prepare(source, tmp_path / "out.jsonl", keeps_turns=True)
-    assert [row["instruction"] for row in read(tmp_path / "out.jsonl")] == [turns, turns]
+    assert [row["instruction"] for row in read_rows(tmp_path / "out.jsonl")] == [turns, turns]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +283,7 @@ def test_labels_are_compared_by_what_they_say(
 ):
     source = write(tmp_path / "in.jsonl", *(ROW | {"verdict": value} for value in values))
     prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels(correct))
-    assert [row["is_correct"] for row in read(tmp_path / "out.jsonl")] == expected
+    assert [row["is_correct"] for row in read_rows(tmp_path / "out.jsonl")] == expected
 
 
 def test_a_label_in_another_case_is_refused_until_it_is_listed(tmp_path: Path):
@@ -300,7 +291,7 @@ def test_a_label_in_another_case_is_refused_until_it_is_listed(tmp_path: Path):
     with pytest.raises(DataError, match=r"in\.jsonl:2: the label is 'ac', .* from 'AC' in case"):
         prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("AC"))
     prepare(source, tmp_path / "out.jsonl", *MAPS, values=labels("AC", "ac"))
-    assert [row["is_correct"] for row in read(tmp_path / "out.jsonl")] == [True, False]
+    assert [row["is_correct"] for row in read_rows(tmp_path / "out.jsonl")] == [True, False]
 
 
 def test_a_label_that_is_a_list_is_refused(tmp_path: Path):

