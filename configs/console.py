@@ -214,7 +214,7 @@ def columns_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[An
 def show(value: Any) -> str:
     """A value as tables show it: `12,000`, `0.731`, `-` for None."""
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:z.3f}"  # z: 0.000, not -0.000
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if value is None else str(value)
