@@ -239,7 +239,7 @@ def prepare_split_command(
     show_prepared(prepare_split(job, overwrite=overwrite), job.out_dir)
 
 
-@app.command("audit")
+@app.command("audit", hint=demo_hint)
 def audit_command(
     split: options.Split = "train",
     against: options.OtherSplit = None,
@@ -401,7 +401,7 @@ def train_head_command(
     console().print(rows_table(f"head in {folder}", result.describe()))
 
 
-@app.command("sweep")
+@app.command("sweep", hint=demo_hint)
 def sweep_command(
     grid: options.Grid = None,
     seeds: options.NumSeeds = 1,
@@ -414,7 +414,7 @@ def sweep_command(
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
     if other_backbone is not None and not curve:
         raise ValueError("--other-backbone needs --curve, which measures what it would bring")
-    console().print(f"sweep: {len(grid or [])} settings varied, {seeds} seeds")
+    console().print(f"sweep: settings varied: {len(grid or [])}, seeds: {seeds}")
     from configs.displays import show_curve, show_sweep, show_sweep_page
     from configs.steps.training import sweep, sweep_points, winner_curve
 
@@ -469,7 +469,7 @@ def eval_command(
         raise typer.Exit(1)
 
 
-@app.command("show")
+@app.command("show", hint=demo_hint)
 def show_command(
     problem: options.Problem = None,
     split: options.Split = "valid",
@@ -483,7 +483,7 @@ def show_command(
     show_problem(_load(config, overrides), split, head, problem)
 
 
-@app.command("compare")
+@app.command("compare", hint=demo_hint)
 def compare_command(
     first: options.FirstHead,
     second: options.SecondHead,
@@ -499,7 +499,7 @@ def compare_command(
     console().print(f"comparison written to {path}")
 
 
-@app.command("report")
+@app.command("report", hint=demo_hint)
 def report_command(
     heads: options.Heads,
     split: options.Split = "valid",

@@ -184,11 +184,17 @@ def _fail(message: str, code: int, debug: bool, details: Sequence[str] = ()) -> 
     raise typer.Exit(code)
 
 
-def rows_table(title: str, rows: dict[str, Any]) -> "Table":
-    """A table of names and values."""
+def _titled(title: str, **options: Any) -> "Table":
+    """A table that is no narrower than its title, which rich would break at the table's width."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
+    width = min(len(title), console().width)
+    return Table(title=title, title_justify="left", title_style="bold", min_width=width, **options)
+
+
+def rows_table(title: str, rows: dict[str, Any]) -> "Table":
+    """A table of names and values."""
+    table = _titled(title, show_header=False)
     for name, value in rows.items():
         table.add_row(name, show(value))
     return table
@@ -196,9 +202,7 @@ def rows_table(title: str, rows: dict[str, Any]) -> "Table":
 
 def columns_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> "Table":
     """A table with a heading over each column; the first one holds names."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = _titled(title)
     for place, name in enumerate(columns):
         # NOTE: folded, not cut with an ellipsis: names of settings differ at their ends.
         table.add_column(name, justify="right" if place else "left", overflow="fold")
@@ -210,7 +214,7 @@ def columns_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[An
 def show(value: Any) -> str:
     """A value as tables show it: `12,000`, `0.731`, `-` for None."""
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:z.3f}"  # z: 0.000, not -0.000
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if value is None else str(value)

@@ -3,9 +3,11 @@
 import errno
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 MAX_LISTED = 20  # problems kept one by one; the rest is only counted
+MAX_OF_A_KIND = 3  # of those, problems of one kind that are shown
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SUBJECT = re.compile(r"'[\w.]+'|not [\w-]+( JSON)?|the row")
 
@@ -45,16 +47,28 @@ class DataError(CriticError):
         """Lines that list the bad rows and count them by kind; none where the message says all."""
         if self.total == 1:
             return []
-        unlisted = self.total - len(self.problems)
+        listed = self._listed()
+        unlisted = self.total - len(listed)
         kinds = sorted(self.kinds.items(), key=lambda kind: -kind[1])[:MAX_LISTED]
         width = len(f"{self.total:,}")
         return [
-            *self.problems,
+            *listed,
             *([f"... and {unlisted:,} more"] if unlisted else []),
             *(["", f"{self.total:,} bad rows, by what would mend them:"] if kinds else []),
             *(f"  {count:{width},} x {kind}" for kind, count in kinds),
             "",
         ]
+
+    def _listed(self) -> list[str]:
+        """The problems without those that repeat a kind too often, which only fill the screen."""
+        seen: Counter[str] = Counter()
+        listed = []
+        for problem in self.problems:
+            kind = kind_of(problem.partition(": ")[2])
+            seen[kind] += 1
+            if not self.kinds or seen[kind] <= MAX_OF_A_KIND:
+                listed.append(problem)
+        return listed
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default would rebuild from the message and lose the list between processes.

@@ -21,19 +21,20 @@ _NO_VARIABLES = {
 }  # fmt: skip
 """Arguments of apply_chat_template that do not reach a template, or that the prompts decide."""
 
-_SPLITS: dict[str, Split] = {
+SPLITS: dict[str, Split] = {
     "train": "train",
     "valid": "valid",
     "validation": "valid",
     "test": "test",
 }
+"""The splits by every name they are given."""
 
 
 def to_split(name: str) -> Split:
     """The split called `name`; `validation` is a synonym of `valid`."""
-    if name not in _SPLITS:
+    if name not in SPLITS:
         raise ValueError(f"split {name!r} is unknown; use train, valid or test")
-    return _SPLITS[name]
+    return SPLITS[name]
 
 
 def _is_finite(value: object) -> bool:

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from featurize.errors import CriticError
 from featurize.model.families.adapter import Adapter, find_adapter
-from featurize.model.families.family import Family, LoadOptions
+from featurize.model.families.family import Family, LoadOptions, without_progress_bars
 from featurize.model.families.files import digest_files, tokenizer_files
 from featurize.model.families.gguf import PACKAGE_PREFIX, Gguf, find_packaged_gguf
 from featurize.model.families.hf import HuggingFace, download_model
@@ -103,6 +103,7 @@ def _with_adapter(
     )
 
 
+@without_progress_bars()
 def load_model(
     source: BackboneSource, settings: BackboneSettings, options: LoadOptions
 ) -> PreTrainedModel:

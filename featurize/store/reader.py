@@ -17,6 +17,7 @@ import torch
 from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
 from featurize.io.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
+from featurize.settings import SPLITS
 from featurize.store.format import is_exact, stored_as
 from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
 from featurize.store.planned_pairs import PAIRS_COLUMN
@@ -72,10 +73,9 @@ class FeatureStore:
         content = folder.read("manifest.json")
         if content is None:
             is_begun = folder.read("plan.json") is not None
-            split = str(store).rstrip("/").rpartition("/")[2]
             raise FeatureStoreError(
                 f"{store}: {'an unfinished feature store' if is_begun else 'no features'};"
-                f" run `critic featurize --split {split}` with the same config"
+                f" run `critic featurize --split {_split_of(store)}` with the same config"
             )
         manifest = parse_manifest(store, content)
         if not isinstance(folder, RemoteFolder):
@@ -203,3 +203,9 @@ def _open_shard(path: Path | str, folder: Path, manifest: Manifest, unit: int) -
             reason = f"{tensor} is {found} where the manifest says {expected}"
             raise DamagedFileError(path, name, reason)
     return shard
+
+
+def _split_of(store: str | Path) -> str:
+    """The split that a store's folder is named after, or SPLIT if it has another name."""
+    name = str(store).rstrip("/").rpartition("/")[2]
+    return name if name in SPLITS else "SPLIT"

@@ -1,5 +1,6 @@
 """The job behind `critic prepare columns`: datasets with other column names become samples."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from featurize.data.prepare.prepared import (
 from featurize.data.prepare.rewriting import in_one_style, with_copies
 from featurize.data.records import Sample, check_row, parse_line
 from featurize.data.sources import Source, find_sources, read_lines
-from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault
+from featurize.errors import MAX_LISTED, CriticError, DataError, RowFault, kind_of
 
 COMMAND = "prepare columns"
 # Incremented when a change of the rules changes the result for the same files.
@@ -178,7 +179,7 @@ def _write(
     """Write all targets, or none if any row is bad."""
     counts = {target: Counts() for target in targets}
     faults: list[str] = []
-    num_faults = 0
+    kinds: Counter[str] = Counter()
     names = [*job.columns.metadata, *(["rewrite"] if job.copies else [])]
     types = dict.fromkeys(names, pa.string())
     columns = job.columns.columns | _key_columns(job)
@@ -191,11 +192,11 @@ def _write(
                         write(row)
                         counts[target].add(row["is_correct"])
                 except RowFault as fault:
-                    num_faults += 1
-                    if num_faults <= MAX_LISTED:
+                    kinds[kind_of(str(fault))] += 1
+                    if len(faults) < MAX_LISTED:
                         faults.append(f"{source.location(number)}: {fault}")
         if faults:
-            raise DataError(faults, total=num_faults)
+            raise DataError(faults, total=kinds.total(), kinds=kinds)
         if not any(count.samples for count in counts.values()):
             raise DataError(f"{job.sources[0]}: has no rows; the dataset needs at least one")
         job.columns.check(used)

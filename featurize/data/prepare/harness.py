@@ -49,6 +49,7 @@ def prepare_harness(
     Raises:
         DataError: a file or a row is not of that format, or a statement is missing.
     """
+    _check_options(harness, problems, results)
     if not out.name.endswith(".jsonl"):
         raise DataError(f"--out {str(out)!r}: name a .jsonl file")
     if out.exists() and not overwrite:
@@ -70,6 +71,14 @@ def prepare_harness(
             raise DataError(f"{samples}: no sample has a text, so nothing was written")
     counts.problems = len(tasks)
     return counts
+
+
+def _check_options(harness: Harness, problems: str | None, results: Path | None) -> None:
+    """Raise DataError for an option that this harness has no use for."""
+    if problems is not None and harness not in ("human-eval", "evalplus"):
+        raise DataError(f"--problems {problems!r}: the samples of {harness} have their statements")
+    if results is not None and harness != "evalplus":
+        raise DataError(f"--results {str(results)!r} is for evalplus; leave it out")
 
 
 def _read(

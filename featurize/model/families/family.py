@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from featurize.errors import CriticError
 from featurize.model.families.files import model_files
@@ -118,6 +119,18 @@ def _seeded(device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device], device_type=device.type), torch.device(device):
         torch.get_device_module(device).manual_seed(RANDOM_SEED)
         yield
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Load a model without transformers' progress bars; afterwards they are as before."""
+    was_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
 
 
 def check_complete(path: Path, missing: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from featurize.errors import CriticError
 from featurize.io.files import TEMPORARY_SUFFIX
-from featurize.model.families.family import check_complete, first_line
+from featurize.model.families.family import check_complete, first_line, without_progress_bars
 from featurize.model.families.hf import HuggingFace
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def find_packaged_gguf(distribution: str) -> Path:
     return found[0]
 
 
+@without_progress_bars()
 def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
     """Convert a file to a safetensors model with its tokenizer in `folder`, once; return `folder`.
 

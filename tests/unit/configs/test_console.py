@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs.console import columns_table
+from configs.console import columns_table, rows_table
 from tests.support.python import run_python
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +43,13 @@ def test_a_narrow_table_cuts_no_name_short() -> None:
     Console(file=shown, width=40).print(table)
     cells = "".join(line.split("│")[1].strip() for line in shown.getvalue().splitlines()[4:-1])
     assert cells.replace(" ", "") == "".join(names).replace(" ", "")
+
+
+def test_a_title_wider_than_its_table_stays_on_one_line() -> None:
+    table = rows_table("features in storage/features/demo/train", {"seconds": "1.0"})
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(table)
+    assert shown.getvalue().splitlines()[0] == "features in storage/features/demo/train"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

@@ -1,6 +1,5 @@
 """The job behind `critic prepare codecontests`: from published Parquet files to samples."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +29,6 @@ from featurize.errors import CriticError
 
 if TYPE_CHECKING:  # it imports transformers, which takes seconds and is rarely needed
     from featurize.data.prepare.codecontests.tokens import TokenLimit
-
-log = logging.getLogger(__name__)
 
 COMMAND = "prepare codecontests"
 # Incremented when a change of the rules changes the result for the same files.
@@ -69,7 +66,6 @@ def prepare_codecontests(
         overwrite=overwrite,
     )
     if prepared.was_up_to_date:
-        log.info("%s is up to date", job.out_dir)
         return prepared
     missing = [split for split in splits if targets[split].name not in prepared.files]
     sizes = {split: count_problems(splits[split]) for split in missing}

@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import logging
 import os
 import platform
 import queue
@@ -35,8 +34,6 @@ from featurize.data.prepare.prepared import Progress, Row
 from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.data.prepare.split import REST, split_groups, to_sizes
 from featurize.errors import CriticError
-
-log = logging.getLogger(__name__)
 
 # Incremented when a change of the rules changes the result for the same problems.
 RULES_VERSION = 1
@@ -101,7 +98,6 @@ def make_dataset(
     recipe = _recipe(origin, settings)
     finished = None if overwrite else read_finished(out_dir, recipe)
     if finished is not None:
-        log.info("%s is up to date", out_dir)
         return finished
     problems, functions = origin.read()
     protection = choose_protection(is_unsafe_allowed=is_unsafe_allowed)

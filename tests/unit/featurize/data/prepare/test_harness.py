@@ -104,3 +104,18 @@ def test_a_row_of_another_format_is_named(tmp_path: Path, row: Any, told: str) -
         prepare(tmp_path, "human-eval", write_rows(tmp_path / "s.jsonl", [row]))
     assert "s.jsonl:1" in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("harness", "options", "told"),
+    [
+        ("lm-eval", {"problems": "p.jsonl"}, "--problems 'p.jsonl'.*lm-eval have"),
+        ("human-eval", {"results": Path("r.json")}, "--results 'r.json' is for evalplus"),
+    ],
+)
+def test_an_option_of_another_harness_is_refused(
+    tmp_path: Path, harness: Harness, options: dict[str, Any], told: str
+) -> None:
+    source = write(tmp_path / "s.jsonl", [{}])
+    with pytest.raises(DataError, match=told):
+        prepare_harness(harness, source, tmp_path / "out.jsonl", **options)

@@ -9,6 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    is_progress_bar_enabled,
+)
 
 from featurize.model.families.hf import to_quantization_config
 from featurize.model.source import find_backbone, read_backbone_config
@@ -124,3 +129,17 @@ def test_bits_become_settings_of_transformers(monkeypatch: pytest.MonkeyPatch) -
     assert (four.load_in_8bit, four.load_in_4bit) == (False, True)
     assert four.bnb_4bit_quant_type == "nf4"
     assert four.bnb_4bit_compute_dtype == torch.float16
+
+
+def test_a_model_is_loaded_without_transformers_progress_bars(
+    llama: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    was_on = is_progress_bar_enabled()
+    enable_progress_bar()
+    try:
+        load(str(llama))
+        assert is_progress_bar_enabled()
+    finally:
+        if not was_on:
+            disable_progress_bar()
+    assert "Loading" not in capfd.readouterr().err
