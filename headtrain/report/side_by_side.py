@@ -116,12 +116,13 @@ def compare_with_first(found: SideBySide) -> str:
             said.append(f"{name} is {kind} than {first} by {abs(one.estimate):.3f}")
     open_ = [name for name in others if not any(text.startswith(f"{name} ") for text in said)]
     if open_:
-        said.append(f"{_listed(open_)} and {first} may differ by chance alone")
+        verb = "is" if len(open_) == 1 else "are"
+        said.append(f"{_listed(open_)} {verb} not shown to differ from {first}")
     return "; ".join(said) + " (accuracy over problems, paired)."
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def side_by_side_table(found: SideBySide, split: str, confidence: float) -> Table:

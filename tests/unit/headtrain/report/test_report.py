@@ -415,4 +415,14 @@ def test_a_browser_shows_it_whole_at_any_width(report, width, scheme):
         lightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
         assert (lightness[0] > lightness[1]) == (scheme == "light")
         assert (said, len(asked)) == ([], 1)
+        hints = page.locator(".scroll").evaluate_all(
+            "all => all.map(one => [one.scrollWidth > one.clientWidth, "
+            "getComputedStyle(one, '::before').display !== 'none'])"
+        )
+        assert hints
+        assert all(is_cut == has_hint for is_cut, has_hint in hints)
+        page.set_viewport_size({"width": 794, "height": 1100})  # A4
+        page.emulate_media(media="print", color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 794
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(28, 30, 33)"
         browser.close()

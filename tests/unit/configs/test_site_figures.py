@@ -1,0 +1,60 @@
+"""Figures in the pages of the site: in the page itself, with a style of their own."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from configs.site_figures import inline_figures, on_page_content
+
+DOCS = Path(__file__).parents[3] / "docs"
+FIGURES = sorted(path.stem for path in (DOCS / "figures").glob("*.svg"))
+
+
+def image(name: str) -> str:
+    return f'<p><img alt="what it shows" src="figures/{name}.svg" /></p>'
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_in_the_page_and_follows_its_scheme(name: str) -> None:
+    page = on_page_content(image(name), {"docs_dir": str(DOCS)}, page=None, files=None)
+    assert page.startswith("<p><svg")
+    assert page.endswith("</svg></p>")
+    svg = ElementTree.fromstring(page).find("{http://www.w3.org/2000/svg}svg")
+    assert svg is not None
+    assert svg.attrib["class"] == f"figure-{name}"
+    assert svg.attrib["aria-label"]
+    style = svg.findtext("{http://www.w3.org/2000/svg}style") or ""
+    assert re.fullmatch(
+        rf"\.figure-{name}\{{text\{{.*\}}\}}\n"
+        rf"\[data-md-color-scheme=slate\] \.figure-{name}\{{text\{{.*\}}\}}",
+        style,
+    )
+    assert style.count("{") == style.count("}")
+    assert "prefers-color-scheme" not in page
+
+
+def test_other_images_stay_as_they_are() -> None:
+    page = '<img alt="" src="elsewhere/pair.svg"><img src="figures/photo.png">'
+    assert inline_figures(page, DOCS / "figures") == page
+
+
+def test_a_figure_without_a_style_for_dark_is_named(tmp_path: Path) -> None:
+    (tmp_path / "plain.svg").write_text("<svg><style>\ntext{fill:red}\n</style></svg>")
+    with pytest.raises(ValueError, match=r"plain\.svg: no <style> .* dark"):
+        inline_figures(image("plain"), tmp_path)
+
+
+def test_every_figure_of_the_documents_is_one_of_these() -> None:
+    used = [
+        name
+        for page in DOCS.glob("*.md")
+        for name in re.findall(r"\]\(figures/([\w-]+)\.svg\)", page.read_text("utf-8"))
+    ]
+    assert sorted(used) == FIGURES
+
+
+def test_mkdocs_calls_the_module() -> None:
+    settings = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
+    assert "hooks: [configs/site_figures.py]" in settings
