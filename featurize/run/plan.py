@@ -47,6 +47,7 @@ from featurize.model.source import (
     load_tokenizer,
     read_backbone_config,
 )
+from featurize.model.weight_headers import check_weights
 from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.run.selection import Choose, Selection, fingerprint_of, select
@@ -308,6 +309,7 @@ def _check_limits(job: FeaturizeJob, source: BackboneSource, config: PreTrainedC
     """
     backbone = job.backbone
     check_architecture(config, backbone)
+    check_weights(source.folder, config, backbone)
     if job.featurize.likelihood or job.prompt.question is not None:
         check_likelihood(config, backbone)
     num_suffix = _check_tokenizer(job, source, config)
