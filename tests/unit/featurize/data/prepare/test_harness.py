@@ -116,6 +116,6 @@ def test_a_row_of_another_format_is_named(tmp_path: Path, row: Any, told: str) -
 def test_an_option_of_another_harness_is_refused(
     tmp_path: Path, harness: Harness, options: dict[str, Any], told: str
 ) -> None:
-    source = write(tmp_path / "s.jsonl", [{}])
+    source = write_rows(tmp_path / "s.jsonl", [{}])
     with pytest.raises(DataError, match=told):
         prepare_harness(harness, source, tmp_path / "out.jsonl", **options)
