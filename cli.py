@@ -54,6 +54,10 @@ OverwriteOption = Annotated[
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse problem ids that several statements share.")
 ]
+DistanceOption = Annotated[
+    bool,
+    typer.Option("--distance", help="Keep with each head how far features lie from train."),
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 SourcesOption = Annotated[
     list[str], typer.Option(help="JSONL or Parquet file, glob, URI; repeatable")
@@ -579,10 +583,11 @@ def train_head_command(
     overrides: SetOption = None,
     overwrite: OverwriteOption = False,
     strict: StrictOption = False,
+    distance: DistanceOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train a value head on cached features of pairs of the same problem."""
-    from configs.steps.training import train
+    from configs.steps.training import keep_distances, train
 
     extra = [] if pairs is None else [f"data_sampling.pairwise.n_pairs={pairs}"]
     project = _load(config, [*(overrides or []), *extra])
@@ -600,6 +605,8 @@ def train_head_command(
     if result.was_up_to_date:
         console().print(f"train-head: up to date, nothing done: {folder}")
     console().print(rows_table(f"head in {folder}", result.describe()))
+    if distance:
+        keep_distances(project, [result.best, result.final])
 
 
 @app.command("sweep")
@@ -625,11 +632,12 @@ def sweep_command(
     config: ConfigOption = None,
     overrides: SetOption = None,
     overwrite: OverwriteOption = False,
+    distance: DistanceOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
     console().print(f"sweep: {len(grid or [])} settings varied, {seeds} seeds")
-    from configs.steps.training import sweep_points
+    from configs.steps.training import keep_distances, sweep_points
     from featurize.model.device import resolve_device
     from headtrain.report.sweep import draw_sweep
     from headtrain.report.tables import points_table, winner_rows
@@ -665,6 +673,8 @@ def sweep_command(
         draw_sweep(result, figure)
     console().print(points_table(result))
     console().print(rows_table(f"head in {folder / WINNER_FOLDER}", winner_rows(result)))
+    if distance:
+        keep_distances(project, [folder / WINNER_FOLDER])
     console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")
     if curve:
         from configs.steps.training import winner_curve
@@ -828,6 +838,10 @@ def score_command(
         str | None,
         typer.Option(help="Add the values of prefixes: after lines, tokens, or N equal parts"),
     ] = None,
+    distance: Annotated[
+        bool,
+        typer.Option("--distance", help="Add the share of train samples that are nearer to train."),
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Read stored features first; redo damaged ones.")
     ] = False,
@@ -841,7 +855,13 @@ def score_command(
 
     _refuse_torchrun("score")
     request = ScoreRequest(
-        file=file, out=out, prefix=prefix, is_best=best, along=along, repair=repair
+        file=file,
+        out=out,
+        prefix=prefix,
+        is_best=best,
+        along=along,
+        repair=repair,
+        has_distance=distance,
     )
     title, rows = score_file(request, head, config, overrides or [])
     console().print(rows_table(title, rows))
