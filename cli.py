@@ -56,7 +56,7 @@ StrictOption = Annotated[
 ]
 DistanceOption = Annotated[
     bool,
-    typer.Option("--distance", help="Keep with each head how far features lie from train."),
+    typer.Option("--distance", help="Keep what the distance to train needs with each head."),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 SourcesOption = Annotated[
