@@ -23,6 +23,10 @@ Split = Annotated[str, option("train, valid or test")]
 Head = Annotated[str | None, option("Folder or URI of a head", show_default="best, else final")]
 Sources = Annotated[list[str], option("JSONL or Parquet file, glob, URI; repeatable")]
 
+KeepDistance = Annotated[
+    bool, flag("--distance", "Keep what the distance to train needs with each head.")
+]
+
 # --- prepare
 
 ProblemSource = Annotated[
@@ -203,6 +207,9 @@ Best = Annotated[
 ]
 Along = Annotated[
     str | None, option("Add the values of prefixes: after lines, tokens, or N equal parts")
+]
+ScoreDistance = Annotated[
+    bool, flag("--distance", "Add the share of train samples that are nearer to train.")
 ]
 RepairScored = Annotated[bool, flag("--repair", "Verify stored features first; redo damaged ones.")]
 ServedHead = Annotated[str, option("Folder or URI of a head")]
