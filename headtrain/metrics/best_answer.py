@@ -44,12 +44,12 @@ class Margins(NamedTuple):
 def ties_score(references: Mapping[str, Margins], tied: Mapping[str, Margins]) -> float | None:
     """Measure the score of the subset Ties: equally good answers should have about equal scores.
 
-    Both are by prompt: `references` have one correct answer, `tied` several that are equally good.
-    0.3 times the share of tied prompts whose correct answers all score above the incorrect ones, and
-    0.3 times that of references; 0.2 times the share of prompts whose correct answers differ by less
-    than their margin above the incorrect ones, and 0.2 times the share where they also differ by
-    less than the reference's margin; 0.01 times by how much. The formula of `process_single_model`
-    of reward-bench. None if no prompt is in both.
+    Both are by prompt: `references` have one correct answer, `tied` several that are equally
+    good. 0.3 times the share of tied prompts whose correct answers all score above the incorrect
+    ones, and 0.3 times that of references; 0.2 times the share of prompts whose correct answers
+    differ by less than their margin above the incorrect ones, and 0.2 times the share where they
+    also differ by less than the reference's margin; 0.01 times by how much. The formula of
+    `process_single_model` of reward-bench. None if no prompt is in both.
     """
     shared = sorted(references.keys() & tied.keys())
     if not shared:
