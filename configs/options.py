@@ -192,7 +192,9 @@ Require = Annotated[
     ),
 ]
 Details = Annotated[bool, flag("--details", "Show intervals, subsets of the pairs and best of n.")]
-Problem = Annotated[str | None, argument(None, "Id of a problem; default: the one in the middle")]
+Problem = Annotated[
+    str | None, argument(None, "Id of a problem; default: the one of median accuracy")
+]
 FirstHead = Annotated[str, argument("A", "Folder or URI of a head")]
 SecondHead = Annotated[str, argument("B", "Folder or URI of another")]
 Heads = Annotated[list[str], argument("A B ...", "Folders or URIs of heads or sweeps")]
@@ -216,9 +218,7 @@ ServedHead = Annotated[str, option("Folder or URI of a head")]
 Host = Annotated[str, option("Address; the default is this machine only")]
 Port = Annotated[int, option("0: any free one", min=0, max=65535)]
 Device = Annotated[str, option("auto, cpu or cuda")]
-Backbone = Annotated[
-    str | None, option("Folder or id of the backbone if it is not where the head was trained")
-]
+Backbone = Annotated[str | None, option("Folder or hub id of the backbone, if it has moved")]
 Scale = Annotated[str, option("A reward is a logit, probability or value")]
 WindowMs = Annotated[float, option("Time to wait for more samples of a prompt", min=0, max=1000)]
 MaxWaiting = Annotated[int, option("Samples that may wait; more get HTTP 429", min=1)]

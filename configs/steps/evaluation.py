@@ -192,7 +192,7 @@ def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]
 
 
 def show_problem(project: Project, split: str, head: str | None, problem: str | None) -> None:
-    """Show how a head ranks the outputs of a problem; None: the one in the middle by accuracy."""
+    """Show how a head ranks the outputs of a problem; None: the one of median accuracy."""
     from headtrain.evaluation.problems import find_problem
     from headtrain.evaluation.read import read_split
     from headtrain.head.checkpoint import load_head
@@ -204,7 +204,7 @@ def show_problem(project: Project, split: str, head: str | None, problem: str | 
     ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
     found = find_problem(read, ids, project.find_decision(trained), problem)
     if problem is None:
-        console().print(f"show: of {split}, the problem in the middle by accuracy")
+        console().print(f"show: of {split}, the problem of median accuracy")
     for line in statement_lines(found):
         console().print(f"  {line}")
     console().print(ranking_table(found))

@@ -8,7 +8,10 @@ import pytest
 from featurize.errors import CriticError
 from headtrain.evaluation.evaluate import evaluate
 from headtrain.evaluation.findings import find_biases
+from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
 from headtrain.evaluation.requirements import ALIASES, check_requirements, parse_requirements
+from headtrain.evaluation.results import HEAD
+from headtrain.metrics.bootstrap import Interval
 from tests.support.simulated_splits import SETTINGS, simulated
 
 
@@ -89,6 +92,7 @@ def test_a_head_that_only_likes_long_outputs_is_found_out():
     found = "\n".join(find_biases(length, "valid"))
     assert "longer outputs score higher" in found
     assert "below chance" in found  # where the correct output is the shorter one
+    assert "length difference, correct minus incorrect, is below -" in found
     assert "the likeliest passes" in found
 
 
@@ -100,3 +104,17 @@ def test_a_head_that_knows_the_labels_has_nothing_against_it():
         settings=SETTINGS,
     )
     assert find_biases(perfect, "valid") == []
+
+
+def test_a_subset_too_small_for_an_interval_is_said_to_be_so(evaluation):
+    details = evaluation.details["valid"]
+    sure = Interval(estimate=1.0, low=None, high=None)
+    few = replace(
+        details.length_matched,
+        num_pairs=3,
+        judges={HEAD: {OVER_PAIRS.key: sure, OVER_PROBLEMS.key: sure}},
+    )
+    details = replace(details, length_matched=few)
+    found = find_biases(replace(evaluation, details={"valid": details}), "valid")
+    [line] = [line for line in found if "too few" in line]
+    assert line.endswith("1.000 over 3 pairs, too few for an interval")
