@@ -1,5 +1,6 @@
 """Preference and unpaired rows of the TRL conventions become plain samples."""
 
+import json
 from pathlib import Path
 from typing import Any
 
