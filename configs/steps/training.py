@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.console import CountProgress, console
+from configs.console import CountProgress, console, keep_fonts_in
 from configs.head_project import HeadProject
 from configs.loader import load_config, to_dict
 from configs.project import Project
@@ -150,6 +150,7 @@ def sweep(
     Raises:
         ValueError: the dataset has no validation split, and as `run_sweep`.
     """
+    keep_fonts_in(project.layout.cache_dir)
     from headtrain.sweep.run import run_sweep
 
     if not project.has_valid:

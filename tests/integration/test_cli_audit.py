@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from tests.support.tiny_project import make_rows, options, write_project
 pytestmark = pytest.mark.slow
 
 PAIRS = 20
+
+
+@pytest.fixture(scope="module")
+def critic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCritic]:
+    """One whose home no other file's commands have written to."""
+    critic = WarmCritic(tmp_path_factory.mktemp("home"))
+    yield critic
+    critic.close()
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def test_a_sweep_ends_with_a_table_a_figure_and_an_ensemble(swept: Outcome, proj
     assert "problems that did not" in swept.out
     folder = project / "storage/checkpoints/critic/demo/sweep"
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert [*(project / "storage").rglob("matplotlib/fontlist*.json")], "not in the home folder"
     found = json.loads((folder / "sweep.json").read_text())
     assert len(found["points"]) == 6
     record = json.loads((folder / "winner/head.json").read_text())
