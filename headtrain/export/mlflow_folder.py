@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from featurize.settings import BackboneSettings
 from headtrain.export.fold import ExportError
 from headtrain.export.head_folder import copy_head
+from headtrain.export.new_folder import new_folder
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.scoring.scorer import Scorer
 
@@ -29,7 +29,7 @@ def save_mlflow_model(
     another one.
 
     Raises:
-        ExportError: the folder exists.
+        ExportError: the folder exists, or is not of an export.
         CheckpointError: the head has no calibration, so there are no probabilities.
     """
     try:
@@ -40,12 +40,8 @@ def save_mlflow_model(
         ) from error
 
     Scorer(head).check_calibration()
-    if out.exists():
-        if not overwrite:
-            raise ExportError(f"--out {out}: exists; name another folder, or give --overwrite")
-        shutil.rmtree(out)
-    with tempfile.TemporaryDirectory() as place:
-        mlflow.pyfunc.save_model(path=str(out), **_options(head, backbone, Path(place)))
+    with new_folder(out, overwrite=overwrite) as folder, tempfile.TemporaryDirectory() as place:
+        mlflow.pyfunc.save_model(path=str(folder), **_options(head, backbone, Path(place)))
     return out
 
 

@@ -1,8 +1,6 @@
 """Writes a critic as a folder that transformers loads: model, tokenizer, template and card."""
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from headtrain.export.card import write_card
 from headtrain.export.custom import deepest_block, write_custom
 from headtrain.export.fold import ExportError, fold, logit_scale, why_not_native
 from headtrain.export.native import write_native
+from headtrain.export.new_folder import new_folder
 from headtrain.head.checkpoint import HeadRecord, TrainedHead
 from headtrain.scoring.provenance import FoundBackbone, Provenance
 
@@ -72,7 +71,8 @@ def export_to_transformers(
         overwrite: replace what is in `out`.
 
     Raises:
-        ExportError: the folder is in use, or the backbone's family has no such class.
+        ExportError: the folder is in use or not of an export, or the backbone's family has no such
+            class.
     """
     if provenance.prompt != PromptSettings():
         raise ExportError(
@@ -84,16 +84,8 @@ def export_to_transformers(
             f"{head.path}: a {head.record.head_type} head reads segments of outputs, which the"
             " exported class does not compute; use `critic serve`, or --to mlflow"
         )
-    if out.exists() and not overwrite:
-        raise ExportError(f"--out {out}: exists; name another folder, or give --overwrite")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as place:
-        folder = Path(place) / out.name
-        folder.mkdir()
+    with new_folder(out, overwrite=overwrite) as folder:
         exported = _write(folder, head, provenance, found, is_custom)
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
     return Exported(**{**vars(exported), "folder": out})
 
 

@@ -253,7 +253,7 @@ class MlflowTracker(Tracker):
         from requests import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
-        kinds = (MlflowException, RequestException, SQLAlchemyError)
+        kinds = (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error)
         try:
             yield
         except (*kinds, DatabaseDown, DatabaseRefused) as error:

@@ -263,3 +263,12 @@ def test_a_server_that_is_down_is_told_apart_from_a_mistake(status: int | None) 
             MlflowTracker(address, "critic").begin(CONFIG, None)
         if status is not None:
             server.shutdown()
+
+
+def test_a_database_that_is_damaged_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    database = tmp_path / "new" / "mlflow.db"
+    database.write_bytes(b"this was overwritten by something else" * 200)
+    tracker = make(tmp_path)
+    with pytest.raises(CriticError, match=r"mlflow\.tracking_uri 'sqlite:.*: .*not a database"):
+        tracker.history("run", ["loss"])
