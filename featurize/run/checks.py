@@ -12,6 +12,7 @@ from featurize.model.limits import (
 )
 from featurize.model.sharing import check_tensor_parallel
 from featurize.model.source import BackboneSource, load_tokenizer
+from featurize.model.weight_headers import check_weights
 from featurize.run.job import FeaturizeJob
 
 
@@ -65,6 +66,7 @@ def check_backbone(job: FeaturizeJob, source: BackboneSource, config: PreTrained
     backbone = job.backbone
     check_tensor_parallel(config, job.distributed.tensor_parallel_size)
     check_architecture(config, backbone)
+    check_weights(source.folder, config, backbone)
     if job.featurize.likelihood or job.prompt.question is not None:
         check_likelihood(config, backbone)
     num_suffix = _check_tokenizer(job, source, config)

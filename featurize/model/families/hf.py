@@ -77,6 +77,11 @@ class HuggingFace(Family):
         except UNREADABLE as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            if "ignore_mismatched_sizes" in str(error):
+                raise CriticError(
+                    f"{folder}: its weights have other shapes than its config.json says; download"
+                    " config and weights of one model"
+                ) from error
             raise unreadable(folder, "backbone", error) from error
         model = cast(PreTrainedModel, loaded)
         _check_output_matrix(folder, model, report["missing_keys"], options.with_lm_head)
