@@ -52,7 +52,7 @@ class Layout:
         root = Path(config.storage.root)
         experiment = config.experiment.name
         mlruns_dir = root / "mlruns"
-        server = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        server = _with_home(config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
         return cls(
             models_dir=Path(config.storage.models_dir),
             datasets_dir=Path(config.storage.datasets_dir),
@@ -86,6 +86,12 @@ class Layout:
     def random_checkpoint_dir(self, fingerprint: str) -> Path:
         """The head on those features, named by a digest."""
         return self.checkpoint_dir / "random-backbone" / fingerprint[:12]
+
+
+def _with_home(uri: str) -> str:
+    """Replace the `~` of a database's file, sqlite:///~/mlflow.db; no one else would."""
+    scheme, slashes, path = uri.partition(":///")
+    return f"{scheme}{slashes}{Path(path).expanduser()}" if path.startswith("~") else uri
 
 
 def _below(folder: Path | str, name: str) -> Path | str:

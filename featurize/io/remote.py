@@ -256,6 +256,8 @@ def _refusal(error: Exception) -> str | None:
             f"no credentials ({error}); s3:// takes them from AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, a profile or the machine's role"
         )
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return "HF_HUB_OFFLINE is set, so the Hub is not asked; unset it, or name a local file"
     response = getattr(error, "response", None)  # of an error of the Hub
     status = getattr(error, "status", None) or getattr(response, "status_code", None)
     if status in (401, 403):

@@ -16,6 +16,10 @@ class EvaluationError(CriticError):
     """The samples or scores cannot be evaluated."""
 
 
+class NotFiniteError(EvaluationError):
+    """Scores are NaN or inf."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredSamples:
     """The labelled samples of a split with one judge's scores; n rows in every column."""
@@ -53,7 +57,7 @@ class ScoredSamples:
         not_finite = np.flatnonzero(~np.isfinite(self.scores))
         if not_finite.size:
             index = int(not_finite[0])
-            raise EvaluationError(
+            raise NotFiniteError(
                 f"score of sample {index} is {self.scores[index]} "
                 f"({not_finite.size} of {len(self)} are not finite): check how they were computed"
             )

@@ -22,7 +22,7 @@ from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import PairwiseAccuracy
 from headtrain.settings import CheckpointSettings
 from headtrain.tracking.tracker import Tracker
-from headtrain.training.loop import HeadJob, Trainer, refuse_divergence
+from headtrain.training.loop import HeadJob, Trainer, refuse_divergence, refusing_overflow
 from headtrain.training.resume import Best, RunFolder, RunState, has_head
 from headtrain.training.validation import HOLDOUT, Validation
 
@@ -83,8 +83,9 @@ class HeadRun:
                 (metrics,) = self.trainer.read_means()
                 refuse_divergence(metrics, step, training)
                 self.train_metrics = metrics
-                measured = self._measure_train() if is_checkpoint else {}
-                valid = self._validate(step) if is_checkpoint else {}
+                with refusing_overflow(step, training):
+                    measured = self._measure_train() if is_checkpoint else {}
+                    valid = self._validate(step) if is_checkpoint else {}
                 means = {f"train/{key}": metrics[key] for key in metrics}
                 self._report(step, means | measured | valid)
                 if is_checkpoint:

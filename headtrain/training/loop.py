@@ -4,8 +4,9 @@ It trains several heads as one batch of heads; a single head is a batch of one. 
 a head does not depend on the others: its order, dropout and gradient are its own.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from featurize.errors import CriticError
 from headtrain.features.memory import gather
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
+from headtrain.metrics.pairwise import NotFiniteError
 from headtrain.settings import TrainingSettings
 from headtrain.training.autograd_heads import AutogradHeads
 from headtrain.training.batched_heads import BatchedHeads, Dropout
@@ -282,3 +284,20 @@ def refuse_divergence(means: dict[str, float], num_done: int, settings: Training
                 f"training.value_head_learning_rate {settings.value_head_learning_rate} "
                 "or training.max_grad_norm"
             )
+
+
+@contextlib.contextmanager
+def refusing_overflow(num_done: int, settings: TrainingSettings) -> Iterator[None]:
+    """Say what to change where the values of a head have become NaN or inf.
+
+    Raises:
+        CriticError: always in that case.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise CriticError(
+            f"the head's values are no longer finite by step {num_done} ({error}); lower "
+            f"training.value_head_learning_rate {settings.value_head_learning_rate} "
+            "or training.max_grad_norm"
+        ) from error

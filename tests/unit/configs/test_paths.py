@@ -68,3 +68,18 @@ def test_an_empty_setting_takes_the_tracking_server_of_the_environment(
     assert Layout.from_config(named).tracking_uri == "http://named"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     assert Layout.from_config(load_config(None)).is_tracked_locally
+
+
+@pytest.mark.parametrize("is_setting", [True, False], ids=["setting", "environment"])
+def test_a_tracking_database_in_the_home_folder_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_setting: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "" if is_setting else "sqlite:///~/a/mlflow.db")
+    settings = ["mlflow.tracking_uri=sqlite:///~/a/mlflow.db"] if is_setting else []
+    assert _layout(*settings).tracking_uri == f"sqlite:///{tmp_path}/a/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///a~/mlflow.db", "http://host/~user", "file:///x"])
+def test_a_tracking_address_without_a_home_folder_stays(uri: str) -> None:
+    assert _layout(f"mlflow.tracking_uri={uri}").tracking_uri == uri

@@ -5,9 +5,10 @@ from typing import Any
 
 import fsspec
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from featurize.io.files import checksum
-from featurize.io.remote import Folder, LocalFolder, RemoteFolder, without_queries
+from featurize.io.remote import Folder, LocalFolder, RemoteFolder, retry, without_queries
 
 
 @pytest.fixture
@@ -159,3 +160,15 @@ def test_a_uri_that_cannot_be_opened_is_refused_with_the_extra_to_install(
 )
 def test_the_query_of_a_web_address_is_not_shown(message: str, shown: str) -> None:
     assert without_queries(message) == shown
+
+
+def test_a_hub_that_is_switched_off_is_asked_once() -> None:
+    tries = []
+
+    def ask() -> None:
+        tries.append(1)
+        raise OfflineModeIsEnabled("Cannot reach the Hub")
+
+    with pytest.raises(PermissionError, match="hf://datasets/a/b: HF_HUB_OFFLINE is set"):
+        retry(ask, "hf://datasets/a/b")
+    assert len(tries) == 1

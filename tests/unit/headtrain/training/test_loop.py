@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from featurize.errors import CriticError
 from headtrain.head.model import HeadModel
+from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.settings import SchedulerSettings, TrainingSettings
 from headtrain.training.batches import ItemStream
-from headtrain.training.loop import refuse_divergence
+from headtrain.training.loop import refuse_divergence, refusing_overflow
 from headtrain.training.optimizer import learning_rate_factor
 from tests.support.head_jobs import (
     assert_close,
@@ -185,6 +186,22 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     trainer.take_step(0)
     with pytest.raises(CriticError, match=r"loss is nan by step 1; lower .*learning_rate"):
         refuse_divergence(trainer.read_means()[0], 1, TrainingSettings())
+
+
+def test_values_that_are_not_finite_stop_the_run_with_a_remedy() -> None:
+    labels, problem = np.array([True, False]), np.zeros(2, np.int64)
+    with (
+        pytest.raises(CriticError, match=r"no longer finite by step 7 .* lower .*learning_rate"),
+        refusing_overflow(7, TrainingSettings()),
+    ):
+        ScoredSamples(
+            scores=np.array([1.0, math.inf]),
+            is_correct=labels,
+            problem=problem,
+            output_tokens=problem,
+        )
+    with pytest.raises(KeyError), refusing_overflow(7, TrainingSettings()):
+        raise KeyError("something else")
 
 
 def test_mixed_precision_does_nothing_on_a_cpu() -> None:

@@ -206,14 +206,22 @@ def test_no_process_and_no_thread_is_started(sandbox: Sandbox, body: str):
     assert is_alive(sandbox)
 
 
-@pytest.mark.parametrize("call", ["unshare", "ptrace", "userfaultfd", "io_uring_setup", "bpf"])
+CALLS = {
+    "unshare": 272, "ptrace": 101, "userfaultfd": 323, "io_uring_setup": 425, "bpf": 321,
+    "memfd_create": 319, "mount": 165, "setns": 308, "process_vm_readv": 310, "kcmp": 312,
+    "perf_event_open": 298, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240,
+    "keyctl": 250, "personality": 135, "syslog": 103, "open_by_handle_at": 304,
+    "pidfd_getfd": 438, "inotify_init1": 294, "fanotify_init": 300, "setsid": 112, "execveat": 322,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_calls_that_the_library_does_not_offer_are_refused_too(sandbox: Sandbox, call: str):
-    number = {"unshare": 272, "ptrace": 101, "userfaultfd": 323, "io_uring_setup": 425, "bpf": 321}
     if os.uname().machine != "x86_64":
         pytest.skip("numbers of x86-64")
     body = (
         "import ctypes\nlibrary = ctypes.CDLL(None, use_errno=True)\n"
-        f"if library.syscall({number[call]}, 16, {os.getpid()}, 0, 0, 0) < 0: raise OSError"
+        f"if library.syscall({CALLS[call]}, 16, {os.getpid()}, 0, 0, 0) < 0: raise OSError"
     )
     outcome = attack(sandbox, body)
     assert (outcome.verdict, outcome.detail) == (Verdict.PASSED, "")
@@ -401,6 +409,69 @@ def f(x):
             pass
     return 0
 """,
+    "a number equal to everything": """
+class Equal(int):
+    __hash__ = int.__hash__
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __sub__(self, other): return 0
+def f(x): return Equal(0)
+""",
+    "a list equal to everything": """
+class Equal(list):
+    def __eq__(self, other): return True
+def f(x): return Equal([0])
+""",
+    "not a number": "def f(x): return float('nan')",
+    "an object that runs code when it is copied": """
+class Exit:
+    def __reduce__(self): return os._exit, (0,)
+def f(x): return Exit()
+""",
+    "a list within itself": "def f(x):\n    a = []\n    a.append(a)\n    return a",
+    "replace the modules that talk": """
+import ast, json, marshal, pickle, struct
+for module in (ast, json, marshal, pickle, struct):
+    for name in list(vars(module)):
+        try:
+            setattr(module, name, lambda *a, **k: 42)
+        except Exception:
+            pass
+def f(x): return 0
+""",
+    "modules for the tests in the folder": """
+for name in ("math", "check", "sitecustomize", "usercustomize"):
+    open(name + ".py", "w").write("import os; isclose = lambda *a: True")
+sys.path.insert(0, ".")
+def f(x): return 0
+""",
+    "an error whose text never ends": """
+class Error(AssertionError):
+    def __str__(self):
+        while True: pass
+    __repr__ = __str__
+def f(x): raise Error
+""",
+    "several answers at once": """
+def f(x):
+    for fd in range(3, 64):
+        try:
+            os.write(fd, b'["value", 42, []]\\n' * 5)
+        except OSError:
+            pass
+    return 0
+""",
+    "read what the tests send next": """
+def f(x):
+    for fd in range(64):
+        try:
+            os.set_blocking(fd, False)
+            os.read(fd, 100_000)
+        except OSError:
+            pass
+    return 0
+""",
+    "close everything": "os.closerange(0, 1000)\ndef f(x): return 42",
     "look for what the tests expect": """
 import gc
 def f(x):
