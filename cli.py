@@ -378,9 +378,10 @@ def train_head_command(
     overrides: options.Overrides = None,
     overwrite: options.Overwrite = False,
     strict: options.Strict = False,
+    distance: options.KeepDistance = False,
 ) -> None:
     """Train a value head on cached features of pairs of the same problem."""
-    from configs.steps.training import train
+    from configs.steps.training import keep_distances, train
 
     project = _load(config, overrides, pairs)
     folder = project.layout.checkpoint_dir
@@ -397,6 +398,8 @@ def train_head_command(
     if result.was_up_to_date:
         console().print(f"train-head: up to date, nothing done: {folder}")
     console().print(rows_table(f"head in {folder}", result.describe()))
+    if distance:
+        keep_distances(project, [result.best, result.final])
 
 
 @app.command("sweep")
@@ -408,19 +411,23 @@ def sweep_command(
     config: options.Config = None,
     overrides: options.Overrides = None,
     overwrite: options.Overwrite = False,
+    distance: options.KeepDistance = False,
 ) -> None:
     """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
     if other_backbone is not None and not curve:
         raise ValueError("--other-backbone needs --curve, which measures what it would bring")
     console().print(f"sweep: {len(grid or [])} settings varied, {seeds} seeds")
     from configs.displays import show_curve, show_sweep, show_sweep_page
-    from configs.steps.training import sweep, sweep_points, winner_curve
+    from configs.steps.training import keep_distances, sweep, sweep_points, winner_curve
+    from headtrain.sweep.result import WINNER_FOLDER
 
     project = _load(config, overrides)
     points = sweep_points(config, overrides or [], grid or [])
     folder = project.layout.checkpoint_dir / "sweep"
     result = sweep(project, points, num_seeds=seeds, folder=folder, overwrite=overwrite)
     show_sweep(result, folder)
+    if distance:
+        keep_distances(project, [folder / WINNER_FOLDER])
     if curve:
         found = winner_curve(
             project, points, result, num_seeds=seeds, folder=folder, other=other_backbone
@@ -527,6 +534,7 @@ def score_command(
     prefix: options.Prefix = "",
     best: options.Best = False,
     along: options.Along = None,
+    distance: options.AddDistance = False,
     repair: options.RepairScored = False,
     config: options.Config = None,
     overrides: options.Overrides = None,
@@ -537,7 +545,13 @@ def score_command(
 
     refuse_torchrun("score")
     request = ScoreRequest(
-        file=file, out=out, prefix=prefix, is_best=best, along=along, repair=repair
+        file=file,
+        out=out,
+        prefix=prefix,
+        is_best=best,
+        along=along,
+        repair=repair,
+        has_distance=distance,
     )
     title, rows = score_file(request, head, config, overrides or [])
     console().print(rows_table(title, rows))

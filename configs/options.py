@@ -120,6 +120,9 @@ RepairUnits = Annotated[
     bool, flag("--repair", "Verify the files of an earlier run first; redo damaged ones.")
 ]
 Strict = Annotated[bool, flag("--strict", "Refuse problem ids that several statements share.")]
+KeepDistance = Annotated[
+    bool, flag("--distance", "Keep what the distance to train needs with each head.")
+]
 States = Annotated[Path, option("Folder of vLLM's hidden states")]
 StateLayers = Annotated[
     list[int] | None,
@@ -199,6 +202,9 @@ Best = Annotated[
 ]
 Along = Annotated[
     str | None, option("Add the values of prefixes: after lines, tokens, or N equal parts")
+]
+AddDistance = Annotated[
+    bool, flag("--distance", "Add the share of train samples that are nearer to train.")
 ]
 RepairScored = Annotated[bool, flag("--repair", "Verify stored features first; redo damaged ones.")]
 ServedHead = Annotated[str, option("Folder or URI of a head")]

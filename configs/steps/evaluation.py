@@ -222,6 +222,7 @@ def evaluation_inputs(
     from featurize.data.sources import find_sources
     from headtrain.evaluation.files import default_head, results_dir
     from headtrain.evaluation.inputs import read_inputs
+    from headtrain.head.distance import DISTANCE_FILE
 
     settings, layout = project.settings, project.layout
     folder = default_head(Path(head or layout.checkpoint_dir))
@@ -234,6 +235,7 @@ def evaluation_inputs(
     except (ValueError, OSError):
         return None
     sweep = layout.checkpoint_dir / "sweep" / "sweep.json"
+    distance = folder / DISTANCE_FILE
     inputs = read_inputs(
         folder,
         {name: Path(store) for name, store in stores.items()},
@@ -248,6 +250,7 @@ def evaluation_inputs(
         baseline=baseline,
         sources=[[source.path, *source.state] for found in sources for source in found],
         sweep=checksum(sweep) if sweep.exists() else None,
+        **({"distance": checksum(distance)} if distance.exists() else {}),
     )
     if inputs is None:
         return None

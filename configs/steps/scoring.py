@@ -1,5 +1,6 @@
 """Steps of `critic score` and `critic push`: what a head says of a file, and of itself."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from configs.console import CountProgress
 from configs.head_project import HeadProject
 from configs.steps.features import featurize_file
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
@@ -29,6 +32,8 @@ class ScoreRequest:
     along: str | None
     """Where the prefixes end whose values are added."""
     repair: bool
+    has_distance: bool = False
+    """Add how far each sample lies from the head's train samples."""
 
 
 def score_file(
@@ -41,6 +46,7 @@ def score_file(
         ValueError: the head, the file or the place to write cannot be used.
     """
     from featurize.errors import CriticError
+    from headtrain.evaluation.findings import MOST_FAR, unlike_train
     from headtrain.scoring.along import check_prefixes, to_by
     from headtrain.scoring.along_rows import ALONG, POSITIONS
     from headtrain.scoring.best import write_best
@@ -51,12 +57,14 @@ def score_file(
     by = None if request.along is None else to_by(request.along)
     if request.is_best and by is not None:
         raise CriticError("--along adds fields, which --best does not write; give one of the two")
+    if request.is_best and request.has_distance:
+        raise CriticError("--distance adds a field, which --best does not write; leave one out")
     opened = HeadProject.load(head, config, overrides)
     if by is not None:
         has_end = opened.project.settings.prompt.end != "none"
         check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
     decision = opened.project.find_decision(opened.head)  # fails before hours of work
-    scorer = Scorer(opened.head, decision.calibration)
+    scorer = Scorer(opened.head, decision.calibration, has_distance=request.has_distance)
     index = opened.project.index_files(request.file, needs_labels=False)
     added = [] if by is None else [ALONG, POSITIONS]
     names = to_field_names(index.table, [*scorer.field_names, *added], request.prefix)
@@ -64,6 +72,8 @@ def score_file(
         check_output(path, index.sources, names)
     store = featurize_file(opened, index, repair=request.repair)
     scores = scorer.score_store(store)
+    if scores.share_far is not None and scores.share_far > MOST_FAR:
+        logger.warning("%s %s", opened.head.path, unlike_train(scores.share_far))
     prefixes = None if by is None else _values_along(opened, index, by)
     fields = scores.to_fields() | ({} if prefixes is None else prefixes.to_fields())
     rows = to_rows(index.table, fields, request.prefix)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.console import CountProgress
+from configs.console import CountProgress, console
 from configs.head_project import HeadProject
 from configs.loader import load_config, to_dict
 from configs.project import Project
@@ -56,6 +56,21 @@ def train(
             mixed_precision=settings.runtime.mixed_precision,
             progress=lambda now: count(now.step, now.num_steps),
         )
+
+
+def keep_distances(project: Project, folders: "Sequence[Path | None]") -> None:
+    """Keep the distance to train with the heads in these folders, and say so."""
+    from headtrain.training.keep_distance import keep_distance
+
+    checkpoint, train_store = project.settings.checkpoint, project.open_store("train")
+    uri = checkpoint.s3_uri if checkpoint.s3_upload else None
+    for folder in folders:
+        if folder is not None:
+            found = keep_distance(folder, train_store, uri)
+            console().print(
+                f"distance to train kept in {folder}: {found.num_rows:,} outputs of "
+                f"{found.num_problems:,} problems"
+            )
 
 
 def distil(

@@ -59,6 +59,9 @@ def evaluate_head(
         splits={name: split.scored for name, split in splits.items()},
         shortcuts={name: split.shortcuts for name, split in splits.items()},
         facts={name: split.facts for name, split in splits.items()},
+        distances={
+            name: split.distances for name, split in splits.items() if split.distances is not None
+        },
         settings=settings,
         seed=seed,
         detailed=detailed,
@@ -76,12 +79,14 @@ def evaluate(
     seed: int = 0,
     decision: Decision | None = None,
     detailed: Collection[str] | None = None,
+    distances: Mapping[str, Floats] | None = None,
 ) -> Evaluation:
     """Evaluate the scores of a head, and of shortcuts on the same samples.
 
     splits are the head's scores by split; shortcuts are other judges' scores of the same samples,
-    by split and name (see `shortcut_scores`). The decision defaults to one fitted on the train
-    split; without either, its numbers are left out. Each split has its own random stream, so
+    by split and name (see `shortcut_scores`); distances are how far the samples are from train, by
+    split. The decision defaults to one fitted on the train split; without either, its numbers are
+    left out. Each split has its own random stream, so
     differences of splits are independent, and a split's intervals do not depend on the others.
     `detailed` names the splits with details: by default all but train, or train if it is alone.
 
@@ -101,6 +106,7 @@ def evaluate(
             decision=decision,
             settings=settings,
             seed=seed,
+            distances=(distances or {}).get(name),
         )
         for name, scored in splits.items()
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from headtrain.evaluation.head_numbers import BEYOND_90
 from headtrain.evaluation.numbers import OVER_PAIRS
 from headtrain.evaluation.results import HALVED, HEAD, Details, Evaluation, Slice
 from headtrain.metrics.bootstrap import Interval
@@ -9,6 +10,8 @@ from headtrain.metrics.bootstrap import Interval
 LARGEST_LENGTH_CORRELATION = 0.3
 LARGEST_GAP_DIFFERENCE = 0.05
 """Of train minus the evaluated split, of the gap of P(correct)."""
+MOST_FAR = 0.25
+"""Of the samples, beyond the distance that 90% of train has; 0.1 is expected."""
 
 
 def find_biases(evaluation: Evaluation, split: str) -> list[str]:
@@ -16,6 +19,7 @@ def find_biases(evaluation: Evaluation, split: str) -> list[str]:
     details = evaluation.details[split]
     return [
         *_failed_controls(details),
+        *_distance(evaluation, split),
         *_length(details),
         *_best_of_n(details),
         *_subsets(details),
@@ -74,6 +78,20 @@ def _gap(evaluation: Evaluation, split: str) -> Iterator[str]:
     difference = evaluation.train_minus.get(split, {}).get("probability_gap")
     if difference is not None and difference.estimate >= LARGEST_GAP_DIFFERENCE:
         yield f"memorises train: its gap of P(correct) is larger there by {difference}"
+
+
+def _distance(evaluation: Evaluation, split: str) -> Iterator[str]:
+    found = evaluation.splits[split].numbers.get(BEYOND_90.key)
+    if found is not None and found.estimate > MOST_FAR:
+        yield unlike_train(found.estimate)
+
+
+def unlike_train(share: float) -> str:
+    """Say that a head does not know what it judges; `share` of it is farther than 90% of train."""
+    return (
+        f"does not know this make: {share:.0%} of the samples lie farther from its train samples "
+        "than 90% of those do"
+    )
 
 
 def _pairs(part: Slice) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from featurize.arrays import Bools
+from featurize.arrays import Bools, Floats
 from headtrain.evaluation.numbers import Quantity
 from headtrain.metrics.bootstrap import SumStatistic
 from headtrain.metrics.calibration import Decision
@@ -24,6 +24,8 @@ class HeadScores:
 
     scored: ScoredSamples
     decision: Decision | None
+    distances: Floats | None = None
+    """Share of train samples that are nearer to train than each sample, [n]."""
 
     @cached_property
     def probability(self) -> ScoredSamples:
@@ -53,6 +55,14 @@ def _mean_correct(scored: ScoredSamples) -> SumStatistic:
 
 def _mean_incorrect(scored: ScoredSamples) -> SumStatistic:
     return mean_score(scored, ~scored.is_correct)
+
+
+def _mean_distance(head: HeadScores, least: float | None) -> SumStatistic:
+    """Mean distance of all samples, or the share of those farther than `least`."""
+    assert head.distances is not None
+    values = head.distances if least is None else head.distances > least
+    everything = np.ones(len(head.scored), bool)
+    return mean_score(head.scored.with_scores(values), everything)
 
 
 VALUES = (
@@ -160,5 +170,35 @@ DECISION = (
 )
 """Numbers of the probabilities and calls, which need a decision fitted on train."""
 
-HEAD_NUMBERS: tuple[Quantity, ...] = (*VALUES, *DECISION)
+DISTANCE = (
+    Metric(
+        key="distance.mean",
+        title="distance to train",
+        unit="share",
+        meaning="Mean share of train samples that are nearer to train; 0.5 for more of the same.",
+        metric="distance_mean",
+        of=lambda head: _mean_distance(head, None),
+    ),
+    Metric(
+        key="distance.beyond_90",
+        title="farther than 90% of train",
+        unit="share",
+        meaning="Share of samples that lie farther from train than 90% of it; 0.1 is expected.",
+        metric="distance_beyond_90",
+        of=lambda head: _mean_distance(head, 0.9),
+    ),
+    Metric(
+        key="distance.beyond_99",
+        title="farther than 99% of train",
+        unit="share",
+        meaning="Share of samples that lie farther from train than 99% of it; 0.01 is expected.",
+        metric="distance_beyond_99",
+        of=lambda head: _mean_distance(head, 0.99),
+    ),
+)
+"""Numbers of the distance to train, if it was kept with the head; train itself has none."""
+
+BEYOND_90 = DISTANCE[1]
+
+HEAD_NUMBERS: tuple[Quantity, ...] = (*VALUES, *DECISION, *DISTANCE)
 """All of them, in the order of JSON and tables."""

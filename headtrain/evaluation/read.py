@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from featurize.arrays import Floats, Strings
+from featurize.arrays import Floats, Floats32, Strings
 from featurize.data.authors import AuthorPrior
 from featurize.store import FeatureStore, find_shared_ids
 from headtrain.evaluation.details import AUTHOR_KNOWN, SampleFacts
@@ -45,6 +45,8 @@ class ReadSplit:
     shortcuts: Mapping[str, Floats]
     facts: SampleFacts
     texts: SplitTexts
+    distances: Floats | None = None
+    """Share of train samples that are nearer to train; None for train, or if it was not kept."""
 
     def values_by_id(self) -> dict[str, float]:
         """The head's value of each sample by task id."""
@@ -68,7 +70,7 @@ def read_splits(
     `train_holdout`.
     """
     splits: dict[str, ReadSplit] = {}
-    sources = texts or {}
+    sources, distance = texts or {}, head.read_distance()
     for name, store in stores.items():
         source = sources.get(name, TextSource())
         labelled = read_labelled_samples(store)
@@ -82,6 +84,8 @@ def read_splits(
             if len(samples):
                 others = (baselines or {}).get(name, {})
                 split = _read_split(store, samples, values, source, others)
+                if distance is not None and part != TRAIN:
+                    split = _with_distances(split, head.distances(store, distance))
                 split = _with_attributes(split, (attributes or {}).get(name, {}))
                 splits[part] = _with_prefixes(split, prefixes)
     return _with_texts(head, stores, _with_author_prior(splits), settings, seed)
@@ -105,6 +109,12 @@ def _score_prefixes(
         for number in kept
     }
     return {**scores, 1.0: values}
+
+
+def _with_distances(split: ReadSplit, found: Floats32) -> ReadSplit:
+    """Add the distances to train, [samples of the store]."""
+    own = found[split.labelled.table_rows].astype(np.float64)
+    return dataclasses.replace(split, distances=own)
 
 
 def _with_attributes(split: ReadSplit, found: Mapping[str, Strings]) -> ReadSplit:

@@ -27,6 +27,8 @@ ALIASES = {
     "ece": "expected_calibration_error",
     "brier": "brier",
     "f1": "f1",
+    "beyond_90": "distance_beyond_90",
+    "beyond_99": "distance_beyond_99",
 }
 """Short names of what the tracking server shows as `eval/<split>/<name>`."""
 

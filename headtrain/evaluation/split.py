@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featurize.arrays import Floats
-from headtrain.evaluation.head_numbers import DECISION, HEAD_NUMBERS, VALUES, HeadScores, Metric
+from headtrain.evaluation.head_numbers import (
+    DECISION,
+    DISTANCE,
+    HEAD_NUMBERS,
+    VALUES,
+    HeadScores,
+    Metric,
+)
 from headtrain.evaluation.numbers import (
     AUC,
     JUDGE,
@@ -52,6 +59,7 @@ def measure_split(
     decision: Decision | None,
     settings: EvaluationSettings,
     seed: int,
+    distances: Floats | None = None,
 ) -> MeasuredSplit:
     """Measure the head's scores of one split, and the shortcuts on the same samples."""
     stream = [seed, *name.encode()]
@@ -66,10 +74,12 @@ def measure_split(
         rounds=settings.bootstrap_rounds,
         seed=stream,
     )
-    head = HeadScores(scored=scored, decision=decision)
+    head = HeadScores(scored=scored, decision=decision, distances=distances)
     numbers = _resample(VALUES, head, settings, stream)
     if decision is not None:
         numbers |= _resample(DECISION, head, settings, stream)
+    if distances is not None:
+        numbers |= _resample(DISTANCE, head, settings, stream)
     return MeasuredSplit(
         result=SplitResult(
             counts=_counts(scored, counts[HEAD]),

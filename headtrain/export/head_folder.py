@@ -15,7 +15,8 @@ def copy_head(head: TrainedHead, folder: Path) -> Path:
     """Write a head with metadata in its weights; values are the same, and `load_head` reads it.
 
     The metadata names the format, the head's type and inputs, and the fingerprints of recipe and
-    features. The working folder of the run is left out, because it says nothing elsewhere.
+    features. The working folder of the run is left out, because it says nothing elsewhere. The
+    distance to train is copied if it was kept.
     """
     record = head.record
     metadata = {
@@ -31,6 +32,8 @@ def copy_head(head: TrainedHead, folder: Path) -> Path:
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         temporary.write_bytes(content)
     checksum = hashlib.sha256(content).hexdigest()
+    if (distance := head.read_distance()) is not None:
+        distance.write(folder, checksum)
     copied = dataclasses.replace(record, weights_checksum=checksum, folder="")
     write_json(folder / RECORD_FILE, dataclasses.asdict(copied))
     return folder

@@ -23,6 +23,7 @@ from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
 from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
 from headtrain.features.segments import why_no_prefixes
+from headtrain.head.distance import DISTANCE_FILE, Distance
 from headtrain.head.ensemble import EnsembleModel, load_state, make_model, read_state
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
@@ -174,6 +175,24 @@ class TrainedHead:
             values = self.model.member_values(inputs.to(self.device, torch.float32))
         return values.std(0, correction=0).squeeze(-1).cpu()
 
+    def read_distance(self) -> Distance | None:
+        """Read the distance to its train features; None if it was not kept with this head.
+
+        Raises:
+            CriticError: the file is damaged or of another head.
+        """
+        content = open_folder(self.path).read(DISTANCE_FILE)
+        if content is None:
+            return None
+        checksum, width = self.record.weights_checksum, self.record.columns.width
+        return Distance.read(f"{self.path}/{DISTANCE_FILE}", content, checksum, width)
+
+    def distances(self, store: FeatureStore, distance: Distance) -> Floats32:
+        """Measure the distance to train of a whole store, [samples] in table order."""
+        return self._over_store(
+            store, lambda features: torch.from_numpy(distance.measure(features.numpy())).float()
+        )
+
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
@@ -298,7 +317,8 @@ def upload_head(folder: Path, uri: str) -> str:
     run = folder.absolute().parent.name  # keeps apart runs that share a bucket
     target = f"{uri.rstrip('/')}/{run}/{folder.name}"
     remote = RemoteFolder(target)
-    for name in (WEIGHTS_FILE, RECORD_FILE):
+    names = (WEIGHTS_FILE, *([DISTANCE_FILE] if (folder / DISTANCE_FILE).exists() else []))
+    for name in (*names, RECORD_FILE):
         remote.upload(folder / name, name)
     logger.info("copied %s to %s", folder, target)
     return target

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from headtrain.evaluation.benchmarks import StyleAccuracy, SubsetAccuracy, SubsetResults
 from headtrain.evaluation.findings import find_biases
+from headtrain.evaluation.head_numbers import BEYOND_90
 from headtrain.evaluation.numbers import (
     ACCURACY,
     AUC,
@@ -80,15 +81,18 @@ def values_table(evaluation: Evaluation, split: str, *, intervals: bool) -> Tabl
 def value_rows(evaluation: Evaluation, split: str) -> list[ValueRow]:
     """Rows of the table of values, one per number of the head."""
     difference = evaluation.train_minus.get(split, {})
-    of_splits = [evaluation.head_numbers(name) for name in evaluation.splits]
+    of_splits = [
+        {number.quantity.key: number.value for number in evaluation.head_numbers(name)}
+        for name in evaluation.splits
+    ]
     return [
         ValueRow(
-            name=row[0].quantity.title,
-            meaning=row[0].quantity.meaning,
-            splits=tuple(number.value for number in row),
-            difference=difference.get(row[0].quantity.minus or ""),
+            name=number.quantity.title,
+            meaning=number.quantity.meaning,
+            splits=tuple(found.get(number.quantity.key) for found in of_splits),
+            difference=difference.get(number.quantity.minus or ""),
         )
-        for row in zip(*of_splits, strict=True)
+        for number in evaluation.head_numbers(split)
     ]
 
 
@@ -111,6 +115,8 @@ def detail_lines(evaluation: Evaluation, split: str) -> list[str]:
     if parts := details.breakdowns.get(PREFIX):
         found = [f"{part.name} {part.judges[HEAD][OVER_PROBLEMS.key]}" for part in parts]
         lines.append(f"accuracy over problems from prefixes: {', '.join(found)}")
+    if BEYOND_90.key not in evaluation.splits[split].numbers:
+        lines.append("distance to train: not kept with this head (critic train-head --distance)")
     best = details.best_of_n
     rates = [f"{name} {rates[-1].estimate:.3f}" for name, rates in best.pickers.items()]
     lines.append(f"pass rate of the best of {best.n[-1]}: {', '.join(rates)}")

@@ -16,6 +16,7 @@ from headtrain.metrics.calibration import Calibration
 from headtrain.metrics.groups import group_codes
 
 SCORE, PROBABILITY, RANK, SPREAD = "score", "probability", "rank", "score_spread"
+DISTANCE = "distance"
 """Fields of a scored row."""
 
 
@@ -30,6 +31,8 @@ class Scores:
     groups: Ints
     """[n] code of problem, language and statement; samples of equal code are ranked together."""
     calibration: Calibration | None
+    distances: Floats | None = None
+    """[n] share of the head's train samples that are nearer to train; None: not asked for."""
 
     @property
     def probabilities(self) -> Floats:
@@ -54,6 +57,7 @@ class Scores:
             self,
             values=self.values[places],
             spreads=None if self.spreads is None else self.spreads[places],
+            distances=None if self.distances is None else self.distances[places],
             groups=self.groups[places],
         )
 
@@ -64,23 +68,49 @@ class Scores:
             PROBABILITY: self.probabilities,
             RANK: self.ranks,
         }
-        return fields if self.spreads is None else fields | {SPREAD: self.spreads}
+        if self.spreads is not None:
+            fields[SPREAD] = self.spreads
+        if self.distances is not None:
+            fields[DISTANCE] = self.distances
+        return fields
+
+    @property
+    def share_far(self) -> float | None:
+        """Share of the samples that lie farther from train than 90% of it; None: not asked for."""
+        return None if self.distances is None else float((self.distances > 0.9).mean())
 
 
 class Scorer:
     """Turns features, from a store or from an engine, into scores."""
 
-    def __init__(self, head: TrainedHead, calibration: Calibration | None = None) -> None:
-        """`calibration` replaces the one saved with the head."""
+    def __init__(
+        self,
+        head: TrainedHead,
+        calibration: Calibration | None = None,
+        *,
+        has_distance: bool = False,
+    ) -> None:
+        """`calibration` replaces the one saved with the head.
+
+        Raises:
+            CheckpointError: `has_distance`, and the distance to train was not kept with the head.
+        """
         decision = head.record.decision
         self.head = head
         self.calibration = calibration or (decision.calibration if decision else None)
         self.is_ensemble = head.record.num_members > 1
+        self.distance = head.read_distance() if has_distance else None
+        if has_distance and self.distance is None:
+            raise CheckpointError(
+                f"{head.path}: the distance to train was not kept with this head; run `critic"
+                " train-head --distance` again, which keeps it without training again"
+            )
 
     @property
     def field_names(self) -> list[str]:
         """The names of `Scores.to_fields`."""
-        return [SCORE, PROBABILITY, RANK, *([SPREAD] if self.is_ensemble else [])]
+        spread = [SPREAD] if self.is_ensemble else []
+        return [SCORE, PROBABILITY, RANK, *spread, *([DISTANCE] if self.distance else [])]
 
     def check_calibration(self) -> None:
         """Raise CheckpointError if there is nothing to compute probabilities with."""
@@ -101,7 +131,13 @@ class Scorer:
             spreads=np.asarray(self.head.spread(store), np.float64) if self.is_ensemble else None,
             groups=group_codes(problems, languages, statement_codes(store.samples)),
             calibration=self.calibration,
+            distances=self._distances(store),
         )
+
+    def _distances(self, store: FeatureStore) -> Floats | None:
+        if self.distance is None:
+            return None
+        return np.asarray(self.head.distances(store, self.distance), np.float64)
 
     def score_outputs(self, features: torch.Tensor, rows: Ints, groups: Ints) -> Scores:
         """Score n outputs.
@@ -149,4 +185,15 @@ def describe_scores(scores: Scores, samples: pa.Table, num_rows: int) -> dict[st
         "lowest score": float(scores.values.min()),
         "highest score": float(scores.values.max()),
         "mean probability": float(scores.probabilities.mean()),
+        **_describe_distances(scores.distances),
+    }
+
+
+def _describe_distances(distances: Floats | None) -> dict[str, Any]:
+    if distances is None:
+        return {}
+    return {
+        "mean distance to train (0.5 is usual)": float(distances.mean()),
+        "farther from train than 90% of it": f"{(distances > 0.9).mean():.1%}",
+        "farther from train than 99% of it": f"{(distances > 0.99).mean():.1%}",
     }

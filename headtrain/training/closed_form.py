@@ -22,6 +22,7 @@ from featurize.arrays import Ints
 from featurize.errors import CriticError
 from headtrain.features.inputs import ROWS_AT_ONCE
 from headtrain.features.memory import gather
+from headtrain.metrics.shrinkage import oas_share
 from headtrain.settings import TrainingSettings
 from headtrain.training.objective import Objective
 
@@ -74,18 +75,9 @@ def fit_direction(objective: Objective, settings: TrainingSettings, device: torc
 
 
 def oas_shrinkage(moment: torch.Tensor, count: int) -> float:
-    """Return the share of the identity in a second moment [width, width] of `count` draws.
-
-    It is the oracle approximating shrinkage for Gaussian draws: Chen, Wiesel, Eldar and Hero,
-    "Shrinkage Algorithms for MMSE Covariance Estimation" (2010), equation 23.
-    """
-    width = len(moment)
+    """Return the share of the identity in a second moment [width, width] of `count` draws."""
     squares, trace = float(moment.square().sum()), float(moment.trace())
-    spread = squares - trace**2 / width
-    if spread <= 1e-12 * squares:  # a multiple of the identity already
-        return 1.0
-    share = ((1 - 2 / width) * squares + trace**2) / ((count + 1 - 2 / width) * spread)
-    return min(1.0, share)
+    return oas_share(squares, trace, len(moment), count)
 
 
 def _contrast(

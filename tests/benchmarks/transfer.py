@@ -6,6 +6,10 @@ HEADS has a folder `<dataset>.<recipe>` per head; each STORE is the valid split 
 all have the recipe that the heads were trained with. A cell is the accuracy over problems with the
 95% interval of a bootstrap over problems. `+ logprob` adds the z-scores of the head's value and of
 the mean log-probability: fused late, with a sign fixed beforehand.
+
+A second table has, for heads that `critic train-head --distance` made, the share of a dataset's
+outputs that lie farther from the head's train set than 90% of that, and the AUC of telling them
+from the valid outputs of the head's own dataset by the distance alone.
 """
 
 import argparse
@@ -15,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from featurize.arrays import Floats
+from featurize.arrays import Floats, Floats32
 from featurize.store import FeatureStore
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.features.samples import read_labelled_samples
@@ -37,6 +41,28 @@ def main() -> None:
     print("| --- |", "--- | " * len(table))
     for row in next(iter(table.values())):
         print(f"| {row} |", " | ".join(to_cell(column.get(row)) for column in table.values()), "|")
+    print_distances(heads, stores)
+
+
+def print_distances(heads: Mapping[str, TrainedHead], stores: Mapping[str, FeatureStore]) -> None:
+    """Print how far each store lies from the train set of each head that knows it."""
+    print("\n| distance to the train set of |", " | ".join(stores), "|")
+    print("| --- |", "--- | " * len(stores))
+    for name, head in heads.items():
+        home = stores.get(name.partition(".")[0])
+        if (distance := head.read_distance()) is None or home is None:
+            continue
+        shares = {place: head.distances(store, distance) for place, store in stores.items()}
+        own = head.distances(home, distance)
+        cells = [f"{(found > 0.9).mean():.2f} ({auc(own, found):.2f})" for found in shares.values()]
+        print(f"| {name} |", " | ".join(cells), "|")
+
+
+def auc(own: Floats32, other: Floats32) -> float:
+    """Return the chance that one of `other` is farther than one of `own`; a tie counts one half."""
+    order = np.sort(own)
+    below, up_to = (np.searchsorted(order, other, side=side) for side in ("left", "right"))
+    return float((below + up_to).mean() / 2 / len(own))
 
 
 def read_options() -> argparse.Namespace:

@@ -328,6 +328,37 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
     assert "critic train-head" in done.err
 
 
+def test_the_distance_to_train_is_kept_scored_and_evaluated(project: Project) -> None:
+    arguments = ("score", "unlabelled.jsonl", "--distance", *HEAD, "--out")
+    refused = project.run(*arguments, "far.jsonl", code=2)
+    assert "was not kept with this head; run `critic train-head --distance`" in refused.err
+    weights = (project.head / "head.safetensors").read_bytes()
+    done = project.run("train-head", "--pairs", "60", "--distance", *options())
+    assert "up to date, nothing done" in done.out
+    assert re.search(r"distance to train kept in \S*/best: \d+ outputs of 8 problems", done.out)
+    assert (project.head / "head.safetensors").read_bytes() == weights
+
+    shown = project.run(*arguments, "far.jsonl")
+    assert "farther from train than 99% of it" in shown.out
+    rows = project.read("far.jsonl")
+    assert scores(rows) == scores(project.read("scored.jsonl"))
+    assert all(0 <= row["distance"] <= 1 for row in rows)
+    assert len({row["distance"] for row in rows}) > 1
+    both = project.run(*arguments, "best.jsonl", "--best", code=2)
+    assert "--distance adds a field" in both.err
+
+    required = ("--require", "beyond_99<=1, beyond_90>=0")
+    after = project.run("eval", "--split", "valid", *required, *options())
+    assert "farther than 90% of train" in after.out
+    assert "all 2 requirements hold" in after.out
+    [result] = (project.folder / "storage/evaluation/demo").glob("valid.json")
+    splits = json.loads(result.read_text())["splits"]
+    assert "distance" not in splits["train"]
+    mean = splits["valid"]["distance"]["mean"]["estimate"]
+    assert mean == pytest.approx(sum(row["distance"] for row in rows) / len(rows), abs=1e-6)
+    (project.head / "distance.safetensors").unlink()
+
+
 def test_heads_that_judge_differently_are_compared_with_the_code_they_differ_on(
     project: CriticProject,
 ) -> None:

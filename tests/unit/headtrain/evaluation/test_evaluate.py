@@ -1,5 +1,6 @@
 """The numbers of an evaluation, judge by judge and split by split."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
 from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.findings import find_biases
+from headtrain.evaluation.results import Evaluation
 from headtrain.metrics.calibration import Calibration, Decision
 from headtrain.metrics.pairwise import EvaluationError, pairwise_accuracy, pairwise_counts
+from headtrain.report.tables import detail_lines, value_rows
 from headtrain.settings import EvaluationSettings
 from tests.support.simulated_splits import SETTINGS, joined, simulated
 
@@ -175,3 +179,31 @@ def test_bad_scores_of_a_shortcut_are_refused_with_its_name(splits):
 def test_a_shortcut_cannot_take_the_place_of_the_head(splits):
     with pytest.raises(EvaluationError, match="cannot be called 'head'"):
         evaluate(splits=splits, shortcuts={"valid": {"head": np.zeros(200)}}, settings=SETTINGS)
+
+
+def test_distances_are_numbers_of_their_split_alone_and_warn_of_an_unknown_make(splits):
+    num_samples = len(splits["valid"])
+    near, far = np.linspace(0, 1, num_samples), np.linspace(0.8, 1, num_samples)
+    for distances, is_known in ((near, True), (far, False)):
+        found = evaluate(
+            splits=splits, shortcuts={}, settings=SETTINGS, distances={"valid": distances}
+        )
+        numbers = found.splits["valid"].numbers
+        assert numbers["distance.mean"].estimate == pytest.approx(distances.mean())
+        assert numbers["distance.beyond_90"].estimate == pytest.approx((distances > 0.9).mean())
+        assert found.metrics("valid")["eval/valid/distance_beyond_99"] == (distances > 0.99).mean()
+        warnings = [text for text in find_biases(found, "valid") if "know this make" in text]
+        assert len(warnings) == (0 if is_known else 1)
+        rows = {row.name: row.splits for row in value_rows(found, "valid")}
+        assert rows["distance to train"][0] is None
+        assert rows["distance to train"][1] == numbers["distance.mean"]
+        assert "not kept" not in " ".join(detail_lines(found, "valid"))
+        content = json.loads(json.dumps(found.to_dict()))
+        assert Evaluation.from_dict(content) == found
+        assert "distance" not in content["splits"]["train"]
+
+
+def test_without_distances_nothing_is_said_of_them_but_in_the_details(splits):
+    found = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    assert "distance" not in json.dumps(found.to_dict()).replace("length_difference", "")
+    assert any("not kept with this head" in line for line in detail_lines(found, "valid"))

@@ -40,6 +40,9 @@ class LengthHead:
     def score(self, store):
         return store.samples["output_tokens"].to_numpy().astype(np.float32)
 
+    def read_distance(self):
+        return None
+
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):

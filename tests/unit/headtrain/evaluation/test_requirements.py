@@ -47,7 +47,9 @@ def test_every_short_name_is_a_number_or_undefined_and_then_it_fails(evaluation)
     for alias, name in ALIASES.items():
         [failure] = failures(f"{alias}<-99", evaluation)
         assert ("undefined" in failure) == (name not in known), alias
-    assert {"same_author", "author_misleads", "minimal_pairs"} == {
+    authors, texts = {"same_author", "author_misleads"}, {"minimal_pairs"}
+    distances = {"beyond_90", "beyond_99"}
+    assert authors | texts | distances == {
         alias for alias, name in ALIASES.items() if name not in known
     }
 
