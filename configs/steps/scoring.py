@@ -33,7 +33,7 @@ class ScoreRequest:
     """Where the prefixes end whose values are added."""
     repair: bool
     has_distance: bool = False
-    """Add how far each sample lies from the head's train samples."""
+    """Add how far each sample is from the head's train samples."""
 
 
 def score_file(

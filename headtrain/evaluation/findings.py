@@ -11,7 +11,7 @@ LARGEST_LENGTH_CORRELATION = 0.3
 LARGEST_GAP_DIFFERENCE = 0.05
 """Of train minus the evaluated split, of the gap of P(correct)."""
 MOST_FAR = 0.25
-"""Of the samples, beyond the distance that 90% of train has; 0.1 is expected."""
+"""Of the samples, farther from train than 90% of it; 0.1 is expected."""
 
 
 def find_biases(evaluation: Evaluation, split: str) -> list[str]:
@@ -87,10 +87,10 @@ def _distance(evaluation: Evaluation, split: str) -> Iterator[str]:
 
 
 def unlike_train(share: float) -> str:
-    """Say that a head does not know what it judges; `share` of it is farther than 90% of train."""
+    """Say that a head was trained on something else: `share` of the samples is far from train."""
     return (
-        f"does not know this make: {share:.0%} of the samples lie farther from its train samples "
-        "than 90% of those do"
+        f"was not trained on outputs like these: {share:.0%} of them are farther from its train "
+        "samples than 90% of those"
     )
 
 

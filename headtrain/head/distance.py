@@ -1,4 +1,4 @@
-"""How far features lie from those a head was trained on: a Mahalanobis distance, kept with it.
+"""How far features are from those a head was trained on: a Mahalanobis distance, kept with it.
 
 Features are standardised per column. Their covariance is that of probabilistic PCA (Tipping and
 Bishop 1999), the first components by their variances and the rest by one variance, shrunk by the

@@ -27,7 +27,7 @@ def top_1(scored: ScoredSamples) -> Floats:
 
 
 class Margins(NamedTuple):
-    """How the scores of one prompt lie."""
+    """Differences of the scores of one prompt."""
 
     between_correct: float
     """Best correct answer minus worst correct answer."""
@@ -45,10 +45,11 @@ def ties_score(references: Mapping[str, Margins], tied: Mapping[str, Margins]) -
     """Measure the score of the subset Ties: equally good answers should have about equal scores.
 
     Both are by prompt: `references` have one correct answer, `tied` several that are equally good.
-    0.3 for each share of prompts whose correct answers all score above the incorrect ones; 0.2 for
-    the share of tied prompts where the correct answers lie closer together than above the incorrect
-    ones, and 0.2 for those where that holds against the reference's margin as well; 0.01 for by how
-    much. The formula of `process_single_model` of reward-bench. None if no prompt is in both.
+    0.3 times the share of tied prompts whose correct answers all score above the incorrect ones,
+    and 0.3 times that of references; 0.2 times the share of prompts whose correct answers differ by
+    less than their margin above the incorrect ones, and 0.2 times the share where they also differ
+    by less than the reference's margin; 0.01 times by how much. The formula of
+    `process_single_model` of reward-bench. None if no prompt is in both.
     """
     shared = sorted(references.keys() & tied.keys())
     if not shared:

@@ -76,7 +76,7 @@ class Scores:
 
     @property
     def share_far(self) -> float | None:
-        """Share of the samples that lie farther from train than 90% of it; None: not asked for."""
+        """Share of the samples that are farther from train than 90% of it; None: not asked for."""
         return None if self.distances is None else float((self.distances > 0.9).mean())
 
 

@@ -8,7 +8,7 @@ all have the recipe that the heads were trained with. A cell is the accuracy ove
 the mean log-probability: fused late, with a sign fixed beforehand.
 
 A second table has, for heads that `critic train-head --distance` made, the share of a dataset's
-outputs that lie farther from the head's train set than 90% of that, and the AUC of telling them
+outputs that are farther from the head's train set than 90% of that, and the AUC of telling them
 from the valid outputs of the head's own dataset by the distance alone.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def print_distances(heads: Mapping[str, TrainedHead], stores: Mapping[str, FeatureStore]) -> None:
-    """Print how far each store lies from the train set of each head that knows it."""
+    """Print how far each store is from the train set of each head that knows it."""
     print("\n| distance to the train set of |", " | ".join(stores), "|")
     print("| --- |", "--- | " * len(stores))
     for name, head in heads.items():
