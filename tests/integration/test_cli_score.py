@@ -328,7 +328,7 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
     assert "critic train-head" in done.err
 
 
-def test_the_distance_to_train_is_kept_scored_and_evaluated(project: Project) -> None:
+def test_the_distance_to_train_is_kept_scored_and_evaluated(project: CriticProject) -> None:
     arguments = ("score", "unlabelled.jsonl", "--distance", *HEAD, "--out")
     refused = project.run(*arguments, "far.jsonl", code=2)
     assert "was not kept with this head; run `critic train-head --distance`" in refused.err
