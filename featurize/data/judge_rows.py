@@ -39,8 +39,11 @@ def _from_verdict(row: Row) -> Row:
         )
     used = ("question", "label", *sides)
     pair = {name: value for name, value in row.items() if name not in used}
-    prompt = {"prompt": row["question"]} if "question" in row else {}
-    return _with_source(pair | prompt | {"chosen": row[sides[0]], "rejected": row[sides[1]]})
+    if "question" in row:
+        pair["prompt"] = row["question"]
+    if row.get("source") is not None:
+        pair.setdefault("subset", row["source"])
+    return pair | {"chosen": row[sides[0]], "rejected": row[sides[1]]}
 
 
 def _from_responses(row: Row) -> Row:
@@ -53,12 +56,6 @@ def _from_responses(row: Row) -> Row:
     if row.get("difficulty") is not None:
         pair = _with_metadata(pair, "difficulty", row["difficulty"])
     return pair | {"chosen": row["pos_response"], "rejected": row["neg_response"]}
-
-
-def _with_source(pair: Row) -> Row:
-    if pair.get("source") is None:
-        return pair
-    return _with_metadata(pair, "source", pair["source"])
 
 
 def _with_metadata(pair: Row, name: str, value: object) -> dict[str, object]:

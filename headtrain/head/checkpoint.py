@@ -241,6 +241,8 @@ class TrainedHead:
 def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecord) -> Path:
     """Write the two files, the JSON last; a mismatched pair is refused when read.
 
+    A distance to train kept with an earlier head of this folder is deleted.
+
     Raises:
         CheckpointError: a weight is NaN or inf.
     """
@@ -252,6 +254,7 @@ def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecor
                 "lower training.value_head_learning_rate or set training.max_grad_norm"
             )
     content = safetensors.torch.save(weights)
+    (folder / DISTANCE_FILE).unlink(missing_ok=True)  # it was that of the weights before
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         temporary.write_bytes(content)
     record = dataclasses.replace(

@@ -84,6 +84,7 @@ def test_the_label_of_judge_bench_says_which_response_is_correct(label: str, rig
     assert correct["instruction"] == JUDGE_BENCH["question"]
     assert correct["problem_id"] == "81ec57f2"
     assert correct["metadata"] == {"source": "livecodebench"}
+    assert correct["benchmark"]["subset"] == "livecodebench"
 
 
 @pytest.mark.parametrize("label", ["A=B", None, True, ["A>B"]])

@@ -9,7 +9,7 @@ from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.export.head_folder import copy_head
 from headtrain.features.inputs import read_head_inputs
-from headtrain.head.checkpoint import load_head
+from headtrain.head.checkpoint import load_head, write_head
 from headtrain.head.distance import DISTANCE_FILE
 from headtrain.scoring.scorer import Scorer
 from headtrain.training.keep_distance import keep_distance
@@ -73,6 +73,14 @@ def test_a_copied_head_and_an_uploaded_one_keep_it(folder: Path, tmp_path: Path)
         found = head.read_distance()
         assert found is not None
         assert found.measure(row) == kept.measure(row)
+
+
+def test_it_goes_with_the_weights_it_was_kept_for(folder: Path, tmp_path: Path) -> None:
+    copy = copy_head(load_head(folder / "run/best"), tmp_path / "head")
+    keep_distance(copy, FeatureStore.open(folder / "train"))
+    head = load_head(folder / "run/final")
+    write_head(copy, head.model, head.record)
+    assert not (copy / DISTANCE_FILE).exists()
 
 
 def test_a_scorer_that_needs_it_refuses_a_head_without(folder: Path, tmp_path: Path) -> None:
