@@ -128,9 +128,6 @@ RepairUnits = Annotated[
     bool, flag("--repair", "Verify the files of an earlier run first; redo damaged ones.")
 ]
 Strict = Annotated[bool, flag("--strict", "Refuse problem ids that several statements share.")]
-KeepDistance = Annotated[
-    bool, flag("--distance", "Keep what the distance to train needs with each head.")
-]
 States = Annotated[Path, option("Folder of vLLM's hidden states")]
 StateLayers = Annotated[
     list[int] | None,
