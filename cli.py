@@ -579,12 +579,14 @@ def serve_command(
         from headtrain.scoring.server.run import Server
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; install critic[serve]") from error
+    from headtrain.head.checkpoint import load_head
     from headtrain.scoring.critic import Critic
     from headtrain.scoring.judged import to_scale
     from headtrain.scoring.server.app import is_loopback
     from headtrain.scoring.server.service import Limits
     from headtrain.scoring.texts import TextRules
 
+    load_head(head)  # a wrong folder ends the command before anything listens
     token = os.environ.get("CRITIC_TOKEN", "")
     server = Server.open(
         lambda: Critic.load(head, device=device, backbone=backbone),

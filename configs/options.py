@@ -104,7 +104,9 @@ SplitSeed = Annotated[int, option("Draws the problems of each split")]
 # --- audit
 
 OtherSplit = Annotated[str | None, option("Another split, which should share no problem with it")]
-CountsTokens = Annotated[bool, option("Count tokens too; later plans and --pairs use the counts.")]
+CountsTokens = Annotated[
+    bool, flag("--tokens", "Count tokens too; later plans and --pairs use the counts.")
+]
 NumPrompts = Annotated[
     int | None, option("Only show this many samples as the backbone reads them, token by token")
 ]
