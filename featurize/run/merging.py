@@ -153,10 +153,15 @@ def _with_columns(samples: pa.Table, columns: set[str]) -> pa.Table:
 
 
 def _refuse_target(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> None:
-    if str(job.store_dir) in {str(store.path).rstrip("/") for store in stores}:
+    if _place(job.store_dir) in {_place(store.path) for store in stores}:
         raise FeatureStoreError(
             f"{job.store_dir}: is one of the stores to merge; name another experiment.name"
         )
+
+
+def _place(path: Path | str) -> str:
+    """The same text for a folder, however its path is written; --overwrite must not delete it."""
+    return str(path).rstrip("/") if is_remote(path) else str(Path(path).resolve())
 
 
 def _check_recipes(stores: Sequence[FeatureStore]) -> None:

@@ -135,7 +135,7 @@ def _recipe(job: ColumnsJob, sources: Sequence[Source], joined: Sequence[Source]
     return {
         **({"join": join, "on": job.join.on} if job.join else {}),
         **({"normalise": "python"} if job.normalise else {}),
-        **({"copies": job.copies} if job.copies else {}),
+        **({"copies": job.copies, "copies version": 2} if job.copies else {}),
         "map": {name: path.text for name, path in sorted(job.columns.paths.items())},
         "correct values": sorted(job.columns.labels.correct),
         "incorrect values": sorted(job.columns.labels.incorrect),

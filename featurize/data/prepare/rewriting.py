@@ -1,6 +1,7 @@
 """Writes Python outputs in another way: in one style, or as copies that give the same results."""
 
 import ast
+import builtins
 import hashlib
 import random
 import warnings
@@ -14,10 +15,43 @@ from featurize.data.prepare.from_tests.rewrites_statements import STATEMENT_REWR
 from featurize.data.prepare.mapping import UsedColumns
 from featurize.data.prepare.prepared import Row
 
-RULES = {**EXPRESSION_REWRITES, **STATEMENT_REWRITES, **LOOP_REWRITES}
+# Rules that can change results where nothing is run to notice it.
+_NEED_A_RUN = {
+    "for to while": "range(n / 2) fails, counting up to n / 2 does not",
+    "swap alternatives": "`is_first or x == last` may read `last` before it is set",
+    "expand augmented": "`x *= 2` changes a list in place, `x = x * 2` does not",
+    "contract augmented": "the same in the other direction",
+    "loop to comprehension": "a loop that fails halfway leaves a list",
+}
+RULES = {
+    name: rule
+    for name, rule in {**EXPRESSION_REWRITES, **STATEMENT_REWRITES, **LOOP_REWRITES}.items()
+    if name not in _NEED_A_RUN
+}
 
 EDITS_PER_COPY = 3
 """Rules applied one after another to make a copy."""
+
+# Names of variables, docstrings or code are data to programs that use these.
+_READ_PROGRAMS = frozenset(
+    (
+        *("locals", "globals", "vars", "dir", "eval", "exec", "compile"),
+        *("inspect", "doctest", "_getframe", "__doc__", "__code__", "__dict__"),
+    )
+)
+# Comparisons of arrays and formulas are not True or False, and `x += 1` may change an array.
+_ARRAYS = frozenset(
+    ("numpy", "pandas", "scipy", "sympy", "torch", "tensorflow", "jax", "numba", "polars")
+)
+
+_OPERATORS = frozenset(
+    f"__{name}__"
+    for name in (
+        *("eq", "ne", "lt", "le", "gt", "ge", "bool", "getitem"),
+        *("add", "radd", "mul", "rmul", "getattr", "getattribute"),
+    )
+)
+_BUILTINS = frozenset(dir(builtins))
 
 _FAILURES = (SyntaxError, ValueError, RecursionError, MemoryError)
 
@@ -56,11 +90,14 @@ def rewrite(program: str, number: int) -> list[str]:
     """Rewrite a Python program in up to `number` ways that give the same results.
 
     The rules (flipped comparisons, De Morgan, loops for comprehensions, new names of variables
-    ...) are those of `critic prepare tests`; nothing is run. Parameters keep their names, since a
-    caller may pass them by name. All copies are formatted by `ast.unparse`, without docstrings.
+    ...) are those of `critic prepare tests` that need no run to be checked. Parameters keep their
+    names, since a caller may pass them by name. All copies are formatted by `ast.unparse`, without
+    docstrings.
 
     Returns:
-        Distinct programs, none for what is not Python or has no place for a rule.
+        Distinct programs, none for what is not Python, has no place for a rule, or does what the
+        rules do not foresee: arrays, operators of its own, `eval`, `locals()`, async functions,
+        classes within functions, functions with the name of a built-in one.
     """
     try:
         with warnings.catch_warnings():
@@ -72,6 +109,8 @@ def rewrite(program: str, number: int) -> list[str]:
 
 def _copies(source: str, number: int) -> list[str]:
     tree = ast.parse(source)
+    if not all(map(_is_foreseen, _nodes(tree))):
+        return []
     functions = frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
     keywords = frozenset(node.arg for node in ast.walk(tree) if isinstance(node, ast.arg))
     seed = hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -89,6 +128,32 @@ def _copies(source: str, number: int) -> list[str]:
         if len(found) == number:
             break
     return list(found)
+
+
+def _nodes(tree: ast.Module) -> Iterator[tuple[ast.AST, bool]]:
+    """Every node, and whether it is within a top-level function."""
+    for part in tree.body:
+        for node in ast.walk(part):
+            yield node, isinstance(part, ast.FunctionDef) and node is not part
+
+
+def _is_foreseen(place: tuple[ast.AST, bool]) -> bool:
+    """Whether the rules keep results of programs with such a node."""
+    node, is_in_function = place
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name not in _READ_PROGRAMS
+        case ast.Import(names=names):
+            return not {one.name.split(".")[0] for one in names} & (_ARRAYS | _READ_PROGRAMS)
+        case ast.ImportFrom(module=module):
+            return (module or "").split(".")[0] not in _ARRAYS | _READ_PROGRAMS
+        case ast.FunctionDef(name=name):
+            return name not in _OPERATORS and name not in _BUILTINS
+        case ast.ClassDef(name=name):
+            return not is_in_function and name not in _BUILTINS
+        case ast.AsyncFunctionDef():
+            return not is_in_function
+    return True
 
 
 def _unparse(program: str) -> str | None:

@@ -1,6 +1,7 @@
 """The names in a function: those that it binds, and new ones."""
 
 import ast
+import builtins
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ def used_names(root: ast.AST) -> set[str]:
     """Collect every identifier: variables, parameters, functions, keywords, imports."""
     names: set[str] = set()
     for node in ast.walk(root):
-        for field in ("id", "arg", "name", "asname"):
+        for field in ("id", "arg", "name", "asname", "rest"):
             value = getattr(node, field, None)
             if isinstance(value, str):
                 names.update(value.split("."))
@@ -88,7 +89,8 @@ def renameable_names(scope: Scope) -> list[str]:
     for node in ast.walk(scope.function):
         if node is not scope.function and isinstance(node, ast.FunctionDef | ast.Lambda):
             bound.update(parameters(node))
-    fixed = {*parameters(scope.function), *scope.keywords}
+    # `[sum for sum in x]` has a variable of its own; `sum(x)` beside it is the function.
+    fixed = {*parameters(scope.function), *scope.keywords, *dir(builtins)}
     for node in ast.walk(scope.module):
         fixed |= _fixed_names(node)
     fixed |= stored_names(
@@ -110,6 +112,6 @@ def _fixed_names(node: ast.AST) -> set[str]:
             return set(names)
         case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
             return {name}
-        case ast.MatchStar(name=str(name)):
+        case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
             return {name}
     return set()

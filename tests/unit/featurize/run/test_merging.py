@@ -158,3 +158,14 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="two stores or more"):
         merge_features(job, stores[:1])
     assert not Path(job.store_dir).exists()
+
+
+def test_overwriting_never_deletes_a_part_that_is_named_by_another_path(tmp_path: Path) -> None:
+    first, second = parts(tmp_path)
+    job = make_job(tmp_path)
+    merged = Path(job.store_dir)
+    merged.parent.mkdir(parents=True)
+    merged.symlink_to(first.path)
+    with pytest.raises(FeatureStoreError, match="is one of the stores to merge"):
+        merge_features(job, [first, second], overwrite=True)
+    assert FeatureStore.open(first.path).num_feature_rows == first.num_feature_rows
