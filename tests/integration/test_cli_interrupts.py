@@ -82,7 +82,7 @@ def test_two_workers_make_the_store_of_one(
     assert outcome.code == 0, outcome.err
     assert outcome.err == ""
     assert outcome.out.count("plan: featurize train") == 1
-    assert outcome.out.count("features in ") == 1
+    assert outcome.out.count("\nfeatures in ") == 1
     assert_same(FeatureStore.open(store_path(project, "two")), undisturbed)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert [*tmp_path.glob("tmp/torchelastic*"), *tmp_path.glob("tmp/critic*")] == []
