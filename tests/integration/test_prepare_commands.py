@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import configs.console
 import configs.project
 from cli import app
 from tests.support.contests import CPP, PYTHON3, problem, solutions, write_problems
@@ -18,6 +19,7 @@ def critic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command in tmp_path, within this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    configs.console.console.cache_clear()  # another test's console has its own width
     # It would bind the handler of a logger to a stream that is closed after the command.
     monkeypatch.setattr(configs.project, "set_up_logging", lambda *_: None)
 
