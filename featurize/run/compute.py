@@ -16,7 +16,6 @@ import torch
 from featurize.data.encoder import SampleEncoder
 from featurize.data.token_counts import tokenizer_threads
 from featurize.errors import CriticError
-from featurize.io.remote import is_remote
 from featurize.model import attention
 from featurize.model.agreement import Choice, check_padded, choose_forward
 from featurize.model.backbone import load_backbone
@@ -40,7 +39,7 @@ from featurize.run.units import (
     sum_counts,
     to_unit_features,
 )
-from featurize.store import RemoteStoreWriter, StoreWriter, Unit
+from featurize.store import StoreWriter, Unit, open_writer
 
 PASSES_AT_ONCE = 4
 """Forward passes that are planned together on a GPU: at most one of them is short."""
@@ -234,9 +233,7 @@ def make_writer(plan: FeaturizePlan) -> StoreWriter:
         "command": job.command,
         **({"imported": dict(plan.imported)} if plan.imported is not None else {}),
     }
-    if not is_remote(job.store_dir):
-        return StoreWriter(job.writing_dir, fields)
-    return RemoteStoreWriter(str(job.store_dir), fields, job.writing_dir, is_thorough=job.repair)
+    return open_writer(job.store_dir, fields, job.writing_dir, is_thorough=job.repair)
 
 
 def begin(plan: FeaturizePlan, reporter: Reporter, writer: StoreWriter) -> list[int]:

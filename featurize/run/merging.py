@@ -22,10 +22,9 @@ from featurize.run.launch import remove_store
 from featurize.run.units import sum_counts
 from featurize.store import (
     FeatureStore,
-    RemoteStoreWriter,
-    StoreWriter,
     UnitFeatures,
     lost_files,
+    open_writer,
     read_manifest,
 )
 from featurize.store.planned_pairs import PAIRS_COLUMN
@@ -75,7 +74,7 @@ def merge_features(
     if overwrite:
         remove_store(job)
     with sole_writer(job.writing_dir):
-        writer = _open_writer(job, fields)
+        writer = open_writer(job.store_dir, fields, job.writing_dir, is_thorough=job.repair)
         writer.begin()
         kept = writer.finished_units()
         if len(kept) < fields["num_units"]:
@@ -100,12 +99,6 @@ def _plan(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> dict[str, Any]:
         "command": job.command,
         "imported": {"from": "merged stores", "stores": fingerprints},
     }
-
-
-def _open_writer(job: FeaturizeJob, fields: Mapping[str, Any]) -> StoreWriter:
-    if not is_remote(job.store_dir):
-        return StoreWriter(job.writing_dir, fields)
-    return RemoteStoreWriter(str(job.store_dir), fields, job.writing_dir, is_thorough=job.repair)
 
 
 def _all_units(

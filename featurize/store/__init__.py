@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from featurize.store.manifest import Manifest, Unit, lost_files, read_manifest, repair_command
     from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
     from featurize.store.reader import FeatureStore
-    from featurize.store.remote import RemoteStoreWriter
+    from featurize.store.remote import RemoteStoreWriter, open_writer
     from featurize.store.statements import (
         SHARED_IDS_REMEDY,
         SharedIds,
@@ -53,7 +53,7 @@ _HOMES = {
     ),
     "featurize.store.planned_pairs": ("PlannedPairs", "copy_marks", "mark_pairs", "read_pairs"),
     "featurize.store.reader": ("FeatureStore",),
-    "featurize.store.remote": ("RemoteStoreWriter",),
+    "featurize.store.remote": ("RemoteStoreWriter", "open_writer"),
     "featurize.store.statements": (
         *(
             "SHARED_IDS_REMEDY",
@@ -88,6 +88,7 @@ __all__ = [
     "lost_files",
     "mark_pairs",
     "mark_statements",
+    "open_writer",
     "read_manifest",
     "read_pairs",
     "repair_command",

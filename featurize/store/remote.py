@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.io.files import TEMPORARY_SUFFIX, atomic_path, checksum, sync
-from featurize.io.remote import FILES_AT_ONCE, RemoteFolder
+from featurize.io.remote import FILES_AT_ONCE, RemoteFolder, is_remote
 from featurize.store.format import UnitFeatures
 from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, Unit
 from featurize.store.shards import Span, header_bytes, parse_header
@@ -65,6 +65,15 @@ class CachedFiles:
         finally:
             for copy in copies:
                 copy.unlink(missing_ok=True)
+
+
+def open_writer(
+    store: Path | str, plan: Mapping[str, Any], writing_dir: Path, *, is_thorough: bool
+) -> StoreWriter:
+    """Return the writer of a store at a path, or at a URI with its units written below a folder."""
+    if not is_remote(store):
+        return StoreWriter(writing_dir, plan)
+    return RemoteStoreWriter(str(store), plan, writing_dir, is_thorough=is_thorough)
 
 
 class RemoteStoreWriter(StoreWriter):

@@ -58,6 +58,7 @@ def ties_score(references: Mapping[str, Margins], tied: Mapping[str, Margins]) -
     above = np.array([tied[name].above_incorrect for name in shared])
     least = np.minimum([references[name].above_incorrect for name in shared], above)
     with np.errstate(divide="ignore", invalid="ignore"):  # a spread of 0: infinite, or 0 / 0
+        # NOTE: reward-bench counts 0 / 0 as 0; values that are NaN were refused before.
         how_much = np.nan_to_num(np.tanh(least / spread - 1), nan=0.0)
     parts = (
         _share_above(tied),

@@ -43,7 +43,7 @@ def assert_same(found: FeatureStore, expected: FeatureStore, *, by_row: bool = F
 
     With `by_row` the norm of a feature row's difference is compared, not each number.
     """
-    exact = expected.samples.column_names[:11]  # SAMPLE_SCHEMA; the likelihood stands behind
+    exact = expected.samples.column_names[:11]  # SAMPLE_SCHEMA; the likelihood columns follow
     assert found.samples.select(exact).equals(expected.samples.select(exact))
     for name in expected.samples.column_names[11:]:
         values = [torch.from_numpy(store.samples[name].to_numpy()) for store in (found, expected)]

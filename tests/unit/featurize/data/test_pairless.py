@@ -1,4 +1,4 @@
-"""A dataset that no pair can be made of is told so before anything is computed."""
+"""A dataset without any pair is warned of before anything is computed."""
 
 import logging
 from pathlib import Path
