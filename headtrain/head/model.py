@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from headtrain.features.inputs import ROWS_AT_ONCE
-from headtrain.features.segments import SegmentLayout
+from headtrain.features.inputs import ROWS_AT_ONCE, SegmentLayout
 from headtrain.head.segment_heads import (
     AttentionValueHead,
     GatedValueHead,

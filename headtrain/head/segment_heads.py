@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from headtrain.features.segments import SegmentLayout
+from headtrain.features.inputs import SegmentLayout
 
 
 class StateValue(nn.Module):

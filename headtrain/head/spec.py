@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from headtrain.features.inputs import InputColumns
-from headtrain.features.segments import SegmentLayout
+from headtrain.features.inputs import InputColumns, SegmentLayout
 from headtrain.settings import SEGMENT_HEADS, TrainingSettings
 
 

@@ -16,8 +16,8 @@ from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.head.model import FeatureNormaliser
 from headtrain.head.spec import HeadSpec
-from headtrain.pairs.holdout import labelled_problems
-from headtrain.pairs.training_data import TrainingData, read_training_data
+from headtrain.pairs.plan import TrainingData, read_training_data
+from headtrain.pairs.rows import labelled_problems
 from headtrain.sweep.grid import SweepPoint
 from headtrain.training.inputs import read_train_inputs
 from headtrain.training.validation import Validation, read_validation

@@ -20,7 +20,8 @@ import torch
 
 from featurize.errors import CriticError
 from featurize.io.files import write_json
-from featurize.store import FeatureStore, sole_writer
+from featurize.io.lock import sole_writer
+from featurize.store import FeatureStore
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import (
     CheckpointError,
