@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from configs.config import Config
+from configs.config import Config, warn
 from configs.console import set_up_logging
 from configs.loader import load_config, to_dict
-from configs.notes import warn
 from configs.paths import Layout
 from configs.source import ConfigError
 from featurize.errors import FeatureStoreError, one_line
@@ -18,6 +17,7 @@ from featurize.settings import PromptSettings, to_split
 if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
+    from featurize.model.source import BackboneSource
     from featurize.run.job import FeaturizeJob
     from featurize.run.plan import Choose
     from featurize.store import FeatureStore
@@ -95,6 +95,16 @@ class Project:
             prompt=settings.prompt,
             **options,
         )
+
+    def find_backbone(self) -> "BackboneSource":
+        """The files of the backbone."""
+        from featurize.model.device import resolve_device, resolve_dtype
+        from featurize.model.source import find_backbone
+
+        policy, runtime = self.settings.models.policy, self.settings.runtime
+        device = resolve_device(runtime.device)
+        dtype = resolve_dtype(policy.dtype, device, mixed_precision=runtime.mixed_precision)
+        return find_backbone(policy, self.layout.cache_dir, dtype)
 
     def open_store(self, split: str) -> "FeatureStore":
         """The features of a split.
