@@ -1,7 +1,9 @@
-"""The whole configuration of a run: one frozen section for each part of the YAML."""
+"""The whole configuration of a run: a frozen section for each part of the YAML, and its folders."""
 
 import logging
+import os
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator
@@ -17,6 +19,7 @@ from featurize.settings import (
     PromptSettings,
     RuntimeSettings,
     to_folder_name,
+    to_split,
 )
 from headtrain.settings import (
     CheckpointSettings,
@@ -171,6 +174,54 @@ class Config:
                 f"checkpoint.save_dir {self.checkpoint.save_dir!r} is not a local folder; name "
                 "one, and the place of the copies in checkpoint.s3_uri"
             )
+
+
+class Layout:
+    """Folders and addresses of one experiment; nothing is created here."""
+
+    def __init__(self, config: Config) -> None:
+        root, experiment = Path(config.storage.root), config.experiment.name
+        store = config.featurize.store_name or experiment
+        self.datasets_dir = Path(config.storage.datasets_dir)  # a folder for each
+        self.checkpoint_dir = Path(config.checkpoint.save_dir)
+        self.evaluation_dir = root / "evaluation" / experiment
+        self.audit_dir = root / "audit" / experiment  # a folder per split
+        self.cache_dir = root / "cache"  # what can be made again, such as converted backbones
+        self.mlruns_dir = root / "mlruns"  # the local tracking database of all experiments
+        self._features_root = _below(config.storage.features_dir, store)
+        server = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.is_tracked_locally = not server
+        # A database and not a folder of files: MLflow 3 deprecates its file store.
+        local = f"sqlite:///{(self.mlruns_dir / 'mlflow.db').as_posix()}"
+        self.tracking_uri = _with_home(server) or local
+
+    def features_dir(self, split: str) -> Path | str:
+        """The feature store of `split`: train, valid (or validation), test; a folder or a URI."""
+        return _below(self._features_root, to_split(split))
+
+    def file_features_dir(self, content: str) -> Path | str:
+        """The feature store of a file that is not a split, named by a digest."""
+        return _below(self._features_root, f"data-{content}")
+
+    def random_features_dir(self, split: str, fingerprint: str) -> Path | str:
+        """Features of a random backbone for the samples of a store, named by its fingerprint."""
+        folder = _below(self._features_root, "random-backbone")
+        return _below(folder, f"{to_split(split)}-{fingerprint[:12]}")
+
+    def random_checkpoint_dir(self, fingerprint: str) -> Path:
+        """The head on those features, named by a digest."""
+        return self.checkpoint_dir / "random-backbone" / fingerprint[:12]
+
+
+def _with_home(uri: str) -> str:
+    """Replace the `~` of a database's file, sqlite:///~/mlflow.db; no one else would."""
+    scheme, slashes, path = uri.partition(":///")
+    return f"{scheme}{slashes}{Path(path).expanduser()}" if path.startswith("~") else uri
+
+
+def _below(folder: Path | str, name: str) -> Path | str:
+    """Join a name to a folder or URI; a Path would merge the slashes of a URI."""
+    return f"{str(folder).rstrip('/')}/{name}" if "://" in str(folder) else Path(folder) / name
 
 
 def notes(config: Config) -> list[str]:

@@ -155,8 +155,7 @@ def _evaluate_file(
     Also returns the file's name and the numbers in the benchmark's own metrics.
     """
     console().print(f"eval: {data}")
-    from configs.head_project import HeadProject
-    from configs.project import texts_of
+    from configs.project import HeadProject, texts_of
     from featurize.data.benchmark_rows import attribute_of, read_benchmark_rows
     from featurize.data.pair_rows import write_plain_rows
     from featurize.errors import FeatureStoreError

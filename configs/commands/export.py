@@ -7,7 +7,7 @@ from configs.console import console, refuse_torchrun, rows_table
 from configs.options import Chosen
 
 if TYPE_CHECKING:
-    from configs.head_project import HeadProject
+    from configs.project import HeadProject
     from headtrain.head.checkpoint import TrainedHead
 
 
@@ -28,7 +28,7 @@ def export(
     """
     refuse_torchrun("export")
     from configs.commands import training
-    from configs.head_project import HeadProject
+    from configs.project import HeadProject
 
     opened = HeadProject.load(head, chosen)
     trained = training.distil(opened, chosen, overwrite=overwrite) if distil else opened.head
@@ -78,7 +78,7 @@ def _export_head(
 
 def push(chosen: Chosen, repo: str, head: str | None = None, public: bool = False) -> None:
     """Upload a head with a model card to the Hugging Face Hub."""
-    from configs.head_project import HeadProject
+    from configs.project import HeadProject
     from headtrain.evaluation.files import read_evaluation, results_dir
     from headtrain.export.card import verdict_rows
     from headtrain.export.hub import push_head

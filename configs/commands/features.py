@@ -1,7 +1,9 @@
 """The commands that make feature stores and look into them, and the features others need."""
 
 import os
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,7 @@ from configs.console import (
 from configs.options import Chosen
 
 if TYPE_CHECKING:
-    from configs.head_project import HeadProject
-    from configs.project import Project
+    from configs.project import HeadProject, Project
     from featurize.arrays import Floats
     from featurize.data.index import DatasetIndex
     from featurize.run.job import FeaturizeJob, FeaturizeSummary
@@ -39,8 +40,6 @@ def featurize(
     debug: bool = False,
 ) -> None:
     """Run the frozen backbone once and store the features of every sample of a split."""
-    from configs.project import command_to_repeat
-
     if "RANK" in os.environ:
         _refuse_options_of_torchrun(nproc_per_node, overwrite)
     project = chosen.with_pairs(pairs).project()
@@ -96,7 +95,6 @@ def import_features(
 ) -> None:
     """Store features of hidden states that vLLM wrote (extract_hidden_states)."""
     refuse_torchrun("import-features")
-    from configs.project import command_to_repeat
     from featurize.run.importing import import_features
 
     job = chosen.project().featurize_job(split, repair=repair, command=command_to_repeat())
@@ -123,7 +121,6 @@ def merge_features(
 ) -> None:
     """Join the features of several datasets in one store, without another pass."""
     refuse_torchrun("merge-features")
-    from configs.project import command_to_repeat
     from featurize.run.merging import merge_features
     from featurize.store import FeatureStore
 
@@ -144,6 +141,19 @@ def inspect(store: str, verify: bool = False) -> None:
     if report.tensors:
         console().print(columns_table("tensors", TENSOR_COLUMNS, report.describe_tensors()))
     report.check()
+
+
+def command_to_repeat(arguments: Sequence[str] | None = None) -> str:
+    """This process's command without the options that start anew or stop early.
+
+    It is kept with the store, so the address of a tracking server, which may hold a password, is
+    left out.
+    """
+    once = ("--overwrite", "--plan-only", "--repair", "--debug")
+    words = [word for word in (arguments or sys.argv[1:]) if word not in once]
+    for place in reversed([at for at, word in enumerate(words) if word.startswith("mlflow.")]):
+        del words[place - 1 : place + 1]
+    return shlex.join(["critic", *words])
 
 
 def run_shown(job: "FeaturizeJob", title: str, **options: Any) -> None:
@@ -170,7 +180,6 @@ def _show_features(summary: "FeaturizeSummary") -> None:
 
 def featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: bool) -> "FeatureStore":
     """Compute features of a file that is not a split, as the head needs them."""
-    from configs.project import command_to_repeat
     from headtrain.scoring.external import open_file_store, plan_file
 
     settings, layout = opened.project.settings, opened.project.layout

@@ -10,7 +10,7 @@ from configs.console import CountProgress, console, refuse_torchrun, rows_table
 from configs.options import Chosen
 
 if TYPE_CHECKING:
-    from configs.head_project import HeadProject
+    from configs.project import HeadProject
     from featurize.data.index import DatasetIndex
     from headtrain.scoring.along import By
     from headtrain.scoring.along_rows import AlongRows
@@ -32,7 +32,7 @@ def score(
     """Copy the rows of a file and add a score, probability and rank to each."""
     console().print(f"score: {file}")
     refuse_torchrun("score")
-    from configs.head_project import HeadProject
+    from configs.project import HeadProject
     from headtrain.evaluation.findings import MOST_FAR, unlike_train
     from headtrain.scoring.along_rows import ALONG, POSITIONS
     from headtrain.scoring.best import write_best

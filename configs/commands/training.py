@@ -9,8 +9,7 @@ from configs.console import CountProgress, console, keep_fonts_in, rows_table
 from configs.options import Chosen
 
 if TYPE_CHECKING:
-    from configs.head_project import HeadProject
-    from configs.project import Project
+    from configs.project import HeadProject, Project
     from featurize.store import FeatureStore
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.sweep.curve import CurveResult
@@ -105,7 +104,7 @@ def distil(opened: "HeadProject", chosen: Chosen, *, overwrite: bool) -> "Traine
 
     Shows what distilling costs: the accuracies that both heads record.
     """
-    from configs.head_project import HeadProject
+    from configs.project import HeadProject
     from headtrain.head.checkpoint import load_head
     from headtrain.tracking.tracker import NullTracker
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from configs.head_project import _places
 from configs.loader import load_config, to_dict
 from configs.options import Chosen
+from configs.project import _places
 
 POLICY = "models.policy"
 

@@ -13,9 +13,8 @@ from omegaconf import OmegaConf
 import configs.config
 import featurize.settings
 from configs.config import notes
-from configs.keys import known_keys
 from configs.loader import load_config, to_dict
-from configs.source import PACKAGED
+from configs.source import PACKAGED, known_keys
 
 NAMES = ["critic_pairwise.yaml", "critic_pointwise.yaml", "demo.yaml"]
 
