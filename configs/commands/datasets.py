@@ -99,14 +99,13 @@ def prepare_codecontests(
     e.g. --set prepare.codecontests.max_solutions=50.
     """
     from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
+    from featurize.data.prepare.codecontests.selection import TokenLimit
 
     project = chosen.project()
     settings, layout = project.settings, project.layout
     max_tokens = settings.prepare.codecontests.max_tokens
     token_limit = None
     if max_tokens is not None:
-        from featurize.data.prepare.codecontests.tokens import TokenLimit
-
         token_limit = TokenLimit.load(settings.models.policy, layout.cache_dir, max_tokens)
     job = CodeContestsJob(
         source=source,
@@ -160,8 +159,7 @@ def prepare_columns(
     Fields: instruction, input, output, is_correct, problem_id, task_id, metadata.language and so
     on; or prompt, chosen, rejected, completion, label. Columns with these names need no --map.
     """
-    from featurize.data.prepare.columns import ColumnsJob, prepare_columns
-    from featurize.data.prepare.join import JoinOptions
+    from featurize.data.prepare.columns import ColumnsJob, JoinOptions, prepare_columns
     from featurize.data.prepare.mapping import ColumnMap, LabelValues, to_values
 
     project = chosen.project()
