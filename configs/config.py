@@ -6,7 +6,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from featurize.data.prepare.settings import PrepareSettings
@@ -14,11 +14,11 @@ from featurize.settings import (
     DatasetSettings,
     DistributedSettings,
     FeaturizeSettings,
+    FolderName,
     FsdpSettings,
     ModelsSettings,
     PromptSettings,
     RuntimeSettings,
-    to_folder_name,
     to_split,
 )
 from headtrain.settings import (
@@ -52,7 +52,7 @@ class ProjectSettings:
 class ExperimentSettings:
     """The experiment of the run."""
 
-    name: str
+    name: FolderName
     """Names the folders of features, checkpoints and reports."""
 
     description: str = ""
@@ -63,11 +63,6 @@ class ExperimentSettings:
 
     tags: tuple[str, ...] = ()
     """Search terms for the run."""
-
-    @field_validator("name")
-    @classmethod
-    def _refuse_unsafe_name(cls, name: str) -> str:
-        return to_folder_name(name)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
