@@ -223,8 +223,13 @@ def test_authors_are_a_column_of_the_store_if_the_dataset_has_any(tmp_path):
     plain = write_store(make_plan(tmp_path / "a", write_rows(tmp_path / "a.jsonl", rows)))
     assert "author" not in FeatureStore.open(plain).samples.column_names
     (tmp_path / "b").mkdir()
-    rows[0] = rows[0] | {"metadata": {"model": "gpt"}}
+    for row in rows[5:]:
+        row["metadata"]["model"] = "gpt"
     path = write_rows(tmp_path / "b.jsonl", rows)
-    store = FeatureStore.open(write_store(make_plan(tmp_path / "b", path)))
-    assert sorted(store.samples["author"].to_pylist(), key=str)[-1] == "gpt"
-    assert store.samples["author"].null_count == len(rows) - 1
+    plan = make_plan(tmp_path / "b", path, unit_tokens=1)
+    store = FeatureStore.open(write_store(plan))
+    assert len(plan.units) == 2  # of which one has no author
+    authors = dict(
+        zip(store.samples["task_id"].to_pylist(), store.samples["author"].to_pylist(), strict=True)
+    )
+    assert authors == {row["task_id"]: row["metadata"].get("model") for row in rows}
