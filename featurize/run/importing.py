@@ -209,16 +209,16 @@ def _features(
     work: UnitWork, dumps: Dumps, spec: FeatureSpec, finish: Finish | None, num_layers: int
 ) -> Features:
     """The features of a unit, each row from its own dump."""
-    rows: dict[int, Features] = {}
-    for group in work.grouping.groups:
-        for place, row in enumerate(group.rows):
-            rows[row] = _row_features(group.take([place]), dumps, spec, finish, num_layers)
-    in_order = [rows[row] for row in range(work.grouping.num_rows)]
-    likelihood = [found.likelihood for found in in_order if found.likelihood is not None]
+    rows = {
+        row: _row_features(group.take([place]), dumps, spec, finish, num_layers)
+        for group in work.grouping.groups
+        for place, row in enumerate(group.rows)
+    }
+    found = [rows[row] for row in sorted(rows)]
+    likelihood = [row.likelihood for row in found if row.likelihood is not None]
     return Features(
         tensors={
-            name: torch.cat([found.tensors[name] for found in in_order])
-            for name in spec.tensor_names
+            name: torch.cat([row.tensors[name] for row in found]) for name in found[0].tensors
         },
         likelihood=torch.cat(likelihood) if likelihood else None,
     )
@@ -226,11 +226,7 @@ def _features(
 
 @torch.inference_mode()
 def _row_features(
-    single: PromptGroup,
-    dumps: Dumps,
-    spec: FeatureSpec,
-    finish: Finish | None,
-    num_layers: int,
+    single: PromptGroup, dumps: Dumps, spec: FeatureSpec, finish: Finish | None, num_layers: int
 ) -> Features:
     ids = single.prompt + single.outputs[0]
     file = dumps.find(ids)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from featurize.run.plan import Choose, FeaturizePlan
-    from featurize.run.ranks import Ranks
     from featurize.store.writer import UnitFeatures
 
 JOB_FILE = "job.json"
@@ -222,7 +221,13 @@ def _run_as_rank(
 
     ranks = Ranks()
     if not ranks.is_first:
-        return _follow_first_rank(job, reporter, ranks)
+        shared = ranks.hear("job")
+        if shared["is_finished"]:
+            return FeaturizeSummary(
+                store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0
+            )
+        plan = replan(FeaturizeJob.from_dict(shared["job"]), shared["selection"])
+        return compute(plan, ranks, reporter)
     plan = plan_featurize(job, choose)
     plan.check_samples(strict=strict)
     manifest = plan.finished
@@ -239,18 +244,6 @@ def _to_share(plan: "FeaturizePlan") -> dict[str, object]:
         "job": plan.job.to_dict(),
         "selection": plan.selection and plan.selection.to_dict(),
     }
-
-
-def _follow_first_rank(job: FeaturizeJob, reporter: Reporter, ranks: "Ranks") -> FeaturizeSummary:
-    from featurize.run.compute import compute
-
-    shared = ranks.hear("job")
-    if shared["is_finished"]:
-        return FeaturizeSummary(
-            store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0
-        )
-    plan = replan(FeaturizeJob.from_dict(shared["job"]), shared["selection"])
-    return compute(plan, ranks, reporter)
 
 
 def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> "FeaturizePlan":
