@@ -222,6 +222,13 @@ def _refuse_non_finite(
     )
 
 
+# --- segments
+#
+# An input vector of a head on segments has the states of each layer's K segments, layer by layer,
+# and then the tokens of the segments. A prefix of an output is its first segments: the tokens of
+# the others are 0, and a head on segments gives them no weight.
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentLayout:
     """Layout of the segments within an input vector."""
@@ -266,11 +273,7 @@ def why_no_prefixes(
 ) -> str | None:
     """Say why inputs of prefixes cannot be made from the segments of a store; None if they can.
 
-    Args:
-        store: where the segments are.
-        tensors: what the head reads.
-        likelihood: whether it also reads the likelihood.
-        is_on_segments: whether it is a head on segments, which knows their tokens.
+    `tensors` and `likelihood` are what the head reads; one on segments knows their tokens.
     """
     if not num_segments_of(store):
         return f"{store.path} has no segments of outputs; featurize with featurize.segments=8"
