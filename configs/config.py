@@ -16,6 +16,7 @@ from featurize.settings import (
     FeaturizeSettings,
     FolderName,
     FsdpSettings,
+    HomePath,
     ModelsSettings,
     PromptSettings,
     RuntimeSettings,
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
-LocalFolder = Annotated[str, Field(min_length=1)]
+LocalFolder = Annotated[HomePath, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -81,7 +82,7 @@ class StorageSettings:
     checkpoints_dir: LocalFolder
     """Folder of the heads."""
 
-    features_dir: Annotated[str, Field(min_length=1)]
+    features_dir: Annotated[HomePath, Field(min_length=1)]
     """Folder of the feature stores, or any URI fsspec knows."""
 
     def __post_init__(self) -> None:
