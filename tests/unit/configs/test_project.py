@@ -2,13 +2,15 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from configs.commands.features import command_to_repeat
-from configs.loader import ConfigError, load_config, load_recorded
-from configs.project import Project, _check_recipe
+from configs.loader import ConfigError, load_config, load_recorded, to_dict
+from configs.options import Chosen
+from configs.project import Project, _check_recipe, _places
 from featurize.errors import FeatureStoreError
 from featurize.store import FeatureStore
 from tests.support.row_files import write_rows
@@ -173,3 +175,34 @@ def test_a_store_of_another_prompt_is_refused(tmp_path: Path) -> None:
     for settings, other in ((make_project(tmp_path).settings, recipe), (chat, {})):
         with pytest.raises(ConfigError, match=r"made with prompt \{"):
             _check_recipe(settings, "store", other)
+
+
+POLICY = "models.policy"
+
+
+def places(*overrides: str, has_config: bool, **recorded: Any) -> list[str]:
+    """Paths in the order they are tried; `recorded` is the backbone in the head's record."""
+    settings = load_config(Path("demo.yaml"), [f"{POLICY}.path=configured", *overrides])
+    config = to_dict(load_config(Path("demo.yaml"), [f"{POLICY}.path=recorded"]))
+    config["models"]["policy"] |= recorded
+    record = SimpleNamespace(config=config, recipe_fingerprint="recipe", folder="")
+    head: Any = SimpleNamespace(record=record, path="head")
+    chosen = Chosen(Path("demo.yaml") if has_config else None, overrides)
+    return [place.path for place in _places(head, settings, chosen)]
+
+
+def test_a_configuration_names_another_place() -> None:
+    assert places(has_config=True) == ["configured", "recorded"]
+    assert places(has_config=False) == ["recorded"]
+
+
+@pytest.mark.parametrize("name", ["path", "tokenizer_path", "revision"])
+def test_a_place_on_the_command_line_is_the_only_one(name: str) -> None:
+    found = places(f"{POLICY}.{name}=named", has_config=False)
+    assert len(found) == 1
+    assert found != ["recorded"]
+
+
+def test_a_tokenizer_elsewhere_is_another_place() -> None:
+    found = places(has_config=True, path="configured", tokenizer_path="elsewhere")
+    assert found == ["configured", "configured"]
