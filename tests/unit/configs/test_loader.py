@@ -22,19 +22,15 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write_text
 
 
-def test_no_path_is_the_production_config_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert load_config(None).experiment.name == "critic-pretrain-pairwise"
-
-
-@pytest.mark.parametrize("name", ["configs/demo.yaml", "demo.yaml"])
+@pytest.mark.parametrize(
+    ("name", "experiment"),
+    [(None, "critic-pretrain-pairwise"), ("configs/demo.yaml", "demo"), ("demo.yaml", "demo")],
+)
 def test_a_packaged_file_is_found_from_any_folder(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str | None, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_config(Path(name)).experiment.name == "demo"
+    assert load_config(Path(name) if name else None).experiment.name == experiment
 
 
 def test_a_file_in_the_working_folder_comes_before_the_packaged_one(
@@ -93,14 +89,11 @@ def test_overrides_are_read_as_yaml_and_the_last_one_counts() -> None:
     assert config.training.n_epochs == 3
 
 
-def test_an_override_reaches_into_a_section_that_was_null_or_left_out() -> None:
-    config = load_config(Path("demo.yaml"), ["models.policy.params.dim=576"])
+def test_an_override_reaches_into_a_section_and_keeps_its_other_keys() -> None:
+    settings = ["models.policy.params.dim=576", "data_sampling.pairwise={n_pairs: 7}"]
+    config = load_config(Path("demo.yaml"), settings)
     assert config.models.policy.params is not None
     assert config.models.policy.params.dim == 576
-
-
-def test_an_override_with_a_section_keeps_its_other_keys() -> None:
-    config = load_config(Path("demo.yaml"), ["data_sampling.pairwise={n_pairs: 7}"])
     assert config.data_sampling.pairwise.n_pairs == 7
     assert config.data_sampling.pairwise.max_pairs_per_problem == 60
 
