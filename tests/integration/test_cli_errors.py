@@ -91,13 +91,6 @@ def test_a_bad_row_is_named_by_file_and_line(
     assert not (tmp_path / "storage/features").exists()
 
 
-def test_a_missing_dataset_is_named_with_the_folder_it_was_looked_for_in(
-    run: Any, project: Path, tmp_path: Path
-) -> None:
-    outcome = run(*FEATURIZE, settings=("dataset.train=nowhere.jsonl",))
-    assert_refused(outcome, tmp_path, "'nowhere.jsonl' matches no file", str(project))
-
-
 # --- the settings
 
 
@@ -106,6 +99,8 @@ def test_a_missing_dataset_is_named_with_the_folder_it_was_looked_for_in(
     [
         ("featurize.layer=[1]", ("unknown key", "did you mean featurize.layers?")),
         ("featurize.layers=[9]", ("featurize.layers: 9", "0..3")),
+        ("dataset.train=nowhere.jsonl", ("'nowhere.jsonl' matches no file", "now in '")),
+        ("models.policy.path=nowhere", ("models.policy.path", "'nowhere'", "give a model folder")),
     ],
 )
 def test_a_bad_setting_is_named_with_what_to_use(
@@ -127,20 +122,6 @@ def test_cuda_is_refused_where_there_is_none(
 
 
 # --- the backbone
-
-
-def test_a_missing_backbone_is_named_with_what_may_be_given(run: Any, tmp_path: Path) -> None:
-    outcome = run(*FEATURIZE, settings=("models.policy.path=nowhere",))
-    assert_refused(outcome, tmp_path, "models.policy.path", "'nowhere'", "give a model folder")
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_damaged_backbone_is_named(run: Any, project: Path, tmp_path: Path, file: str) -> None:
-    model = copy_model(project, tmp_path / "damaged")
-    content = (model / file).read_bytes()
-    (model / file).write_bytes(content[: len(content) // 2])
-    outcome = run(*FEATURIZE, settings=(f"models.policy.path={model}",))
-    assert_refused(outcome, tmp_path, str(model), "cannot be read")
 
 
 @pytest.mark.parametrize("likelihood", ["true", "false"])
