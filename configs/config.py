@@ -16,6 +16,7 @@ from featurize.settings import (
     FeaturizeSettings,
     FolderName,
     FsdpSettings,
+    HomePath,
     ModelsSettings,
     PromptSettings,
     RuntimeSettings,
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
-LocalFolder = Annotated[str, Field(min_length=1)]
+LocalFolder = Annotated[HomePath, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -81,7 +82,7 @@ class StorageSettings:
     checkpoints_dir: LocalFolder
     """Folder of the heads."""
 
-    features_dir: Annotated[str, Field(min_length=1)]
+    features_dir: Annotated[HomePath, Field(min_length=1)]
     """Folder of the feature stores, or any URI fsspec knows."""
 
     def __post_init__(self) -> None:
@@ -221,13 +222,38 @@ def _below(folder: Path | str, name: str) -> Path | str:
 
 def notes(config: Config) -> list[str]:
     """One line for each setting that is accepted but has no effect here."""
-    lines = _distributed_notes(config)
+    fsdp, dtype = config.distributed.fsdp, config.models.policy.dtype
+    lines = [] if fsdp is None else _sharding_notes(fsdp, dtype, config.distributed.shard_backbone)
     if config.checkpoint.s3_upload and not config.checkpoint.s3_uri:
         lines.append(
             "nothing is uploaded: checkpoint.s3_upload is true but checkpoint.s3_uri is not set "
             "(set it, or the environment variable CRITIC_S3_URI)"
         )
     return lines
+
+
+def _sharding_notes(fsdp: FsdpSettings, dtype: str, is_sharded: bool) -> list[str]:
+    strategy = fsdp.sharding_strategy
+    keeps_all = strategy in ("SHARD_GRAD_OP", "HYBRID_SHARD_ZERO2")
+    is_dtype_named = dtype != "auto" and fsdp.mixed_precision == (dtype == "float32")
+    found = {
+        "is not read: distributed.shard_backbone is false, every device holds the whole backbone "
+        "and the samples are shared out": not is_sharded,
+        ".sharding_strategy NO_SHARD shards nothing: every device holds the whole backbone": (
+            is_sharded and strategy == "NO_SHARD"
+        ),
+        f".sharding_strategy {strategy} keeps what it gathered until a backward pass, and there is "
+        "none: once it has run, every device holds the whole backbone (FULL_SHARD or HYBRID_SHARD "
+        "free each layer after use)": is_sharded and keeps_all,
+        f".mixed_precision does nothing: models.policy.dtype is {dtype!r}": (
+            is_sharded and is_dtype_named
+        ),
+        ".activation_checkpointing does nothing: the backbone is frozen and has no backward pass": (
+            fsdp.activation_checkpointing
+        ),
+    }
+    lines = [text for text, is_so in found.items() if is_so]
+    return [f"distributed.fsdp{'' if text.startswith('.') else ' '}{text}" for text in lines]
 
 
 def warn(config: Config) -> None:
@@ -237,42 +263,3 @@ def warn(config: Config) -> None:
         logger.warning(
             "dataset.validation is dataset.train: its numbers say nothing about new problems"
         )
-
-
-def _distributed_notes(config: Config) -> list[str]:
-    fsdp = config.distributed.fsdp
-    if fsdp is None:
-        return []
-    if config.distributed.shard_backbone:
-        lines = _sharding_notes(fsdp, config.models.policy.dtype)
-    else:
-        lines = [
-            "distributed.fsdp is not read: distributed.shard_backbone is false, every device holds "
-            "the whole backbone and the samples are shared out"
-        ]
-    if fsdp.activation_checkpointing:
-        lines.append(
-            "distributed.fsdp.activation_checkpointing does nothing: the backbone is frozen and "
-            "has no backward pass"
-        )
-    return lines
-
-
-def _sharding_notes(fsdp: FsdpSettings, dtype: str) -> list[str]:
-    lines = []
-    if fsdp.sharding_strategy == "NO_SHARD":
-        lines.append(
-            "distributed.fsdp.sharding_strategy NO_SHARD shards nothing: every device holds the "
-            "whole backbone"
-        )
-    elif fsdp.sharding_strategy in ("SHARD_GRAD_OP", "HYBRID_SHARD_ZERO2"):
-        lines.append(
-            f"distributed.fsdp.sharding_strategy {fsdp.sharding_strategy} keeps what it gathered "
-            "until a backward pass, and there is none: once it has run, every device holds the "
-            "whole backbone (FULL_SHARD or HYBRID_SHARD free each layer after use)"
-        )
-    if dtype != "auto" and fsdp.mixed_precision == (dtype == "float32"):
-        lines.append(
-            f"distributed.fsdp.mixed_precision does nothing: models.policy.dtype is {dtype!r}"
-        )
-    return lines

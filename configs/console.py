@@ -20,7 +20,7 @@ from featurize.io.interrupts import INTERRUPTED, TERMINATED, Terminated, raises_
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import ProgressColumn
     from rich.table import Table
 
     from featurize.run.plan import FeaturizePlan
@@ -285,8 +285,12 @@ def set_up_logging(level: str, line_format: str) -> None:
 class _Bar:
     """A progress bar with one task; it appears when it is started."""
 
-    _progress: "Progress"
-    _is_started = False
+    def __init__(self, *columns: "str | ProgressColumn", **task: Any) -> None:
+        from rich.progress import Progress
+
+        self._progress = Progress(*columns, console=console())
+        self._task = self._progress.add_task("", **task)
+        self._is_started = False
 
     def __enter__(self) -> Self:
         return self
@@ -304,17 +308,10 @@ class CountProgress(_Bar):
     """A bar that counts things; it appears with the first count."""
 
     def __init__(self, title: str, things: str) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress as shown
 
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(things))
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=console())
-        self._task = self._progress.add_task("", total=None)
+        counted = (shown.MofNCompleteColumn(), things, shown.TimeRemainingColumn())
+        super().__init__(title, shown.BarColumn(), *counted, total=None)
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
@@ -326,20 +323,13 @@ class FeaturizeProgress(_Bar):
     """Shows the plan of a featurize job, then a bar of unique tokens."""
 
     def __init__(self, title: str) -> None:
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress as shown
 
         counted = "{task.completed:,.0f}/~{task.total:,.0f} tokens {task.fields[speed]}"
-        columns = (TextColumn("featurize"), BarColumn(), TextColumn(counted))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        times = (shown.TimeElapsedColumn(), "left", shown.TimeRemainingColumn())
+        columns = ("featurize", shown.BarColumn(), counted, *times)
+        super().__init__(*columns, start=False, total=0, speed="-/s")
         self._title = title
-        self._progress = Progress(*columns, *times, console=console())
-        self._task = self._progress.add_task("", start=False, total=0, speed="-/s")
 
     def planned(self, plan: "FeaturizePlan") -> None:
         """Show the plan and start the bar."""

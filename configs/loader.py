@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.config import Config
-from configs.console import expand_home
 from configs.source import (
     ConfigError,
     ConfigSource,
@@ -36,14 +35,6 @@ _BASE = {
         "features_dir": "${storage.root}/features",
     },
 }
-_PATHS = (
-    *(("storage", name) for name in _BASE["storage"]),
-    *(("models.policy", name) for name in ("path", "tokenizer_path")),
-    *(("dataset", name) for name in ("train", "validation", "test")),
-    ("prompt", "template"),
-    ("checkpoint", "save_dir"),
-    ("data_sampling.pairwise", "exclude_problems"),
-)
 _MAX_SHOWN = 60
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _EXPECTED = {
@@ -88,19 +79,24 @@ def load_recorded(record: Mapping[str, Any], name: str, overrides: Sequence[str]
             for key, folder in storage.items()
         }
     if isinstance(tree.get("prompt"), dict):
-        tree["prompt"] = {key: _without_references(text) for key, text in tree["prompt"].items()}
+        # What is recorded is resolved; a "${" in it, as templates may have, is text.
+        tree["prompt"] = {
+            key: text.replace("${", "\\${") if isinstance(text, str) else text
+            for key, text in tree["prompt"].items()
+        }
     return _load(ConfigSource(name=name, text=json.dumps(tree)), overrides)
-
-
-def _without_references(text: Any) -> Any:
-    """NOTE: a recorded text is resolved; a "${" in it, as templates may have, is text."""
-    return text.replace("${", "\\${") if isinstance(text, str) else text
 
 
 def _load(source: ConfigSource, overrides: Sequence[str]) -> Config:
     """Merge, resolve and validate a source."""
     tree = source.parse()
-    parsed, problems = _parse_overrides(overrides)
+    parsed: list[Override] = []
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            parsed.append(Override.parse(text))
+        except ConfigError as error:
+            problems.append(str(error))
     raw = _resolve(tree, parsed, source)
     try:
         config = TypeAdapter(Config).validate_python(raw)
@@ -146,17 +142,6 @@ def with_template_text(prompt: PromptSettings) -> PromptSettings:
     return replace(prompt, template=text)
 
 
-def _parse_overrides(texts: Sequence[str]) -> tuple[list[Override], list[str]]:
-    """Valid overrides, and a line for each invalid one."""
-    parsed, problems = [], []
-    for text in texts:
-        try:
-            parsed.append(Override.parse(text))
-        except ConfigError as error:
-            problems.append(str(error))
-    return parsed, problems
-
-
 def _resolve(tree: dict[Any, Any], overrides: Sequence[Override], source: ConfigSource) -> Any:
     """Apply the overrides and resolve the interpolations."""
     try:
@@ -165,7 +150,7 @@ def _resolve(tree: dict[Any, Any], overrides: Sequence[Override], source: Config
             merged = merge(merged, override.to_tree())
         whole = OmegaConf.create(merged)
         plain = OmegaConf.to_container(whole, resolve=True, throw_on_missing=True)
-        return _expand_home(_with_save_dir(plain))
+        return _with_save_dir(plain)
     except OmegaConfBaseException as error:
         key = tuple(str(error.full_key or "").split("."))
         problem = _RESOLVER_NOISE.sub("", first_line(error)).strip('"')
@@ -186,17 +171,6 @@ def _with_save_dir(raw: Any) -> Any:
     if isinstance(section, dict) and isinstance(storage, dict):
         name = experiment.get("name") if isinstance(experiment, dict) else None
         section.setdefault("save_dir", f"{storage.get('checkpoints_dir')}/critic/{name}")
-    return raw
-
-
-def _expand_home(raw: Any) -> Any:
-    """Replace a leading `~` in every setting that is a path."""
-    for section, name in _PATHS:
-        folder = raw
-        for part in section.split("."):
-            folder = folder.get(part) if isinstance(folder, dict) else None
-        if isinstance(folder, dict) and name in folder:
-            folder[name] = expand_home(folder[name])
     return raw
 
 

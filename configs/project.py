@@ -231,29 +231,21 @@ class Project:
             ),
         )
 
-    @property
-    def selection_settings(self) -> dict[str, Any]:
-        """All that the selection of `pair_planner` depends on, apart from the dataset."""
-        from headtrain.pairs.plan import selection_settings
-
-        settings = self.settings
-        return selection_settings(settings.data_sampling, settings.evaluation.train_holdout)
-
-    def pair_planner(self, split: str) -> "Choose":
-        """What selects the samples of the pairs that train-head draws with these settings.
+    def select_pairs(self, split: str) -> "tuple[dict[str, Any], Choose]":
+        """What selects the samples of the pairs that train-head draws, and all it depends on.
 
         Raises:
             ValueError: the split is not train.
         """
-        from headtrain.pairs.plan import pair_planner
+        from headtrain.pairs.plan import pair_planner, selection_settings
 
         if to_split(split) != "train":
             raise ValueError(
                 f"--pairs selects the samples a head is trained on, not those of {split}; leave it "
                 "out, or give --limit-problems"
             )
-        settings = self.settings
-        return pair_planner(settings.data_sampling, settings.evaluation.train_holdout)
+        drawn = (self.settings.data_sampling, self.settings.evaluation.train_holdout)
+        return selection_settings(*drawn), pair_planner(*drawn)
 
     def find_decision(self, head: "TrainedHead") -> "Decision":
         """What turns a head's values into probabilities: kept with it, else fitted now on train.

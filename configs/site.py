@@ -18,6 +18,8 @@ from pathlib import Path
 from configs.source import sections
 from featurize.io.files import atomic_path
 
+# The constraints of a type are left out: Annotated[int, Field(ge=2)] is int.
+_CONSTRAINED = re.compile(r"\bAnnotated\[(\w+), Field\([^)]*\)\]")
 _IMAGE = re.compile(r'<img [^>]*?src="[^"]*?figures/([\w-]+)\.svg"[^>]*>')
 _STYLE = re.compile(
     r"<style>\n(?P<light>.*)\n@media \(prefers-color-scheme:dark\)\{(?P<dark>.*)\}\n</style>"
@@ -72,23 +74,8 @@ def _fields_of(section: type[typing.Any]) -> Iterator[Setting]:
     for statement, following in described:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             default = "" if statement.value is None else ast.unparse(statement.value)
-            type_name = ast.unparse(_plain(statement.annotation))
+            type_name = _CONSTRAINED.sub(r"\1", ast.unparse(statement.annotation))
             yield Setting(statement.target.id, type_name, default, _text_of(following))
-
-
-def _plain(annotation: ast.expr) -> ast.expr:
-    """Leave the constraints out of a type: Annotated[int, Field(ge=2)] is int."""
-
-    class _Plain(ast.NodeTransformer):
-        def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-            is_annotated = isinstance(node.value, ast.Name) and node.value.id == "Annotated"
-            if is_annotated and isinstance(node.slice, ast.Tuple):
-                return node.slice.elts[0]
-            return self.generic_visit(node)
-
-    plain = _Plain().visit(annotation)
-    assert isinstance(plain, ast.expr)
-    return plain
 
 
 def _text_of(statement: ast.stmt | None) -> str:

@@ -1,6 +1,7 @@
 """Settings of stage 1: the backbone, the dataset, and the features to store."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator
@@ -9,7 +10,6 @@ from pydantic.dataclasses import dataclass
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Paths: TypeAlias = str | tuple[str, ...]
 Split: TypeAlias = Literal["train", "valid", "test"]
 Pooling: TypeAlias = Literal["mean", "last", "max", "std", "first", "delta"]
 """The keys of `featurize.model.pooling.POOLINGS`, which needs torch; a test keeps them equal."""
@@ -44,7 +44,14 @@ def to_folder_name(name: str) -> str:
     return name
 
 
+def with_home(path: str) -> str:
+    """Replace a leading `~`, which nobody else would."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 FolderName = Annotated[str, AfterValidator(to_folder_name)]
+HomePath = Annotated[str, AfterValidator(with_home)]
+Paths: TypeAlias = HomePath | tuple[HomePath, ...]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -90,10 +97,10 @@ class BackboneSettings:
     name: str
     """Its name in reports and manifests."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[HomePath, Field(min_length=1)]
     """Model folder, hub id, .gguf file, llama-MTP folder, or package:<installed distribution>."""
 
-    tokenizer_path: str | None = None
+    tokenizer_path: HomePath | None = None
     """Folder of its tokenizer; null: `path`."""
 
     params: BackboneParams | None = None
@@ -207,7 +214,7 @@ class PromptSettings:
     format: Literal["alpaca", "chat", "raw", "jinja"] = "alpaca"
     """alpaca; chat: the tokenizer's own chat template; raw: none; jinja: the file of `template`."""
 
-    template: str | None = None
+    template: HomePath | None = None
     """File of a chat template for format jinja, or its text; null: none."""
 
     system: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-from featurize.settings import PositiveInt
+from featurize.settings import HomePath, PositiveInt
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 # Names are text elsewhere, but YAML reads 800 and 1200 as numbers.
@@ -52,7 +52,7 @@ class PairwiseSettings:
     difficulties: dict[str, NonNegative] | tuple[str, ...] | None = None
     """Weight of each difficulty, or a list of those to use; all others are excluded."""
 
-    exclude_problems: tuple[str, ...] | str | None = None
+    exclude_problems: tuple[str, ...] | HomePath | None = None
     """Problems to exclude: their ids, or a file with one id per line."""
 
     @property
@@ -324,7 +324,7 @@ class TrainingSettings:
 class CheckpointSettings:
     """Which heads of a run are saved, and where."""
 
-    save_dir: str
+    save_dir: HomePath
     """Folder of the run's checkpoints."""
 
     save_checkpoint_every: Positive | None = 0.2

@@ -42,10 +42,9 @@ def prepare_tests(
     """
     from featurize.data.prepare.from_tests.job import prepare_tests
 
-    project = chosen.project()
-    folder = out or project.layout.datasets_dir / Path(source).name.split(".")[0]
     make = functools.partial(prepare_tests, source=source)
-    _label_programs(make, project, folder, overwrite=overwrite, is_unsafe_allowed=unsafe)
+    name = Path(source).name.split(".")[0]
+    _label_programs(make, chosen, out or name, overwrite=overwrite, is_unsafe_allowed=unsafe)
 
 
 def prepare_doctests(
@@ -61,24 +60,31 @@ def prepare_doctests(
     """
     from featurize.data.prepare.from_tests.doctests.job import prepare_doctests
 
-    project = chosen.project()
-    folder = out or project.layout.datasets_dir / "-".join(packages)
     make = functools.partial(prepare_doctests, packages=packages)
-    _label_programs(make, project, folder, overwrite=overwrite, is_unsafe_allowed=unsafe)
+    name = "-".join(packages)
+    _label_programs(make, chosen, out or name, overwrite=overwrite, is_unsafe_allowed=unsafe)
 
 
 def _label_programs(
-    prepare: "Callable[..., PrepareSummary]", project: "Project", folder: Path, **options: bool
+    prepare: "Callable[..., PrepareSummary]", chosen: Chosen, out: Path | str, **options: bool
 ) -> None:
-    """Run `prepare`, which labels programs by running them, with a bar, and show its summary."""
+    """Run `prepare`, which labels programs by running them, with a bar, and show its summary.
+
+    `out` is a folder, or the name of one among the datasets.
+    """
 
     def announce(protection: "Protection") -> None:
         console().print(f"prepare: {protection.describe()}", soft_wrap=True)
 
-    settings = project.settings.prepare
+    project = chosen.project()
+    folder = out if isinstance(out, Path) else project.layout.datasets_dir / out
     with CountProgress("prepare", "problems") as count:
         summary = prepare(
-            out_dir=folder, settings=settings, announce=announce, progress=count, **options
+            out_dir=folder,
+            settings=project.settings.prepare,
+            announce=announce,
+            progress=count,
+            **options,
         )
     if summary.was_up_to_date:
         console().print(f"prepare: up to date, nothing done: {folder}")

@@ -1,9 +1,9 @@
 """The commands that judge a head: `critic eval` and `critic show`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.commands.features import featurize_file, score_random_backbone
 from configs.console import (
@@ -18,14 +18,14 @@ from configs.options import Chosen
 
 if TYPE_CHECKING:
     from configs.project import Project
-    from featurize.data.benchmark_rows import BenchmarkRow
+    from featurize.store import FeatureStore
     from headtrain.evaluation.benchmarks import BenchmarkResults
     from headtrain.evaluation.evaluate import EvaluatedHead
     from headtrain.evaluation.numbers import Number
+    from headtrain.evaluation.read import ReadSplit
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.report.written import WrittenEvaluation
-    from headtrain.tracking.tracker import Tracker
 
 # NOTE: a finished evaluation is shown again without importing torch.
 
@@ -95,12 +95,8 @@ def _evaluate_split(
     if (finished := _show_finished(inputs, split, detailed=detailed)) is not None:
         return finished
     keep_fonts_in(layout.cache_dir)
-    from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.inputs import record_inputs
     from headtrain.head.checkpoint import load_head
-    from headtrain.report.figures import CURVES
-    from headtrain.report.provenance import find_provenance
-    from headtrain.report.sweep import find_sweep, read_layers
 
     trained = load_head(head or layout.checkpoint_dir)
     if not trained.record.is_finished:
@@ -109,36 +105,23 @@ def _evaluate_split(
             " run the same `critic train-head` again to finish it"
         )
     stores = {str(name): project.open_store(name) for name in {"train": 0, split: 0}}
-    judgement = evaluate_head(
+    judged = _judge(
+        project,
         trained,
         stores,
-        settings.evaluation,
-        texts={name: project.open_texts(name, store) for name, store in stores.items()},
-        detailed=[split],
-        seed=settings.runtime.seed,
-        baselines=None if baseline is None else score_random_backbone(project, trained, stores),
-    )
-    tracker = project.make_tracker()
-    written = _write_and_show(
-        project,
-        judgement,
         split,
-        trained,
-        tracker,
-        detailed=detailed,
-        title=f"{settings.experiment.name} on {split}",
+        texts={name: project.open_texts(name, store) for name, store in stores.items()},
         about={
             "dataset": settings.dataset.name,
             "backbone": settings.models.policy.name,
             "step": str(trained.record.step),
         },
-        history=tracker.history(trained.record.tracking_run_id, list(CURVES)),
-        provenance=find_provenance(trained, stores),
-        sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
+        detailed=detailed,
+        baselines=None if baseline is None else score_random_backbone(project, trained, stores),
     )
     if (found := _find_inputs(project, head, split, baseline)) is not None:
-        record_inputs(*found, written.files)
-    return judgement.evaluation
+        record_inputs(*found, judged.written.files)
+    return judged.head.evaluation
 
 
 def _evaluate_file(
@@ -165,15 +148,17 @@ def _evaluate_file(
     settings, layout = project.settings, project.layout
     keep_fonts_in(layout.cache_dir)
     from headtrain.evaluation.benchmarks import measure_benchmark
-    from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.files import data_name, to_name
     from headtrain.evaluation.reward_bench import read_answers, write_reward_bench
-    from headtrain.report.provenance import find_provenance
 
     keeps_turns = project.settings.prompt.has_turns
     rows = write_plain_rows(data, layout.cache_dir / "pairs", keeps_turns=keeps_turns)
     index, pairs = project.index_files(str(rows)), read_benchmark_rows(rows)
-    _refuse_no_pairs(export, pairs, data)
+    if export is not None and not pairs:
+        raise ValueError(
+            f"--export {export}: {data} has no rows with chosen and rejected answers; leave the "
+            "option out, or give a file of pairs"
+        )
     store = featurize_file(opened, index, repair=repair)
     name = data_name(data, index.content_fingerprint)
     stores, texts = {name: store}, {name: texts_of(index, store)}
@@ -184,84 +169,96 @@ def _evaluate_file(
     else:
         stores = {"train": train, **stores}
         texts["train"] = project.open_texts("train", train)
+    stream = [settings.runtime.seed, *name.encode()]
+    aspects = attribute_of(pairs, "aspect", store.samples["problem_id"].to_pylist())
+    judged = _judge(
+        project,
+        trained,
+        stores,
+        name,
+        texts=texts,
+        about={"data": data, "backbone": settings.models.policy.name},
+        detailed=detailed,
+        measure=lambda scored: measure_benchmark(scored, pairs, settings.evaluation, stream),
+        decision=trained.record.decision,
+        attributes={name: {"aspect": aspects}},
+    )
+    assert judged.benchmark is not None
+    if export is not None:
+        model = f"critic/{to_name(settings.experiment.name)}"
+        answers = read_answers(rows, judged.head.splits[name].values_by_id())
+        target = judged.written.path.parent / name / "reward-bench"
+        for path in write_reward_bench(target, model, pairs, answers, judged.benchmark.scores):
+            console().print(f"exported {path}")
+    return judged.head.evaluation, name, judged.benchmark.numbers
+
+
+class _Judged(NamedTuple):
+    """An evaluation that was made, written and shown."""
+
+    head: "EvaluatedHead"
+    benchmark: "BenchmarkResults | None"
+    written: "WrittenEvaluation"
+
+
+def _judge(
+    project: "Project",
+    trained: "TrainedHead",
+    stores: "Mapping[str, FeatureStore]",
+    name: str,
+    *,
+    about: dict[str, str],
+    detailed: bool,
+    measure: "Callable[[ReadSplit], BenchmarkResults] | None" = None,
+    **options: Any,
+) -> _Judged:
+    """Evaluate a head on one of the stores, write it with its report, and show it.
+
+    Without `measure`, which gives a benchmark's own numbers, the store is one of a split.
+    Options are those of `evaluate_head`.
+    """
+    from headtrain.evaluation.evaluate import evaluate_head
+    from headtrain.evaluation.files import results_dir
+    from headtrain.report.figures import CURVES
+    from headtrain.report.provenance import find_provenance
+    from headtrain.report.sweep import find_sweep, read_layers
+    from headtrain.report.written import write_judgement
+
+    settings, layout = project.settings, project.layout
     judgement = evaluate_head(
         trained,
         stores,
         settings.evaluation,
-        texts=texts,
         detailed=[name],
         seed=settings.runtime.seed,
-        decision=trained.record.decision,
-        attributes={
-            name: {"aspect": attribute_of(pairs, "aspect", store.samples["problem_id"].to_pylist())}
-        },
+        **options,
     )
-    stream = [settings.runtime.seed, *name.encode()]
-    found = measure_benchmark(judgement.splits[name], pairs, settings.evaluation, stream)
-    written = _write_and_show(
-        project,
-        judgement,
-        name,
-        trained,
-        project.make_tracker(),
-        detailed=detailed,
-        tables=_benchmark_tables(found, detailed=detailed),
-        benchmark=found,
-        title=f"{settings.experiment.name} on {data}",
-        about={"data": data, "backbone": settings.models.policy.name},
-        provenance=find_provenance(trained, stores),
-    )
-    if export is not None:
-        model = f"critic/{to_name(settings.experiment.name)}"
-        answers = read_answers(rows, judgement.splits[name].values_by_id())
-        target = written.path.parent / name / "reward-bench"
-        for path in write_reward_bench(target, model, pairs, answers, found.scores):
-            console().print(f"exported {path}")
-    return judgement.evaluation, name, found.numbers
-
-
-def _write_and_show(
-    project: "Project",
-    judgement: "EvaluatedHead",
-    name: str,
-    trained: "TrainedHead",
-    tracker: "Tracker",
-    *,
-    detailed: bool,
-    about: dict[str, str],
-    tables: Sequence[Any] = (),
-    **options: Any,
-) -> "WrittenEvaluation":
-    """Write an evaluation and its report, and show it; options as `write_judgement`."""
-    from headtrain.evaluation.files import results_dir
-    from headtrain.report.written import write_judgement
-
-    layout = project.layout
+    tracker, more = project.make_tracker(), dict[str, Any]()
+    if measure is not None:
+        more["benchmark"] = measure(judgement.splits[name])
+    else:
+        more["history"] = tracker.history(trained.record.tracking_run_id, list(CURVES))
+        more["sweep"] = read_layers(find_sweep(trained.path, layout.checkpoint_dir))
     written = write_judgement(
         results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
         judgement,
         name,
         trained,
         tracker,
+        title=f"{settings.experiment.name} on {about.get('data', name)}",
         about={"head": trained.path, **about},
-        num_mistakes=project.settings.evaluation.mistakes,
-        **options,
+        num_mistakes=settings.evaluation.mistakes,
+        provenance=find_provenance(trained, stores),
+        **more,
     )
     _show_evaluation(judgement.evaluation, name, detailed=detailed)
-    for table in tables:
+    benchmark = more.get("benchmark")
+    for table in _benchmark_tables(benchmark, detailed=detailed) if benchmark else ():
         console().print(table)
     state = "written to" if written.is_new else "up to date:"
     console().print(f"evaluation {state} {written.path}")
     console().print(f"report written to {written.report[0]}")
-    return written
-
-
-def _refuse_no_pairs(export: str | None, pairs: "Sequence[BenchmarkRow]", data: str) -> None:
-    if export is not None and not pairs:
-        raise ValueError(
-            f"--export {export}: {data} has no rows with chosen and rejected answers; leave the "
-            "option out, or give a file of pairs"
-        )
+    return _Judged(judgement, benchmark, written)
 
 
 def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]:

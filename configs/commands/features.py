@@ -48,14 +48,14 @@ def featurize(
 
         for line in notes(project.settings):
             console().print(f"note: {line}", style="dim")
+    selected, choose = (None, None) if pairs is None else project.select_pairs(split)
     job = project.featurize_job(
         split,
         limit_problems=limit_problems,
         repair=repair,
         command=command_to_repeat(),
-        selection_settings=project.selection_settings if pairs is not None else None,
+        selection_settings=selected,
     )
-    choose = project.pair_planner(split) if pairs is not None else None
     title = f"plan: featurize {split}"
     if not plan_only:
         run_shown(

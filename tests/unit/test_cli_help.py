@@ -1,6 +1,7 @@
 """The help of every command: complete, and there without loading torch."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from configs.options import EXAMPLES
-from tests.support.python import output_of, run_python
+from tests.support.python import REPOSITORY, output_of, run_python
 
 START = "import cli; cli.app(prog_name='critic')"
 HEAVY = ("torch", "transformers", "mlflow", "pyarrow", "numpy", "omegaconf")
@@ -27,35 +28,10 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 COMMANDS = dict(commands(get_command(app)))
 
 
-def test_the_commands_are_those_of_the_readme() -> None:
-    assert set(COMMANDS) == {
-        (),
-        ("prepare",),
-        ("prepare", "codecontests"),
-        ("prepare", "columns"),
-        ("prepare", "doctests"),
-        ("prepare", "split"),
-        ("prepare", "tests"),
-        ("audit",),
-        ("featurize",),
-        ("import-features",),
-        ("merge-features",),
-        ("inspect",),
-        ("train-head",),
-        ("sweep",),
-        ("eval",),
-        ("show",),
-        ("compare",),
-        ("report",),
-        ("score",),
-        ("serve",),
-        ("export",),
-        ("push",),
-        ("prepare", "human-eval"),
-        ("prepare", "evalplus"),
-        ("prepare", "livecodebench"),
-        ("prepare", "lm-eval"),
-    }
+def test_every_command_is_in_the_documents() -> None:
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    assert [path for path in COMMANDS if not re.search(rf"\b{' '.join(path)}\b", text)] == []
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -65,12 +41,6 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
     assert command.help.splitlines()[0].endswith((".", ":"))
     silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", "")]
     assert silent == []
-
-
-@pytest.mark.parametrize("path", [path for path in COMMANDS if path], ids=" ".join)
-def test_every_command_can_show_a_traceback(path: tuple[str, ...]) -> None:
-    names = {parameter.name for parameter in COMMANDS[path].params}
-    assert "debug" in names or path == ("prepare",)
 
 
 def test_the_help_shows_examples_and_no_type_behind_a_flag() -> None:

@@ -66,14 +66,18 @@ class LabelValues:
         text = _label_text(value)
         if text is None:
             return None
-        for label, values in ((True, self.correct), (False, self.incorrect)):
-            if _is_among(text, values, is_flag=isinstance(value, bool)):
-                return label
-        if near := self._near(text):
-            raise RowFault(
-                f"the label is {shorten(value)}, which differs from {near!r} in case or spaces "
-                "only; add it to --correct-values or --incorrect-values"
-            )
+        known = self._known
+        if isinstance(value, bool):  # true is also True
+            known = {name.lower(): label for name, label in known.items()}
+        label = known.get(_WHOLE.sub(r"\1", text))
+        if label is not None:
+            return label
+        for near in sorted(self.correct | self.incorrect):
+            if near.casefold() == text.strip().casefold():
+                raise RowFault(
+                    f"the label is {shorten(value)}, which differs from {near!r} in case or spaces "
+                    "only; add it to --correct-values or --incorrect-values"
+                )
         if self.incorrect:
             raise RowFault(
                 f"the label is {shorten(value)}, which is neither among --correct-values nor among "
@@ -81,10 +85,11 @@ class LabelValues:
             )
         return False
 
-    def _near(self, text: str) -> str | None:
-        """The known value that a text is, but for case and outer spaces."""
-        known = sorted(self.correct | self.incorrect)
-        return next((name for name in known if name.casefold() == text.strip().casefold()), None)
+    @cached_property
+    def _known(self) -> dict[str, bool]:
+        """The label of every value; 1.0 is 1."""
+        lists = ((False, self.incorrect), (True, self.correct))
+        return {_WHOLE.sub(r"\1", value): label for label, values in lists for value in values}
 
 
 def _label_text(value: object) -> str | None:
@@ -99,14 +104,6 @@ def _label_text(value: object) -> str | None:
         )
     text = scalar_to_text(value)
     return None if text is None or is_blank(text) else text
-
-
-def _is_among(text: str, values: Collection[str], *, is_flag: bool) -> bool:
-    """Whether a label is one of the values: 1.0 is 1, and true is also True."""
-    plain = {_WHOLE.sub(r"\1", value) for value in values}
-    if is_flag:
-        plain = {value.lower() for value in plain}
-    return _WHOLE.sub(r"\1", text) in plain
 
 
 @dataclass(kw_only=True)

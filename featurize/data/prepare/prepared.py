@@ -78,14 +78,14 @@ class Counts:
     problems_left_out: Counter[str] = field(default_factory=Counter)  # reason -> number
     samples_left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, is_correct: bool | None) -> None:
-        """Count one written sample."""
+    def add(self, is_correct: bool | None, number: int = 1) -> None:
+        """Count written samples of a label."""
         if is_correct is None:
-            self.unlabelled += 1
+            self.unlabelled += number
         elif is_correct:
-            self.correct += 1
+            self.correct += number
         else:
-            self.incorrect += 1
+            self.incorrect += number
 
     @property
     def samples(self) -> int:

@@ -238,12 +238,11 @@ def _read_unchanged(sources: Sequence[Source]) -> Iterator[bytes]:
 
 
 def _to_counts(labels: Sequence[Counter[bool | None]]) -> Counts:
-    def total(label: bool | None) -> int:
-        return sum(counter[label] for counter in labels)
-
-    return Counts(
-        problems=len(labels), correct=total(True), incorrect=total(False), unlabelled=total(None)
-    )
+    counts = Counts(problems=len(labels))
+    for counter in labels:
+        for label, number in counter.items():
+            counts.add(label, number)
+    return counts
 
 
 def _describe(groups: Sequence[Sequence[int]]) -> dict[str, Any]:

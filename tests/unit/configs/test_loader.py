@@ -5,9 +5,33 @@ from pathlib import Path
 
 import pytest
 
-from configs.config import notes, warn
-from configs.loader import load_config, to_dict
-from tests.support.config_problems import SHORT, demo_problem, problems_of
+from configs.config import notes
+from configs.loader import ConfigError, load_config, load_recorded, to_dict
+
+SHORT = """
+experiment:
+  name: short
+models:
+  policy: {name: tiny, path: tiny}
+dataset:
+  name: few
+"""
+
+
+def problems_of(path: Path | None, *overrides: str) -> list[str]:
+    """The lines of the error, with the folder of a temporary file cut off."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    folder = f"{path.parent}/" if path else ""
+    return [line.removeprefix(folder) for line in str(caught.value).splitlines()]
+
+
+def demo_problem(override: str) -> str:
+    (line,) = problems_of(Path("demo.yaml"), override)
+    return line
+
+
+RECORD = to_dict(load_config(Path("demo.yaml"), ["storage.root=/old", "experiment.name=mine"]))
 
 
 @pytest.fixture
@@ -20,19 +44,15 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
     return write_text
 
 
-def test_no_path_is_the_production_config_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert load_config(None).experiment.name == "critic-pretrain-pairwise"
-
-
-@pytest.mark.parametrize("name", ["configs/demo.yaml", "demo.yaml"])
+@pytest.mark.parametrize(
+    ("name", "experiment"),
+    [(None, "critic-pretrain-pairwise"), ("configs/demo.yaml", "demo"), ("demo.yaml", "demo")],
+)
 def test_a_packaged_file_is_found_from_any_folder(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str | None, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_config(Path(name)).experiment.name == "demo"
+    assert load_config(Path(name) if name else None).experiment.name == experiment
 
 
 def test_a_file_in_the_working_folder_comes_before_the_packaged_one(
@@ -91,14 +111,11 @@ def test_overrides_are_read_as_yaml_and_the_last_one_counts() -> None:
     assert config.training.n_epochs == 3
 
 
-def test_an_override_reaches_into_a_section_that_was_null_or_left_out() -> None:
-    config = load_config(Path("demo.yaml"), ["models.policy.params.dim=576"])
+def test_an_override_reaches_into_a_section_and_keeps_its_other_keys() -> None:
+    settings = ["models.policy.params.dim=576", "data_sampling.pairwise={n_pairs: 7}"]
+    config = load_config(Path("demo.yaml"), settings)
     assert config.models.policy.params is not None
     assert config.models.policy.params.dim == 576
-
-
-def test_an_override_with_a_section_keeps_its_other_keys() -> None:
-    config = load_config(Path("demo.yaml"), ["data_sampling.pairwise={n_pairs: 7}"])
     assert config.data_sampling.pairwise.n_pairs == 7
     assert config.data_sampling.pairwise.max_pairs_per_problem == 60
 
@@ -152,6 +169,28 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("bad", "not of the form section.key=value"),
+        ("prompt.answers=[a]", "got ['a'], which has too few items; write 2"),
+        ("prompt.answers=[]", "got [], which has too few items; write 2"),
+        ("prompt.answers=[a, b, c]", "got ['a', 'b', 'c'], expected at most 2 items"),
+        (
+            "prompt.chat_template_kwargs={padding: true}",
+            "'padding' is an argument of transformers and no variable of a template; leave it out",
+        ),
+        (
+            "prompt.chat_template_kwargs={a: [.nan]}",
+            "'a' is [nan], which holds NaN or inf; write a number",
+        ),
+        ("", "not of the form section.key=value"),
+        ("=3", "not of the form section.key=value"),
+        ("training..n_epochs=3", "not of the form section.key=value"),
+        ("training.n_epoch=3", "unknown key; did you mean training.n_epochs?"),
+        ("train.n_epochs=3", "unknown key; did you mean training.n_epochs?"),
+        ("training.seed=3", "unknown key; did you mean runtime.seed or data_sampling.seed?"),
+        ("experiment.tags[0]=x", "unknown key; did you mean experiment.tags?"),
+        ("storage.root=${nope.x}", "Interpolation key 'nope.x' not found"),
+        ("storage.root=${storage.root}", "Recursive interpolation detected"),
+        ("experiment.name=???", "missing, and it has no default"),
         ("training.n_epochs=many", "got 'many', expected a number"),
         ("training.n_epochs=true", "got true, expected a number"),
         ("training.batch_size=1.5", "got 1.5, expected a whole number"),
@@ -172,8 +211,51 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
         ("dataset.train={a: 1}", "got {'a': 1}, expected text (in quotes) or a list in [brackets]"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_expected(override: str, expected: str) -> None:
+def test_a_wrong_override_is_told_with_what_is_expected(override: str, expected: str) -> None:
     assert demo_problem(override) == f"--set {override}: {expected}"
+
+
+def test_an_override_that_is_not_yaml_is_refused() -> None:
+    line = demo_problem("logging.format=%(message)s")
+    assert line.startswith("--set logging.format=%(message)s: the value is not YAML")
+    assert line.endswith("quote it")
+
+
+def test_an_override_of_several_lines_is_refused_in_one() -> None:
+    assert demo_problem("a\nb") == r"--set 'a\nb': not of the form section.key=value"
+
+
+def test_a_contradiction_within_a_section_names_the_override_that_made_it() -> None:
+    line = demo_problem("dataset.max_prompt_length=5000")
+    assert line.startswith("configs/demo.yaml:") or line.startswith("demo.yaml:")
+    assert "max_prompt_length 5000 leaves an output no room within max_length 1024" in line
+    assert line.endswith("(with --set dataset.max_prompt_length=5000)")
+
+
+def test_a_contradiction_between_sections_is_refused() -> None:
+    (line,) = problems_of(
+        Path("demo.yaml"), "featurize.likelihood=false", "training.likelihood=true"
+    )
+    assert "training.likelihood true and featurize.likelihood false contradict" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("distributed={shard_backbone: true, tensor_parallel_size: 2}", "one way or the other"),
+        ("data_sampling.sampling_method=problems", "split the pairs"),
+        ("training.num_unfrozen_layers=2", "the backbone is frozen"),
+        ("training.trunk_learning_rate=1e-5", "the backbone is frozen"),
+        ("experiment.name=../other", "cannot name a folder"),
+        ("featurize.store_name=a/b", "cannot name a folder"),
+        ("storage.root=s3://bucket", "is not a local folder"),
+        ("checkpoint.save_dir=s3://bucket", "is not a local folder"),
+        ("models.policy.quantization=4bit", "a .gguf file has its own quantization"),
+        ("models.policy.revision=main", "only a hub id has revisions"),
+    ],
+)
+def test_a_refused_value_says_why(override: str, reason: str) -> None:
+    assert reason in demo_problem(override)
 
 
 def test_a_wrong_value_in_a_file_is_told_with_its_key_and_line(
@@ -238,11 +320,6 @@ def test_a_folder_and_a_file_that_is_not_text_are_refused(tmp_path: Path) -> Non
     assert problems_of(binary) == ["x.yaml: byte 3 is not UTF-8 text; save it so"]
 
 
-def test_validating_on_the_training_data_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    warn(load_config(Path("demo.yaml"), ["dataset.validation=${dataset.train}"]))
-    assert "dataset.validation is dataset.train" in caplog.text
-
-
 @pytest.mark.parametrize(
     "value", ["run #2", "'a' #2", "[a, b] # c", "{a: 1} #", "#2", "a\t#b", '"a" #b']
 )
@@ -285,3 +362,25 @@ def test_what_heads_record_has_no_password() -> None:
     config = load_config(Path("demo.yaml"), [f"mlflow.tracking_uri={uri}"])
     assert config.mlflow.tracking_uri == uri
     assert to_dict(config)["mlflow"]["tracking_uri"] == "postgresql://me:***@db:5432/critic"
+
+
+def test_a_record_comes_back_as_the_configuration_it_was_made_of() -> None:
+    assert to_dict(load_recorded(RECORD, "head.json")) == RECORD
+
+
+def test_folders_in_the_root_follow_it_and_others_stay() -> None:
+    storage = RECORD["storage"] | {"features_dir": "s3://bucket/features"}
+    moved = load_recorded(RECORD | {"storage": storage}, "head.json", ["storage.root=/new"]).storage
+    assert moved.models_dir == "/new/models"
+    assert moved.features_dir == "s3://bucket/features"
+
+
+def test_an_override_and_its_mistakes_are_told() -> None:
+    assert load_recorded(RECORD, "h", ["runtime.device=cpu"]).runtime.device == "cpu"
+    with pytest.raises(ConfigError, match=r"--set runtime\.devise=cpu"):
+        load_recorded(RECORD, "h", ["runtime.devise=cpu"])
+
+
+def test_a_record_of_another_version_is_refused_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"run/head\.json"):
+        load_recorded(RECORD | {"unheard_of": {}}, "run/head.json")

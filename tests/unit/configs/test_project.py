@@ -1,14 +1,15 @@
 """What stage 2 works on: texts of a dataset, and the store a head can read."""
 
-import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from configs.commands.features import command_to_repeat
-from configs.loader import ConfigError, load_config, load_recorded
-from configs.project import Project, _check_recipe
+from configs.loader import ConfigError, load_config, load_recorded, to_dict
+from configs.options import Chosen
+from configs.project import Project, _check_recipe, _places
 from featurize.errors import FeatureStoreError
 from featurize.store import FeatureStore
 from tests.support.row_files import write_rows
@@ -60,33 +61,27 @@ def test_texts_that_are_not_there_are_explained(
     assert "\n" not in source.why_not
 
 
-@dataclasses.dataclass
-class Record:
-    recipe_fingerprint: str
-    config: dict[str, Any]
-    store_fingerprint: str = "content"
-
-
-@dataclasses.dataclass
-class Head:
-    record: Record
-    path: str = "heads/best"
+def head_of(project: Project, recipe: str = "recipe", store: str = "content") -> Any:
+    """A head of a run of this project."""
+    record = SimpleNamespace(
+        recipe_fingerprint=recipe, store_fingerprint=store, config=project.run_config
+    )
+    return SimpleNamespace(record=record, path="heads/best")
 
 
 def test_a_head_of_another_recipe_brings_the_store_of_its_own_run(
     tmp_path: Path, store: FeatureStore
 ) -> None:
     other = write_store(tmp_path / "features/random/valid", recipe_fingerprint="other")
-    project = make_project(tmp_path)
-    theirs = make_project(tmp_path, "experiment.name=random").run_config
-    found = project.open_store_of(Head(Record("other", theirs)), "valid")  # type: ignore[arg-type]
-    assert found.path == other.path
-    found = project.open_store_of(Head(Record("recipe", theirs)), "valid")  # type: ignore[arg-type]
-    assert found.path == store.path
-    with pytest.raises(FeatureStoreError, match="reads features of recipe third, which are not"):
-        project.open_store_of(Head(Record("third", theirs)), "valid")  # type: ignore[arg-type]
+    project, theirs = make_project(tmp_path), make_project(tmp_path, "experiment.name=random")
+    assert project.open_store_of(head_of(theirs, "other"), "valid").path == other.path
+    assert project.open_store_of(head_of(theirs), "valid").path == store.path
+    with pytest.raises(FeatureStoreError, match="reads features of recipe third, which are not in"):
+        project.open_store_of(head_of(theirs, "third"), "valid")
+    unreadable = head_of(theirs, "other")
+    unreadable.record.config = {"old": 1}
     with pytest.raises(FeatureStoreError, match="of recipe other"):
-        project.open_store_of(Head(Record("other", {"old": 1})), "valid")  # type: ignore[arg-type]
+        project.open_store_of(unreadable, "valid")
 
 
 def test_other_features_of_the_same_kind_are_not_those_a_head_was_trained_on(
@@ -94,13 +89,10 @@ def test_other_features_of_the_same_kind_are_not_those_a_head_was_trained_on(
 ) -> None:
     write_store(tmp_path / "features/demo/train", fingerprint="of another dataset")
     its_own = write_store(tmp_path / "features/random/train", fingerprint="its own")
-    project = make_project(tmp_path)
-    theirs = make_project(tmp_path, "experiment.name=random").run_config
-    head = Head(Record("recipe", theirs, store_fingerprint="its own"))
-    assert project.open_train_store_of(head).path == its_own.path  # type: ignore[arg-type]
-    head = Head(Record("recipe", theirs, store_fingerprint="gone"))
+    project, theirs = make_project(tmp_path), make_project(tmp_path, "experiment.name=random")
+    assert project.open_train_store_of(head_of(theirs, store="its own")).path == its_own.path
     with pytest.raises(FeatureStoreError, match="was trained on \\(gone\\) are not in"):
-        project.open_train_store_of(head)  # type: ignore[arg-type]
+        project.open_train_store_of(head_of(theirs, store="gone"))
 
 
 @pytest.mark.parametrize(
@@ -123,23 +115,37 @@ def test_what_is_meant_for_once_or_secret_is_left_out(arguments: str, expected: 
     assert command_to_repeat(arguments.split()) == expected
 
 
-def test_a_store_with_other_segments_than_the_configuration_says_is_refused() -> None:
-    plain, cut = (load_config(Path("demo.yaml"), o) for o in ([], ["featurize.segments=8"]))
-    _check_recipe(plain, "store", {})  # of a version that had none
-    _check_recipe(cut, "store", {"segments": 8})
-    for config, recipe, said in ((plain, {"segments": 8}, "None"), (cut, {}, "8")):
-        with pytest.raises(ConfigError, match=rf"made with featurize\.segments .* says {said}"):
-            _check_recipe(config, "store", recipe)
+CHAT = {"format": "chat", "end": "turn"}
 
 
-def test_a_store_of_other_weights_is_refused() -> None:
-    random = load_config(Path("demo.yaml"), ["models.policy.weights=random"])
-    for config, recipe, said in (
-        (load_config(Path("demo.yaml")), {"weights": "random"}, "pretrained"),
-        (random, {}, "random"),
-    ):
-        with pytest.raises(ConfigError, match=f"models.policy.weights .* says '{said}'"):
-            _check_recipe(config, "store", recipe)
+@pytest.mark.parametrize(
+    ("settings", "recipe", "said"),
+    [
+        ([], {"segments": 8}, r"featurize\.segments 8, the config says None"),
+        (["featurize.segments=8"], {}, r"featurize\.segments None, the config says 8"),
+        ([], {"weights": "random"}, "weights 'random', the config says 'pretrained'"),
+        (["models.policy.weights=random"], {}, "weights 'pretrained', the config says 'random'"),
+        ([], {"prompt": CHAT}, r"prompt \{'format': 'chat'"),
+        (["prompt.format=chat", "prompt.end=turn"], {}, r"prompt \{\}, the config says \{'format'"),
+    ],
+)
+def test_a_store_of_another_recipe_is_refused(
+    settings: list[str], recipe: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"made with .*{said}"):
+        _check_recipe(load_config(Path("demo.yaml"), settings), "store", recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe"),
+    [
+        ([], {}),  # of a version without segments
+        (["featurize.segments=8"], {"segments": 8}),
+        (["prompt.format=chat", "prompt.end=turn"], {"prompt": CHAT | {"template": "digest"}}),
+    ],
+)
+def test_a_store_of_the_same_recipe_is_taken(settings: list[str], recipe: dict[str, Any]) -> None:
+    _check_recipe(load_config(Path("demo.yaml"), settings), "store", recipe)
 
 
 def test_a_template_is_recorded_by_its_text(tmp_path: Path) -> None:
@@ -166,10 +172,32 @@ def test_a_file_that_is_no_template_is_refused(
     assert "chat.jinja" in str(caught.value)
 
 
-def test_a_store_of_another_prompt_is_refused(tmp_path: Path) -> None:
-    chat = make_project(tmp_path, "prompt.format=chat", "prompt.end=turn").settings
-    recipe = {"prompt": {"format": "chat", "end": "turn", "template": "digest"}}
-    _check_recipe(chat, "store", recipe)
-    for settings, other in ((make_project(tmp_path).settings, recipe), (chat, {})):
-        with pytest.raises(ConfigError, match=r"made with prompt \{"):
-            _check_recipe(settings, "store", other)
+POLICY = "models.policy"
+
+
+def places(*overrides: str, has_config: bool, **recorded: Any) -> list[str]:
+    """Paths in the order they are tried; `recorded` is the backbone in the head's record."""
+    settings = load_config(Path("demo.yaml"), [f"{POLICY}.path=configured", *overrides])
+    config = to_dict(load_config(Path("demo.yaml"), [f"{POLICY}.path=recorded"]))
+    config["models"]["policy"] |= recorded
+    record = SimpleNamespace(config=config, recipe_fingerprint="recipe", folder="")
+    head: Any = SimpleNamespace(record=record, path="head")
+    chosen = Chosen(Path("demo.yaml") if has_config else None, overrides)
+    return [place.path for place in _places(head, settings, chosen)]
+
+
+def test_a_configuration_names_another_place() -> None:
+    assert places(has_config=True) == ["configured", "recorded"]
+    assert places(has_config=False) == ["recorded"]
+
+
+@pytest.mark.parametrize("name", ["path", "tokenizer_path", "revision"])
+def test_a_place_on_the_command_line_is_the_only_one(name: str) -> None:
+    found = places(f"{POLICY}.{name}=named", has_config=False)
+    assert len(found) == 1
+    assert found != ["recorded"]
+
+
+def test_a_tokenizer_elsewhere_is_another_place() -> None:
+    found = places(has_config=True, path="configured", tokenizer_path="elsewhere")
+    assert found == ["configured", "configured"]

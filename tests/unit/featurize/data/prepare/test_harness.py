@@ -97,6 +97,7 @@ def test_generations_of_lm_eval_become_a_row_for_each_response(
         ({"task_id": "Other/1", "completion": "x"}, "no statement of task 'Other/1'"),
         ({"task_id": "HumanEval/0"}, "'completion' is missing"),
         ({"completion": "x"}, "'task_id' is missing"),
+        ([1], r"the row is \[1\] \(a list\)"),
     ],
 )
 def test_a_row_of_another_format_is_named(tmp_path: Path, row: Any, told: str) -> None:

@@ -107,8 +107,7 @@ def test_near_duplicates_stay_on_one_side_even_in_chains(tmp_path: Path):
     assert len(sides) > 1  # the group is drawn like any other
 
 
-def test_statements_of_one_problem_join_it_to_others(tmp_path: Path):
-    """A problem whose statement comes in two wordings is near to what either is near to."""
+def test_a_problem_of_two_statements_joins_what_is_near_to_either() -> None:
     groups = group_problems(
         [(0, statement(0)), (1, statement(1)), (1, statement(0).upper()), (2, statement(2))],
         num_problems=4,
@@ -151,9 +150,8 @@ def test_no_problem_is_lost_to_rounding():
     for number in range(12):
         thirds = to_sizes({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, number)
         assert sum(thirds.values()) == number
-    assert to_sizes({"train": 0.7, "valid": 0.3, "test": 0.0}, 11) == {
-        "train": 8, "valid": 3, "test": 0,
-    }  # fmt: skip
+    sizes = to_sizes({"train": 0.7, "valid": 0.3, "test": 0.0}, 11)
+    assert sizes == {"train": 8, "valid": 3, "test": 0}
 
 
 def test_a_split_without_problems_is_refused(tmp_path: Path):
@@ -162,12 +160,6 @@ def test_a_split_without_problems_is_refused(tmp_path: Path):
     with pytest.raises(CriticError, match=r"valid would get none of the 5 problems .* has 5\)"):
         split(source, tmp_path / "out", valid=0.5)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_share_of_0_writes_no_file(tmp_path: Path):
-    prepared = split(write_rows(tmp_path / "in.jsonl", make_rows(10)), tmp_path / "out", test=0)
-    assert list(prepared.files) == ["train.jsonl", "valid.jsonl"]
-    assert not (tmp_path / "out/test.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +194,8 @@ def test_preference_rows_are_split_by_their_prompts(tmp_path: Path):
         {"prompt": statement(seed % 10), "chosen": f"good {seed}", "rejected": f"bad {seed}"}
         for seed in range(20)
     ]
-    prepared = split(write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out")
+    prepared = split(write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out", test=0)
+    assert list(prepared.files) == ["train.jsonl", "valid.jsonl"]
     assert prepared.counts["valid"].problems == 1
     assert prepared.counts["valid"].samples == 4
     assert len((tmp_path / "out/valid.jsonl").read_text().splitlines()) == 2
