@@ -8,13 +8,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from featurize.errors import CriticError
-from featurize.model.cpu_blocks import can_pack, speed_up
-from featurize.model.decoder import check_blocks, find_blocks, find_decoder
+from featurize.model.blocks import can_pack, speed_up
+from featurize.model.decoder import (
+    ANY_LENGTH,
+    LengthRule,
+    check_blocks,
+    find_blocks,
+    find_decoder,
+    length_rule,
+    why_not_shared,
+)
 from featurize.model.families.family import LoadOptions
-from featurize.model.rope import ANY_LENGTH, LengthRule, length_rule
 from featurize.model.sharing import WHOLE, Sharing, finish_sharing
 from featurize.model.source import BackboneSource, load_model, read_backbone_config
-from featurize.model.structure import why_not_shared
 from featurize.settings import BackboneParams, BackboneSettings
 
 

@@ -33,7 +33,7 @@ from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.batch import Batch, make_padded
 from featurize.model.device import resolve_dtype
 from featurize.model.engine import Engine
-from featurize.model.families.gguf import PACKAGE_PREFIX, find_packaged_gguf
+from featurize.model.families.hf import PACKAGE_PREFIX, find_packaged_gguf
 from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_padded
 from featurize.model.source import find_backbone

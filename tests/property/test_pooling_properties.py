@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurize.model.batch import _runs
-from featurize.model.pooling import POOLINGS, pool
+from featurize.model.pooling import POOLINGS
 from tests.support.output_states import make_states
 
 NAIVE = {
@@ -31,7 +31,7 @@ def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(40, width, generator=generator).to(dtype)
     starts, lengths = torch.tensor(runs).T
-    pooled = pool(make_states(hidden, starts, lengths), pooling)
+    pooled = POOLINGS[pooling](make_states(hidden, starts, lengths))
     states = hidden.double()
     rows = [(states[start - 1], states[start : start + length]) for start, length in runs]
     expected = torch.stack([NAIVE[pooling](*row) for row in rows]).float()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from featurize.model.budget import choose_token_budget
+from featurize.model.device import choose_token_budget
 from tests.support.loaded_backbones import CPU
 
 CUDA = torch.device("cuda", 0)

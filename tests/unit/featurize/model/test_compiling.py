@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from featurize.model import attention, compiling, likelihood
+from featurize.model import attention, blocks, likelihood
+from featurize.model.agreement import compile_if_it_agrees
 from featurize.model.backbone import Backbone
 from featurize.model.batch import make_pack, make_padded
-from featurize.model.compiling import compile_blocks, compile_if_it_agrees, why_not_compiled
+from featurize.model.blocks import compile_blocks, why_not_compiled
 from featurize.model.forward import FeatureSpec, forward_batch
 from tests.support.loaded_backbones import CPU, load
 from tests.support.plain_features import largest_error, make_groups
@@ -48,7 +49,7 @@ def count_graphs(counted: list[int]) -> Callable[..., Any]:
 
 
 @pytest.mark.skipif(
-    compiling.torch_version() < compiling.MIN_TORCH, reason="this torch compiles for every pack"
+    blocks.torch_version() < blocks.MIN_TORCH, reason="this torch compiles for every pack"
 )
 def test_packs_of_any_size_share_the_graphs_of_the_first_ones(backbone: Backbone) -> None:
     batches = [make_pack(groups, CPU) for groups in PACKS]
@@ -103,7 +104,7 @@ def test_compiled_blocks_stay_only_if_the_features_agree(
     def compile_with_error(function: Callable[..., Any], **_options: Any) -> Callable[..., Any]:
         return lambda *args, **named: function(*args, **named) * scale
 
-    monkeypatch.setattr(compiling.torch, "compile", compile_with_error)
+    monkeypatch.setattr(blocks.torch, "compile", compile_with_error)
     note = compile_if_it_agrees(backbone, SPEC, "packed", PACKS[0], torch.float32)
     assert note.startswith("compiled blocks: they agree" if is_compiled else "plain blocks: ")
     assert all(("forward" in vars(block)) is is_compiled for block in backbone.blocks)
@@ -127,14 +128,14 @@ def test_it_says_why_it_has_no_effect(
     reason: str | None,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(compiling, "torch_version", lambda: (2, 13))
+    monkeypatch.setattr(blocks.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(blocks, "torch_version", lambda: (2, 13))
     options = {"is_shared": False, "is_quantized": False} | sharing
     found = why_not_compiled(device, **options)
     assert (found is None) is (reason is None)
     assert reason is None or reason in (found or "")
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(blocks.importlib.util, "find_spec", lambda _: None)
     assert why_not_compiled(device, **options) is not None
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(compiling, "torch_version", lambda: (2, 12))
+    monkeypatch.setattr(blocks.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(blocks, "torch_version", lambda: (2, 12))
     assert why_not_compiled(device, **options) is not None

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featurize.model.cpu_blocks import PackedLinear, SlicedMLP, can_pack, speed_up
+from featurize.model.blocks import PackedLinear, SlicedMLP, can_pack, speed_up
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this processor has no packed products")
 

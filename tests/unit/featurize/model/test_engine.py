@@ -11,11 +11,10 @@ from featurize.model import engine as engine_module
 from featurize.model.agreement import probe_groups
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import Engine, Forward
+from featurize.model.engine import Engine, Forward, Pending
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.pooling import POOLINGS
-from featurize.model.transfer import Pending
 from tests.support.plain_features import (
     count_rows,
     largest_error,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, MistralConfig
 
-from featurize.model.placement import describe_attention
+from featurize.model.attention import describe_attention
 from tests.support.loaded_backbones import CPU
 
 CUDA = torch.device("cuda", 0)

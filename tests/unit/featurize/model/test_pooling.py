@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from featurize.model.pooling import POOLINGS, pool
+from featurize.model.pooling import POOLINGS
 from featurize.settings import FeaturizeSettings, Pooling
 from tests.support.output_states import make_states
 
@@ -27,7 +27,7 @@ OF_OUTPUTS = ["mean", "last", "max", "std"]
     ],
 )
 def test_rows_are_pooled_over_their_own_tokens(pooling, expected):
-    pooled = pool(make_states(HIDDEN, STARTS, LENGTHS), pooling)
+    pooled = POOLINGS[pooling](make_states(HIDDEN, STARTS, LENGTHS))
     torch.testing.assert_close(pooled, torch.tensor(expected))
 
 
@@ -40,9 +40,9 @@ def test_the_settings_accept_the_poolings_of_the_registry_and_no_other():
 def test_one_token_has_no_spread_and_is_itself_otherwise():
     hidden = torch.randn(7, 5) * 1e4
     starts, lengths = torch.arange(7), torch.ones(7, dtype=torch.int64)
-    assert torch.equal(pool(make_states(hidden, starts, lengths), "std"), torch.zeros(7, 5))
+    assert torch.equal(POOLINGS["std"](make_states(hidden, starts, lengths)), torch.zeros(7, 5))
     for pooling in ("mean", "last", "max"):
-        assert torch.equal(pool(make_states(hidden, starts, lengths), pooling), hidden)
+        assert torch.equal(POOLINGS[pooling](make_states(hidden, starts, lengths)), hidden)
 
 
 @pytest.mark.parametrize("pooling", OF_OUTPUTS)
@@ -50,15 +50,15 @@ def test_numbers_outside_the_runs_have_no_effect(pooling):
     hidden = HIDDEN.clone()
     hidden[0] = float("nan")
     starts, lengths = STARTS[:2], LENGTHS[:2]
-    expected = pool(make_states(HIDDEN, starts, lengths), pooling)
-    assert torch.equal(pool(make_states(hidden, starts, lengths), pooling), expected)
+    expected = POOLINGS[pooling](make_states(HIDDEN, starts, lengths))
+    assert torch.equal(POOLINGS[pooling](make_states(hidden, starts, lengths)), expected)
 
 
 @pytest.mark.parametrize("pooling", OF_OUTPUTS)
 def test_a_nan_affects_only_its_own_row(pooling):
     hidden = HIDDEN.clone()
     hidden[3, 1] = float("nan")
-    pooled = pool(make_states(hidden, STARTS, LENGTHS), pooling)
+    pooled = POOLINGS[pooling](make_states(hidden, STARTS, LENGTHS))
     assert pooled.isnan().tolist() == [[False, True], [False, False], [False, False]]
 
 
@@ -66,12 +66,14 @@ def test_a_nan_affects_only_its_own_row(pooling):
 def test_sixteen_bit_states_are_pooled_in_float32(pooling):
     hidden = torch.randn(600, 3).to(torch.bfloat16)
     starts, lengths = torch.tensor([0, 300]), torch.tensor([300, 300])
-    pooled = pool(make_states(hidden, starts, lengths), pooling)
+    pooled = POOLINGS[pooling](make_states(hidden, starts, lengths))
     assert pooled.dtype == torch.float32
-    torch.testing.assert_close(pooled, pool(make_states(hidden.float(), starts, lengths), pooling))
+    torch.testing.assert_close(
+        pooled, POOLINGS[pooling](make_states(hidden.float(), starts, lengths))
+    )
 
 
 def test_the_spread_of_numbers_far_from_zero_is_not_lost():
     hidden = 1e4 + torch.tensor([0.0, 1.0]).repeat(50)[:, None]
-    pooled = pool(make_states(hidden, torch.tensor([0]), torch.tensor([100])), "std")
+    pooled = POOLINGS["std"](make_states(hidden, torch.tensor([0]), torch.tensor([100])))
     torch.testing.assert_close(pooled, torch.tensor([[0.5]]))

@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from featurize.model.agreement import choose_forward
+from featurize.model.decoder import ANY_LENGTH, LengthRule, length_rule, split_by_length
 from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
-from featurize.model.rope import ANY_LENGTH, LengthRule, length_rule, split_by_length
 from tests.support.families import LAYERS, make_family, to_backbone
 from tests.support.plain_features import count_rows, make_groups
 
@@ -97,5 +97,4 @@ def test_groups_are_split_by_the_side_of_the_threshold() -> None:
 
 
 def test_without_a_rule_groups_stay_as_they_are() -> None:
-    (part,) = split_by_length(GROUPS, ANY_LENGTH)
-    assert all(one is other for one, other in zip(part, GROUPS, strict=True))
+    assert split_by_length(GROUPS, ANY_LENGTH) == [list(GROUPS)]

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from featurize.model.agreement import Choice
+from featurize.model.agreement import Choice, remembered_choice
 from featurize.model.forward import FeatureSpec
-from featurize.model.verdict import remembered_choice
 
 CONDITIONS: dict[str, Any] = {
     "backbone": "digest",
@@ -68,7 +67,7 @@ def test_a_verdict_of_other_libraries_does_not_count(
 ) -> None:
     choose = Chooser()
     remembered_choice(tmp_path, choose, **CONDITIONS)
-    monkeypatch.setattr("featurize.model.verdict.version", lambda name: "99")
+    monkeypatch.setattr("featurize.model.agreement.version", lambda name: "99")
     remembered_choice(tmp_path, choose, **CONDITIONS)
     assert choose.num_calls == 2
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedConfig
 
 from featurize.errors import CriticError
-from featurize.model.weight_headers import check_weights
+from featurize.model.limits import check_weights
 from featurize.settings import BackboneSettings
 from tests.support.tiny_models import write_tiny_llama
 

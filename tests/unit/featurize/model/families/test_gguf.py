@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from featurize.model.attention import register
 from featurize.model.backbone import load_backbone
 from featurize.model.engine import Engine
-from featurize.model.families.gguf import convert_gguf, find_packaged_gguf
+from featurize.model.families.hf import convert_gguf, find_packaged_gguf
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
 from featurize.model.source import find_backbone, load_tokenizer
