@@ -1,6 +1,5 @@
 import json
 import os
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from featurize.model.families.llama_mtp_checkpoint import open_weights, read_params
+from featurize.model.families.llama_mtp_files import open_weights, read_params
 from tests.support.loaded_backbones import error_of
 
 REQUIRED: dict[str, Any] = {"dim": 4096, "n_layers": 32, "n_heads": 32}
@@ -24,8 +23,7 @@ def params_error(folder: Path) -> str:
 
 
 def weights_error(folder: Path) -> str:
-    with ExitStack() as files:
-        return error_of(lambda: open_weights(folder, files))
+    return error_of(lambda: open_weights(folder))
 
 
 def test_absent_params_take_metas_defaults(tmp_path: Path) -> None:
@@ -95,14 +93,14 @@ def write_tensors(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["consolidated.pth", "consolidated.safetensors"])
-def test_shapes_and_layer_counts_are_known_before_reading(tmp_path: Path, name: str) -> None:
+def test_tensors_and_layers_are_found_in_either_format(tmp_path: Path, name: str) -> None:
     write_tensors(tmp_path / name)
-    with ExitStack() as files:
-        weights = open_weights(tmp_path, files)
-        assert weights.shapes == {"layers.0.x": (200, 3), "layers.11.x": (2,), "norm": (1,)}
-        assert (weights.num_layers, weights.num_extra_heads) == (12, 0)
-        assert weights.origin == tmp_path / name
-        torch.testing.assert_close(weights.read("layers.0.x"), torch.ones(200, 3))
+    weights = open_weights(tmp_path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
+    assert shapes == {"layers.0.x": (200, 3), "layers.11.x": (2,), "norm": (1,)}
+    assert (weights.count("layers"), weights.count("extra_heads")) == (12, 0)
+    assert weights.origin == tmp_path / name
+    torch.testing.assert_close(weights.get("layers.0.x"), torch.ones(200, 3))
 
 
 class Intruder:

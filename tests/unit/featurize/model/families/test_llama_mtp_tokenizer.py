@@ -7,7 +7,7 @@ import sentencepiece
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from featurize.model.families.llama_mtp_tokenizer import load_llama_mtp_tokenizer
+from featurize.model.families.llama_mtp_files import load_llama_mtp_tokenizer
 from tests.support.loaded_backbones import error_of
 
 TEXTS = [
