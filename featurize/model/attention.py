@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from featurize.errors import CriticError
 from featurize.model.batch import PackLayout
@@ -29,15 +29,6 @@ MIN_CAPABILITY = (8, 0)
 
 class UnsupportedAttention(CriticError):
     """The model needs a kind of attention that shared-prompt attention does not implement."""
-
-
-def register() -> None:
-    """Register `attn_implementation="shared_prompt"` with transformers.
-
-    NOTE: without a function that makes masks: transformers then makes none. With one it first
-    compares position ids on the device, for which the host waits.
-    """
-    AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
 
 
 def shared_prompt_attention(

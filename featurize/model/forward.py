@@ -42,21 +42,18 @@ class FeatureSpec:
     @property
     def tensor_names(self) -> list[str]:
         """Names of the tensors: `<pooling>.<layer>`, `question.<layer>`, and those of segments."""
-        names = [*self.poolings, *(["question"] if self.question else [])]
-        pooled = [f"{name}.{layer}" for layer in self.layers for name in names]
-        if self.segments is None:
-            return pooled
-        numbers = [SEGMENT_TOKENS, *([SEGMENT_LOGPROB] if self.likelihood else [])]
-        return [*pooled, *map(segments_name, self.layers), *numbers]
+        return list(self.widths(0))
 
     def widths(self, hidden_size: int) -> dict[str, int]:
         """Width of each tensor by name, for a backbone of that hidden size."""
-        segments = self.segments or 0
-        names = self.tensor_names
-        widths = dict.fromkeys(names, hidden_size)
-        widths |= {segments_name(layer): segments * hidden_size for layer in self.layers}
-        widths |= dict.fromkeys((SEGMENT_TOKENS, SEGMENT_LOGPROB), segments)
-        return {name: widths[name] for name in names}
+        names = [*self.poolings, *(["question"] if self.question else [])]
+        widths = {f"{name}.{layer}": hidden_size for layer in self.layers for name in names}
+        if self.segments is not None:
+            widths |= {segments_name(layer): self.segments * hidden_size for layer in self.layers}
+            widths[SEGMENT_TOKENS] = self.segments
+            if self.likelihood:
+                widths[SEGMENT_LOGPROB] = self.segments
+        return widths
 
     def deepest(self, num_layers: int) -> int:
         """Return the deepest layer that has to run."""
@@ -136,8 +133,6 @@ def features_of_states(
     Args:
         states: layer -> [batch, length, hidden], as transformers counts hidden states; the last
             one after the final norm.
-        batch: where the outputs are.
-        spec: which features; its layers are in `states`.
         backbone: for its lm_head; needed only if `spec` has columns.
     """
     pooled: dict[str, Tensor] = {}

@@ -106,7 +106,10 @@ def check_positions(config: PreTrainedConfig, settings: BackboneSettings, max_le
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0 or max_length <= limit:
         return
-    if _has_position_table(config, settings):
+    decoder = _make_skeleton(config, settings)
+    named = [] if decoder is None else decoder.named_modules()
+    embeddings = [name for name, module in named if isinstance(module, nn.Embedding)]
+    if any("wpe" in name or "position" in name for name in embeddings):  # as in GPT-2 and OPT
         raise CriticError(
             f"dataset.max_length is {max_length}, but the backbone at {settings.path} has a table"
             f" of {limit} positions; set dataset.max_length={limit} or less"
@@ -143,15 +146,6 @@ def _make_skeleton(config: PreTrainedConfig, settings: BackboneSettings, **optio
     return find_decoder(model)
 
 
-def _has_position_table(config: PreTrainedConfig, settings: BackboneSettings) -> bool:
-    """Return whether positions are rows of a learned table, as in GPT-2 and OPT."""
-    decoder = _make_skeleton(config, settings)
-    return decoder is not None and any(
-        isinstance(module, nn.Embedding) and ("wpe" in name or "position" in name)
-        for name, module in decoder.named_modules()
-    )
-
-
 def check_weights(folder: Path, config: PreTrainedConfig, settings: BackboneSettings) -> None:
     """Check the safetensors files of a model folder; warn of blocks that would not be used.
 
@@ -167,16 +161,15 @@ def check_weights(folder: Path, config: PreTrainedConfig, settings: BackboneSett
     text = config.get_text_config()
     _check_embedding(folder, shapes, getattr(text, "vocab_size", None))
     wanted = getattr(text, "num_hidden_layers", None)
-    found = _count_blocks(shapes)
+    own = (_BLOCK.search(name) for name in shapes if not _OTHER_TOWERS.search(name))
+    found = max((int(block[1]) for block in own if block), default=-1) + 1
     extra = sum(getattr(text, name, None) or 0 for name in _MORE_BLOCKS)
     if isinstance(wanted, int) and found > wanted + extra:
         logger.warning(
             "%s has the weights of %d blocks, but its config.json says num_hidden_layers %d: the"
             " blocks after these are not used",
-            folder,
-            found,
-            wanted,
-        )
+            folder, found, wanted,
+        )  # fmt: skip
 
 
 def _shapes(files: Iterable[Path]) -> Iterator[tuple[str, list[int]]]:
@@ -202,12 +195,3 @@ def _check_embedding(folder: Path, shapes: dict[str, list[int]], rows: int | Non
             f"{folder}: {found[0]} has {shapes[found[0]][0]} rows, but config.json says vocab_size"
             f" {rows}; download config and weights of one model"
         )
-
-
-def _count_blocks(names: Iterable[str]) -> int:
-    numbers = [
-        int(found[1])
-        for name in names
-        if not _OTHER_TOWERS.search(name) and (found := _BLOCK.search(name))
-    ]
-    return max(numbers, default=-1) + 1

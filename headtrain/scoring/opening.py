@@ -9,7 +9,6 @@ import torch
 
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Prompt as Statement
-from featurize.model import attention
 from featurize.model.agreement import Choice, choose_forward, remembered_choice
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.device import choose_token_budget, resolve_device
@@ -99,7 +98,6 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
 
 
 def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Backbone:
-    attention.register()
     return load_backbone(
         found.source,
         found.settings,

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from featurize.model import attention
 from featurize.model.agreement import relative_error
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.batch import Batch, make_padded
@@ -222,7 +221,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("storage/cache"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    attention.register()
     dtype = resolve_dtype(options.dtype, CPU)
     settings = BackboneSettings(name="bench", path=options.backbone)
     source = find_backbone(settings, options.cache, dtype)

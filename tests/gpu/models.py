@@ -18,7 +18,6 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from featurize.model import attention
 from featurize.model import source as sources
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.families.family import LoadOptions
@@ -118,7 +117,6 @@ def load_drawn(
     folder: Path, device: torch.device, dtype: torch.dtype, *, is_plain: bool = False
 ) -> Backbone:
     """Load the whole backbone of a folder with `load_backbone`, its weights drawn."""
-    attention.register()
     settings = BackboneSettings(name="drawn", path=str(folder))
     source = replace(find_backbone(settings, folder, dtype), family=DrawnOnDevice())
     return load_backbone(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from featurize.model import attention, blocks, likelihood
+from featurize.model import blocks, likelihood
 from featurize.model.agreement import compile_if_it_agrees
 from featurize.model.backbone import Backbone
 from featurize.model.batch import make_pack, make_padded
@@ -34,7 +34,6 @@ PACKS = [
 
 @pytest.fixture
 def backbone(tmp_path: Path) -> Backbone:
-    attention.register()
     return load(write_tiny_model(tmp_path / "llama"), is_plain=True)
 
 

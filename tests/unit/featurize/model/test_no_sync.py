@@ -42,7 +42,6 @@ SYNCS = (
 @pytest.fixture(params=["llama", "gemma3"])
 def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     """A tiny model with grouped heads, without and with sliding windows; plain layers."""
-    attention.register()
     folder = write_tiny_model(tmp_path / request.param, request.param)
     return load(folder, with_lm_head=True, is_plain=True)
 

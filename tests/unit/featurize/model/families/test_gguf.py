@@ -11,7 +11,6 @@ import torch
 from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from featurize.model.attention import register
 from featurize.model.backbone import load_backbone
 from featurize.model.engine import Engine
 from featurize.model.families.hf import convert_gguf, find_packaged_gguf
@@ -204,7 +203,6 @@ def test_a_gguf_backbone_is_converted_once_and_computes_the_same(
     assert tokenizer.decode(list(outputs[0])) == texts[1]
     groups = [PromptGroup(prompt=prompt, outputs=tuple(outputs), rows=(0, 1))]
     spec = FeatureSpec(layers=(0, 15, 30), poolings=("mean", "last"), likelihood=True)
-    register()
     backbone = load_backbone(
         source, settings, device=CPU, dtype=FLOAT32, deepest_layer=30, with_lm_head=True
     )
