@@ -23,7 +23,7 @@ from featurize.model.pooling import POOLINGS, OutputStates
 from tests.support.loaded_backbones import CPU
 from tests.support.output_states import make_states
 from tests.support.plain_features import largest_error, load_plain, load_tiny, plain_features
-from tests.support.tiny_models import NUM_LAYERS, write_tiny_llama
+from tests.support.tiny_models import NUM_LAYERS
 
 SPEC = FeatureSpec(layers=(0, 1, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True, segments=3)
 
@@ -33,13 +33,8 @@ Wanted = tuple[Ids, Ids, tuple[int, ...]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load_tiny(folder, SPEC)
+def backbone(llama: Path) -> Backbone:
+    return load_tiny(llama, SPEC)
 
 
 @st.composite
@@ -77,7 +72,7 @@ def take(features: Features, rows: Sequence[int]) -> Features:
     token_budget=st.sampled_from([24, 10_000]),
 )
 def test_each_prefix_has_the_features_it_has_alone(
-    folder: Path, backbone: Backbone, samples: list[Wanted], forward: Forward, token_budget: int
+    llama: Path, backbone: Backbone, samples: list[Wanted], forward: Forward, token_budget: int
 ) -> None:
     features, grouping = features_of(backbone, samples, forward, token_budget)
     alone = [
@@ -85,7 +80,7 @@ def test_each_prefix_has_the_features_it_has_alone(
         for (prompt, output, lengths), rows in zip(samples, grouping.rows, strict=True)
         for length, row in zip(lengths, rows.tolist(), strict=True)
     ]
-    expected = plain_features(load_plain(folder), alone, SPEC)
+    expected = plain_features(load_plain(llama), alone, SPEC)
     assert sorted({group.rows[0] for group in alone}) == list(range(grouping.num_rows))
     assert largest_error(features, expected) < 1e-4
 

@@ -19,16 +19,8 @@ from featurize.model.families.hf import to_quantization_config
 from featurize.model.source import find_backbone, read_backbone_config
 from featurize.settings import BackboneSettings
 from tests.support.loaded_backbones import error_of, load
-from tests.support.tiny_models import (
-    write_tiny_llama,
-)
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("models") / "llama", adds_bos=True)
 
 
 def damage(folder: Path, tmp_path: Path, **files: bytes | None) -> Path:
