@@ -120,7 +120,7 @@ def measure_case(
     seconds = seconds_of(run, device)
     peak = peak_bytes(device)
     kernels = kernels_of(run, device)
-    packs = len(prepared.batches)
+    packs = len(prepared.passes)
     tokens = sum(group.num_tokens for group in groups)
     work = count_work(backbone, groups, likelihood=likelihood).total
     is_cuda = device.type == "cuda"

@@ -8,13 +8,11 @@ from typing import Any, cast
 from unittest import mock
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -144,21 +142,6 @@ def features_of(
     """Features of the last layer."""
     layers = (backbone.num_layers,)
     return FeatureSpec(layers=layers, poolings=tuple(poolings), likelihood=likelihood)
-
-
-def train_tokenizer(text: str, vocab: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer, which encodes any text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
 def on_meta(config: LlamaConfig) -> LlamaModel:
