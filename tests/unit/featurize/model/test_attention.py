@@ -1,7 +1,6 @@
 """Shared-prompt attention: its results, its kernels and where they run."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -176,48 +175,29 @@ def test_the_cuda_kernel_does_any_pack_in_two_calls_and_under_a_window_in_one(
     torch.testing.assert_close(found, dense_attention(query, key, value, groups, window))
 
 
-def of_torch_2_11(
-    query: Any,
-    key: Any,
-    value: Any,
-    cu_seq_q: Any,
-    cu_seq_k: Any,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-) -> Any:
-    """The signature of torch 2.10 and 2.11."""
+OLDER = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
+OPTIONS = ("return_aux", "scale", "window_size")
+NEWER = ("enable_gqa", "seqused_k", "block_table", "num_splits")
 
 
-def of_torch_2_13(
-    query: Any,
-    key: Any,
-    value: Any,
-    cu_seq_q: Any,
-    cu_seq_k: Any,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-    enable_gqa: bool = False,
-    seqused_k: Any = None,
-    block_table: Any = None,
-    num_splits: int | None = None,
-) -> Any:
-    """The signature of torch 2.13 and 2.14."""
+def signature_of(*options: str) -> inspect.Signature:
+    """Of `varlen_attn`, with these arguments by name."""
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [inspect.Parameter(name, kinds[0]) for name in OLDER]
+        + [inspect.Parameter(name, kinds[1], default=None) for name in options]
+    )
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("signature", [of_torch_2_11, of_torch_2_13, varlen.varlen_attn])
+@pytest.mark.parametrize(
+    "known",
+    [signature_of(*OPTIONS), signature_of(*OPTIONS, *NEWER), inspect.signature(varlen.varlen_attn)],
+    ids=["torch 2.11", "torch 2.13", "installed"],
+)
 def test_the_kernel_is_given_only_what_its_version_takes(
-    monkeypatch: pytest.MonkeyPatch, signature: Callable[..., Any], window: int | None
+    monkeypatch: pytest.MonkeyPatch, known: inspect.Signature, window: int | None
 ) -> None:
-    known = inspect.signature(signature)
     given: list[dict[str, Any]] = []
 
     def spy(*args: Any, **options: Any) -> Any:
