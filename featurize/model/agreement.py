@@ -1,22 +1,40 @@
-"""Chooses the forward pass: the packed one if its features agree with those of the plain one."""
+"""Chooses the forward pass: the packed one if its features agree with those of the plain one.
+
+The comparison runs hundreds of tokens through the model twice. Its result depends only on the
+model, the libraries, the device and the number format, so it can be remembered in a file.
+"""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from featurize.errors import CriticError
+from featurize.io.files import digest, read_json, write_json
 from featurize.model.attention import UnsupportedAttention
 from featurize.model.backbone import Backbone
-from featurize.model.batch import Batch, host_pack, host_padded, make_pack, make_padded
+from featurize.model.batch import Batch, make_pack, make_padded
+from featurize.model.blocks import compile_blocks
+from featurize.model.decoder import split_by_length
 from featurize.model.engine import Forward, is_out_of_memory
 from featurize.model.families.family import first_line
 from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_padded
-from featurize.model.rope import split_by_length
 from featurize.settings import Pooling
+
+logger = logging.getLogger(__name__)
+
+PROBE_VERSION = 3
+"""Raise it when `choose_forward` compares otherwise: verdicts of an earlier one do not count."""
+
+_LIBRARIES = ("critic", "torch", "transformers")
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest relative difference of a feature row at which two forwards agree.
@@ -44,14 +62,8 @@ def choose_forward(
     Raises:
         CriticError: neither agrees.
     """
-    spec = _without_differences(spec)
-    probe = probe_groups(groups)
-    singles = [single for batch in plan_padded(probe, 1) for single in batch]
     try:
-        packs = [
-            make_pack(part, backbone.device) for part in split_by_length(probe, backbone.lengths)
-        ]
-        packed = features_of(backbone, spec, packs)
+        packed = probe_features(backbone, spec, "packed", groups)
     except (UnsupportedAttention, TypeError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
@@ -60,9 +72,7 @@ def choose_forward(
             raise
         reason = f"this model cannot share prompts: {first_line(error)}"
     else:
-        difference = largest_difference(
-            packed, features_of(backbone, spec, _alone(backbone, singles))
-        )
+        difference = largest_difference(packed, probe_features(backbone, spec, "alone", groups))
         if difference <= TOLERANCE[dtype]:
             reason = f"shared prompts agree with the plain forward to {difference:.1e}"
             return Choice(forward="packed", reason=reason)
@@ -82,42 +92,98 @@ def check_padded(
     Raises:
         CriticError: a row depends on its batch.
     """
-    spec = _without_differences(spec)
-    singles = [single for batch in plan_padded(probe_groups(groups), 1) for single in batch]
     # NOTE: a model that cannot run at all fails in the run itself, which also knows what to do
     # when memory runs out.
     with contextlib.suppress(RuntimeError, TypeError):
-        difference = _padded_difference(backbone, spec, singles, dtype)
-        if difference is not None:
+        alone = probe_features(backbone, spec, "alone", groups)
+        # Else there is NaN in the weights, or an overflow: the run names the sample.
+        if all(bool(tensor.isfinite().all()) for tensor in alone.values()):
+            padded = probe_features(backbone, spec, "padded", groups)
+            difference = largest_difference(padded, alone)
+            if not difference <= TOLERANCE[dtype]:
+                raise CriticError(
+                    f"{type(backbone.decoder).__name__}: features of a sequence differ by"
+                    f" {difference:.1e} when it is padded, so they would depend on the batch; give"
+                    " another models.policy.path"
+                )
             return f"padded sequences agree with those alone to {difference:.1e}"
     return "padded sequences could not be compared"
 
 
-def _padded_difference(
-    backbone: Backbone, spec: FeatureSpec, singles: Sequence[PromptGroup], dtype: torch.dtype
-) -> float | None:
-    """Pad the shortest sequence to the longest, and compare; None if the rows are not finite."""
-    part = max(split_by_length(singles, backbone.lengths), key=len)
-    pair = [min(part, key=_num_tokens), max(part, key=_num_tokens)]
-    alone = features_of(backbone, spec, _alone(backbone, pair))
-    if not all(bool(tensor.isfinite().all()) for tensor in alone.values()):
-        return None  # NaN in the weights or an overflow: the run names the sample
-    padded = features_of(backbone, spec, [make_padded(pair, backbone.device)])
-    difference = largest_difference(padded, alone)
-    if not difference <= TOLERANCE[dtype]:
-        raise CriticError(
-            f"{type(backbone.decoder).__name__}: features of a sequence differ by {difference:.1e}"
-            " when it is padded, so they would depend on the batch; give another models.policy.path"
-        )
-    return difference
+def compile_if_it_agrees(
+    backbone: Backbone,
+    spec: FeatureSpec,
+    forward: Forward,
+    groups: Sequence[PromptGroup],
+    dtype: torch.dtype,
+) -> str:
+    """Compile the blocks unless that changes features by more than another batch does.
+
+    Returns:
+        What was done, and why, in one sentence.
+    """
+    plain = probe_features(backbone, spec, forward, groups)
+    undo = compile_blocks(backbone.blocks)
+    difference = largest_difference(probe_features(backbone, spec, forward, groups), plain)
+    if difference <= TOLERANCE[dtype]:
+        return f"compiled blocks: they agree with the plain ones to {difference:.1e}"
+    undo()
+    return f"plain blocks: compiled ones differ from them by {difference:.1e}"
 
 
-def _alone(backbone: Backbone, singles: Sequence[PromptGroup]) -> list[Batch]:
-    return [make_padded([single], backbone.device) for single in singles]
+def remembered_choice(
+    folder: Path,
+    choose: Callable[[], Choice],
+    *,
+    backbone: str,
+    spec: FeatureSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Choice:
+    """Return the choice that `choose` made under the same conditions before, else let it choose.
+
+    Args:
+        folder: of one file for each digest of conditions; if it cannot be written to, nothing is
+            remembered.
+        choose: compares the forwards (`choose_forward`).
+        backbone: digest of the weights.
+        spec: the features that are compared.
+        device: the device of the backbone.
+        dtype: number format of the forward pass.
+    """
+    conditions = {
+        "probe": PROBE_VERSION,
+        "backbone": backbone,
+        "tensors": spec.tensor_names,
+        "likelihood": spec.likelihood,
+        **({"question": spec.question} if spec.question else {}),
+        "device": _device_name(device),
+        "dtype": str(dtype),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+    path = folder / f"{digest(conditions)}.json"
+    if (known := _read(path, conditions)) is not None:
+        return known
+    choice = choose()
+    with contextlib.suppress(OSError):
+        write_json(path, {**conditions, "forward": choice.forward, "reason": choice.reason})
+    return choice
 
 
-def _num_tokens(group: PromptGroup) -> int:
-    return group.num_tokens
+def _read(path: Path, conditions: dict[str, Any]) -> Choice | None:
+    try:
+        found = read_json(path)
+        if all(found[name] == value for name, value in conditions.items()):
+            return Choice(forward=found["forward"], reason=found["reason"])
+    except (ValueError, OSError, KeyError, TypeError):
+        logger.debug("%s: no usable verdict", path)
+    return None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()} {sorted(torch.cpu.get_capabilities().items())}"
 
 
 def largest_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
@@ -141,17 +207,29 @@ def probe_groups(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
     ]
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the maximum over rows of |found - expected| / |expected|; inf if any is not finite."""
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return float("inf")
+    norms = expected.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return float(((found - expected).norm(dim=1) / norms).max())
+
+
 def probe_features(
-    backbone: Backbone, spec: FeatureSpec, forward: Forward, groups: Sequence[PromptGroup]
+    backbone: Backbone,
+    spec: FeatureSpec,
+    how: Literal["packed", "padded", "alone"],
+    groups: Sequence[PromptGroup],
 ) -> dict[str, Tensor]:
-    """Compute the features of the samples of `probe_groups` with one of the forwards, by name."""
-    spec = _without_differences(spec)
-    probe = probe_groups(groups)
-    host = host_pack if forward == "packed" else host_padded
-    parts = split_by_length(probe, backbone.lengths)
-    if forward == "padded":
-        parts = [batch for part in parts for batch in plan_padded(part, 10**9)]
-    return features_of(backbone, spec, [host(part).to(backbone.device) for part in parts])
+    """Compute the features of the samples of `probe_groups` by name: [rows, width] each."""
+    parts = split_by_length(probe_groups(groups), backbone.lengths)
+    if how == "packed":
+        batches = [make_pack(part, backbone.device) for part in parts]
+    else:
+        budget = 1 if how == "alone" else 10**9
+        plans = (singles for part in parts for singles in plan_padded(part, budget))
+        batches = [make_padded(singles, backbone.device) for singles in plans]
+    return _features_of(backbone, _without_differences(spec), batches)
 
 
 def _without_differences(spec: FeatureSpec) -> FeatureSpec:
@@ -194,25 +272,10 @@ def _change_length(ids: tuple[int, ...]) -> tuple[int, ...]:
     return ids[::-1][: len(ids) // 2] if len(ids) > 1 else ids * 2
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the maximum over rows of |found - expected| / |expected|; inf if any is not finite."""
-    if not (found.isfinite().all() and expected.isfinite().all()):
-        return float("inf")
-    norms = expected.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return float(((found - expected).norm(dim=1) / norms).max())
-
-
-def features_of(
+def _features_of(
     backbone: Backbone, spec: FeatureSpec, batches: Sequence[Batch]
 ) -> dict[str, Tensor]:
-    """Compute all features of some batches by name, ordered by feature row: [rows, width] each."""
-    order = torch.cat([batch.rows.cpu() for batch in batches]).argsort()
-    found = [forward_batch(backbone, batch, spec) for batch in batches]
-    named = {
-        name: torch.cat([features.tensors[name].cpu() for features in found])[order]
-        for name in spec.tensor_names
-    }
-    if spec.columns:
-        parts = [part.likelihood.cpu() for part in found if part.likelihood is not None]
-        named["likelihood"] = torch.cat(parts)[order]
-    return named
+    """Compute all features of some batches, ordered by feature row."""
+    order = torch.cat([batch.rows for batch in batches]).argsort()
+    found = [forward_batch(backbone, batch, spec).named() for batch in batches]
+    return {name: torch.cat([one[name].cpu() for one in found])[order] for name in found[0]}

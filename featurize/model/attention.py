@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import PreTrainedConfig
 
 from featurize.errors import CriticError
 from featurize.model.batch import PackLayout
@@ -29,15 +29,6 @@ MIN_CAPABILITY = (8, 0)
 
 class UnsupportedAttention(CriticError):
     """The model needs a kind of attention that shared-prompt attention does not implement."""
-
-
-def register() -> None:
-    """Register `attn_implementation="shared_prompt"` with transformers.
-
-    NOTE: without a function that makes masks: transformers then makes none. With one it first
-    compares position ids on the device, for which the host waits.
-    """
-    AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
 
 
 def shared_prompt_attention(
@@ -257,3 +248,48 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -
     return functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa
     )
+
+
+def describe_attention(
+    config: PreTrainedConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    forward: str,
+    max_length: int,
+) -> str:
+    """Return in one line by which kernels outputs attend, from the config of a backbone alone.
+
+    Args:
+        config: of the language model.
+        device, dtype: of the forward pass.
+        forward: `featurize.forward`.
+        max_length: tokens of the longest sample, which a sliding window may cover.
+    """
+    where = f"{device.type}, {str(dtype).removeprefix('torch.')}"
+    if forward == "padded":
+        return f"{where}: padded, a copy of the prompt per output (featurize.forward)"
+    key_width, value_width = _head_widths(config)
+    shape = f"{where}, head width {key_width}, {_describe_window(config, max_length)}"
+    condition = "" if forward == "packed" else "; padded if the check fails"
+    if refusal := why_no_kernel(device, dtype, key_width, value_width):
+        return f"{shape}: packed, one call per prompt and output ({refusal}){condition}"
+    return f"{shape}: packed, flash kernel{condition}"
+
+
+def _describe_window(config: PreTrainedConfig, max_length: int) -> str:
+    """The sliding window of a backbone, if a sample can be longer."""
+    window: Any = getattr(config, "sliding_window", None)
+    if not isinstance(window, int) or not getattr(config, "use_sliding_window", True):
+        return "no window"
+    return f"window of {window} tokens" + (" (never reached)" if window >= max_length else "")
+
+
+def _head_widths(config: PreTrainedConfig) -> tuple[int, int]:
+    """Return the width of the keys and of the values of a head."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    nope, rope = (getattr(config, f"qk_{part}_head_dim", None) for part in ("nope", "rope"))
+    value_width = getattr(config, "v_head_dim", None)
+    if nope and rope and value_width:  # multi-head latent attention
+        return int(nope + rope), int(value_width)
+    return int(width), int(width)

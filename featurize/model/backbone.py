@@ -5,16 +5,23 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from featurize.errors import CriticError
-from featurize.model.cpu_blocks import can_pack, speed_up
-from featurize.model.decoder import check_blocks, find_blocks, find_decoder
+from featurize.model.attention import SHARED_PROMPT, shared_prompt_attention
+from featurize.model.blocks import can_pack, speed_up
+from featurize.model.decoder import (
+    ANY_LENGTH,
+    LengthRule,
+    check_blocks,
+    find_blocks,
+    find_decoder,
+    length_rule,
+    why_not_shared,
+)
 from featurize.model.families.family import LoadOptions
-from featurize.model.rope import ANY_LENGTH, LengthRule, length_rule
 from featurize.model.sharing import WHOLE, Sharing, finish_sharing
 from featurize.model.source import BackboneSource, load_model, read_backbone_config
-from featurize.model.structure import why_not_shared
 from featurize.settings import BackboneParams, BackboneSettings
 
 
@@ -104,6 +111,9 @@ def load_backbone(
         with_lm_head=with_lm_head,
         sharing=sharing,
     )
+    # NOTE: without a function that makes masks: transformers then makes none. With one it first
+    # compares position ids on the device, for which the host waits.
+    AttentionInterface.register(SHARED_PROMPT, shared_prompt_attention)
     model = load_model(source, settings, options)
     model.eval().requires_grad_(False)
     finish_sharing(model, sharing)

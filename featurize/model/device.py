@@ -1,12 +1,20 @@
-"""Chooses the device and the number format of a run."""
+"""Chooses what a run computes with: its device, number format, and tokens of a forward pass."""
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from featurize.errors import CriticError
+
+CPU_TOKENS = 8192
+"""Enough for the products to run at their full speed on a CPU."""
+
+CUDA_TOKENS = ((3e9, 16_384), (5e8, 32_768), (0, 65_536))
+"""Parameters of a backbone at least, and the tokens of a forward pass: a small backbone needs more
+tokens to keep a GPU busy."""
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
@@ -84,3 +92,35 @@ def _has_only_float16(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return (7, 0) <= torch.cuda.get_device_capability(device) < (8, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBudget:
+    """Tokens of one forward pass, and where the number comes from."""
+
+    tokens: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.tokens:,} tokens ({self.reason})"
+
+
+def choose_token_budget(
+    asked: int | None, device: torch.device, num_parameters: int | None, max_length: int
+) -> TokenBudget:
+    """Take the budget that is asked for, else choose one that the longest sample fits.
+
+    Args:
+        asked: `featurize.token_budget`.
+        device: what the backbone runs on.
+        num_parameters: of the backbone; None: unknown, taken for a large one.
+        max_length: tokens of the longest sample.
+    """
+    if asked is not None:
+        return TokenBudget(tokens=asked, reason="featurize.token_budget")
+    if device.type != "cuda":
+        return TokenBudget(tokens=max(CPU_TOKENS, max_length), reason=f"chosen for {device.type}")
+    size = float("inf") if num_parameters is None else num_parameters
+    tokens = next(tokens for least, tokens in CUDA_TOKENS if size >= least)
+    known = "unknown size" if num_parameters is None else f"{num_parameters / 1e9:.1f}B parameters"
+    return TokenBudget(tokens=max(tokens, max_length), reason=f"chosen for {known} on cuda")

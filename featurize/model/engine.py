@@ -16,23 +16,16 @@ from torch import Tensor
 from featurize.errors import CriticError
 from featurize.model.attention import UnsupportedAttention
 from featurize.model.backbone import Backbone
-from featurize.model.batch import HostBatch, host_pack, host_padded
-from featurize.model.forward import Features, FeatureSpec, forward_batch
+from featurize.model.batch import Batch, make_pack, make_padded
+from featurize.model.decoder import split_by_length
+from featurize.model.forward import LIKELIHOOD, Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_packs, plan_padded
-from featurize.model.rope import split_by_length
-from featurize.model.transfer import Pending, start_copy
 
 logger = logging.getLogger(__name__)
 
 Forward = Literal["packed", "padded"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """One forward pass: its prompts with their outputs, and its arrays in host memory."""
-
-    pieces: Sequence[PromptGroup]
-    batch: HostBatch
+Pass = tuple[Sequence[PromptGroup], Batch]
+"""One forward pass: its prompts with their outputs, and its batch in host memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +34,7 @@ class Work:
 
     groups: Sequence[PromptGroup]
     num_rows: int
-    batches: Sequence[Prepared]
+    passes: Sequence[Pass]
     token_budget: int  # of the plan
 
 
@@ -89,8 +82,8 @@ class Engine:
         The arguments are those of `run`.
         """
         budget = self.token_budget
-        batches = self._plan(groups, budget)
-        return Work(groups=groups, num_rows=num_rows, batches=batches, token_budget=budget)
+        passes = self._plan(groups, budget)
+        return Work(groups=groups, num_rows=num_rows, passes=passes, token_budget=budget)
 
     def stream(
         self, works: Iterable[Work], on_tokens: Callable[[int], None] | None = None
@@ -101,63 +94,66 @@ class Engine:
         """
         depth = self.depth or (2 if self.backbone.device.type == "cuda" else 1)
         started: deque[_Started] = deque()
-        for work in works:
-            result = _Result.of(work, self)
-            for prepared, pending in self._start_all(work):
-                started.append(_Started(result, prepared, pending, on_tokens))
-                result.num_open += 1
-                while len(started) >= depth:
-                    yield from started.popleft().finish()
-            result.is_started = True
-            if not result.num_open:
-                yield from _drain(started)  # of the works before one without batches
-                yield result.features
-        yield from _drain(started)
+        for one in (one for work in works for one in self._start_all(work)):
+            started.append(one)
+            num_open = sum(one.pending is not None for one in started)
+            while started and (num_open >= depth or started[0].pending is None):
+                num_open -= started[0].pending is not None
+                yield from started.popleft().finish(on_tokens)
+        for one in started:
+            yield from one.finish(on_tokens)
 
-    def _start_all(self, work: Work) -> Iterator[tuple[Prepared, Pending]]:
+    def _start_all(self, work: Work) -> Iterator["_Started"]:
         """Start the batches of a work, largest first, so that memory runs out early if it does."""
+        result, seen = self._make_result(work.num_rows), set[tuple[int, ...]]()
         is_current = work.token_budget == self.token_budget
-        queue = deque(work.batches if is_current else self._plan(work.groups, self.token_budget))
+        queue = deque(work.passes if is_current else self._plan(work.groups, self.token_budget))
         while queue:
-            prepared = queue.popleft()
-            pending = self._try(prepared)
+            groups, batch = queue.popleft()
+            pending = self._try(groups, batch)
             if pending is not None:
-                yield prepared, pending
+                yield _Started(result, groups, batch.rows, pending, seen)
                 continue
             self._halve()
-            rest = [piece for one in (prepared, *queue) for piece in one.pieces]
+            rest = [*groups, *(group for later, _ in queue for group in later)]
             queue = deque(self._plan(rest, self.token_budget))
+        yield _Started(result)
 
-    def _plan(self, groups: Sequence[PromptGroup], token_budget: int) -> list[Prepared]:
+    def _make_result(self, num_rows: int) -> dict[str, Tensor]:
+        """Make tensors for the features of some rows, by name."""
+        widths = self.spec.widths(self.backbone.hidden_size)
+        if self.spec.columns:
+            widths |= {LIKELIHOOD: len(self.spec.columns)}
+        return {name: torch.empty((num_rows, width)) for name, width in widths.items()}
+
+    def _plan(self, groups: Sequence[PromptGroup], token_budget: int) -> list[Pass]:
         """Plan batches under the budget and build them, largest first."""
-        plan, host = (
-            (plan_packs, host_pack) if self.forward == "packed" else (plan_padded, host_padded)
-        )
+        is_packed = self.forward == "packed"
+        plan, make = (plan_packs, make_pack) if is_packed else (plan_padded, make_padded)
         pinned = self.backbone.device.type == "cuda"
-        batches = [
-            Prepared(pieces=pieces, batch=host(pieces, pinned=pinned))
+        passes = [
+            (pieces, make(pieces, pinned=pinned))
             for part in split_by_length(groups, self.backbone.lengths)
             for pieces in plan(part, token_budget)
         ]
-        return sorted(batches, key=lambda one: -one.batch.num_tokens)
+        return sorted(passes, key=lambda one: -one[1].num_tokens)
 
-    def _try(self, prepared: Prepared) -> Pending | None:
+    def _try(self, groups: Sequence[PromptGroup], batch: Batch) -> "Pending | None":
         """Start one batch and the copy of its features; None if memory ran out.
 
         NOTE: the caller frees memory after this has returned: as long as the error is referenced,
         so are the tensors in the frames of its traceback.
         """
         try:
-            batch = prepared.batch.to(self.backbone.device)
-            return start_copy(forward_batch(self.backbone, batch, self.spec))
+            on_device = batch.to(self.backbone.device)
+            return start_copy(forward_batch(self.backbone, on_device, self.spec))
         except UnsupportedAttention as error:
             raise CriticError(
                 f"featurize.forward is packed, but this model cannot share prompts: {error}; set it"
                 " to auto or padded"
             ) from error
         except RuntimeError as error:
-            pieces = prepared.pieces
-            is_single = len(pieces) == 1 and len(pieces[0].outputs) == 1
+            is_single = len(groups) == 1 and len(groups[0].outputs) == 1
             if not is_out_of_memory(error) or is_single:
                 raise
             if not self.may_halve:
@@ -175,55 +171,57 @@ class Engine:
             torch.cuda.empty_cache()
 
 
-@dataclass
-class _Result:
-    """The features of a work, filled batch by batch."""
-
-    features: Features
-    num_open: int = 0  # batches started and not read
-    is_started: bool = False  # all batches of the work are
-    seen: set[tuple[int, ...]] = field(default_factory=set)  # prompts counted
-
-    @classmethod
-    def of(cls, work: Work, engine: Engine) -> "_Result":
-        spec, rows = engine.spec, work.num_rows
-        likelihood = torch.empty((rows, len(spec.columns))) if spec.columns else None
-        widths = spec.widths(engine.backbone.hidden_size)
-        tensors = {name: torch.empty((rows, width)) for name, width in widths.items()}
-        return cls(Features(tensors=tensors, likelihood=likelihood))
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Started:
-    """A batch on the device."""
+    """A batch on the device, or the end of a work, which follows its batches."""
 
-    result: _Result
-    prepared: Prepared
-    pending: Pending
-    on_tokens: Callable[[int], None] | None
+    result: dict[str, Tensor]  # features of the work, filled batch by batch
+    groups: Sequence[PromptGroup] = ()
+    rows: Tensor | None = None
+    pending: "Pending | None" = None  # None: the end
+    seen: set[tuple[int, ...]] = field(default_factory=set)  # prompts of the work counted so far
 
-    def finish(self) -> Iterator[Features]:
-        """Read the batch; gives the features of its work if it was the last one of it."""
-        result = self.result
-        _scatter(self.pending.wait(), self.prepared.batch.rows, result.features)
-        if self.on_tokens is not None:
-            self.on_tokens(_unique_tokens(self.prepared.pieces, result.seen))
-        result.num_open -= 1
-        if result.is_started and not result.num_open:
-            yield result.features
-
-
-def _drain(started: deque[_Started]) -> Iterator[Features]:
-    while started:
-        yield from started.popleft().finish()
+    def finish(self, on_tokens: Callable[[int], None] | None) -> Iterator[Features]:
+        """Read the batch; give the features of the work at its end."""
+        if self.pending is None:
+            yield Features.of(self.result)
+            return
+        for name, tensor in self.pending.wait().items():
+            self.result[name][self.rows] = tensor
+        if on_tokens is not None:
+            on_tokens(_unique_tokens(self.groups, self.seen))
 
 
-def _scatter(found: Features, rows: Tensor, features: Features) -> None:
-    """Write the rows of a batch to their places."""
-    for name, tensor in found.tensors.items():
-        features.tensors[name][rows] = tensor
-    if features.likelihood is not None and found.likelihood is not None:
-        features.likelihood[rows] = found.likelihood
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """Features on their way to host memory."""
+
+    flat: Tensor  # float32 [n]: all tensors one after another, in host memory once `done`
+    shapes: dict[str, torch.Size]  # by name, in their order
+    done: torch.cuda.Event | None  # None: the copy is finished
+
+    def wait(self) -> dict[str, Tensor]:
+        """Wait for the copy and return the tensors."""
+        if self.done is not None:
+            self.done.synchronize()
+        parts = self.flat.split([shape.numel() for shape in self.shapes.values()])
+        named = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.view(shape) for (name, shape), part in named}
+
+
+def start_copy(features: Features) -> Pending:
+    """Start one copy of all features of a batch to host memory, which need not wait for it."""
+    named = features.named()
+    flat = torch.cat([tensor.flatten() for tensor in named.values()])
+    done = None
+    if flat.device.type == "cuda":
+        host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+        host.copy_(flat, non_blocking=True)
+        done = torch.cuda.Event(blocking=True)  # a waiting host leaves its core to the reader
+        done.record()
+        flat = host
+    shapes = {name: tensor.shape for name, tensor in named.items()}
+    return Pending(flat=flat.cpu(), shapes=shapes, done=done)
 
 
 def _unique_tokens(pieces: Sequence[PromptGroup], seen: set[tuple[int, ...]]) -> int:

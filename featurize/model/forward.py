@@ -1,23 +1,22 @@
 """Runs a batch through the backbone and pools hidden states as the layers produce them."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import masking_utils
 
 from featurize.model.attention import SHARED_PROMPT, UnsupportedAttention
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.decoder import hidden_of
+from featurize.model.decoder import check_attended, hidden_of, reset_frequencies
 from featurize.model.likelihood import answer_logprobs, reduce_likelihood, token_likelihood
-from featurize.model.masks import single_sequences
-from featurize.model.pooling import output_states, pool, prefix_pool
-from featurize.model.rope import reset_frequencies
-from featurize.model.segments import segment_means, segment_tokens
-from featurize.model.structure import check_attended
+from featurize.model.pooling import POOLINGS, OutputStates, segment_means, segment_tokens
 from featurize.settings import Pooling
 from featurize.store.samples import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
 from featurize.store.shards import SEGMENT_LOGPROB, SEGMENT_TOKENS, segments_name
@@ -43,21 +42,18 @@ class FeatureSpec:
     @property
     def tensor_names(self) -> list[str]:
         """Names of the tensors: `<pooling>.<layer>`, `question.<layer>`, and those of segments."""
-        names = [*self.poolings, *(["question"] if self.question else [])]
-        pooled = [f"{name}.{layer}" for layer in self.layers for name in names]
-        if self.segments is None:
-            return pooled
-        numbers = [SEGMENT_TOKENS, *([SEGMENT_LOGPROB] if self.likelihood else [])]
-        return [*pooled, *map(segments_name, self.layers), *numbers]
+        return list(self.widths(0))
 
     def widths(self, hidden_size: int) -> dict[str, int]:
         """Width of each tensor by name, for a backbone of that hidden size."""
-        segments = self.segments or 0
-        names = self.tensor_names
-        widths = dict.fromkeys(names, hidden_size)
-        widths |= {segments_name(layer): segments * hidden_size for layer in self.layers}
-        widths |= dict.fromkeys((SEGMENT_TOKENS, SEGMENT_LOGPROB), segments)
-        return {name: widths[name] for name in names}
+        names = [*self.poolings, *(["question"] if self.question else [])]
+        widths = {f"{name}.{layer}": hidden_size for layer in self.layers for name in names}
+        if self.segments is not None:
+            widths |= {segments_name(layer): self.segments * hidden_size for layer in self.layers}
+            widths[SEGMENT_TOKENS] = self.segments
+            if self.likelihood:
+                widths[SEGMENT_LOGPROB] = self.segments
+        return widths
 
     def deepest(self, num_layers: int) -> int:
         """Return the deepest layer that has to run."""
@@ -70,6 +66,20 @@ class Features:
 
     tensors: dict[str, Tensor]  # name -> float32 [rows, width], see FeatureSpec.widths
     likelihood: Tensor | None  # float32 [rows, columns], in the order of FeatureSpec.columns
+
+    def named(self) -> dict[str, Tensor]:
+        """Return all tensors by name, the likelihood last."""
+        more = {} if self.likelihood is None else {LIKELIHOOD: self.likelihood}
+        return self.tensors | more
+
+    @classmethod
+    def of(cls, named: dict[str, Tensor]) -> "Features":
+        """Make features of what `named` returned."""
+        return cls(tensors=named, likelihood=named.pop(LIKELIHOOD, None))
+
+
+LIKELIHOOD = "likelihood"
+"""Name of the likelihood among the tensors of `Features.named`."""
 
 
 @torch.inference_mode()
@@ -99,8 +109,8 @@ def forward_batch(backbone: Backbone, batch: Batch, spec: FeatureSpec) -> Featur
     attention = backbone.plain_attention if batch.layout is None else SHARED_PROMPT
     if backbone.decoder.config._attn_implementation != attention:
         backbone.decoder.set_attn_implementation(attention)
-    rows = single_sequences() if batch.layout is None else contextlib.nullcontext()
-    with _hooks(backbone, spec.layers, take), rows:
+    are_single = single_sequences() if batch.layout is None else contextlib.nullcontext()
+    with _hooks(backbone, spec.layers, take), are_single:
         final = backbone.decoder(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -123,30 +133,19 @@ def features_of_states(
     Args:
         states: layer -> [batch, length, hidden], as transformers counts hidden states; the last
             one after the final norm.
-        batch: where the outputs are.
-        spec: which features; its layers are in `states`.
         backbone: for its lm_head; needed only if `spec` has columns.
     """
     pooled: dict[str, Tensor] = {}
     for layer in spec.layers:
         pooled |= _pool_layer(layer, states[layer], batch, spec)
-    if not spec.columns:
-        return Features(tensors=pooled | _segment_sizes(batch, spec), likelihood=None)
-    assert backbone is not None, "its lm_head gives the columns"
-    return _to_features(pooled, states[backbone.num_layers], batch, backbone, spec)
+    final = None if backbone is None else states.get(backbone.num_layers)
+    return _to_features(pooled, final, batch, backbone, spec)
 
 
 def _pool_layer(layer: int, hidden: Tensor, batch: Batch, spec: FeatureSpec) -> dict[str, Tensor]:
     """The tensors of a layer, from its hidden states [batch, length, hidden]."""
-    states = output_states(hidden, batch)
-    pooled = {
-        f"{pooling}.{layer}": (
-            pool(states, pooling)
-            if batch.prefixes is None
-            else prefix_pool(states, pooling, batch.prefixes)
-        )
-        for pooling in spec.poolings
-    }
+    states = OutputStates.of(hidden, batch)
+    pooled = {f"{pooling}.{layer}": POOLINGS[pooling](states) for pooling in spec.poolings}
     if spec.question:
         pooled[f"question.{layer}"] = states.hidden[batch.asked].float()
     if spec.segments is not None:
@@ -154,15 +153,20 @@ def _pool_layer(layer: int, hidden: Tensor, batch: Batch, spec: FeatureSpec) -> 
     return pooled
 
 
-def _segment_sizes(batch: Batch, spec: FeatureSpec) -> dict[str, Tensor]:
-    return {} if spec.segments is None else {SEGMENT_TOKENS: segment_tokens(batch, spec.segments)}
-
-
 def _to_features(
-    pooled: dict[str, Tensor], final: Tensor, batch: Batch, backbone: Backbone, spec: FeatureSpec
+    pooled: dict[str, Tensor],
+    final: Tensor | None,
+    batch: Batch,
+    backbone: Backbone | None,
+    spec: FeatureSpec,
 ) -> Features:
-    """Add what needs the last layer's states, [batch, length, hidden], to the pooled tensors."""
-    pooled |= _segment_sizes(batch, spec)
+    """Add what needs no layer or the last one's states, [batch, length, hidden]."""
+    if spec.segments is not None:
+        pooled[SEGMENT_TOKENS] = segment_tokens(batch, spec.segments)
+    if not spec.columns:
+        return Features(tensors=pooled, likelihood=None)
+    assert backbone is not None, "its lm_head gives the columns"
+    assert final is not None, "the columns need the last layer"
     flat = final.flatten(0, 1)
     columns = []
     if spec.likelihood:
@@ -173,7 +177,7 @@ def _to_features(
     if spec.question:
         assert spec.answers is not None, "whoever asks knows the answers"
         columns.append(answer_logprobs(flat, batch, backbone.logits, spec.answers))
-    return Features(tensors=pooled, likelihood=torch.cat(columns, dim=1) if columns else None)
+    return Features(tensors=pooled, likelihood=torch.cat(columns, dim=1))
 
 
 @contextlib.contextmanager
@@ -202,3 +206,36 @@ def _hooks(
     finally:
         for handle in handles:
             handle.remove()
+
+
+_is_known: ContextVar[bool] = ContextVar("rows are single sequences", default=False)
+
+
+@contextlib.contextmanager
+def single_sequences() -> Iterator[None]:
+    """Within, in this thread alone, transformers takes each row of a batch for one sequence.
+
+    Without a mask, its `create_causal_mask` compares the position ids of a batch on the device to
+    find out whether its rows hold several sequences each, and the host waits for that.
+    """
+    _teach()
+    token = _is_known.set(True)
+    try:
+        yield
+    finally:
+        _is_known.reset(token)
+
+
+@functools.cache
+def _teach() -> None:
+    """Have the search return at once where the answer is known; elsewhere nothing changes."""
+    module: Any = masking_utils
+    search: Callable[..., Any] | None = getattr(module, "find_packed_sequence_indices", None)
+    if search is None:
+        return
+
+    @functools.wraps(search)
+    def unless_known(*args: Any, **options: Any) -> Any:
+        return None if _is_known.get() else search(*args, **options)
+
+    module.find_packed_sequence_indices = unless_known

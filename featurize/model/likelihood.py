@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from featurize.model.batch import Batch
-from featurize.model.pooling import reduce_prefixes, reduce_rows
+from featurize.model.pooling import reduce_outputs
 
 CHUNK_TOKENS = 256
 """Output tokens whose logits are in memory at once: 256 x 150,000 floats take 150 MB."""
@@ -46,26 +46,15 @@ def token_likelihood(
 
 
 def reduce_likelihood(logprob: Tensor, entropy: Tensor, batch: Batch) -> Tensor:
-    """Reduce the likelihood of tokens to that of outputs.
-
-    Args:
-        logprob, entropy: of `token_likelihood`, [output tokens].
-        batch: the outputs.
+    """Reduce the likelihood of tokens, [output tokens] each, to that of outputs or prefixes.
 
     Returns:
-        float32 [outputs, 4] in the order of LIKELIHOOD_COLUMNS: sum, mean and minimum over the
-        output's tokens of log p(token | before) in nats, and the mean entropy of those
-        distributions. Of a batch with prefixes [prefixes, 4], the same of each prefix.
+        float32 [rows, 4] in the order of LIKELIHOOD_COLUMNS: sum, mean and minimum over the tokens
+        of log p(token | before) in nats, and the mean entropy of those distributions.
     """
     columns = ((logprob, "sum"), (logprob, "mean"), (logprob, "min"), (entropy, "mean"))
-    found = [reduce_rows(of_tokens, batch.lengths, how) for of_tokens, how in columns]
-    wholes = torch.stack(found, dim=1)
-    if batch.prefixes is None:
-        return wholes
-    found = [reduce_prefixes(of_tokens, batch.prefixes, how) for of_tokens, how in columns]
-    of_prefixes = torch.stack(found, dim=1)
-    of_prefixes[batch.prefixes.wholes] = wholes
-    return of_prefixes
+    found = [reduce_outputs(one, batch.lengths, batch.prefixes, how) for one, how in columns]
+    return torch.stack(found, dim=1)
 
 
 def answer_logprobs(
@@ -76,11 +65,7 @@ def answer_logprobs(
 ) -> Tensor:
     """Compute the log-probability of both answers to the question after each output.
 
-    Args:
-        hidden: final hidden states, flat [tokens, hidden].
-        batch: the positions of the questions' last tokens, which predict the answer.
-        to_logits: [tokens, hidden] -> float32 [tokens, vocabulary].
-        answers: ids of the answers.
+    The arguments are those of `token_likelihood`, and the ids of the answers.
 
     Returns:
         float32 [outputs, 2] in the order of ANSWER_COLUMNS, in nats.
@@ -109,4 +94,4 @@ def plain_of_tokens(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 of_tokens: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = plain_of_tokens
-"""What computes it: the plain function, or its compiled form (see `featurize.model.compiling`)."""
+"""What computes it: the plain function, or its compiled form (see `featurize.model.blocks`)."""

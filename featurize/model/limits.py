@@ -1,11 +1,14 @@
-"""What a backbone cannot take, known from its config and tokenizer before any weight is read."""
+"""What a backbone cannot take, known from its config and file headers before weights are read."""
 
 import copy
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
@@ -21,6 +24,11 @@ _SHAPES = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeEr
 operator which the meta device lacks."""
 _STREAMS = ("altup_num_inputs", "hc_count", "hc_mult")
 """Keys of configs for the residual streams of AltUp and of hyper-connections."""
+_POINTER = b"version https://git-lfs"
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings)\.weight$")
+_OTHER_TOWERS = re.compile(r"vision|visual|audio|image|encoder|talker|code2wav|mtp")
+_MORE_BLOCKS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _IDS = torch.zeros((1, 4), dtype=torch.int64, device="meta")
 
 
@@ -98,7 +106,10 @@ def check_positions(config: PreTrainedConfig, settings: BackboneSettings, max_le
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0 or max_length <= limit:
         return
-    if _has_position_table(config, settings):
+    decoder = _make_skeleton(config, settings)
+    named = [] if decoder is None else decoder.named_modules()
+    embeddings = [name for name, module in named if isinstance(module, nn.Embedding)]
+    if any("wpe" in name or "position" in name for name in embeddings):  # as in GPT-2 and OPT
         raise CriticError(
             f"dataset.max_length is {max_length}, but the backbone at {settings.path} has a table"
             f" of {limit} positions; set dataset.max_length={limit} or less"
@@ -135,10 +146,52 @@ def _make_skeleton(config: PreTrainedConfig, settings: BackboneSettings, **optio
     return find_decoder(model)
 
 
-def _has_position_table(config: PreTrainedConfig, settings: BackboneSettings) -> bool:
-    """Return whether positions are rows of a learned table, as in GPT-2 and OPT."""
-    decoder = _make_skeleton(config, settings)
-    return decoder is not None and any(
-        isinstance(module, nn.Embedding) and ("wpe" in name or "position" in name)
-        for name, module in decoder.named_modules()
-    )
+def check_weights(folder: Path, config: PreTrainedConfig, settings: BackboneSettings) -> None:
+    """Check the safetensors files of a model folder; warn of blocks that would not be used.
+
+    What cannot be read is left to the library that reads the weights.
+
+    Raises:
+        CriticError: a file is only a pointer of Git LFS, or the embedding has other rows than the
+            config says.
+    """
+    if settings.weights == "random":
+        return
+    shapes = dict(_shapes(sorted(folder.glob("*.safetensors"))))
+    text = config.get_text_config()
+    _check_embedding(folder, shapes, getattr(text, "vocab_size", None))
+    wanted = getattr(text, "num_hidden_layers", None)
+    own = (_BLOCK.search(name) for name in shapes if not _OTHER_TOWERS.search(name))
+    found = max((int(block[1]) for block in own if block), default=-1) + 1
+    extra = sum(getattr(text, name, None) or 0 for name in _MORE_BLOCKS)
+    if isinstance(wanted, int) and found > wanted + extra:
+        logger.warning(
+            "%s has the weights of %d blocks, but its config.json says num_hidden_layers %d: the"
+            " blocks after these are not used",
+            folder, found, wanted,
+        )  # fmt: skip
+
+
+def _shapes(files: Iterable[Path]) -> Iterator[tuple[str, list[int]]]:
+    """Yield name and shape of every tensor; nothing for a file whose header is damaged."""
+    for file in files:
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise CriticError(
+                    f"{file}: is a pointer of Git LFS, not the weights; run `git lfs pull` in its"
+                    " folder, or download the model again"
+                )
+        try:
+            with safe_open(file, "pt") as tensors:
+                yield from ((name, tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError:
+            continue
+
+
+def _check_embedding(folder: Path, shapes: dict[str, list[int]], rows: int | None) -> None:
+    found = [n for n in shapes if _EMBEDDING.search(n) and not _OTHER_TOWERS.search(n)]
+    if len(found) == 1 and rows is not None and shapes[found[0]][0] != rows:
+        raise CriticError(
+            f"{folder}: {found[0]} has {shapes[found[0]][0]} rows, but config.json says vocab_size"
+            f" {rows}; download config and weights of one model"
+        )

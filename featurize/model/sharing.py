@@ -39,8 +39,9 @@ def plan_sharing(settings: DistributedSettings, world_size: int, local_size: int
     Raises:
         CriticError: the number of ranks is no multiple of the group size.
     """
-    whole = local_size if is_hybrid(settings) else world_size
-    size = group_size(settings) or whole
+    fsdp = settings.fsdp or FsdpSettings()
+    is_hybrid = settings.shard_backbone and fsdp.sharding_strategy.startswith("HYBRID")
+    size = group_size(settings) or (local_size if is_hybrid else world_size)
     if world_size % size:
         key = "tensor_parallel_size" if settings.tensor_parallel_size > 1 else "fsdp"
         raise CriticError(
@@ -51,7 +52,6 @@ def plan_sharing(settings: DistributedSettings, world_size: int, local_size: int
         return Sharing(kind="tensor", size=size)
     if not settings.shard_backbone or size == 1:
         return WHOLE
-    fsdp = settings.fsdp or FsdpSettings()
     return Sharing(
         kind="fsdp",
         size=size,
@@ -66,12 +66,6 @@ def group_size(settings: DistributedSettings) -> int | None:
         return settings.tensor_parallel_size
     fsdp = settings.fsdp or FsdpSettings()
     return 1 if fsdp.sharding_strategy == "NO_SHARD" else fsdp.group_size
-
-
-def is_hybrid(settings: DistributedSettings) -> bool:
-    """Return whether the ranks of each machine hold one backbone together."""
-    fsdp = settings.fsdp or FsdpSettings()
-    return settings.shard_backbone and fsdp.sharding_strategy.startswith("HYBRID")
 
 
 def check_tensor_parallel(config: PreTrainedConfig, size: int) -> None:

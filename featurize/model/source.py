@@ -11,8 +11,13 @@ from featurize.errors import CriticError
 from featurize.model.families.adapter import Adapter, find_adapter
 from featurize.model.families.family import Family, LoadOptions, without_progress_bars
 from featurize.model.families.files import digest_files, tokenizer_files
-from featurize.model.families.gguf import PACKAGE_PREFIX, Gguf, find_packaged_gguf
-from featurize.model.families.hf import HuggingFace, download_model
+from featurize.model.families.hf import (
+    PACKAGE_PREFIX,
+    Gguf,
+    HuggingFace,
+    download_model,
+    find_packaged_gguf,
+)
 from featurize.model.families.llama_mtp import LlamaMtp
 from featurize.settings import BackboneSettings
 

@@ -16,10 +16,9 @@ import torch
 from featurize.data.encoder import SampleEncoder
 from featurize.data.token_counts import tokenizer_threads
 from featurize.errors import CriticError
-from featurize.model import attention
-from featurize.model.agreement import Choice, check_padded, choose_forward
+from featurize.model.agreement import Choice, check_padded, choose_forward, compile_if_it_agrees
 from featurize.model.backbone import load_backbone
-from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
+from featurize.model.blocks import why_not_compiled
 from featurize.model.device import extends_memory, resolve_device, use_device
 from featurize.model.engine import Engine, Work
 from featurize.model.forward import Features
@@ -159,7 +158,6 @@ def _make_engine(
     """Loads the backbone and settles which forward runs, in the first group for all."""
     job, recipe, ranks = plan.job, plan.recipe, group.ranks
     spec = replace(recipe.spec, answers=encoder.suffix.answers)
-    attention.register()
     device = resolve_device(job.runtime.device, ranks.local_rank)
     group.connect(device)
     backbone = load_backbone(

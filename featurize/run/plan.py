@@ -26,11 +26,12 @@ from featurize.data.token_counts import (
 )
 from featurize.errors import DataError
 from featurize.io.files import digest
-from featurize.model.budget import TokenBudget, choose_token_budget
-from featurize.model.device import resolve_device, resolve_dtype
+from featurize.model.attention import describe_attention
+from featurize.model.device import TokenBudget, choose_token_budget, resolve_device, resolve_dtype
 from featurize.model.families.files import model_files
-from featurize.model.limits import count_parameters
-from featurize.model.placement import describe_attention
+from featurize.model.limits import (
+    count_parameters,
+)
 from featurize.model.source import (
     BackboneSource,
     find_backbone,

@@ -18,11 +18,11 @@ from featurize.model.limits import (
     check_likelihood,
     check_positions,
     check_vocabulary,
+    check_weights,
 )
 from featurize.model.pooling import POOLINGS
 from featurize.model.sharing import check_tensor_parallel
 from featurize.model.source import BackboneSource, load_tokenizer, read_backbone_config
-from featurize.model.weight_headers import check_weights
 from featurize.run.job import FeaturizeJob
 from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings, PromptSettings
 

@@ -9,16 +9,13 @@ import torch
 
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Prompt as Statement
-from featurize.model import attention
-from featurize.model.agreement import Choice, choose_forward
+from featurize.model.agreement import Choice, choose_forward, remembered_choice
 from featurize.model.backbone import Backbone, load_backbone
-from featurize.model.budget import choose_token_budget
-from featurize.model.device import resolve_device
+from featurize.model.device import choose_token_budget, resolve_device
 from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.source import load_tokenizer
-from featurize.model.verdict import remembered_choice
 from featurize.settings import BackboneSettings
 from featurize.store.shards import is_of_segments
 from headtrain.features.inputs import InputColumns
@@ -101,7 +98,6 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
 
 
 def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Backbone:
-    attention.register()
     return load_backbone(
         found.source,
         found.settings,

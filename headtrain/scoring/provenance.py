@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from featurize.model.device import resolve_dtype
-from featurize.model.families.gguf import PACKAGE_PREFIX
+from featurize.model.families.hf import PACKAGE_PREFIX
 from featurize.model.source import BackboneSource, find_backbone
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.settings import (

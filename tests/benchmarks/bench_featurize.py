@@ -27,13 +27,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from featurize.model import attention
 from featurize.model.agreement import relative_error
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.batch import Batch, make_padded
 from featurize.model.device import resolve_dtype
 from featurize.model.engine import Engine
-from featurize.model.families.gguf import PACKAGE_PREFIX, find_packaged_gguf
+from featurize.model.families.hf import PACKAGE_PREFIX, find_packaged_gguf
 from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_padded
 from featurize.model.source import find_backbone
@@ -248,7 +247,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("storage/cache"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    attention.register()
     dtype = resolve_dtype(options.dtype, CPU)
     settings = BackboneSettings(name="bench", path=options.backbone)
     source = find_backbone(settings, options.cache, dtype)

@@ -77,10 +77,10 @@ def check_forwards(
     }
     limits = {"padded": TOLERANCE[dtype], "float32": FLOAT32_LIMIT}
     for other in limits:
-        for name, rows in _named(found["packed"]).items():
+        for name, rows in found["packed"].named().items():
 
             def compare(rows: Tensor = rows, name: str = name, other: str = other) -> Found:
-                error = relative_error(rows, _named(found[other])[name])
+                error = relative_error(rows, found[other].named()[name])
                 return Found(error=error, limit=limits[other])
 
             report.check(f"B2 {shape}: {name} packed against {other}", compare)
@@ -119,7 +119,7 @@ def in_any_pack(backbone: Backbone, is_tiny: bool) -> Found:
             if tokens + group.num_tokens <= size:
                 taken, tokens = [*taken, group], tokens + group.num_tokens
         renumbered = list(_renumbered(taken))
-        found.append(_named(run_engine(backbone, spec, renumbered, max(size, tokens))))
+        found.append(run_engine(backbone, spec, renumbered, max(size, tokens)).named())
     errors = [
         relative_error(other[name][:rows], found[0][name][:rows])
         for other in found[1:]
@@ -134,11 +134,6 @@ def _renumbered(groups: list[PromptGroup]) -> Iterator[PromptGroup]:
         rows = tuple(range(start, start + len(group.outputs)))
         yield PromptGroup(prompt=group.prompt, outputs=group.outputs, rows=rows)
         start += len(rows)
-
-
-def _named(features: Features) -> dict[str, Tensor]:
-    likelihood = {} if features.likelihood is None else {"likelihood": features.likelihood}
-    return {**features.tensors, **likelihood}
 
 
 def count_waits(backbone: Backbone) -> Found:
@@ -183,12 +178,12 @@ def out_of_memory(backbone: Backbone) -> Found:
     rows = sum(len(group.rows) for group in groups)
     budget = sum(group.num_tokens for group in groups)
     free_memory(device)
-    expected = _named(Engine(backbone, spec, "packed", budget).run(groups, rows))
+    expected = Engine(backbone, spec, "packed", budget).run(groups, rows).named()
     before = torch.cuda.memory_allocated(device) if is_cuda else 0
     limited = limited_memory(backbone) if is_cuda else limited_tokens(backbone, budget * 2 // 3)
     engine = Engine(backbone, spec, "packed", budget)
     with limited:
-        found = _named(engine.run(groups, rows))
+        found = engine.run(groups, rows).named()
     left = _left_over(device, before)
     if engine.token_budget >= budget:
         raise AssertionError("the budget was not halved, so memory did not run out")

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from featurize.model.agreement import compile_if_it_agrees
 from featurize.model.backbone import Backbone
-from featurize.model.budget import choose_token_budget
-from featurize.model.compiling import compile_if_it_agrees, why_not_compiled
+from featurize.model.blocks import why_not_compiled
+from featurize.model.device import choose_token_budget
 from featurize.model.engine import Engine
 from featurize.model.packing import PromptGroup
 from tests.gpu.machine import Peaks
@@ -119,7 +120,7 @@ def measure_case(
     seconds = seconds_of(run, device)
     peak = peak_bytes(device)
     kernels = kernels_of(run, device)
-    packs = len(prepared.batches)
+    packs = len(prepared.passes)
     tokens = sum(group.num_tokens for group in groups)
     work = count_work(backbone, groups, likelihood=likelihood).total
     is_cuda = device.type == "cuda"

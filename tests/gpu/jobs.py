@@ -9,7 +9,8 @@ import torch
 
 from featurize.run.job import FeaturizeJob
 from featurize.settings import BackboneSettings, DatasetSettings, FeaturizeSettings, RuntimeSettings
-from tests.gpu.models import VOCAB_OF_TEXTS, train_tokenizer, write_config
+from tests.gpu.models import VOCAB_OF_TEXTS, write_config
+from tests.support.tiny_models import make_tokenizer
 from tests.support.workloads import source_text, write_problems
 
 
@@ -52,7 +53,8 @@ def make_job(
     model = folder / "model"
     write_config(model, shape)
     text = source_text(100_000 if is_tiny else 2_000_000)
-    train_tokenizer(text, 512 if is_tiny else VOCAB_OF_TEXTS).save_pretrained(model)
+    vocab = 512 if is_tiny else VOCAB_OF_TEXTS
+    make_tokenizer(text.splitlines(keepends=True), vocab).save_pretrained(model)
     candidates, prompts = (3, (15, 60)) if is_tiny else (8, (150, 600))
     samples = write_problems(folder / "samples.jsonl", problems, candidates, prompts, text)
     settings = {"unit_tokens": 600 if is_tiny else 65536, "token_budget": 8192} | featurize

@@ -12,6 +12,7 @@ from featurize.model.batch import make_pack
 from featurize.model.packing import PromptGroup
 from tests.gpu.report import Found, Report, Skip
 from tests.gpu.timing import attention_calls, kernels_of
+from tests.support.plain_features import make_groups
 
 KERNEL_LIMIT = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
 """Largest relative error of a head's output: 16 bits round weights, values and the result."""
@@ -60,7 +61,7 @@ def compare_attention(
     """The largest error over all layouts, and the operators that ran."""
     worst, worst_layout, paths = 0.0, "", set[str]()
     for name, lengths in LAYOUTS.items():
-        groups = groups_of(lengths)
+        groups = make_groups(lengths)
         layout = make_pack(groups, device).layout
         assert layout is not None
         query, key, value = draw_tensors(groups, device, dtype, (heads, kv, kv), width)
@@ -93,21 +94,6 @@ def draw_tensors(
     return [
         (2 * torch.randn(1, number, tokens, width, generator=generator, device=device)).to(dtype)
         for number in heads
-    ]
-
-
-def groups_of(lengths: list[tuple[int, list[int]]]) -> list[PromptGroup]:
-    """Groups of these numbers of tokens."""
-    starts = [
-        sum(len(outputs) for _, outputs in lengths[:number]) for number in range(len(lengths))
-    ]
-    return [
-        PromptGroup(
-            prompt=tuple(range(prompt)),
-            outputs=tuple(tuple(range(length)) for length in outputs),
-            rows=tuple(range(start, start + len(outputs))),
-        )
-        for start, (prompt, outputs) in zip(starts, lengths, strict=False)
     ]
 
 

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featurize.model import attention
 from featurize.model.agreement import relative_error
 from featurize.model.backbone import load_backbone
 from featurize.model.source import find_backbone
@@ -109,7 +108,6 @@ def _llama_mtp_tensors(shape: str, device: torch.device) -> Iterator[tuple[str, 
 
 def load_peak(folder: Path, device: torch.device) -> Found:
     """Load a folder; the peak of the device's memory in sizes of the weights."""
-    attention.register()
     settings = BackboneSettings(name="written", path=str(folder))
     source = find_backbone(settings, folder, torch.bfloat16)
     free_memory(device)

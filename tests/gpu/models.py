@@ -8,17 +8,14 @@ from typing import Any, cast
 from unittest import mock
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from featurize.model import attention
 from featurize.model import source as sources
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.families.family import LoadOptions
@@ -118,7 +115,6 @@ def load_drawn(
     folder: Path, device: torch.device, dtype: torch.dtype, *, is_plain: bool = False
 ) -> Backbone:
     """Load the whole backbone of a folder with `load_backbone`, its weights drawn."""
-    attention.register()
     settings = BackboneSettings(name="drawn", path=str(folder))
     source = replace(find_backbone(settings, folder, dtype), family=DrawnOnDevice())
     return load_backbone(
@@ -146,21 +142,6 @@ def features_of(
     """Features of the last layer."""
     layers = (backbone.num_layers,)
     return FeatureSpec(layers=layers, poolings=tuple(poolings), likelihood=likelihood)
-
-
-def train_tokenizer(text: str, vocab: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer, which encodes any text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
 def on_meta(config: LlamaConfig) -> LlamaModel:

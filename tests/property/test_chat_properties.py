@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Prompt
 from featurize.errors import CriticError
-from featurize.model.families.gguf import find_packaged_gguf
+from featurize.model.families.hf import find_packaged_gguf
 from featurize.settings import PromptSettings
 from tests.support.chat_templates import SPECIALS, TEMPLATES, make_chat_tokenizer
 

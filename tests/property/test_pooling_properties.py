@@ -1,12 +1,10 @@
 """Poolings of any runs of tokens agree with a loop over the rows."""
 
-import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.model.batch import _runs
-from featurize.model.pooling import POOLINGS, pool
+from featurize.model.pooling import POOLINGS
 from tests.support.output_states import make_states
 
 NAIVE = {
@@ -31,7 +29,7 @@ def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(40, width, generator=generator).to(dtype)
     starts, lengths = torch.tensor(runs).T
-    pooled = pool(make_states(hidden, starts, lengths), pooling)
+    pooled = POOLINGS[pooling](make_states(hidden, starts, lengths))
     states = hidden.double()
     rows = [(states[start - 1], states[start : start + length]) for start, length in runs]
     expected = torch.stack([NAIVE[pooling](*row) for row in rows]).float()
@@ -39,10 +37,3 @@ def test_pooling_equals_a_loop_over_rows(runs, width, pooling, dtype, seed):
     assert pooled.dtype == torch.float32
     if pooling == "std":
         assert pooled[lengths == 1].eq(0).all()
-
-
-@given(runs=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=10))
-def test_the_index_is_every_run_in_turn(runs):
-    starts, lengths = np.array(runs, dtype=np.int64).reshape(-1, 2).T
-    expected = [place for start, length in runs for place in range(start, start + length)]
-    assert _runs(starts, lengths).tolist() == expected

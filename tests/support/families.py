@@ -10,7 +10,6 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from featurize.model.attention import register
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.families.hf import HuggingFace
 from featurize.model.source import BackboneSource
@@ -75,7 +74,6 @@ def draw_weights(model: PreTrainedModel) -> None:
 
 def to_backbone(model: PreTrainedModel) -> Backbone:
     """Load a model as the job does, but from memory."""
-    register()
     return load_backbone(
         source_of(model),
         BackboneSettings(name="made", path="nowhere"),

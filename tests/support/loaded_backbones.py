@@ -10,7 +10,7 @@ import torch
 from featurize.errors import CriticError
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.families.family import LoadOptions
-from featurize.model.source import find_backbone, load_tokenizer
+from featurize.model.source import BackboneSource, find_backbone, load_tokenizer
 from featurize.settings import BackboneSettings
 
 CPU = torch.device("cpu")
@@ -38,6 +38,12 @@ def load(
         with_lm_head=with_lm_head,
         is_plain=is_plain,
     )
+
+
+def find(path: Path | str, cache: Path = Path("nowhere"), **settings: Any) -> BackboneSource:
+    """Find the files of a backbone."""
+    policy = BackboneSettings(name="tiny", path=str(path), **settings)
+    return find_backbone(policy, cache, torch.float32)
 
 
 def load_options(

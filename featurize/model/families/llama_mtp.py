@@ -7,7 +7,6 @@ trunk with the last block is a plain LLaMA, and so is the trunk alone.
 """
 
 import re
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, cast
 
@@ -24,13 +23,13 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from featurize.errors import CriticError
 from featurize.model.families.family import Family, LoadOptions, draw_model
-from featurize.model.families.llama_mtp_checkpoint import (
+from featurize.model.families.llama_mtp_files import (
     Params,
     Weights,
+    load_llama_mtp_tokenizer,
     open_weights,
     read_params,
 )
-from featurize.model.families.llama_mtp_tokenizer import load_llama_mtp_tokenizer
 from featurize.model.sharing import cut_config, distribute, place
 from featurize.settings import BackboneSettings
 
@@ -67,10 +66,7 @@ class LlamaMtp(Family):
 
     def read_config(self, folder: Path, settings: BackboneSettings) -> LlamaConfig:
         """Make a config of the next-token path (all layers) or the trunk (all but the last)."""
-        with ExitStack() as files:
-            return _build_config(
-                read_params(folder), open_weights(folder, files), settings.mtp_output
-            )
+        return _build_config(read_params(folder), open_weights(folder), settings.mtp_output)
 
     def load_tokenizer(
         self, folder: Path, tokenizer_folder: Path, settings: BackboneSettings
@@ -102,15 +98,14 @@ class LlamaMtp(Family):
             model: PreTrainedModel = (
                 LlamaForCausalLM(config) if options.with_lm_head else LlamaModel(config)
             )
-        with ExitStack() as files:
-            weights = open_weights(folder, files)
-            _refuse_unexpected_keys(weights)
-            if options.sharing.is_shared:
-                model = distribute(model, options.sharing, options.device)
-            state = {}
-            for name, parameter in model.named_parameters():
-                tensor = _convert(weights, _to_meta_key(name), parameter, config, options.dtype)
-                state[name] = place(tensor, parameter, options.device)
+        weights = open_weights(folder)
+        _refuse_unexpected_keys(weights)
+        if options.sharing.is_shared:
+            model = distribute(model, options.sharing, options.device)
+        state = {}
+        for name, parameter in model.named_parameters():
+            tensor = _convert(weights, _to_meta_key(name), parameter, config, options.dtype)
+            state[name] = place(tensor, parameter, options.device)
         model.load_state_dict(state, assign=True)
         # The inverse frequencies are not in a state dict: on the meta device they have no values.
         model.base_model.rotary_emb = LlamaRotaryEmbedding(config).to(options.device)
@@ -146,7 +141,6 @@ def _build_config(params: Params, weights: Weights, output: Output) -> LlamaConf
     num_embeddings, dim = weights.matrix_shape("tok_embeddings.weight")
     ffn_width, _ = weights.matrix_shape("layers.0.feed_forward.w1.weight")
     key_rows, _ = weights.matrix_shape("layers.0.attention.wk.weight")
-    num_extra_heads = weights.num_extra_heads or None  # they may have been stripped
     _refuse_contradiction(params, weights, "dim", params.dim, dim)
     head_dim, remainder = divmod(dim, params.n_heads)
     if remainder or head_dim % 2:
@@ -161,8 +155,9 @@ def _build_config(params: Params, weights: Weights, output: Output) -> LlamaConf
             f"{params.n_heads} heads of width {head_dim} (n_heads in params.json) cannot share"
         )
     num_layers = params.n_layers - params.n_future_tokens + 1
+    num_extra_heads = weights.count("extra_heads") or None  # they may have been stripped
     for name, claimed, found in (
-        ("n_layers - n_future_tokens + 1", num_layers, weights.num_layers),
+        ("n_layers - n_future_tokens + 1", num_layers, weights.count("layers")),
         ("n_future_tokens - 1", params.n_future_tokens - 1, num_extra_heads),
         ("n_kv_heads", params.n_kv_heads, num_kv_heads),
         ("vocab_size", params.vocab_size, num_embeddings),
@@ -194,9 +189,9 @@ def _refuse_contradiction(
 
 def _refuse_unexpected_keys(weights: Weights) -> None:
     known = set(_TOP_LEVEL.values())
-    for layer in range(weights.num_layers):
+    for layer in range(weights.count("layers")):
         known.update(f"layers.{layer}.{name}" for name in _IN_LAYER.values())
-    for key in sorted(weights.shapes.keys() - known):
+    for key in sorted(weights.tensors.keys() - known):
         if not _IGNORED.match(key):
             raise CriticError(
                 f"{weights.origin}: unexpected key {key!r}; not a llama-MTP checkpoint?"
@@ -220,14 +215,11 @@ def _convert(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """Read a tensor, check its shape, cast it and change its RoPE layout to transformers'."""
-    if key not in weights.shapes:
-        raise CriticError(f"{weights.origin}: missing key {key!r}; is the checkpoint complete?")
-    if weights.shapes[key] != tuple(target.shape):
+    tensor = weights.get(key)
+    if tensor.shape != target.shape:
         raise CriticError(
-            f"{weights.origin}: {key!r} is {list(weights.shapes[key])}, "
-            f"expected {list(target.shape)}"
+            f"{weights.origin}: {key!r} is {list(tensor.shape)}, expected {list(target.shape)}"
         )
-    tensor = weights.read(key)
     if not tensor.is_floating_point():
         raise CriticError(f"{weights.origin}: {key!r} is {tensor.dtype}, expected floats")
     tensor = tensor.to(dtype)

@@ -1,15 +1,18 @@
+"""Shared-prompt attention: its results, its kernels and where they run."""
+
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention import varlen
+from transformers import DeepseekV3Config, Gemma3TextConfig, LlamaConfig, MistralConfig
 
 from featurize.model import attention
 from featurize.model.attention import (
     UnsupportedAttention,
+    describe_attention,
     merge_attention,
     shared_prompt_attention,
     why_no_kernel,
@@ -70,20 +73,6 @@ def dense_attention(
     return attended.transpose(1, 2).float()
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("window", [None, 1, 3, 8, 30, 37, 1000])
-def test_tokens_see_their_prompt_their_own_past_and_nothing_else(
-    window: int | None, kv_heads: int
-) -> None:
-    query, key, value, layout = make_qkv(GROUPS, kv_heads=kv_heads)
-    module = torch.nn.Module()
-    found, weights = shared_prompt_attention(
-        module, query, key, value, None, layout=layout, sliding_window=window
-    )
-    assert weights is None
-    torch.testing.assert_close(found, dense_attention(query, key, value, GROUPS, window))
-
-
 def test_values_may_be_narrower_than_keys() -> None:
     query, key, value, layout = make_qkv(GROUPS, value_width=8)
     found, _ = shared_prompt_attention(torch.nn.Module(), query, key, value, None, layout=layout)
@@ -132,24 +121,6 @@ def test_a_mask_or_a_bidirectional_layer_is_refused() -> None:
 # merge_attention
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention [tokens, heads, width] and its log-sum-exp [heads, tokens] in float64."""
-    scores = torch.einsum("qhd,khd->hqk", query.double(), key.double())
-    lse = scores.logsumexp(dim=2)
-    return torch.einsum("hqk,khd->qhd", (scores - lse[:, :, None]).exp(), value.double()), lse
-
-
-def test_merging_two_sets_of_keys_is_one_softmax_over_both() -> None:
-    query, key, value = torch.randn(3, 11, 4, 8, generator=torch.Generator().manual_seed(0))
-    query = query[:7]
-    (first, lse_first), (second, lse_second) = (
-        attend(query, key[:6], value[:6]),
-        attend(query, key[6:], value[6:]),
-    )
-    merged = merge_attention(first.float(), lse_first, second.float(), lse_second)
-    torch.testing.assert_close(merged, attend(query, key, value)[0].float())
-
-
 def test_a_set_without_weight_changes_nothing() -> None:
     first, second = torch.randn(2, 5, 4, 8)
     lse = torch.zeros(4, 5)
@@ -175,6 +146,7 @@ LAYOUTS = {
     "one prompt with one output": [(9, (6,))],
     "as many output tokens as heads": [(5, (3, 1))],
     "as many tokens as heads": [(1, (2, 1))],
+    "200 outputs of a prompt": [(6, (2, 1, 1, 1) * 50)],
 }
 
 
@@ -203,57 +175,29 @@ def test_the_cuda_kernel_does_any_pack_in_two_calls_and_under_a_window_in_one(
     torch.testing.assert_close(found, dense_attention(query, key, value, groups, window))
 
 
-def test_the_cuda_kernel_takes_200_outputs_of_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel())
-    monkeypatch.setattr(attention, "why_no_kernel", lambda *_: None)
-    groups = make_groups([(6, (2, 1, 1, 1) * 50)])
-    query, key, value, layout = make_qkv(groups)
-    found, _ = shared_prompt_attention(torch.nn.Module(), query, key, value, None, layout=layout)
-    torch.testing.assert_close(found, dense_attention(query, key, value, groups, None))
+OLDER = ("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k")
+OPTIONS = ("return_aux", "scale", "window_size")
+NEWER = ("enable_gqa", "seqused_k", "block_table", "num_splits")
 
 
-def of_torch_2_11(
-    query: Any,
-    key: Any,
-    value: Any,
-    cu_seq_q: Any,
-    cu_seq_k: Any,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-) -> Any:
-    """The signature of torch 2.10 and 2.11."""
-
-
-def of_torch_2_13(
-    query: Any,
-    key: Any,
-    value: Any,
-    cu_seq_q: Any,
-    cu_seq_k: Any,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-    enable_gqa: bool = False,
-    seqused_k: Any = None,
-    block_table: Any = None,
-    num_splits: int | None = None,
-) -> Any:
-    """The signature of torch 2.13 and 2.14."""
+def signature_of(*options: str) -> inspect.Signature:
+    """Of `varlen_attn`, with these arguments by name."""
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(
+        [inspect.Parameter(name, kinds[0]) for name in OLDER]
+        + [inspect.Parameter(name, kinds[1], default=None) for name in options]
+    )
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("signature", [of_torch_2_11, of_torch_2_13, varlen.varlen_attn])
+@pytest.mark.parametrize(
+    "known",
+    [signature_of(*OPTIONS), signature_of(*OPTIONS, *NEWER), inspect.signature(varlen.varlen_attn)],
+    ids=["torch 2.11", "torch 2.13", "installed"],
+)
 def test_the_kernel_is_given_only_what_its_version_takes(
-    monkeypatch: pytest.MonkeyPatch, signature: Callable[..., Any], window: int | None
+    monkeypatch: pytest.MonkeyPatch, known: inspect.Signature, window: int | None
 ) -> None:
-    known = inspect.signature(signature)
     given: list[dict[str, Any]] = []
 
     def spy(*args: Any, **options: Any) -> Any:
@@ -321,3 +265,60 @@ def test_the_cuda_kernel_agrees_with_the_public_operators(
         torch.nn.Module(), query.float(), key.float(), value.float(), None, layout=layout
     )
     torch.testing.assert_close(kernel.float(), exact, rtol=2e-2, atol=2e-2)
+
+
+CUDA = torch.device("cuda", 0)
+LLAMA = LlamaConfig(hidden_size=576, num_attention_heads=9)
+WIDE = LlamaConfig(hidden_size=400, num_attention_heads=4)
+
+
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+
+
+def describe(config: Any, device: torch.device = CUDA, **options: Any) -> str:
+    options = {"dtype": torch.bfloat16, "forward": "packed", "max_length": 2048} | options
+    return describe_attention(config, device, **options)
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (LLAMA, "head width 64, no window: packed, flash kernel"),
+        (
+            WIDE,
+            "head width 100, no window: packed, one call per prompt and output (heads are 100 wide",
+        ),
+        (
+            DeepseekV3Config(),
+            "head width 192, no window: packed, one call per prompt and output (keys",
+        ),
+        (
+            MistralConfig(sliding_window=4096),
+            "head width 128, window of 4096 tokens (never reached): packed, flash",
+        ),
+        (
+            Gemma3TextConfig(sliding_window=512),
+            "head width 256, window of 512 tokens: packed, flash kernel",
+        ),
+    ],
+)
+def test_heads_and_windows_decide_the_kernel(config: Any, line: str) -> None:
+    assert describe(config).startswith(f"cuda, bfloat16, {line}")
+
+
+@pytest.mark.usefixtures("hopper")
+def test_the_device_and_the_number_format_decide_it_too() -> None:
+    on_cpu = describe(LLAMA, CPU)
+    assert on_cpu.endswith("packed, one call per prompt and output (no flash kernel on cpu)")
+    assert "float32 is not a 16-bit format" in describe(LLAMA, dtype=torch.float32)
+
+
+@pytest.mark.usefixtures("hopper")
+def test_the_forward_that_is_asked_for_is_named() -> None:
+    assert describe(LLAMA, forward="padded") == (
+        "cuda, bfloat16: padded, a copy of the prompt per output (featurize.forward)"
+    )
+    assert describe(LLAMA, forward="auto").endswith("flash kernel; padded if the check fails")

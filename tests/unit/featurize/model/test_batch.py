@@ -23,12 +23,8 @@ def outputs_of(batch: Batch) -> dict[int, list[int]]:
 def test_a_pack_has_all_prompts_then_the_outputs_by_group() -> None:
     batch = make_pack([FIRST, SECOND], CPU)
     assert batch.input_ids.tolist() == [[11, 12, 13, 14, 21, 22, 23, 24, 25, 26]]
-    assert batch.num_tokens == 10
-
-
-def test_positions_restart_at_each_prompt_and_go_on_in_each_of_its_outputs() -> None:
-    batch = make_pack([FIRST, SECOND], CPU)
     assert batch.position_ids.tolist() == [[0, 1, 2, 0, 3, 3, 4, 1, 2, 3]]
+    assert batch.num_tokens == 10
 
 
 def test_a_pack_knows_where_its_outputs_lie_and_what_predicts_them() -> None:

@@ -1,21 +1,18 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from featurize.model import engine as engine_module
-from featurize.model.agreement import probe_groups
 from featurize.model.backbone import Backbone
 from featurize.model.batch import Batch
-from featurize.model.engine import Engine, Forward
+from featurize.model.engine import Engine, Forward, Pending
 from featurize.model.forward import Features, FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.pooling import POOLINGS
-from featurize.model.transfer import Pending
 from tests.support.plain_features import (
     count_rows,
     largest_error,
@@ -24,7 +21,7 @@ from tests.support.plain_features import (
     make_groups,
     plain_features,
 )
-from tests.support.tiny_models import FAMILIES, NUM_LAYERS, PACKABLE, write_tiny_model
+from tests.support.tiny_models import FAMILIES, NUM_LAYERS, PACKABLE
 
 SPEC = FeatureSpec(layers=(0, 2, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True)
 # Lengths of one, below, at and above the sliding window of 8, for prompts and outputs.
@@ -34,17 +31,6 @@ TOKENS = sum(group.num_tokens for group in GROUPS)
 FP32 = 1e-5
 
 Folders = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Folder of the tiny model of a family, written once."""
-
-    @cache
-    def folder_of(family: str) -> Path:
-        return write_tiny_model(tmp_path_factory.mktemp(family) / family, family)
-
-    return folder_of
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +52,6 @@ def run(
     spec: FeatureSpec = SPEC,
 ) -> Features:
     return Engine(backbone, spec, forward, token_budget).run(groups, count_rows(groups))
-
-
-@pytest.mark.parametrize("family", PACKABLE)
-def test_packed_features_are_those_of_the_plain_forward(folders: Folders, family: str) -> None:
-    expected = plain_features(load_plain(folders(family)), GROUPS, SPEC)
-    found = run(load_tiny(folders(family), SPEC))
-    assert list(found.tensors) == SPEC.tensor_names
-    assert largest_error(found, expected) <= FP32
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_padded_features_are_those_of_the_plain_forward(folders: Folders, family: str) -> None:
-    expected = plain_features(load_plain(folders(family)), GROUPS, SPEC)
-    found = run(load_tiny(folders(family), SPEC), forward="padded", token_budget=120)
-    assert largest_error(found, expected) <= FP32
 
 
 @pytest.mark.parametrize("deepest", range(NUM_LAYERS + 1))
@@ -384,11 +355,3 @@ def test_a_question_leaves_the_features_of_the_outputs_as_they_are(
         likelihood=found.likelihood[:, :4],
     )
     assert largest_error(own, expected) <= FP32
-
-
-def test_the_probe_keeps_what_follows_an_output() -> None:
-    single = make_groups([(4, (2,))], end=(7, 8), question=(9,))
-    for group in probe_groups(single):
-        assert (group.num_end, group.num_question) == (2, 1)
-        assert all(output[-3:] == (7, 8, 9) for output in group.outputs)
-        assert min(map(len, group.outputs)) > 3

@@ -1,45 +1,18 @@
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from featurize.model import likelihood as likelihood_module
-from featurize.model.agreement import choose_forward
 from featurize.model.batch import Batch, make_pack, make_padded
-from featurize.model.engine import Engine
-from featurize.model.forward import FeatureSpec
 from featurize.model.likelihood import reduce_likelihood, token_likelihood
 from featurize.model.packing import PromptGroup
 from featurize.store.samples import LIKELIHOOD_COLUMNS
 from tests.support.loaded_backbones import CPU
-from tests.support.plain_features import (
-    count_rows,
-    load_plain,
-    load_tiny,
-    make_groups,
-    plain_features,
-)
-from tests.support.tiny_models import FAMILIES, write_tiny_model
 
-SPEC = FeatureSpec(layers=(3,), poolings=("mean",), likelihood=True)
-GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (1, (4,))])
 VOCABULARY = 50
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_likelihood_is_that_of_the_models_own_logits(tmp_path: Path, family: str) -> None:
-    folder = write_tiny_model(tmp_path / family, family)
-    backbone = load_tiny(folder, SPEC)
-    expected = plain_features(load_plain(folder), GROUPS, SPEC).likelihood
-    forward = choose_forward(backbone, SPEC, GROUPS, torch.float32).forward
-    found = Engine(backbone, SPEC, forward, 60).run(GROUPS, count_rows(GROUPS)).likelihood
-    assert found is not None
-    assert expected is not None
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert expected.std(dim=0).min() > 1e-3
 
 
 def output_likelihood(

@@ -17,9 +17,8 @@ from transformers import masking_utils
 
 from featurize.model import attention
 from featurize.model.backbone import Backbone
-from featurize.model.batch import host_pack, host_padded, make_pack
-from featurize.model.forward import FeatureSpec, forward_batch
-from featurize.model.masks import single_sequences
+from featurize.model.batch import make_pack, make_padded
+from featurize.model.forward import FeatureSpec, forward_batch, single_sequences
 from featurize.model.packing import PromptGroup
 from featurize.model.pooling import POOLINGS
 from tests.support.loaded_backbones import CPU, load
@@ -43,7 +42,6 @@ SYNCS = (
 @pytest.fixture(params=["llama", "gemma3"])
 def backbone(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     """A tiny model with grouped heads, without and with sliding windows; plain layers."""
-    attention.register()
     folder = write_tiny_model(tmp_path / request.param, request.param)
     return load(folder, with_lm_head=True, is_plain=True)
 
@@ -128,7 +126,7 @@ def test_no_operator_of_a_batch_makes_the_host_wait(
 ) -> None:
     expected = forward_batch(backbone, make_pack(groups, CPU), spec)
     singles = [group.take([place]) for group in groups for place in range(len(group.outputs))]
-    pack, padded = host_pack(groups), host_padded(singles)
+    pack, padded = make_pack(groups), make_padded(singles)
     monkeypatch.setattr(attention, "why_no_kernel", lambda *_: None)
     monkeypatch.setattr(varlen, "varlen_attn", outside_of_modes(Kernel()))
     monkeypatch.setattr(torch, "tensor", refuse_upload)

@@ -37,19 +37,6 @@ def test_samples_are_grouped_by_prompt_and_duplicates_merged():
     assert grouping.num_rows == 4
 
 
-def test_the_cut_between_prompt_and_output_tells_samples_apart():
-    grouping = group_samples([((1, 2), (3,)), ((1,), (2, 3))])
-    assert grouping.num_rows == len(grouping.groups) == 2
-
-
-def test_a_group_counts_its_prompt_once():
-    assert make_group(10, 3, 4).num_tokens == 17
-
-
-def test_no_groups_make_no_packs():
-    assert plan_packs([], 10) == plan_padded([], 10) == []
-
-
 def test_groups_share_packs_up_to_the_budget_exactly():
     groups = [make_group(2, 3), make_group(4, 1), make_group(6, 4), make_group(1, 1)]
     packs = plan_packs(groups, 10)
@@ -69,22 +56,10 @@ def test_a_group_above_the_budget_repeats_its_prompt_in_few_pieces():
         assert [output[0] for output in piece.outputs] == [row - 10 for row in piece.rows]
 
 
-@pytest.mark.parametrize("budget", [1, 8, 12])
-def test_a_sequence_above_the_budget_makes_a_pack_of_its_own(budget):
-    packs = plan_packs([make_group(8, 5, 6), make_group(1, 1, first_row=2)], budget)
-    by_rows = {tuple(row for piece in pack for row in piece.rows) for pack in packs}
-    assert by_rows == {(0,), (1,), (2,)}
-
-
 def test_padded_batches_hold_single_sequences_of_like_length():
     batches = plan_padded([make_group(2, 1, 8), make_group(3, 6, 1, first_row=2)], 20)
     assert [[single.rows for single in batch] for batch in batches] == [[(1,), (2,)], [(3,), (0,)]]
     assert [[single.num_tokens for single in batch] for batch in batches] == [[10, 9], [4, 3]]
-
-
-def test_a_padded_sequence_above_the_budget_stands_alone():
-    batches = plan_padded([make_group(9, 9, 1)], 5)
-    assert [[single.num_tokens for single in batch] for batch in batches] == [[18], [10]]
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from featurize.model.packing import (
     group_prefixes,
     group_samples,
 )
-from featurize.model.pooling import POOLINGS, PREFIX_POOLINGS, pool, prefix_pool
+from featurize.model.pooling import POOLINGS, OutputStates
 from tests.support.loaded_backbones import CPU
 from tests.support.output_states import make_states
 from tests.support.plain_features import largest_error, load_plain, load_tiny, plain_features
-from tests.support.tiny_models import NUM_LAYERS, write_tiny_llama
+from tests.support.tiny_models import NUM_LAYERS
 
 SPEC = FeatureSpec(layers=(0, 1, NUM_LAYERS), poolings=tuple(POOLINGS), likelihood=True, segments=3)
 
@@ -33,13 +33,8 @@ Wanted = tuple[Ids, Ids, tuple[int, ...]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("models") / "llama")
-
-
-@pytest.fixture(scope="module")
-def backbone(folder: Path) -> Backbone:
-    return load_tiny(folder, SPEC)
+def backbone(llama: Path) -> Backbone:
+    return load_tiny(llama, SPEC)
 
 
 @st.composite
@@ -77,7 +72,7 @@ def take(features: Features, rows: Sequence[int]) -> Features:
     token_budget=st.sampled_from([24, 10_000]),
 )
 def test_each_prefix_has_the_features_it_has_alone(
-    folder: Path, backbone: Backbone, samples: list[Wanted], forward: Forward, token_budget: int
+    llama: Path, backbone: Backbone, samples: list[Wanted], forward: Forward, token_budget: int
 ) -> None:
     features, grouping = features_of(backbone, samples, forward, token_budget)
     alone = [
@@ -85,7 +80,7 @@ def test_each_prefix_has_the_features_it_has_alone(
         for (prompt, output, lengths), rows in zip(samples, grouping.rows, strict=True)
         for length, row in zip(lengths, rows.tolist(), strict=True)
     ]
-    expected = plain_features(load_plain(folder), alone, SPEC)
+    expected = plain_features(load_plain(llama), alone, SPEC)
     assert sorted({group.rows[0] for group in alone}) == list(range(grouping.num_rows))
     assert largest_error(features, expected) < 1e-4
 
@@ -124,21 +119,16 @@ def test_without_samples_there_are_no_rows() -> None:
     assert group_prefixes(group_samples([]), []).num_rows == 0
 
 
-def test_every_pooling_has_one_of_prefixes() -> None:
-    assert PREFIX_POOLINGS.keys() == POOLINGS.keys()
-
-
 def test_deviations_of_large_states_do_not_cancel() -> None:
     """States of 10,000 that differ by 1, far from the prompt's."""
     group = PromptGroup(
         prompt=(1, 2), outputs=(tuple(range(3, 9)),), rows=(0,), prefixes=((1, 3, 6),)
     )
-    prefixes = make_pack([group], CPU).prefixes
-    assert prefixes is not None
+    batch = make_pack([group], CPU)
     hidden = 1e4 + torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
     hidden[:2] = 0.0
     start = torch.tensor([2])
-    found = prefix_pool(make_states(hidden, start, torch.tensor([6])), "std", prefixes)
-    each = [pool(make_states(hidden, start, torch.tensor([n])), "std") for n in (1, 3, 6)]
+    found = POOLINGS["std"](OutputStates.of(hidden[None], batch))
+    each = [POOLINGS["std"](make_states(hidden, start, torch.tensor([n]))) for n in (1, 3, 6)]
     torch.testing.assert_close(found, torch.cat(each), rtol=1e-3, atol=1e-6)
     assert found[0].eq(0).all()

@@ -14,9 +14,7 @@ from transformers import AutoModelForCausalLM
 from featurize.model.engine import Engine
 from featurize.model.families import adapter as adapters
 from featurize.model.forward import FeatureSpec
-from featurize.model.source import find_backbone
-from featurize.settings import BackboneSettings
-from tests.support.loaded_backbones import error_of, load
+from tests.support.loaded_backbones import error_of, find, load
 from tests.support.plain_features import count_rows, load_tiny, make_groups, plain_features
 from tests.support.tiny_models import make_tokenizer, write_tiny_llama, write_tiny_model
 
@@ -55,13 +53,18 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
 
 
 def digest_of(path: Path) -> str:
-    settings = BackboneSettings(name="tiny", path=str(path))
-    return find_backbone(settings, Path("nowhere"), torch.float32).digest
+    return find(path).digest
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "base")
+
+
+@pytest.fixture
+def folder(base: Path, tmp_path: Path) -> Path:
+    """An adapter of the base model."""
+    return write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
 
 
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -105,8 +108,7 @@ def test_features_are_those_of_pefts_own_model(name: str, base: Path, tmp_path: 
 
 
 @needs_peft
-def test_features_without_likelihood_have_the_adapter(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_features_without_likelihood_have_the_adapter(folder: Path, base: Path) -> None:
     q_proj = "layers.0.self_attn.q_proj.weight"
     merged, plain = (
         load(path, is_plain=True).decoder.state_dict()[q_proj] for path in (folder, base)
@@ -115,15 +117,13 @@ def test_features_without_likelihood_have_the_adapter(base: Path, tmp_path: Path
 
 
 @needs_peft
-def test_random_weights_are_those_of_the_base_model(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_random_weights_are_those_of_the_base_model(folder: Path, base: Path) -> None:
     drawn, plain = (load(path, weights="random").decoder.state_dict() for path in (folder, base))
     assert all(torch.equal(drawn[name], plain[name]) for name in plain)
 
 
 @needs_peft
-def test_weights_and_config_of_the_adapter_enter_the_digest(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_weights_and_config_of_the_adapter_enter_the_digest(folder: Path, base: Path) -> None:
     first = digest_of(folder)
     edit(folder, lora_alpha=99)
     second = digest_of(folder)
@@ -132,8 +132,7 @@ def test_weights_and_config_of_the_adapter_enter_the_digest(base: Path, tmp_path
 
 
 @needs_peft
-def test_a_moved_base_model_keeps_the_digest(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_a_moved_base_model_keeps_the_digest(folder: Path, base: Path, tmp_path: Path) -> None:
     before = digest_of(folder)
     base.rename(tmp_path / "moved")
     message = error_of(lambda: digest_of(folder))
@@ -145,17 +144,14 @@ def test_a_moved_base_model_keeps_the_digest(base: Path, tmp_path: Path) -> None
 
 
 @needs_peft
-def test_the_tokenizer_is_the_adapters_own_if_it_has_one(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
-    settings = BackboneSettings(name="tiny", path=str(folder))
-    assert find_backbone(settings, Path("nowhere"), torch.float32).tokenizer_folder == base
+def test_the_tokenizer_is_the_adapters_own_if_it_has_one(folder: Path, base: Path) -> None:
+    assert find(folder).tokenizer_folder == base
     make_tokenizer().save_pretrained(folder)
-    assert find_backbone(settings, Path("nowhere"), torch.float32).tokenizer_folder == folder
+    assert find(folder).tokenizer_folder == folder
 
 
 @needs_peft
-def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "other", "gpt_neox")
     edit(folder, base_model_name_or_path=str(other))
     message = error_of(lambda: load(folder))
@@ -164,8 +160,7 @@ def test_an_adapter_of_another_model_is_refused(base: Path, tmp_path: Path) -> N
 
 
 @needs_peft
-def test_an_adapter_of_a_deeper_model_is_refused(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_an_adapter_of_a_deeper_model_is_refused(folder: Path) -> None:
     name = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
     edit_weights(folder, lambda w: w.update({name.format(7): w[name.format(0)].clone()}))
     message = error_of(lambda: load(folder))
@@ -174,8 +169,7 @@ def test_an_adapter_of_a_deeper_model_is_refused(base: Path, tmp_path: Path) -> 
 
 
 @needs_peft
-def test_missing_and_infinite_weights_of_an_adapter_are_refused(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_missing_and_infinite_weights_of_an_adapter_are_refused(folder: Path) -> None:
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
     edit_weights(folder, lambda weights: weights[name].fill_(float("inf")))
     assert "NaN" in error_of(lambda: load(folder))
@@ -190,8 +184,9 @@ def test_an_adapter_that_adds_tokens_is_refused(base: Path, tmp_path: Path) -> N
 
 
 @needs_peft
-def test_an_adapter_of_an_adapter_and_quantization_are_refused(base: Path, tmp_path: Path) -> None:
-    folder = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+def test_an_adapter_of_an_adapter_and_quantization_are_refused(
+    folder: Path, base: Path, tmp_path: Path
+) -> None:
     assert "quantization" in error_of(lambda: load(folder, quantization="4bit"))
     second = write_adapter(base, tmp_path / "second", target_modules=["q_proj"])
     edit(second, base_model_name_or_path=str(folder))

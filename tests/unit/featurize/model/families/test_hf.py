@@ -16,19 +16,11 @@ from transformers.utils.logging import (
 )
 
 from featurize.model.families.hf import to_quantization_config
-from featurize.model.source import find_backbone, read_backbone_config
+from featurize.model.source import read_backbone_config
 from featurize.settings import BackboneSettings
-from tests.support.loaded_backbones import error_of, load
-from tests.support.tiny_models import (
-    write_tiny_llama,
-)
+from tests.support.loaded_backbones import error_of, find, load
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("models") / "llama", adds_bos=True)
 
 
 def damage(folder: Path, tmp_path: Path, **files: bytes | None) -> Path:
@@ -80,7 +72,7 @@ def test_a_missing_lm_head_matters_only_for_the_likelihood(llama: Path, tmp_path
 def test_a_damaged_config_is_refused(llama: Path, tmp_path: Path, content: bytes | None) -> None:
     folder = damage(llama, tmp_path, config=content)
     settings = BackboneSettings(name="tiny", path=str(folder))
-    source = find_backbone(settings, tmp_path, torch.float32)
+    source = find(folder)
     message = error_of(lambda: read_backbone_config(source, settings))
     assert message.startswith(f"{folder}: the backbone cannot be read (")
     assert str(folder) in error_of(lambda: load(folder))
