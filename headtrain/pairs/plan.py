@@ -254,7 +254,7 @@ def selection_settings(sampling: DataSamplingSettings, train_holdout: float) -> 
     return {**pair_settings(sampling), "train_holdout": train_holdout}
 
 
-def pair_planner(sampling: DataSamplingSettings, train_holdout: float) -> "Choose":
+def pair_planner(sampling: DataSamplingSettings, train_holdout: float = 0.0) -> "Choose":
     """Return what plans, over an index, the pairs that train-head draws with these settings."""
 
     def choose(table: pa.Table, count_outputs: Callable[[], Ints]) -> "Selection":

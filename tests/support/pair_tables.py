@@ -4,8 +4,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurize.run.plan import Selection
-from headtrain.pairs.plan import plan_training
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 
 
@@ -25,13 +23,3 @@ def make_table(num_problems: int = 4, num_samples: int = 12) -> pa.Table:
             "output_tokens": pa.array([10 * number for _, number in places], pa.int32()),
         }
     )
-
-
-def chooser(sampling: DataSamplingSettings, train_holdout: float = 0.0) -> Any:
-    def choose(table: pa.Table, count_outputs: Any) -> Selection:
-        if sampling.pairwise.length_matched:
-            table = table.append_column("output_tokens", pa.array(count_outputs()))
-        plan = plan_training(table, sampling, train_holdout=train_holdout)
-        return Selection(pairs=plan.to_planned(), also=plan.held_out)
-
-    return choose

@@ -46,16 +46,23 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     return str(row_files.write_rows(path, rows))
 
 
-def write_backbone(folder: Path, weights: bytes = b"weights") -> Path:
+def write_backbone(folder: Path) -> Path:
     """A model folder of which all but the weights can be read."""
     config = LlamaConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
     config.save_pretrained(folder)
-    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "model.safetensors").write_bytes(b"weights")
     make_tokenizer().save_pretrained(folder)
     return folder
 
 
 def make_plan(
+    folder: Path, paths: str | Sequence[str], *, choose: Choose | None = None, **settings: Any
+) -> FeaturizePlan:
+    """The plan of a job of `make_job`."""
+    return plan_featurize(make_job(folder, paths, **settings), choose)
+
+
+def make_job(
     folder: Path,
     paths: str | Sequence[str],
     *,
@@ -63,27 +70,25 @@ def make_plan(
     backbone: Mapping[str, Any] | None = None,
     dataset: Mapping[str, Any] | None = None,
     runtime: Mapping[str, Any] | None = None,
+    prompt: PromptSettings | None = None,
     split: str = "train",
-    choose: Choose | None = None,
     **featurize: Any,
-) -> FeaturizePlan:
-    """The plan of a job whose model, cache and store lie in `folder`."""
+) -> FeaturizeJob:
+    """A job whose model, cache and store are in `folder`."""
     if not (folder / "model").exists():
         write_backbone(folder / "model")
     files = paths if isinstance(paths, str) else tuple(paths)
     names = {"name": "tiny", "path": str(folder / "model"), "dtype": "float32"}
-    return plan_featurize(
-        FeaturizeJob(
-            backbone=BackboneSettings(**names | dict(backbone or {})),
-            dataset=DatasetSettings(**{"name": "made", "train": files} | dict(dataset or {})),
-            featurize=FeaturizeSettings(**{"unit_tokens": 150} | featurize),
-            runtime=RuntimeSettings(**{"device": "cpu"} | dict(runtime or {})),
-            split=split,
-            store_dir=folder / "store",
-            cache_dir=folder / "cache",
-            limit_problems=limit_problems,
-        ),
-        choose,
+    return FeaturizeJob(
+        backbone=BackboneSettings(**names | dict(backbone or {})),
+        dataset=DatasetSettings(**{"name": "made", "train": files} | dict(dataset or {})),
+        featurize=FeaturizeSettings(**{"unit_tokens": 150} | featurize),
+        runtime=RuntimeSettings(**{"device": "cpu"} | dict(runtime or {})),
+        split=split,
+        store_dir=folder / "store",
+        cache_dir=folder / "cache",
+        limit_problems=limit_problems,
+        prompt=prompt or PromptSettings(),
     )
 
 
@@ -111,15 +116,7 @@ def make_features(work: Any, plan: FeaturizePlan) -> Features:
 
 def write_store(plan: FeaturizePlan) -> Path:
     """Does what is planned, but for the backbone."""
-    writer = StoreWriter(
-        plan.job.store_dir,
-        {
-            "fingerprint": plan.fingerprint,
-            "recipe_fingerprint": plan.recipe.fingerprint,
-            "recipe": plan.recipe.fields,
-            "num_units": len(plan.units),
-        },
-    )
+    writer = StoreWriter(plan.job.store_dir, plan.store_plan)
     writer.begin()
     encoder = make_encoder()
     for number, (start, stop) in enumerate(plan.units):

@@ -20,16 +20,11 @@ from featurize.run.launch import run_job
 from featurize.run.plan import plan_featurize
 from featurize.run.ranks import Ranks
 from featurize.run.units import read_unit
-from featurize.settings import (
-    BackboneSettings,
-    DatasetSettings,
-    FeaturizeSettings,
-    PromptSettings,
-    RuntimeSettings,
-)
+from featurize.settings import PromptSettings
 from featurize.store import FeatureStore
 from featurize.store.manifest import read_manifest
 from featurize.store.samples import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
+from tests.support import tiny_jobs
 from tests.support.scored_projects import Silent
 from tests.support.tiny_jobs import make_encoder, make_rows, write_rows
 from tests.support.tiny_models import write_tiny_llama
@@ -39,27 +34,14 @@ LAST = 3
 """Layer after the final norm of the tiny LLaMA."""
 
 
-def make_job(
-    folder: Path, *, prompt: PromptSettings | None = None, **features: Any
-) -> FeaturizeJob:
+def make_job(folder: Path, **features: Any) -> FeaturizeJob:
     if not (folder / "model").exists():
         write_tiny_llama(folder / "model")
     path = write_rows(folder / "rows.jsonl", make_rows(3, 4))
-    settings = {
-        "unit_tokens": 60,
-        "storage_dtype": "float32",
-        "layers": (0, 1, -1),
-        "poolings": POOLINGS,
-    } | features
-    return FeaturizeJob(
-        backbone=BackboneSettings(name="tiny", path=str(folder / "model"), dtype="float32"),
-        dataset=DatasetSettings(name="made", train=path, max_length=400, max_prompt_length=300),
-        featurize=FeaturizeSettings(**settings),
-        runtime=RuntimeSettings(device="cpu"),
-        split="train",
-        store_dir=folder / "imported",
-        cache_dir=folder / "cache",
-        prompt=prompt or PromptSettings(),
+    settings = {"unit_tokens": 60, "storage_dtype": "float32", "layers": (0, 1, -1)}
+    limits = {"max_length": 400, "max_prompt_length": 300}
+    return tiny_jobs.make_job(
+        folder, path, dataset=limits, **{**settings, "poolings": POOLINGS, **features}
     )
 
 
@@ -171,8 +153,8 @@ def test_a_rerun_makes_only_what_is_missing_and_features_of_one_origin(tmp_path:
     first = import_into(job, folder)
     assert first.num_resumed_units == 0
     assert import_into(job, folder).was_up_to_date
-    (tmp_path / "imported/units/00001.json").unlink()
-    (tmp_path / "imported/manifest.json").unlink()
+    (tmp_path / "store/units/00001.json").unlink()
+    (tmp_path / "store/manifest.json").unlink()
     again = import_into(job, folder)
     assert again.num_resumed_units == len(plan_featurize(job).units) - 1
     assert again.counts == first.counts

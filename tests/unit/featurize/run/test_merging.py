@@ -1,6 +1,7 @@
 """Merged stores: what each part has, in order, in one store of the same recipe."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,33 +9,13 @@ import pytest
 import torch
 
 from featurize.errors import FeatureStoreError
-from featurize.run.job import FeaturizeJob
 from featurize.run.merging import merge_features
-from featurize.settings import (
-    BackboneSettings,
-    DatasetSettings,
-    FeaturizeSettings,
-    RuntimeSettings,
-)
 from featurize.store import FeatureStore
 from tests.support.synthetic_stores import replace_column, write_store
+from tests.support.tiny_jobs import make_job
 from tests.support.unit_features import damage
 
 TENSORS = {"mean.2": 6, "last.2": 6}
-
-
-def make_job(folder: Path, *, repair: bool = False) -> FeaturizeJob:
-    return FeaturizeJob(
-        backbone=BackboneSettings(name="none", path="none"),
-        dataset=DatasetSettings(name="none", train="none.jsonl"),
-        featurize=FeaturizeSettings(),
-        runtime=RuntimeSettings(device="cpu"),
-        split="train",
-        store_dir=folder / "merged" / "train",
-        cache_dir=folder / "cache",
-        repair=repair,
-        command="critic merge-features",
-    )
 
 
 def write_part(folder: Path, name: str, **options: object) -> FeatureStore:
@@ -70,7 +51,7 @@ def check_equal(merged: FeatureStore, stores: Sequence[FeatureStore]) -> None:
 
 def test_a_merged_store_has_the_rows_of_its_parts_in_order(tmp_path: Path) -> None:
     stores = parts(tmp_path)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     summary = merge_features(job, stores)
     assert summary.counts["samples"] == 9 * 8
     merged = FeatureStore.open(job.store_dir)
@@ -90,7 +71,7 @@ def test_a_merged_store_has_the_rows_of_its_parts_in_order(tmp_path: Path) -> No
 
 def test_a_finished_merge_does_nothing_and_a_killed_one_goes_on(tmp_path: Path) -> None:
     stores = parts(tmp_path)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     done: list[int] = []
 
     def stop_after_two(number: int, _total: int) -> None:
@@ -109,13 +90,10 @@ def test_a_finished_merge_does_nothing_and_a_killed_one_goes_on(tmp_path: Path) 
 
 def test_repair_writes_a_damaged_unit_again(tmp_path: Path) -> None:
     stores = parts(tmp_path)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     merge_features(job, stores)
-    shard = Path(job.store_dir) / "units" / "00001.safetensors"
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    assert merge_features(make_job(tmp_path, repair=True), stores).num_resumed_units == 3
+    damage(Path(job.store_dir) / "units" / "00001.safetensors", "flipped")
+    assert merge_features(replace(job, repair=True), stores).num_resumed_units == 3
     check_equal(FeatureStore.open(job.store_dir), stores)
 
 
@@ -126,7 +104,7 @@ def test_a_damaged_unit_of_a_part_gets_no_new_checksum(tmp_path: Path, suffix: s
     whole = path.read_bytes()
     damage(path, "flipped")
     _ = [store.samples for store in stores]  # as it was read before
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     with pytest.raises(FeatureStoreError, match=rf"a: damaged \(00002\.{suffix}: another checksum"):
         merge_features(job, stores)
     path.write_bytes(whole)
@@ -140,7 +118,7 @@ def test_statements_of_a_problem_stay_apart(tmp_path: Path) -> None:
     third = write_part(tmp_path, "old", num_problems=2)  # of a version that had no such column
     lengths = pa.array([7, 7, 9, 9] * 4, pa.int32())
     third = replace_column(third, "prompt_tokens", lengths)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     merge_features(job, [first, second, third])
     merged = FeatureStore.open(job.store_dir).samples
     expected = [*numbers.to_pylist(), *[0] * len(second.samples), *[0, 0, 1, 1] * 4]
@@ -149,7 +127,7 @@ def test_statements_of_a_problem_stay_apart(tmp_path: Path) -> None:
 
 def test_other_parts_need_overwrite(tmp_path: Path) -> None:
     stores = parts(tmp_path)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     merge_features(job, stores)
     with pytest.raises(FeatureStoreError, match="--overwrite"):
         merge_features(job, stores[::-1])
@@ -159,7 +137,7 @@ def test_other_parts_need_overwrite(tmp_path: Path) -> None:
 
 def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path) -> None:
     stores = parts(tmp_path)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     others = {
         "problem_id 'a-problem-000'": write_store(
             tmp_path / "again", prefix="a-", tensors=TENSORS, fingerprint="again"
@@ -181,9 +159,8 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_overwriting_never_deletes_a_part_that_is_named_by_another_path(tmp_path: Path) -> None:
     first, second = parts(tmp_path)
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, "none.jsonl")
     merged = Path(job.store_dir)
-    merged.parent.mkdir(parents=True)
     merged.symlink_to(first.path)
     with pytest.raises(FeatureStoreError, match="is one of the stores to merge"):
         merge_features(job, [first, second], overwrite=True)

@@ -11,10 +11,10 @@ from featurize.data.token_counts import count_tokens, counts_path, write_counts
 from featurize.run.plan import Selection, select
 from featurize.store import FeatureStore
 from featurize.store.samples import PlannedPairs
-from headtrain.pairs.plan import TrainingPlan, plan_training, read_training_data
+from headtrain.pairs.plan import TrainingPlan, pair_planner, plan_training, read_training_data
 from headtrain.settings import DataSamplingSettings
 from tests.support import synthetic_stores
-from tests.support.pair_tables import chooser, settings
+from tests.support.pair_tables import settings
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 from tests.support.tiny_models import make_tokenizer
 
@@ -50,7 +50,7 @@ def test_a_store_made_for_pairs_gives_these_pairs(
 ) -> None:
     whole = FeatureStore.open(write_store(make_plan(tmp_path, train))).samples
     (tmp_path / "store").rename(tmp_path / "whole")
-    choose = chooser(sampling, train_holdout)
+    choose = pair_planner(sampling, train_holdout)
     plan = make_plan(tmp_path, train, choose=choose)
     part = FeatureStore.open(write_store(plan)).samples
     planned, drawn = (
@@ -71,7 +71,7 @@ def test_a_store_made_for_pairs_gives_these_pairs(
 def test_other_settings_draw_from_what_is_there_and_warn(
     tmp_path: Path, train: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = make_plan(tmp_path, train, choose=chooser(settings(6)))
+    plan = make_plan(tmp_path, train, choose=pair_planner(settings(6)))
     samples = FeatureStore.open(write_store(plan)).samples
     with caplog.at_level(logging.WARNING):
         plan_training(samples, settings(6))
@@ -83,7 +83,7 @@ def test_other_settings_draw_from_what_is_there_and_warn(
 
 def test_plans_of_the_same_samples_make_different_stores(tmp_path: Path, train: str) -> None:
     balanced, uniform, again = (
-        make_plan(tmp_path, train, choose=chooser(settings(10**6, strategy=strategy)))
+        make_plan(tmp_path, train, choose=pair_planner(settings(10**6, strategy=strategy)))
         for strategy in ("balanced", "uniform", "balanced")
     )
     assert len(balanced.index) == len(uniform.index)
@@ -111,7 +111,9 @@ def test_planned_pairs_that_are_cut_to_the_same_tokens_are_left_out(tmp_path: Pa
         row["is_correct"] = bool(int(row["task_id"][-1]) % 2)
         row["output"] = f"{row['task_id']} = 1\n{row['output']}"
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    store = FeatureStore.open(write_store(make_plan(tmp_path, path, choose=chooser(settings(9)))))
+    store = FeatureStore.open(
+        write_store(make_plan(tmp_path, path, choose=pair_planner(settings(9))))
+    )
     whole = read_training_data(store, settings(9))
     assert len(whole.plan.correct) == 9
     same = store.samples["feature_row"].to_numpy().copy()
@@ -128,7 +130,7 @@ def test_texts_with_both_labels_are_no_pair_in_an_index(tmp_path: Path) -> None:
     for number, row in enumerate(rows):
         row |= {"output": "same" if number % 4 < 2 else f"x{number}", "is_correct": number % 2 == 0}
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    plan = make_plan(tmp_path, path, choose=chooser(settings(10**6)))
+    plan = make_plan(tmp_path, path, choose=pair_planner(settings(10**6)))
     assert plan.num_pairs == 2 * (4 - 1)
     assert plan.selection is not None
     assert plan.selection.pairs is not None
