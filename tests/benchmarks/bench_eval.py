@@ -8,8 +8,6 @@ Scores are random numbers that depend on the label a little; the shape is that o
 """
 
 import argparse
-import resource
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -22,6 +20,7 @@ from headtrain.metrics.agreement import count_agreement
 from headtrain.metrics.pairs import list_pairs, similar_lengths, tally_pairs
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
+from tests.benchmarks.measuring import measure
 
 Found = TypeVar("Found")
 
@@ -66,17 +65,14 @@ def enumerate_wins(scored: ScoredSamples) -> Floats:
 
 
 def timed(name: str, work: Callable[[], Found]) -> Found:
-    """Do it, and say how long it took and how large the process has become.
-
-    The time of the processor is what counts where others use the machine as well.
-    """
-    started, busy = time.perf_counter(), time.process_time()
-    found = work()
-    seconds, busy = time.perf_counter() - started, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    """Do it, and say how long it took and how large the process has become."""
+    took = measure(work)
     print(
-        f"{name:58} {seconds:7.2f} s, of processor {busy:6.2f} s   peak {peak:5.2f} GB", flush=True
+        f"{name:58} {took.seconds:7.2f} s, of processor {took.cpu_seconds:6.2f} s"
+        f"   peak {took.peak_bytes / 1e9:5.2f} GB",
+        flush=True,
     )
+    found: Found = took.found
     return found
 
 

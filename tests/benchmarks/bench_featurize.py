@@ -38,7 +38,7 @@ from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup, plan_padded
 from featurize.model.source import find_backbone
 from featurize.settings import BackboneSettings
-from tests.benchmarks.operator_shares import operator_shares
+from tests.benchmarks.measuring import print_header, print_row
 from tests.support.workloads import make_workload
 
 MAX_LENGTH = 2048
@@ -202,6 +202,32 @@ def _difference(result: Result, plain: Result) -> float | None:
     return relative_error(result.features[rows], plain.features[rows])
 
 
+_MOVES = ("cat", "where", "sub", "ge", "arange", "scalar_tensor", "slice", "copy_")
+
+
+def operator_shares(run: Callable[[], object]) -> tuple[float, dict[str, float]]:
+    """Seconds that `run` takes once it is warm, and the share of each kind of work in them."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        started = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - started
+    kinds = ("products of weights", "attention", "copies and masks", "elementwise")
+    taken = dict.fromkeys(kinds, 0.0)
+    for event in profile.key_averages():
+        taken[_kind_of(event.key.removeprefix("aten::"))] += event.self_cpu_time_total / 1e6
+    taken["outside of operators"] = seconds - sum(taken.values())
+    return seconds, {kind: part / seconds for kind, part in taken.items()}
+
+
+def _kind_of(operator: str) -> str:
+    if operator in ("mm", "addmm", "mkldnn::_linear_pointwise"):
+        return "products of weights"
+    if "attention" in operator:
+        return "attention"
+    return "copies and masks" if operator in _MOVES else "elementwise"
+
+
 def find_gguf(backbone: str) -> Path | None:
     """The GGUF file of a backbone, which llama.cpp reads as it is; None of another kind."""
     if backbone.startswith(PACKAGE_PREFIX):
@@ -268,15 +294,15 @@ def print_table(
         f"\n{candidates} candidates a problem, prompts of {prompt_tokens[0]}-{prompt_tokens[1]}"
         f" tokens, {name}, 1 thread, GEMM {peak / 1e9:.0f} GFLOP/s"
     )
-    print("| way | unique tok/s | samples/s | critic is faster | of GEMM | differs by |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print_header("way", "unique tok/s", "samples/s", "critic is faster", "of GEMM", "differs by")
     for result, difference in rows:
-        rate = result.samples / result.seconds * tokens_per_sample
-        ratio = (ours.samples / ours.seconds) / (result.samples / result.seconds)
-        print(
-            f"| {result.way} | {rate:.0f} | {result.samples / result.seconds:.2f} | {ratio:.1f}x"
-            f" | {rate * flops_per_token / peak:.0%} |"
-            f" {'-' if difference is None else f'{difference:.1e}'} |"
+        speed = result.samples / result.seconds
+        rate = speed * tokens_per_sample
+        print_row(
+            *(result.way, f"{rate:.0f}", f"{speed:.2f}"),
+            f"{ours.samples / ours.seconds / speed:.1f}x",
+            f"{rate * flops_per_token / peak:.0%}",
+            "-" if difference is None else f"{difference:.1e}",
         )
 
 

@@ -28,6 +28,7 @@ from headtrain.tracking.tracker import Tracker
 from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.loss import pairwise_ranking_loss
 from headtrain.training.objective import Objective
+from tests.benchmarks.measuring import print_header, print_row
 
 OURS, PRODUCTS = "critic train-head, log_interval 10", "the matrix products alone"
 NUM_PAIRS, NUM_PROBLEMS, SAMPLES_PER_PROBLEM, BATCH = 50_000, 600, 20, 32
@@ -136,37 +137,24 @@ def dicts(data: Data) -> Way:
     return take
 
 
-def index_select(data: Data) -> Way:
-    """Index arrays, a forward for each side, AdamW."""
-    model, optimizer = _model_and_optimizer(data, fused=False)
+def index_select(data: Data, *, is_joined: bool) -> Way:
+    """Index arrays, AdamW; a forward for each side, or both in one and a fused AdamW."""
+    model, optimizer = _model_and_optimizer(data, fused=is_joined)
     correct, incorrect = torch.from_numpy(data.correct), torch.from_numpy(data.incorrect)
+
+    def differences(items: torch.Tensor) -> torch.Tensor:
+        sides = [correct[items], incorrect[items]]
+        if not is_joined:
+            pos, neg = (model(data.features.index_select(0, rows)) for rows in sides)
+            return pos - neg
+        values = model(data.features.index_select(0, torch.cat(sides))).squeeze(-1)
+        return values[: len(items)] - values[len(items) :]
 
     def take(num_steps: int) -> None:
         order = torch.randperm(NUM_PAIRS)[: num_steps * BATCH]
         for items in order.split(BATCH):
             optimizer.zero_grad()
-            pos = model(data.features.index_select(0, correct[items]))
-            neg = model(data.features.index_select(0, incorrect[items]))
-            (-torch.nn.functional.logsigmoid(pos - neg)).mean().backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-
-    return take
-
-
-def fused(data: Data) -> Way:
-    """Both sides in one forward, fused AdamW."""
-    model, optimizer = _model_and_optimizer(data, fused=True)
-    correct, incorrect = torch.from_numpy(data.correct), torch.from_numpy(data.incorrect)
-
-    def take(num_steps: int) -> None:
-        order = torch.randperm(NUM_PAIRS)[: num_steps * BATCH]
-        for items in order.split(BATCH):
-            optimizer.zero_grad()
-            rows = torch.cat([correct[items], incorrect[items]])
-            values = model(data.features.index_select(0, rows)).squeeze(-1)
-            differences = values[: len(items)] - values[len(items) :]
-            (-torch.nn.functional.logsigmoid(differences)).mean().backward()
+            (-torch.nn.functional.logsigmoid(differences(items))).mean().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
 
@@ -205,8 +193,8 @@ def measure(
     """CPU seconds an epoch, per head, of every way in every round."""
     ways: dict[str, tuple[Way, int]] = {
         "a DataLoader of dicts": (dicts(data), 1),
-        "an index_select loop": (index_select(data), 1),
-        "one forward, fused AdamW": (fused(data), 1),
+        "an index_select loop": (index_select(data, is_joined=False), 1),
+        "one forward, fused AdamW": (index_select(data, is_joined=True), 1),
         OURS: (stacked(data, 1, tracker=tracker), 1),
         "the same without logging": (stacked(data, 1), 1),
         "the same, batching problems": (stacked(data, 1, tracker=tracker, batching="problems"), 1),
@@ -242,15 +230,14 @@ def logistic_regression(data: Data) -> float:
 def print_table(data: Data, seconds: dict[str, list[float]]) -> None:
     """Medians, and medians of the ratios within a round."""
     print(f"\nhidden {data.hidden}: seconds of an epoch of {NUM_PAIRS:,} pairs, batch {BATCH}\n")
-    print("| way | CPU s an epoch | times critic train-head | times the products |")
-    print("| --- | ---: | ---: | ---: |")
+    print_header("way", "CPU s an epoch", "times critic train-head", "times the products")
     ours, least = seconds[OURS], seconds[PRODUCTS]
     for name, values in seconds.items():
         ratios = [
             statistics.median(value / other for value, other in zip(values, base, strict=True))
             for base in (ours, least)
         ]
-        print(f"| {name} | {statistics.median(values):.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        print_row(name, *(f"{value:.2f}" for value in (statistics.median(values), *ratios)))
 
 
 def main() -> None:
@@ -275,7 +262,7 @@ def main() -> None:
         if hidden <= 1024:
             print(f"\nscikit-learn's logistic regression, once: {logistic_regression(data):.1f} s")
     if options.trl:
-        from reward_trainer import compare_with_trl
+        from tests.benchmarks.reward_trainer import compare_with_trl
 
         with tempfile.TemporaryDirectory() as folder:
             compare_with_trl(options.trl, options.trl_data, options.trl_problems, Path(folder))

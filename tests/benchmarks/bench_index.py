@@ -11,18 +11,19 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from featurize.data.index import DatasetIndex
+from tests.benchmarks.measuring import (
+    Measured,
+    in_fresh_process,
+    measure,
+    print_header,
+    print_row,
+)
 
 ROWS_OF_A_PROBLEM = 240
 TEXT = """
@@ -32,17 +33,8 @@ possible answer exactly two edges vertices tree “good” moves player wins if 
 """
 WORDS = TEXT.split()
 LANGUAGES = ("python3", "cpp", "java")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What reading the file one way took."""
-
-    way: str
-    rows: int
-    seconds: float
-    cpu_seconds: float  # of all processes
-    peak_bytes: int  # at most: the peaks of all processes, as if they fell together
+INDEXING = {"critic, 1 process": 1, "critic, 2 processes": 2, "critic, second open": None}
+"""Ways, and their processes."""
 
 
 def write_rows(path: Path, num_rows: int, *, is_shuffled: bool) -> None:
@@ -100,39 +92,19 @@ def read_plainly(path: Path) -> int:
     return number
 
 
-def measure(way: str, read: Callable[..., int], *arguments: object) -> Measured:
-    """Run `read` and take its time and memory; to be called in a fresh process."""
-    start = time.perf_counter()
-    rows = read(*arguments)
-    seconds = time.perf_counter() - start
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    num_children = arguments[-1] if isinstance(arguments[-1], int) and arguments[-1] > 1 else 0
-    return Measured(
-        way=way,
-        rows=rows,
-        seconds=seconds,
-        cpu_seconds=sum(usage.ru_utime + usage.ru_stime for usage in (own, children)),
-        # NOTE: of children the system keeps the largest peak, not their sum.
-        peak_bytes=1024 * (own.ru_maxrss + num_children * children.ru_maxrss),
-    )
+def measure_plainly(path: Path) -> Measured:
+    return measure(lambda: read_plainly(path))
 
 
-def build_index(path: Path, cache: Path, workers: int) -> int:
-    """Index the file anew."""
+def measure_index(path: Path, cache: Path, workers: int | None) -> Measured:
+    """Index the file anew with so many processes; None: open the index that is there."""
+    if workers is None:
+        return measure(lambda: len(DatasetIndex.build(str(path), cache)))
     shutil.rmtree(cache, ignore_errors=True)
-    return len(DatasetIndex.build(str(path), cache, workers=workers))
-
-
-def open_index(path: Path, cache: Path) -> int:
-    """Open the index that is there."""
-    return len(DatasetIndex.build(str(path), cache))
-
-
-def in_fresh_process(call: Callable[..., Any], *arguments: object, **options: object) -> Any:
-    """Call something where nothing has used memory or time before, and leave none behind."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(call, *arguments, **options).result()
+    return measure(
+        lambda: len(DatasetIndex.build(str(path), cache, workers=workers)),
+        num_children=workers if workers > 1 else 0,
+    )
 
 
 def main() -> None:
@@ -148,23 +120,19 @@ def main() -> None:
         # Not here: a process hands its peak of memory on to those it starts.
         in_fresh_process(write_rows, path, options.rows, is_shuffled=options.shuffled)
         print(f"{options.rows:,} rows, {path.stat().st_size / 1e9:.2f} GB\n")
-        print("| way | rows/s | seconds | speed | CPU seconds | peak memory |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        print_header("way", "rows/s", "seconds", "speed", "CPU seconds", "peak memory")
         for _ in range(options.rounds):
-            plain = in_fresh_process(measure, "json.loads line by line", read_plainly, path)
-            ways: list[Measured] = [plain]
-            for workers in (1, 2):
-                name = f"critic, {workers} process" + "es" * (workers > 1)
-                ways.append(in_fresh_process(measure, name, build_index, path, cache, workers))
-            ways.append(in_fresh_process(measure, "critic, second open", open_index, path, cache))
-            for way in ways:
-                print(
-                    f"| {way.way} | {way.rows / way.seconds:,.0f} | {way.seconds:.2f}"
-                    f" | {plain.seconds / way.seconds:.2f}x | {way.cpu_seconds:.1f}"
-                    f" | {way.peak_bytes / 1e6:,.0f} MB |",
-                    flush=True,
+            plain = in_fresh_process(measure_plainly, path)
+            ways: dict[str, Measured] = {"json.loads line by line": plain}
+            for name, workers in INDEXING.items():
+                ways[name] = in_fresh_process(measure_index, path, cache, workers)
+            for name, way in ways.items():
+                print_row(
+                    *(name, f"{way.found / way.seconds:,.0f}", f"{way.seconds:.2f}"),
+                    *(f"{plain.seconds / way.seconds:.2f}x", f"{way.cpu_seconds:.1f}"),
+                    f"{way.peak_bytes / 1e6:,.0f} MB",
                 )
-            assert len({way.rows for way in ways}) == 1, "a way has lost rows"
+            assert len({way.found for way in ways.values()}) == 1, "a way has lost rows"
 
 
 if __name__ == "__main__":

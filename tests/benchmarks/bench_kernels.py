@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from featurize.model.attention import _causal, merge_attention
+from tests.benchmarks.measuring import print_header, print_row
 
 TOKENS, WIDTH, MLP, HEADS, KEY_HEADS, HEAD = 4096, 576, 1536, 9, 3, 64
 SCALE = HEAD**-0.5
@@ -117,9 +118,9 @@ def compare_attention(prompt: int, outputs: int, products: float) -> None:
     of_block = 2e-9 * tokens * (WIDTH * (576 * 2 + 192 * 2 + 1536 * 2) + MLP * WIDTH) / products
     fastest = min(times.values())
     shares = [of_block / (of_block + (of_prompt + t) / 1e3) for t in (times[now], fastest)]
-    print(
-        f"| {prompt}, {outputs} | {speed:.0f} | {times[now] / times[batched_products]:.2f}x"
-        f" | {times[now] / times[merged]:.2f}x | {shares[0]:.0%} | {shares[1]:.0%} |"
+    ratios = (f"{times[now] / times[way]:.2f}x" for way in (batched_products, merged))
+    print_row(
+        f"{prompt}, {outputs}", f"{speed:.0f}", *ratios, *(f"{share:.0%}" for share in shares)
     )
 
 
@@ -131,11 +132,9 @@ def main() -> None:
     plain = 2e-6 * 2048 * WIDTH * MLP / milliseconds(lambda: functional.linear(x, weight), 20)
     print(f"plain products: {plain:.1f} GFLOP/s")
     products = compare_products()
-    print(
-        "\n| prompt, outputs | attention, GFLOP/s | by batched products | merged"
-        " | products' share at most | by the fastest way |"
-    )
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    columns = ("attention, GFLOP/s", "by batched products", "merged", "products' share at most")
+    print()
+    print_header("prompt, outputs", *columns, "by the fastest way")
     for prompt, outputs in WORKLOADS:
         compare_attention(prompt, outputs, products)
 

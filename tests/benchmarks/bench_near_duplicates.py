@@ -7,11 +7,10 @@ with three words in a hundred changed, and whether those are found is printed as
 """
 
 import random
-import resource
 import sys
-import time
 
 from featurize.data.near_duplicates import near_duplicates
+from tests.benchmarks.measuring import measure
 
 NUM_STATEMENTS = 13_328
 VOCABULARY = [f"w{number}" for number in range(20_000)]
@@ -39,13 +38,14 @@ def make_statements(number: int) -> tuple[list[str], list[tuple[int, int]]]:
 def main() -> None:
     number = int(sys.argv[1]) if len(sys.argv) > 1 else NUM_STATEMENTS
     statements, copies = make_statements(number)
-    start, start_cpu = time.perf_counter(), time.process_time()
-    pairs = near_duplicates(statements, threshold=0.6)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    took = measure(lambda: near_duplicates(statements, threshold=0.6))
+    pairs = took.found
     found = {pair[:2] for pair in pairs}
     kept = sum(copy in found for copy in copies)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(f"{number:,} statements: {seconds:.1f} s ({cpu:.1f} s of CPU), {memory:,} MB at most")
+    print(
+        f"{number:,} statements: {took.seconds:.1f} s ({took.cpu_seconds:.1f} s of CPU),"
+        f" {took.peak_bytes >> 20:,} MB at most"
+    )
     print(f"{len(pairs):,} pairs of similarity 0.6 and more; {kept:,} of {len(copies):,} copies")
 
 

@@ -9,13 +9,8 @@ index from a file as `critic featurize --pairs` does; memory is the peak of that
 
 import argparse
 import itertools
-import os
 import random
-import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +19,13 @@ import pyarrow as pa
 
 from headtrain.pairs.plan import plan_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
+from tests.benchmarks.measuring import (
+    Measured,
+    in_fresh_process,
+    measure,
+    print_header,
+    print_row,
+)
 
 LANGUAGES = ("cpp", "java", "python2", "python3")
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -81,24 +83,15 @@ WAYS: dict[str, Callable[[pa.Table, int], int]] = {
 }
 
 
-def measure(way: str, path: Path, n_pairs: int) -> None:
-    """Runs one way and prints its row."""
-    started, cpu_started = time.perf_counter(), time.process_time()
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    num_possible = WAYS[way](table, n_pairs)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
-    # NOTE: not ru_maxrss, which a process inherits from the one that started it.
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    megabytes = int(peak[1]) / 1024 if peak else float("nan")
-    print(
-        f"| {way} | {table.num_rows:,} | {num_possible:,} | {n_pairs:,} | {seconds:.2f} |"
-        f" {cpu:.2f} | {megabytes:,.0f} |",
-        flush=True,
+def measure_way(way: str, path: Path, n_pairs: int) -> Measured:
+    """Run one way on the index in a file."""
+    return measure(
+        lambda: WAYS[way](pa.ipc.open_file(pa.memory_map(str(path))).read_all(), n_pairs)
     )
 
 
 def write_index(path: Path, num_rows: int, num_problems: int) -> Path:
-    """An index in a file, written by a process that is gone when it is measured."""
+    """An index in a file."""
     table = make_index(num_rows, num_problems)
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
@@ -112,24 +105,22 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=13_328)
     parser.add_argument("--pairs", type=int, default=50_000)
     parser.add_argument("--listed-rows", type=int, default=200_000, help="rows when all are listed")
-    parser.add_argument("--way", choices=WAYS, help="only this one, in this process")
-    parser.add_argument("--index", type=Path, help="the index it reads")
     options = parser.parse_args()
-    if options.way:
-        measure(options.way, options.index, options.pairs)
-        return
-    print("| way | rows | possible pairs | drawn | seconds | of CPU | MB, peak |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    few, many = options.listed_rows, options.rows
+    print_header("way", "rows", "possible pairs", "drawn", "seconds", "of CPU", "MB, peak")
     with tempfile.TemporaryDirectory() as folder:
-        whole, small = (
-            write_index(Path(folder) / f"{rows}.arrow", rows, options.problems)
-            for rows in (options.rows, options.listed_rows)
-        )
-        runs = [(way, small if way == "listing all" else whole) for way in WAYS]
-        for way, index in [("balanced", small), runs.pop(), *runs]:
-            arguments = ["--index", str(index), "--pairs", str(options.pairs), "--way", way]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True)
+        indexes = {
+            rows: write_index(Path(folder) / f"{rows}.arrow", rows, options.problems)
+            for rows in (few, many)
+        }
+        *drawn, listing = WAYS
+        for way, rows in [("balanced", few), (listing, few), *((way, many) for way in drawn)]:
+            took = in_fresh_process(measure_way, way, indexes[rows], options.pairs)
+            print_row(
+                *(way, f"{rows:,}", f"{took.found:,}", f"{options.pairs:,}"),
+                *(f"{took.seconds:.2f}", f"{took.cpu_seconds:.2f}"),
+                f"{took.peak_bytes / 2**20:,.0f}",
+            )
 
 
 if __name__ == "__main__":

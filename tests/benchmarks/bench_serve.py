@@ -38,6 +38,7 @@ from typing import Any
 import torch
 
 from headtrain.scoring.critic import Critic
+from tests.benchmarks.measuring import print_header, print_row
 from tests.support.scored_projects import make_project
 
 CANDIDATES, CLIENTS = 8, (1, 8, 64)
@@ -94,8 +95,8 @@ def compare(head: str, seconds: float) -> None:
     first = Critic.load(head, device="cpu").encode_one(*samples[0])
     sizes = f"of about {len(first.prompt)} tokens, each of about {len(first.output)}"
     print(f"{CANDIDATES} candidates a prompt {sizes}\n")
-    print("| clients | server | requests/s | vs plain | CPU ms a request | p50 ms | p95 | p99 |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    numbers = ("requests/s", "vs plain", "CPU ms a request", "p50 ms", "p95", "p99")
+    print_header("server", "clients", *numbers)
     with contextlib.ExitStack() as stack:
         servers = {n: stack.enter_context(started(kind, head)) for n, kind in SERVERS.items()}
         for clients in CLIENTS:
@@ -104,7 +105,7 @@ def compare(head: str, seconds: float) -> None:
                 for _ in range(ROUNDS)
             ]
             for name in SERVERS:
-                print(to_row(name, clients, rounds), flush=True)
+                print_row(name, clients, *to_numbers(name, rounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +138,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def to_row(name: str, clients: int, rounds: list[dict[str, Measured]]) -> str:
+def to_numbers(name: str, rounds: list[dict[str, Measured]]) -> tuple[str, ...]:
     middle = statistics.median
     cuts = statistics.quantiles([s for one in rounds for s in one[name].latencies], n=100)
-    numbers = (
+    return (
         f"{middle(one[name].speed for one in rounds):.1f}",
         f"{middle(one[name].speed / one[PLAIN].speed for one in rounds):.2f}x",
         f"{middle(one[name].cpu for one in rounds):.1f}",
         *(f"{1000 * cuts[percent - 1]:.0f}" for percent in (50, 95, 99)),
     )
-    return f"| {clients} | {name} | " + " | ".join(numbers) + " |"
 
 
 def soak(head: str, minutes: float) -> None:

@@ -9,25 +9,22 @@ program's part is largest. The store is removed afterwards.
 """
 
 import argparse
-import contextlib
 import functools
-import json
 import mmap
 import os
-import resource
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from featurize.store import FeatureStore
-from featurize.store.samples import SAMPLE_SCHEMA, read_samples
-from featurize.store.writer import StoreWriter, UnitFeatures
+from featurize.store.samples import read_samples
+from featurize.store.writer import UnitFeatures
+from tests.benchmarks.measuring import in_fresh_process, measure, peak_bytes, seconds_of
+from tests.support.unit_features import make_unit, make_writer
 
 NAME = "mean.2"
 ROUNDS = 3
@@ -55,12 +52,12 @@ def main() -> None:
 def measure_reading(path: Path, options: argparse.Namespace) -> None:
     """Open, sample table, random and sequential gather."""
     num_units = options.rows // options.rows_per_unit
-    seconds = clock(lambda: make_store(path, num_units, options.rows_per_unit, options.width))
+    seconds = seconds_of(lambda: make_store(path, num_units, options.rows_per_unit, options.width))
     size = sum(file.stat().st_size for file in path.rglob("*.safetensors"))
     print(f"{options.rows:,} rows of {options.width}, {num_units:,} units, {size / 1e9:.2f} GB")
     print(f"written in {seconds:.0f} s (without fsync)")
     rows = np.random.default_rng(0).integers(0, options.rows, options.gather)
-    results = [in_child(lambda: read_once(path, rows)) for _ in range(ROUNDS)]
+    results = [in_fresh_process(read_once, path, rows) for _ in range(ROUNDS)]
     best = {key: min(result[key] for result in results) for key in results[0]}
     asked = options.gather * options.width * 2
     print(f"open                   {best['open'] * 1e3:8.1f} ms")
@@ -80,26 +77,25 @@ def measure_reading(path: Path, options: argparse.Namespace) -> None:
 
 def read_once(path: Path, rows: np.ndarray) -> dict[str, float]:
     """Seconds of each way of reading, in a process of its own; bytes of memory of the gather."""
-    result = {}
-    start = time.perf_counter()
-    store = FeatureStore.open(path)
-    result["open"] = time.perf_counter() - start
+    torch.set_num_threads(1)
+    opened = measure(lambda: FeatureStore.open(path))
+    store, result = opened.found, {"open": opened.seconds}
     wanted = torch.from_numpy(rows)
     in_a_row = torch.arange(len(rows))
     store.gather(NAME, wanted[:10])
     before = peak_bytes()
-    result["gather"] = clock(lambda: store.gather(NAME, wanted))
+    result["gather"] = seconds_of(lambda: store.gather(NAME, wanted))
     result["memory"] = peak_bytes() - before
-    result["sequential"] = clock(lambda: store.gather(NAME, in_a_row))
+    result["sequential"] = seconds_of(lambda: store.gather(NAME, in_a_row))
     shards = Shards(path, store)
     check = [shards.by_pread(rows), shards.by_mmap(rows)]
     assert all(np.array_equal(raw, store.gather(NAME, wanted).view(torch.uint8)) for raw in check)
-    result["pread"] = clock(lambda: shards.by_pread(rows))
-    result["mmap"] = clock(lambda: shards.by_mmap(rows))
-    result["raw_sequential"] = clock(lambda: shards.by_pread(in_a_row.numpy(), whole=True))
+    result["pread"] = seconds_of(lambda: shards.by_pread(rows))
+    result["mmap"] = seconds_of(lambda: shards.by_mmap(rows))
+    result["raw_sequential"] = seconds_of(lambda: shards.by_pread(in_a_row.numpy(), whole=True))
     units = store.manifest.units
-    result["unit_samples"] = clock(lambda: read_samples(path, path / "units", units))
-    result["samples"] = clock(lambda: store.samples)
+    result["unit_samples"] = seconds_of(lambda: read_samples(path, path / "units", units))
+    result["samples"] = seconds_of(lambda: store.samples)
     return result
 
 
@@ -148,17 +144,12 @@ class Shards:
 
 def make_store(path: Path, num_units: int, rows_per_unit: int, width: int) -> None:
     """A finished store of random bfloat16 numbers; not synced, which would take longer."""
-    writer = make_writer(path, num_units)
+    writer = make_writer(path, num_units=num_units)
     with mock.patch("os.fsync"):
         writer.begin()
         for number in range(num_units):
-            writer.write_unit(number, make_unit(number, rows_per_unit, width), {})
+            writer.write_unit(number, make_random_unit(number, rows_per_unit, width), {})
         writer.finish({"samples": num_units * rows_per_unit})
-
-
-def make_writer(path: Path, num_units: int) -> StoreWriter:
-    plan = {"fingerprint": "f", "recipe_fingerprint": "r", "recipe": {}, "num_units": num_units}
-    return StoreWriter(path, plan)
 
 
 @functools.cache  # drawing them takes longer than writing them
@@ -166,23 +157,11 @@ def random_rows(num_rows: int, width: int) -> torch.Tensor:
     return torch.randn(num_rows, width).to(torch.bfloat16)
 
 
-def make_unit(number: int, num_rows: int, width: int) -> UnitFeatures:
-    """Features and a sample table as those of CodeContests are."""
-    columns = {
-        "task_id": [f"problem-{number}-solution-{row}" for row in range(num_rows)],
-        "problem_id": [f"problem-{number}"] * num_rows,
-        "is_correct": [row % 2 == 0 for row in range(num_rows)],
-        "language": ["python"] * num_rows,
-        "difficulty": ["7"] * num_rows,
-        "source": ["codeforces"] * num_rows,
-        "prompt_tokens": [500] * num_rows,
-        "output_tokens": list(range(num_rows)),
-        "prompt_truncated": [False] * num_rows,
-        "output_truncated": [False] * num_rows,
-        "feature_row": list(range(num_rows)),
-    }
+def make_random_unit(number: int, num_rows: int, width: int) -> UnitFeatures:
+    """Random features, a row for each sample."""
+    samples = make_unit(number, rows=range(num_rows)).samples
     tensor = random_rows(num_rows, width).roll(number, 1)  # no two units alike
-    return UnitFeatures(tensors={NAME: tensor}, samples=pa.table(columns, schema=SAMPLE_SCHEMA))
+    return UnitFeatures(tensors={NAME: tensor}, samples=samples)
 
 
 # --- what safety costs
@@ -192,11 +171,11 @@ def measure_overhead(folder: Path) -> None:
     """Seconds of a unit's writing, checks and claim, against those of computing it."""
     from transformers import LlamaConfig, LlamaModel
 
-    unit = make_unit(0, 250, 4096)  # 65,536 tokens of a 7B model's features
-    writer = make_writer(folder / "train", 1000)
+    unit = make_random_unit(0, 250, 4096)  # 65,536 tokens of a 7B model's features
+    writer = make_writer(folder / "train", num_units=1000)
     writer.begin()
-    times = [clock(lambda n=n: writer.write_unit(n, unit, {})) for n in range(20)]  # type: ignore[misc]
-    checks = clock(writer.finished_units) / len(times)
+    times = [seconds_of(lambda n=n: writer.write_unit(n, unit, {})) for n in range(20)]  # type: ignore[misc]
+    checks = seconds_of(writer.finished_units) / len(times)
     claims = measure_claims()
     config = LlamaConfig(
         hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -206,7 +185,7 @@ def measure_overhead(folder: Path) -> None:
     tokens = torch.randint(0, 49152, (1, 1024))
     with torch.inference_mode():
         model(tokens)
-        compute = clock(lambda: model(tokens)) / 1024 * 65_536
+        compute = seconds_of(lambda: model(tokens)) / 1024 * 65_536
     write, both = sorted(times)[len(times) // 2], 2 * checks
     print(
         f"write a unit of {250 * 8192 / 1e6:.0f} MB with checksums and fsync {write * 1e3:.1f} ms"
@@ -227,32 +206,7 @@ def measure_claims() -> float:
     from torch.distributed import TCPStore
 
     store = TCPStore("localhost", 0, 1, is_master=True)
-    return clock(lambda: [store.add("claimed", 1) for _ in range(1000)]) / 1000
-
-
-def clock(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def in_child(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The result of work in a fork, whose peak of memory is its own."""
-    reader, writer = os.pipe()
-    if os.fork() == 0:
-        with contextlib.suppress(BrokenPipeError):
-            os.write(writer, json.dumps(work()).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        content = pipe.read()
-    os.wait()
-    result: dict[str, float] = json.loads(content)
-    return result
+    return seconds_of(lambda: [store.add("claimed", 1) for _ in range(1000)]) / 1000
 
 
 if __name__ == "__main__":

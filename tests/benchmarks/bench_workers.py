@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import sys
 
+from tests.benchmarks.measuring import print_header, print_row
+
 
 def measure(workers: int, threads: int, arguments: list[str], limit: int) -> tuple[float, float]:
     """Unique tokens and seconds of one run."""
@@ -49,11 +51,10 @@ def main() -> None:
             done = f"round {number + 1}: {workers} x {threads}: {found[-1]:.0f} unique tok/s"
             print(done, file=sys.stderr, flush=True)
     one = statistics.median(speeds[1, 1])
-    print("| processes x threads | unique tok/s | of 1 x 1 |")
-    print("| --- | ---: | ---: |")
+    print_header("processes x threads", "unique tok/s", "of 1 x 1")
     for (workers, threads), found in speeds.items():
         speed = statistics.median(found)
-        print(f"| {workers} x {threads} | {speed:.0f} | {speed / one:.2f} |")
+        print_row(f"{workers} x {threads}", f"{speed:.0f}", f"{speed / one:.2f}")
 
 
 if __name__ == "__main__":

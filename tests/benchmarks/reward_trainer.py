@@ -1,9 +1,6 @@
 """TRL's RewardTrainer and critic on the same few problems, end to end: seconds and accuracy."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -14,6 +11,8 @@ import torch
 
 from featurize.data.prompt import render_prompt
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_accuracy, pairwise_counts
+from tests.benchmarks.measuring import print_header, print_row
+from tests.support.command_line import REPOSITORY, run_critic
 
 MOST_SAMPLES, MAX_LENGTH, BATCH = 4, 1024, 4
 
@@ -29,12 +28,11 @@ def compare_with_trl(model_path: str, data: Path, num_problems: int, folder: Pat
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     pairs = _pairs(splits["train"])
     print(f"\n{len(pairs)} pairs of {num_problems} problems; accuracy on {num_problems} others\n")
-    print("| way | seconds | pairwise accuracy over problems |")
-    print("| --- | ---: | ---: |")
+    print_header("way", "seconds", "pairwise accuracy over problems")
     for name, way in (("featurize + train-head", _critic), ("TRL RewardTrainer", _reward_trainer)):
         started = time.monotonic()
         accuracy = way(model_path, splits, pairs, folder)
-        print(f"| {name} | {time.monotonic() - started:.0f} | {accuracy:.3f} |", flush=True)
+        print_row(name, f"{time.monotonic() - started:.0f}", f"{accuracy:.3f}")
 
 
 def _critic(_model: str, _splits: Any, _pairs: Any, folder: Path) -> float:
@@ -48,22 +46,15 @@ def _critic(_model: str, _splits: Any, _pairs: Any, folder: Path) -> float:
     }
     options = ["--config", "configs/demo.yaml"]
     options += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     for command in (
         ("featurize", "--split", "train"),
         ("featurize", "--split", "valid"),
         ("train-head",),
         ("eval", "--split", "valid"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *command, *options],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr)
+        done = run_critic(*command, *options, folder=REPOSITORY, home=folder / "home")
+        if done.code:
+            raise SystemExit(done.err)
     found = json.loads((folder / "storage/evaluation/demo/valid.json").read_text())
     head = found["splits"]["valid"]["judges"]["head"]
     return float(head["accuracy_over_problems"]["estimate"])

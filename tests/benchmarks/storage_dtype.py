@@ -25,6 +25,7 @@ from featurize.store import FeatureStore
 from featurize.store.writer import StoreWriter, UnitFeatures
 from headtrain.tracking.tracker import NullTracker
 from headtrain.training.run import train_head
+from tests.benchmarks.measuring import print_header, print_row
 
 
 def write_in(dtype: torch.dtype, store: FeatureStore, path: Path) -> FeatureStore:
@@ -82,8 +83,7 @@ def main() -> None:
     size = sum(
         tensor.numel() for n in stores["train"].tensor_names for tensor in [stores["train"].read(n)]
     )
-    print("| storage | bytes a value | train store | over problems | over pairs |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print_header("storage", "bytes a value", "train store", "over problems", "over pairs")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def main() -> None:
                     write_in(dtype, store, Path(folder) / split) for split, store in stores.items()
                 )
             except FeatureStoreError as error:
-                print(f"| {name} | {dtype.itemsize} | - | overflows: {error} | |")
+                print_row(name, dtype.itemsize, "-", f"overflows: {error}", "")
                 continue
             found = accuracies(config, train, valid, options.seeds, Path(folder) / "heads")
         columns = [
@@ -100,7 +100,7 @@ def main() -> None:
             for values in zip(*found, strict=True)
         ]
         megabytes = size * dtype.itemsize / 1e6
-        print(f"| {name} | {dtype.itemsize} | {megabytes:.1f} MB | {' | '.join(columns)} |")
+        print_row(name, dtype.itemsize, f"{megabytes:.1f} MB", *columns)
 
 
 if __name__ == "__main__":

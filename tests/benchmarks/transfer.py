@@ -27,6 +27,7 @@ from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.metrics.accuracies import resample_accuracies
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
+from tests.benchmarks.measuring import print_header, print_row
 
 UNTRAINED = ("longer_is_correct", "logprob_mean", "logprob_sum", "probability_of_yes")
 ROUNDS, CONFIDENCE, SEED = 2000, 0.95, 42
@@ -37,17 +38,16 @@ def main() -> None:
     heads = {path.name: load_head(path / "best") for path in sorted(options.heads.glob("*.*"))}
     stores = {name: FeatureStore.open(Path(path)) for name, path in options.store}
     table = {name: judge(store, heads) for name, store in stores.items()}
-    print("| judge |", " | ".join(table), "|")
-    print("| --- |", "--- | " * len(table))
+    print_header("judge", *table)
     for row in next(iter(table.values())):
-        print(f"| {row} |", " | ".join(to_cell(column.get(row)) for column in table.values()), "|")
+        print_row(row, *(to_cell(column.get(row)) for column in table.values()))
     print_distances(heads, stores)
 
 
 def print_distances(heads: Mapping[str, TrainedHead], stores: Mapping[str, FeatureStore]) -> None:
     """Print how far each store is from the train set of each head that knows it."""
-    print("\n| distance to the train set of |", " | ".join(stores), "|")
-    print("| --- |", "--- | " * len(stores))
+    print()
+    print_header("distance to the train set of", *stores)
     for name, head in heads.items():
         home = stores.get(name.partition(".")[0])
         if (distance := head.read_distance()) is None or home is None:
@@ -55,7 +55,7 @@ def print_distances(heads: Mapping[str, TrainedHead], stores: Mapping[str, Featu
         shares = {place: head.distances(store, distance) for place, store in stores.items()}
         own = head.distances(home, distance)
         cells = [f"{(found > 0.9).mean():.2f} ({auc(own, found):.2f})" for found in shares.values()]
-        print(f"| {name} |", " | ".join(cells), "|")
+        print_row(name, *cells)
 
 
 def auc(own: Floats32, other: Floats32) -> float:
