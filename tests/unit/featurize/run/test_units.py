@@ -21,9 +21,9 @@ from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
 from tests.support.tiny_jobs import make_encoder, make_rows, write_rows
 
 
-def make_work(tmp_path, rows, **limits) -> UnitWork:
+def make_work(tmp_path, rows, **settings) -> UnitWork:
     index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache")
-    return read_unit(3, np.arange(len(index)), index, make_encoder(**limits))
+    return read_unit(3, np.arange(len(index)), index, make_encoder(**settings))
 
 
 def make_recipe(storage_dtype: torch.dtype = torch.float32) -> Recipe:
@@ -208,24 +208,19 @@ def test_units_that_run_together_are_taken_apart_again(tmp_path, likelihood):
                 assert torch.equal(part.likelihood[own], features.likelihood[all_rows])
 
 
-def make_prompted(tmp_path, rows, **prompt):
-    index = DatasetIndex.build(write_rows(tmp_path / "b.jsonl", rows), tmp_path / "cache")
-    return read_unit(0, np.arange(len(rows)), index, make_encoder(**prompt))
-
-
 def test_outputs_that_are_stripped_or_tokenized_apart_are_counted(tmp_path):
     outputs = ["<think>a</think>b", "    return a", "c"]
     rows = [{"instruction": "a", "output": text} for text in outputs]
-    work = make_prompted(tmp_path, rows, think="strip")
+    work = make_work(tmp_path, rows, think="strip")
     assert (work.counts["thinking_stripped"], work.counts["outputs_apart"]) == (1, 1)
     names = {"thinking_stripped", "outputs_apart"}
-    assert not names & make_prompted(tmp_path, rows[2:]).counts.keys()
+    assert not names & make_work(tmp_path, rows[2:]).counts.keys()
 
 
 def test_what_follows_an_output_is_computed_and_not_counted_as_output(tmp_path):
     rows = [{"instruction": "a", "output": text} for text in ("b", "cc")]
-    own = make_prompted(tmp_path, rows)
-    asked = make_prompted(tmp_path, rows, end="eos", question="R?", answers=("Y", "N"))
+    own = make_work(tmp_path, rows)
+    asked = make_work(tmp_path, rows, end="eos", question="R?", answers=("Y", "N"))
     suffix = asked.num_suffix
     assert suffix > 1
     assert [one.ids for one in asked.outputs] == [one.ids for one in own.outputs]
@@ -237,5 +232,5 @@ def test_what_follows_an_output_is_computed_and_not_counted_as_output(tmp_path):
 
 def test_a_text_that_cannot_be_encoded_is_refused_by_its_own_line(tmp_path):
     rows = [{"instruction": "a", "output": text} for text in ("b", "<think>c</think>")]
-    with pytest.raises(DataError, match=r"b.jsonl:2: .*nothing after its thinking"):
-        make_prompted(tmp_path, rows, think="strip")
+    with pytest.raises(DataError, match=r"a.jsonl:2: .*nothing after its thinking"):
+        make_work(tmp_path, rows, think="strip")

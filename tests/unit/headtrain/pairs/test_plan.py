@@ -22,24 +22,6 @@ def problems_of(table: pa.Table, rows: np.ndarray) -> Counter[str]:
     return Counter(table["problem_id"].take(pa.array(rows)).to_pylist())
 
 
-def test_two_languages_are_never_a_pair() -> None:
-    table = make_table()
-    plan = plan_pairs(table, settings(10**6))
-    languages = np.array(table["language"].to_pylist())
-    assert (languages[plan.correct] == languages[plan.incorrect]).all()
-    assert plan.num_possible == len(plan.correct) == 4 * 2 * 9
-
-
-def test_matched_pairs_are_in_one_bin() -> None:
-    table = make_table()
-    lengths = table["output_tokens"].to_numpy()
-    free = plan_pairs(table, settings(10**6))
-    matched = plan_pairs(table, settings(10**6, length_matched=True, length_bin_tokens=20))
-    assert np.abs(lengths[free.correct] - lengths[free.incorrect]).max() > 20
-    assert (lengths[matched.correct] // 20 == lengths[matched.incorrect] // 20).all()
-    assert matched.num_possible == 4 * 6
-
-
 def test_pairs_of_one_author_never_pair_two() -> None:
     table = make_table()
     authors = pa.array([("a", "b", None)[row // 2 % 3] for row in range(len(table))], pa.string())
@@ -70,12 +52,6 @@ def test_difficulties_are_taken_by_name_or_by_weight() -> None:
     assert problems_of(table, weighted.correct) == {"p0": 4, "p1": 2, "p2": 4, "p3": 2}
     none = plan_pairs(table, settings(10**6, difficulties={"easy": 1.0, "hard": 0}))
     assert set(problems_of(table, none.correct)) == {"p0", "p2"}
-
-
-def test_an_unknown_difficulty_has_a_name_too() -> None:
-    table = make_table().set_column(2, "difficulty", pa.array(["easy"] * 12 + [None] * 36))
-    plan = plan_pairs(table, settings(10**6, difficulties=["unknown"]))
-    assert set(problems_of(table, plan.correct)) == {"p1", "p2", "p3"}
 
 
 def test_a_warning_names_a_difficulty_without_samples(caplog: pytest.LogCaptureFixture) -> None:
