@@ -136,6 +136,12 @@ class Reporter(Protocol):
         """Unique tokens that all ranks have computed so far."""
 
 
+# --- whether a job is finished
+#
+# Planning a job imports torch and transformers and reads the backbone's config; it takes seconds.
+# After a run the fingerprint of the store is recorded under a digest of the job, with size and time
+# of every file that it depends on. If none of them has changed, the fingerprint has not either.
+
 _LIBRARIES = ("critic", "torch", "transformers", "tokenizers")
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 

@@ -68,7 +68,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
-    """Pairs planned over a dataset, and other rows that are wanted."""
+    """Pairs planned over a dataset, and other rows that are wanted; no other is featurized."""
 
     pairs: PlannedPairs | None
     """Pairs of rows of the index; None if none are planned."""
@@ -150,7 +150,7 @@ class FeaturizePlan:
     @property
     def num_pairs(self) -> int | None:
         """Pairs planned, where only the samples of pairs are featurized."""
-        pairs = self.selection and self.selection.pairs
+        pairs = self.selection.pairs if self.selection else None
         return None if pairs is None else len(pairs.correct)
 
     @property

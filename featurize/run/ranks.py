@@ -12,9 +12,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 
 from featurize.model.device import use_device
 from featurize.model.sharing import Sharing
+
+WAIT_SECONDS = 12 * 3600.0
+"""How long a rank waits for a value of another; the launcher notices a dead rank."""
+
+CONNECT = timedelta(seconds=30)
+"""Timeout for the launcher's store, which is there before the rank: a worker must not outlive a
+launcher that was killed meanwhile."""
+
+LOADING = timedelta(hours=2)
+"""Timeout of a collective while a backbone is loaded, which takes long."""
+
+COLLECTIVE = timedelta(minutes=10)
+"""Timeout of a collective of a forward pass: longer than a rank takes to read its next unit."""
 
 WELCOME_SECONDS = 300.0
 """How long a rank waits to be admitted; the first rank starts at the same time."""
@@ -27,6 +41,14 @@ LOST_SECONDS = 300.0
 
 _POLL_SECONDS = 0.02
 _WAKE_SECONDS = 0.2  # the end of the program waits this long for the thread
+
+
+# --- how the ranks of one start find each other, and notice when one of them is gone
+#
+# An elastic launcher gives restarted ranks the key-value store of the ranks that died, counters and
+# all, and the number of restarts does not tell the starts apart: each machine counts its own
+# failures. So the first rank opens a new round and admits the others. A launcher sees a process
+# die, but not another machine vanish, so every rank sends a heartbeat.
 
 
 def join_round(store: Any, rank: int, world_size: int) -> int:
@@ -74,11 +96,9 @@ def wait_for_key(store: Any, key: str, seconds: float) -> None:
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
     """Turn errors of the key-value store into a ConnectionError with a remedy."""
-    from torch.distributed import DistError
-
     try:
         yield
-    except DistError as error:
+    except dist.DistError as error:
         reason = str(error).partition("\n")[0]
         raise ConnectionError(
             f"the launcher's key-value store does not answer ({reason}): its process or machine has"
@@ -91,27 +111,25 @@ def start_heartbeat(store: Any, rank: int) -> None:
     threading.Thread(target=_beat, args=(store, rank)).start()
 
 
-class HeartbeatMonitor:
-    """Watches the heartbeats of the ranks that are waited for."""
+def _check_heartbeats(
+    store: Any, ranks: Iterable[int], heard: dict[int, tuple[int, float]]
+) -> None:
+    """Raise TimeoutError when a rank has been silent for LOST_SECONDS.
 
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self._heard: dict[int, tuple[int, float]] = {}  # rank -> beats, and when they last grew
-
-    def check(self, ranks: Iterable[int]) -> None:
-        """Raise TimeoutError when one of them has been silent for LOST_SECONDS."""
-        now = time.monotonic()
-        for rank in ranks:
-            beats = int(self._store.add(f"beat/{rank}", 0))
-            before, since = self._heard.get(rank, (-1, now))
-            if beats != before:
-                self._heard[rank] = (beats, now)
-            elif now - since > LOST_SECONDS:
-                raise TimeoutError(
-                    f"rank {rank} has sent no heartbeat for {LOST_SECONDS:.0f} seconds: its machine"
-                    " may be gone; run the same command again, which redoes only the unit that rank"
-                    " was computing"
-                )
+    `heard` has the heartbeats of a rank so far, and when they last grew.
+    """
+    now = time.monotonic()
+    for rank in ranks:
+        beats = int(store.add(f"beat/{rank}", 0))
+        before, since = heard.get(rank, (-1, now))
+        if beats != before:
+            heard[rank] = (beats, now)
+        elif now - since > LOST_SECONDS:
+            raise TimeoutError(
+                f"rank {rank} has sent no heartbeat for {LOST_SECONDS:.0f} seconds: its machine"
+                " may be gone; run the same command again, which redoes only the unit that rank"
+                " was computing"
+            )
 
 
 def _admit(store: Any, number: int, num_others: int) -> None:
@@ -142,12 +160,7 @@ def _beat(store: Any, rank: int) -> None:
             time.sleep(_WAKE_SECONDS)
 
 
-WAIT_SECONDS = 12 * 3600.0
-"""How long a rank waits for a value of another; the launcher notices a dead rank."""
-
-CONNECT = timedelta(seconds=30)
-"""Timeout for the launcher's store, which is there before the rank: a worker must not outlive a
-launcher that was killed meanwhile."""
+# --- the ranks, and groups of them that share one backbone
 
 
 class Ranks:
@@ -171,7 +184,6 @@ class Ranks:
         self._store: Any = None
         self._counters: dict[str, int] = {}
         if self.world_size > 1:
-            from torch.distributed.distributed_c10d import PrefixStore
             from torch.distributed.rendezvous import rendezvous
 
             with store_errors():
@@ -231,10 +243,10 @@ class Ranks:
             self.tell(f"{name}/{self.rank}", True)
             return
         missing = list(range(1, self.world_size))
-        monitor = HeartbeatMonitor(self._store)
+        heard: dict[int, tuple[int, float]] = {}
         with store_errors():
             while missing := [r for r in missing if not self._store.check([f"{name}/{r}"])]:
-                monitor.check(missing)
+                _check_heartbeats(self._store, missing, heard)
                 time.sleep(0.05)
 
     def store_for(self, name: str) -> Any:
@@ -242,16 +254,7 @@ class Ranks:
 
         On a connection of its own: they wait in C and would block whoever shares it.
         """
-        from torch.distributed.distributed_c10d import PrefixStore
-
         return PrefixStore(name, self._store.clone())
-
-
-LOADING = timedelta(hours=2)
-"""Timeout of a collective while a backbone is loaded, which takes long."""
-
-COLLECTIVE = timedelta(minutes=10)
-"""Timeout of a collective of a forward pass: longer than a rank takes to read its next unit."""
 
 
 class RankGroup:

@@ -127,6 +127,8 @@ def make_recipe(
     )
 
 
+# --- what is checked before any weight is read
+
 _NOT_SHARED = "distributed.shard_backbone to false and distributed.tensor_parallel_size to 1"
 
 

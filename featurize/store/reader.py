@@ -124,7 +124,11 @@ class FeatureStore:
             FeatureStoreError: no such tensor, or its file is damaged.
             IndexError: a row is outside the store.
         """
-        self._check_name(name)
+        if name not in self.manifest.tensors:
+            raise FeatureStoreError(
+                f"{self.path}: has no tensor {name!r}, only {', '.join(self.tensor_names)};"
+                " name it in featurize.layers and featurize.poolings and featurize again"
+            )
         wanted = rows.detach().cpu().numpy().astype(np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_feature_rows):
             raise IndexError(f"feature rows must be in 0..{self.num_feature_rows - 1}")
@@ -187,13 +191,6 @@ class FeatureStore:
 
     def _file_name(self, unit: int) -> str:
         return f"{self.manifest.units[unit].number:05d}.safetensors"
-
-    def _check_name(self, name: str) -> None:
-        if name not in self.manifest.tensors:
-            raise FeatureStoreError(
-                f"{self.path}: has no tensor {name!r}, only {', '.join(self.tensor_names)};"
-                " name it in featurize.layers and featurize.poolings and featurize again"
-            )
 
 
 def _open_shard(path: Path | str, folder: Path, manifest: Manifest, unit: int) -> Shard:

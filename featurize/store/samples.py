@@ -39,6 +39,13 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+STATEMENT_COLUMN = "statement"
+"""Number of a sample's statement among those of its problem_id, if one has several."""
+
+PAIRS_COLUMN = "pairs"
+"""Column with the numbers of a sample's pairs; is_correct says on which side it is."""
+
+_RECORD = b"critic.pairs"  # in the metadata of the table's schema
 
 TABLES_AT_ONCE = 128
 """Tables of units read in one go. A larger store also has them joined in one file: each small file
@@ -129,8 +136,8 @@ def _read_table(store: Path | str, path: Path, unit: Unit) -> pa.Table:
     return table
 
 
-STATEMENT_COLUMN = "statement"
-"""Number of a sample's statement among those of its problem_id, if one has several."""
+# --- problems with several statements: pairs are made within one statement, never across two
+
 
 SHARED_IDS_REMEDY = (
     "only outputs of one statement are paired; give every statement its own problem_id"
@@ -236,10 +243,7 @@ def _codes(column: pa.ChunkedArray) -> Ints:
     return np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(), np.int64)
 
 
-PAIRS_COLUMN = "pairs"
-"""Column with the numbers of a sample's pairs; is_correct says on which side it is."""
-
-_RECORD = b"critic.pairs"  # in the metadata of the table's schema
+# --- the pairs that a store was made for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

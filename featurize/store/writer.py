@@ -51,7 +51,7 @@ class StoreWriter:
 
     is_thorough = True
     """Whether finished units are compared by their checksums, not only by their sizes."""
-    unreadable: tuple[type[Exception], ...] = (OSError,)
+    damage: tuple[type[Exception], ...] = (ValueError, OSError)
     """Errors that mean a damaged file, which is written again."""
 
     def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
@@ -214,7 +214,7 @@ class StoreWriter:
                     and self._folder.checksum(f"units/{name}") != (expected["checksum"])
                 ):
                     return None
-        except (ValueError, *self.unreadable):
+        except self.damage:
             return None
         return unit
 
@@ -241,7 +241,7 @@ class RemoteStoreWriter(StoreWriter):
     If a run is killed between writing and uploading, the next one on this machine uploads.
     """
 
-    unreadable = ()  # the server does not answer
+    damage = (ValueError,)  # OSError: the server does not answer
 
     def __init__(
         self, uri: str, plan: Mapping[str, Any], path: Path, *, is_thorough: bool = False

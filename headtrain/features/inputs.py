@@ -222,6 +222,13 @@ def _refuse_non_finite(
     )
 
 
+# --- segments
+#
+# An input vector of a head on segments has the states of each layer's K segments, layer by layer,
+# and then the tokens of the segments. A prefix of an output is its first segments: the tokens of
+# the others are 0, and a head on segments gives them no weight.
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentLayout:
     """Layout of the segments within an input vector."""

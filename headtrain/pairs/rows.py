@@ -108,7 +108,12 @@ def _join(codes: Ints, others: Ints) -> Ints:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """The train problems that a head does not train on; `train_holdout` in head.json."""
+    """The train problems that a head does not train on; `train_holdout` in head.json.
+
+    They separate memorisation from a shift between splits. Problems are ordered by the hash of
+    their id and the first ones are held out: no seed, no row order and no other problem that is
+    added or removed moves a problem across the boundary.
+    """
 
     share: float
     """Share of the problems, as in the settings."""
