@@ -214,7 +214,7 @@ class FeaturizePlan:
         return replace(
             self,
             index=index,
-            fingerprint=_fingerprint(self.recipe, index, self.job, imported=dict(origin)),
+            fingerprint=_fingerprint(self.recipe, index, self.job, imported=origin),
             shared_ids=find_shared_ids(index.table),
             imported=origin,
         )
@@ -287,23 +287,14 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     recipe = make_recipe(
         source, job.backbone, job.dataset, job.featurize, dtype, device, job.prompt
     )
-    index = with_counts(whole, job.cache_dir, source.tokenizer_digest, recipe.prompt)
-    if job.limit_problems is not None:
-        index = index.take_problems(job.limit_problems)
-    shared_ids = find_shared_ids(index.table)
-    shared_at = " and ".join(map(index.location, shared_ids.rows)) if shared_ids else ""
-    index = replace(index, table=mark_statements(index.table))
+    index, shared_ids, shared_at = _choose_problems(whole, job, source, recipe)
     config = read_backbone_config(source, job.backbone)
     num_suffix = check_backbone(job, source, config)
-    selection, more = None, {}
+    selection = None
     if choose is not None:
         count = functools.partial(_count_outputs, index, source, job, recipe)
         selection = choose(index.table, count)
         index = select(index, selection)
-        if (pairs := selection.pairs) is not None:
-            # NOTE: only then, so that whole stores keep the fingerprint they had.
-            planned = [pairs.record, pairs.correct.tolist(), pairs.incorrect.tolist()]
-            more["pairs"] = digest(planned)
     return FeaturizePlan(
         job=job,
         selection=selection,
@@ -311,7 +302,7 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
         source=source,
         index=index,
         num_read=len(whole),
-        fingerprint=_fingerprint(recipe, index, job, **more),
+        fingerprint=_fingerprint(recipe, index, job, selection=selection),
         token_budget=_choose_budget(job, config, device, num_suffix),
         attention=describe_attention(
             config,
@@ -326,15 +317,41 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     )
 
 
-def _fingerprint(recipe: Recipe, index: DatasetIndex, job: FeaturizeJob, **more: Any) -> str:
-    return digest(
-        {
-            "recipe": recipe.fingerprint,
-            "dataset": index.content_fingerprint,
-            "unit_tokens": job.featurize.unit_tokens,
-            **more,
-        }
-    )
+def _choose_problems(
+    index: DatasetIndex, job: FeaturizeJob, source: BackboneSource, recipe: Recipe
+) -> tuple[DatasetIndex, SharedIds | None, str]:
+    """The problems that the job asks for, with token counts and statements marked.
+
+    Also returns the problem ids that several statements share, and where the first one is.
+    """
+    index = with_counts(index, job.cache_dir, source.tokenizer_digest, recipe.prompt)
+    if job.limit_problems is not None:
+        index = index.take_problems(job.limit_problems)
+    shared_ids = find_shared_ids(index.table)
+    places = map(index.location, shared_ids.rows) if shared_ids else ()
+    return replace(index, table=mark_statements(index.table)), shared_ids, " and ".join(places)
+
+
+def _fingerprint(
+    recipe: Recipe,
+    index: DatasetIndex,
+    job: FeaturizeJob,
+    *,
+    selection: Selection | None = None,
+    imported: Mapping[str, Any] | None = None,
+) -> str:
+    identity: dict[str, Any] = {
+        "recipe": recipe.fingerprint,
+        "dataset": index.content_fingerprint,
+        "unit_tokens": job.featurize.unit_tokens,
+    }
+    # NOTE: only where there is one, so that whole stores keep the fingerprint they had.
+    if selection and (pairs := selection.pairs) is not None:
+        planned = [pairs.record, pairs.correct.tolist(), pairs.incorrect.tolist()]
+        identity["pairs"] = digest(planned)
+    if imported is not None:
+        identity["imported"] = dict(imported)
+    return digest(identity)
 
 
 def _choose_budget(
