@@ -152,7 +152,7 @@ def choose_workers(
     asked: int | None,
     num_units: int,
     memory: int,
-    group: int | None = 1,
+    group: int | None,
 ) -> int:
     """The number of processes for this machine: one per GPU, or per core as memory allows.
 

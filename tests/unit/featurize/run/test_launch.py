@@ -31,28 +31,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "asked", "num_units", "memory", "expected"),
-    [
-        (CPU, None, 100, GB, 4),
-        (CPU, None, 100, 3 * GB, 3),
-        (CPU, None, 100, 20 * GB, 1),
-        (CPU, None, 2, GB, 2),
-        (CPU, 9, 100, 20 * GB, 9),
-        (CPU, 9, 5, GB, 5),
-        (CUDA, None, 100, 20 * GB, 8),
-        (CUDA, 3, 100, GB, 3),
-        (CUDA, 99, 100, GB, 8),
-    ],
-)
-def test_a_process_a_core_or_a_gpu_unless_asked_otherwise(
-    device: torch.device, asked: int | None, num_units: int, memory: int, expected: int
-) -> None:
-    assert choose_workers(device, asked, num_units, memory) == expected
-
-
-@pytest.mark.parametrize(
     ("device", "asked", "num_units", "memory", "group", "expected"),
     [
+        (CPU, None, 100, GB, 1, 4),
+        (CPU, None, 100, 3 * GB, 1, 3),
+        (CPU, None, 100, 20 * GB, 1, 1),
+        (CPU, None, 2, GB, 1, 2),
+        (CPU, 9, 100, 20 * GB, 1, 9),
+        (CPU, 9, 5, GB, 1, 5),
+        (CUDA, None, 100, 20 * GB, 1, 8),
+        (CUDA, 3, 100, GB, 1, 3),
+        (CUDA, 99, 100, GB, 1, 8),
         (CUDA, None, 100, GB, 3, 6),  # whole groups
         (CUDA, None, 1, GB, 4, 4),  # one unit keeps one group busy
         (CUDA, 5, 100, GB, 2, 5),  # refused elsewhere: it was asked for
@@ -63,7 +52,7 @@ def test_a_process_a_core_or_a_gpu_unless_asked_otherwise(
         (CPU, None, 1, 20 * GB, None, 4),
     ],
 )
-def test_processes_that_share_a_backbone_come_in_whole_groups(
+def test_a_process_a_core_or_a_gpu_in_whole_groups_unless_asked_otherwise(
     device: torch.device,
     asked: int | None,
     num_units: int,

@@ -1,49 +1,12 @@
-"""Which runs of rows are read for a set of rows, and which headers are refused."""
+"""Shards: which headers are read and which are refused."""
 
 import json
 import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from featurize.store.shards import Shard, plan_runs
-
-STARTS = np.array([0, 10, 10, 30])  # units of 10, 0 and 20 rows
-
-
-def plan(rows, most_gap=0):
-    runs = plan_runs(np.array(rows, np.int64), STARTS, most_gap)
-    found = zip(runs.units, runs.first_rows, runs.num_rows, runs.are_direct, strict=True)
-    return runs, list(found)
-
-
-def test_consecutive_rows_of_a_unit_are_one_run_without_a_copy():
-    assert plan([])[1] == []
-    assert plan([3, 4, 5])[1] == [(0, 3, 3, True)]
-    assert plan(range(30))[1] == [(0, 0, 10, True), (2, 0, 20, True)]
-
-
-@pytest.mark.parametrize("rows", [[5, 4, 3], [3, 3, 4], [3, 5, 4]])
-def test_unsorted_or_repeated_rows_are_read_once_and_picked(rows):
-    runs, found = plan(rows, most_gap=1)
-    assert found == [(0, 3, max(rows) - 2, False)]
-    assert (np.array(rows)[runs.order] - 3).tolist() == runs.offsets.tolist()
-
-
-def test_rows_with_a_small_gap_between_them_are_read_together():
-    assert plan([2, 4, 8], most_gap=1)[1] == [(0, 2, 3, False), (0, 8, 1, True)]
-    assert plan([2, 4, 8], most_gap=3)[1] == [(0, 2, 7, False)]
-
-
-def test_large_rows_are_read_together_only_if_that_needs_no_copy():
-    assert plan([2, 4, 5])[1] == [(0, 2, 1, True), (0, 4, 2, True)]
-    assert plan([5, 4])[1] == [(0, 4, 1, True), (0, 5, 1, True)]
-    assert plan([4, 4, 5])[1] == [(0, 4, 2, False)]
-
-
-def test_neighbours_in_two_units_are_two_runs():
-    assert plan([9, 10], most_gap=100)[1] == [(0, 9, 1, True), (2, 0, 1, True)]
+from featurize.store.shards import Shard
 
 
 def write_shard(path: Path, header: object, content: bytes = b"\0" * 24) -> str:
