@@ -132,7 +132,7 @@ class FeatureStore:
         wanted = rows.detach().cpu().numpy().astype(np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.num_feature_rows):
             raise IndexError(f"feature rows must be in 0..{self.num_feature_rows - 1}")
-        width, dtype = self.manifest.tensors[name], self.dtype_of(name)
+        width, dtype = self.manifest.tensors[name], stored_as(name, DTYPES[self.manifest.dtype])
         row_bytes = width * dtype.itemsize
         if not len(wanted):
             return torch.empty((0, width), dtype=dtype)
@@ -140,10 +140,6 @@ class FeatureStore:
         target = np.empty((len(wanted), row_bytes), np.uint8)
         self._fill(target, name, wanted)
         return torch.from_numpy(target).view(dtype)
-
-    def dtype_of(self, name: str) -> torch.dtype:
-        """Return the number format of a tensor."""
-        return stored_as(name, DTYPES[self.manifest.dtype])
 
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor [num_feature_rows, width]."""

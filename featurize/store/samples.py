@@ -60,11 +60,8 @@ def read_samples(
 ) -> pa.Table:
     """The samples of all units in order; feature_row is turned from unit-wide to store-wide.
 
-    Args:
-        store: for messages.
-        folder: holds the files of the units.
-        units: from the manifest.
-        first_row: feature rows of the store before these units.
+    `folder` holds the files, and `first_row` feature rows come before these units; `store` is for
+    messages.
 
     Raises:
         FeatureStoreError: a table is missing, unreadable or has another length than its unit.

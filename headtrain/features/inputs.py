@@ -273,11 +273,7 @@ def why_no_prefixes(
 ) -> str | None:
     """Say why inputs of prefixes cannot be made from the segments of a store; None if they can.
 
-    Args:
-        store: where the segments are.
-        tensors: what the head reads.
-        likelihood: whether it also reads the likelihood.
-        is_on_segments: whether it is a head on segments, which knows their tokens.
+    `tensors` and `likelihood` are what the head reads; one on segments knows their tokens.
     """
     if not num_segments_of(store):
         return f"{store.path} has no segments of outputs; featurize with featurize.segments=8"
