@@ -89,10 +89,10 @@ class StoreReport:
     @property
     def remedy(self) -> str:
         """The command that redoes only what is damaged or missing."""
-        if self.command is None:
-            return f"`{repair_command(self.path)}` with the config it was made with"
         is_damaged = self.damaged or self.damaged_table
-        return f"`{self.command} --repair`" if is_damaged else f"`{self.command}`"
+        if is_damaged or self.command is None:
+            return repair_command(self.path)
+        return f"`{self.command}`"
 
     def check(self) -> None:
         """Raise FeatureStoreError unless the store is intact."""

@@ -25,8 +25,7 @@ class DamagedFileError(FeatureStoreError):
         what = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         self.reason = f"{file}: {what}".splitlines()[0]
         super().__init__(
-            f"{store}: damaged ({self.reason}); `{repair_command(store)}` with the same config"
-            " redoes only that"
+            f"{store}: damaged ({self.reason}); {repair_command(store)} redoes only that"
         )
 
 
@@ -101,8 +100,8 @@ def parse_manifest(store: Path | str, content: bytes) -> Manifest:
         return Manifest(**fields)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FeatureStoreError(
-            f"{where}: damaged ({error}); `{repair_command(store)}` with the same config writes it"
-            " again and keeps the finished units"
+            f"{where}: damaged ({error}); {repair_command(store)} writes it again and keeps the"
+            " finished units"
         ) from error
 
 
@@ -117,10 +116,25 @@ def lost_files(store: Path | str, manifest: Manifest) -> dict[str, str]:
 
 
 def repair_command(store: Path | str) -> str:
-    """The command that repairs a store; the name of its folder is that of its split or file."""
+    """The command that repairs a store: the one that made it, if the store knows it.
+
+    Otherwise by its place: the name of its folder is that of its split or file.
+    """
     folder, _, split = str(store).rstrip("/").rpartition("/")
     if folder.endswith("random-backbone"):
-        return f"rm -r {store}` and then `critic eval --baseline random-backbone"
-    if split.startswith("data-"):
-        return "critic score FILE --out FILE --repair` or `critic eval --data FILE --repair"
-    return f"critic featurize --split {split} --repair"
+        commands = f"`rm -r {store}` and then `critic eval --baseline random-backbone`"
+    elif command := _command_of(store):
+        return f"`{command} --repair`"
+    elif split.startswith("data-"):
+        commands = "`critic score FILE --out FILE --repair` or `critic eval --data FILE --repair`"
+    else:
+        commands = f"`critic featurize --split {split} --repair`"
+    return f"{commands} with the same config"
+
+
+def _command_of(store: Path | str) -> str | None:
+    try:
+        command: str | None = json.loads(open_folder(store).read("plan.json") or b"{}")["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return command

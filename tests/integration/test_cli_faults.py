@@ -134,7 +134,7 @@ def test_a_damaged_manifest_is_written_again_from_the_receipts(
     outcome = critic.run(*featurize("manifest"), folder=project)
     assert outcome.code == 2
     assert "manifest.json: damaged" in outcome.err
-    assert "`critic featurize --split train --repair`" in outcome.err
+    assert f"`critic {shlex.join([*featurize('manifest'), '--repair'])}`" in outcome.err
     outcome = critic.run(*featurize("manifest", "--repair"), folder=project)
     assert num_resumed(outcome) == NUM_UNITS
     assert (store / "manifest.json").read_bytes() == manifest

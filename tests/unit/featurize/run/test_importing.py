@@ -191,58 +191,37 @@ def test_a_sample_with_other_tokens_names_the_first_that_differs(tmp_path: Path)
         import_into(job, folder, skips_missing=True)  # none would be left
 
 
-def shorten_states(dump: dict[str, torch.Tensor]) -> None:
-    dump["hidden_states"] = dump["hidden_states"][4:]
-
-
-def leave_states_empty(dump: dict[str, torch.Tensor]) -> None:
-    dump["hidden_states"][2] = 0
-
-
-def drop_a_layer(dump: dict[str, torch.Tensor]) -> None:
-    dump["hidden_states"] = dump["hidden_states"][:, 1:].contiguous()
-
-
-def halve_the_width(dump: dict[str, torch.Tensor]) -> None:
-    dump["hidden_states"] = dump["hidden_states"][..., ::2].contiguous()
-
-
-def change_the_type(dump: dict[str, torch.Tensor]) -> None:
-    dump["hidden_states"] = dump["hidden_states"].bfloat16()
-
-
-def rename(dump: dict[str, torch.Tensor]) -> None:
-    dump["states"] = dump.pop("hidden_states")
-
-
-def spoil_an_id(dump: dict[str, torch.Tensor]) -> None:
-    dump["token_ids"][3] = -1
-
-
-def make_a_state_nan(dump: dict[str, torch.Tensor]) -> None:
-    dump["hidden_states"][-2] = torch.nan
-
-
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("name", "change", "message"),
     [
-        (shorten_states, "cmpl-0.*prefix caching.*--no-enable-prefix-caching"),
-        (leave_states_empty, "cmpl-0.*token 2 are all 0"),
-        (drop_a_layer, "cmpl-0.*has 2 layers, and 3 are named.*--layer"),
-        (halve_the_width, "cmpl-0.*width 16, and the backbone's 32"),
-        (change_the_type, "cmpl-0.*bfloat16.*set models.policy.dtype to bfloat16"),
-        (rename, "cmpl-0.*no tensor 'hidden_states'"),
-        (spoil_an_id, "cmpl-0.*token_ids are not all ids"),
-        (make_a_state_nan, "NaN or inf in .* of sample 'p"),
+        ("hidden_states", lambda states: states[4:], "cmpl-0.*--no-enable-prefix-caching"),
+        (
+            "hidden_states",
+            lambda states: states.index_fill(0, torch.tensor(2), 0),
+            "cmpl-0.*token 2 are all 0",
+        ),
+        ("hidden_states", lambda states: states[:, 1:], "cmpl-0.*2 layers, and 3 are .*--layer"),
+        ("hidden_states", lambda states: states[..., ::2], "cmpl-0.*width 16, .* backbone's 32"),
+        ("hidden_states", torch.Tensor.bfloat16, "cmpl-0.*set models.policy.dtype to bfloat16"),
+        ("hidden_states", None, "cmpl-0.*no tensor 'hidden_states'"),
+        ("token_ids", torch.neg, "cmpl-0.*token_ids are not all ids"),
+        (
+            "hidden_states",
+            lambda states: states.index_fill(0, torch.tensor(-2), torch.nan),
+            "NaN or inf in .* of sample 'p",
+        ),
     ],
 )
-def test_a_dump_that_cannot_be_used_is_named(tmp_path: Path, damage: Any, message: str) -> None:
+def test_a_dump_that_cannot_be_used_is_named(
+    tmp_path: Path, name: str, change: Any, message: str
+) -> None:
     job = make_job(tmp_path)
     folder = write_dumps(tmp_path / "dumps", job, sample_ids(job))
     file = folder / "cmpl-0.safetensors"
     dump = load_file(str(file))
-    damage(dump)
-    save_file({name: tensor.contiguous() for name, tensor in dump.items()}, str(file))
+    tensor = dump.pop(name)
+    changed = {} if change is None else {name: change(tensor).contiguous()}
+    save_file({**dump, **changed}, str(file))
     with pytest.raises(CriticError, match=message):
         import_into(job, folder)
     assert read_manifest(job.store_dir) is None

@@ -69,6 +69,14 @@ def test_a_merged_store_has_the_rows_of_its_parts_in_order(tmp_path: Path) -> No
         )
 
 
+def test_a_damaged_merge_names_the_command_that_made_it(tmp_path: Path) -> None:
+    job = replace(make_job(tmp_path, "none.jsonl"), command="critic merge-features a b")
+    merge_features(job, parts(tmp_path))
+    damage(Path(job.store_dir) / "units/00001.safetensors", "torn")
+    with pytest.raises(FeatureStoreError, match="`critic merge-features a b --repair`"):
+        FeatureStore.open(job.store_dir).read("mean.2")
+
+
 def test_a_finished_merge_does_nothing_and_a_killed_one_goes_on(tmp_path: Path) -> None:
     stores = parts(tmp_path)
     job = make_job(tmp_path, "none.jsonl")
