@@ -45,8 +45,11 @@ def to_folder_name(name: str) -> str:
 
 
 def with_home(path: str) -> str:
-    """Replace a leading `~`, which nobody else would."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    """Replace a leading `~`, which nobody else would; that of nobody stays."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        return path
 
 
 FolderName = Annotated[str, AfterValidator(to_folder_name)]
