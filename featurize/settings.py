@@ -255,10 +255,10 @@ class PromptSettings:
                     " it out"
                 )
             try:
-                json.dumps(value, allow_nan=False, default=str)
-            except ValueError:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
                 raise ValueError(
-                    f"{name!r} is {value!r}, which holds NaN or inf; write a number"
+                    f"{name!r} is {value!r}, which JSON cannot hold, as NaN or inf; write a number"
                 ) from None
         return variables
 

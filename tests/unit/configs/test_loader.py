@@ -179,7 +179,7 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
         ),
         (
             "prompt.chat_template_kwargs={a: [.nan]}",
-            "'a' is [nan], which holds NaN or inf; write a number",
+            "'a' is [nan], which JSON cannot hold, as NaN or inf; write a number",
         ),
         ("", "not of the form section.key=value"),
         ("=3", "not of the form section.key=value"),
