@@ -153,12 +153,12 @@ def console() -> "Console":
 
 def expand_home(value: Any) -> Any:
     """Replace a leading `~` in a path, or in each path of a list; the shell may not have."""
-    if isinstance(value, Path):
-        return value.expanduser()
-    if isinstance(value, str) and value.startswith("~"):
-        return str(Path(value).expanduser())
     if isinstance(value, list):
         return [expand_home(item) for item in value]
+    if isinstance(value, (str, Path)) and str(value).startswith("~"):
+        from featurize.settings import with_home
+
+        return type(value)(with_home(str(value)))
     return value
 
 

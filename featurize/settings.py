@@ -45,8 +45,11 @@ def to_folder_name(name: str) -> str:
 
 
 def with_home(path: str) -> str:
-    """Replace a leading `~`, which nobody else would."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    """Replace a leading `~`, which nobody else would; that of nobody stays."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        return path
 
 
 FolderName = Annotated[str, AfterValidator(to_folder_name)]
@@ -252,10 +255,10 @@ class PromptSettings:
                     " it out"
                 )
             try:
-                json.dumps(value, allow_nan=False, default=str)
-            except ValueError:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
                 raise ValueError(
-                    f"{name!r} is {value!r}, which holds NaN or inf; write a number"
+                    f"{name!r} is {value!r}, which JSON cannot hold, as NaN or inf; write a number"
                 ) from None
         return variables
 

@@ -9,8 +9,6 @@ from pydantic.dataclasses import dataclass
 from featurize.settings import HomePath, PositiveInt
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
-# Names are text elsewhere, but YAML reads 800 and 1200 as numbers.
-_NUMBERS_AS_NAMES = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -24,7 +22,8 @@ SEGMENT_HEADS = ("gated", "attention")
 """Types of heads on the segments of outputs."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_NUMBERS_AS_NAMES)
+# Names are text elsewhere, but YAML reads 800 and 1200 as numbers.
+@dataclass(frozen=True, kw_only=True, config={**_STRICT_KEYS, "coerce_numbers_to_str": True})
 class PairwiseSettings:
     """How (correct, incorrect) pairs of one problem are drawn."""
 

@@ -61,12 +61,7 @@ def test_the_documents_hold_commands() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_of_the_documents_parses(name: str) -> None:
-    parse(COMMANDS[name])
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_setting_of_the_documents_exists(name: str) -> None:
+def test_every_command_of_the_documents_parses_and_its_settings_exist(name: str) -> None:
     options = parse(COMMANDS[name])
     overrides = [value for value in options.get("overrides") or [] if "..." not in value]
     config = options.get("config")

@@ -125,12 +125,6 @@ def test_every_module_says_in_a_sentence_what_it_is(path: Path) -> None:
     assert len(first.split()) >= 4, first
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_imports_are_absolute(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert [n.lineno for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level] == []
-
-
 def test_only_the_command_line_prints_and_exits() -> None:
     found = {
         (module_name(path), name)

@@ -106,24 +106,18 @@ def test_a_check_passes_only_within_its_limit(run: Any, status: str) -> None:
     assert found.has_failed == (status == "FAIL")
 
 
-def test_a_skip_has_its_reason_and_no_row() -> None:
+@pytest.mark.parametrize(("minutes", "told"), [(1, "no GPU"), (0, "minutes are over")])
+def test_what_is_skipped_has_its_reason_and_no_row(minutes: int, told: str) -> None:
     def skip() -> Any:
         raise Skip("no GPU")
 
-    found = Report(minutes=1)
+    found = Report(minutes=minutes)
     found.check("one", skip)
     assert found.measure("table", skip, size=1) is None
-    assert [row["note"] for row in found.checks] == ["no GPU", "no GPU"]
+    assert [row["status"] for row in found.checks] == ["SKIP", "SKIP"]
+    assert all(told in row["note"] for row in found.checks)
     assert not found.has_failed
     assert found.tables == {}
-
-
-def test_what_starts_after_the_minutes_are_over_is_skipped() -> None:
-    found = Report(minutes=0)
-    found.check("one", lambda: Found(error=1.0, limit=0.0))
-    assert found.measure("table", lambda: {"x": 1}) is None
-    assert [row["status"] for row in found.checks] == ["SKIP", "SKIP"]
-    assert "minutes are over" in found.checks[0]["note"]
 
 
 def test_a_section_that_breaks_off_fails_and_is_written(

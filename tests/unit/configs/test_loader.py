@@ -179,7 +179,7 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
         ),
         (
             "prompt.chat_template_kwargs={a: [.nan]}",
-            "'a' is [nan], which holds NaN or inf; write a number",
+            "'a' is [nan], which JSON cannot hold, as NaN or inf; write a number",
         ),
         ("", "not of the form section.key=value"),
         ("=3", "not of the form section.key=value"),
@@ -344,7 +344,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatc
             "storage.root=~/critic",
             "models.policy.path=~/model",
             "models.policy.tokenizer_path=~/tokenizer",
-            "dataset.train=[~/a.jsonl, b~.jsonl]",
+            "dataset.train=[~/a.jsonl, b~.jsonl, ~nobody-here/c.jsonl]",
             "data_sampling.pairwise.exclude_problems=~/ids.txt",
         ],
     )
@@ -353,7 +353,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatc
     assert config.checkpoint.save_dir == "/home/me/critic/checkpoints/critic/demo"
     assert config.models.policy.path == "/home/me/model"
     assert config.models.policy.tokenizer_path == "/home/me/tokenizer"
-    assert config.dataset.train == ("/home/me/a.jsonl", "b~.jsonl")
+    assert config.dataset.train == ("/home/me/a.jsonl", "b~.jsonl", "~nobody-here/c.jsonl")
     assert config.data_sampling.pairwise.exclude_problems == "/home/me/ids.txt"
 
 
