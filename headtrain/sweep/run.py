@@ -29,7 +29,7 @@ from headtrain.head.checkpoint import (
     load_head,
     write_head,
 )
-from headtrain.head.ensemble import EnsembleModel
+from headtrain.head.model import EnsembleModel
 from headtrain.head.spec import HeadSpec
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import EvaluationSettings
@@ -263,7 +263,7 @@ def _write_winner(
             "varied": dict(point.varied),
         },
     )
-    model = models[0] if len(models) == 1 else EnsembleModel(models)
+    model = EnsembleModel(models)
     head = TrainedHead(model=model.eval(), record=record, path=str(folder))
     fitted = dataclasses.asdict(fit_decision(reader.train, head))
     write_head(folder, model, dataclasses.replace(record, fitted=fitted))

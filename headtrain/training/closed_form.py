@@ -22,7 +22,7 @@ from featurize.arrays import Ints
 from featurize.errors import CriticError
 from headtrain.features.inputs import ROWS_AT_ONCE
 from headtrain.features.memory import gather
-from headtrain.metrics.shrinkage import oas_share
+from headtrain.head.distance import oas_share
 from headtrain.settings import TrainingSettings
 from headtrain.training.objective import Objective
 

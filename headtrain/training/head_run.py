@@ -18,6 +18,7 @@ from headtrain.head.checkpoint import (
     write_decision,
     write_head,
 )
+from headtrain.head.model import EnsembleModel
 from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import PairwiseAccuracy
 from headtrain.settings import CheckpointSettings
@@ -188,7 +189,8 @@ class HeadRun:
     ) -> None:
         """Write a head; one that was selected is also uploaded if the settings say so."""
         fields: dict[str, Any] = {"step": step, "metrics": metrics, "selection": selection or {}}
-        write_head(folder, self.job.model, dataclasses.replace(self.record, **fields))
+        model = EnsembleModel([self.job.model])
+        write_head(folder, model, dataclasses.replace(self.record, **fields))
         if selection:
             self._upload(folder)
 

@@ -6,11 +6,11 @@ import torch
 from featurize.arrays import Ints
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
-from headtrain.features.inputs import ROWS_AT_ONCE, HeadInputs, read_head_inputs
+from headtrain.features.inputs import HeadInputs, read_head_inputs
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, rank_strings
 from headtrain.features.segments import kept_segments, num_segments_of, why_no_prefixes
-from headtrain.head.model import FeatureNormaliser
+from headtrain.head.model import FeatureNormaliser, mean_of
 from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
 
@@ -37,13 +37,10 @@ def read_train_inputs(
         mean = mean_of(inputs.features[: inputs.num_whole])
         for features in inputs.features.split(inputs.num_whole):
             centre_(features, groups, mean)
-    normaliser.fit_and_normalise_(
-        inputs.features,
-        training.normaliser,
-        columns.units,
-        layout=spec.layout,
-        num_rows=inputs.num_whole,
-    )
+    if training.normaliser != "none":
+        whole = inputs.features[: inputs.num_whole]
+        normaliser.fit(whole, spec.units if training.normaliser == "tensor" else None, spec.layout)
+    normaliser.normalise_(inputs.features)
     return inputs
 
 
@@ -61,14 +58,6 @@ def centre_(features: torch.Tensor, groups: Ints, mean: torch.Tensor) -> None:
         places = torch.from_numpy(rows).to(features.device)
         own = features[places].double()
         features[places] = (own - own.mean(0) + mean).to(features.dtype)
-
-
-def mean_of(features: torch.Tensor) -> torch.Tensor:
-    """Average rows [rows, width] in float64, [width]."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for chunk in features.split(ROWS_AT_ONCE):
-        total += chunk.sum(dim=0, dtype=torch.float64)
-    return total / len(features)
 
 
 def _prefixes(store: FeatureStore, spec: HeadSpec, training: TrainingSettings) -> list[int]:

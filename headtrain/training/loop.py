@@ -17,8 +17,7 @@ from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.pairwise import NotFiniteError
 from headtrain.settings import TrainingSettings
-from headtrain.training.autograd_heads import AutogradHeads
-from headtrain.training.batched_heads import BatchedHeads, Dropout
+from headtrain.training.batched_heads import AutogradHeads, BatchedHeads, Dropout
 from headtrain.training.batches import Batch, BatchMaker
 from headtrain.training.closed_form import fit_direction
 from headtrain.training.loss import Loss, Statistics, make_loss
@@ -179,7 +178,7 @@ class Trainer:
 
     def _update(self, learning_rates: list[float] | torch.Tensor) -> None:
         """Clip the gradients and take the optimizer step."""
-        norms = self.heads.norms()
+        norms = torch.linalg.vector_norm(self.heads.gradients, dim=1)  # [heads]
         self.means.add_norms(norms)
         # NOTE: the inverse of the factor that torch.nn.utils.clip_grad_norm_ multiplies by.
         scales = ((norms + 1e-6) / self._limits).clamp_(min=1.0) if self._is_clipped else None

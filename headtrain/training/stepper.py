@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from headtrain.features.memory import gather
-from headtrain.training.batched_heads import BatchedHeads, Dropout, Masks
+from headtrain.training.batched_heads import BatchedHeads, Dropout
 from headtrain.training.batches import BatchMaker
 from headtrain.training.loss import Loss
 from headtrain.training.padded import Shape, StepInputs, join_tables, pad_steps, sum_by_value
@@ -144,7 +144,9 @@ class Stepper:
             integers=torch.empty_like(chunk.integers[0]),
             floats=torch.empty_like(chunk.floats[0]),
             features=None if self._is_near else torch.empty(size, device=self._device),
-            words=self._dropout.make_words(shape.batches, shape.rows),
+            words=None
+            if self._dropout.is_off
+            else self._dropout.make_words(shape.batches, shape.rows),
             run=lambda: self._run(shape, slot),
         )
         return slot
@@ -162,7 +164,7 @@ class Stepper:
         inputs, features = StepInputs.of(shape, slot.integers, slot.floats), slot.features
         if features is None:
             features = self.features.index_select(0, inputs.rows)  # [values, width]
-        masks: Masks | None = None if slot.words is None else self._dropout.masks(slot.words)
+        masks = None if slot.words is None else self._dropout.masks(slot.words)
         flow = features.view(*self._heads.heads, shape.batches * shape.rows, -1)
         values = self._heads.forward(flow, masks)  # [*heads, batches * rows]
         first = values.reshape(-1).index_select(0, inputs.first)  # [terms]

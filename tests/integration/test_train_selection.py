@@ -260,9 +260,9 @@ def test_the_train_subset_is_measured_as_validation_is(train: Train, tmp_path: P
         head.record.columns,
         limit=None,
         seed=0,
-        normaliser=head.model.normaliser,
+        normaliser=head.model.members[0].normaliser,
         memory=FeatureMemory(device=torch.device("cpu")),
-    ).measure(head.model)
+    ).measure(head.model.members[0])
     assert result.train_over_problems == pytest.approx(alone.over_problems)
     assert result.train_over_pairs == pytest.approx(alone.over_pairs)
 

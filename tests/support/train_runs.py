@@ -80,7 +80,7 @@ def make_train(tmp_path: Path) -> Train:
 
 def weights_of(folder: Path | None) -> dict[str, torch.Tensor]:
     assert folder is not None
-    return load_head(folder).model.state_dict()
+    return load_head(folder).model.saved_state()
 
 
 def assert_same_weights(left: Path | None, right: Path | None) -> None:
