@@ -152,7 +152,7 @@ class TrainedHead:
 
         All samples are scored, with or without a label.
         """
-        return self._reduce(inputs, lambda values: values.mean(0))
+        return self._of_values(inputs, lambda values: values.mean(0))
 
     @overload
     def spread(self, inputs: FeatureStore) -> Floats32: ...
@@ -164,7 +164,7 @@ class TrainedHead:
 
         Inputs and shapes are those of `score`.
         """
-        return self._reduce(inputs, lambda values: values.std(0, correction=0))
+        return self._of_values(inputs, lambda values: values.std(0, correction=0))
 
     def read_distance(self) -> Distance | None:
         """Read the distance to its train features; None if it was not kept with this head.
@@ -208,15 +208,19 @@ class TrainedHead:
             is_on_segments=self.record.layout is not None,
         )
 
-    def _reduce(
+    def _of_values(
         self, inputs: FeatureStore | torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]
-    ) -> Any:
-        """Compute a number of the members' values, for a whole store or [..., width] inputs."""
+    ) -> Floats32 | torch.Tensor:
+        """Reduce the members' values, [members, ..., 1], of a whole store or of inputs."""
+
+        def compute(features: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                values = self.model.member_values(features.to(self.device, torch.float32))
+            return reduce(values).squeeze(-1).cpu()
+
         if isinstance(inputs, FeatureStore):
-            return self._over_store(inputs, lambda features: self._reduce(features, reduce))
-        with torch.inference_mode():
-            values = self.model.member_values(inputs.to(self.device, torch.float32))
-        return reduce(values).squeeze(-1).cpu()
+            return self._over_store(inputs, compute)
+        return compute(inputs)
 
     def _over_store(
         self,

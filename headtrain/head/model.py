@@ -148,8 +148,9 @@ class HeadModel(nn.Module):
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """Widths of the hidden layers of a head on segments, which dropout masks."""
-        is_on_segments = isinstance(self.head, (GatedValueHead, AttentionValueHead))
-        return self.head.value.hidden_sizes if is_on_segments else ()
+        if isinstance(self.head, GatedValueHead | AttentionValueHead):
+            return self.head.value.hidden_sizes
+        return ()
 
     def train_values(self, normalised: torch.Tensor, masks: Masks | None) -> torch.Tensor:
         """Values of a head on segments with dropout masks, [rows, width] -> [rows]."""

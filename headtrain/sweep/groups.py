@@ -13,8 +13,9 @@ from headtrain.head.spec import HeadSpec
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.inputs import SweepInputs, SweepReader
-from headtrain.training.loop import HeadJob, Trainer, batch_key
+from headtrain.training.loop import HeadJob, batch_key
 from headtrain.training.objective import Objective, make_objective
+from headtrain.training.stepper import make_trainer
 from headtrain.training.validation import Validation
 
 MAX_HEADS = 16
@@ -132,7 +133,7 @@ class GroupRun:
                 candidates, self.inputs, self._objectives(reader), strict=True
             )
         ]
-        self.trainer = Trainer(jobs, device=reader.device, mixed_precision=mixed_precision)
+        self.trainer = make_trainer(jobs, device=reader.device, mixed_precision=mixed_precision)
         self.heads = [_Progress() for _ in jobs]
         self._best_parameters = self.trainer.heads.parameters.clone()
 

@@ -280,7 +280,8 @@ class Dropout:
         rows = words.view(torch.int16).view(len(self._distinct), -1, self._width)
         own = rows.index_select(0, self._places)  # [heads, rows, width]
         masks = ((own[0] if len(self.seeds) == 1 else own) >= self._thresholds) * self._scales
-        return masks[..., : sum(self.hidden_sizes)].split(self.hidden_sizes, dim=-1)
+        parts: Masks = masks[..., : sum(self.hidden_sizes)].split(self.hidden_sizes, dim=-1)
+        return parts
 
     def _draw_words(self, words: torch.Tensor, seed: int, step: int, batch: int) -> None:
         """Fill int64 words with random bits."""

@@ -1,13 +1,16 @@
 """The run of one head: steps, validations and checkpoints, from the last checkpoint to the end."""
 
+import contextlib
 import dataclasses
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featurize.errors import CriticError
 from headtrain.head.checkpoint import (
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -20,10 +23,10 @@ from headtrain.head.checkpoint import (
 )
 from headtrain.head.model import EnsembleModel
 from headtrain.metrics.calibration import Decision
-from headtrain.metrics.pairwise import PairwiseAccuracy
-from headtrain.settings import CheckpointSettings
+from headtrain.metrics.pairwise import NotFiniteError, PairwiseAccuracy
+from headtrain.settings import CheckpointSettings, TrainingSettings
 from headtrain.tracking.tracker import Tracker
-from headtrain.training.loop import HeadJob, Trainer, refuse_divergence, refusing_overflow
+from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.resume import Best, RunFolder, RunState, has_head
 from headtrain.training.validation import HOLDOUT, Validation
 
@@ -244,3 +247,35 @@ def _best(
         train_over_problems=train.over_problems if train else None,
         train_over_pairs=train.over_pairs if train else None,
     )
+
+
+def refuse_divergence(means: dict[str, float], num_done: int, settings: TrainingSettings) -> None:
+    """Stop a run whose loss or gradient is NaN or inf.
+
+    Raises:
+        CriticError: always in that case.
+    """
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(means[name]):
+            raise CriticError(
+                f"{name} is {means[name]} by step {num_done}; lower "
+                f"training.value_head_learning_rate {settings.value_head_learning_rate} "
+                "or training.max_grad_norm"
+            )
+
+
+@contextlib.contextmanager
+def refusing_overflow(num_done: int, settings: TrainingSettings) -> Iterator[None]:
+    """Say what to change where the values of a head have become NaN or inf.
+
+    Raises:
+        CriticError: always in that case.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise CriticError(
+            f"the head's values are no longer finite by step {num_done} ({error}); lower "
+            f"training.value_head_learning_rate {settings.value_head_learning_rate} "
+            "or training.max_grad_norm"
+        ) from error

@@ -23,7 +23,7 @@ from torch import nn
 from featurize.io.files import atomic_path, checksum, read_json, write_json
 from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError, load_head
 from headtrain.settings import TrainingSettings
-from headtrain.training.optimizer import BatchedAdamW
+from headtrain.training.loop import BatchedAdamW
 
 FORMAT_VERSION = 2
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"

@@ -23,11 +23,12 @@ from headtrain.settings import CheckpointSettings, DataSamplingSettings, Trainin
 from headtrain.tracking.tracker import Tracker, finishes
 from headtrain.training.head_run import HeadRun, TrainProgress
 from headtrain.training.inputs import read_train_inputs
-from headtrain.training.loop import HeadJob, Trainer
+from headtrain.training.loop import HeadJob
 from headtrain.training.objective import make_objective
 from headtrain.training.replace import Replacement
 from headtrain.training.result import TrainResult
 from headtrain.training.resume import RunFolder, has_head, trained_settings
+from headtrain.training.stepper import make_trainer
 from headtrain.training.validation import (
     HOLDOUT,
     VALID,
@@ -99,7 +100,7 @@ def train_head(
         if not overwrite and (finished := TrainResult.find(folder, identity)) is not None:
             return finished  # another process trained this run while this one waited for the lock
         job, train_subset = _read_job(train, data, spec, training, seed, memory)
-        trainer = Trainer([job], device=device, mixed_precision=mixed_precision)
+        trainer = make_trainer([job], device=device, mixed_precision=mixed_precision)
         validations = _read_validations(train, valid, data, sampling, job.model, memory)
         logger.info("%s", memory.describe())
         previous = None if overwrite else folder.unfinished(identity)

@@ -5,7 +5,7 @@ import torch
 
 from headtrain.head.model import HeadModel
 from headtrain.training.batched_heads import ONEDNN_MIN, BatchedHeads, Dropout
-from headtrain.training.optimizer import BatchedAdamW
+from headtrain.training.loop import BatchedAdamW
 from tests.support.head_jobs import CPU, make_model
 
 

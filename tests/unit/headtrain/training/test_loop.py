@@ -14,8 +14,8 @@ from headtrain.head.model import HeadModel
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.settings import SchedulerSettings, TrainingSettings
 from headtrain.training.batches import ItemStream
-from headtrain.training.loop import refuse_divergence, refusing_overflow
-from headtrain.training.optimizer import learning_rate_factor
+from headtrain.training.head_run import refuse_divergence, refusing_overflow
+from headtrain.training.loop import learning_rate_factor
 from tests.support.head_jobs import (
     assert_close,
     make_inputs,

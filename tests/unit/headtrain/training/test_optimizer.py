@@ -3,7 +3,7 @@ import math
 import pytest
 
 from headtrain.settings import SchedulerSettings
-from headtrain.training.optimizer import learning_rate_factor
+from headtrain.training.loop import learning_rate_factor
 
 
 def factors(num_steps: int, **settings: object) -> list[float]:
