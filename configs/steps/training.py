@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headtrain.sweep.other_backbone import OtherBackbone
     from headtrain.sweep.result import SweepResult
     from headtrain.tracking.tracker import Tracker
-    from headtrain.training.result import TrainResult
+    from headtrain.training.run import TrainResult
 
 
 def train(
@@ -54,13 +54,13 @@ def train(
             overwrite=overwrite,
             strict=strict,
             mixed_precision=settings.runtime.mixed_precision,
-            progress=lambda now: count(now.step, now.num_steps),
+            progress=count,
         )
 
 
 def keep_distances(project: Project, folders: "Sequence[Path | None]") -> None:
     """Keep the distance to train with the heads in these folders, and say so."""
-    from headtrain.training.keep_distance import keep_distance
+    from headtrain.training.validation import keep_distance
 
     checkpoint, train_store = project.settings.checkpoint, project.open_store("train")
     uri = checkpoint.s3_uri if checkpoint.s3_upload else None

@@ -26,8 +26,7 @@ from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking.tracker import NullTracker
-from headtrain.training.result import TrainResult
-from headtrain.training.run import train_head
+from headtrain.training.run import TrainResult, train_head
 from headtrain.training.validation import VALID
 
 NAME = "random_backbone"
@@ -155,7 +154,7 @@ class RandomBackbone:
             tracker=NullTracker(),
             cache_dir=job.cache_dir,
             mixed_precision=runtime.mixed_precision,
-            progress=lambda now: self.progress(now.step, now.num_steps),
+            progress=self.progress,
         )
 
 

@@ -19,7 +19,7 @@ from headtrain.head.spec import HeadSpec
 from headtrain.pairs.holdout import labelled_problems
 from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.sweep.grid import SweepPoint
-from headtrain.training.inputs import read_train_inputs
+from headtrain.training.objective import read_train_inputs
 from headtrain.training.validation import Validation, read_validation
 
 logger = logging.getLogger(__name__)

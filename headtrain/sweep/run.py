@@ -49,8 +49,7 @@ from headtrain.sweep.result import (
     read_result,
 )
 from headtrain.tracking.tracker import Tracker, finishes
-from headtrain.training.replace import Replacement
-from headtrain.training.resume import RunFile, trained_settings
+from headtrain.training.resume import Replacement, RunFile, trained_settings
 from headtrain.training.run import refuse_mismatch
 from headtrain.training.validation import fit_decision
 
@@ -121,9 +120,7 @@ def run_sweep(
         **_identity(points, seeds, evaluation),
     }
     replacement = Replacement(folder, SWEEP_FILES)
-    if replacement.is_interrupted:
-        with sole_writer(folder):
-            replacement.complete()
+    replacement.complete_interrupted()
     if not overwrite and (finished := _read_finished(folder, identity)) is not None:
         return dataclasses.replace(finished, was_up_to_date=True)
     memory = FeatureMemory(

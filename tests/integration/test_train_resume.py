@@ -14,7 +14,6 @@ from featurize.errors import CriticError
 from featurize.store import FeatureStoreError, sole_writer
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.tracking.tracker import NullTracker
-from headtrain.training.head_run import TrainProgress
 from tests.support.synthetic_stores import replace_column, write_store
 from tests.support.train_runs import (
     Killed,
@@ -194,8 +193,8 @@ def test_a_run_that_waited_for_the_same_one_does_nothing(
 
     monkeypatch.setattr("headtrain.training.run.sole_writer", after_another)
     tracker = RecordingTracker()
-    steps: list[TrainProgress] = []
-    second = train(tracker=tracker, progress=steps.append)
+    steps: list[int] = []
+    second = train(tracker=tracker, progress=lambda done, _total: steps.append(done))
     [first] = firsts
     assert not first.was_up_to_date
     assert second == dataclasses.replace(first, was_up_to_date=True)

@@ -14,9 +14,7 @@ from headtrain.settings import (
     TrainingSettings,
 )
 from headtrain.tracking.tracker import NullTracker
-from headtrain.training.head_run import TrainProgress
-from headtrain.training.result import TrainResult
-from headtrain.training.run import train_head
+from headtrain.training.run import TrainResult, train_head
 from tests.support.synthetic_stores import write_store
 
 Train = Callable[..., TrainResult]
@@ -90,9 +88,9 @@ def assert_same_weights(left: Path | None, right: Path | None) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def kill_at(step: int) -> Callable[[TrainProgress], None]:
-    def progress(line: TrainProgress) -> None:
-        if line.step >= step:
+def kill_at(step: int) -> Callable[[int, int], None]:
+    def progress(done: int, _total: int) -> None:
+        if done >= step:
             raise Killed
 
     return progress
