@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from configs.console import CountProgress, console, keep_fonts_in
 from configs.head_project import HeadProject
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.sweep.curve import CurveResult
     from headtrain.sweep.grid import SweepPoint
+    from headtrain.sweep.inputs import SweepSetup
     from headtrain.sweep.other_backbone import OtherBackbone
     from headtrain.sweep.result import SweepResult
     from headtrain.tracking.tracker import Tracker
@@ -157,8 +158,8 @@ def sweep(
         raise ValueError("a sweep chooses on unseen problems: name a dataset.validation")
     with CountProgress("sweep", "heads") as count:
         return run_sweep(
-            **_sweep_settings(project, num_seeds),
-            points=points,
+            _sweep_setup(project, num_seeds),
+            points,
             folder=folder,
             tracker=project.make_tracker(),
             overwrite=overwrite,
@@ -181,14 +182,8 @@ def winner_curve(
     """
     from featurize.io.files import write_json
     from headtrain.report.curve import draw_curve
-    from headtrain.sweep.curve import (
-        CURVE_FIGURE,
-        CURVE_FILE,
-        MIN_SEEDS,
-        CurveResult,
-        measure_curve,
-    )
-    from headtrain.sweep.result import read_result
+    from headtrain.sweep.curve import MIN_SEEDS, CurveResult, measure_curve
+    from headtrain.sweep.result import CURVE_FIGURE, CURVE_FILE, read_result
 
     path, backbone = folder / CURVE_FILE, _open_other_backbone(other)
     # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
@@ -196,10 +191,10 @@ def winner_curve(
     if found is None or not _has_gain_of(found, backbone):
         with CountProgress("curve", "sizes") as count:
             found = measure_curve(
-                point=next(point for point in points if point.name == result.points[0].name),
+                _sweep_setup(project, max(MIN_SEEDS, num_seeds)),
+                next(point for point in points if point.name == result.points[0].name),
                 other=backbone,
                 progress=count,
-                **_sweep_settings(project, max(MIN_SEEDS, num_seeds)),
             )
         write_json(path, asdict(found))
         draw_curve(found, folder / CURVE_FIGURE)
@@ -222,18 +217,18 @@ def _has_gain_of(found: "CurveResult", backbone: "OtherBackbone | None") -> bool
     return backbone is None or (gain is not None and gain.features == backbone.fingerprints)
 
 
-def _sweep_settings(project: Project, num_seeds: int) -> dict[str, Any]:
-    """What a sweep and its curve read of the settings."""
+def _sweep_setup(project: Project, num_seeds: int) -> "SweepSetup":
     from featurize.model.device import resolve_device
+    from headtrain.sweep.inputs import SweepSetup
 
     settings = project.settings
-    return {
-        "train": project.open_store("train"),
-        "valid": project.open_store("valid"),
-        "seeds": [settings.runtime.seed + place for place in range(num_seeds)],
-        "evaluation": settings.evaluation,
-        "save_checkpoint_every": settings.checkpoint.save_checkpoint_every,
-        "device": resolve_device(settings.runtime.device),
-        "mixed_precision": settings.runtime.mixed_precision,
-        "cache_dir": project.layout.cache_dir,
-    }
+    return SweepSetup(
+        train=project.open_store("train"),
+        valid=project.open_store("valid"),
+        seeds=[settings.runtime.seed + place for place in range(num_seeds)],
+        evaluation=settings.evaluation,
+        save_checkpoint_every=settings.checkpoint.save_checkpoint_every,
+        device=resolve_device(settings.runtime.device),
+        mixed_precision=settings.runtime.mixed_precision,
+        cache_dir=project.layout.cache_dir,
+    )

@@ -12,20 +12,7 @@ from featurize.arrays import Ints
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.features.samples import read_labelled_samples
-from headtrain.metrics.bootstrap import Interval
 from headtrain.sweep.grid import SweepPoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneGain:
-    """What another backbone adds."""
-
-    name: str
-    features: str
-    """Fingerprints of its stores."""
-    tensors: tuple[str, ...]
-    """What the heads read of it; empty if they read all."""
-    gain: Interval
 
 
 @dataclass(frozen=True, kw_only=True)

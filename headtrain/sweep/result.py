@@ -8,15 +8,17 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter
 
+from featurize.arrays import Floats
 from featurize.io.files import read_json
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
-from headtrain.metrics.pairwise import PerProblem, ScoredSamples, pairwise_accuracy, pairwise_counts
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_accuracy, pairwise_counts
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import point_name
 from headtrain.sweep.groups import TrainedCandidate
 
-RESULT_FILE, FIGURE_FILE, WINNER_FOLDER = "sweep.json", "accuracy.png", "winner"
-PAGE_FILE = "sweep.html"
+RESULT_FILE, FIGURE_FILE, PAGE_FILE = "sweep.json", "accuracy.png", "sweep.html"
+CURVE_FILE, CURVE_FIGURE = "curve.json", "curve.png"
+WINNER_FOLDER = "winner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +118,14 @@ def measure(
     counts = pairwise_counts(given[0].with_scores(mean))
     return Accuracy(
         over_pairs=pairwise_accuracy(counts).over_pairs,
-        over_problems=_interval(counts, evaluation),
+        over_problems=mean_interval(counts.shares, evaluation),
         num_problems=len(counts),
     )
 
 
-def _interval(counts: PerProblem, evaluation: EvaluationSettings) -> Interval:
-    per_problem = np.stack([counts.wins / counts.num_pairs, np.ones(len(counts))], axis=1)
-    # NOTE: one seed for all points, so that they are resampled by the same problems.
-    sums = resample_sums(per_problem, rounds=evaluation.bootstrap_rounds, seed=0)
+def mean_interval(per_problem: Floats, evaluation: EvaluationSettings) -> Interval:
+    """The mean over the problems with its interval."""
+    columns = np.stack([per_problem, np.ones(len(per_problem))], axis=1)
+    # NOTE: one seed, so that all points and curves are resampled by the same problems.
+    sums = resample_sums(columns, rounds=evaluation.bootstrap_rounds, seed=0)
     return sums.apply(ratio(0, 1)).interval(evaluation.confidence)

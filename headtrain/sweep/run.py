@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from featurize.errors import CriticError
 from featurize.io.files import write_json
-from featurize.store import FeatureStore, sole_writer
-from headtrain.features.memory import FeatureMemory
+from featurize.store import sole_writer
 from headtrain.head.checkpoint import (
     CheckpointError,
     HeadRecord,
@@ -33,11 +30,12 @@ from headtrain.head.model import EnsembleModel
 from headtrain.head.spec import HeadSpec
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import EvaluationSettings
-from headtrain.sweep.curve import CURVE_FIGURE, CURVE_FILE
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
-from headtrain.sweep.inputs import SweepReader
+from headtrain.sweep.inputs import SweepReader, SweepSetup
 from headtrain.sweep.result import (
+    CURVE_FIGURE,
+    CURVE_FILE,
     FIGURE_FILE,
     PAGE_FILE,
     RESULT_FILE,
@@ -85,18 +83,11 @@ class _TrainedPoint:
 
 
 def run_sweep(
-    *,
-    train: FeatureStore,
-    valid: FeatureStore,
+    setup: SweepSetup,
     points: Sequence[SweepPoint],
-    seeds: Sequence[int],
-    evaluation: EvaluationSettings,
-    save_checkpoint_every: float | None,
-    device: torch.device,
-    mixed_precision: bool,
+    *,
     folder: Path,
     tracker: Tracker,
-    cache_dir: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepResult:
@@ -104,48 +95,27 @@ def run_sweep(
 
     The winner is the point whose heads, averaged over the seeds, have the highest accuracy over
     the problems of the choosing half. The saved head is the ensemble of its seeds. A finished
-    sweep does nothing when it runs again, unless `overwrite` is set. Features that do not fit into
-    memory are kept in a file in cache_dir (default: folder) during the sweep.
+    sweep does nothing when it runs again, unless `overwrite` is set. `progress` gets the heads done
+    and their number.
 
     Raises:
         ValueError: stores or settings that cannot be used, or every head diverged.
     """
     started = time.monotonic()
-    refuse_mismatch(train, valid)
-    identity = {
-        "train_features": train.manifest.fingerprint,
-        "valid_features": valid.manifest.fingerprint,
-        "save_checkpoint_every": save_checkpoint_every,
-        "mixed_precision": mixed_precision,
-        **_identity(points, seeds, evaluation),
-    }
+    refuse_mismatch(setup.train, setup.valid)
+    identity = _identity(setup, points)
     replacement = Replacement(folder, SWEEP_FILES)
     replacement.complete_interrupted()
     if not overwrite and (finished := _read_finished(folder, identity)) is not None:
         return dataclasses.replace(finished, was_up_to_date=True)
-    memory = FeatureMemory(
-        device=device,
-        folder=cache_dir or folder,
-        most_gb=points[0].training.max_feature_memory_gb,
-    )
-    reader = SweepReader(
-        train, valid, train_holdout=evaluation.train_holdout, device=device, memory=memory
-    )
+    reader = SweepReader(setup, setup.memory(points[0]))
     for point in points:
         reader.columns(point)  # raises on a wrong setting before the folder is changed
     with sole_writer(folder):
         run_id = tracker.begin(points[0].run_config, None)
         with finishes(tracker):
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                trained = _train(
-                    [Candidate(point=point, seed=seed) for point in points for seed in seeds],
-                    reader,
-                    evaluation,
-                    save_checkpoint_every=save_checkpoint_every,
-                    mixed_precision=mixed_precision,
-                    progress=progress,
-                )
-            result = _to_result(trained, evaluation, started)
+            trained = _train(points, reader, progress)
+            result = _to_result(trained, setup.evaluation, started)
             made = replacement.begin()
             _write_winner(trained[0], reader, result, made / WINNER_FOLDER, run_id)
             write_json(made / RESULT_FILE, result.to_dict())
@@ -155,11 +125,13 @@ def run_sweep(
     return result
 
 
-def _identity(
-    points: Sequence[SweepPoint], seeds: Sequence[int], evaluation: EvaluationSettings
-) -> dict[str, Any]:
-    """Return the settings that determine the result."""
+def _identity(setup: SweepSetup, points: Sequence[SweepPoint]) -> dict[str, Any]:
+    """Return what determines the result."""
     return {
+        "train_features": setup.train.manifest.fingerprint,
+        "valid_features": setup.valid.manifest.fingerprint,
+        "save_checkpoint_every": setup.save_checkpoint_every,
+        "mixed_precision": setup.mixed_precision,
         "points": [
             {
                 "varied": dict(point.varied),
@@ -168,9 +140,9 @@ def _identity(
             }
             for point in points
         ],
-        "seeds": list(seeds),
+        "seeds": list(setup.seeds),
         "evaluation": {
-            name: getattr(evaluation, name)
+            name: getattr(setup.evaluation, name)
             for name in ("train_holdout", "bootstrap_rounds", "confidence")
         },
     }
@@ -191,19 +163,21 @@ def _read_finished(folder: Path, identity: Mapping[str, Any]) -> SweepResult | N
 
 
 def _train(
-    candidates: Sequence[Candidate],
+    points: Sequence[SweepPoint],
     reader: SweepReader,
-    evaluation: EvaluationSettings,
-    **options: Any,
+    progress: Callable[[int, int], None] | None,
 ) -> list[_TrainedPoint]:
     """Train and measure all points, the best first."""
+    candidates = [
+        Candidate(point=point, seed=seed) for point in points for seed in reader.setup.seeds
+    ]
     by_point: dict[str, list[TrainedCandidate]] = {}
-    for head in train_candidates(candidates, reader, **options):
+    for head in train_candidates(candidates, reader, progress):
         by_point.setdefault(head.candidate.point.name, []).append(head)
     trained = []
     for heads in by_point.values():
         tensors = reader.columns(heads[0].candidate.point).tensors
-        result = measure_point(heads, tensors, evaluation)
+        result = measure_point(heads, tensors, reader.setup.evaluation)
         trained.append(_TrainedPoint(heads=tuple(heads), result=result))
     return sorted(trained, key=lambda one: -one.accuracy)
 

@@ -12,12 +12,10 @@ import torch
 from headtrain.features import memory as feature_memory
 from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.features.memory import FeatureMemory, gather
-from headtrain.settings import EvaluationSettings
-from headtrain.sweep.run import run_sweep
-from headtrain.tracking.tracker import NullTracker
 from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import assert_same_weights, make_train
 from tests.unit.headtrain.sweep.test_sweep import POINTS, TENSORS
+from tests.unit.headtrain.sweep.test_sweep import run as run_sweep
 
 CPU = torch.device("cpu")
 MAPPED = {"max_feature_memory_gb": 0}
@@ -59,27 +57,17 @@ def test_mapping_features_makes_no_other_run(tmp_path: Path) -> None:
 
 
 def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
-    stores = [
+    train, valid = (
         write_store(tmp_path / name, tensors=TENSORS, seed=seed, fingerprint=name)
         for seed, name in enumerate(("train", "valid"))
-    ]
+    )
     found = []
     for most_gb in (None, 0):
-        result = run_sweep(
-            train=stores[0],
-            valid=stores[1],
-            points=[
-                replace(one, training=replace(one.training, max_feature_memory_gb=most_gb))
-                for one in POINTS
-            ],
-            seeds=[1, 2],
-            evaluation=EvaluationSettings(bootstrap_rounds=20),
-            save_checkpoint_every=1.0,
-            device=CPU,
-            mixed_precision=True,
-            folder=tmp_path / f"sweep-{most_gb}",
-            tracker=NullTracker(),
-        )
+        points = [
+            replace(one, training=replace(one.training, max_feature_memory_gb=most_gb))
+            for one in POINTS
+        ]
+        result = run_sweep((train, valid), tmp_path / f"sweep-{most_gb}", points=points)
         found.append((result.points, result.report))
     assert found[0] == found[1]
 

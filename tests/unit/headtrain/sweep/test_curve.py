@@ -27,8 +27,8 @@ from headtrain.sweep.curve import (
     say_what_to_buy,
 )
 from headtrain.sweep.grid import SweepPoint
+from headtrain.sweep.inputs import SweepSetup, take_candidates, take_problems, with_rows
 from headtrain.sweep.other_backbone import OtherBackbone
-from headtrain.sweep.subsets import take_candidates, take_problems, with_rows
 from tests.support.synthetic_stores import write_store
 
 EVALUATION = EvaluationSettings(bootstrap_rounds=60, train_holdout=0.0)
@@ -58,18 +58,18 @@ def curve_of(
         seed=2,
         fingerprint="valid",
     )
-    return measure_curve(
+    setup = SweepSetup(
         train=store,
         valid=valid,
-        point=SweepPoint(varied={}, training=training, sampling=sampling, run_config={}),
         seeds=[0, 1],
         evaluation=EVALUATION,
         save_checkpoint_every=0.5,
         device=torch.device("cpu"),
         mixed_precision=False,
         cache_dir=tmp_path,
-        other=other,
     )
+    point = SweepPoint(varied={}, training=training, sampling=sampling, run_config={})
+    return measure_curve(setup, point, other=other)
 
 
 @pytest.mark.parametrize("take", [take_problems, take_candidates])

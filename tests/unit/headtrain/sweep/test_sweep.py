@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
+from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import load_head
 from headtrain.settings import (
     CheckpointSettings,
@@ -19,7 +21,7 @@ from headtrain.settings import (
 )
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, group_by_shape
-from headtrain.sweep.inputs import SweepReader, split_validation
+from headtrain.sweep.inputs import SweepReader, SweepSetup, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
 from headtrain.tracking.tracker import NullTracker, Status
@@ -86,20 +88,25 @@ POINTS = [
 ]
 
 
-def run(stores: Stores, folder: Path, **changes: Any) -> SweepResult:
-    arguments: dict[str, Any] = {
+def setup_of(stores: Stores, **changes: Any) -> SweepSetup:
+    fields: dict[str, Any] = {
         "train": stores[0],
         "valid": stores[1],
-        "points": POINTS,
         "seeds": [5, 6],
         "evaluation": EvaluationSettings(bootstrap_rounds=100, train_holdout=0.2),
         "save_checkpoint_every": 0.5,
         "device": CPU,
         "mixed_precision": True,
-        "folder": folder,
-        "tracker": NullTracker(),
+        "cache_dir": stores[0].path,
     }
-    return run_sweep(**(arguments | changes))
+    return SweepSetup(**(fields | changes))
+
+
+def run(stores: Stores, folder: Path, **changes: Any) -> SweepResult:
+    own = {field.name for field in dataclasses.fields(SweepSetup)}
+    setup = setup_of(stores, **{name: changes.pop(name) for name in own & changes.keys()})
+    arguments = {"points": POINTS, "folder": folder, "tracker": NullTracker()}
+    return run_sweep(setup, **(arguments | changes))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,7 @@ def accuracy_over_problems(values: Any, samples: Any) -> float:
 
 
 def test_heads_of_one_shape_train_together(stores: Stores) -> None:
-    reader = SweepReader(*stores, train_holdout=0.0, device=CPU)
+    reader = SweepReader(setup_of(stores), FeatureMemory(device=CPU))
     candidates = [Candidate(point=one, seed=seed) for one in POINTS for seed in range(8)]
     groups = group_by_shape(candidates, reader)
     assert sorted(map(len, groups)) == [8, 8, 16, 16]  # 32 of one shape, at most 16 in a group
