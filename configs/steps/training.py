@@ -82,7 +82,7 @@ def distil(
     Returns the head and what it reads, as `last.LAYER`.
     """
     from headtrain.head.checkpoint import load_head
-    from headtrain.tracking.tracker import NullTracker
+    from headtrain.tracking.tracker import Tracker
 
     given = opened.head
     features = opened.project.open_train_store_of(given)
@@ -101,7 +101,7 @@ def distil(
         train=features,
         valid=project.open_store_of(given, "valid") if project.has_valid else None,
         folder=folder,
-        tracker=NullTracker(),
+        tracker=Tracker(),
         overwrite=overwrite,
     )
     return load_head(folder), read

@@ -25,7 +25,7 @@ from featurize.store import FeatureStore, read_pairs
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
-from headtrain.tracking.tracker import NullTracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import TrainResult, train_head
 from headtrain.training.validation import VALID
 
@@ -151,7 +151,7 @@ class RandomBackbone:
             train_holdout=record.holdout.share if record.holdout else 0.0,
             run_config=dict(record.config),
             checkpoint_dir=self.checkpoint_dir(digest(key)),
-            tracker=NullTracker(),
+            tracker=Tracker(),
             cache_dir=job.cache_dir,
             mixed_precision=runtime.mixed_precision,
             progress=self.progress,

@@ -22,7 +22,7 @@ from configs.config import Config
 from configs.loader import load_config
 from configs.paths import Layout
 from featurize.store import FeatureStore, FeatureStoreError, StoreWriter, UnitFeatures
-from headtrain.tracking.tracker import NullTracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import train_head
 
 
@@ -59,7 +59,7 @@ def accuracies(
             seed=seed,
             run_config={},
             checkpoint_dir=folder / str(seed),
-            tracker=NullTracker(),
+            tracker=Tracker(),
         )
         assert result.valid_over_problems is not None
         assert result.valid_over_pairs is not None

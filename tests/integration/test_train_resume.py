@@ -13,7 +13,7 @@ import torch
 from featurize.errors import CriticError
 from featurize.store import FeatureStoreError, sole_writer
 from headtrain.head.checkpoint import CheckpointError, load_head
-from headtrain.tracking.tracker import NullTracker
+from headtrain.tracking.tracker import Tracker
 from tests.support.synthetic_stores import replace_column, write_store
 from tests.support.train_runs import (
     Killed,
@@ -229,7 +229,7 @@ def test_the_global_random_state_is_left_as_it_was(train: Train) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-class RefusingTracker(NullTracker):
+class RefusingTracker(Tracker):
     """A tracking server that refuses every run."""
 
     def begin(self, config: Any, run_id: str | None) -> str | None:

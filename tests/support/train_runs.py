@@ -13,7 +13,7 @@ from headtrain.settings import (
     PairwiseSettings,
     TrainingSettings,
 )
-from headtrain.tracking.tracker import NullTracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import TrainResult, train_head
 from tests.support.synthetic_stores import write_store
 
@@ -24,7 +24,7 @@ class Killed(BaseException):
     """What a test kills a run with; no handler of ours may catch it for good."""
 
 
-class RecordingTracker(NullTracker):
+class RecordingTracker(Tracker):
     def __init__(self) -> None:
         self.begun_with: list[str | None] = []
         self.metrics: dict[int, dict[str, float]] = {}
@@ -69,7 +69,7 @@ def make_train(tmp_path: Path) -> Train:
             "seed": 7,
             "run_config": {"experiment": {"name": "test"}},
             "checkpoint_dir": tmp_path / folder,
-            "tracker": NullTracker(),
+            "tracker": Tracker(),
         }
         return train_head(**(arguments | changes))
 

@@ -24,7 +24,7 @@ from headtrain.sweep.groups import Candidate, group_by_shape
 from headtrain.sweep.inputs import SweepReader, SweepSetup, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
-from headtrain.tracking.tracker import NullTracker, Status
+from headtrain.tracking.tracker import Status, Tracker
 from headtrain.training.run import train_head
 from tests.support.synthetic_stores import write_store
 
@@ -36,7 +36,7 @@ Stores = tuple[FeatureStore, FeatureStore]
 Sweep = Callable[..., SweepResult]
 
 
-class RecordingTracker(NullTracker):
+class RecordingTracker(Tracker):
     def __init__(self) -> None:
         self.children: list[tuple[str, dict[str, str], list[Any]]] = []
         self.ends: list[Status] = []
@@ -105,7 +105,7 @@ def setup_of(stores: Stores, **changes: Any) -> SweepSetup:
 def run(stores: Stores, folder: Path, **changes: Any) -> SweepResult:
     own = {field.name for field in dataclasses.fields(SweepSetup)}
     setup = setup_of(stores, **{name: changes.pop(name) for name in own & changes.keys()})
-    arguments = {"points": POINTS, "folder": folder, "tracker": NullTracker()}
+    arguments = {"points": POINTS, "folder": folder, "tracker": Tracker()}
     return run_sweep(setup, **(arguments | changes))
 
 
@@ -168,7 +168,7 @@ def test_a_head_of_a_sweep_is_the_head_that_train_head_trains(
         train_holdout=0.2,
         run_config={},
         checkpoint_dir=tmp_path / "run",
-        tracker=NullTracker(),
+        tracker=Tracker(),
     )
     result = next(one for one in swept[0].points if one.varied == POINTS[place].varied)
     history = next(
