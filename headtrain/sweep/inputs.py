@@ -20,6 +20,7 @@ from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.head.model import FeatureNormaliser
 from headtrain.head.spec import HeadSpec
+from headtrain.metrics.groups import ranks_within
 from headtrain.pairs.holdout import labelled_problems
 from headtrain.pairs.training_data import TrainingData, read_training_data
 from headtrain.settings import EvaluationSettings
@@ -222,8 +223,6 @@ def with_rows(store: FeatureStore, table_rows: Ints) -> FeatureStore:
 def _ranks(groups: Ints, keys: Floats | Ints) -> Ints:
     """Rank of each key within its group, from 0, [n]."""
     order = np.lexsort((keys, groups))
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    sizes = np.diff(starts, append=len(order))
     ranks = np.empty(len(order), np.int64)
-    ranks[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    ranks[order] = ranks_within(np.unique(groups, return_counts=True)[1])
     return ranks

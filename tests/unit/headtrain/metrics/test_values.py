@@ -7,9 +7,17 @@ from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
 from headtrain.metrics.bootstrap import resample_jointly
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.metrics.rank_correlation import rank_correlations
-from headtrain.metrics.values import auc, brier, calibration_error, f1, mean_score, score_gap
-from headtrain.metrics.variance import between_problems, intraclass_correlation
+from headtrain.metrics.values import (
+    auc,
+    between_problems,
+    brier,
+    calibration_error,
+    f1,
+    intraclass_correlation,
+    mean_score,
+    rank_correlations,
+    score_gap,
+)
 
 
 def simulated(seed, num_problems=40, *, between=0.5):
