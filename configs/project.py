@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
     from featurize.run.job import FeaturizeJob
-    from featurize.run.selection import Choose
+    from featurize.run.plan import Choose
     from featurize.store import FeatureStore
     from headtrain.evaluation.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
@@ -201,7 +201,7 @@ class Project:
     @property
     def selection_settings(self) -> dict[str, Any]:
         """All that the selection of `pair_planner` depends on, apart from the dataset."""
-        from headtrain.pairs.selection import selection_settings
+        from headtrain.pairs.plan import selection_settings
 
         settings = self.settings
         return selection_settings(settings.data_sampling, settings.evaluation.train_holdout)
@@ -212,7 +212,7 @@ class Project:
         Raises:
             ValueError: the split is not train.
         """
-        from headtrain.pairs.selection import pair_planner
+        from headtrain.pairs.plan import pair_planner
 
         if to_split(split) != "train":
             raise ValueError(
@@ -314,7 +314,7 @@ def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
 
 def has_features(overrides: Sequence[str]) -> bool:
     """Whether anything was featurized with the production configuration and these overrides."""
-    from featurize.store import read_manifest
+    from featurize.store.manifest import read_manifest
 
     try:
         layout = Layout.from_config(load_config(None, overrides))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
     from featurize.model.source import BackboneSource
     from featurize.run.job import FeaturizeJob
-    from featurize.run.selection import Choose
+    from featurize.run.plan import Choose
     from featurize.store import FeatureStore
     from headtrain.head.checkpoint import TrainedHead
 
@@ -141,7 +141,7 @@ def read_prompts(project: Project, index: "DatasetIndex", number: int) -> "list[
     """Get some samples as the backbone reads them, token by token."""
     from featurize.data.audit.prompts import show_prompts
     from featurize.model.source import load_tokenizer
-    from featurize.run.checks import make_encoder
+    from featurize.run.recipe import make_encoder
 
     settings = project.settings
     tokenizer = load_tokenizer(_find_source(project), settings.models.policy)

@@ -19,13 +19,8 @@ from featurize.model.rope import reset_frequencies
 from featurize.model.segments import segment_means, segment_tokens
 from featurize.model.structure import check_attended
 from featurize.settings import Pooling
-from featurize.store import (
-    ANSWER_COLUMNS,
-    LIKELIHOOD_COLUMNS,
-    SEGMENT_LOGPROB,
-    SEGMENT_TOKENS,
-    segments_name,
-)
+from featurize.store.samples import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
+from featurize.store.shards import SEGMENT_LOGPROB, SEGMENT_TOKENS, segments_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,10 @@ from featurize.model.engine import Engine, Work
 from featurize.model.forward import Features
 from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
-from featurize.run.checks import make_encoder
-from featurize.run.groups import RankGroup
-from featurize.run.job import SHARED_IDS, FeaturizeSummary
+from featurize.run.job import SHARED_IDS, FeaturizeSummary, Reporter
 from featurize.run.plan import FeaturizePlan
-from featurize.run.ranks import Ranks
-from featurize.run.reporter import Reporter
+from featurize.run.ranks import RankGroup, Ranks
+from featurize.run.recipe import make_encoder
 from featurize.run.units import (
     UnitWork,
     join_units,
@@ -39,7 +37,8 @@ from featurize.run.units import (
     sum_counts,
     to_unit_features,
 )
-from featurize.store import StoreWriter, Unit, open_writer
+from featurize.store.manifest import Unit
+from featurize.store.writer import StoreWriter, open_writer
 
 PASSES_AT_ONCE = 4
 """Forward passes that are planned together on a GPU: at most one of them is short."""

@@ -20,13 +20,12 @@ from featurize.model.device import resolve_device
 from featurize.model.forward import Features, FeatureSpec, features_of_states
 from featurize.model.packing import PromptGroup
 from featurize.model.source import load_tokenizer
-from featurize.run.checks import make_encoder
 from featurize.run.compute import begin, make_writer, total_counts
 from featurize.run.dumps import Dumps, DumpShape
-from featurize.run.job import UNUSED_DUMPS, WITHOUT_STATES, FeaturizeJob, FeaturizeSummary
+from featurize.run.job import UNUSED_DUMPS, WITHOUT_STATES, FeaturizeJob, FeaturizeSummary, Reporter
 from featurize.run.launch import remove_store
 from featurize.run.plan import FeaturizePlan, plan_featurize
-from featurize.run.reporter import Reporter
+from featurize.run.recipe import make_encoder
 from featurize.run.units import UnitWork, read_unit, to_unit_features
 
 logger = logging.getLogger(__name__)

@@ -17,19 +17,22 @@ from featurize.io.files import available_memory, write_json
 from featurize.io.interrupts import Terminated
 from featurize.io.lock import sole_writer
 from featurize.io.remote import open_folder
-from featurize.run.finished import find_finished, remember_finished
-from featurize.run.job import FeaturizeJob, FeaturizeSummary
-from featurize.run.messages import Failure, Relay
-from featurize.run.reporter import Reporter
+from featurize.run.job import (
+    FeaturizeJob,
+    FeaturizeSummary,
+    Reporter,
+    find_finished,
+    remember_finished,
+)
+from featurize.run.worker import Failure, Relay
 from featurize.store.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-    from featurize.run.plan import FeaturizePlan
+    from featurize.run.plan import Choose, FeaturizePlan
     from featurize.run.ranks import Ranks
-    from featurize.run.selection import Choose
 
 JOB_FILE = "job.json"
 """In the folder of the store while workers run."""
@@ -225,8 +228,7 @@ def _follow_first_rank(job: FeaturizeJob, reporter: Reporter, ranks: "Ranks") ->
 
 def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> "FeaturizePlan":
     """The plan of a job that another process has planned; its files are in the cache."""
-    from featurize.run.plan import plan_featurize
-    from featurize.run.selection import Selection
+    from featurize.run.plan import Selection, plan_featurize
 
     chosen = None if selection is None else Selection.from_dict(selection)
     plan = plan_featurize(job, None if chosen is None else lambda *_: chosen)

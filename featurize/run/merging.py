@@ -20,15 +20,10 @@ from featurize.io.remote import is_remote
 from featurize.run.job import FeaturizeJob, FeaturizeSummary
 from featurize.run.launch import remove_store
 from featurize.run.units import sum_counts
-from featurize.store import (
-    FeatureStore,
-    UnitFeatures,
-    lost_files,
-    open_writer,
-    read_manifest,
-)
-from featurize.store.planned_pairs import PAIRS_COLUMN
-from featurize.store.statements import STATEMENT_COLUMN
+from featurize.store import FeatureStore
+from featurize.store.manifest import lost_files, read_manifest
+from featurize.store.samples import PAIRS_COLUMN, STATEMENT_COLUMN
+from featurize.store.writer import UnitFeatures, open_writer
 
 ONLY_IN_SOME = {STATEMENT_COLUMN: pa.int32(), "author": pa.string()}
 """Columns that a store may lack."""

@@ -7,18 +7,65 @@ from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurize.data.encoder import EncodedSamples, OutputIds, SampleEncoder
 from featurize.data.formats import prompt_of
 from featurize.data.index import DatasetIndex
-from featurize.data.prompt import TokenIds
+from featurize.data.prompt import TEMPLATE, TokenIds
 from featurize.data.records import Sample
 from featurize.errors import DataError
 from featurize.model.forward import Features
-from featurize.model.packing import Grouping, PromptGroup, group_samples
+from featurize.model.packing import Grouping, PromptGroup, group_samples, plan_units
 from featurize.run.job import APART, BOTH_LABELS, STRIPPED
 from featurize.run.recipe import Recipe
-from featurize.store import SAMPLE_SCHEMA, UnitFeatures, copy_marks, stored_as
+from featurize.settings import DatasetSettings
+from featurize.store.samples import SAMPLE_SCHEMA, copy_marks
+from featurize.store.shards import stored_as
+from featurize.store.writer import UnitFeatures
+
+CHARS_PER_TOKEN = 3
+"""For sizing units before anything is tokenised; programs run from 2.5 to 3.5."""
+
+
+def group_starts(index: DatasetIndex) -> np.ndarray:
+    """Rows at which a new prompt begins, and the number of rows: int64 [prompts + 1]."""
+    keys = index.table["prompt_key"].combine_chunks()
+    is_new = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.flatnonzero(is_new) + 1, [len(index)]]).astype(np.int64)
+
+
+def cut_units(index: DatasetIndex, unit_tokens: int) -> list[tuple[int, int]]:
+    """Rows [start, stop) of each unit: consecutive whole problems of about `unit_tokens`."""
+    starts = group_starts(index)
+    sizes = group_chars(index, starts) // CHARS_PER_TOKEN
+    return [
+        (int(starts[first]), int(starts[last]))
+        for first, last in plan_units(sizes.tolist(), unit_tokens)
+    ]
+
+
+def group_chars(
+    index: DatasetIndex, starts: np.ndarray, cut: DatasetSettings | None = None
+) -> np.ndarray:
+    """Characters of each prompt and of all its distinct outputs: int64 [prompts].
+
+    `cut` leaves out what is about to be truncated. Units are cut by the whole texts, as in
+    earlier versions, whose stores are finished with them.
+    """
+    outputs = index.table["output_chars"].to_numpy().astype(np.int64)
+    prompts = index.table["prompt_chars"].to_numpy().astype(np.int64)[starts[:-1]] + len(TEMPLATE)
+    if cut is not None:
+        prompts = np.minimum(prompts, cut.prompt_limit * CHARS_PER_TOKEN)
+        room = cut.max_length * CHARS_PER_TOKEN - prompts
+        outputs = np.minimum(outputs, np.repeat(room, np.diff(starts)))
+    keys = index.table["output_key"].combine_chunks()
+    # Rows of one prompt are sorted by output, so duplicates are adjacent.
+    is_repeat = np.zeros(len(index), bool)
+    is_repeat[1:] = pc.equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
+    is_repeat[starts[:-1]] = False
+    totals = np.add.reduceat(np.where(is_repeat, 0, outputs), starts[:-1])
+    return np.asarray(totals + prompts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,100 +9,18 @@ A store is a folder (see docs/format.md):
     manifest.json             written when every unit is finished: what readers open
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featurize.errors import FeatureStoreError
-    from featurize.io.lock import sole_writer
-    from featurize.io.remote import user_cache_dir
-    from featurize.store.format import (
-        ANSWER_COLUMNS,
-        LIKELIHOOD_COLUMNS,
-        SAMPLE_SCHEMA,
-        SEGMENT_LOGPROB,
-        SEGMENT_TOKENS,
-        UnitFeatures,
-        is_of_segments,
-        segments_name,
-        stored_as,
-    )
-    from featurize.store.manifest import Manifest, Unit, lost_files, read_manifest, repair_command
-    from featurize.store.planned_pairs import PlannedPairs, copy_marks, mark_pairs, read_pairs
     from featurize.store.reader import FeatureStore
-    from featurize.store.remote import RemoteStoreWriter, open_writer
-    from featurize.store.statements import (
-        SHARED_IDS_REMEDY,
-        SharedIds,
-        find_shared_ids,
-        mark_statements,
-        statement_codes,
-    )
-    from featurize.store.writer import StoreWriter
 
-_HOMES = {
-    "featurize.errors": ("FeatureStoreError",),
-    "featurize.io.lock": ("sole_writer",),
-    "featurize.io.remote": ("user_cache_dir",),
-    "featurize.store.format": (
-        *("ANSWER_COLUMNS", "LIKELIHOOD_COLUMNS", "SAMPLE_SCHEMA", "UnitFeatures"),
-        *("SEGMENT_LOGPROB", "SEGMENT_TOKENS", "is_of_segments", "segments_name", "stored_as"),
-    ),
-    "featurize.store.manifest": (
-        *("Manifest", "Unit", "lost_files", "read_manifest", "repair_command"),
-    ),
-    "featurize.store.planned_pairs": ("PlannedPairs", "copy_marks", "mark_pairs", "read_pairs"),
-    "featurize.store.reader": ("FeatureStore",),
-    "featurize.store.remote": ("RemoteStoreWriter", "open_writer"),
-    "featurize.store.statements": (
-        *(
-            "SHARED_IDS_REMEDY",
-            "SharedIds",
-            "find_shared_ids",
-            "mark_statements",
-            "statement_codes",
-        ),
-    ),
-    "featurize.store.writer": ("StoreWriter",),
-}
-
-__all__ = [
-    "ANSWER_COLUMNS",
-    "LIKELIHOOD_COLUMNS",
-    "SAMPLE_SCHEMA",
-    "SEGMENT_LOGPROB",
-    "SEGMENT_TOKENS",
-    "SHARED_IDS_REMEDY",
-    "FeatureStore",
-    "FeatureStoreError",
-    "Manifest",
-    "PlannedPairs",
-    "RemoteStoreWriter",
-    "SharedIds",
-    "StoreWriter",
-    "Unit",
-    "UnitFeatures",
-    "copy_marks",
-    "find_shared_ids",
-    "is_of_segments",
-    "lost_files",
-    "mark_pairs",
-    "mark_statements",
-    "open_writer",
-    "read_manifest",
-    "read_pairs",
-    "repair_command",
-    "segments_name",
-    "sole_writer",
-    "statement_codes",
-    "stored_as",
-    "user_cache_dir",
-]
+__all__ = ["FeatureStore"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first use: reading a manifest needs no torch."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import the reader on first use: reading a manifest needs no torch."""
+    if name != "FeatureStore":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from featurize.store.reader import FeatureStore
+
+    return FeatureStore

@@ -5,9 +5,10 @@ import functools
 import hashlib
 import logging
 import resource
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,12 @@ import torch
 
 from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
-from featurize.io.remote import RemoteFolder, is_remote, open_folder, user_cache_dir
+from featurize.io.files import TEMPORARY_SUFFIX, checksum, sync
+from featurize.io.remote import FILES_AT_ONCE, RemoteFolder, is_remote, open_folder, user_cache_dir
 from featurize.settings import SPLITS
-from featurize.store.format import is_exact, stored_as
 from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
-from featurize.store.planned_pairs import PAIRS_COLUMN
-from featurize.store.remote import CachedFiles
-from featurize.store.samples import read_joined, read_samples
-from featurize.store.shards import DTYPES, Shard, plan_runs
+from featurize.store.samples import PAIRS_COLUMN, read_joined, read_samples
+from featurize.store.shards import DTYPES, Shard, is_exact, plan_runs, stored_as
 
 MOST_GAP_BYTES = 4096
 """Gaps up to this many bytes are read rather than skipped: a system call costs more."""
@@ -209,3 +208,55 @@ def _split_of(store: str | Path) -> str:
     """The split that a store's folder is named after, or SPLIT if it has another name."""
     name = str(store).rstrip("/").rpartition("/")[2]
     return name if name in SPLITS else "SPLIT"
+
+
+class CachedFiles:
+    """Files of a store, downloaded once and compared with their checksums.
+
+    A copy with its final name was complete when it was downloaded, so it is not checked again.
+    """
+
+    def __init__(
+        self, remote: RemoteFolder, folder: Path, expected: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """`expected` has the bytes and checksum of each file, from the manifest."""
+        self.folder = folder
+        self._remote = remote
+        self._expected = expected
+        self._present: set[str] = set()
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Download the files that are missing here.
+
+        Raises:
+            DamagedFileError: a file is missing there or differs from the manifest.
+        """
+        missing = [name for name in names if name not in self._present and not self._is_here(name)]
+        for start in range(0, len(missing), FILES_AT_ONCE):
+            self._download(missing[start : start + FILES_AT_ONCE])
+        self._present.update(names)
+
+    def _is_here(self, name: str) -> bool:
+        path = self.folder / name
+        return path.exists() and path.stat().st_size == self._expected[name]["bytes"]
+
+    def _download(self, names: Sequence[str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Two processes may download the same file, each to its own name.
+        suffix = f".{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}"
+        copies = [self.folder / f"{name}{suffix}" for name in names]
+        try:
+            self._remote.download([f"units/{name}" for name in names], copies)
+            for name, copy in zip(names, copies, strict=True):
+                if checksum(copy) != self._expected[name]["checksum"]:
+                    raise DamagedFileError(self._remote.uri, name, "another checksum")
+                sync(copy)
+                copy.replace(self.folder / name)
+            sync(self.folder)
+        except FileNotFoundError as error:
+            there = self._remote.sizes("units")
+            lost = next((name for name in names if name not in there), names[0])
+            raise DamagedFileError(self._remote.uri, lost, "missing") from error
+        finally:
+            for copy in copies:
+                copy.unlink(missing_ok=True)

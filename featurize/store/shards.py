@@ -160,3 +160,30 @@ def plan_runs(rows: Ints, starts: Ints, most_gap: int) -> Runs:
         num_rows=(lasts - firsts + 1).tolist(),
         are_direct=are_direct.tolist(),
     )
+
+
+SEGMENT_TOKENS = "segment_tokens"
+"""Tensor of the tokens of each segment, [feature_rows, segments]; float32 in every store."""
+
+SEGMENT_LOGPROB = "segment_logprob"
+"""Tensor of the mean log-probability of each segment's tokens, in nats; 0 where there are none."""
+
+
+def segments_name(layer: int) -> str:
+    """Name of the tensor of a layer's segments, [feature_rows, segments * width]."""
+    return f"segments.{layer}"
+
+
+def is_of_segments(name: str) -> bool:
+    """Whether a tensor is about the segments of outputs."""
+    return name.startswith("segments.") or is_exact(name)
+
+
+def is_exact(name: str) -> bool:
+    """Whether a tensor is float32 in every store: 16 bits hold no exact counts."""
+    return name in (SEGMENT_TOKENS, SEGMENT_LOGPROB)
+
+
+def stored_as(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Number format of a tensor in a store of features in `dtype`."""
+    return torch.float32 if is_exact(name) else dtype

@@ -19,9 +19,10 @@ from featurize.arrays import Floats
 from featurize.io.files import digest
 from featurize.model.device import resolve_device
 from featurize.run.job import FeaturizeJob
-from featurize.run.selection import Choose, Selection
+from featurize.run.plan import Choose, Selection
 from featurize.settings import RuntimeSettings
-from featurize.store import FeatureStore, read_pairs
+from featurize.store import FeatureStore
+from featurize.store.samples import read_pairs
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings

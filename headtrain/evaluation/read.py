@@ -11,18 +11,19 @@ from pydantic import TypeAdapter
 
 from featurize.arrays import Floats, Floats32, Strings
 from featurize.data.authors import AuthorPrior
-from featurize.store import FeatureStore, find_shared_ids
+from featurize.store import FeatureStore
+from featurize.store.samples import find_shared_ids
 from headtrain.evaluation.details import AUTHOR_KNOWN, SampleFacts
 from headtrain.evaluation.minimal_pairs import find_minimal_pairs
 from headtrain.evaluation.shortcuts.ngrams import NAME as NGRAMS
 from headtrain.evaluation.shortcuts.ngrams import NgramJudge
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.evaluation.texts import SplitTexts, TextSource
+from headtrain.features.inputs import kept_segments, num_segments_of
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
-from headtrain.features.segments import kept_segments, num_segments_of
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.pairs.training_data import TrainingData, read_training_data
+from headtrain.pairs.plan import TrainingData, read_training_data
 from headtrain.settings import DataSamplingSettings, EvaluationSettings
 
 TRAIN, HOLDOUT = "train", "train_holdout"

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Bools, Ints
 from featurize.errors import CriticError
-from featurize.store import statement_codes
+from featurize.store.samples import statement_codes
 from headtrain.metrics.groups import find_equal_pairs, group_codes
 
 if TYPE_CHECKING:

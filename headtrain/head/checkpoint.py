@@ -21,14 +21,13 @@ from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
-from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
-from headtrain.features.segments import why_no_prefixes
+from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows, why_no_prefixes
 from headtrain.head.distance import DISTANCE_FILE, Distance
 from headtrain.head.model import EnsembleModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
-from headtrain.pairs.holdout import Holdout
-from headtrain.pairs.training_data import TrainingData
+from headtrain.pairs.plan import TrainingData
+from headtrain.pairs.rows import Holdout
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "head.safetensors"

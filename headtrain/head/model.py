@@ -6,8 +6,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from headtrain.features.inputs import ROWS_AT_ONCE
-from headtrain.features.segments import SegmentLayout
+from headtrain.features.inputs import ROWS_AT_ONCE, SegmentLayout
 from headtrain.head.spec import (
     AttentionValueHead,
     GatedValueHead,

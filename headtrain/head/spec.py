@@ -13,8 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from headtrain.features.inputs import InputColumns
-from headtrain.features.segments import SegmentLayout
+from headtrain.features.inputs import InputColumns, SegmentLayout
 from headtrain.settings import SEGMENT_HEADS, TrainingSettings
 
 Masks = tuple[torch.Tensor, ...]

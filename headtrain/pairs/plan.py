@@ -6,11 +6,12 @@ dataset gives the same pairs, because both tables have the same rows in the same
 see docs/format.md).
 """
 
+import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,24 +19,31 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Ints
 from featurize.io.files import digest
-from featurize.store import (
+from featurize.store.samples import (
     SHARED_IDS_REMEDY,
     PlannedPairs,
+    SharedIds,
     find_shared_ids,
     read_pairs,
     statement_codes,
 )
-from headtrain.features.samples import rank_strings
-from headtrain.pairs.holdout import Holdout, choose_holdout, labelled_problems
+from headtrain.features.samples import LabelledSamples, rank_strings, read_labelled_samples
 from headtrain.pairs.rows import (
+    Holdout,
+    choose_holdout,
     class_codes,
     difficulty_weights,
     is_labelled,
     is_one_of,
+    labelled_problems,
     output_codes,
 )
 from headtrain.pairs.sampler import PairError, PairPlan, sample_pairs
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
+
+if TYPE_CHECKING:
+    from featurize.run.plan import Choose, Selection
+    from featurize.store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
@@ -234,4 +242,104 @@ def _warn_of_other_settings(made: Mapping[str, Any], wanted: Mapping[str, Any]) 
         "the store holds only the samples of other pairs (made with %s); the new pairs are drawn"
         " from these samples alone",
         ", ".join(different),
+    )
+
+
+def selection_settings(sampling: DataSamplingSettings, train_holdout: float) -> dict[str, Any]:
+    """All that the selection of `pair_planner` depends on, apart from the dataset."""
+    return {"pairs": pair_settings(sampling), "train_holdout": train_holdout}
+
+
+def pair_planner(sampling: DataSamplingSettings, train_holdout: float) -> "Choose":
+    """Return what plans, over an index, the pairs that train-head draws with these settings."""
+
+    def choose(table: pa.Table, count_outputs: Callable[[], Ints]) -> "Selection":
+        from featurize.run.plan import Selection
+
+        if sampling.pairwise.matches_length:
+            table = table.append_column("output_tokens", pa.array(count_outputs()))
+        plan = plan_training(table, sampling, train_holdout=train_holdout)
+        return Selection(pairs=plan.to_planned(), also=plan.held_out)
+
+    return choose
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The pairs of a train store."""
+
+    samples: LabelledSamples
+    """The samples of the pairs; nothing else is read from the store."""
+    plan: PairPlan
+    """Pairs of indices into `samples`."""
+    holdout: Holdout | None
+    """The problems that are only scored."""
+    held_out: LabelledSamples
+    """The labelled samples of those problems."""
+    shared_ids: SharedIds | None = None
+    """The problem ids that several statements share."""
+
+    def describe(self) -> dict[str, Any]:
+        """Count pairs and samples, and measure whether length alone separates the labels."""
+        plan, samples = self.plan, self.samples
+        longer = samples.output_tokens[plan.correct] - samples.output_tokens[plan.incorrect]
+        return {
+            "num_pairs": len(plan.correct),
+            "num_possible_pairs": plan.num_possible,
+            "num_problems": plan.num_problems,
+            "num_samples": len(samples),
+            "num_unlabelled": samples.num_unlabelled,
+            "num_left_out": plan.num_left_out - len(self.held_out),
+            "num_held_out": len(self.held_out),
+            "num_equal_pairs": plan.num_equal,
+            "num_shared_ids": self.shared_ids.num_problems if self.shared_ids else 0,
+            "mean_length_difference": float(longer.mean()),
+            "longer_is_correct": float((longer > 0).mean() + (longer == 0).mean() / 2),
+        }
+
+    def checksum(self) -> str:
+        """SHA-256 of the pairs, as rows of the store's sample table."""
+        content = hashlib.sha256()
+        for indices in (self.plan.correct, self.plan.incorrect):
+            content.update(self.samples.table_rows[indices].astype("<i8").tobytes())
+        return content.hexdigest()
+
+
+def read_training_data(
+    store: "FeatureStore", sampling: DataSamplingSettings, *, train_holdout: float = 0.0
+) -> TrainingData:
+    """Draw the pairs of a store, without the problems excluded or held out.
+
+    Raises:
+        PairError: the store holds no pair, or the settings leave none.
+    """
+    samples = read_labelled_samples(store)
+    try:
+        training = plan_training(store.samples, sampling, train_holdout=train_holdout)
+    except PairError as error:
+        raise PairError(f"{store.path}: {error}") from error
+    pairs = training.pairs  # of rows of the store
+    is_kept = np.zeros(store.samples.num_rows, bool)
+    is_kept[np.concatenate([pairs.correct, pairs.incorrect])] = True
+    kept = samples.take(is_kept[samples.table_rows])
+    index = np.empty(store.samples.num_rows, np.int64)  # of a row in `kept`
+    index[kept.table_rows] = np.arange(len(kept))
+    if (shared := find_shared_ids(store.samples)) is not None:
+        logger.warning("%s: %s; %s", store.path, shared, SHARED_IDS_REMEDY)
+    if pairs.num_equal:
+        logger.warning(
+            "%s: %d pairs are left out: both sides have the same tokens, after outputs are cut at"
+            " dataset.max_length",
+            store.path,
+            pairs.num_equal,
+        )
+    return TrainingData(
+        samples=kept,
+        plan=replace(pairs, correct=index[pairs.correct], incorrect=index[pairs.incorrect]),
+        holdout=training.holdout,
+        held_out=samples.take(np.isin(samples.table_rows, training.held_out)),
+        shared_ids=shared,
     )

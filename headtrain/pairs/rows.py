@@ -1,15 +1,19 @@
 """What pairs are drawn by: codes, weights and masks of the rows of a sample table."""
 
+import hashlib
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurize.arrays import Bools, Ints
-from featurize.store import statement_codes
+from featurize.errors import CriticError
+from featurize.store.samples import statement_codes
 from headtrain.features.samples import RankedStrings, rank_strings
+from headtrain.metrics.groups import group_codes
 from headtrain.pairs.sampler import PairError
 from headtrain.settings import PairwiseSettings
 
@@ -101,3 +105,60 @@ def _authors(samples: pa.Table) -> Ints:
 def _join(codes: Ints, others: Ints) -> Ints:
     """Join two codes into one, in the order of the first and then the second."""
     return np.asarray(codes * (int(others.max(initial=0)) + 1) + others)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdout:
+    """The train problems that a head does not train on; `train_holdout` in head.json."""
+
+    share: float
+    """Share of the problems, as in the settings."""
+    boundary: str
+    """A problem is held out if the hash of its id is at most this."""
+
+    def contains(self, problem_id: str) -> bool:
+        """Whether a problem is held out."""
+        return _hash(problem_id) <= self.boundary
+
+    def mask(self, problem_ids: pa.ChunkedArray) -> Bools:
+        """Whether the problem of each row is held out, [rows]."""
+        problems = rank_strings(problem_ids)
+        held = [name is not None and self.contains(name) for name in problems.names.to_pylist()]
+        return np.array([*held, False])[problems.codes]
+
+
+def choose_holdout(problem_ids: Collection[str], share: float) -> Holdout | None:
+    """Hold out this share of the problems, at least one and never all; None for a share of 0.
+
+    Raises:
+        CriticError: there are fewer than two problems.
+    """
+    if not share:
+        return None
+    hashes = sorted(_hash(name) for name in set(problem_ids))
+    if len(hashes) < 2:
+        raise CriticError(
+            f"evaluation.train_holdout {share} needs two train problems, there is {len(hashes)}; "
+            "set it to 0"
+        )
+    number = min(max(1, round(share * len(hashes))), len(hashes) - 1)
+    return Holdout(share=share, boundary=hashes[number - 1])
+
+
+def labelled_problems(samples: pa.Table) -> list[str]:
+    """Return the sorted ids of the problems with both labels for one statement."""
+    is_labelled = np.asarray(pc.is_valid(samples["is_correct"]).to_numpy(), bool)
+    labels = samples["is_correct"].filter(pa.array(is_labelled)).to_numpy().astype(bool)
+    ids = rank_strings(samples["problem_id"])
+    problems = ids.codes[is_labelled]
+    groups = group_codes(problems, statement_codes(samples)[is_labelled])
+    sizes = np.bincount(groups)
+    num_correct = np.bincount(groups[labels], minlength=len(sizes))
+    has_both = (num_correct > 0) & (num_correct < sizes)
+    found = np.unique(problems[has_both[groups]])
+    names: list[str] = ids.names.take(pa.array(found)).to_pylist()
+    return names
+
+
+def _hash(problem_id: str) -> str:
+    return hashlib.sha256(problem_id.encode()).hexdigest()

@@ -15,10 +15,12 @@ from featurize.arrays import Floats, Ints
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Alpaca
 from featurize.data.records import Sample as Row
+from featurize.io.remote import user_cache_dir
 from featurize.model.engine import Engine
 from featurize.model.packing import Grouping, PromptGroup, group_prefixes, group_samples
 from featurize.settings import BackboneSettings
-from featurize.store import LIKELIHOOD_COLUMNS, stored_as, user_cache_dir
+from featurize.store.samples import LIKELIHOOD_COLUMNS
+from featurize.store.shards import stored_as
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.scoring.along import (
     Along,

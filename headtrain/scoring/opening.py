@@ -20,7 +20,7 @@ from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.source import load_tokenizer
 from featurize.model.verdict import remembered_choice
 from featurize.settings import BackboneSettings
-from featurize.store import is_of_segments
+from featurize.store.shards import is_of_segments
 from headtrain.features.inputs import InputColumns
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.scoring.provenance import FoundBackbone, Provenance

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.arrays import Floats, Ints
-from featurize.store import FeatureStore, statement_codes
+from featurize.store import FeatureStore
+from featurize.store.samples import statement_codes
 from headtrain.features.samples import rank_strings
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
 from headtrain.metrics.calibration import Calibration

@@ -21,8 +21,8 @@ from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.head.model import FeatureNormaliser
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.groups import ranks_within
-from headtrain.pairs.holdout import labelled_problems
-from headtrain.pairs.training_data import TrainingData, read_training_data
+from headtrain.pairs.plan import TrainingData, read_training_data
+from headtrain.pairs.rows import labelled_problems
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import SweepPoint
 from headtrain.training.objective import read_train_inputs

@@ -18,7 +18,7 @@ from typing import Any
 
 from featurize.errors import CriticError
 from featurize.io.files import write_json
-from featurize.store import sole_writer
+from featurize.io.lock import sole_writer
 from headtrain.head.checkpoint import (
     CheckpointError,
     HeadRecord,

@@ -13,10 +13,15 @@ import torch
 from featurize.arrays import Floats32, Ints
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
-from headtrain.features.inputs import HeadInputs, read_head_inputs
+from headtrain.features.inputs import (
+    HeadInputs,
+    kept_segments,
+    num_segments_of,
+    read_head_inputs,
+    why_no_prefixes,
+)
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, rank_strings
-from headtrain.features.segments import kept_segments, num_segments_of, why_no_prefixes
 from headtrain.head.model import FeatureNormaliser, mean_of
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.groups import find_equal_pairs, ranks_within

@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.errors import CriticError
-from featurize.store import SHARED_IDS_REMEDY, FeatureStore, find_shared_ids, sole_writer
+from featurize.io.lock import sole_writer
+from featurize.store import FeatureStore
+from featurize.store.samples import SHARED_IDS_REMEDY, find_shared_ids
 from headtrain.features.inputs import choose_head_columns
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import HeadRecord, check_upload_uri, upload_head
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
-from headtrain.pairs.plan import pair_settings
-from headtrain.pairs.training_data import TrainingData, read_training_data
+from headtrain.pairs.plan import TrainingData, pair_settings, read_training_data
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
 from headtrain.tracking.tracker import Tracker, finishes
 from headtrain.training.head_run import HeadRun

@@ -25,8 +25,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from featurize.store import SAMPLE_SCHEMA, FeatureStore, StoreWriter, UnitFeatures
-from featurize.store.samples import read_samples
+from featurize.store import FeatureStore
+from featurize.store.samples import SAMPLE_SCHEMA, read_samples
+from featurize.store.writer import StoreWriter, UnitFeatures
 
 NAME = "mean.2"
 ROUNDS = 3

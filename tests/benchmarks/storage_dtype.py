@@ -21,7 +21,9 @@ import torch
 from configs.config import Config
 from configs.loader import load_config
 from configs.paths import Layout
-from featurize.store import FeatureStore, FeatureStoreError, StoreWriter, UnitFeatures
+from featurize.errors import FeatureStoreError
+from featurize.store import FeatureStore
+from featurize.store.writer import StoreWriter, UnitFeatures
 from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import train_head
 

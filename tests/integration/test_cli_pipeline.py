@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from featurize.data.prompt import render_prompt
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
-from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
+from featurize.store import FeatureStore
+from featurize.store.samples import LIKELIHOOD_COLUMNS
 from headtrain.head.checkpoint import load_head
 from headtrain.metrics.bootstrap import Interval
 from tests.support.command_line import Outcome, WarmCritic, run_critic

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from featurize.errors import CriticError
-from featurize.store import FeatureStoreError, sole_writer
+from featurize.errors import CriticError, FeatureStoreError
+from featurize.io.lock import sole_writer
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.tracking.tracker import Tracker
 from tests.support.synthetic_stores import replace_column, write_store

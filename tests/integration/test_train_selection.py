@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
+from featurize.store import FeatureStore
+from featurize.store.samples import LIKELIHOOD_COLUMNS
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import load_head
 from headtrain.training.validation import read_validation

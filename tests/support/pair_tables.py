@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurize.run.selection import Selection
+from featurize.run.plan import Selection
 from headtrain.pairs.plan import plan_training
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 

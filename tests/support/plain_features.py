@@ -14,7 +14,8 @@ from featurize.model.attention import register
 from featurize.model.backbone import Backbone
 from featurize.model.forward import Features, FeatureSpec
 from featurize.model.packing import PromptGroup
-from featurize.store import LIKELIHOOD_COLUMNS, segments_name
+from featurize.store.samples import LIKELIHOOD_COLUMNS
+from featurize.store.shards import segments_name
 from tests.support.loaded_backbones import load
 
 

@@ -13,8 +13,7 @@ from featurize.model.forward import FeatureSpec, forward_batch
 from featurize.model.packing import PromptGroup
 from featurize.model.sharing import WHOLE, Sharing
 from featurize.model.source import find_backbone
-from featurize.run.groups import RankGroup
-from featurize.run.ranks import Ranks
+from featurize.run.ranks import RankGroup, Ranks
 from featurize.settings import BackboneSettings
 from tests.support.loaded_backbones import CPU
 

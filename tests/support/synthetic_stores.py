@@ -8,15 +8,10 @@ import pyarrow as pa
 import torch
 
 from featurize.model.segments import segment_ends
-from featurize.store import (
-    LIKELIHOOD_COLUMNS,
-    SAMPLE_SCHEMA,
-    SEGMENT_TOKENS,
-    FeatureStore,
-    StoreWriter,
-    UnitFeatures,
-    segments_name,
-)
+from featurize.store import FeatureStore
+from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
+from featurize.store.shards import SEGMENT_TOKENS, segments_name
+from featurize.store.writer import StoreWriter, UnitFeatures
 
 
 def write_store(

@@ -10,8 +10,7 @@ from transformers import LlamaConfig
 from featurize.data.encoder import SampleEncoder
 from featurize.model.forward import Features
 from featurize.run.job import FeaturizeJob
-from featurize.run.plan import FeaturizePlan, plan_featurize
-from featurize.run.selection import Choose
+from featurize.run.plan import Choose, FeaturizePlan, plan_featurize
 from featurize.run.units import read_unit, to_unit_features
 from featurize.settings import (
     BackboneSettings,
@@ -20,7 +19,7 @@ from featurize.settings import (
     PromptSettings,
     RuntimeSettings,
 )
-from featurize.store import StoreWriter
+from featurize.store.writer import StoreWriter
 from tests.support import row_files
 from tests.support.tiny_models import make_tokenizer
 

@@ -8,13 +8,8 @@ import fsspec
 import pyarrow as pa
 import torch
 
-from featurize.store import (
-    LIKELIHOOD_COLUMNS,
-    SAMPLE_SCHEMA,
-    RemoteStoreWriter,
-    StoreWriter,
-    UnitFeatures,
-)
+from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
+from featurize.store.writer import RemoteStoreWriter, StoreWriter, UnitFeatures
 
 TENSORS = {"last.2": 32, "mean.2": 48}
 RECIPE = {"backbone": "tiny", "layers": [2], "poolings": ["mean", "last"]}

@@ -17,7 +17,7 @@ from featurize.data.audit.section import (
     draw_by_power_of_two,
 )
 from featurize.io.figures import FAINT, INCORRECT
-from featurize.store import find_shared_ids
+from featurize.store.samples import find_shared_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

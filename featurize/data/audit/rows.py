@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurize.arrays import Bools, Ints
-from featurize.store import statement_codes
+from featurize.store.samples import statement_codes
 
 UNKNOWN = "unknown"
 """The name of missing values."""

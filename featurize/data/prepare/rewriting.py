@@ -5,13 +5,11 @@ import builtins
 import hashlib
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from featurize.data.prepare.from_tests.edits import edit_once
-from featurize.data.prepare.from_tests.edits import normalise as without_docstrings
-from featurize.data.prepare.from_tests.rewrites_expressions import EXPRESSION_REWRITES
-from featurize.data.prepare.from_tests.rewrites_loops import LOOP_REWRITES
-from featurize.data.prepare.from_tests.rewrites_statements import STATEMENT_REWRITES
+from featurize.data.prepare.from_tests.edits import edit, normalise
+from featurize.data.prepare.from_tests.rewrites import REWRITES
 from featurize.data.prepare.mapping import UsedColumns
 from featurize.data.prepare.prepared import Row
 
@@ -23,11 +21,7 @@ _NEED_A_RUN = {
     "contract augmented": "the same in the other direction",
     "loop to comprehension": "a loop that fails halfway leaves a list",
 }
-RULES = {
-    name: rule
-    for name, rule in {**EXPRESSION_REWRITES, **STATEMENT_REWRITES, **LOOP_REWRITES}.items()
-    if name not in _NEED_A_RUN
-}
+RULES = {name: rule for name, rule in REWRITES.items() if name not in _NEED_A_RUN}
 
 EDITS_PER_COPY = 3
 """Rules applied one after another to make a copy."""
@@ -53,7 +47,7 @@ _OPERATORS = frozenset(
 )
 _BUILTINS = frozenset(dir(builtins))
 
-_FAILURES = (SyntaxError, ValueError, RecursionError, MemoryError)
+Made = TypeVar("Made")
 
 
 def in_one_style(row: Row, used: UsedColumns) -> Row:
@@ -62,7 +56,7 @@ def in_one_style(row: Row, used: UsedColumns) -> Row:
     Names, docstrings and the order of statements stay; comments, blank lines, quotes, brackets and
     spaces become those of `ast.unparse`.
     """
-    program = _unparse(row["output"])
+    program = _quietly(lambda source: ast.unparse(ast.parse(source)), row["output"])
     if not program:  # what is only comments would leave nothing
         used.num_not_python += 1
         return row
@@ -99,30 +93,32 @@ def rewrite(program: str, number: int) -> list[str]:
         rules do not foresee: arrays, operators of its own, `eval`, `locals()`, async functions,
         classes within functions, functions with the name of a built-in one.
     """
+    return _quietly(lambda source: _copies(normalise(source), number), program) or []
+
+
+def _quietly(act: Callable[[str], Made], program: str) -> Made | None:
+    """Make something of a program; None if it is no Python."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _copies(without_docstrings(program), number)
-    except _FAILURES:
-        return []
+        with warnings.catch_warnings(action="ignore"):  # of its escapes and the like
+            return act(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _copies(source: str, number: int) -> list[str]:
     tree = ast.parse(source)
-    if not all(map(_is_foreseen, _nodes(tree))):
-        return []
-    functions = frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+    for part in tree.body:
+        is_function = isinstance(part, ast.FunctionDef)
+        for node in ast.walk(part):
+            if not _is_foreseen(node, is_in_function=is_function and node is not part):
+                return []
     keywords = frozenset(node.arg for node in ast.walk(tree) if isinstance(node, ast.arg))
     seed = hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     rng = random.Random(seed)
     found: dict[str, None] = {}
     for _ in range(2 * number):
-        copy = source
-        for _ in range(rng.randint(1, EDITS_PER_COPY)):
-            edited = edit_once(copy, RULES, functions=functions, keywords=keywords, rng=rng)
-            if edited is None:
-                break
-            copy = edited.source
+        count = rng.randint(1, EDITS_PER_COPY)
+        copy = edit(source, RULES, keywords=keywords, rng=rng, count=count).source
         if copy != source:
             found[copy] = None
         if len(found) == number:
@@ -130,16 +126,8 @@ def _copies(source: str, number: int) -> list[str]:
     return list(found)
 
 
-def _nodes(tree: ast.Module) -> Iterator[tuple[ast.AST, bool]]:
-    """Every node, and whether it is within a top-level function."""
-    for part in tree.body:
-        for node in ast.walk(part):
-            yield node, isinstance(part, ast.FunctionDef) and node is not part
-
-
-def _is_foreseen(place: tuple[ast.AST, bool]) -> bool:
+def _is_foreseen(node: ast.AST, *, is_in_function: bool) -> bool:
     """Whether the rules keep results of programs with such a node."""
-    node, is_in_function = place
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name not in _READ_PROGRAMS
@@ -154,13 +142,3 @@ def _is_foreseen(place: tuple[ast.AST, bool]) -> bool:
         case ast.AsyncFunctionDef():
             return not is_in_function
     return True
-
-
-def _unparse(program: str) -> str | None:
-    """Parse a program and write it again; None if it cannot be parsed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes and the like in the program
-            return ast.unparse(ast.parse(program))
-    except _FAILURES:
-        return None

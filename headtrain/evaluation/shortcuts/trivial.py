@@ -5,7 +5,7 @@ import pyarrow as pa
 from scipy.special import expit
 
 from featurize.arrays import Floats
-from featurize.store import ANSWER_COLUMNS
+from featurize.store.samples import ANSWER_COLUMNS
 
 ANSWER_JUDGE = "probability_of_yes"
 """P(Yes) / (P(Yes) + P(No)): the LLM's own answer to the question after the output."""

@@ -8,7 +8,8 @@ import pytest
 
 from configs.loader import ConfigError, load_config, load_recorded
 from configs.project import Project, _check_recipe, command_to_repeat
-from featurize.store import FeatureStore, FeatureStoreError
+from featurize.errors import FeatureStoreError
+from featurize.store import FeatureStore
 from tests.support.row_files import write_rows
 from tests.support.synthetic_stores import write_store
 

@@ -1,38 +1,98 @@
 """Finds where a rule may change a Python program, and applies one such change.
 
-A *rule* looks at one function and yields edits; calling an edit changes the tree in place.
-Rewrites (same results) and mutations (different results) are catalogues of rules.
+A *rule* looks at one place in a function, a statement or an expression, and yields what may be
+there instead. Rewrites (same results) and mutations (different results) are catalogues of rules.
 """
 
 import ast
+import builtins
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from featurize.data.prepare.from_tests.names import Scope, used_names
+from featurize.data.prepare.from_tests.nodes import (
+    loaded_names,
+    parameters,
+    stored_names,
+    used_names,
+)
 
 # Annotations do not change results, and f-strings cannot be edited safely: before Python 3.12
 # ast.unparse fails on some quotes within them.
 _SKIPPED_FIELDS = frozenset({"annotation", "returns", "decorator_list", "ctx", "type_comment"})
+_INDEX_NAMES = ("i", "j", "k", "idx", "index", "pos", "p", "q")
+_VALUE_NAMES = (
+    *("result", "res", "ans", "answer", "out", "output", "value", "val", "temp", "tmp", "cur"),
+    *("item", "items", "total", "acc", "current", "found", "data", "ret", "x", "y", "z", "v", "w"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slot:
-    """One expression and its position in the tree."""
+class Scope:
+    """The function that a rule looks at, and what it needs to choose new names."""
 
+    module: ast.Module
+    function: ast.FunctionDef
+    keywords: frozenset[str]  # names that some call in the tests passes by keyword
+    taken: frozenset[str]  # every identifier of the module
+    rng: random.Random
+
+    def fresh_name(self, *, is_index: bool = False) -> str:
+        """Draw an ordinary name that the program does not use yet."""
+        vocabulary = _INDEX_NAMES if is_index else _VALUE_NAMES
+        free = [name for name in vocabulary if name not in self.taken]
+        if free:
+            return self.rng.choice(free)
+        numbered = (f"{vocabulary[0]}{number}" for number in itertools.count(2))
+        return next(name for name in numbered if name not in self.taken)
+
+    def is_shadowed(self, name: str) -> bool:
+        """Whether the program gives the name of a built-in function to something else."""
+        bound = stored_names(self.module)
+        for node in ast.walk(self.module):
+            match node:
+                case ast.arg(arg=found) | ast.FunctionDef(name=found) | ast.ClassDef(name=found):
+                    bound.add(found)
+        return name in bound
+
+    def renameable_names(self) -> list[str]:
+        """List the local variables and inner parameters that can be renamed in the whole function.
+
+        The function's own parameters are in the signature that the instruction shows, and stay.
+        """
+        if loaded_names(self.function) & {"locals", "eval", "exec", "vars", "globals"}:
+            return []
+        bound = stored_names(self.function)
+        for node in ast.walk(self.function):
+            if node is not self.function and isinstance(node, ast.FunctionDef | ast.Lambda):
+                bound.update(parameters(node))
+        # `[sum for sum in x]` has a variable of its own; `sum(x)` beside it is the function.
+        fixed = {*parameters(self.function), *self.keywords, *dir(builtins)}
+        for node in ast.walk(self.module):
+            fixed |= _fixed_names(node)
+        fixed |= stored_names(
+            *(node for node in self.module.body if not isinstance(node, ast.FunctionDef))
+        )
+        return sorted(bound - fixed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A statement, or an expression whose value is read, and its position in the tree."""
+
+    scope: Scope
     parent: ast.AST
     field: str
     index: int | None  # position when the field is a list
-    node: ast.expr
+    node: ast.stmt | ast.expr
 
-    def put(self, new: ast.expr) -> None:
-        """Replace the expression."""
-        if self.index is None:
-            setattr(self.parent, self.field, new)
-        else:
-            getattr(self.parent, self.field)[self.index] = new
+    @property
+    def rest(self) -> list[ast.stmt]:
+        """The statements that follow in the same block."""
+        return [] if self.index is None else getattr(self.parent, self.field)[self.index + 1 :]
 
     @property
     def is_test(self) -> bool:
@@ -46,111 +106,38 @@ class Slot:
                 return True
         return False
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
-    """A list of consecutive statements, and the node that holds them."""
-
-    owner: ast.AST
-    field: str
-    statements: list[ast.stmt]
-
-    def put(self, start: int, length: int, new: list[ast.stmt]) -> None:
-        """Replace `length` statements from `start` on."""
-        self.statements[start : start + length] = new
+    def put(self, new: ast.expr | list[ast.stmt], length: int | None = 1) -> None:
+        """Replace the expression, or `length` statements from this one on (None: all)."""
+        if self.index is None:
+            setattr(self.parent, self.field, new)
+            return
+        nodes = getattr(self.parent, self.field)
+        end = len(nodes) if length is None else self.index + length
+        nodes[self.index : end] = new if isinstance(new, list) else [new]
 
 
-Edit = Callable[[], None]
-Rule = Callable[[Scope], Iterator[Edit]]
-ExpressionRule = Callable[[Slot, Scope], Iterator[ast.expr]]
-StatementRule = Callable[[ast.stmt, Scope], Iterator[list[ast.stmt]]]
-PairRule = Callable[[ast.stmt, ast.stmt, Scope], Iterator[list[ast.stmt]]]
-BlockRule = Callable[[Block, int, Scope], Iterator[Edit]]
-Find = TypeVar("Find")
+Find = Callable[[Place], Iterator[ast.expr] | Iterator[list[ast.stmt]]]
+AnyFind = TypeVar("AnyFind", bound=Find)
 
 
-class Catalogue(dict[str, Rule]):
+class Rule(NamedTuple):
+    """How a program may change."""
+
+    find: Find
+    length: int | None  # number of statements that are replaced; None: all up to the block's end
+
+
+class Rules(dict[str, Rule]):
     """Rules by name."""
 
-    def add(self, name: str, to_rule: Callable[[Find], Rule]) -> Callable[[Find], Find]:
-        """Decorate a function that `to_rule` makes a rule of."""
+    def add(self, name: str, length: int | None = 1) -> Callable[[AnyFind], AnyFind]:
+        """Decorate a function that yields what may replace `length` nodes from a place on."""
 
-        def decorate(find: Find) -> Find:
-            self[name] = to_rule(find)
+        def decorate(find: AnyFind) -> AnyFind:
+            self[name] = Rule(find, length)
             return find
 
         return decorate
-
-
-def on_expressions(find: ExpressionRule) -> Rule:
-    """Make a rule of a function that yields replacements of one expression."""
-
-    def rule(scope: Scope) -> Iterator[Edit]:
-        for slot in expression_slots(scope.function):
-            for new in find(slot, scope):
-                yield partial(slot.put, new)
-
-    return rule
-
-
-def on_blocks(find: BlockRule) -> Rule:
-    """Make a rule of a function that yields edits of a block at one of its statements."""
-
-    def rule(scope: Scope) -> Iterator[Edit]:
-        for block in blocks(scope.function):
-            for start in range(len(block.statements)):
-                yield from find(block, start, scope)
-
-    return rule
-
-
-def on_statements(find: StatementRule) -> Rule:
-    """Make a rule of a function that yields replacements of one statement."""
-
-    def find_in_block(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
-        for new in find(block.statements[start], scope):
-            yield partial(block.put, start, 1, new)
-
-    return on_blocks(find_in_block)
-
-
-def on_pairs(find: PairRule) -> Rule:
-    """Make a rule of a function that yields replacements of two consecutive statements."""
-
-    def find_in_block(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
-        if start + 1 < len(block.statements):
-            for new in find(block.statements[start], block.statements[start + 1], scope):
-                yield partial(block.put, start, 2, new)
-
-    return on_blocks(find_in_block)
-
-
-def expression_slots(root: ast.AST) -> Iterator[Slot]:
-    """Find every expression below `root` whose value is read, parents first."""
-    for field, value in ast.iter_fields(root):
-        if field in _SKIPPED_FIELDS:
-            continue
-        children = value if isinstance(value, list) else [value]
-        for position, child in enumerate(children):
-            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
-                continue
-            is_stored = isinstance(getattr(child, "ctx", None), ast.Store | ast.Del)
-            if isinstance(child, ast.expr) and not is_stored:
-                index = position if isinstance(value, list) else None
-                yield Slot(parent=root, field=field, index=index, node=child)
-            yield from expression_slots(child)
-
-
-def blocks(root: ast.AST) -> Iterator[Block]:
-    """Find every block of statements below `root`, outer ones first."""
-    for field, value in ast.iter_fields(root):
-        if not isinstance(value, list) or not value or isinstance(value[0], ast.expr):
-            continue
-        if isinstance(value[0], ast.stmt):
-            yield Block(owner=root, field=field, statements=value)
-        for child in value:
-            if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
-                yield from blocks(child)
 
 
 def normalise(source: str) -> str:
@@ -167,42 +154,103 @@ def normalise(source: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditedProgram:
-    """A program after one edit."""
+    """A program after some edits."""
 
     source: str
-    rule: str
+    rules: tuple[str, ...]  # applied one after another; none if no rule applies
 
 
-def edit_once(
+def edit(
     source: str,
     rules: Mapping[str, Rule],
     *,
-    functions: frozenset[str],
     rng: random.Random,
+    helpers: frozenset[str] = frozenset(),
     keywords: frozenset[str] = frozenset(),
-) -> EditedProgram | None:
-    """Apply one edit to one of the `functions`; None if no rule applies.
+    count: int = 1,
+) -> EditedProgram:
+    """Apply up to `count` edits to the functions of a program.
 
     The rule is drawn first and its place second, so that a rule that fits everywhere is not
-    preferred. `keywords` are the names of arguments that must not change.
+    preferred. `helpers` are functions, `keywords` names of arguments that must not change.
     """
-    tree = ast.parse(source)
-    taken = frozenset(used_names(tree))
+    names: list[str] = []
+    while len(names) < count:
+        edited = _edit_once(source, rules, partial(_all_places, helpers, keywords, rng), rng)
+        if edited is None:
+            break
+        source, name = edited
+        names.append(name)
+    return EditedProgram(source=source, rules=tuple(names))
+
+
+def _edit_once(
+    source: str,
+    rules: Mapping[str, Rule],
+    find_places: Callable[[str], list[Place]],
+    rng: random.Random,
+) -> tuple[str, str] | None:
+    """Apply one edit; returns the new source and the name of the rule."""
+    places = find_places(source)
     for name in rng.sample(sorted(rules), len(rules)):
-        edits = [
-            edit
-            for function in tree.body
-            if isinstance(function, ast.FunctionDef) and function.name in functions
-            for edit in rules[name](
-                Scope(module=tree, function=function, keywords=keywords, taken=taken, rng=rng)
-            )
-        ]
+        edits = [(place, new) for place in places for new in rules[name].find(place)]
         if not edits:
             continue
-        rng.choice(edits)()
+        place, new = rng.choice(edits)
+        place.put(new, rules[name].length)
         # Parsed again, so that equal programs have equal text after any edits.
-        edited = normalise(ast.unparse(ast.fix_missing_locations(tree)))
+        edited = normalise(ast.unparse(ast.fix_missing_locations(place.scope.module)))
         if edited != source:
-            return EditedProgram(source=edited, rule=name)
-        tree = ast.parse(source)
+            return edited, name
+        places = find_places(source)
     return None
+
+
+def _all_places(
+    helpers: frozenset[str], keywords: frozenset[str], rng: random.Random, source: str
+) -> list[Place]:
+    """List the places in the functions of a program; the first of each is the function itself."""
+    tree = ast.parse(source)
+    taken = frozenset(used_names(tree))
+    places: list[Place] = []
+    for index, node in enumerate(tree.body):
+        if isinstance(node, ast.FunctionDef) and node.name not in helpers:
+            scope = Scope(module=tree, function=node, keywords=keywords, taken=taken, rng=rng)
+            places.append(Place(scope=scope, parent=tree, field="body", index=index, node=node))
+            places.extend(_places(scope, node))
+    return places
+
+
+def _places(scope: Scope, root: ast.AST) -> Iterator[Place]:
+    """Find the places below `root`, parents first, and a block's statements before their parts."""
+    for field, value in ast.iter_fields(root):
+        if field in _SKIPPED_FIELDS:
+            continue
+        children = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
+        place = partial(Place, scope=scope, parent=root, field=field)
+        yield from (place(index=i, node=one) for i, one in children if isinstance(one, ast.stmt))
+        for i, child in children:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
+                continue
+            is_stored = isinstance(getattr(child, "ctx", None), ast.Store | ast.Del)
+            if isinstance(child, ast.expr) and not is_stored:
+                yield place(index=i, node=child)
+            yield from _places(scope, child)
+
+
+def _fixed_names(node: ast.AST) -> set[str]:
+    """Collect the names that a node binds or mentions elsewhere than in ast.Name and ast.arg."""
+    match node:
+        case ast.keyword(arg=str(name)):
+            return {name}
+        case ast.alias():
+            return {(node.asname or node.name).split(".")[0]}
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return {node.name}
+        case ast.Global(names=names):
+            return set(names)
+        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+            return {name}
+        case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+            return {name}
+    return set()

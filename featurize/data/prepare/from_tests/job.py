@@ -212,7 +212,7 @@ def _to_rows(problem: Problem, result: ProblemVariants) -> list[Row]:
     rows: list[Row] = []
     for number, variant in enumerate(result.variants):
         programs: list[tuple[str, str | None]] = [(variant.source, None)]
-        programs += [(mutant.source, mutant.rule) for mutant in variant.mutants]
+        programs += [(mutant.source, mutant.rules[0]) for mutant in variant.mutants]
         for output, mutation in programs:
             digest = hashlib.sha256(output.encode()).hexdigest()[:10]
             label = "i" if mutation else "c"

@@ -2,21 +2,17 @@
 
 import ast
 from collections.abc import Iterator
-from functools import partial
 
-from featurize.data.prepare.from_tests.edits import (
-    Block,
-    Catalogue,
-    Edit,
-    Slot,
-    on_blocks,
-    on_expressions,
-    on_statements,
+from featurize.data.prepare.from_tests.edits import Place, Rules
+from featurize.data.prepare.from_tests.nodes import (
+    load,
+    other_connective,
+    parameters,
+    replace,
+    stored_names,
 )
-from featurize.data.prepare.from_tests.names import Scope, parameters, stored_names
-from featurize.data.prepare.from_tests.nodes import load, other_connective, replace
 
-MUTATIONS = Catalogue()
+MUTATIONS = Rules()
 
 # Mostly swaps in both directions: if `==` often became `>=` and never the reverse, `>=` alone would
 # be a sign of an incorrect program.
@@ -55,30 +51,30 @@ _METHODS = {
 _FORGETTABLE = frozenset({"abs", "sorted", "set", "list", "round", "int", "reversed", "str"})
 
 
-@MUTATIONS.add("comparison", on_expressions)
-def change_comparison(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("comparison")
+def change_comparison(place: Place) -> Iterator[ast.expr]:
     """`a < b` to `a <= b` or `a > b`."""
-    node = slot.node
+    node = place.node
     if isinstance(node, ast.Compare):
         for position, old in enumerate(node.ops):
             for new in _COMPARISONS[type(old)]:
                 yield replace(node, ops=[*node.ops[:position], new(), *node.ops[position + 1 :]])
 
 
-@MUTATIONS.add("number", on_expressions)
-def change_number(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("number")
+def change_number(place: Place) -> Iterator[ast.expr]:
     """An integer that is one too high or one too low."""
-    node = slot.node
+    node = place.node
     if isinstance(node, ast.Constant) and type(node.value) is int:
         for value in (node.value - 1, node.value + 1):
             if value >= 0:  # a negative literal is an operator and a number, and would be noticed
                 yield ast.Constant(value=value)
 
 
-@MUTATIONS.add("constant", on_expressions)
-def change_constant(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("constant")
+def change_constant(place: Place) -> Iterator[ast.expr]:
     """True to False, and a text without its first or last character."""
-    match slot.node:
+    match place.node:
         case ast.Constant(value=bool(value)):
             yield ast.Constant(value=not value)
         case ast.Constant(value=str(value)) if len(value) > 1:
@@ -86,35 +82,35 @@ def change_constant(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
             yield ast.Constant(value=value[:-1])
 
 
-@MUTATIONS.add("operator", on_expressions)
-def change_operator(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("operator")
+def change_operator(place: Place) -> Iterator[ast.expr]:
     """`a + b` to `a - b`, `/` to `//` and so on."""
-    node = slot.node
+    node = place.node
     if isinstance(node, ast.BinOp):
         for new in _OPERATORS.get(type(node.op), ()):
             yield replace(node, op=new())
 
 
-@MUTATIONS.add("operand order", on_expressions)
-def swap_operands(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("operand order")
+def swap_operands(place: Place) -> Iterator[ast.expr]:
     """`a - b` to `b - a`."""
-    node = slot.node
+    node = place.node
     if isinstance(node, ast.BinOp) and not isinstance(node.op, ast.Mult):
         yield replace(node, left=node.right, right=node.left)
 
 
-@MUTATIONS.add("and/or", on_expressions)
-def swap_and_or(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("and/or")
+def swap_and_or(place: Place) -> Iterator[ast.expr]:
     """`a and b` to `a or b`."""
-    node = slot.node
+    node = place.node
     if isinstance(node, ast.BoolOp):
         yield replace(node, op=other_connective(node.op))
 
 
-@MUTATIONS.add("lost operand", on_expressions)
-def drop_operand(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("lost operand")
+def drop_operand(place: Place) -> Iterator[ast.expr]:
     """One of two conditions, or the right side of an operator, forgotten."""
-    match slot.node:
+    match place.node:
         case ast.BoolOp(values=[left, right]):
             yield left
             yield right
@@ -122,59 +118,59 @@ def drop_operand(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
             yield left
 
 
-@MUTATIONS.add("negation", on_expressions)
-def change_negation(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("negation")
+def change_negation(place: Place) -> Iterator[ast.expr]:
     """`not a` to `a`, and a condition negated (a comparison has its own rule)."""
-    match slot.parent, slot.node:
+    match place.parent, place.node:
         case _, ast.UnaryOp(op=ast.Not(), operand=operand):
             yield operand
-        case ast.UnaryOp(), _:
+        case (ast.UnaryOp(), _) | (_, ast.Compare()):
             pass
-        case _, node if slot.is_test and not isinstance(node, ast.Compare):
+        case _, ast.expr() as node if place.is_test:
             yield ast.UnaryOp(op=ast.Not(), operand=node)
 
 
-@MUTATIONS.add("bound", on_expressions)
-def shift_bound(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("bound")
+def shift_bound(place: Place) -> Iterator[ast.expr]:
     """An index, a slice bound or the end of a range that is off by one."""
-    match slot.parent, slot.field:
+    match place.parent, place.field:
         case ast.Call(func=ast.Name(id="range")), "args":
             pass
         case (ast.Slice(), "lower" | "upper") | (ast.Subscript(), "slice"):
             pass
         case _:
             return
-    if isinstance(slot.node, ast.Name | ast.Call | ast.BinOp):
+    if isinstance(place.node, ast.Name | ast.Call | ast.BinOp):
         for operator in (ast.Add(), ast.Sub()):
-            yield ast.BinOp(left=slot.node, op=operator, right=ast.Constant(value=1))
+            yield ast.BinOp(left=place.node, op=operator, right=ast.Constant(value=1))
 
 
-@MUTATIONS.add("slice", on_expressions)
-def change_slice(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("slice")
+def change_slice(place: Place) -> Iterator[ast.expr]:
     """A slice without its step, or without one of its bounds."""
-    node = slot.node
-    if isinstance(node, ast.Slice):
-        if node.step:
+    match place.node:
+        case ast.Slice(step=ast.expr()) as node:
             yield replace(node, step=None)
-        elif node.lower and node.upper:
+        case ast.Slice(lower=ast.expr(), upper=ast.expr()) as node:
             yield replace(node, upper=None)
             yield replace(node, lower=None)
 
 
-@MUTATIONS.add("variable", on_expressions)
-def change_variable(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("variable")
+def change_variable(place: Place) -> Iterator[ast.expr]:
     """Another variable of the same function."""
-    is_called = isinstance(slot.parent, ast.Call) and slot.field == "func"
-    if isinstance(slot.node, ast.Name) and not is_called:
-        names = {*parameters(scope.function), *stored_names([scope.function])}
-        if slot.node.id in names:
-            yield from map(load, sorted(names - {slot.node.id}))
+    is_called = isinstance(place.parent, ast.Call) and place.field == "func"
+    if isinstance(place.node, ast.Name) and not is_called:
+        function = place.scope.function
+        names = {*parameters(function), *stored_names(function)}
+        if place.node.id in names:
+            yield from map(load, sorted(names - {place.node.id}))
 
 
-@MUTATIONS.add("function", on_expressions)
-def change_function(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("function")
+def change_function(place: Place) -> Iterator[ast.expr]:
     """`min` to `max`, `upper` to `lower`, and a forgotten `sorted` or `abs`."""
-    match slot.node:
+    match place.node:
         case ast.Call(func=ast.Name(id=name)) as node if name in _FUNCTIONS:
             yield replace(node, func=load(_FUNCTIONS[name]))
         case ast.Call(func=ast.Name(id=name), args=[first, *_]) if name in _FORGETTABLE:
@@ -182,55 +178,61 @@ def change_function(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
         case ast.Call(func=ast.Attribute(attr=name) as function) as node if name in _METHODS:
             yield replace(node, func=replace(function, attr=_METHODS[name]))
         case ast.Call(func=ast.Attribute(value=value), args=[]):
-            if isinstance(slot.parent, ast.expr):
+            if isinstance(place.parent, ast.expr):
                 yield value
 
 
-@MUTATIONS.add("argument order", on_expressions)
-def swap_arguments(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("argument order")
+def swap_arguments(place: Place) -> Iterator[ast.expr]:
     """The first two arguments of a call in the wrong order."""
-    match slot.node:
+    match place.node:
         case ast.Call(args=[first, second, *rest]) as node:
             yield replace(node, args=[second, first, *rest])
 
 
-@MUTATIONS.add("ternary", on_expressions)
-def swap_ternary(slot: Slot, scope: Scope) -> Iterator[ast.expr]:
+@MUTATIONS.add("ternary")
+def swap_ternary(place: Place) -> Iterator[ast.expr]:
     """The two values of `a if c else b` in the wrong order."""
-    node = slot.node
-    if isinstance(node, ast.IfExp):
-        yield replace(node, body=node.orelse, orelse=node.body)
+    match place.node:
+        case ast.IfExp(body=yes, orelse=no) as node:
+            yield replace(node, body=no, orelse=yes)
 
 
-@MUTATIONS.add("lost statement", on_blocks)
-def drop_statement(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
+@MUTATIONS.add("lost statement")
+def drop_statement(place: Place) -> Iterator[list[ast.stmt]]:
     """A forgotten statement: a whole guard, a loop's step, an else branch."""
-    node = block.statements[start]
-    if isinstance(node, ast.If) and node.orelse:
-        yield partial(block.put, start, 1, [replace(node, orelse=[])])
-    elif len(block.statements) > 1 and not isinstance(node, ast.FunctionDef | ast.Return):
-        yield partial(block.put, start, 1, [])
+    is_alone = not place.index and not place.rest
+    match place.node:
+        case ast.If(orelse=[_, *_]) as node:
+            yield [replace(node, orelse=[])]
+        case ast.FunctionDef() | ast.Return():
+            pass
+        case ast.stmt() if not is_alone:
+            yield []
 
 
-@MUTATIONS.add("lost condition", on_statements)
-def drop_condition(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@MUTATIONS.add("lost condition")
+def drop_condition(place: Place) -> Iterator[list[ast.stmt]]:
     """`if c: A` to A alone: the condition forgotten."""
-    if isinstance(node, ast.If) and not node.orelse:
-        yield node.body
+    match place.node:
+        case ast.If(body=body, orelse=[]):
+            yield body
 
 
-@MUTATIONS.add("jump", on_statements)
-def change_jump(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@MUTATIONS.add("jump")
+def change_jump(place: Place) -> Iterator[list[ast.stmt]]:
     """`break` to `continue`, and `continue` to `break`."""
-    if isinstance(node, ast.Break):
-        yield [ast.Continue()]
-    elif isinstance(node, ast.Continue):
-        yield [ast.Break()]
+    match place.node:
+        case ast.Break():
+            yield [ast.Continue()]
+        case ast.Continue():
+            yield [ast.Break()]
 
 
-@MUTATIONS.add("step", on_statements)
-def change_step(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@MUTATIONS.add("step")
+def change_step(place: Place) -> Iterator[list[ast.stmt]]:
     """`x += y` to `x -= y` or to `x = y`."""
+    node = place.node
     if isinstance(node, ast.AugAssign):
         for new in _OPERATORS.get(type(node.op), ()):
             yield [replace(node, op=new())]

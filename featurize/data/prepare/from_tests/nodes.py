@@ -1,7 +1,8 @@
-"""Builds nodes of Python's syntax tree, and answers what a rule must know about one."""
+"""Builds nodes of Python's syntax tree, and answers what a rule must know about nodes and names."""
 
 import ast
 import copy
+from collections.abc import Iterable
 from typing import TypeVar
 
 _PURE_FUNCTIONS = frozenset(
@@ -118,6 +119,38 @@ def is_number(expression: ast.expr) -> bool:
     return False
 
 
-def is_constant(node: ast.expr | None, value: int) -> bool:
-    """Whether the expression is this integer, written out."""
-    return isinstance(node, ast.Constant) and type(node.value) is int and node.value == value
+def is_zero(node: ast.expr | None) -> bool:
+    """Whether the expression is the integer 0, written out."""
+    return isinstance(node, ast.Constant) and type(node.value) is int and node.value == 0
+
+
+def used_names(root: ast.AST) -> set[str]:
+    """Collect every identifier: variables, parameters, functions, keywords, imports."""
+    names: set[str] = set()
+    for node in ast.walk(root):
+        for field in ("id", "arg", "name", "asname", "rest"):
+            value = getattr(node, field, None)
+            if isinstance(value, str):
+                names.update(value.split("."))
+        if isinstance(node, ast.Global | ast.Nonlocal):
+            names.update(node.names)
+    return names
+
+
+def stored_names(*roots: ast.AST) -> set[str]:
+    """Collect the variables that these nodes assign or delete."""
+    return {node.id for node in _variables(roots) if not isinstance(node.ctx, ast.Load)}
+
+
+def loaded_names(*roots: ast.AST) -> set[str]:
+    """Collect the variables that these nodes read."""
+    return {node.id for node in _variables(roots) if isinstance(node.ctx, ast.Load)}
+
+
+def _variables(roots: Iterable[ast.AST]) -> Iterable[ast.Name]:
+    return (node for root in roots for node in ast.walk(root) if isinstance(node, ast.Name))
+
+
+def parameters(function: ast.FunctionDef | ast.Lambda) -> list[str]:
+    """List the names of a function's parameters."""
+    return [node.arg for node in ast.iter_child_nodes(function.args) if isinstance(node, ast.arg)]

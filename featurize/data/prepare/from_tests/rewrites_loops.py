@@ -3,78 +3,72 @@
 import ast
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TypeAlias
 
-from featurize.data.prepare.from_tests.edits import (
-    Block,
-    Catalogue,
-    Edit,
-    on_blocks,
-    on_pairs,
-    on_statements,
-)
-from featurize.data.prepare.from_tests.names import (
-    Scope,
-    fresh_name,
-    is_shadowed,
-    loaded_names,
-    stored_names,
-)
+from featurize.data.prepare.from_tests.edits import Place, Rules, Scope
 from featurize.data.prepare.from_tests.nodes import (
     add_to,
     assign,
-    assigned_name,
     call,
     guard,
     is_number,
     is_pure,
     load,
+    loaded_names,
     negate,
     replace,
+    stored_names,
 )
 
-LOOP_REWRITES = Catalogue()
+LOOP_REWRITES = Rules()
 
 Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 _CLOSURES = (ast.Lambda, ast.FunctionDef, ast.GeneratorExp, ast.NamedExpr, ast.Yield, ast.Await)
 
 
-@LOOP_REWRITES.add("for to while", on_statements)
-def for_to_while(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@LOOP_REWRITES.add("for to while")
+def for_to_while(place: Place) -> Iterator[list[ast.stmt]]:
     """`for i in range(a, b): ...` to `i = a`, `while i < b: ...; i += 1`."""
-    match node:
-        case ast.For(
-            target=ast.Name(id=name),
-            iter=ast.Call(func=ast.Name(id="range"), args=[*starts, stop], keywords=[]) as bounds,
-            orelse=[],
-        ) if len(starts) < 2 and is_pure(bounds) and _can_count(node, name, scope):
+    match place.node:
+        case (
+            ast.For(
+                target=ast.Name(id=name),
+                iter=ast.Call(
+                    func=ast.Name(id="range"), args=[*starts, stop], keywords=[]
+                ) as bounds,
+                body=body,
+                orelse=[],
+            ) as loop
+        ) if len(starts) < 2 and is_pure(bounds) and _can_count(loop, name, place.scope):
             first = starts[0] if starts else ast.Constant(value=0)
         case _:
             return
     before = [assign(name, first)]
-    is_fixed = isinstance(stop, ast.Name) and stop.id not in stored_names(node.body)
+    is_fixed = isinstance(stop, ast.Name) and stop.id not in stored_names(*body)
     if not (is_fixed or isinstance(stop, ast.Constant)):
-        limit = fresh_name(scope)
+        limit = place.scope.fresh_name()
         before.insert(0, assign(limit, stop))
         stop = load(limit)
     test = ast.Compare(left=load(name), ops=[ast.Lt()], comparators=[stop])
     step = add_to(name, ast.Constant(value=1))
-    yield [*before, ast.While(test=test, body=[*node.body, step], orelse=[])]
+    yield [*before, ast.While(test=test, body=[*body, step], orelse=[])]
 
 
-@LOOP_REWRITES.add("enumerate to counter", on_statements)
-def enumerate_to_counter(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@LOOP_REWRITES.add("enumerate to counter")
+def enumerate_to_counter(place: Place) -> Iterator[list[ast.stmt]]:
     """`for i, x in enumerate(y): ...` to a loop that increments its own counter."""
-    match node:
-        case ast.For(
-            target=ast.Tuple(elts=[ast.Name(id=name), item]),
-            iter=ast.Call(func=ast.Name(id="enumerate"), args=[values], keywords=[]),
-            orelse=[],
-        ) if _can_count(node, name, scope):
+    match place.node:
+        case (
+            ast.For(
+                target=ast.Tuple(elts=[ast.Name(id=name), item]),
+                iter=ast.Call(func=ast.Name(id="enumerate"), args=[values], keywords=[]),
+                body=body,
+                orelse=[],
+            ) as loop
+        ) if _can_count(loop, name, place.scope):
             step = add_to(name, ast.Constant(value=1))
-            loop = ast.For(target=item, iter=values, body=[*node.body, step], orelse=[])
+            loop = ast.For(target=item, iter=values, body=[*body, step], orelse=[])
             yield [assign(name, ast.Constant(value=0)), loop]
 
 
@@ -88,7 +82,7 @@ def _can_count(loop: ast.For, name: str, scope: Scope) -> bool:
         for statement in loop.body
         for node in ast.walk(statement)
     )
-    return is_plain and name not in stored_names(loop.body) and _is_private(scope, loop, name)
+    return is_plain and name not in stored_names(*loop.body) and _is_private(scope, loop, name)
 
 
 def _is_private(scope: Scope, loop: ast.AST, name: str) -> bool:
@@ -104,37 +98,37 @@ def _occurs_only_in(part: ast.AST, scope: Scope, name: str) -> bool:
     return count(scope.function) == count(part)
 
 
-@LOOP_REWRITES.add("while to break", on_statements)
-def while_to_break(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@LOOP_REWRITES.add("while to break")
+def while_to_break(place: Place) -> Iterator[list[ast.stmt]]:
     """`while c: ...` to `while True: if not c: break; ...`."""
-    if isinstance(node, ast.While) and not node.orelse and not isinstance(node.test, ast.Constant):
-        leave = guard(negate(node.test), ast.Break())
-        yield [replace(node, test=ast.Constant(value=True), body=[leave, *node.body])]
+    match place.node:
+        case ast.While(test=test, body=body, orelse=[]) if not isinstance(test, ast.Constant):
+            leave = guard(negate(test), ast.Break())
+            yield [ast.While(test=ast.Constant(value=True), body=[leave, *body], orelse=[])]
 
 
-@LOOP_REWRITES.add("condition to continue", on_blocks)
-def condition_to_continue(block: Block, start: int, scope: Scope) -> Iterator[Edit]:
+@LOOP_REWRITES.add("condition to continue")
+def condition_to_continue(place: Place) -> Iterator[list[ast.stmt]]:
     """A loop's last `if c: A` to `if not c: continue`, then A."""
-    node = block.statements[start]
-    is_last = start == len(block.statements) - 1
-    in_loop = isinstance(block.owner, ast.For | ast.While) and block.field == "body"
-    if in_loop and is_last and isinstance(node, ast.If) and not node.orelse:
-        skip = guard(negate(node.test), ast.Continue())
-        yield partial(block.put, start, 1, [skip, *node.body])
+    match place.parent, place.field, place.node:
+        case ast.For() | ast.While(), "body", ast.If(test=test, body=body, orelse=[]):
+            if not place.rest:
+                yield [guard(negate(test), ast.Continue()), *body]
 
 
-@LOOP_REWRITES.add("comprehension to loop", on_statements)
-def comprehension_to_loop(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@LOOP_REWRITES.add("comprehension to loop")
+def comprehension_to_loop(place: Place) -> Iterator[list[ast.stmt]]:
     """`x = [e for t in y if c]` (or a return of it) to a loop that appends."""
-    if not isinstance(node, ast.Return) and not assigned_name(node):
+    match place.node:
+        case (ast.Return(value=found) | ast.Assign(targets=[ast.Name()], value=found)) as node if (
+            isinstance(found, ast.ListComp | ast.SetComp | ast.DictComp)
+        ):
+            value = copy.deepcopy(found)
+        case _:
+            return
+    if place.scope.is_shadowed("set") or not _free_targets(value, place.scope):
         return
-    value = node.value if isinstance(node, ast.Return | ast.Assign) else None
-    if not isinstance(value, ast.ListComp | ast.SetComp | ast.DictComp):
-        return
-    value = copy.deepcopy(value)
-    if is_shadowed(scope, "set") or not _free_targets(value, scope):
-        return
-    name = fresh_name(scope)
+    name = place.scope.fresh_name()
     empty, step = _collect(name, value)
     last = replace(node, value=load(name))
     yield [assign(name, empty), _nest(value.generators, step), last]
@@ -159,20 +153,20 @@ def _method_call(name: str, method: str, argument: ast.expr) -> ast.Expr:
     return ast.Expr(value=call(function, argument))
 
 
-@LOOP_REWRITES.add("quantifier to loop", on_statements)
-def quantifier_to_loop(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]:
+@LOOP_REWRITES.add("quantifier to loop")
+def quantifier_to_loop(place: Place) -> Iterator[list[ast.stmt]]:
     """`return all(c for x in y)` to a loop that returns False at the first failure; any() likewise.
 
     A sum becomes a loop too if it adds integers (sum() of floats may round differently).
     """
-    match node:
+    match place.node:
         case ast.Return(
             value=ast.Call(func=ast.Name(id=name), args=[ast.GeneratorExp() as inner], keywords=[])
         ):
             inner = copy.deepcopy(inner)
         case _:
             return
-    if is_shadowed(scope, name) or not _free_targets(inner, scope):
+    if place.scope.is_shadowed(name) or not _free_targets(inner, place.scope):
         return
     if name in {"any", "all"}:
         found = name == "any"
@@ -182,22 +176,22 @@ def quantifier_to_loop(node: ast.stmt, scope: Scope) -> Iterator[list[ast.stmt]]
         end = ast.Return(value=ast.Constant(value=not found))
         yield [_nest(inner.generators, leave), end]
     elif name == "sum" and is_number(inner.elt):
-        total = fresh_name(scope)
+        total = place.scope.fresh_name()
         loop = _nest(inner.generators, add_to(total, inner.elt))
         yield [assign(total, ast.Constant(value=0)), loop, ast.Return(value=load(total))]
 
 
-@LOOP_REWRITES.add("loop to comprehension", on_pairs)
-def loop_to_comprehension(
-    first: ast.stmt, second: ast.stmt, scope: Scope
-) -> Iterator[list[ast.stmt]]:
+@LOOP_REWRITES.add("loop to comprehension", length=2)
+def loop_to_comprehension(place: Place) -> Iterator[list[ast.stmt]]:
     """`x = []`, `for t in y: x.append(e)` to `x = [e for t in y]`."""
-    match first, second:
-        case ast.Assign(value=ast.List(elts=[])), ast.For(body=[step], orelse=[]):
-            name, loop = assigned_name(first), second
+    match place.node, place.rest:
+        case (
+            ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=[])) as first,
+            [ast.For(target=target, iter=values, body=[step], orelse=[]) as loop, *_],
+        ):
+            tests: list[ast.expr] = []
         case _:
             return
-    tests: list[ast.expr] = []
     match step:
         case ast.If(test=test, body=[inner], orelse=[]):
             tests, step = [test], inner
@@ -206,15 +200,10 @@ def loop_to_comprehension(
             value=ast.Call(
                 func=ast.Attribute(value=ast.Name(id=receiver), attr="append"), args=[element]
             )
-        ) if receiver == name:
-            pass
-        case _:
-            return
-    targets = stored_names([loop.target])
-    is_read = name in loaded_names([element, loop.iter, *tests])
-    if not is_read and all(_is_private(scope, loop, target) for target in targets):
-        generator = ast.comprehension(target=loop.target, iter=loop.iter, ifs=tests, is_async=0)
-        yield [replace(first, value=ast.ListComp(elt=element, generators=[generator]))]
+        ) if receiver == name and name not in loaded_names(element, values, *tests):
+            if all(_is_private(place.scope, loop, one) for one in stored_names(target)):
+                generator = ast.comprehension(target=target, iter=values, ifs=tests, is_async=0)
+                yield [replace(first, value=ast.ListComp(elt=element, generators=[generator]))]
 
 
 def _free_targets(value: Comprehension, scope: Scope) -> bool:
@@ -223,22 +212,18 @@ def _free_targets(value: Comprehension, scope: Scope) -> bool:
     if any(isinstance(node, inner) for node in ast.walk(value) if node is not value):
         return False
     taken = set(scope.taken)
-    for target in sorted(stored_names(g.target for g in value.generators)):
+    targets = [generator.target for generator in value.generators]
+    for target in sorted(stored_names(*targets)):
         if _occurs_only_in(value, scope, target):
             continue
-        new = fresh_name(scope, is_index=len(target) == 1)
-        if new in taken or target in loaded_names([value.generators[0].iter]):
+        new = scope.fresh_name(is_index=len(target) == 1)
+        if new in taken or target in loaded_names(value.generators[0].iter):
             return False
         taken.add(new)
         for node in ast.walk(value):
             if isinstance(node, ast.Name) and node.id == target:
                 node.id = new
-    names = [
-        node.id
-        for generator in value.generators
-        for node in ast.walk(generator.target)
-        if isinstance(node, ast.Name)
-    ]
+    names = [node.id for one in targets for node in ast.walk(one) if isinstance(node, ast.Name)]
     return len(set(names)) == len(names)
 
 

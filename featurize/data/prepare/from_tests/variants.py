@@ -8,19 +8,17 @@ import ast
 import builtins
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import TypeAlias
 
-from featurize.data.prepare.from_tests.edits import EditedProgram, edit_once, normalise
+from featurize.data.prepare.from_tests.edits import EditedProgram, edit, normalise
 from featurize.data.prepare.from_tests.mutations import MUTATIONS
 from featurize.data.prepare.from_tests.problems import Problem
-from featurize.data.prepare.from_tests.rewrites_expressions import EXPRESSION_REWRITES
-from featurize.data.prepare.from_tests.rewrites_loops import LOOP_REWRITES
-from featurize.data.prepare.from_tests.rewrites_statements import STATEMENT_REWRITES
+from featurize.data.prepare.from_tests.rewrites import REWRITES
 from featurize.data.prepare.from_tests.sandbox import Outcome, Verdict
 from featurize.data.prepare.settings import PrepareTestsSettings
-
-REWRITES = {**EXPRESSION_REWRITES, **STATEMENT_REWRITES, **LOOP_REWRITES}
 
 # Attempts before a problem is considered exhausted.
 _REWRITE_ATTEMPTS = 8
@@ -38,22 +36,17 @@ _SIDE_PENALTY = 6
 _TIME_SHARES = (0.05, 0.25, 1.0)
 _TIME_FACTOR = 4
 
-
-class Run(Protocol):
-    """Runs a program against the tests of the problem."""
-
-    def __call__(self, *, program: str, cpu_seconds: float, is_apart: bool) -> Outcome:
-        """Run the program for at most this time, in a process apart from the tests or with them."""
-        ...
+Run: TypeAlias = Callable[..., Outcome]
+"""Runs a `program` for at most `cpu_seconds`, in one process with the tests or `is_apart`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """A program that passes, and the chosen mutants of it."""
+    """A program that passes, and mutants of it that give wrong results."""
 
     source: str
     rewrites: tuple[str, ...]
-    mutants: tuple[EditedProgram, ...] = ()
+    mutants: list[EditedProgram]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,80 +64,53 @@ class _Finder:
 
     def __init__(self, problem: Problem, run: Run, rng: random.Random, cpu_seconds: float) -> None:
         self.cpu_seconds = cpu_seconds
-        self.rng = rng
         self.counts: Counter[str] = Counter()
+        self._rng = rng
         self._run = run
         self._seen: set[str] = set()
         tree = ast.parse(problem.reference)
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        self._functions = frozenset(defined) - problem.helpers
         tests = list(ast.walk(ast.parse(problem.tests)))
-        self._keywords = frozenset(
-            node.arg for node in tests if isinstance(node, ast.keyword) and node.arg
-        )
+        keywords = (node.arg for node in tests if isinstance(node, ast.keyword) and node.arg)
+        self._edit = partial(edit, helpers=problem.helpers, keywords=frozenset(keywords), rng=rng)
         # Apart, tests have Python's own `sum`, not one that the program defines.
         used = {node.id for node in tests if isinstance(node, ast.Name)}
         self.is_apart = not any(hasattr(builtins, name) for name in defined & used)
 
-    def run(self, source: str) -> Outcome | None:
-        """Run a program; None if it was run before."""
-        if source in self._seen:
-            self.counts["duplicates"] += 1
-            return None
-        self._seen.add(source)
-        return self._count(self._run_once(source))
-
-    def run_reference(self, source: str) -> Outcome:
-        """Run the first program; it decides whether these tests can be in a process of their own.
+    def run(self, source: str) -> Outcome:
+        """Run a program; the first decides whether these tests can be in a process of their own.
 
         They cannot if they give the program objects of their own classes, for example.
         """
-        self._seen.add(source)
         outcome = self._run_once(source)
-        if self.is_apart and outcome.verdict is not Verdict.PASSED:
+        if not self._seen and self.is_apart and outcome.verdict is not Verdict.PASSED:
             self.is_apart = False
             outcome = self._run_once(source)
-        return self._count(outcome)
-
-    def _run_once(self, source: str) -> Outcome:
-        return self._run(program=source, cpu_seconds=self.cpu_seconds, is_apart=self.is_apart)
-
-    def _count(self, outcome: Outcome) -> Outcome:
+        self._seen.add(source)
         self.counts["candidates"] += 1
         self.counts[outcome.verdict.value] += 1
         return outcome
 
-    def ends(self, source: str, verdict: Verdict) -> bool:
+    def _run_once(self, source: str) -> Outcome:
+        return self._run(program=source, cpu_seconds=self.cpu_seconds, is_apart=self.is_apart)
+
+    def ends(self, program: EditedProgram, verdict: Verdict) -> bool:
         """Whether a program is new and ends in this way."""
-        outcome = self.run(source)
-        return outcome is not None and outcome.verdict is verdict
+        if program.source in self._seen:
+            self.counts["duplicates"] += 1
+            return False
+        return self.run(program.source).verdict is verdict
 
-    def rewrite(self, source: str, count: int) -> Variant:
-        """Apply up to `count` rewrites, without a run."""
-        names: list[str] = []
-        for _ in range(count):
-            edited = edit_once(
-                source,
-                REWRITES,
-                functions=self._functions,
-                keywords=self._keywords,
-                rng=self.rng,
-            )
-            if edited is None:
-                break
-            source = edited.source
-            names.append(edited.rule)
-        return Variant(source=source, rewrites=tuple(names))
-
-    def passing(self, reference: str, wanted: int, max_rewrites: int) -> list[Variant]:
-        """Find up to `wanted` variants that pass, the reference first."""
-        found = [Variant(source=reference, rewrites=())]
+    def passing(self, reference: str, wanted: int, max_rewrites: int) -> list[EditedProgram]:
+        """Find up to `wanted` rewrites that pass, the reference first."""
+        found = [EditedProgram(source=reference, rules=())]
         for _ in range(_REWRITE_ATTEMPTS * wanted):
             if len(found) == wanted:
                 break
-            variant = self.rewrite(reference, self.rng.randint(1, max_rewrites))
-            if variant.rewrites and self.ends(variant.source, Verdict.PASSED):
-                found.append(variant)
+            count = self._rng.randint(1, max_rewrites)
+            rewritten = self._edit(reference, REWRITES, count=count)
+            if rewritten.rules and self.ends(rewritten, Verdict.PASSED):
+                found.append(rewritten)
         return found
 
     def mutants(self, source: str, wanted: int) -> list[EditedProgram]:
@@ -153,10 +119,10 @@ class _Finder:
         for _ in range(_MUTATION_ATTEMPTS * wanted):
             if len(found) == wanted:
                 break
-            mutant = edit_once(source, MUTATIONS, functions=self._functions, rng=self.rng)
-            if mutant is None:
+            mutant = self._edit(source, MUTATIONS)
+            if not mutant.rules:
                 break
-            if self.ends(mutant.source, Verdict.WRONG):
+            if self.ends(mutant, Verdict.WRONG):
                 found.append(mutant)
         return found
 
@@ -170,8 +136,9 @@ def find_variants(
         finder = _Finder(problem, run, rng, settings.cpu_seconds)
     except (SyntaxError, ValueError):
         return ProblemVariants(refusal="reference or tests do not parse")
-    outcome = finder.run_reference(reference)
-    limit = _time_limit(outcome.cpu_seconds, settings.cpu_seconds)
+    outcome = finder.run(reference)
+    limits = [share * settings.cpu_seconds for share in _TIME_SHARES]
+    limit = next((one for one in limits if one >= _TIME_FACTOR * outcome.cpu_seconds), None)
     variants: tuple[Variant, ...] = ()
     refusal = None
     if outcome.verdict is not Verdict.PASSED:
@@ -203,67 +170,67 @@ def have_same_labels(result: ProblemVariants, run: Run, cpu_seconds: float) -> b
     )
 
 
-def _time_limit(reference_seconds: float, cpu_seconds: float) -> float | None:
-    """Choose what the problem's programs may take; None if the reference is too slow."""
-    limits = [share * cpu_seconds for share in _TIME_SHARES]
-    return next((limit for limit in limits if limit >= _TIME_FACTOR * reference_seconds), None)
-
-
 def _find_variants(
     finder: _Finder, reference: str, settings: PrepareTestsSettings
 ) -> tuple[Variant, ...]:
     correct, incorrect = settings.correct, settings.incorrect
+    num_mutants = -(-incorrect // correct) * _MUTANTS_TO_CHOOSE_FROM
     # One more than asked for, as a reserve.
     passing = finder.passing(reference, correct + 1, settings.max_rewrites)
-    num_mutants = -(-incorrect // correct) * _MUTANTS_TO_CHOOSE_FROM
-    found = [(variant, finder.mutants(variant.source, num_mutants)) for variant in passing]
-    return _choose(found, correct, incorrect)
-
-
-Found = list[tuple[Variant, list[EditedProgram]]]
-
-
-def _choose(found: Found, correct: int, incorrect: int) -> tuple[Variant, ...]:
-    """Choose variants and their mutants so that lengths are balanced over the problem."""
+    found = [
+        Variant(
+            source=program.source,
+            rewrites=program.rules,
+            mutants=finder.mutants(program.source, num_mutants),
+        )
+        for program in passing
+    ]
     numbers = [incorrect // correct + (place < incorrect % correct) for place in range(correct)]
     assigned = _assign(found, numbers)
     if len(assigned) < correct:
-        with_mutants = sum(bool(mutants) for _, mutants in found)
+        with_mutants = sum(bool(variant.mutants) for variant in found)
         assigned = _assign(found, [1] * min(with_mutants, correct, incorrect))
+    return _choose_mutants(assigned)
+
+
+def _assign(found: list[Variant], numbers: list[int]) -> list[tuple[Variant, int]]:
+    """Give each number of mutants the first unused variant that has enough."""
+    assigned: list[tuple[Variant, int]] = []
+    free = list(found)
+    for number in numbers:
+        fitting = next((variant for variant in free if len(variant.mutants) >= number), None)
+        if fitting is None:
+            break
+        free.remove(fitting)
+        assigned.append((fitting, number))
+    return assigned
+
+
+def _choose_mutants(assigned: list[tuple[Variant, int]]) -> tuple[Variant, ...]:
+    """Keep this number of each variant's mutants so that lengths are balanced over the problem."""
     chosen: list[Variant] = []
     differences: list[int] = []
-    used: Counter[str] = Counter()
-    for variant, mutants, number in assigned:
+    used: Counter[tuple[str, ...]] = Counter()
+    for variant, number in assigned:
         picked: list[EditedProgram] = []
         for _ in range(number):
-            left = [mutant for mutant in mutants if mutant not in picked]
-            costs = [_cost(variant, mutant, differences, used) for mutant in left]
-            best = left[costs.index(min(costs))]
+            left = [mutant for mutant in variant.mutants if mutant not in picked]
+            best = min(left, key=lambda one: _cost(variant, one, differences, used))
             picked.append(best)
             differences.append(len(best.source) - len(variant.source))
-            used[best.rule] += 1
-        chosen.append(replace(variant, mutants=tuple(picked)))
+            used[best.rules] += 1
+        chosen.append(replace(variant, mutants=picked))
     return tuple(chosen)
 
 
 def _cost(
-    variant: Variant, mutant: EditedProgram, differences: list[int], used: Counter[str]
+    variant: Variant,
+    mutant: EditedProgram,
+    differences: list[int],
+    used: Counter[tuple[str, ...]],
 ) -> int:
     """Compute how much a mutant would unbalance lengths and kinds, given those chosen before."""
     after = [*differences, len(mutant.source) - len(variant.source)]
     sides = sum((difference > 0) - (difference < 0) for difference in after)
-    repetition = _REPETITION_PENALTY * used[mutant.rule]
+    repetition = _REPETITION_PENALTY * used[mutant.rules]
     return abs(sum(after)) + _SIDE_PENALTY * abs(sides) + repetition
-
-
-def _assign(found: Found, numbers: list[int]) -> list[tuple[Variant, list[EditedProgram], int]]:
-    """Give each number of mutants the first unused variant that has enough."""
-    assigned: list[tuple[Variant, list[EditedProgram], int]] = []
-    free = list(found)
-    for number in numbers:
-        fitting = next((pair for pair in free if len(pair[1]) >= number), None)
-        if fitting is None:
-            break
-        free.remove(fitting)
-        assigned.append((*fitting, number))
-    return assigned

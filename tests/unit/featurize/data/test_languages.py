@@ -8,7 +8,7 @@ import pytest
 
 from featurize.data.index import DatasetIndex
 from featurize.store import FeatureStore
-from headtrain.pairs.training_data import read_training_data
+from headtrain.pairs.plan import read_training_data
 from headtrain.settings import DataSamplingSettings
 from tests.support.tiny_jobs import make_plan, write_rows, write_store
 

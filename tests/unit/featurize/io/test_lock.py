@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from featurize.io.lock import LOCK_FILE
-from featurize.store import FeatureStoreError, sole_writer
+from featurize.errors import FeatureStoreError
+from featurize.io.lock import LOCK_FILE, sole_writer
 
 
 def hold_in_child(folder: Path) -> int:

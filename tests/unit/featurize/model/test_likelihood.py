@@ -13,7 +13,7 @@ from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.likelihood import reduce_likelihood, token_likelihood
 from featurize.model.packing import PromptGroup
-from featurize.store import LIKELIHOOD_COLUMNS
+from featurize.store.samples import LIKELIHOOD_COLUMNS
 from tests.support.loaded_backbones import CPU
 from tests.support.plain_features import (
     count_rows,

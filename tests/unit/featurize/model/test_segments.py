@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from featurize.model.engine import Engine, Forward
 from featurize.model.forward import FeatureSpec
 from featurize.model.segments import segment_ends
-from featurize.store import SEGMENT_LOGPROB, SEGMENT_TOKENS
+from featurize.store.shards import SEGMENT_LOGPROB, SEGMENT_TOKENS
 from tests.support.plain_features import (
     count_rows,
     largest_error,

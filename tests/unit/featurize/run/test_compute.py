@@ -15,9 +15,8 @@ from featurize.model.engine import Engine
 from featurize.model.sharing import WHOLE
 from featurize.run import compute as compute_module
 from featurize.run.compute import compute
-from featurize.run.groups import RankGroup
 from featurize.run.plan import FeaturizePlan
-from featurize.run.ranks import Ranks
+from featurize.run.ranks import RankGroup, Ranks
 from featurize.store import FeatureStore
 from tests.support.scored_projects import Silent, make_project
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows

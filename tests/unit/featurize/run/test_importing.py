@@ -27,7 +27,9 @@ from featurize.settings import (
     PromptSettings,
     RuntimeSettings,
 )
-from featurize.store import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS, FeatureStore, read_manifest
+from featurize.store import FeatureStore
+from featurize.store.manifest import read_manifest
+from featurize.store.samples import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
 from tests.support.scored_projects import Silent
 from tests.support.tiny_jobs import make_encoder, make_rows, write_rows
 from tests.support.tiny_models import write_tiny_llama

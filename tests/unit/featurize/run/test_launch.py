@@ -11,12 +11,10 @@ import pytest
 import torch
 
 from featurize.run import launch
-from featurize.run.finished import find_finished
-from featurize.run.job import FeaturizeJob
+from featurize.run.job import FeaturizeJob, find_finished
 from featurize.run.launch import choose_workers, replan, run_job
-from featurize.run.plan import plan_featurize
-from featurize.run.selection import Selection
-from featurize.store import PlannedPairs
+from featurize.run.plan import Selection, plan_featurize
+from featurize.store.samples import PlannedPairs
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 
 ROOT = Path(__file__).parents[4]
@@ -120,7 +118,7 @@ def test_a_finished_job_is_recognised_without_the_backbones_libraries(tmp_path: 
     code = (
         "import sys\n"
         "from featurize.run.job import FeaturizeJob\n"
-        "from featurize.run.finished import find_finished\n"
+        "from featurize.run.job import find_finished\n"
         f"job = FeaturizeJob.from_dict({plan.job.to_dict()!r})\n"
         "assert find_finished(job) is not None\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from featurize.data.prompt import TEMPLATE
-from featurize.run.sizes import CHARS_PER_TOKEN, group_starts
-from featurize.store import FeatureStore, FeatureStoreError
+from featurize.errors import FeatureStoreError
+from featurize.run.units import CHARS_PER_TOKEN, group_starts
+from featurize.store import FeatureStore
 from tests.support.tiny_jobs import make_plan, make_rows, write_backbone, write_rows, write_store
 from tests.support.unit_features import read_tree
 

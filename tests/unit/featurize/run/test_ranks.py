@@ -16,9 +16,7 @@ import torch
 import torch.distributed as dist
 
 from featurize.model.sharing import WHOLE, Sharing
-from featurize.run.groups import COLLECTIVE, LOADING, RankGroup
-from featurize.run.ranks import Ranks
-from featurize.run.rendezvous import join_round, store_errors
+from featurize.run.ranks import COLLECTIVE, LOADING, RankGroup, Ranks, join_round, store_errors
 
 ROOT = Path(__file__).parents[4]
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -114,7 +112,7 @@ def test_a_rank_that_comes_before_the_first_one_is_let_into_its_round(make_ranks
 
 
 def test_a_first_rank_that_never_comes_is_an_error(monkeypatch):
-    monkeypatch.setattr("featurize.run.rendezvous.WELCOME_SECONDS", 0.1)
+    monkeypatch.setattr("featurize.run.ranks.WELCOME_SECONDS", 0.1)
     with pytest.raises(TimeoutError, match="the first rank did not answer"):
         join_round(dist.HashStore(), 1, 2)
 
@@ -128,8 +126,8 @@ def test_a_store_that_is_gone_is_said_in_a_sentence():
 
 
 def test_a_rank_that_gives_no_sign_of_life_is_not_waited_for(make_ranks, monkeypatch):
-    monkeypatch.setattr("featurize.run.rendezvous.LOST_SECONDS", 0.3)
-    monkeypatch.setattr("featurize.run.rendezvous.BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("featurize.run.ranks.LOST_SECONDS", 0.3)
+    monkeypatch.setattr("featurize.run.ranks.BEAT_SECONDS", 0.0)
     first, second, third = make_ranks(3)
     second.wait_for_all("finished")
     waiting = ThreadPoolExecutor(1).submit(first.wait_for_all, "finished")

@@ -17,7 +17,7 @@ from featurize.run.units import (
     sum_counts,
     to_unit_features,
 )
-from featurize.store import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
+from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
 from tests.support.tiny_jobs import make_encoder, make_rows, write_rows
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from featurize.errors import CriticError, DataError
-from featurize.run.messages import LogHandler, MessageReporter, Relay
+from featurize.run.worker import MessageReporter, Relay
 from tests.support.featurize_runs import is_alive
 from tests.support.waiting import wait_until
 
@@ -88,7 +88,7 @@ def test_progress_notes_and_logs_reach_the_launcher_in_order(
         record = logging.LogRecord(
             "featurize.x", logging.WARNING, "f", 1, "100%% of %s", ("a",), None
         )
-        LogHandler(worker).emit(record)
+        worker.emit(record)
     assert recorder.notes == ["forward: packed \u2713\nsecond line"]
     assert recorder.tokens == [10]
     assert relay.num_resumed_units == 3

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featurize.store import FeatureStore, FeatureStoreError
+from featurize.errors import FeatureStoreError
+from featurize.store import FeatureStore
 from tests.support.unit_features import damage, make_writer, read_tree, write_missing
 
 ROOT = Path(__file__).parents[4]

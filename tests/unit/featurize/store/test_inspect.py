@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from featurize.errors import FeatureStoreError
 from featurize.io.files import read_json, write_json
-from featurize.store import FeatureStoreError
 from featurize.store.inspect import inspect_store
 from tests.support.unit_features import (
     RECIPE,

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.store import FeatureStore, FeatureStoreError
+from featurize.errors import FeatureStoreError
+from featurize.store import FeatureStore
 from tests.support.synthetic_stores import write_store
 
 NUM_UNITS = 40

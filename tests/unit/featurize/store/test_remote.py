@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from featurize.errors import FeatureStoreError
 from featurize.io.files import write_json
 from featurize.io.remote import RemoteFolder
-from featurize.store import FeatureStore, FeatureStoreError, lost_files, read_manifest
+from featurize.store import FeatureStore
 from featurize.store.inspect import inspect_store
+from featurize.store.manifest import lost_files, read_manifest
 from tests.support.unit_features import (
     make_unit,
     make_writer,

@@ -7,20 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from featurize.errors import FeatureStoreError
 from featurize.io.files import read_json, write_json
 from featurize.io.remote import RemoteFolder
-from featurize.store import (
-    FeatureStore,
-    FeatureStoreError,
-    PlannedPairs,
-    UnitFeatures,
-    lost_files,
-    mark_pairs,
-    read_manifest,
-    read_pairs,
-)
+from featurize.store import FeatureStore
 from featurize.store.inspect import inspect_store
-from featurize.store.manifest import SAMPLES_FILE
+from featurize.store.manifest import SAMPLES_FILE, lost_files, read_manifest
+from featurize.store.samples import PlannedPairs, mark_pairs, read_pairs
+from featurize.store.writer import UnitFeatures
 from tests.support.unit_features import (
     damage,
     make_unit,

@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.store import FeatureStore, find_shared_ids, mark_statements, statement_codes
+from featurize.store import FeatureStore
+from featurize.store.samples import find_shared_ids, mark_statements, statement_codes
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from featurize.errors import FeatureStoreError
 from featurize.io.files import read_json
-from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore, FeatureStoreError, read_manifest
+from featurize.store import FeatureStore
+from featurize.store.manifest import read_manifest
+from featurize.store.samples import LIKELIHOOD_COLUMNS
 from tests.support.unit_features import (
     RECIPE,
     TENSORS,

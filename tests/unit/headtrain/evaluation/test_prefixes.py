@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize.store import SEGMENT_TOKENS, FeatureStore
+from featurize.store import FeatureStore
+from featurize.store.shards import SEGMENT_TOKENS
 from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.evaluation.results import Details, Evaluation
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head

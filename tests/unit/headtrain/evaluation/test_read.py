@@ -11,7 +11,7 @@ from configs.loader import load_config, to_dict
 from featurize.data.records import Sample
 from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.evaluation.texts import TextSource
-from headtrain.pairs.holdout import choose_holdout
+from headtrain.pairs.rows import choose_holdout
 from headtrain.settings import EvaluationSettings
 from tests.support.synthetic_stores import replace_column, replace_samples, write_store
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from featurize.errors import CriticError
-from featurize.store import LIKELIHOOD_COLUMNS, FeatureStore
+from featurize.store import FeatureStore
+from featurize.store.samples import LIKELIHOOD_COLUMNS
 from headtrain.features import inputs as inputs_module
 from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.features.samples import read_labelled_samples

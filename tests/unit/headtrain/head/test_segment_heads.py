@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from featurize.store import SEGMENT_TOKENS
-from headtrain.features.inputs import choose_columns, read_head_inputs
-from headtrain.features.segments import kept_segments
+from featurize.store.shards import SEGMENT_TOKENS
+from headtrain.features.inputs import choose_columns, kept_segments, read_head_inputs
 from headtrain.head.model import FeatureNormaliser, HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.training.batched_heads import AutogradHeads

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from featurize.errors import CriticError
-from headtrain.pairs.holdout import choose_holdout, labelled_problems
+from headtrain.pairs.rows import choose_holdout, labelled_problems
 from tests.support.synthetic_stores import write_store
 
 NAMES = [f"problem-{number}" for number in range(40)]

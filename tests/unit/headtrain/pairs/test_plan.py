@@ -9,10 +9,9 @@ import pyarrow as pa
 import pytest
 
 from featurize.store import FeatureStore
-from headtrain.pairs.holdout import labelled_problems
-from headtrain.pairs.plan import pair_settings, plan_pairs, plan_training
+from headtrain.pairs.plan import pair_settings, plan_pairs, plan_training, read_training_data
+from headtrain.pairs.rows import labelled_problems
 from headtrain.pairs.sampler import PairError
-from headtrain.pairs.training_data import read_training_data
 from headtrain.settings import DataSamplingSettings, PairwiseSettings
 from tests.support import synthetic_stores
 from tests.support.pair_tables import make_table, settings

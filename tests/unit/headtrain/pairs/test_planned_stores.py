@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from featurize.data.token_counts import count_tokens, counts_path, write_counts
-from featurize.run.selection import Selection, select
-from featurize.store import FeatureStore, PlannedPairs
-from headtrain.pairs.plan import TrainingPlan, plan_training
-from headtrain.pairs.training_data import read_training_data
+from featurize.run.plan import Selection, select
+from featurize.store import FeatureStore
+from featurize.store.samples import PlannedPairs
+from headtrain.pairs.plan import TrainingPlan, plan_training, read_training_data
 from headtrain.settings import DataSamplingSettings
 from tests.support import synthetic_stores
 from tests.support.pair_tables import chooser, settings

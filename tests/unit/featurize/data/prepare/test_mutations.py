@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from featurize.data.prepare.from_tests.edits import edit_once, normalise
+from featurize.data.prepare.from_tests.edits import edit, normalise
 from featurize.data.prepare.from_tests.mutations import MUTATIONS
 
 # For each mutation a program it fits and all programs that it may become.
@@ -43,14 +43,8 @@ def test_a_mutation_makes_exactly_the_mistakes_it_is_named_after(name: str):
     body, expected = CASES[name]
     made = set()
     for seed in range(40):
-        edited = edit_once(
-            to_program(body),
-            {name: MUTATIONS[name]},
-            functions=frozenset({"f"}),
-            rng=random.Random(seed),
-        )
-        assert edited is not None
-        made.add(edited.source)
+        rules = {name: MUTATIONS[name]}
+        made.add(edit(to_program(body), rules, rng=random.Random(seed)).source)
     assert made == {to_program(text) for text in expected}
 
 
@@ -62,5 +56,5 @@ def test_a_mutation_makes_exactly_the_mistakes_it_is_named_after(name: str):
     ],
 )
 def test_some_programs_have_no_mutant(source: str):
-    functions = frozenset({"f"})
-    assert edit_once(source, MUTATIONS, functions=functions, rng=random.Random(0)) is None
+    helpers = frozenset({"g"})
+    assert not edit(source, MUTATIONS, helpers=helpers, rng=random.Random(0)).rules

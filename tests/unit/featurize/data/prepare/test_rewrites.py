@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from featurize.data.prepare.from_tests.edits import edit_once, normalise
-from featurize.data.prepare.from_tests.variants import REWRITES
+from featurize.data.prepare.from_tests.edits import edit, normalise
+from featurize.data.prepare.from_tests.rewrites import REWRITES
 
 # For each rewrite a program it fits, its inputs, and a text that the rewritten program has.
 CASES: dict[str, tuple[str, list[tuple[Any, ...]], str]] = {
@@ -113,13 +113,8 @@ def call(source: str, arguments: tuple[Any, ...]) -> Any:
 
 
 def edited_by(name: str, source: str, seed: int = 0) -> str | None:
-    edited = edit_once(
-        source,
-        {name: REWRITES[name]},
-        functions=frozenset({"f"}),
-        rng=random.Random(seed),
-    )
-    return edited.source if edited else None
+    edited = edit(source, {name: REWRITES[name]}, rng=random.Random(seed))
+    return edited.source if edited.rules else None
 
 
 def test_every_rewrite_has_a_case():
@@ -187,8 +182,7 @@ def test_renaming_reaches_inner_functions_and_avoids_names_in_use():
 
 def test_helpers_are_not_touched():
     source = "def g(a):\n    return a < 1\n\ndef f(a):\n    return g(a)\n"
-    edited = edit_once(source, REWRITES, functions=frozenset({"f"}), rng=random.Random(1))
-    assert edited is not None
+    edited = edit(source, REWRITES, helpers=frozenset({"g"}), rng=random.Random(1))
     assert edited.source.startswith("def g(a):\n    return a < 1\n")
 
 
@@ -200,8 +194,5 @@ def test_normalise_removes_docstrings_comments_and_layout():
 
 def test_the_same_seed_gives_the_same_rewrite():
     source = normalise(CASES["for to while"][0])
-    first, second = (
-        edit_once(source, REWRITES, functions=frozenset({"f"}), rng=random.Random(5))
-        for _ in range(2)
-    )
+    first, second = (edit(source, REWRITES, rng=random.Random(5), count=3) for _ in range(2))
     assert first == second
