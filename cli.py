@@ -401,7 +401,7 @@ def train_head_command(
         console().print(f"train-head: up to date, nothing done: {folder}")
     console().print(rows_table(f"head in {folder}", result.describe()))
     if distance:
-        keep_distances(project, [result.best, result.final])
+        keep_distances(project, [result.best, result.final], is_uploaded=True)
 
 
 @app.command("sweep", hint=demo_hint)
@@ -420,20 +420,25 @@ def sweep_command(
         raise ValueError("--other-backbone needs --curve, which measures what it would bring")
     console().print(f"sweep: settings varied: {len(grid or [])}, seeds: {seeds}")
     from configs.displays import show_curve, show_sweep, show_sweep_page
-    from configs.steps.training import keep_distances, sweep, sweep_points, winner_curve
+    from configs.steps.training import (
+        keep_distances,
+        open_other_backbone,
+        sweep,
+        sweep_points,
+        winner_curve,
+    )
     from headtrain.sweep.result import WINNER_FOLDER
 
     project = _load(config, overrides)
     points = sweep_points(config, overrides or [], grid or [])
     folder = project.layout.checkpoint_dir / "sweep"
+    other = open_other_backbone(project, points, other_backbone) if other_backbone else None
     result = sweep(project, points, num_seeds=seeds, folder=folder, overwrite=overwrite)
     show_sweep(result, folder)
     if distance:
-        keep_distances(project, [folder / WINNER_FOLDER])
+        keep_distances(project, [folder / WINNER_FOLDER], is_uploaded=False)
     if curve:
-        found = winner_curve(
-            project, points, result, num_seeds=seeds, folder=folder, other=other_backbone
-        )
+        found = winner_curve(project, points, result, num_seeds=seeds, folder=folder, other=other)
         show_curve(found, folder)
     show_sweep_page(folder, project.settings.experiment.name)
 

@@ -59,12 +59,17 @@ def train(
         )
 
 
-def keep_distances(project: Project, folders: "Sequence[Path | None]") -> None:
-    """Keep the distance to train with the heads in these folders, and say so."""
+def keep_distances(
+    project: Project, folders: "Sequence[Path | None]", *, is_uploaded: bool
+) -> None:
+    """Keep the distance to train with the heads in these folders, and say so.
+
+    `is_uploaded`: the heads are copied to checkpoint.s3_uri if the settings say so.
+    """
     from headtrain.training.validation import keep_distance
 
     checkpoint, train_store = project.settings.checkpoint, project.open_store("train")
-    uri = checkpoint.s3_uri if checkpoint.s3_upload else None
+    uri = checkpoint.s3_uri if is_uploaded and checkpoint.s3_upload else None
     for folder in folders:
         if folder is not None:
             found = keep_distance(folder, train_store, uri)
@@ -174,26 +179,26 @@ def winner_curve(
     *,
     num_seeds: int,
     folder: Path,
-    other: Path | None = None,
+    other: "OtherBackbone | None" = None,
 ) -> "CurveResult":
     """Measure and draw the learning curve of a sweep's winner; one that is there is read.
 
-    `other` is the folder of another backbone's features; a curve without its gain is measured anew.
+    A curve without the gain of the `other` backbone is measured anew.
     """
     from featurize.io.files import write_json
     from headtrain.report.curve import draw_curve
     from headtrain.sweep.curve import MIN_SEEDS, CurveResult, measure_curve
     from headtrain.sweep.result import CURVE_FIGURE, CURVE_FILE, read_result
 
-    path, backbone = folder / CURVE_FILE, _open_other_backbone(other)
+    path = folder / CURVE_FILE
     # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
     found = read_result(CurveResult, path) if path.exists() else None
-    if found is None or not _has_gain_of(found, backbone):
+    if found is None or not _has_gain_of(found, other):
         with CountProgress("curve", "sizes") as count:
             found = measure_curve(
                 _sweep_setup(project, max(MIN_SEEDS, num_seeds)),
                 next(point for point in points if point.name == result.points[0].name),
-                other=backbone,
+                other=other,
                 progress=count,
             )
         write_json(path, asdict(found))
@@ -201,14 +206,15 @@ def winner_curve(
     return found
 
 
-def _open_other_backbone(folder: Path | None) -> "OtherBackbone | None":
-    from featurize.store import FeatureStore
+def open_other_backbone(
+    project: Project, points: "Sequence[SweepPoint]", folder: Path
+) -> "OtherBackbone":
+    """Open the features that another backbone has of the samples of a sweep; see its `open`."""
     from headtrain.sweep.other_backbone import OtherBackbone
 
-    if folder is None:
-        return None
-    train, valid = (FeatureStore.open(folder / split) for split in ("train", "valid"))
-    return OtherBackbone(train=train, valid=valid)
+    return OtherBackbone.open(
+        folder, project.open_store("train"), project.open_store("valid"), points
+    )
 
 
 def _has_gain_of(found: "CurveResult", backbone: "OtherBackbone | None") -> bool:

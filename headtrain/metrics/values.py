@@ -73,7 +73,7 @@ def f1(scored: ScoredSamples, is_called: Bools) -> SumStatistic:
 
 def brier(probability: ScoredSamples) -> SumStatistic:
     """Mean squared difference of probability (the scores) and label; 0.25 for always 0.5."""
-    squared = (probability.scores - probability.is_correct) ** 2
+    squared = np.square(probability.scores - probability.is_correct.astype(np.float64))
     return _quotient(probability, squared, np.ones(len(probability)))
 
 

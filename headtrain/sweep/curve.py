@@ -115,8 +115,6 @@ def measure_curve(
     Raises:
         CriticError: every head of a size diverged, or stores that cannot be used.
     """
-    if other is not None:
-        other.check(setup.train, setup.valid)
     memory, evaluation = setup.memory(point), setup.evaluation
     samples = SweepReader(setup, memory).data(point).samples
     whole = _only(setup, samples.table_rows)
@@ -221,7 +219,7 @@ def say_what_to_buy(
     low = rising[best].low
     doubt = "" if low is not None and round(low, 3) > 0 else ", but its interval reaches 0"
     listed = "; ".join(f"{name} {_signed(gain)}" for name, gain in named.items())
-    return f"The likelier gain is {best}{doubt} ({listed}{unmeasured})."
+    return f"The largest gain is {best}{doubt} ({listed}{unmeasured})."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

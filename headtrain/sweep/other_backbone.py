@@ -1,10 +1,11 @@
 """The features that another backbone has of the same samples, and what a head reads of them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -33,12 +34,30 @@ class OtherBackbone:
         """Identify the features."""
         return "+".join(one.manifest.fingerprint for one in (self.train, self.valid))
 
-    def check(self, train: FeatureStore, valid: FeatureStore) -> None:
-        """Check that these stores are of another backbone and have the samples of both splits.
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        train: FeatureStore,
+        valid: FeatureStore,
+        points: Iterable[SweepPoint],
+    ) -> Self:
+        """Open the features in a folder, and check that any of these points can be trained on them.
 
         Raises:
-            CriticError: they are of the same backbone, or have other samples or labels.
+            CriticError: there are none, they are of the same backbone, or they lack samples, labels
+                or poolings.
         """
+        found = cls(
+            train=FeatureStore.open(folder / "train"), valid=FeatureStore.open(folder / "valid")
+        )
+        found.check(train, valid)
+        for point in points:
+            found.translate(point, train)
+        return found
+
+    def check(self, train: FeatureStore, valid: FeatureStore) -> None:
+        """Check that these stores are of another backbone and have the samples of both splits."""
         if _backbone(self.train) == _backbone(train):
             raise CriticError(
                 f"{self.train.path}: has features of the same backbone ({self.name}) as "

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from featurize.arrays import Floats
+from featurize.errors import CriticError
 from featurize.io.files import read_json
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_accuracy, pairwise_counts
@@ -84,7 +85,14 @@ def read_result(kind: type[Result], path: Path) -> Result:
         OSError: there is no such file.
         ValueError: it is the result of something else.
     """
-    result: Result = TypeAdapter(kind).validate_python(read_json(path))
+    try:
+        result: Result = TypeAdapter(kind).validate_python(read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise CriticError(
+            f"{path}: not what a sweep writes there ({where}: {fault['msg']}); delete it and rerun"
+        ) from error
     return result
 
 
