@@ -30,6 +30,7 @@ class RecordingTracker(Tracker):
         self.metrics: dict[int, dict[str, float]] = {}
         self.statuses: list[str] = []
         self.files: list[str] = []
+        self.children: list[tuple[str, dict[str, str], list[Any]]] = []
 
     def begin(self, config: Any, run_id: str | None) -> str | None:
         self.begun_with.append(run_id)
@@ -37,6 +38,9 @@ class RecordingTracker(Tracker):
 
     def log_metrics(self, metrics: Any, step: int) -> None:
         self.metrics[step] = dict(metrics)
+
+    def log_child(self, name: str, parameters: Any, history: Any) -> None:
+        self.children.append((name, dict(parameters), list(history)))
 
     def log_files(self, files: Any, folder: str) -> None:
         self.files += [f"{folder}/{file.name}" for file in files]

@@ -69,16 +69,6 @@ def test_a_seed_gives_the_initial_weights_and_leaves_the_global_state_alone() ->
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_dropout_is_off_by_default_and_in_evaluation() -> None:
-    hidden = torch.randn(4, 32)
-    plain = create_value_head(32).train()
-    assert torch.equal(plain(hidden), plain(hidden))
-    dropping = create_value_head(32, dropout=0.5).train()
-    assert not torch.equal(dropping(hidden), dropping(hidden))
-    dropping.eval()
-    assert torch.equal(dropping(hidden), dropping(hidden))
-
-
 @pytest.mark.parametrize("head_type", ["mlp", "linear"])
 @pytest.mark.parametrize("shape", [(32,), (4, 32), (4, 7, 32), (0, 32)])
 def test_any_leading_shape_gives_one_value_each(head_type: str, shape: tuple[int, ...]) -> None:

@@ -24,9 +24,10 @@ from headtrain.sweep.groups import Candidate, group_by_shape
 from headtrain.sweep.inputs import SweepReader, SweepSetup, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
-from headtrain.tracking.tracker import Status, Tracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import train_head
 from tests.support.synthetic_stores import write_store
+from tests.support.train_runs import Killed, RecordingTracker
 
 CPU = torch.device("cpu")
 TENSORS = {"mean.1": 16, "mean.2": 16, "last.2": 16}
@@ -34,22 +35,6 @@ SAMPLING = DataSamplingSettings(pairwise=PairwiseSettings(n_pairs=150))
 
 Stores = tuple[FeatureStore, FeatureStore]
 Sweep = Callable[..., SweepResult]
-
-
-class RecordingTracker(Tracker):
-    def __init__(self) -> None:
-        self.children: list[tuple[str, dict[str, str], list[Any]]] = []
-        self.ends: list[Status] = []
-
-    def log_child(self, name: str, parameters: Any, history: Any) -> None:
-        self.children.append((name, dict(parameters), list(history)))
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        self.ends.append(status)
-
-
-class Killed(BaseException):
-    """Ends a sweep from the outside, as Ctrl-C does."""
 
 
 def kill(done: int, total: int) -> None:
@@ -219,7 +204,7 @@ def test_a_finished_sweep_does_nothing_when_it_runs_again(sweep: Sweep, tmp_path
     second = sweep(tracker=(tracker := RecordingTracker()))
     assert (first.was_up_to_date, second.was_up_to_date) == (False, True)
     assert second.to_dict() == first.to_dict()
-    assert tracker.ends == []
+    assert tracker.statuses == []
     assert files_of(tmp_path) == before
     assert not sweep(overwrite=True).was_up_to_date
 
@@ -267,7 +252,7 @@ def test_a_killed_sweep_keeps_the_earlier_result_and_runs_from_the_start(
     earlier = sweep(seeds=[6])
     with pytest.raises(Killed):
         sweep(progress=kill, tracker=(tracker := RecordingTracker()))
-    assert tracker.ends == ["KILLED"]
+    assert tracker.statuses == ["KILLED"]
     kept = sweep(seeds=[6])
     assert kept.was_up_to_date
     assert numbers(kept) == numbers(earlier)

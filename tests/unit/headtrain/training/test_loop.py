@@ -227,14 +227,6 @@ def test_the_warm_up_is_a_line_to_the_peak() -> None:
     assert factors(8, warmup_ratio=0.5)[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-def test_the_cosine_falls_from_the_peak_to_just_above_the_minimum() -> None:
-    ours = factors(1000, warmup_ratio=0.0, min_lr_ratio=0.1)
-    assert ours[0] == 1.0
-    assert ours == sorted(ours, reverse=True)
-    assert 0.1 < ours[-1] < 0.1001
-    assert ours[500] == pytest.approx(0.55)
-
-
 def test_constant_stays_at_the_peak() -> None:
     assert factors(4, type="constant", warmup_ratio=0.5) == [0.5, 1.0, 1.0, 1.0]
 
@@ -250,7 +242,3 @@ def test_steps_past_the_end_and_runs_without_steps_stay_in_range() -> None:
     assert learning_rate_factor(500, 100, scheduler) == pytest.approx(0.2)
     assert learning_rate_factor(0, 0, SchedulerSettings()) == 1.0
     assert factors(0) == []
-
-
-def test_a_minimum_of_one_never_falls() -> None:
-    assert set(factors(10, warmup_ratio=0.0, min_lr_ratio=1.0)) == {1.0}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from headtrain.training.resume import Replacement
+from tests.support.train_runs import Killed
 
 PATTERNS = ("best", "final", "step-*")
 
@@ -62,10 +63,6 @@ def test_an_attempt_that_failed_leaves_nothing_in_the_next(
     write(replacement.begin(), "new", "best", "step-2")
     replacement.finish()
     assert content(tmp_path) == WANTED
-
-
-class Killed(BaseException):
-    """Ends the process between two steps."""
 
 
 @pytest.mark.parametrize("last", range(7))
