@@ -21,7 +21,7 @@ from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
-from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows, why_no_prefixes
+from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
 from headtrain.head.distance import DISTANCE_FILE, Distance
 from headtrain.head.model import EnsembleModel
 from headtrain.head.spec import HeadSpec
@@ -192,20 +192,11 @@ class TrainedHead:
         """Compute values of the first `num_kept` segments of outputs, [samples] in table order.
 
         Raises:
-            CheckpointError: they cannot be had from the store's segments (`why_no_prefixes`).
+            CheckpointError: they cannot be had from the store's segments.
         """
-        if (why := self.why_no_prefixes(store)) is not None:
+        if (why := self.record.why_no_prefixes(store)) is not None:
             raise CheckpointError(f"{self.path}: no values of prefixes: {why}")
         return self._over_store(store, self.score, num_kept)
-
-    def why_no_prefixes(self, store: FeatureStore) -> str | None:
-        """Say why a store has no inputs of prefixes for this head; None if it has."""
-        return why_no_prefixes(
-            store,
-            list(self.record.tensors),
-            likelihood=self.record.likelihood,
-            is_on_segments=self.record.layout is not None,
-        )
 
     def _of_values(
         self, inputs: FeatureStore | torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]

@@ -13,7 +13,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from headtrain.features.inputs import InputColumns, SegmentLayout
+from featurize.store import FeatureStore
+from headtrain.features.inputs import InputColumns, SegmentLayout, why_no_prefixes
 from headtrain.settings import SEGMENT_HEADS, TrainingSettings
 
 Masks = tuple[torch.Tensor, ...]
@@ -85,6 +86,15 @@ class HeadSpec:
             num_layers=len(widths),
             num_segments=num_segments,
             width=widths[0] // num_segments,
+        )
+
+    def why_no_prefixes(self, store: FeatureStore) -> str | None:
+        """Say why a store has no inputs of prefixes for this head; None if it has."""
+        return why_no_prefixes(
+            store,
+            list(self.tensors),
+            likelihood=self.likelihood,
+            is_on_segments=self.layout is not None,
         )
 
     @property

@@ -52,6 +52,11 @@ class PointResult:
         """`features=mean.12 training.dropout=0.1`."""
         return point_name(self.varied)
 
+    @property
+    def accuracy(self) -> float:
+        """The accuracy that selects the winner."""
+        return self.choose.over_problems.estimate if self.choose else -1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:

@@ -12,9 +12,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from featurize.errors import CriticError
 from featurize.io.files import write_json
@@ -65,21 +64,11 @@ Earlier versions kept trained heads in stacks/.
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _TrainedPoint:
+class _TrainedPoint(NamedTuple):
     """A point of the grid with its heads, in the order of their seeds."""
 
-    heads: tuple[TrainedCandidate, ...]
+    heads: Sequence[TrainedCandidate]
     result: PointResult
-
-    @property
-    def point(self) -> SweepPoint:
-        return self.heads[0].candidate.point
-
-    @property
-    def accuracy(self) -> float:
-        """The accuracy that selects the winner."""
-        return self.result.choose.over_problems.estimate if self.result.choose else -1.0
 
 
 def run_sweep(
@@ -178,8 +167,8 @@ def _train(
     for heads in by_point.values():
         tensors = reader.columns(heads[0].candidate.point).tensors
         result = measure_point(heads, tensors, reader.setup.evaluation)
-        trained.append(_TrainedPoint(heads=tuple(heads), result=result))
-    return sorted(trained, key=lambda one: -one.accuracy)
+        trained.append(_TrainedPoint(heads, result))
+    return sorted(trained, key=lambda one: -one.result.accuracy)
 
 
 def _to_result(
@@ -210,7 +199,7 @@ def _write_winner(
 ) -> None:
     members = [head for head in winner.heads if head.choose is not None]
     models = [head.model.cpu() for head in members]
-    point = winner.point
+    point = winner.heads[0].candidate.point
     record = dataclasses.replace(
         HeadRecord.for_run(
             HeadSpec.of(reader.columns(point), point.training),
@@ -222,7 +211,7 @@ def _write_winner(
         num_members=len(models),
         step=max(head.best_step for head in members),
         metrics={
-            "choose/accuracy_over_problems": winner.accuracy,
+            "choose/accuracy_over_problems": winner.result.accuracy,
             "report/accuracy_over_problems": result.report.over_problems.estimate,
         },
         selection={
@@ -251,7 +240,7 @@ def _track(
                 final = {"choose/accuracy": accuracy, "best_step": float(head.best_step)}
                 history.append((head.num_steps, final))
             seed = str(head.candidate.seed)
-            parameters = {**one.point.varied, "seed": seed}
-            tracker.log_child(f"{one.point.name} seed={seed}", parameters, history)
+            parameters = {**one.result.varied, "seed": seed}
+            tracker.log_child(f"{one.result.name} seed={seed}", parameters, history)
     tracker.log_metrics({"report/accuracy_over_problems": result.report.over_problems.estimate}, 0)
     tracker.log_files([folder / RESULT_FILE], "sweep")

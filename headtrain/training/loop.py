@@ -47,14 +47,6 @@ def batch_key(spec: HeadSpec, settings: TrainingSettings) -> Hashable:
     return (*key, *(getattr(settings, name) for name in names))
 
 
-def _make_heads(jobs: Sequence[HeadJob], *, is_mixed: bool) -> AutogradHeads | BatchedHeads:
-    """Put models into one batch of heads; those on segments have gradients by autograd."""
-    models = [job.model for job in jobs]
-    if models[0].spec.layout:
-        return AutogradHeads(models)
-    return BatchedHeads(models, product_dtype=torch.bfloat16 if is_mixed else torch.float32)
-
-
 class Trainer:
     """Takes optimizer steps and accumulates the means of what training reports.
 
@@ -76,8 +68,14 @@ class Trainer:
         assert all(job.objective.num_items == objective.num_items for job in jobs)
         self.jobs = list(jobs)
         self.device = device
+        models = [job.model for job in jobs]
         # NOTE: on a CPU bfloat16 does not make a small head faster, so it is off there.
-        self.heads = _make_heads(jobs, is_mixed=mixed_precision and device.type == "cuda")
+        is_mixed = mixed_precision and device.type == "cuda"
+        self.heads: AutogradHeads | BatchedHeads = (
+            AutogradHeads(models)
+            if models[0].spec.layout is not None
+            else BatchedHeads(models, product_dtype=torch.bfloat16 if is_mixed else torch.float32)
+        )
         self.optimizer = BatchedAdamW(
             self.heads.parameters,
             self.heads.gradients,

@@ -18,7 +18,6 @@ from headtrain.features.inputs import (
     kept_segments,
     num_segments_of,
     read_head_inputs,
-    why_no_prefixes,
 )
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples, rank_strings
@@ -79,13 +78,7 @@ def _prefixes(store: FeatureStore, spec: HeadSpec, training: TrainingSettings) -
     """Numbers of segments of the prefixes to train on, without the whole outputs."""
     if training.prefixes is None:
         return []
-    why = why_no_prefixes(
-        store,
-        spec.columns.tensors,
-        likelihood=spec.likelihood,
-        is_on_segments=spec.layout is not None,
-    )
-    if why is not None:
+    if (why := spec.why_no_prefixes(store)) is not None:
         raise CriticError(f"training.prefixes {list(training.prefixes)}: {why}")
     return kept_segments(training.prefixes, num_segments_of(store))[:-1]
 
