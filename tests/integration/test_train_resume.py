@@ -12,7 +12,7 @@ import torch
 
 from featurize.errors import CriticError, FeatureStoreError
 from featurize.io.lock import sole_writer
-from headtrain.head.checkpoint import CheckpointError, load_head
+from headtrain.head.checkpoint import CheckpointError
 from headtrain.tracking.tracker import Tracker
 from tests.support.synthetic_stores import replace_column, write_store
 from tests.support.train_runs import (
@@ -20,6 +20,7 @@ from tests.support.train_runs import (
     RecordingTracker,
     Train,
     assert_same_weights,
+    head_at,
     kill_at,
     make_train,
     weights_of,
@@ -64,8 +65,7 @@ def test_a_killed_run_of_a_head_on_segments_and_prefixes_goes_on_to_the_same_wei
     resumed = train("killed", training=training, **stores)
     assert (resumed.resumed_from_step or 0) > 0
     assert_same_weights(straight.final, resumed.final)
-    assert resumed.final is not None
-    head = load_head(resumed.final)
+    head = head_at(resumed.final)
     assert (head.record.head_type, head.record.segment_value) == (kind, "mlp")
     assert np.isfinite(head.score(stores["valid"])).all()
     assert train("straight", training=training, **stores).was_up_to_date

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from headtrain.head.checkpoint import load_head
+from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.settings import (
     CheckpointSettings,
     DataSamplingSettings,
@@ -80,9 +80,14 @@ def make_train(tmp_path: Path) -> Train:
     return run
 
 
-def weights_of(folder: Path | None) -> dict[str, torch.Tensor]:
+def head_at(folder: Path | None) -> TrainedHead:
+    """The head in a folder of a result, which must be there."""
     assert folder is not None
-    return load_head(folder).model.saved_state()
+    return load_head(folder)
+
+
+def weights_of(folder: Path | None) -> dict[str, torch.Tensor]:
+    return head_at(folder).model.saved_state()
 
 
 def assert_same_weights(left: Path | None, right: Path | None) -> None:

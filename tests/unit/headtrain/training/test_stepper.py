@@ -24,7 +24,7 @@ from headtrain.training.stepper import (
     sum_by_value,
 )
 from tests.support import head_jobs
-from tests.support.head_jobs import CPU, make_inputs, make_job, run
+from tests.support.head_jobs import CPU, assert_equal, make_inputs, make_job, run
 
 Run = Callable[[], None]
 CUDA = torch.device("cuda")
@@ -88,9 +88,7 @@ def test_a_recorded_step_reads_its_buffers_alone(monkeypatch: pytest.MonkeyPatch
     settings = {"gradient_accumulation_steps": 2, "dropout": 0.3}
     expected, _ = train(make_heads(2, **settings))
     found, _ = train(make_heads(2, **settings), record=record)
-    for left, right in zip(expected, found, strict=True):
-        for key, tensor in left.items():
-            assert torch.equal(tensor, right[key])
+    assert_equal(expected, found)
     num_steps = Trainer(make_heads(2, **settings), device=CPU, mixed_precision=False).num_steps
     # A shape is recorded once, at its second step: the first one runs as it is.
     assert len(set(replays)) == len(recorded) < num_steps / 2
@@ -145,9 +143,7 @@ def test_features_elsewhere_are_gathered_outside_of_the_step(
     expected, _ = train(make_heads(2))
     monkeypatch.setattr(PaddedTrainer, "_is_near", False)
     found, _ = train(make_heads(2))
-    for left, right in zip(expected, found, strict=True):
-        for key, tensor in left.items():
-            assert torch.equal(tensor, right[key])
+    assert_equal(expected, found)
 
 
 def test_a_step_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -156,8 +152,7 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureF
 
     expected, _ = train(make_heads())
     found, _ = train(make_heads(), record=refuse)
-    for key, tensor in expected[0].items():
-        assert torch.equal(tensor, found[0][key])
+    assert_equal(expected, found)
     assert "not permitted when stream is capturing" in caplog.text
     assert "more" not in caplog.text
 
