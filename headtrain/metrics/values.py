@@ -73,8 +73,8 @@ def f1(scored: ScoredSamples, is_called: Bools) -> SumStatistic:
 
 def brier(probability: ScoredSamples) -> SumStatistic:
     """Mean squared difference of probability (the scores) and label; 0.25 for always 0.5."""
-    squared = np.square(probability.scores - probability.is_correct.astype(np.float64))
-    return _quotient(probability, squared, np.ones(len(probability)))
+    squared = (probability.scores - probability.is_correct) ** 2
+    return _quotient(probability, np.asarray(squared, np.float64), np.ones(len(probability)))
 
 
 def calibration_error(probability: ScoredSamples) -> SumStatistic:
