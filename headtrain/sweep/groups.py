@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from headtrain.features.inputs import HeadInputs
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.pairwise import ScoredSamples
@@ -15,7 +16,7 @@ from headtrain.sweep.inputs import SweepInputs, SweepReader
 from headtrain.training.loop import HeadJob, batch_key
 from headtrain.training.objective import Objective, make_objective
 from headtrain.training.stepper import make_trainer
-from headtrain.training.validation import Validation
+from headtrain.training.validation import measure_accuracy, score_inputs
 
 MAX_HEADS = 16
 """Heads of one group. A larger group costs as much time per head, and more memory."""
@@ -152,7 +153,7 @@ class GroupRun:
         if not math.isfinite(means["loss"]) or not math.isfinite(means["grad_norm"]):
             head.has_diverged, head.is_running = True, False
             return
-        accuracy = self.inputs[number].watch.measure(job.model).over_problems
+        accuracy = measure_accuracy(job.model, self.inputs[number].watch).over_problems
         metrics = {f"train/{name}": value for name, value in means.items()}
         head.history.append((step, metrics | {"choose/accuracy_over_problems": accuracy}))
         head.num_since_best += 1
@@ -166,8 +167,8 @@ class GroupRun:
         head, inputs = self.heads[number], self.inputs[number]
         model = self.trainer.jobs[number].model
 
-        def scores(validation: Validation | None) -> ScoredSamples | None:
-            return None if head.has_diverged or validation is None else validation.score(model)
+        def scores(part: HeadInputs | None) -> ScoredSamples | None:
+            return None if head.has_diverged or part is None else score_inputs(model, part)
 
         return TrainedCandidate(
             candidate=self.candidates[number],

@@ -26,7 +26,7 @@ from headtrain.pairs.rows import labelled_problems
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import SweepPoint
 from headtrain.training.objective import read_train_inputs
-from headtrain.training.validation import Validation, read_validation
+from headtrain.training.validation import read_validation
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +107,11 @@ class SweepInputs:
     data: TrainingData
     train: HeadInputs
     normaliser: FeatureNormaliser
-    watch: Validation
+    watch: HeadInputs
     """At most val_n_samples of the choosing half, for early stopping."""
-    choose: Validation
-    report: Validation
-    holdout: Validation | None
+    choose: HeadInputs
+    report: HeadInputs
+    holdout: HeadInputs | None
 
 
 class SweepReader:
@@ -167,7 +167,7 @@ class SweepReader:
             memory=self.memory,
         )
 
-        def validation(samples: LabelledSamples, limit: int | None = None) -> Validation:
+        def validation(samples: LabelledSamples, limit: int | None = None) -> HeadInputs:
             return read_validation(
                 self.train if samples is data.held_out else self.setup.valid,
                 columns,

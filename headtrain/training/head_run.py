@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.errors import CriticError
+from headtrain.features.inputs import HeadInputs
 from headtrain.head.checkpoint import (
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -28,7 +29,7 @@ from headtrain.settings import CheckpointSettings, TrainingSettings
 from headtrain.tracking.tracker import Tracker
 from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.resume import Best, RunFolder, RunState, has_head
-from headtrain.training.validation import HOLDOUT, Validation
+from headtrain.training.validation import HOLDOUT, measure_accuracy
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,8 @@ class HeadRun:
 
     folder: RunFolder
     trainer: Trainer  # of one head
-    validations: Mapping[str, Validation]
-    train_subset: Validation
+    validations: Mapping[str, HeadInputs]
+    train_subset: HeadInputs
     settings: CheckpointSettings
     record: HeadRecord
     decide: Callable[[TrainedHead], Decision]
@@ -129,7 +130,9 @@ class HeadRun:
         """Measure the head, and save it if it is the best so far; returns all accuracies."""
         sets = {TRAIN_SUBSET: self.train_subset, **self.validations}
         with refusing_overflow(step, self.job.settings):
-            self.accuracies = {name: one.measure(self.job.model) for name, one in sets.items()}
+            self.accuracies = {
+                name: measure_accuracy(self.job.model, inputs) for name, inputs in sets.items()
+            }
         if self.validations:
             self._select(step, by=next(iter(self.validations)))
         return _named(self.accuracies)

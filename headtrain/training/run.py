@@ -15,7 +15,7 @@ from featurize.errors import CriticError
 from featurize.io.lock import sole_writer
 from featurize.store import FeatureStore
 from featurize.store.samples import SHARED_IDS_REMEDY, find_shared_ids
-from headtrain.features.inputs import choose_head_columns
+from headtrain.features.inputs import HeadInputs, choose_head_columns
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import HeadRecord, check_upload_uri, upload_head
 from headtrain.head.model import HeadModel
@@ -31,7 +31,6 @@ from headtrain.training.stepper import make_trainer
 from headtrain.training.validation import (
     HOLDOUT,
     VALID,
-    Validation,
     fit_decision,
     read_validation,
     take_problems,
@@ -276,7 +275,7 @@ def _read_job(
     training: TrainingSettings,
     seed: int,
     memory: FeatureMemory,
-) -> tuple[HeadJob, Validation]:
+) -> tuple[HeadJob, HeadInputs]:
     """Read and normalise the train features, and make a new head; also the train subset."""
     model = HeadModel.from_seed(spec, seed).to(memory.device).train()
     inputs = read_train_inputs(
@@ -294,7 +293,7 @@ def _read_validations(
     sampling: DataSamplingSettings,
     model: HeadModel,
     memory: FeatureMemory,
-) -> dict[str, Validation]:
+) -> dict[str, HeadInputs]:
     """Read the sets the head is validated on, the one that selects the best head first."""
     read = functools.partial(
         read_validation,

@@ -1,6 +1,5 @@
 """Measures a head: accuracy on problems it is not trained on, calibration, distance to train."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,30 +26,24 @@ VALID, HOLDOUT = "valid", "holdout"
 """Names of the sets a head is validated on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """A fixed set of whole problems, read once and scored many times."""
+def measure_accuracy(model: HeadModel, inputs: HeadInputs) -> PairwiseAccuracy:
+    """Compute the pairwise accuracy on normalised inputs, without dropout; ties count one half."""
+    return pairwise_accuracy(pairwise_counts(score_inputs(model, inputs)))
 
-    inputs: HeadInputs
-    """Samples with their normalised features."""
 
-    def measure(self, model: HeadModel) -> PairwiseAccuracy:
-        """Compute the pairwise accuracy of the model without dropout; ties count one half."""
-        return pairwise_accuracy(pairwise_counts(self.score(model)))
-
-    @torch.no_grad()
-    def score(self, model: HeadModel) -> ScoredSamples:
-        """Score every sample by the model without dropout."""
-        was_training, device = model.training, next(model.buffers()).device
-        model.eval()
-        values = torch.cat(
-            [
-                model.score_normalised(chunk.to(device)).squeeze(-1).float()
-                for chunk in torch.split(self.inputs.features, ROWS_AT_ONCE)
-            ]
-        )  # [rows]
-        model.train(was_training)
-        return _scored(self.inputs.samples, values.cpu().numpy()[self.inputs.rows])
+@torch.no_grad()
+def score_inputs(model: HeadModel, inputs: HeadInputs) -> ScoredSamples:
+    """Score every sample of normalised inputs, without dropout."""
+    was_training, device = model.training, next(model.buffers()).device
+    model.eval()
+    values = torch.cat(
+        [
+            model.score_normalised(chunk.to(device)).squeeze(-1).float()
+            for chunk in torch.split(inputs.features, ROWS_AT_ONCE)
+        ]
+    )  # [rows]
+    model.train(was_training)
+    return _scored(inputs.samples, values.cpu().numpy()[inputs.rows])
 
 
 def read_validation(
@@ -62,8 +55,8 @@ def read_validation(
     normaliser: FeatureNormaliser,
     memory: FeatureMemory,
     samples: LabelledSamples | None = None,
-) -> Validation:
-    """Read at most `limit` of the samples (default: all) of problems with both labels.
+) -> HeadInputs:
+    """Read and normalise at most `limit` of the samples (default: all), whole problems with a pair.
 
     Raises:
         CriticError: there is no such problem.
@@ -78,22 +71,21 @@ def read_validation(
         )
     inputs = read_head_inputs(store, columns, samples=samples.take(kept), memory=memory)
     normaliser.normalise_(inputs.features)
-    return Validation(inputs=inputs)
+    return inputs
 
 
-def take_problems(inputs: HeadInputs, limit: int, seed: int) -> Validation:
+def take_problems(inputs: HeadInputs, limit: int, seed: int) -> HeadInputs:
     """Take at most `limit` of the samples a head is trained on, whole problems with both labels.
 
     Measured without dropout, as validation is, they show how far a head has learnt by heart.
     """
     kept = choose_whole_problems(inputs.samples, limit, seed)
     rows, places = np.unique(inputs.rows[kept], return_inverse=True)
-    subset = HeadInputs(
+    return HeadInputs(
         samples=inputs.samples.take(kept),
         features=inputs.features[torch.from_numpy(rows)],  # a copy of these rows only
         rows=places.astype(np.int64),
     )
-    return Validation(inputs=subset)
 
 
 def choose_whole_problems(samples: LabelledSamples, limit: int | None, seed: int) -> Ints:

@@ -10,7 +10,7 @@ from featurize.store import FeatureStore
 from featurize.store.samples import LIKELIHOOD_COLUMNS
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import load_head
-from headtrain.training.validation import read_validation
+from headtrain.training.validation import measure_accuracy, read_validation
 from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import (
     Killed,
@@ -244,14 +244,15 @@ def test_the_train_subset_is_measured_as_validation_is(train: Train, tmp_path: P
     store = FeatureStore.open(tmp_path / "train")
     head = head_at(result.best)
     assert result.num_samples == store.samples.num_rows
-    alone = read_validation(
+    inputs = read_validation(
         store,
         head.record.columns,
         limit=None,
         seed=0,
         normaliser=head.model.members[0].normaliser,
         memory=FeatureMemory(device=torch.device("cpu")),
-    ).measure(head.model.members[0])
+    )
+    alone = measure_accuracy(head.model.members[0], inputs)
     assert result.train_over_problems == pytest.approx(alone.over_problems)
     assert result.train_over_pairs == pytest.approx(alone.over_pairs)
 

@@ -10,7 +10,7 @@ from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.evaluation.evaluate import evaluate_head
 from headtrain.export.head_folder import copy_head
-from headtrain.features.inputs import choose_columns, read_head_inputs
+from headtrain.features.inputs import HeadInputs, choose_columns, read_head_inputs
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import read_labelled_samples
 from headtrain.head.checkpoint import load_head, write_head
@@ -19,10 +19,10 @@ from headtrain.head.model import FeatureNormaliser
 from headtrain.scoring.scorer import Scorer
 from headtrain.settings import EvaluationSettings
 from headtrain.training.validation import (
-    Validation,
     choose_whole_problems,
     fit_decision,
     keep_distance,
+    measure_accuracy,
     read_validation,
 )
 from tests.support.head_jobs import CPU, make_model
@@ -30,7 +30,7 @@ from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import make_train
 
 
-def read(store: FeatureStore, limit: int | None = None) -> Validation:
+def read(store: FeatureStore, limit: int | None = None) -> HeadInputs:
     return read_validation(
         store,
         choose_columns(store, None, None),
@@ -45,8 +45,8 @@ def test_accuracy_is_that_of_comparing_every_pair(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", signal=0.3)
     model = make_model(32, dropout=0.9)
     validation = read(store)
-    measured = validation.measure(model)
-    assert validation.measure(model) == measured  # without dropout
+    measured = measure_accuracy(model, validation)
+    assert measure_accuracy(model, validation) == measured  # without dropout
     assert model.training
     inputs = read_head_inputs(store, choose_columns(store, None, None))
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_accuracy_is_that_of_comparing_every_pair(tmp_path: Path) -> None:
 def test_a_constant_head_is_at_chance(tmp_path: Path) -> None:
     model = make_model(32, head_type="linear")
     model.head.linear.weight.data.zero_()
-    assert read(write_store(tmp_path / "store")).measure(model) == (0.5, 0.5)
+    assert measure_accuracy(model, read(write_store(tmp_path / "store"))) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("limit", [8, 20, 50, 95])
