@@ -9,7 +9,6 @@ import torch
 
 from headtrain.features.inputs import HeadInputs
 from headtrain.head.model import HeadModel
-from headtrain.head.spec import HeadSpec
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.inputs import SweepInputs, SweepReader
@@ -85,10 +84,9 @@ def group_by_shape(candidates: Sequence[Candidate], reader: SweepReader) -> list
 def _shape(point: SweepPoint, reader: SweepReader) -> str:
     """Identify everything that heads of one group must have in common."""
     training, data = point.training, reader.data(point)
-    spec = HeadSpec.of(reader.columns(point), training)
     return repr(
         (
-            batch_key(spec, training),
+            batch_key(reader.spec(point), training),
             (len(data.plan.correct), len(data.samples), data.plan.num_problems),
             training.problem_pairs,
             training.prefixes,
@@ -118,7 +116,7 @@ class GroupRun:
         self.inputs = [reader.inputs(candidate.point) for candidate in candidates]
         jobs = [
             HeadJob(
-                model=_make_model(candidate, inputs).to(self._setup.device).train(),
+                model=_make_model(candidate, inputs, reader).to(self._setup.device).train(),
                 objective=objective,
                 settings=candidate.point.training,
                 seed=candidate.seed,
@@ -206,9 +204,8 @@ def _join(parts: Sequence[torch.Tensor], reader: SweepReader) -> torch.Tensor:
     return joined
 
 
-def _make_model(candidate: Candidate, inputs: SweepInputs) -> HeadModel:
-    spec = HeadSpec.of(inputs.columns, candidate.point.training)
-    model = HeadModel.from_seed(spec, candidate.seed)
+def _make_model(candidate: Candidate, inputs: SweepInputs, reader: SweepReader) -> HeadModel:
+    model = HeadModel.from_seed(reader.spec(candidate.point), candidate.seed)
     model.normaliser.load_state_dict(inputs.normaliser.state_dict())
     return model
 

@@ -103,7 +103,6 @@ def _hash(problem_id: str) -> str:
 class SweepInputs:
     """The inputs of heads with the same tensors, pairs and normaliser."""
 
-    columns: InputColumns
     data: TrainingData
     train: HeadInputs
     normaliser: FeatureNormaliser
@@ -127,6 +126,10 @@ class SweepReader:
     def columns(self, point: SweepPoint) -> InputColumns:
         """Return the store columns a point reads."""
         return choose_head_columns(self.train, point.training)
+
+    def spec(self, point: SweepPoint) -> HeadSpec:
+        """Return the shape of a point's heads."""
+        return HeadSpec.of(self.columns(point), point.training)
 
     def data(self, point: SweepPoint) -> TrainingData:
         """Return the pairs of a point."""
@@ -161,7 +164,7 @@ class SweepReader:
         train = read_train_inputs(
             self.train,
             data.samples,
-            HeadSpec.of(columns, point.training),
+            self.spec(point),
             point.training,
             normaliser=normaliser,
             memory=self.memory,
@@ -179,7 +182,6 @@ class SweepReader:
             )
 
         inputs = SweepInputs(
-            columns=columns,
             data=data,
             train=train,
             normaliser=normaliser,

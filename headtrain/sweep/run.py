@@ -26,7 +26,6 @@ from headtrain.head.checkpoint import (
     write_head,
 )
 from headtrain.head.model import EnsembleModel
-from headtrain.head.spec import HeadSpec
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import SweepPoint
@@ -202,7 +201,7 @@ def _write_winner(
     point = winner.heads[0].candidate.point
     record = dataclasses.replace(
         HeadRecord.for_run(
-            HeadSpec.of(reader.columns(point), point.training),
+            reader.spec(point),
             reader.train,
             reader.data(point),
             config=dict(point.run_config),
