@@ -67,14 +67,14 @@ def auc(scored: ScoredSamples) -> SumStatistic:
 
 def f1(scored: ScoredSamples, is_called: Bools) -> SumStatistic:
     """F1 of calling the samples in a mask correct, 2 * hits / (called + correct)."""
-    hits, total = is_called & scored.is_correct, is_called.astype(np.int64) + scored.is_correct
-    return _quotient(scored, 2.0 * hits, total)
+    called, correct = is_called.astype(np.int64), scored.is_correct.astype(np.int64)
+    return _quotient(scored, 2 * called * correct, called + correct)
 
 
 def brier(probability: ScoredSamples) -> SumStatistic:
     """Mean squared difference of probability (the scores) and label; 0.25 for always 0.5."""
-    squared = (probability.scores - probability.is_correct) ** 2
-    return _quotient(probability, np.asarray(squared, np.float64), np.ones(len(probability)))
+    apart = probability.scores - probability.is_correct
+    return _quotient(probability, np.asarray(apart**2, np.float64), np.ones(len(probability)))
 
 
 def calibration_error(probability: ScoredSamples) -> SumStatistic:
@@ -89,7 +89,7 @@ def calibration_error(probability: ScoredSamples) -> SumStatistic:
 
 
 def _quotient(
-    scored: ScoredSamples, numerators: Floats, denominators: Floats | Ints | Bools
+    scored: ScoredSamples, numerators: Floats | Ints, denominators: Floats | Ints | Bools
 ) -> SumStatistic:
     """One sum over the samples divided by another, each given by its terms, [n]."""
     columns = [np.bincount(scored.group, weights=one) for one in (numerators, denominators)]
