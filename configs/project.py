@@ -184,7 +184,7 @@ class Project:
 
     def tracking_place(self) -> tuple[str, Path | None]:
         """The address of the tracking server or local database, and the latter's artifacts."""
-        from headtrain.tracking.server import to_plain_folder
+        from headtrain.tracking.database import to_plain_folder
 
         layout = self.layout
         layout.mlruns_dir.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ class Project:
         """
         from headtrain.tracking.server import MlflowTracker
         from headtrain.tracking.waiting import WaitingTracker
-        from headtrain.tracking.wandb_runs import TrackerPair, WandbTracker
+        from headtrain.tracking.wandb_runs import WandbTracker
 
         settings, layout = self.settings, self.layout
         uri, artifact_root = self.tracking_place()
@@ -221,14 +221,12 @@ class Project:
         tracker = WaitingTracker(make, layout.mlruns_dir / "waiting")
         if settings.wandb.project is None:
             return tracker
-        return TrackerPair(
+        return WandbTracker(
             tracker,
-            WandbTracker(
-                settings.wandb.project,
-                layout.mlruns_dir,
-                run_name=settings.experiment.name,
-                tags=[settings.experiment.stage, *settings.experiment.tags],
-            ),
+            settings.wandb.project,
+            layout.mlruns_dir,
+            run_name=settings.experiment.name,
+            tags=[settings.experiment.stage, *settings.experiment.tags],
         )
 
     def select_pairs(self, split: str) -> "tuple[dict[str, Any], Choose]":

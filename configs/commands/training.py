@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from configs.console import CountProgress, console, keep_fonts_in, rows_table
 from configs.options import Chosen
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.sweep.curve import CurveResult
     from headtrain.sweep.grid import SweepPoint
+    from headtrain.sweep.inputs import SweepSetup
     from headtrain.sweep.other_backbone import OtherBackbone
     from headtrain.sweep.result import SweepResult
     from headtrain.tracking.tracker import Tracker
-    from headtrain.training.result import TrainResult
+    from headtrain.training.run import TrainResult
 
 
 def train_head(
@@ -44,7 +45,7 @@ def train_head(
         console().print(f"train-head: up to date, nothing done: {folder}")
     console().print(rows_table(f"head in {folder}", result.describe()))
     if distance:
-        _keep_distances(project, [result.best, result.final])
+        _keep_distances(project, [result.best, result.final], is_uploaded=True)
 
 
 def _train(
@@ -80,16 +81,21 @@ def _train(
             overwrite=overwrite,
             strict=strict,
             mixed_precision=settings.runtime.mixed_precision,
-            progress=lambda now: count(now.step, now.num_steps),
+            progress=count,
         )
 
 
-def _keep_distances(project: "Project", folders: "Sequence[Path | None]") -> None:
-    """Keep the distance to train with the heads in these folders, and say so."""
-    from headtrain.training.keep_distance import keep_distance
+def _keep_distances(
+    project: "Project", folders: "Sequence[Path | None]", *, is_uploaded: bool
+) -> None:
+    """Keep the distance to train with the heads in these folders, and say so.
+
+    `is_uploaded`: the heads are copied to checkpoint.s3_uri if the settings say so.
+    """
+    from headtrain.training.validation import keep_distance
 
     checkpoint, train_store = project.settings.checkpoint, project.open_store("train")
-    uri = checkpoint.s3_uri if checkpoint.s3_upload else None
+    uri = checkpoint.s3_uri if is_uploaded and checkpoint.s3_upload else None
     for folder in folders:
         if folder is not None:
             found = keep_distance(folder, train_store, uri)
@@ -106,7 +112,7 @@ def distil(opened: "HeadProject", chosen: Chosen, *, overwrite: bool) -> "Traine
     """
     from configs.project import HeadProject
     from headtrain.head.checkpoint import load_head
-    from headtrain.tracking.tracker import NullTracker
+    from headtrain.tracking.tracker import Tracker
 
     given = opened.head
     features = opened.project.open_train_store_of(given)
@@ -125,7 +131,7 @@ def distil(opened: "HeadProject", chosen: Chosen, *, overwrite: bool) -> "Traine
         train=features,
         valid=project.open_store_of(given, "valid") if project.has_valid else None,
         folder=folder,
-        tracker=NullTracker(),
+        tracker=Tracker(),
         overwrite=overwrite,
     )
     distilled = load_head(folder)
@@ -157,15 +163,19 @@ def sweep(
     folder = project.layout.checkpoint_dir / "sweep"
     keep_fonts_in(project.layout.cache_dir)
     from headtrain.report.sweep_page import write_sweep_page
+    from headtrain.sweep.other_backbone import OtherBackbone
     from headtrain.sweep.result import WINNER_FOLDER
     from headtrain.sweep.run import run_sweep
 
     if not project.has_valid:
         raise ValueError("a sweep chooses on unseen problems: name a dataset.validation")
+    setup, other = _sweep_setup(project, seeds), None
+    if other_backbone is not None:
+        other = OtherBackbone.open(other_backbone, setup.train, setup.valid, points)
     with CountProgress("sweep", "heads") as count:
         result = run_sweep(
-            **_sweep_settings(project, seeds),
-            points=points,
+            setup,
+            points,
             folder=folder,
             tracker=project.make_tracker(),
             overwrite=overwrite,
@@ -173,10 +183,10 @@ def sweep(
         )
     _show_sweep(result, folder)
     if distance:
-        _keep_distances(project, [folder / WINNER_FOLDER])
+        _keep_distances(project, [folder / WINNER_FOLDER], is_uploaded=False)
     if curve:
         winner = next(point for point in points if point.name == result.points[0].name)
-        _show_curve(project, winner, num_seeds=seeds, folder=folder, other=other_backbone)
+        _show_curve(project, winner, num_seeds=seeds, folder=folder, other=other)
     console().print(f"page in {write_sweep_page(folder, project.settings.experiment.name)}")
 
 
@@ -217,49 +227,34 @@ def _show_sweep(result: "SweepResult", folder: Path) -> None:
 
 
 def _show_curve(
-    project: "Project", winner: "SweepPoint", *, num_seeds: int, folder: Path, other: Path | None
+    project: "Project",
+    winner: "SweepPoint",
+    *,
+    num_seeds: int,
+    folder: Path,
+    other: "OtherBackbone | None",
 ) -> None:
     """Measure, draw and show the learning curve of a sweep's winner; one that is there is read.
 
-    `other` is the folder of another backbone's features; a curve without its gain is measured anew.
+    A curve without the gain of the `other` backbone is measured anew.
     """
     from featurize.io.files import write_json
     from headtrain.report.curve import curve_rows, draw_curve
-    from headtrain.sweep.curve import (
-        CURVE_FIGURE,
-        CURVE_FILE,
-        MIN_SEEDS,
-        CurveResult,
-        measure_curve,
-    )
-    from headtrain.sweep.result import read_result
+    from headtrain.sweep.curve import MIN_SEEDS, CurveResult, measure_curve
+    from headtrain.sweep.result import CURVE_FIGURE, CURVE_FILE, read_result
 
-    path, backbone = folder / CURVE_FILE, _open_other_backbone(other)
+    path = folder / CURVE_FILE
     # NOTE: a new sweep deletes the curve, so a curve in the folder is one of this sweep.
     found = read_result(CurveResult, path) if path.exists() else None
-    if found is None or not _has_gain_of(found, backbone):
+    if found is None or not _has_gain_of(found, other):
         with CountProgress("curve", "sizes") as count:
-            found = measure_curve(
-                point=winner,
-                other=backbone,
-                progress=count,
-                **_sweep_settings(project, max(MIN_SEEDS, num_seeds)),
-            )
+            setup = _sweep_setup(project, max(MIN_SEEDS, num_seeds))
+            found = measure_curve(setup, winner, other=other, progress=count)
         write_json(path, asdict(found))
         draw_curve(found, folder / CURVE_FIGURE)
     console().print(rows_table("learning curve of the winner", curve_rows(found)))
     console().print(found.verdict)
     console().print(f"the curve in {path}, drawn in {folder / CURVE_FIGURE}")
-
-
-def _open_other_backbone(folder: Path | None) -> "OtherBackbone | None":
-    from featurize.store import FeatureStore
-    from headtrain.sweep.other_backbone import OtherBackbone
-
-    if folder is None:
-        return None
-    train, valid = (FeatureStore.open(folder / split) for split in ("train", "valid"))
-    return OtherBackbone(train=train, valid=valid)
 
 
 def _has_gain_of(found: "CurveResult", backbone: "OtherBackbone | None") -> bool:
@@ -268,18 +263,18 @@ def _has_gain_of(found: "CurveResult", backbone: "OtherBackbone | None") -> bool
     return backbone is None or (gain is not None and gain.features == backbone.fingerprints)
 
 
-def _sweep_settings(project: "Project", num_seeds: int) -> dict[str, Any]:
-    """What a sweep and its curve read of the settings."""
+def _sweep_setup(project: "Project", num_seeds: int) -> "SweepSetup":
     from featurize.model.device import resolve_device
+    from headtrain.sweep.inputs import SweepSetup
 
     settings = project.settings
-    return {
-        "train": project.open_store("train"),
-        "valid": project.open_store("valid"),
-        "seeds": [settings.runtime.seed + place for place in range(num_seeds)],
-        "evaluation": settings.evaluation,
-        "save_checkpoint_every": settings.checkpoint.save_checkpoint_every,
-        "device": resolve_device(settings.runtime.device),
-        "mixed_precision": settings.runtime.mixed_precision,
-        "cache_dir": project.layout.cache_dir,
-    }
+    return SweepSetup(
+        train=project.open_store("train"),
+        valid=project.open_store("valid"),
+        seeds=[settings.runtime.seed + place for place in range(num_seeds)],
+        evaluation=settings.evaluation,
+        save_checkpoint_every=settings.checkpoint.save_checkpoint_every,
+        device=resolve_device(settings.runtime.device),
+        mixed_precision=settings.runtime.mixed_precision,
+        cache_dir=project.layout.cache_dir,
+    )

@@ -9,7 +9,7 @@ from featurize.arrays import Bools, Floats
 from featurize.data.benchmark_rows import BenchmarkRow
 from headtrain.evaluation.files import to_name
 from headtrain.evaluation.numbers import Number, Quantity
-from headtrain.metrics.best_answer import Margins, ties_score, top_1
+from headtrain.metrics.best_of_n import Margins, ties_score, top_1
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings

@@ -9,7 +9,7 @@ from featurize.arrays import Bools, Floats, Ints, Strings
 from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import HEAD, Slice
 from headtrain.evaluation.split import MeasuredSplit
-from headtrain.metrics.accuracies import resample_accuracies
+from headtrain.metrics.bootstrap import resample_accuracies
 from headtrain.metrics.pairs import length_difference_edges, tally_length_differences
 from headtrain.metrics.pairwise import PairTally
 

@@ -8,9 +8,8 @@ import numpy as np
 from featurize.arrays import Floats
 from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import Accuracy
-from headtrain.metrics.accuracies import resample_accuracies
-from headtrain.metrics.agreement import McNemar, count_agreement, mcnemar
-from headtrain.metrics.pairs import widest_pairs
+from headtrain.metrics.bootstrap import resample_accuracies
+from headtrain.metrics.pairs import McNemar, count_agreement, mcnemar, widest_pairs
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 

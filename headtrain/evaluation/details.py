@@ -29,7 +29,7 @@ from headtrain.metrics.bootstrap import (
 from headtrain.metrics.calibration import Decision, ReliabilityBin, reliability
 from headtrain.metrics.groups import group_codes
 from headtrain.metrics.pairs import Pairs, list_pairs, similar_lengths, tally_pairs
-from headtrain.metrics.rank_correlation import rank_correlations
+from headtrain.metrics.values import rank_correlations
 
 AUTHOR_KNOWN = "author_known"
 """The shortcut that knows who wrote an output, and the author's success on train."""

@@ -14,8 +14,15 @@ from headtrain.evaluation.numbers import Quantity
 from headtrain.metrics.bootstrap import SumStatistic
 from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.metrics.values import brier, calibration_error, f1, mean_score, score_gap
-from headtrain.metrics.variance import between_problems, intraclass_correlation
+from headtrain.metrics.values import (
+    between_problems,
+    brier,
+    calibration_error,
+    f1,
+    intraclass_correlation,
+    mean_score,
+    score_gap,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

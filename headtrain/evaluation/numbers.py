@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from headtrain.metrics.accuracies import Accuracies
-from headtrain.metrics.bootstrap import Interval
+from headtrain.metrics.bootstrap import Accuracies, Interval
 
 Intervals = Mapping[str, Interval | None]
 """Estimates with their intervals by the key of their quantity; None if undefined (0 / 0)."""

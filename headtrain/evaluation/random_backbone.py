@@ -26,9 +26,8 @@ from featurize.store.samples import read_pairs
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import CheckpointSettings, DataSamplingSettings, TrainingSettings
-from headtrain.tracking.tracker import NullTracker
-from headtrain.training.result import TrainResult
-from headtrain.training.run import train_head
+from headtrain.tracking.tracker import Tracker
+from headtrain.training.run import TrainResult, train_head
 from headtrain.training.validation import VALID
 
 NAME = "random_backbone"
@@ -153,10 +152,10 @@ class RandomBackbone:
             train_holdout=record.holdout.share if record.holdout else 0.0,
             run_config=dict(record.config),
             checkpoint_dir=self.checkpoint_dir(digest(key)),
-            tracker=NullTracker(),
+            tracker=Tracker(),
             cache_dir=job.cache_dir,
             mixed_precision=runtime.mixed_precision,
-            progress=lambda now: self.progress(now.step, now.num_steps),
+            progress=self.progress,
         )
 
 

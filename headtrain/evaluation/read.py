@@ -102,7 +102,7 @@ def _score_prefixes(
     num_segments = num_segments_of(store)
     if not num_segments:
         return {}
-    if (why := head.why_no_prefixes(store)) is not None:
+    if (why := head.record.why_no_prefixes(store)) is not None:
         return why
     kept = kept_segments(PREFIXES, num_segments)[:-1]
     scores = {

@@ -7,7 +7,7 @@ from itertools import islice
 from headtrain.evaluation.comparison import Comparison, compare
 from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import Accuracy
-from headtrain.metrics.accuracies import resample_accuracies
+from headtrain.metrics.bootstrap import resample_accuracies
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 

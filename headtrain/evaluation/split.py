@@ -21,8 +21,7 @@ from headtrain.evaluation.numbers import (
     accuracy_intervals,
 )
 from headtrain.evaluation.results import HEAD, Counts, SplitResult
-from headtrain.metrics.accuracies import Accuracies, resample_accuracies
-from headtrain.metrics.bootstrap import Resampled, resample_jointly
+from headtrain.metrics.bootstrap import Accuracies, Resampled, resample_accuracies, resample_jointly
 from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairwise import EvaluationError, PerProblem, ScoredSamples, pairwise_counts
 from headtrain.metrics.values import auc

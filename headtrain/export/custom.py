@@ -19,7 +19,6 @@ from headtrain.export.modeling_critic import (
     ValueHead,
 )
 from headtrain.head.checkpoint import HeadRecord, TrainedHead
-from headtrain.head.ensemble import EnsembleModel
 from headtrain.head.model import DIRECT_SCALE, HeadModel
 
 CODE_FILE = "modeling_critic.py"
@@ -81,8 +80,7 @@ def write_custom(
     decoder.load_state_dict(backbone.decoder.state_dict())
     if backbone.lm_head is not None:
         _copy_rows(backbone.lm_head, model.backbone.get_output_embeddings())
-    members = head.model.members if isinstance(head.model, EnsembleModel) else [head.model]
-    for target, member in zip(model.heads, members, strict=True):
+    for target, member in zip(model.heads, head.model.members, strict=True):
         assert isinstance(target, ValueHead)
         assert isinstance(member, HeadModel)
         _copy(member, target)

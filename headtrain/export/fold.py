@@ -1,12 +1,12 @@
 """Folds a linear head, its normaliser and its mix into one weight vector and a constant."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
 
 from featurize.errors import CriticError
 from headtrain.head.checkpoint import TrainedHead
-from headtrain.head.ensemble import load_state, make_model, read_state
 from headtrain.metrics.calibration import Calibration
 
 
@@ -44,9 +44,7 @@ def fold(head: TrainedHead) -> Folded:
     record = head.record
     if record.head_type != "linear":
         raise ExportError(f"{head.path}: a head of type {record.head_type!r} is not linear")
-    model = make_model(record, record.num_members)
-    load_state(model, read_state(head.model))
-    model.double().eval()
+    model = copy.deepcopy(head.model).cpu().double().eval()
     # The gradient of an affine function is its weight vector, however the function is written.
     inputs = torch.zeros(record.columns.width, dtype=torch.float64, requires_grad=True)
     value = model(inputs).squeeze()

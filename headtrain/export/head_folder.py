@@ -8,7 +8,6 @@ import safetensors.torch
 
 from featurize.io.files import atomic_path, write_json
 from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, TrainedHead
-from headtrain.head.ensemble import read_state
 
 
 def copy_head(head: TrainedHead, folder: Path) -> Path:
@@ -28,7 +27,7 @@ def copy_head(head: TrainedHead, folder: Path) -> Path:
         "critic_store_fingerprint": record.store_fingerprint,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save(read_state(head.model), metadata)
+    content = safetensors.torch.save(head.model.saved_state(), metadata)
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         temporary.write_bytes(content)
     checksum = hashlib.sha256(content).hexdigest()

@@ -21,10 +21,9 @@ from featurize.errors import CriticError
 from featurize.io.files import atomic_path, write_json
 from featurize.io.remote import RemoteFolder, open_folder
 from featurize.store import FeatureStore
-from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows, why_no_prefixes
+from headtrain.features.inputs import ROWS_AT_ONCE, choose_columns, read_rows
 from headtrain.head.distance import DISTANCE_FILE, Distance
-from headtrain.head.ensemble import EnsembleModel, load_state, make_model, read_state
-from headtrain.head.model import HeadModel
+from headtrain.head.model import EnsembleModel
 from headtrain.head.spec import HeadSpec
 from headtrain.metrics.calibration import Decision
 from headtrain.pairs.plan import TrainingData
@@ -119,7 +118,7 @@ class HeadRecord(HeadSpec):
 class TrainedHead:
     """A loaded head, ready to score."""
 
-    model: HeadModel | EnsembleModel
+    model: EnsembleModel
     record: HeadRecord
     path: str
 
@@ -152,11 +151,7 @@ class TrainedHead:
 
         All samples are scored, with or without a label.
         """
-        if isinstance(inputs, FeatureStore):
-            return self._over_store(inputs, self.score)
-        with torch.inference_mode():
-            values: torch.Tensor = self.model(inputs.to(self.device, torch.float32))
-        return values.squeeze(-1).cpu()
+        return self._of_values(inputs, lambda values: values.mean(0))
 
     @overload
     def spread(self, inputs: FeatureStore) -> Floats32: ...
@@ -168,11 +163,7 @@ class TrainedHead:
 
         Inputs and shapes are those of `score`.
         """
-        if isinstance(inputs, FeatureStore):
-            return self._over_store(inputs, self.spread)
-        with torch.inference_mode():
-            values = self.model.member_values(inputs.to(self.device, torch.float32))
-        return values.std(0, correction=0).squeeze(-1).cpu()
+        return self._of_values(inputs, lambda values: values.std(0, correction=0))
 
     def read_distance(self) -> Distance | None:
         """Read the distance to its train features; None if it was not kept with this head.
@@ -201,20 +192,25 @@ class TrainedHead:
         """Compute values of the first `num_kept` segments of outputs, [samples] in table order.
 
         Raises:
-            CheckpointError: they cannot be had from the store's segments (`why_no_prefixes`).
+            CheckpointError: they cannot be had from the store's segments.
         """
-        if (why := self.why_no_prefixes(store)) is not None:
+        if (why := self.record.why_no_prefixes(store)) is not None:
             raise CheckpointError(f"{self.path}: no values of prefixes: {why}")
         return self._over_store(store, self.score, num_kept)
 
-    def why_no_prefixes(self, store: FeatureStore) -> str | None:
-        """Say why a store has no inputs of prefixes for this head; None if it has."""
-        return why_no_prefixes(
-            store,
-            list(self.record.tensors),
-            likelihood=self.record.likelihood,
-            is_on_segments=self.record.layout is not None,
-        )
+    def _of_values(
+        self, inputs: FeatureStore | torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Floats32 | torch.Tensor:
+        """Reduce the members' values, [members, ..., 1], of a whole store or of inputs."""
+
+        def compute(features: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                values = self.model.member_values(features.to(self.device, torch.float32))
+            return reduce(values).squeeze(-1).cpu()
+
+        if isinstance(inputs, FeatureStore):
+            return self._over_store(inputs, compute)
+        return compute(inputs)
 
     def _over_store(
         self,
@@ -237,7 +233,7 @@ class TrainedHead:
         return values[samples]
 
 
-def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecord) -> Path:
+def write_head(folder: Path, model: EnsembleModel, record: HeadRecord) -> Path:
     """Write the two files, the JSON last; a mismatched pair is refused when read.
 
     A distance to train kept with an earlier head of this folder is deleted.
@@ -245,7 +241,7 @@ def write_head(folder: Path, model: HeadModel | EnsembleModel, record: HeadRecor
     Raises:
         CheckpointError: a weight is NaN or inf.
     """
-    weights = read_state(model)
+    weights = model.saved_state()
     for name, tensor in weights.items():
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(
@@ -287,9 +283,9 @@ def load_head(path: Path | str, device: torch.device | str = "cpu") -> TrainedHe
             f"{folder}: {WEIGHTS_FILE} is not the file {RECORD_FILE} was written with; "
             "rerun `critic train-head`, or take another checkpoint of the run"
         )
-    model = make_model(record, record.num_members)
+    model = EnsembleModel.of(record, record.num_members)
     try:
-        load_state(model, safetensors.torch.load(content))  # no pickle: bytes of tensors alone
+        model.load_saved(safetensors.torch.load(content))  # no pickle: bytes of tensors alone
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder}: damaged ({reason}); train the head again") from error

@@ -6,22 +6,19 @@ oracle approximating share. A distance becomes the share of train samples that a
 measured by fits to the other problems: a fit puts the samples it has seen far too near.
 """
 
-import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
 from featurize.arrays import Floats, Floats32, Ints
 from featurize.errors import CriticError
 from featurize.io.files import atomic_path
-from headtrain.metrics.shrinkage import oas_share
 
 DISTANCE_FILE = "distance.safetensors"
 FORMAT_VERSION = 1
@@ -138,8 +135,9 @@ class Distance:
             "num_rows": self.num_rows,
             "num_problems": self.num_problems,
         }
-        tensors = _arrays(self.gaussian) | {"quantiles": self.quantiles}
-        content = safetensors.numpy.save(tensors, {"critic_distance": json.dumps(about)})
+        tensors = {**vars(self.gaussian), "quantiles": self.quantiles}
+        whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        content = safetensors.numpy.save(whole, {"critic_distance": json.dumps(about)})
         path = folder / DISTANCE_FILE
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
@@ -154,41 +152,41 @@ class Distance:
         """
         remedy = "run `critic train-head --distance` again"
         try:
-            about = _about(content)
-            version, checksum = about["format_version"], about["weights_checksum"]
-            found = cls._of(about, content) if version == FORMAT_VERSION else None
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CriticError(f"{path}: damaged ({error}); {remedy}") from error
-        if found is None:
-            raise CriticError(
-                f"{path}: format version {version!r}, this version reads {FORMAT_VERSION}; {remedy}"
+            # The metadata, which safetensors does not read from bytes: a length, then JSON.
+            start = 8 + int.from_bytes(content[:8], "little")
+            about = json.loads(json.loads(content[8:start])["__metadata__"]["critic_distance"])
+            if (version := about["format_version"]) != FORMAT_VERSION:
+                raise CriticError(
+                    f"{path}: format version {version!r}, this version reads {FORMAT_VERSION}; "
+                    f"{remedy}"
+                )
+            tensors = safetensors.numpy.load(content)
+            found = cls(
+                quantiles=tensors.pop("quantiles"),
+                gaussian=Gaussian(**tensors),
+                num_rows=about["num_rows"],
+                num_problems=about["num_problems"],
             )
+            checksum = about["weights_checksum"]
+        except (SafetensorError, JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise CriticError(f"{path}: damaged ({error}); {remedy}") from error
         if checksum != weights_checksum or len(found.gaussian.mean) != width:
             raise CriticError(f"{path}: belongs to other weights than the head beside it; {remedy}")
         return found
 
-    @classmethod
-    def _of(cls, about: Mapping[str, Any], content: bytes) -> Self:
-        tensors = safetensors.numpy.load(content)
-        return cls(
-            quantiles=tensors.pop("quantiles"),
-            gaussian=Gaussian(**tensors),
-            num_rows=about["num_rows"],
-            num_problems=about["num_problems"],
-        )
 
+def oas_share(squares: float, trace: float, width: int, count: int) -> float:
+    """Return the share of the identity in a second moment [width, width] of `count` draws.
 
-def _about(content: bytes) -> dict[str, Any]:
-    """Read the metadata, which the safetensors of bytes leaves out: a length, then JSON."""
-    size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-    about: dict[str, Any] = json.loads(metadata["critic_distance"])
-    return about
-
-
-def _arrays(gaussian: Gaussian) -> dict[str, npt.NDArray[Any]]:
-    names = (field.name for field in dataclasses.fields(gaussian))
-    return {name: np.ascontiguousarray(getattr(gaussian, name)) for name in names}
+    `squares` is the sum of its squared entries. It is the oracle approximating shrinkage for
+    Gaussian draws: Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for MMSE Covariance
+    Estimation" (2010), equation 23.
+    """
+    spread = squares - trace**2 / width
+    if spread <= 1e-12 * squares:  # a multiple of the identity already
+        return 1.0
+    share = ((1 - 2 / width) * squares + trace**2) / ((count + 1 - 2 / width) * spread)
+    return min(1.0, share)
 
 
 def _first_components(rows: Floats, seed: int) -> tuple[Floats, Floats]:

@@ -1,87 +1,24 @@
-"""The value head: a small network from the cached features of a sample to one value."""
+"""The value head: from the cached features of a sample to one value; alone or in an ensemble."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import nn
 
 from headtrain.features.inputs import ROWS_AT_ONCE, SegmentLayout
-from headtrain.head.segment_heads import (
+from headtrain.head.spec import (
     AttentionValueHead,
     GatedValueHead,
-    create_segment_head,
-    fit_layers,
+    HeadSpec,
+    LinearValueHead,
+    Masks,
+    MLPValueHead,
 )
-from headtrain.head.spec import HeadSpec
 from headtrain.pairs.rng import mix_seed
-
-SEGMENT_CLASSES = (GatedValueHead, AttentionValueHead)
 
 DIRECT_SCALE = 10.0
 """Scale of the direct weights, so that they learn faster: AdamW moves all weights alike."""
-
-
-class MLPValueHead(nn.Module):
-    """hidden -> units -> units//2 -> 1 with GELU, dropout after each GELU and no bias.
-
-    Dropout keeps the head from memorising the problems.
-    """
-
-    head_type = "mlp"
-
-    def __init__(self, hidden_size: int, dropout: float = 0.0, units: int | None = None) -> None:
-        """`units` is the width of the first layer [default: hidden_size // 8]."""
-        units = hidden_size // 8 if units is None else units
-        if units < 2:
-            raise ValueError(
-                f"an mlp head has at least 2 units in its first layer, got {units} for "
-                f"{hidden_size} inputs; set value_head_width, or value_head_type to linear"
-            )
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, units, bias=False),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(units, units // 2, bias=False),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(units // 2, 1, bias=False),
-        )
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., hidden] -> [..., 1]."""
-        values: torch.Tensor = self.mlp(hidden)
-        return values
-
-
-class LinearValueHead(nn.Module):
-    """hidden -> 1 without bias: the baseline."""
-
-    head_type = "linear"
-
-    def __init__(self, hidden_size: int) -> None:
-        if hidden_size < 1:
-            raise ValueError(f"a linear head needs at least 1 input, got {hidden_size}")
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.linear = nn.Linear(hidden_size, 1, bias=False)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., hidden] -> [..., 1]."""
-        values: torch.Tensor = self.linear(hidden)
-        return values
-
-
-def create_value_head(
-    hidden_size: int, head_type: str = "mlp", dropout: float = 0.0, units: int | None = None
-) -> MLPValueHead | LinearValueHead:
-    """Make a head by its type; a linear head has no dropout."""
-    if head_type == "mlp":
-        return MLPValueHead(hidden_size, dropout=dropout, units=units)
-    if head_type == "linear":
-        return LinearValueHead(hidden_size)
-    raise ValueError(f"value_head_type {head_type!r} is unknown; use mlp or linear")
 
 
 class FeatureNormaliser(nn.Module):
@@ -104,29 +41,31 @@ class FeatureNormaliser(nn.Module):
         self,
         features: torch.Tensor,
         blocks: Sequence[int] | None = None,
+        layout: SegmentLayout | None = None,
     ) -> None:
-        """Compute mean and deviation of features [rows, width] in float64, chunk by chunk.
+        """Compute mean and deviation of features [rows, width] in float64.
 
         Every feature has its own deviation or, given the widths of `blocks` of columns, the root
         mean square of the deviations of its block, which preserves the proportions in a block.
+
+        With `layout` the features are those of a head on segments. All segments of a layer have
+        the mean and deviation of its tokens, so the normalised mean over the tokens is the mean of
+        the normalised segments; their tokens stay as they are. Blocks are then of the layers.
         """
-        total = torch.zeros_like(self.mean, dtype=torch.float64, device=features.device)
-        for chunk in torch.split(features, ROWS_AT_ONCE):
-            total += chunk.sum(dim=0, dtype=torch.float64)
-        mean = total / len(features)
-        squares = torch.zeros_like(total)
-        for chunk in torch.split(features, ROWS_AT_ONCE):
-            # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
-            squares += (chunk.double() - mean).square_().sum(dim=0)
-        deviation = (squares / len(features)).sqrt()
+        mean, deviation = _moments(features) if layout is None else _layer_moments(features, layout)
         # A deviation below float32 rounding counts as 0.
         deviation = deviation.where(deviation > 1e-6 * mean.abs(), 0.0)
         if blocks is not None:
             parts = deviation.square().split(list(blocks))
             deviation = torch.cat([part.mean().sqrt().expand(len(part)) for part in parts])
         scale = deviation.to(self.scale.dtype)
-        self.mean.copy_(mean)
-        self.scale.copy_(scale.where(scale > 0, 1.0))
+        for target, values in ((self.mean, mean), (self.scale, scale.where(scale > 0, 1.0))):
+            if layout is None:
+                target.copy_(values)
+            else:
+                of_layers = values.view(layout.num_layers, 1, layout.width)
+                repeated = of_layers.expand(-1, layout.num_segments, -1).flatten()
+                target[: layout.num_states] = repeated.to(target.dtype)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., width]."""
@@ -139,59 +78,43 @@ class FeatureNormaliser(nn.Module):
         It works chunk by chunk, so mapped features are read from the disk once, not twice.
         """
         mean, scale = self.mean.to(features.device), self.scale.to(features.device)
-        for chunk in torch.split(features, ROWS_AT_ONCE):
+        for chunk in features.split(ROWS_AT_ONCE):
             chunk.sub_(mean).div_(scale)
 
-    @torch.no_grad()
-    def fit_segments(self, features: torch.Tensor, kind: str, layout: SegmentLayout) -> None:
-        """Compute mean and deviation of segments [rows, width], the same for all of a layer.
 
-        So the normalised mean over the tokens is the mean of the normalised segments. `kind` is
-        that of `fit_and_normalise_`. The tokens of the segments stay as they are.
-        """
-        mean, deviation = fit_layers(features, layout, ROWS_AT_ONCE)  # [layers, width]
-        deviation = deviation.where(deviation > 1e-6 * mean.abs(), 0.0)
-        if kind == "tensor":
-            squares = deviation.square().mean(dim=1, keepdim=True)
-            deviation = squares.sqrt().expand_as(deviation)
-        of_segments = (layout.num_layers, layout.num_segments, layout.width)
-        for target, values in ((self.mean, mean), (self.scale, deviation.where(deviation > 0, 1))):
-            repeated = values[:, None].expand(of_segments).flatten()
-            target[: layout.num_states] = repeated.to(target.dtype)
-
-    def fit_and_normalise_(
-        self,
-        features: torch.Tensor,
-        kind: str,
-        units: Sequence[int],
-        layout: SegmentLayout | None = None,
-        num_rows: int | None = None,
-    ) -> None:
-        """Fit to the train features, then normalise them in place.
-
-        Args:
-            features: [rows, width].
-            kind: training.normaliser.
-            units: widths of the columns with a common unit.
-            layout: of the inputs of a head on segments.
-            num_rows: fit to so many rows; None: to all.
-        """
-        fitted = features[:num_rows]
-        if kind != "none" and layout is not None:
-            self.fit_segments(fitted, kind, layout)
-        elif kind != "none":
-            self.fit(fitted, units if kind == "tensor" else None)
-        self.normalise_(features)
+def mean_of(features: torch.Tensor) -> torch.Tensor:
+    """Average rows [rows, width] in float64, [width]."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for chunk in features.split(ROWS_AT_ONCE):
+        total += chunk.sum(dim=0, dtype=torch.float64)
+    return total / len(features)
 
 
-def _create_head(
-    spec: HeadSpec,
-) -> MLPValueHead | LinearValueHead | GatedValueHead | AttentionValueHead:
-    """Make the head of a spec."""
-    if (layout := spec.layout) is not None:
-        units = spec.num_units if spec.segment_value == "mlp" else None
-        return create_segment_head(spec.head_type, layout, units)
-    return create_value_head(spec.columns.width, spec.head_type, spec.dropout, spec.num_units)
+def _moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each column, float64 [width] each."""
+    mean = mean_of(features)
+    squares = torch.zeros_like(mean)
+    for chunk in features.split(ROWS_AT_ONCE):
+        # NOTE: around the mean; E[x^2] - E[x]^2 would lose a small deviation at a large mean.
+        squares += (chunk.double() - mean).square_().sum(dim=0)
+    return mean, (squares / len(features)).sqrt()
+
+
+def _layer_moments(
+    features: torch.Tensor, layout: SegmentLayout
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of states over the tokens, every output alike, [layers * width] each."""
+    shape = (layout.num_layers, layout.width)
+    total = torch.zeros(shape, dtype=torch.float64, device=features.device)
+    squares = torch.zeros_like(total)
+    for chunk in features.split(ROWS_AT_ONCE):
+        states, shares = layout.split(chunk.double())
+        total += torch.einsum("rlkw,rk->lw", states, shares)
+    mean = total / len(features)
+    for chunk in features.split(ROWS_AT_ONCE):
+        states, shares = layout.split(chunk.double())
+        squares += torch.einsum("rlkw,rk->lw", (states - mean[:, None]).square(), shares)
+    return mean.flatten(), (squares / len(features)).sqrt().flatten()
 
 
 class HeadModel(nn.Module):
@@ -206,15 +129,15 @@ class HeadModel(nn.Module):
     be lost among thousands.
     """
 
+    head: MLPValueHead | LinearValueHead | GatedValueHead | AttentionValueHead
     column_blocks: torch.Tensor  # [width] block of each column
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
         self.spec = spec
-        width, blocks = spec.columns.width, spec.mixed_blocks
-        self.head = _create_head(spec)
-        self.normaliser = FeatureNormaliser(width)
-        if blocks:
+        self.head = spec.make_network()
+        self.normaliser = FeatureNormaliser(spec.columns.width)
+        if blocks := spec.mixed_blocks:
             column_blocks = torch.arange(len(blocks)).repeat_interleave(torch.tensor(blocks))
             self.register_buffer("column_blocks", column_blocks, persistent=False)
             self.mix = nn.Parameter(torch.zeros(len(blocks)))
@@ -224,17 +147,17 @@ class HeadModel(nn.Module):
     @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """Widths of the hidden layers of a head on segments, which dropout masks."""
-        return self.head.value.hidden_sizes if isinstance(self.head, SEGMENT_CLASSES) else ()
+        if isinstance(self.head, GatedValueHead | AttentionValueHead):
+            return self.head.value.hidden_sizes
+        return ()
 
-    def train_values(
-        self, normalised: torch.Tensor, masks: tuple[torch.Tensor, ...] | None
-    ) -> torch.Tensor:
+    def train_values(self, normalised: torch.Tensor, masks: Masks | None) -> torch.Tensor:
         """Values of a head on segments with dropout masks, [rows, width] -> [rows]."""
         values: torch.Tensor = self.head(normalised, masks)
         return values.squeeze(-1)
 
     @classmethod
-    def from_seed(cls, spec: HeadSpec, seed: int) -> "HeadModel":
+    def from_seed(cls, spec: HeadSpec, seed: int) -> Self:
         """Make a head with the initial weights of a seed, drawn on the CPU."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix_seed(seed, 0, 2))
@@ -243,11 +166,6 @@ class HeadModel(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., 1]."""
         return self.score_normalised(self.normaliser(features))
-
-    def member_values(self, features: torch.Tensor) -> torch.Tensor:
-        """[..., width] -> [1, ..., 1], as an ensemble of one."""
-        values: torch.Tensor = self(features)
-        return values[None]
 
     def score_normalised(self, normalised: torch.Tensor) -> torch.Tensor:
         """Normalised features [..., width] -> [..., 1]."""
@@ -259,3 +177,50 @@ class HeadModel(nn.Module):
         if num_direct := self.spec.num_direct:
             values = values + normalised[..., -num_direct:] @ (DIRECT_SCALE * self.direct).T
         return values
+
+
+class EnsembleModel(nn.Module):
+    """Heads of one shape over the same tensors, at least one: the mean of their values."""
+
+    def __init__(self, members: Sequence[HeadModel]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @classmethod
+    def of(cls, spec: HeadSpec, num_members: int) -> Self:
+        """Make heads with uninitialised weights."""
+        with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+            return cls([HeadModel(spec) for _ in range(num_members)])
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., 1], the mean over the members."""
+        return self.member_values(features).mean(0)
+
+    def member_values(self, features: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [members, ..., 1]."""
+        return torch.stack([member(features) for member in self.members])
+
+    def saved_state(self) -> dict[str, torch.Tensor]:
+        """Return the weights as they are saved: of several members stacked, [members, ...]."""
+        states = [
+            {name: weights.detach().cpu().contiguous() for name, weights in state.items()}
+            for state in (member.state_dict() for member in self.members)
+        ]
+        if len(states) == 1:
+            return states[0]
+        return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+    def load_saved(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Load what `saved_state` returns.
+
+        Raises:
+            RuntimeError: the shapes differ.
+        """
+        if len(self.members) == 1:
+            self.members[0].load_state_dict(dict(state))
+            return
+        for name, weights in state.items():
+            if len(weights) != len(self.members):
+                raise RuntimeError(f"{name} has {len(weights)} members, not {len(self.members)}")
+        for index, member in enumerate(self.members):
+            member.load_state_dict({name: weights[index] for name, weights in state.items()})

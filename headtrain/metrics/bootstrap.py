@@ -1,4 +1,4 @@
-"""Cluster bootstrap: intervals from resampling whole problems."""
+"""Cluster bootstrap: intervals from resampling whole problems, of several judges together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from featurize.arrays import Floats
+from headtrain.metrics.pairwise import PairTally
 
 ROUNDS_AT_ONCE = 32
 """Rounds summed by one matrix product."""
@@ -150,3 +151,37 @@ def resample_jointly(
 def ratio(numerator: int, denominator: int) -> Statistic:
     """Make the statistic that divides one column of the sums by another."""
     return lambda sums: np.asarray(sums[:, numerator] / sums[:, denominator], dtype=np.float64)
+
+
+class Accuracies(NamedTuple):
+    """Accuracy of one judge: the estimate and every resample."""
+
+    over_pairs: Resampled
+    over_problems: Resampled
+
+    def minus(self, other: "Accuracies") -> "Accuracies":
+        """Subtract another judge's; both must come from one call of `resample_accuracies`."""
+        return Accuracies(
+            self.over_pairs - other.over_pairs, self.over_problems - other.over_problems
+        )
+
+
+def resample_accuracies(
+    tallies: Mapping[str, PairTally], *, rounds: int, seed: int | list[int]
+) -> dict[str, Accuracies]:
+    """Resample the problems that have pairs, once for all judges: their accuracies are paired."""
+    num_pairs = next(iter(tallies.values())).num_pairs
+    kept = num_pairs > 0
+    num_pairs = num_pairs[kept]
+    columns = [num_pairs.astype(np.float64), np.ones(len(num_pairs))]
+    for tally in tallies.values():
+        assert np.array_equal(tally.num_pairs[kept], num_pairs), "judges of different pairs"
+        columns += [tally.wins[kept], tally.wins[kept] / num_pairs]
+    sums = resample_sums(np.stack(columns, axis=1), rounds=rounds, seed=seed)
+    return {
+        judge: Accuracies(
+            over_pairs=sums.apply(ratio(2 + 2 * index, 0)),
+            over_problems=sums.apply(ratio(3 + 2 * index, 1)),
+        )
+        for index, judge in enumerate(tallies)
+    }

@@ -93,6 +93,11 @@ class PairTally:
     num_pairs: Ints  # [p]
 
     @property
+    def shares(self) -> Floats:
+        """Share of the pairs won in each problem, [p]; NaN without pairs."""
+        return np.asarray(self.wins / self.num_pairs, np.float64)
+
+    @property
     def total(self) -> int:
         """Number of pairs in all problems."""
         return int(self.num_pairs.sum())
@@ -176,5 +181,5 @@ def pairwise_accuracy(counts: PairTally) -> PairwiseAccuracy:
     """Get the share of pairs won, over all pairs and as the mean over problems."""
     return PairwiseAccuracy(
         over_pairs=float(counts.wins.sum() / counts.num_pairs.sum()),
-        over_problems=float((counts.wins / counts.num_pairs).mean()),
+        over_problems=float(counts.shares.mean()),
     )

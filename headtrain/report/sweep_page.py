@@ -9,8 +9,8 @@ from featurize.io.files import atomic_path
 from headtrain.report.curve import curve_rows, make_curve_figure
 from headtrain.report.sweep import make_sweep_figure
 from headtrain.report.template import render
-from headtrain.sweep.curve import CURVE_FILE, CurveResult
-from headtrain.sweep.result import PAGE_FILE, RESULT_FILE, SweepResult, read_result
+from headtrain.sweep.curve import CurveResult
+from headtrain.sweep.result import CURVE_FILE, PAGE_FILE, RESULT_FILE, SweepResult, read_result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
 from featurize.arrays import Floats, Ints
 from featurize.errors import CriticError
@@ -16,16 +14,20 @@ from featurize.store import FeatureStore
 from headtrain.features.memory import FeatureMemory
 from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval, Resampled, resample_sums
-from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
+from headtrain.metrics.pairwise import pairwise_counts
 from headtrain.metrics.power_law import fit_power_laws
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
-from headtrain.sweep.inputs import SweepReader
-from headtrain.sweep.other_backbone import BackboneGain, OtherBackbone, refuse_other_problems
-from headtrain.sweep.subsets import take_candidates, take_problems, with_rows
-
-CURVE_FILE, CURVE_FIGURE = "curve.json", "curve.png"
+from headtrain.sweep.inputs import (
+    SweepReader,
+    SweepSetup,
+    take_candidates,
+    take_problems,
+    with_rows,
+)
+from headtrain.sweep.other_backbone import OtherBackbone, refuse_other_problems
+from headtrain.sweep.result import mean_interval
 
 MAX_LEVELS = 5
 """Sizes of a curve: the whole, and its halves."""
@@ -34,6 +36,8 @@ MIN_SEEDS = 3
 """Subsets drawn of each size, at least: one subset says little about its size."""
 
 PROBLEMS, CANDIDATES = "problems", "candidates a problem"
+
+Heads: TypeAlias = Sequence[TrainedCandidate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,18 @@ class LayerGain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackboneGain:
+    """What another backbone adds."""
+
+    name: str
+    features: str
+    """Fingerprints of its stores."""
+    tensors: tuple[str, ...]
+    """What the heads read of it; empty if they read all."""
+    gain: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurveResult:
     """Both curves, the gain of another layer, and a sentence."""
 
@@ -84,16 +100,9 @@ class CurveResult:
 
 
 def measure_curve(
-    *,
-    train: FeatureStore,
-    valid: FeatureStore,
+    setup: SweepSetup,
     point: SweepPoint,
-    seeds: Sequence[int],
-    evaluation: EvaluationSettings,
-    save_checkpoint_every: float | None,
-    device: torch.device,
-    mixed_precision: bool,
-    cache_dir: Path,
+    *,
     other: OtherBackbone | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CurveResult:
@@ -101,60 +110,49 @@ def measure_curve(
 
     With `other` the point is also trained on the whole features of another backbone. A seed
     determines the subset and the head. One half of valid chooses the best step (and the further
-    layer), the other measures.
+    layer), the other measures. `progress` gets the sizes done and their number.
 
     Raises:
         CriticError: every head of a size diverged, or stores that cannot be used.
     """
-    if other is not None:
-        other.check(train, valid)
-    memory = FeatureMemory(
-        device=device, folder=cache_dir, most_gb=point.training.max_feature_memory_gb
-    )
-    options = {
-        "save_checkpoint_every": save_checkpoint_every,
-        "mixed_precision": mixed_precision,
+    memory, evaluation = setup.memory(point), setup.evaluation
+    samples = SweepReader(setup, memory).data(point).samples
+    whole = _only(setup, samples.table_rows)
+    subsets = _plan_subsets(samples)
+    layers = {name: _with_tensor(point, name) for name in _further_tensors(setup.train, point)}
+    tasks: dict[Any, Callable[[], Heads]] = {
+        "whole": lambda: _train(whole, point, memory),
+        **{subset: partial(_train_on, setup, subset, point, memory) for subset in subsets},
+        **{name: partial(_train, whole, with_it, memory) for name, with_it in layers.items()},
     }
-    heads = _Heads(valid=valid, options=options, device=device, memory=memory)
-    samples = heads.samples_of(train, point, evaluation)
-    everything = with_rows(train, samples.table_rows)
-    subsets, others = _plan_subsets(samples), _further_tensors(train, point)
-    total = 1 + len(subsets) + len(others) + (other is not None)
-    count = _Counter(total=total, progress=progress)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        base_heads = count.done(heads.train(everything, point, seeds))
-        base = _mean_accuracy(base_heads)
-        levels = {
-            axis: [
-                (
-                    subset.size,
-                    _mean_accuracy(count.done(heads.train_on(train, subset, point, seeds))),
-                )
-                for subset in subsets
-                if subset.axis == axis
-            ]
-            for axis in (PROBLEMS, CANDIDATES)
-        }
-        added = {
-            tensor: count.done(heads.train(everything, _with_tensor(point, tensor), seeds))
-            for tensor in others
-        }
-        backbone = None
-        if other is not None:
-            theirs = dataclasses.replace(heads, valid=other.valid)
-            translated = other.translate(point, train)
-            rows = theirs.samples_of(other.train, translated, evaluation).table_rows
-            found = count.done(theirs.train(with_rows(other.train, rows), translated, seeds))
-            backbone = _backbone_gain(other, translated, found, base_heads, evaluation)
-    num_problems = len(np.unique(samples.problems))
-    levels[PROBLEMS].append((float(num_problems), base))
-    levels[CANDIDATES].append((len(samples) / num_problems, base))
-    curves = tuple(extrapolate(axis, sizes, evaluation) for axis, sizes in levels.items())
-    layer = _best_layer(added, base, evaluation)
+    if other is not None:
+        tasks["backbone"] = partial(_train_other, setup, other, point, memory)
+    found = {}
+    for number, (name, train) in enumerate(tasks.items(), 1):
+        found[name] = train()
+        if progress is not None:
+            progress(number, len(tasks))
+    base, num_problems = _mean_accuracy(found["whole"]), len(np.unique(samples.problems))
+    wholes = {PROBLEMS: num_problems, CANDIDATES: len(samples) / num_problems}
+    curves = [
+        extrapolate(
+            axis,
+            [
+                *((one.size, _mean_accuracy(found[one])) for one in subsets if one.axis == axis),
+                (float(size), base),
+            ],
+            evaluation,
+        )
+        for axis, size in wholes.items()
+    ]
+    layer = _best_layer({name: found[name] for name in layers}, base, evaluation)
+    backbone = None
+    if other is not None:
+        backbone = _backbone_gain(other, found["backbone"], found["whole"], evaluation)
     return CurveResult(
         point=point.name,
-        seeds=tuple(seeds),
-        curves=curves,
+        seeds=tuple(setup.seeds),
+        curves=tuple(curves),
         layer=layer,
         larger_backbone=backbone,
         confidence=evaluation.confidence,
@@ -221,10 +219,10 @@ def say_what_to_buy(
     low = rising[best].low
     doubt = "" if low is not None and round(low, 3) > 0 else ", but its interval reaches 0"
     listed = "; ".join(f"{name} {_signed(gain)}" for name, gain in named.items())
-    return f"The likelier gain is {best}{doubt} ({listed}{unmeasured})."
+    return f"The largest gain is {best}{doubt} ({listed}{unmeasured})."
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Subset:
     """A part of the train samples, another one with each seed."""
 
@@ -249,57 +247,39 @@ def _plan_subsets(samples: LabelledSamples) -> list[_Subset]:
     return by_problems + by_candidates
 
 
-@dataclass(kw_only=True)
-class _Counter:
-    """Tells how many sizes are trained."""
-
-    total: int
-    progress: Callable[[int, int], None] | None
-    num_done: int = 0
-
-    def done(self, heads: list[TrainedCandidate]) -> list[TrainedCandidate]:
-        self.num_done += 1
-        if self.progress is not None:
-            self.progress(self.num_done, self.total)
-        return heads
+def _only(setup: SweepSetup, table_rows: Ints) -> SweepSetup:
+    """The setup with these train rows alone, none of them held out."""
+    return dataclasses.replace(
+        setup,
+        train=with_rows(setup.train, table_rows),
+        evaluation=dataclasses.replace(setup.evaluation, train_holdout=0.0),
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Heads:
-    """Trains heads of one point on a store."""
+def _train(setup: SweepSetup, point: SweepPoint, memory: FeatureMemory) -> Heads:
+    candidates = [Candidate(point=point, seed=seed) for seed in setup.seeds]
+    return list(train_candidates(candidates, SweepReader(setup, memory)))
 
-    valid: FeatureStore
-    options: Mapping[str, Any]
-    device: torch.device
-    memory: FeatureMemory
 
-    def samples_of(
-        self, store: FeatureStore, point: SweepPoint, evaluation: EvaluationSettings
-    ) -> LabelledSamples:
-        """The train samples of the point's pairs."""
-        reader = SweepReader(
-            store,
-            self.valid,
-            train_holdout=evaluation.train_holdout,
-            device=self.device,
-            memory=self.memory,
-        )
-        return reader.data(point).samples
+def _train_on(
+    setup: SweepSetup, subset: _Subset, point: SweepPoint, memory: FeatureMemory
+) -> Heads:
+    parts = ((_only(setup, subset.rows(seed)), seed) for seed in setup.seeds)
+    return [
+        head
+        for part, seed in parts
+        for head in _train(dataclasses.replace(part, seeds=[seed]), point, memory)
+    ]
 
-    def train(
-        self, store: FeatureStore, point: SweepPoint, seeds: Sequence[int]
-    ) -> list[TrainedCandidate]:
-        reader = SweepReader(
-            store, self.valid, train_holdout=0.0, device=self.device, memory=self.memory
-        )
-        candidates = [Candidate(point=point, seed=seed) for seed in seeds]
-        return list(train_candidates(candidates, reader, **self.options))
 
-    def train_on(
-        self, store: FeatureStore, subset: _Subset, point: SweepPoint, seeds: Sequence[int]
-    ) -> list[TrainedCandidate]:
-        parts = ((with_rows(store, subset.rows(seed)), seed) for seed in seeds)
-        return [head for part, seed in parts for head in self.train(part, point, [seed])]
+def _train_other(
+    setup: SweepSetup, other: OtherBackbone, point: SweepPoint, memory: FeatureMemory
+) -> Heads:
+    """Train on the features that another backbone has of the same samples."""
+    theirs = dataclasses.replace(setup, train=other.train, valid=other.valid)
+    translated = other.translate(point, setup.train)
+    rows = SweepReader(theirs, memory).data(translated).samples.table_rows
+    return _train(_only(theirs, rows), translated, memory)
 
 
 def _further_tensors(store: FeatureStore, point: SweepPoint) -> list[str]:
@@ -324,7 +304,7 @@ def _with_tensor(point: SweepPoint, tensor: str) -> SweepPoint:
 
 
 def _best_layer(
-    added: Mapping[str, Sequence[TrainedCandidate]], base: Floats, evaluation: EvaluationSettings
+    added: Mapping[str, Heads], base: Floats, evaluation: EvaluationSettings
 ) -> LayerGain | None:
     """Choose the tensor on the choosing half, and measure its gain on the other."""
     if not added:
@@ -332,42 +312,35 @@ def _best_layer(
 
     def chosen_by(tensor: str) -> float:
         scores = [head.choose for head in added[tensor] if head.choose is not None]
-        return float(np.mean([_accuracy(one).mean() for one in scores])) if scores else -1.0
+        return (
+            float(np.mean([pairwise_counts(one).shares.mean() for one in scores]))
+            if scores
+            else -1.0
+        )
 
     tensor = max(added, key=chosen_by)
-    gain = _mean_interval(_mean_accuracy(added[tensor]) - base, evaluation)
+    gain = mean_interval(_mean_accuracy(added[tensor]) - base, evaluation)
     return LayerGain(tensor=tensor, gain=gain)
 
 
 def _backbone_gain(
-    other: OtherBackbone,
-    point: SweepPoint,
-    heads: Sequence[TrainedCandidate],
-    base: Sequence[TrainedCandidate],
-    evaluation: EvaluationSettings,
+    other: OtherBackbone, heads: Heads, base: Heads, evaluation: EvaluationSettings
 ) -> BackboneGain:
     """Measure the gain of heads on another backbone over heads on this one."""
-    accuracy, base_accuracy = _mean_accuracy(heads), _mean_accuracy(base)
+    accuracy, base_accuracy = _mean_accuracy(heads), _mean_accuracy(base)  # or all diverged
     refuse_other_problems(_problems(heads), _problems(base), str(other.valid.path))
     return BackboneGain(
         name=other.name,
         features=other.fingerprints,
-        tensors=tuple(point.training.features or ()),
-        gain=_mean_interval(accuracy - base_accuracy, evaluation),
+        tensors=tuple(heads[0].candidate.point.training.features or ()),
+        gain=mean_interval(accuracy - base_accuracy, evaluation),
     )
 
 
-def _problems(heads: Sequence[TrainedCandidate]) -> Ints:
+def _problems(heads: Heads) -> Ints:
     """Codes of the reporting half's problems with pairs."""
     scored = next(head.report for head in heads if head.report is not None)
     return pairwise_counts(scored).problem
-
-
-def _mean_interval(per_problem: Floats, evaluation: EvaluationSettings) -> Interval:
-    """The mean over the problems with its interval."""
-    observed, rounds = _resampled(per_problem[:, None], evaluation)
-    resampled = Resampled(estimate=float(observed[0, 0]), replicates=rounds[:, 0])
-    return resampled.interval(evaluation.confidence)
 
 
 def _resampled(per_problem: Floats, evaluation: EvaluationSettings) -> tuple[Floats, Floats]:
@@ -377,19 +350,14 @@ def _resampled(per_problem: Floats, evaluation: EvaluationSettings) -> tuple[Flo
     return sums.observed / len(per_problem), sums.rounds / len(per_problem)
 
 
-def _mean_accuracy(heads: Sequence[TrainedCandidate]) -> Floats:
+def _mean_accuracy(heads: Heads) -> Floats:
     """Accuracy of each problem of the reporting half, mean over the heads, [problems]."""
     scores = [head.report for head in heads if head.report is not None]
     if not scores:
         raise CriticError(
             "every head of one size of the curve diverged; lower training.value_head_learning_rate"
         )
-    return np.asarray(np.mean([_accuracy(one) for one in scores], axis=0))
-
-
-def _accuracy(scored: ScoredSamples) -> Floats:
-    counts = pairwise_counts(scored)
-    return np.asarray(counts.wins / counts.num_pairs)
+    return np.asarray(np.mean([pairwise_counts(one).shares for one in scores], axis=0))
 
 
 def _signed(gain: Interval) -> str:

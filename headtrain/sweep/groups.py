@@ -9,13 +9,13 @@ import torch
 
 from headtrain.features.inputs import HeadInputs
 from headtrain.head.model import HeadModel
-from headtrain.head.spec import HeadSpec
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.inputs import SweepInputs, SweepReader
-from headtrain.training.loop import HeadJob, Trainer, batch_key
+from headtrain.training.loop import HeadJob, batch_key
 from headtrain.training.objective import Objective, make_objective
-from headtrain.training.validation import Validation
+from headtrain.training.stepper import make_trainer
+from headtrain.training.validation import measure_accuracy, score_inputs
 
 MAX_HEADS = 16
 """Heads of one group. A larger group costs as much time per head, and more memory."""
@@ -54,9 +54,6 @@ class TrainedCandidate:
 def train_candidates(
     candidates: Sequence[Candidate],
     reader: SweepReader,
-    *,
-    save_checkpoint_every: float | None,
-    mixed_precision: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[TrainedCandidate]:
     """Train every candidate, group by group; `progress` gets the heads done and their number."""
@@ -64,9 +61,7 @@ def train_candidates(
     for group in group_by_shape(candidates, reader):
         reader.keep_only(candidate.point for candidate in group)
         # NOTE: the run gets no name, which would keep its features alive during the next one.
-        yield from GroupRun(group, reader, mixed_precision=mixed_precision).train(
-            save_checkpoint_every
-        )
+        yield from GroupRun(group, reader).train()
         num_done += len(group)
         if progress is not None:
             progress(num_done, len(candidates))
@@ -89,10 +84,9 @@ def group_by_shape(candidates: Sequence[Candidate], reader: SweepReader) -> list
 def _shape(point: SweepPoint, reader: SweepReader) -> str:
     """Identify everything that heads of one group must have in common."""
     training, data = point.training, reader.data(point)
-    spec = HeadSpec.of(reader.columns(point), training)
     return repr(
         (
-            batch_key(spec, training),
+            batch_key(reader.spec(point), training),
             (len(data.plan.correct), len(data.samples), data.plan.num_problems),
             training.problem_pairs,
             training.prefixes,
@@ -115,15 +109,14 @@ class _Progress:
 class GroupRun:
     """The training of one group, from its first step to its last."""
 
-    def __init__(
-        self, candidates: Sequence[Candidate], reader: SweepReader, *, mixed_precision: bool
-    ) -> None:
+    def __init__(self, candidates: Sequence[Candidate], reader: SweepReader) -> None:
         self._started = time.monotonic()
+        self._setup = reader.setup
         self.candidates = list(candidates)
         self.inputs = [reader.inputs(candidate.point) for candidate in candidates]
         jobs = [
             HeadJob(
-                model=_make_model(candidate, inputs, reader.device),
+                model=_make_model(candidate, inputs, reader).to(self._setup.device).train(),
                 objective=objective,
                 settings=candidate.point.training,
                 seed=candidate.seed,
@@ -132,13 +125,15 @@ class GroupRun:
                 candidates, self.inputs, self._objectives(reader), strict=True
             )
         ]
-        self.trainer = Trainer(jobs, device=reader.device, mixed_precision=mixed_precision)
+        self.trainer = make_trainer(
+            jobs, device=self._setup.device, mixed_precision=self._setup.mixed_precision
+        )
         self.heads = [_Progress() for _ in jobs]
         self._best_parameters = self.trainer.heads.parameters.clone()
 
-    def train(self, save_checkpoint_every: float | None) -> list[TrainedCandidate]:
+    def train(self) -> list[TrainedCandidate]:
         """Train all heads; one that stops early or diverges keeps its best weights."""
-        trainer, every = self.trainer, save_checkpoint_every
+        trainer, every = self.trainer, self._setup.save_checkpoint_every
         interval = max(1, round(every * trainer.steps_per_epoch)) if every else trainer.num_steps
         for step in range(1, trainer.num_steps + 1):
             trainer.take_step(step - 1)
@@ -156,7 +151,7 @@ class GroupRun:
         if not math.isfinite(means["loss"]) or not math.isfinite(means["grad_norm"]):
             head.has_diverged, head.is_running = True, False
             return
-        accuracy = self.inputs[number].watch.measure(job.model).over_problems
+        accuracy = measure_accuracy(job.model, self.inputs[number].watch).over_problems
         metrics = {f"train/{name}": value for name, value in means.items()}
         head.history.append((step, metrics | {"choose/accuracy_over_problems": accuracy}))
         head.num_since_best += 1
@@ -170,8 +165,8 @@ class GroupRun:
         head, inputs = self.heads[number], self.inputs[number]
         model = self.trainer.jobs[number].model
 
-        def scores(validation: Validation | None) -> ScoredSamples | None:
-            return None if head.has_diverged or validation is None else validation.score(model)
+        def scores(part: HeadInputs | None) -> ScoredSamples | None:
+            return None if head.has_diverged or part is None else score_inputs(model, part)
 
         return TrainedCandidate(
             candidate=self.candidates[number],
@@ -194,7 +189,8 @@ class GroupRun:
             starts[id(one)] = start
             start += len(one.features)
         for candidate, inputs in zip(self.candidates, self.inputs, strict=True):
-            joined = _move(inputs.train, features, starts[id(inputs.train)])
+            rows = inputs.train.rows + starts[id(inputs.train)]
+            joined = replace(inputs.train, features=features, rows=rows)
             yield make_objective(joined, inputs.data.plan, candidate.point.training)
 
 
@@ -208,15 +204,10 @@ def _join(parts: Sequence[torch.Tensor], reader: SweepReader) -> torch.Tensor:
     return joined
 
 
-def _move(inputs: HeadInputs, features: torch.Tensor, start: int) -> HeadInputs:
-    return replace(inputs, features=features, rows=inputs.rows + start)
-
-
-def _make_model(candidate: Candidate, inputs: SweepInputs, device: torch.device) -> HeadModel:
-    spec = HeadSpec.of(inputs.columns, candidate.point.training)
-    model = HeadModel.from_seed(spec, candidate.seed)
+def _make_model(candidate: Candidate, inputs: SweepInputs, reader: SweepReader) -> HeadModel:
+    model = HeadModel.from_seed(reader.spec(candidate.point), candidate.seed)
     model.normaliser.load_state_dict(inputs.normaliser.state_dict())
-    return model.to(device).train()
+    return model
 
 
 def _own_copy(model: HeadModel) -> HeadModel:

@@ -1,10 +1,11 @@
 """The features that another backbone has of the same samples, and what a head reads of them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,20 +13,7 @@ from featurize.arrays import Ints
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from headtrain.features.samples import read_labelled_samples
-from headtrain.metrics.bootstrap import Interval
 from headtrain.sweep.grid import SweepPoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneGain:
-    """What another backbone adds."""
-
-    name: str
-    features: str
-    """Fingerprints of its stores."""
-    tensors: tuple[str, ...]
-    """What the heads read of it; empty if they read all."""
-    gain: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +34,30 @@ class OtherBackbone:
         """Identify the features."""
         return "+".join(one.manifest.fingerprint for one in (self.train, self.valid))
 
-    def check(self, train: FeatureStore, valid: FeatureStore) -> None:
-        """Check that these stores are of another backbone and have the samples of both splits.
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        train: FeatureStore,
+        valid: FeatureStore,
+        points: Iterable[SweepPoint],
+    ) -> Self:
+        """Open the features in a folder, and check that any of these points can be trained on them.
 
         Raises:
-            CriticError: they are of the same backbone, or have other samples or labels.
+            CriticError: there are none, they are of the same backbone, or they lack samples, labels
+                or poolings.
         """
+        found = cls(
+            train=FeatureStore.open(folder / "train"), valid=FeatureStore.open(folder / "valid")
+        )
+        found.check(train, valid)
+        for point in points:
+            found.translate(point, train)
+        return found
+
+    def check(self, train: FeatureStore, valid: FeatureStore) -> None:
+        """Check that these stores are of another backbone and have the samples of both splits."""
         if _backbone(self.train) == _backbone(train):
             raise CriticError(
                 f"{self.train.path}: has features of the same backbone ({self.name}) as "

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from featurize.arrays import Floats
+from featurize.errors import CriticError
 from featurize.io.files import read_json
 from headtrain.metrics.bootstrap import Interval, ratio, resample_sums
-from headtrain.metrics.pairwise import PerProblem, ScoredSamples, pairwise_accuracy, pairwise_counts
+from headtrain.metrics.pairwise import ScoredSamples, pairwise_accuracy, pairwise_counts
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.grid import point_name
 from headtrain.sweep.groups import TrainedCandidate
 
-RESULT_FILE, FIGURE_FILE, WINNER_FOLDER = "sweep.json", "accuracy.png", "winner"
-PAGE_FILE = "sweep.html"
+RESULT_FILE, FIGURE_FILE, PAGE_FILE = "sweep.json", "accuracy.png", "sweep.html"
+CURVE_FILE, CURVE_FIGURE = "curve.json", "curve.png"
+WINNER_FOLDER = "winner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,11 @@ class PointResult:
     def name(self) -> str:
         """`features=mean.12 training.dropout=0.1`."""
         return point_name(self.varied)
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy that selects the winner."""
+        return self.choose.over_problems.estimate if self.choose else -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +90,14 @@ def read_result(kind: type[Result], path: Path) -> Result:
         OSError: there is no such file.
         ValueError: it is the result of something else.
     """
-    result: Result = TypeAdapter(kind).validate_python(read_json(path))
+    try:
+        result: Result = TypeAdapter(kind).validate_python(read_json(path))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise CriticError(
+            f"{path}: not what a sweep writes there ({where}: {fault['msg']}); delete it and rerun"
+        ) from error
     return result
 
 
@@ -116,13 +131,14 @@ def measure(
     counts = pairwise_counts(given[0].with_scores(mean))
     return Accuracy(
         over_pairs=pairwise_accuracy(counts).over_pairs,
-        over_problems=_interval(counts, evaluation),
+        over_problems=mean_interval(counts.shares, evaluation),
         num_problems=len(counts),
     )
 
 
-def _interval(counts: PerProblem, evaluation: EvaluationSettings) -> Interval:
-    per_problem = np.stack([counts.wins / counts.num_pairs, np.ones(len(counts))], axis=1)
-    # NOTE: one seed for all points, so that they are resampled by the same problems.
-    sums = resample_sums(per_problem, rounds=evaluation.bootstrap_rounds, seed=0)
+def mean_interval(per_problem: Floats, evaluation: EvaluationSettings) -> Interval:
+    """The mean over the problems with its interval."""
+    columns = np.stack([per_problem, np.ones(len(per_problem))], axis=1)
+    # NOTE: one seed, so that all points and curves are resampled by the same problems.
+    sums = resample_sums(columns, rounds=evaluation.bootstrap_rounds, seed=0)
     return sums.apply(ratio(0, 1)).interval(evaluation.confidence)

@@ -12,17 +12,12 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from featurize.errors import CriticError
 from featurize.io.files import write_json
 from featurize.io.lock import sole_writer
-from featurize.store import FeatureStore
-from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import (
     CheckpointError,
     HeadRecord,
@@ -30,15 +25,15 @@ from headtrain.head.checkpoint import (
     load_head,
     write_head,
 )
-from headtrain.head.ensemble import EnsembleModel
-from headtrain.head.spec import HeadSpec
+from headtrain.head.model import EnsembleModel
 from headtrain.pairs.plan import pair_settings
 from headtrain.settings import EvaluationSettings
-from headtrain.sweep.curve import CURVE_FIGURE, CURVE_FILE
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, TrainedCandidate, train_candidates
-from headtrain.sweep.inputs import SweepReader
+from headtrain.sweep.inputs import SweepReader, SweepSetup
 from headtrain.sweep.result import (
+    CURVE_FIGURE,
+    CURVE_FILE,
     FIGURE_FILE,
     PAGE_FILE,
     RESULT_FILE,
@@ -50,8 +45,7 @@ from headtrain.sweep.result import (
     read_result,
 )
 from headtrain.tracking.tracker import Tracker, finishes
-from headtrain.training.replace import Replacement
-from headtrain.training.resume import RunFile, trained_settings
+from headtrain.training.resume import Replacement, RunFile, trained_settings
 from headtrain.training.run import refuse_mismatch
 from headtrain.training.validation import fit_decision
 
@@ -69,36 +63,19 @@ Earlier versions kept trained heads in stacks/.
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _TrainedPoint:
+class _TrainedPoint(NamedTuple):
     """A point of the grid with its heads, in the order of their seeds."""
 
-    heads: tuple[TrainedCandidate, ...]
+    heads: Sequence[TrainedCandidate]
     result: PointResult
-
-    @property
-    def point(self) -> SweepPoint:
-        return self.heads[0].candidate.point
-
-    @property
-    def accuracy(self) -> float:
-        """The accuracy that selects the winner."""
-        return self.result.choose.over_problems.estimate if self.result.choose else -1.0
 
 
 def run_sweep(
-    *,
-    train: FeatureStore,
-    valid: FeatureStore,
+    setup: SweepSetup,
     points: Sequence[SweepPoint],
-    seeds: Sequence[int],
-    evaluation: EvaluationSettings,
-    save_checkpoint_every: float | None,
-    device: torch.device,
-    mixed_precision: bool,
+    *,
     folder: Path,
     tracker: Tracker,
-    cache_dir: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SweepResult:
@@ -106,50 +83,27 @@ def run_sweep(
 
     The winner is the point whose heads, averaged over the seeds, have the highest accuracy over
     the problems of the choosing half. The saved head is the ensemble of its seeds. A finished
-    sweep does nothing when it runs again, unless `overwrite` is set. Features that do not fit into
-    memory are kept in a file in cache_dir (default: folder) during the sweep.
+    sweep does nothing when it runs again, unless `overwrite` is set. `progress` gets the heads done
+    and their number.
 
     Raises:
         ValueError: stores or settings that cannot be used, or every head diverged.
     """
     started = time.monotonic()
-    refuse_mismatch(train, valid)
-    identity = {
-        "train_features": train.manifest.fingerprint,
-        "valid_features": valid.manifest.fingerprint,
-        "save_checkpoint_every": save_checkpoint_every,
-        "mixed_precision": mixed_precision,
-        **_identity(points, seeds, evaluation),
-    }
+    refuse_mismatch(setup.train, setup.valid)
+    identity = _identity(setup, points)
     replacement = Replacement(folder, SWEEP_FILES)
-    if replacement.is_interrupted:
-        with sole_writer(folder):
-            replacement.complete()
+    replacement.complete_interrupted()
     if not overwrite and (finished := _read_finished(folder, identity)) is not None:
         return dataclasses.replace(finished, was_up_to_date=True)
-    memory = FeatureMemory(
-        device=device,
-        folder=cache_dir or folder,
-        most_gb=points[0].training.max_feature_memory_gb,
-    )
-    reader = SweepReader(
-        train, valid, train_holdout=evaluation.train_holdout, device=device, memory=memory
-    )
+    reader = SweepReader(setup, setup.memory(points[0]))
     for point in points:
         reader.columns(point)  # raises on a wrong setting before the folder is changed
     with sole_writer(folder):
         run_id = tracker.begin(points[0].run_config, None)
         with finishes(tracker):
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                trained = _train(
-                    [Candidate(point=point, seed=seed) for point in points for seed in seeds],
-                    reader,
-                    evaluation,
-                    save_checkpoint_every=save_checkpoint_every,
-                    mixed_precision=mixed_precision,
-                    progress=progress,
-                )
-            result = _to_result(trained, evaluation, started)
+            trained = _train(points, reader, progress)
+            result = _to_result(trained, setup.evaluation, started)
             made = replacement.begin()
             _write_winner(trained[0], reader, result, made / WINNER_FOLDER, run_id)
             write_json(made / RESULT_FILE, result.to_dict())
@@ -159,11 +113,13 @@ def run_sweep(
     return result
 
 
-def _identity(
-    points: Sequence[SweepPoint], seeds: Sequence[int], evaluation: EvaluationSettings
-) -> dict[str, Any]:
-    """Return the settings that determine the result."""
+def _identity(setup: SweepSetup, points: Sequence[SweepPoint]) -> dict[str, Any]:
+    """Return what determines the result."""
     return {
+        "train_features": setup.train.manifest.fingerprint,
+        "valid_features": setup.valid.manifest.fingerprint,
+        "save_checkpoint_every": setup.save_checkpoint_every,
+        "mixed_precision": setup.mixed_precision,
         "points": [
             {
                 "varied": dict(point.varied),
@@ -172,9 +128,9 @@ def _identity(
             }
             for point in points
         ],
-        "seeds": list(seeds),
+        "seeds": list(setup.seeds),
         "evaluation": {
-            name: getattr(evaluation, name)
+            name: getattr(setup.evaluation, name)
             for name in ("train_holdout", "bootstrap_rounds", "confidence")
         },
     }
@@ -195,21 +151,23 @@ def _read_finished(folder: Path, identity: Mapping[str, Any]) -> SweepResult | N
 
 
 def _train(
-    candidates: Sequence[Candidate],
+    points: Sequence[SweepPoint],
     reader: SweepReader,
-    evaluation: EvaluationSettings,
-    **options: Any,
+    progress: Callable[[int, int], None] | None,
 ) -> list[_TrainedPoint]:
     """Train and measure all points, the best first."""
+    candidates = [
+        Candidate(point=point, seed=seed) for point in points for seed in reader.setup.seeds
+    ]
     by_point: dict[str, list[TrainedCandidate]] = {}
-    for head in train_candidates(candidates, reader, **options):
+    for head in train_candidates(candidates, reader, progress):
         by_point.setdefault(head.candidate.point.name, []).append(head)
     trained = []
     for heads in by_point.values():
         tensors = reader.columns(heads[0].candidate.point).tensors
-        result = measure_point(heads, tensors, evaluation)
-        trained.append(_TrainedPoint(heads=tuple(heads), result=result))
-    return sorted(trained, key=lambda one: -one.accuracy)
+        result = measure_point(heads, tensors, reader.setup.evaluation)
+        trained.append(_TrainedPoint(heads, result))
+    return sorted(trained, key=lambda one: -one.result.accuracy)
 
 
 def _to_result(
@@ -240,10 +198,10 @@ def _write_winner(
 ) -> None:
     members = [head for head in winner.heads if head.choose is not None]
     models = [head.model.cpu() for head in members]
-    point = winner.point
+    point = winner.heads[0].candidate.point
     record = dataclasses.replace(
         HeadRecord.for_run(
-            HeadSpec.of(reader.columns(point), point.training),
+            reader.spec(point),
             reader.train,
             reader.data(point),
             config=dict(point.run_config),
@@ -252,7 +210,7 @@ def _write_winner(
         num_members=len(models),
         step=max(head.best_step for head in members),
         metrics={
-            "choose/accuracy_over_problems": winner.accuracy,
+            "choose/accuracy_over_problems": winner.result.accuracy,
             "report/accuracy_over_problems": result.report.over_problems.estimate,
         },
         selection={
@@ -264,7 +222,7 @@ def _write_winner(
             "varied": dict(point.varied),
         },
     )
-    model = models[0] if len(models) == 1 else EnsembleModel(models)
+    model = EnsembleModel(models)
     head = TrainedHead(model=model.eval(), record=record, path=str(folder))
     fitted = dataclasses.asdict(fit_decision(reader.train, head))
     write_head(folder, model, dataclasses.replace(record, fitted=fitted))
@@ -281,7 +239,7 @@ def _track(
                 final = {"choose/accuracy": accuracy, "best_step": float(head.best_step)}
                 history.append((head.num_steps, final))
             seed = str(head.candidate.seed)
-            parameters = {**one.point.varied, "seed": seed}
-            tracker.log_child(f"{one.point.name} seed={seed}", parameters, history)
+            parameters = {**one.result.varied, "seed": seed}
+            tracker.log_child(f"{one.result.name} seed={seed}", parameters, history)
     tracker.log_metrics({"report/accuracy_over_problems": result.report.over_problems.estimate}, 0)
     tracker.log_files([folder / RESULT_FILE], "sweep")

@@ -1,7 +1,14 @@
-"""Databases of MLflow on other machines: whether one answers, tried once and with a time limit."""
+"""Databases of MLflow: whether one elsewhere answers, and where a local one keeps its files."""
 
+import contextlib
+import logging
 import socket
+import sqlite3
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from featurize.io.files import digest
+from featurize.io.remote import user_cache_dir
 
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433}
 _LIMITS = {
@@ -15,6 +22,8 @@ _LIMITS = {
 """Arguments of drivers, in seconds; `read_timeout` also limits each query."""
 _MISTAKES = ("password", "authentication", "access denied", "does not exist", "unknown database")
 """Words of a database that answers and refuses."""
+
+logger = logging.getLogger(__name__)
 
 
 class DatabaseRefused(Exception):
@@ -80,6 +89,44 @@ def is_mistake(error: Exception) -> bool:
     """Whether a database that answered refused what it was asked."""
     text = str(error).casefold()
     return any(word in text for word in _MISTAKES)
+
+
+def to_plain_folder(folder: Path) -> Path:
+    """Return the folder, or a link to it if MLflow would misread its name (%, ? or #)."""
+    if not any(mark in str(folder.absolute()) for mark in "%?#"):
+        return folder
+    link = user_cache_dir() / "tracking" / digest(str(folder.absolute())) / folder.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        with contextlib.suppress(FileExistsError):  # another process made it meanwhile
+            link.symlink_to(folder.absolute())
+    return link
+
+
+def follow_folder(database: Path, artifacts: Path) -> None:
+    """Let the runs of a local database have their files in `artifacts`, where its folder is now.
+
+    MLflow keeps absolute paths; if the folder has moved, it would make the old one again.
+    """
+    wanted = artifacts.absolute().as_uri()
+    ending = "/" + "/".join(artifacts.parts[-2:])
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (old,) in rows:
+            if not old or old == wanted or not old.endswith(ending):
+                continue
+            logger.info(
+                "%s: the files of its runs are in %s, no longer in %s", database, wanted, old
+            )
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+                (wanted, old),
+            )
+            connection.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
+                " WHERE substr(artifact_uri, 1, ?) = ?",
+                (wanted, len(old) + 1, len(old) + 1, old + "/"),
+            )
 
 
 def _check_host(uri: str, seconds: int) -> None:

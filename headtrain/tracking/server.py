@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurize.errors import CriticError
-from featurize.io.files import digest
 from featurize.io.lock import sole_writer
-from featurize.io.remote import user_cache_dir
 from headtrain.tracking.database import (
     DatabaseDown,
     DatabaseRefused,
     check_answer,
+    follow_folder,
     is_mistake,
     is_network_database,
     with_timeout,
@@ -273,44 +272,6 @@ class MlflowTracker(Tracker):
         if not self.tracking_uri.startswith(("http://", "https://")):
             return "database is locked" in str(error)
         return is_down
-
-
-def to_plain_folder(folder: Path) -> Path:
-    """Return the folder, or a link to it if MLflow would misread its name (%, ? or #)."""
-    if not any(mark in str(folder.absolute()) for mark in "%?#"):
-        return folder
-    link = user_cache_dir() / "tracking" / digest(str(folder.absolute())) / folder.name
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        with contextlib.suppress(FileExistsError):  # another process made it meanwhile
-            link.symlink_to(folder.absolute())
-    return link
-
-
-def follow_folder(database: Path, artifacts: Path) -> None:
-    """Let the runs of a local database have their files in `artifacts`, where its folder is now.
-
-    MLflow keeps absolute paths; if the folder has moved, it would make the old one again.
-    """
-    wanted = artifacts.absolute().as_uri()
-    ending = "/" + "/".join(artifacts.parts[-2:])
-    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        for (old,) in rows:
-            if not old or old == wanted or not old.endswith(ending):
-                continue
-            logger.info(
-                "%s: the files of its runs are in %s, no longer in %s", database, wanted, old
-            )
-            connection.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
-                (wanted, old),
-            )
-            connection.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
-                " WHERE substr(artifact_uri, 1, ?) = ?",
-                (wanted, len(old) + 1, len(old) + 1, old + "/"),
-            )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

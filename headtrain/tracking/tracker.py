@@ -23,9 +23,6 @@ class Tracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of an optimizer step; they may be buffered."""
 
-    def flush(self) -> None:
-        """Write what is buffered."""
-
     def waiting(self) -> list[tuple[int, dict[str, float]]]:
         """Return step and metrics of everything that is buffered."""
         return []
@@ -36,12 +33,7 @@ class Tracker:
     def finish(self, status: Status = "FINISHED") -> None:
         """Write what is buffered and end the run."""
 
-    def log_child(
-        self,
-        name: str,
-        parameters: Mapping[str, str],
-        history: History,
-    ) -> None:
+    def log_child(self, name: str, parameters: Mapping[str, str], history: History) -> None:
         """Log a finished run as a child of this one; `history` is step and metrics."""
 
     def log_evaluation(
@@ -55,10 +47,6 @@ class Tracker:
     def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
         """Return the logged points of those metrics that a run has, in the order of the steps."""
         return {}
-
-
-class NullTracker(Tracker):
-    """Tracks nothing."""
 
 
 @contextmanager

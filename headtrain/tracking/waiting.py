@@ -55,9 +55,7 @@ class WaitingTracker(Tracker):
             begun = self.server.begin(config, known)
         except TrackingDown as error:
             begun = run_id or f"{PREFIX}{uuid.uuid4().hex}"
-            self._wait(begun, error)
-            assert self._kept is not None
-            self._kept.add("begin", config=dict(config), run_id=begun)
+            self._wait(begun, error).add("begin", config=dict(config), run_id=begun)
         else:
             self._send_others()
         return begun
@@ -70,15 +68,7 @@ class WaitingTracker(Tracker):
         self._points.append((step, dict(metrics)))
         is_late = time.monotonic() - self._last_write > SECONDS_BETWEEN_WRITES
         if is_late or len(self._points) >= MAX_METRICS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        if self._kept is None:
-            self._try(self.server.flush)
-        elif self._points:
-            self._kept.add("log_history", history=self._points, at=time.time())
-            self._points, self._last_write = [], time.monotonic()
+            self._keep_points(self._kept)
 
     def waiting(self) -> list[tuple[int, dict[str, float]]]:
         """Return step and metrics of everything that is buffered."""
@@ -86,30 +76,19 @@ class WaitingTracker(Tracker):
 
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         """Attach files to the run, in the run's folder `folder`."""
-        if self._kept is None and self._try(lambda: self.server.log_files(files, folder)):
-            return
-        assert self._kept is not None
-        self._kept.add("log_files", files=files, folder=folder)
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Write what is buffered and end the run; try to send what waits."""
-        if self._kept is None and self._try(lambda: self.server.finish(status)):
-            return
-        assert self._kept is not None
-        self.flush()
-        self._kept.add("finish", status=status)
-        self._lock.close()
-        with contextlib.suppress(TrackingDown):
-            self._send(self._kept)
+        self._log("log_files", files=files, folder=folder)
 
     def log_child(self, name: str, parameters: Mapping[str, str], history: History) -> None:
         """Log a finished run as a child of this one; `history` is step and metrics."""
-        if self._kept is None and self._try(
-            lambda: self.server.log_child(name, parameters, history)
-        ):
-            return
-        assert self._kept is not None
-        self._kept.add("log_child", name=name, parameters=dict(parameters), history=history)
+        self._log("log_child", name=name, parameters=dict(parameters), history=history)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Write what is buffered and end the run; try to send what waits."""
+        self._log("finish", status=status)
+        if self._kept is not None:
+            self._lock.close()
+            with contextlib.suppress(TrackingDown):
+                self._send(self._kept)
 
     def log_evaluation(
         self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
@@ -119,9 +98,8 @@ class WaitingTracker(Tracker):
             self.server.log_evaluation(self._resolve(run_id), metrics, files)
         except TrackingDown as error:
             name = run_id or f"{PREFIX}{uuid.uuid4().hex}"
-            self._wait(name, error)
-            assert self._kept is not None
-            self._kept.add("log_evaluation", run_id=name, metrics=dict(metrics), files=files)
+            kept = self._wait(name, error)
+            kept.add("log_evaluation", run_id=name, metrics=dict(metrics), files=files)
             self._lock.close()
             self._kept = None
         else:
@@ -135,20 +113,30 @@ class WaitingTracker(Tracker):
             logger.warning("%s; the curves of the training are left out", error)
             return {}
 
-    def _try(self, call: Callable[[], None]) -> bool:
-        """Call the server; if it is down, keep what it has not taken and return False."""
+    def _log(self, call: str, **arguments: Any) -> None:
+        """Make a call of the server, or keep it."""
+        if self._kept is None:
+            self._try(lambda: getattr(self.server, call)(**arguments))
+        if self._kept is not None:
+            self._keep_points(self._kept)
+            self._kept.add(call, **arguments)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        """Call the server; if it is down, keep what it has not taken, from now on."""
         try:
             call()
         except TrackingDown as error:
             assert self.server.run_id is not None, "begin comes first"
-            self._wait(self.server.run_id, error)
-            assert self._kept is not None
-            self._kept.add("begin", config={}, run_id=self.server.run_id)
+            kept = self._wait(self.server.run_id, error)
+            kept.add("begin", config={}, run_id=self.server.run_id)
             self._points = self.server.waiting()
-            return False
-        return True
 
-    def _wait(self, run_id: str, error: TrackingDown) -> None:
+    def _keep_points(self, kept: "_Kept") -> None:
+        if self._points:
+            kept.add("log_history", history=self._points, at=time.time())
+            self._points, self._last_write = [], time.monotonic()
+
+    def _wait(self, run_id: str, error: TrackingDown) -> "_Kept":
         logger.warning(
             "%s; going on without it: what it should log waits in %s and is sent by the next"
             " command that reaches it",
@@ -157,6 +145,7 @@ class WaitingTracker(Tracker):
         )
         self._kept = _Kept(self.folder / run_id, self.server)
         self._lock.enter_context(sole_writer(self._kept.folder))
+        return self._kept
 
     def _resolve(self, run_id: str | None) -> str | None:
         """Return the server's id of a run, after sending what waits of it."""

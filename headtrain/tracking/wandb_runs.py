@@ -23,14 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 class WandbTracker(Tracker):
-    """Logs to a project of Weights & Biases; its first failure ends logging with a warning.
+    """Logs to a project of Weights & Biases what another tracker gets, under the same run ids.
 
-    Where the server is, whether it is asked at all (WANDB_MODE=offline) and the key are wandb's own
-    environment variables. The id of a run is the one that MLflow gave it.
+    Its first failure ends logging there with a warning. Where the server is, whether it is asked at
+    all (WANDB_MODE=offline) and the key are wandb's own environment variables.
     """
 
     def __init__(
-        self, project: str, folder: Path, *, run_name: str | None = None, tags: Sequence[str] = ()
+        self,
+        first: Tracker,
+        project: str,
+        folder: Path,
+        *,
+        run_name: str | None = None,
+        tags: Sequence[str] = (),
     ) -> None:
         """`folder` gets wandb's own files, and in offline mode the runs.
 
@@ -41,6 +47,7 @@ class WandbTracker(Tracker):
             raise CriticError(
                 f"wandb.project {project!r}: wandb is not installed; pip install 'critic[wandb]'"
             )
+        self.first = first
         self.project = project
         self.folder = folder
         self.run_name = run_name
@@ -50,21 +57,32 @@ class WandbTracker(Tracker):
         self._is_down = False
 
     def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
-        """Start the run `run_id`, or continue it."""
-        self._run_id = run_id
-        self._try(lambda: self._begin(dict(config), run_id))
-        return run_id
+        """Start a run, or continue it."""
+
+        def begin() -> None:
+            self._run = self._open(name=self.run_name, config=dict(config), id=self._run_id)
+
+        self._run_id = self.first.begin(config, run_id)
+        self._try(begin)
+        return self._run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of an optimizer step; wandb sends them in the background."""
+        self.first.log_metrics(metrics, step)
         self._try(lambda: self._run.log({**metrics, STEP: step}))
+
+    def waiting(self) -> list[tuple[int, dict[str, float]]]:
+        """Return what the other tracker has buffered."""
+        return self.first.waiting()
 
     def log_files(self, files: Sequence[Path], folder: str) -> None:
         """Attach files to the run, in the run's folder `folder`."""
+        self.first.log_files(files, folder)
         self._try(lambda: _save(self._run, files, folder))
 
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what is buffered and end the run."""
+        self.first.finish(status)
         if self._run is not None:
             self._try(lambda: self._run.finish(exit_code=int(status != "FINISHED")))
             self._run = None
@@ -78,6 +96,7 @@ class WandbTracker(Tracker):
                 child.log({**metrics, STEP: step})
             child.finish()
 
+        self.first.log_child(name, parameters, history)
         self._try(log)
 
     def log_evaluation(
@@ -91,10 +110,12 @@ class WandbTracker(Tracker):
             _save(run, files, "")
             run.finish()
 
+        self.first.log_evaluation(run_id, metrics, files)
         self._try(log)
 
-    def _begin(self, config: dict[str, Any], run_id: str | None) -> None:
-        self._run = self._open(name=self.run_name, config=config, id=run_id)
+    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
+        """Return the points that the other tracker has."""
+        return self.first.history(run_id, names)
 
     def _open(self, **options: Any) -> Any:
         """Start or continue a run of W&B whose metrics are plotted over the optimizer step."""
@@ -126,58 +147,6 @@ class WandbTracker(Tracker):
                 " WANDB_BASE_URL, or set WANDB_MODE=offline",
                 one_line(error),
             )
-
-
-class TrackerPair(Tracker):
-    """Logs to two trackers; ids, buffered points and histories are those of the first."""
-
-    def __init__(self, first: Tracker, second: Tracker) -> None:
-        self.first = first
-        self.second = second
-
-    def begin(self, config: Mapping[str, Any], run_id: str | None) -> str | None:
-        """Start or continue a run in both under the id that the first gives it."""
-        return self.second.begin(config, self.first.begin(config, run_id))
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics of an optimizer step."""
-        self.first.log_metrics(metrics, step)
-        self.second.log_metrics(metrics, step)
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        self.first.flush()
-        self.second.flush()
-
-    def waiting(self) -> list[tuple[int, dict[str, float]]]:
-        """Return step and metrics of everything that the first has buffered."""
-        return self.first.waiting()
-
-    def log_files(self, files: Sequence[Path], folder: str) -> None:
-        """Attach files to the run."""
-        self.first.log_files(files, folder)
-        self.second.log_files(files, folder)
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """End the run."""
-        self.first.finish(status)
-        self.second.finish(status)
-
-    def log_child(self, name: str, parameters: Mapping[str, str], history: History) -> None:
-        """Log a finished run as a child of this one."""
-        self.first.log_child(name, parameters, history)
-        self.second.log_child(name, parameters, history)
-
-    def log_evaluation(
-        self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path]
-    ) -> None:
-        """Attach an evaluation to the run that trained the head."""
-        self.first.log_evaluation(run_id, metrics, files)
-        self.second.log_evaluation(run_id, metrics, files)
-
-    def history(self, run_id: str | None, names: Sequence[str]) -> dict[str, list[Point]]:
-        """Return the points that the first has."""
-        return self.first.history(run_id, names)
 
 
 def _quiet_settings() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from headtrain.head.model import DIRECT_SCALE, HeadModel
+from headtrain.head.spec import Masks
 from headtrain.pairs.rng import mix_seed
 
 ONEDNN_MIN = 2**14
@@ -20,13 +21,6 @@ ONEDNN_MIN = 2**14
 
 DROPOUT_LEVELS = 2**16
 """Dropout is a multiple of 1 / this: one random number of 64 bits gives four masked numbers."""
-
-
-class Masks(NamedTuple):
-    """Dropout factors of the two hidden layers: 0, or 1 / (1 - dropout)."""
-
-    first: torch.Tensor  # [*heads, rows, first hidden]
-    second: torch.Tensor  # [*heads, rows, second hidden]
 
 
 class _Saved(NamedTuple):
@@ -119,11 +113,6 @@ class BatchedHeads:
             self._add_gated(flow.mT @ saved.inputs, self._blocks, accumulate)
         self._saved = None
 
-    def norms(self) -> torch.Tensor:
-        """Return the norm of each head's gradient, [heads]."""
-        norms: torch.Tensor = torch.linalg.vector_norm(self.gradients, dim=1)
-        return norms
-
     def _product_weights(self) -> tuple[torch.Tensor, ...]:
         weights = [self._weights[name] for name in self._layers]
         if self._blocks is not None:
@@ -166,6 +155,50 @@ class BatchedHeads:
         mean = (gates * by_gate).mean(-1, keepdim=True)
         self._put(name, gated * gates[..., blocks].unsqueeze(-2), accumulate)
         self._put("mix", gates * (by_gate - mean), accumulate)
+
+
+class AutogradHeads:
+    """Heads on segments, with the interface of `BatchedHeads` but gradients by autograd.
+
+    Everything is computed in float32, head by head.
+    """
+
+    def __init__(self, models: Sequence[HeadModel]) -> None:
+        self.models = list(models)
+        self.heads = () if len(models) == 1 else (len(models),)
+        self.parameters, self.gradients = share_parameters(models)
+        self._values: list[torch.Tensor] = []  # with their graphs
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Widths of the layers of the value."""
+        return self.models[0].hidden_sizes
+
+    def forward(self, inputs: torch.Tensor, masks: Masks | None = None) -> torch.Tensor:
+        """Normalised inputs [*heads, rows, width] -> values [*heads, rows] in float32."""
+        own_inputs = inputs.reshape(len(self.models), *inputs.shape[-2:])
+        own_masks = [None] * len(self.models) if masks is None else self._split(masks)
+        with torch.enable_grad():
+            self._values = [
+                model.train_values(own, mask)
+                for model, own, mask in zip(self.models, own_inputs, own_masks, strict=True)
+            ]
+        return torch.stack(self._values).detach().view(*self.heads, -1)
+
+    def backward(self, gradient: torch.Tensor, *, accumulate: bool) -> None:
+        """Backpropagate d loss / d values [*heads, rows] of the last forward to `gradients`."""
+        pulls = gradient.reshape(len(self.models), -1)
+        for model, values, pull, own in zip(
+            self.models, self._values, pulls, self.gradients, strict=True
+        ):
+            parts = torch.autograd.grad(values, list(model.parameters()), pull)
+            found = torch.cat([part.flatten() for part in parts])
+            own.copy_(own + found if accumulate else found)
+        self._values = []
+
+    def _split(self, masks: Masks) -> list[tuple[torch.Tensor, ...] | None]:
+        shapes = [mask.reshape(len(self.models), *mask.shape[-2:]) for mask in masks]
+        return [tuple(of_head) for of_head in zip(*shapes, strict=True)]
 
 
 def share_parameters(models: Sequence[HeadModel]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -226,22 +259,15 @@ class Dropout:
         """Draw the masks of a batch of a step; those of a row do not depend on num_rows."""
         if self.is_off:
             return None
-        by_seed = {
-            seed: self._draw_words(
-                torch.empty(num_rows * self._width // 4, dtype=torch.int64, device=self._device),
-                seed, step, batch,
-            ).view(torch.int16).view(num_rows, self._width)
-            for seed in self._distinct
-        }  # fmt: skip
-        words = torch.stack([by_seed[seed] for seed in self.seeds])  # [heads, rows, width]
-        return self._to_masks(words)
+        words = self.make_words(1, num_rows)
+        for seed, of_seed in zip(self._distinct, words, strict=True):
+            self._draw_words(of_seed, seed, step, batch)
+        return self.masks(words)
 
-    def make_words(self, num_batches: int, num_rows: int) -> torch.Tensor | None:
-        """Make a buffer for the random numbers of a step, [seeds, batches, numbers]."""
-        if self.is_off:
-            return None
+    def make_words(self, num_batches: int, num_rows: int) -> torch.Tensor:
+        """Make a buffer for the random numbers of batches, [seeds, batches, numbers]."""
         shape = (len(self._distinct), num_batches, num_rows * self._width // 4)
-        return torch.empty(shape, dtype=torch.int64, device=self._device)
+        return torch.empty(shape, dtype=torch.int64, device=self._generator.device)
 
     def fill(self, words: torch.Tensor, step: int) -> None:
         """Draw the random numbers of all batches of a step into a buffer of `make_words`."""
@@ -250,26 +276,17 @@ class Dropout:
                 self._draw_words(of_batch, seed, step, batch)
 
     def masks(self, words: torch.Tensor) -> Masks:
-        """Turn the numbers of a step into the masks of its batches, one after another."""
+        """Turn the numbers of a buffer into the masks of its batches, one after another."""
         rows = words.view(torch.int16).view(len(self._distinct), -1, self._width)
-        return self._to_masks(rows.index_select(0, self._places))
+        own = rows.index_select(0, self._places)  # [heads, rows, width]
+        masks = ((own[0] if len(self.seeds) == 1 else own) >= self._thresholds) * self._scales
+        parts: Masks = masks[..., : sum(self.hidden_sizes)].split(self.hidden_sizes, dim=-1)
+        return parts
 
-    @property
-    def _device(self) -> torch.device:
-        return self._generator.device
-
-    def _to_masks(self, words: torch.Tensor) -> Masks:
-        """Random int16 numbers [heads, rows, width] -> masks."""
-        if len(self.seeds) == 1:
-            words = words[0]
-        first, second = self.hidden_sizes
-        masks = (words >= self._thresholds) * self._scales
-        return Masks(masks[..., :first], masks[..., first : first + second])
-
-    def _draw_words(self, words: torch.Tensor, seed: int, step: int, batch: int) -> torch.Tensor:
-        """Fill int64 words [count] with random bits; returns them."""
+    def _draw_words(self, words: torch.Tensor, seed: int, step: int, batch: int) -> None:
+        """Fill int64 words with random bits."""
         self._generator.manual_seed(mix_seed(seed, step, 1, batch))
-        return words.random_(-(2**63), None, generator=self._generator)
+        words.random_(-(2**63), None, generator=self._generator)
 
 
 @contextlib.contextmanager

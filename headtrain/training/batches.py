@@ -6,17 +6,20 @@ an epoch, and the position of a run is one number. A row is scored once per batc
 terms use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from featurize.arrays import Floats32, Ints
+from headtrain.metrics.groups import ranks_within
 from headtrain.pairs.rng import mix_seed
 from headtrain.training.objective import Objective, Terms
+
+Tables: TypeAlias = dict[str, npt.NDArray[Any]]
 
 STEPS_AT_ONCE = 32
 """Optimizer steps laid out together, which makes the cost per step negligible."""
@@ -143,43 +146,74 @@ class BatchMaker:
 
     def _combine(self, heads: Sequence[HeadLayout]) -> list[Batch]:
         """Combine the heads: a batch has as many rows and terms as its longest head."""
-        num_heads = len(heads)
+        number = len(heads)
         num_rows = np.max([np.bincount(one.row_batches) for one in heads], axis=0)  # [batches]
         num_terms = np.max([np.bincount(one.batches) for one in heads], axis=0)
-        rows = np.zeros(num_rows.sum() * num_heads, np.int64)
-        # NOTE: padding compares a value of its own head: NaN of another times a share of 0 is NaN.
-        own = np.arange(num_heads) * num_rows[:, None]  # [batches, heads]
-        first = np.repeat(own.reshape(-1), np.repeat(num_terms, num_heads))
-        second, labels = first.copy(), np.zeros(len(first), np.float32)
-        shares = np.zeros(len(first), np.float32)
-        for head, one in enumerate(heads):
-            rows[_positions(one.row_batches, num_rows, num_heads, head)] = one.rows
-            terms = _positions(one.batches, num_terms, num_heads, head)
-            offsets = head * num_rows[one.batches]  # of its values among those of all heads
-            first[terms] = one.first + offsets
-            shares[terms] = one.shares
-            if one.second is not None:
-                second[terms] = one.second + offsets
-            if one.terms.labels is not None:
-                labels[terms] = one.terms.labels
-        features = self.objectives[0].features
-        row_parts = _split(rows, num_rows * num_heads, features.device)
-        firsts, seconds, label_parts, share_parts = (
-            _split(column, num_terms * num_heads, self.device)
-            for column in (first, second, labels, shares)
+        tables = fill_tables(
+            heads,
+            lambda head, batches: batches * number + head,
+            row_sizes=np.repeat(num_rows, number),
+            term_sizes=np.repeat(num_terms, number),
+            value_starts=(np.arange(number) * num_rows[:, None]).reshape(-1),
+        )
+        on_features = self.objectives[0].features.device
+        rows = _split(tables["rows"], num_rows * number, on_features)
+        first, second, labels, shares = (
+            _split(tables[name], num_terms * number, self.device)
+            for name in ("first", "second", "labels", "shares")
         )
         is_paired = heads[0].second is not None
         return [
             Batch(
-                num_rows=int(num_rows[number]),
-                rows=row_parts[number],
-                first=firsts[number],
-                second=seconds[number] if is_paired else None,
-                labels=None if is_paired else label_parts[number],
-                shares=share_parts[number],
+                num_rows=int(num_rows[place]),
+                rows=rows[place],
+                first=first[place],
+                second=second[place] if is_paired else None,
+                labels=None if is_paired else labels[place],
+                shares=shares[place],
             )
-            for number in range(len(num_rows))
+            for place in range(len(num_rows))
         ]
+
+
+def fill_tables(
+    heads: Sequence[HeadLayout],
+    block_of: Callable[[int, Ints], Ints],
+    *,
+    row_sizes: Ints,
+    term_sizes: Ints,
+    value_starts: Ints,
+) -> Tables:
+    """Lay out the batches of all heads side by side, each padded to the size of its block.
+
+    Args:
+        heads: batches of each head.
+        block_of: number of the block of a head's batches.
+        row_sizes: rows of each block, [blocks].
+        term_sizes: terms of each block, [blocks].
+        value_starts: index of the block's first value among those of a pass, [blocks].
+
+    Returns:
+        rows [rows of all blocks], and first, second, labels, shares [terms of all blocks].
+    """
+    row_starts, term_starts = (np.cumsum(sizes) - sizes for sizes in (row_sizes, term_sizes))
+    # NOTE: padding compares a value of its own block with itself, at a share of 0: NaN of another
+    # head times 0 would be NaN.
+    first = np.repeat(value_starts, term_sizes)
+    second, rows = first.copy(), np.zeros(row_sizes.sum(), np.int64)
+    labels, shares = np.zeros((2, len(first)), np.float32)
+    for head, one in enumerate(heads):
+        own = row_starts[block_of(head, one.row_batches)]
+        rows[own + ranks_within(np.bincount(one.row_batches))] = one.rows
+        blocks = block_of(head, one.batches)
+        terms = term_starts[blocks] + ranks_within(np.bincount(one.batches))
+        first[terms] = one.first + value_starts[blocks]
+        shares[terms] = one.shares
+        if one.second is not None:
+            second[terms] = one.second + value_starts[blocks]
+        if one.terms.labels is not None:
+            labels[terms] = one.terms.labels
+    return {"rows": rows, "first": first, "second": second, "labels": labels, "shares": shares}
 
 
 def _split(
@@ -187,14 +221,3 @@ def _split(
 ) -> tuple[torch.Tensor, ...]:
     parts: tuple[torch.Tensor, ...] = torch.from_numpy(column).to(device).split(sizes.tolist())
     return parts
-
-
-def _positions(batches: Ints, sizes: Ints, num_heads: int, head: int) -> Ints:
-    """Positions of one head's entries in a column that has all heads of a batch in turn.
-
-    `sizes` are the padded lengths of a head's part, [batches].
-    """
-    starts = np.cumsum(sizes * num_heads) - sizes * num_heads + sizes * head  # [batches]
-    counts = np.bincount(batches, minlength=len(sizes))
-    within = np.arange(len(batches)) - (np.cumsum(counts) - counts)[batches]
-    return starts[batches] + within

@@ -22,7 +22,7 @@ from featurize.arrays import Ints
 from featurize.errors import CriticError
 from headtrain.features.inputs import ROWS_AT_ONCE
 from headtrain.features.memory import gather
-from headtrain.metrics.shrinkage import oas_share
+from headtrain.head.distance import oas_share
 from headtrain.settings import TrainingSettings
 from headtrain.training.objective import Objective
 
@@ -74,12 +74,6 @@ def fit_direction(objective: Objective, settings: TrainingSettings, device: torc
     )
 
 
-def oas_shrinkage(moment: torch.Tensor, count: int) -> float:
-    """Return the share of the identity in a second moment [width, width] of `count` draws."""
-    squares, trace = float(moment.square().sum()), float(moment.trace())
-    return oas_share(squares, trace, len(moment), count)
-
-
 def _contrast(
     objective: Objective, shares: torch.Tensor, settings: TrainingSettings
 ) -> torch.Tensor:
@@ -119,7 +113,10 @@ def _fisher(
     level = moment.trace() / len(moment)
     if not level > 0:
         return mean  # all differences are 0, which the caller refuses
-    share = oas_shrinkage(moment, count) if shrinkage is None else shrinkage
+    share = shrinkage
+    if share is None:
+        squares, trace = float(moment.square().sum()), float(moment.trace())
+        share = oas_share(squares, trace, len(moment), count)
     shrunk = (1 - share) * moment
     shrunk.diagonal().add_(share * level)
     direction: torch.Tensor = torch.linalg.solve(shrunk, mean)

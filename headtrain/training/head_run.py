@@ -1,13 +1,17 @@
 """The run of one head: steps, validations and checkpoints, from the last checkpoint to the end."""
 
+import contextlib
 import dataclasses
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featurize.errors import CriticError
+from headtrain.features.inputs import HeadInputs
 from headtrain.head.checkpoint import (
     RECORD_FILE,
     WEIGHTS_FILE,
@@ -18,29 +22,19 @@ from headtrain.head.checkpoint import (
     write_decision,
     write_head,
 )
+from headtrain.head.model import EnsembleModel
 from headtrain.metrics.calibration import Decision
-from headtrain.metrics.pairwise import PairwiseAccuracy
-from headtrain.settings import CheckpointSettings
+from headtrain.metrics.pairwise import NotFiniteError, PairwiseAccuracy
+from headtrain.settings import CheckpointSettings, TrainingSettings
 from headtrain.tracking.tracker import Tracker
-from headtrain.training.loop import HeadJob, Trainer, refuse_divergence, refusing_overflow
+from headtrain.training.loop import HeadJob, Trainer
 from headtrain.training.resume import Best, RunFolder, RunState, has_head
-from headtrain.training.validation import HOLDOUT, Validation
+from headtrain.training.validation import HOLDOUT, measure_accuracy
 
 logger = logging.getLogger(__name__)
 
 TRAIN_SUBSET = "train_subset"
 """Train problems that are measured as validation is, without dropout."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainProgress:
-    """A progress report of a run."""
-
-    step: int
-    num_steps: int
-    metrics: dict[str, float]
-    """Means since the last report; valid/... after a validation."""
-    seconds: float
 
 
 @dataclass(kw_only=True)
@@ -49,18 +43,19 @@ class HeadRun:
 
     folder: RunFolder
     trainer: Trainer  # of one head
-    validations: Mapping[str, Validation]
-    train_subset: Validation
+    validations: Mapping[str, HeadInputs]
+    train_subset: HeadInputs
     settings: CheckpointSettings
     record: HeadRecord
     decide: Callable[[TrainedHead], Decision]
     tracker: Tracker
-    progress: Callable[[TrainProgress], None] | None
+    progress: Callable[[int, int], None] | None
+    """Gets the steps done and their number."""
     state: RunState = field(default_factory=RunState)
     resumed_from_step: int | None = None
     train_metrics: dict[str, float] = field(default_factory=dict)
-    train_accuracy: PairwiseAccuracy | None = None
-    """Of the train subset, at the last checkpoint."""
+    accuracies: dict[str, PairwiseAccuracy] = field(default_factory=dict)
+    """Of the train subset and the validations, at the last checkpoint."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -70,38 +65,47 @@ class HeadRun:
 
     def train(self) -> dict[str, Any]:
         """Take the remaining steps; returns the outcome as run.json keeps it."""
-        every = self.settings.save_checkpoint_every
-        interval = max(1, round(every * self.trainer.steps_per_epoch)) if every else None
-        training = self.job.settings
+        num_steps, interval = self.trainer.num_steps, self._checkpoint_interval()
         step = self._resume()
-        while step < self.trainer.num_steps and not self._is_patience_over():
+        while step < num_steps and not self._is_patience_over():
             self.trainer.take_step(step)
             step += 1
-            is_last = step == self.trainer.num_steps
-            is_checkpoint = is_last or (interval is not None and step % interval == 0)
-            if is_checkpoint or step % training.log_interval == 0:
-                (metrics,) = self.trainer.read_means()
-                refuse_divergence(metrics, step, training)
-                self.train_metrics = metrics
-                with refusing_overflow(step, training):
-                    measured = self._measure_train() if is_checkpoint else {}
-                    valid = self._validate(step) if is_checkpoint else {}
-                means = {f"train/{key}": metrics[key] for key in metrics}
-                self._report(step, means | measured | valid)
-                if is_checkpoint:
-                    self._save(step, valid, is_last=is_last or self._is_patience_over())
+            if step == num_steps or step % interval == 0:
+                self._report(step, self._read_means(step) | self._check(step))
+                self._save(step, is_last=step == num_steps or self._is_patience_over())
+            elif step % self.job.settings.log_interval == 0:
+                self._report(step, self._read_means(step))
         self._publish()
         best = self.state.best
         return {
             "num_steps": step,
-            "stopped_early": step < self.trainer.num_steps,
+            "stopped_early": step < num_steps,
             "train_metrics": self.train_metrics,
-            **self._train_outcome(),
+            **self._train_accuracy(),
             "best": dataclasses.asdict(best) if best else None,
             "seconds": self._seconds(),
             "has_best": best is not None and self.settings.save_best,
             "has_final": self.settings.save_final,
         }
+
+    def _train_accuracy(self) -> dict[str, float | None]:
+        """The accuracy of the best head on the train subset; without a best one, of the last."""
+        if (best := self.state.best) is None:
+            return {**_prefixed("train", self.accuracies.get(TRAIN_SUBSET))}
+        names = ("train_over_problems", "train_over_pairs")
+        return {name: getattr(best, name) for name in names}
+
+    def _checkpoint_interval(self) -> int:
+        """Steps between two checkpoints; those of the run if it has one at its end alone."""
+        every = self.settings.save_checkpoint_every
+        if every is None:
+            return self.trainer.num_steps
+        return max(1, round(every * self.trainer.steps_per_epoch))
+
+    def _read_means(self, step: int) -> dict[str, float]:
+        (self.train_metrics,) = self.trainer.read_means()
+        refuse_divergence(self.train_metrics, step, self.job.settings)
+        return {f"train/{key}": value for key, value in self.train_metrics.items()}
 
     def _resume(self) -> int:
         """Restore the last checkpoint; returns the first step to take."""
@@ -122,34 +126,18 @@ class HeadRun:
         patience = self.job.settings.early_stopping_patience
         return patience is not None and self.state.num_since_best >= patience
 
-    def _measure_train(self) -> dict[str, float]:
-        """Measure the train subset; it selects nothing."""
-        self.train_accuracy = self.train_subset.measure(self.job.model)
-        return _named(TRAIN_SUBSET, self.train_accuracy)
-
-    def _train_outcome(self) -> dict[str, float | None]:
-        """The accuracy of the best head on the train subset, of the last one without a best."""
-        if self.state.best is not None:
-            best = self.state.best
-            return {
-                "train_over_problems": best.train_over_problems,
-                "train_over_pairs": best.train_over_pairs,
+    def _check(self, step: int) -> dict[str, float]:
+        """Measure the head, and save it if it is the best so far; returns all accuracies."""
+        sets = {TRAIN_SUBSET: self.train_subset, **self.validations}
+        with refusing_overflow(step, self.job.settings):
+            self.accuracies = {
+                name: measure_accuracy(self.job.model, inputs) for name, inputs in sets.items()
             }
-        last = self.train_accuracy
-        return {
-            "train_over_problems": last.over_problems if last else None,
-            "train_over_pairs": last.over_pairs if last else None,
-        }
+        if self.validations:
+            self._select(step, by=next(iter(self.validations)))
+        return _named(self.accuracies)
 
-    def _validate(self, step: int) -> dict[str, float]:
-        """Measure the head, and save it if it is the best so far."""
-        if not self.validations:
-            return {}
-        found = {name: one.measure(self.job.model) for name, one in self.validations.items()}
-        metrics: dict[str, float] = {}
-        for name, one in found.items():
-            metrics |= _named(name, one)
-        by, accuracy = next(iter(found.items()))
+    def _select(self, step: int, by: str) -> None:
         state = dataclasses.replace(
             self.state,
             num_validations=self.state.num_validations + 1,
@@ -157,38 +145,40 @@ class HeadRun:
         )
         # NOTE: best is written before the state that mentions it: a kill in between repeats this
         # step, which writes best again. In the other order best could be lost.
-        if state.best is None or accuracy.over_problems > state.best.over_problems:
-            best = _best(step, accuracy, found.get(HOLDOUT), self.train_accuracy)
+        over_problems = self.accuracies[by].over_problems
+        if state.best is None or over_problems > state.best.over_problems:
+            best = Best(
+                step=step,
+                **self.accuracies[by]._asdict(),
+                **_prefixed("holdout", self.accuracies.get(HOLDOUT)),
+                **_prefixed("train", self.accuracies[TRAIN_SUBSET]),
+            )
             state = dataclasses.replace(state, best=best, num_since_best=0)
             if self.settings.save_best:
                 selection = {"by": f"{by}/accuracy_over_problems", "of": state.num_validations}
-                self._write(self.folder.best, step, metrics, selection)
+                self._write(self.folder.best, step, selection)
         self.state = state
-        return metrics
 
-    def _save(self, step: int, valid: dict[str, float], *, is_last: bool) -> None:
+    def _save(self, step: int, *, is_last: bool) -> None:
         """Write a checkpoint to resume from, or at the end the final head."""
         if is_last:
             if self.settings.save_final:
-                self._write(self.folder.final, step, valid, {"by": "last step"})
+                self._write(self.folder.final, step, {"by": "last step"})
             return
-        self._write(self.folder.step_folder(step), step, valid)
+        self._write(self.folder.step_folder(step), step)
         state = dataclasses.replace(
             self.state, step=step, seconds=self._seconds(), unwritten=self.tracker.waiting()
         )
         self.folder.write_state(state, self.trainer.optimizer)
         self.folder.prune(step, self.settings.save_total_limit)
 
-    def _write(
-        self,
-        folder: Path,
-        step: int,
-        metrics: dict[str, float],
-        selection: dict[str, Any] | None = None,
-    ) -> None:
+    def _write(self, folder: Path, step: int, selection: dict[str, Any] | None = None) -> None:
         """Write a head; one that was selected is also uploaded if the settings say so."""
-        fields: dict[str, Any] = {"step": step, "metrics": metrics, "selection": selection or {}}
-        write_head(folder, self.job.model, dataclasses.replace(self.record, **fields))
+        valid = {name: one for name, one in self.accuracies.items() if name in self.validations}
+        record = dataclasses.replace(
+            self.record, step=step, metrics=_named(valid), selection=selection or {}
+        )
+        write_head(folder, EnsembleModel([self.job.model]), record)
         if selection:
             self._upload(folder)
 
@@ -211,34 +201,54 @@ class HeadRun:
     def _report(self, step: int, metrics: dict[str, float]) -> None:
         self.tracker.log_metrics(metrics, step)
         if self.progress is not None:
-            self.progress(
-                TrainProgress(
-                    step=step,
-                    num_steps=self.trainer.num_steps,
-                    metrics=metrics,
-                    seconds=self._seconds(),
-                )
-            )
+            self.progress(step, self.trainer.num_steps)
 
     def _seconds(self) -> float:
         return self.state.seconds + time.monotonic() - self.started
 
 
-def _named(name: str, accuracy: PairwiseAccuracy) -> dict[str, float]:
-    return {f"{name}/accuracy_{key}": value for key, value in accuracy._asdict().items()}
+def _named(accuracies: Mapping[str, PairwiseAccuracy]) -> dict[str, float]:
+    return {
+        f"{name}/accuracy_{key}": value
+        for name, accuracy in accuracies.items()
+        for key, value in accuracy._asdict().items()
+    }
 
 
-def _best(
-    step: int,
-    accuracy: PairwiseAccuracy,
-    holdout: PairwiseAccuracy | None,
-    train: PairwiseAccuracy | None,
-) -> Best:
-    return Best(
-        step=step,
-        **accuracy._asdict(),
-        holdout_over_problems=holdout.over_problems if holdout else None,
-        holdout_over_pairs=holdout.over_pairs if holdout else None,
-        train_over_problems=train.over_problems if train else None,
-        train_over_pairs=train.over_pairs if train else None,
+def _prefixed(name: str, accuracy: PairwiseAccuracy | None) -> dict[str, float]:
+    values = accuracy._asdict() if accuracy else {}
+    return {f"{name}_{key}": value for key, value in values.items()}
+
+
+def refuse_divergence(means: dict[str, float], num_done: int, settings: TrainingSettings) -> None:
+    """Stop a run whose loss or gradient is NaN or inf.
+
+    Raises:
+        CriticError: always in that case.
+    """
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(means[name]):
+            raise CriticError(f"{name} is {means[name]} by step {num_done}; {_remedy(settings)}")
+
+
+@contextlib.contextmanager
+def refusing_overflow(num_done: int, settings: TrainingSettings) -> Iterator[None]:
+    """Say what to change where the values of a head have become NaN or inf.
+
+    Raises:
+        CriticError: always in that case.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise CriticError(
+            f"the head's values are no longer finite by step {num_done} ({error}); "
+            f"{_remedy(settings)}"
+        ) from error
+
+
+def _remedy(settings: TrainingSettings) -> str:
+    return (
+        f"lower training.value_head_learning_rate {settings.value_head_learning_rate} or "
+        "training.max_grad_norm"
     )

@@ -4,30 +4,27 @@ It trains several heads as one batch of heads; a single head is a batch of one. 
 a head does not depend on the others: its order, dropout and gradient are its own.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from featurize.errors import CriticError
 from headtrain.features.memory import gather
 from headtrain.head.model import HeadModel
 from headtrain.head.spec import HeadSpec
-from headtrain.metrics.pairwise import NotFiniteError
-from headtrain.settings import TrainingSettings
-from headtrain.training.autograd_heads import AutogradHeads
-from headtrain.training.batched_heads import BatchedHeads, Dropout
+from headtrain.settings import SchedulerSettings, TrainingSettings
+from headtrain.training.batched_heads import AutogradHeads, BatchedHeads, Dropout
 from headtrain.training.batches import Batch, BatchMaker
 from headtrain.training.closed_form import fit_direction
 from headtrain.training.loss import Loss, Statistics, make_loss
 from headtrain.training.objective import Objective
-from headtrain.training.optimizer import BatchedAdamW, learning_rate_factor
-from headtrain.training.stepper import Run, Stepper, record_graph
 
 MAX_WAITING = 16
 """Batches measured together: one by one it would cost a tenth of a step."""
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +47,6 @@ def batch_key(spec: HeadSpec, settings: TrainingSettings) -> Hashable:
     return (*key, *(getattr(settings, name) for name in names))
 
 
-def _make_heads(jobs: Sequence[HeadJob], *, is_mixed: bool) -> AutogradHeads | BatchedHeads:
-    """Put models into one batch of heads; those on segments have gradients by autograd."""
-    models = [job.model for job in jobs]
-    if models[0].spec.layout:
-        return AutogradHeads(models)
-    return BatchedHeads(models, product_dtype=torch.bfloat16 if is_mixed else torch.float32)
-
-
 class Trainer:
     """Takes optimizer steps and accumulates the means of what training reports.
 
@@ -71,28 +60,22 @@ class Trainer:
         *,
         device: torch.device,
         mixed_precision: bool,
-        is_padded: bool | None = None,
-        record: Callable[[Run], Run] | None = None,
     ) -> None:
-        """Prepare to train.
-
-        Args:
-            jobs: the heads.
-            device: where the heads are.
-            mixed_precision: multiply in bfloat16, on CUDA only; heads on segments never do.
-            is_padded: take padded steps, all batches of a step in one pass; default: on CUDA only.
-                The weights are the same but for rounding, with the dropout of the same device.
-                Heads on segments take none.
-            record: makes a faster function of one that runs a padded step; default: a CUDA graph.
-        """
+        """`mixed_precision` multiplies in bfloat16, on CUDA only; heads on segments never do."""
         settings, objective = jobs[0].settings, jobs[0].objective
         assert len({batch_key(job.model.spec, job.settings) for job in jobs}) == 1
         assert all(job.objective.features is objective.features for job in jobs)
         assert all(job.objective.num_items == objective.num_items for job in jobs)
         self.jobs = list(jobs)
         self.device = device
+        models = [job.model for job in jobs]
         # NOTE: on a CPU bfloat16 does not make a small head faster, so it is off there.
-        self.heads = _make_heads(jobs, is_mixed=mixed_precision and device.type == "cuda")
+        is_mixed = mixed_precision and device.type == "cuda"
+        self.heads: AutogradHeads | BatchedHeads = (
+            AutogradHeads(models)
+            if models[0].spec.layout is not None
+            else BatchedHeads(models, product_dtype=torch.bfloat16 if is_mixed else torch.float32)
+        )
         self.optimizer = BatchedAdamW(
             self.heads.parameters,
             self.heads.gradients,
@@ -117,28 +100,10 @@ class Trainer:
         self.loss = make_loss(settings)
         self.means = RunningMeans(self.loss, len(jobs), device)
         rates = [job.settings.dropout for job in jobs]
-        self._dropout = Dropout(rates, seeds, self.heads.hidden_sizes, device)
+        self.dropout = Dropout(rates, seeds, self.heads.hidden_sizes, device)
         limits = [job.settings.max_grad_norm for job in jobs]
         self._is_clipped = any(limit is not None for limit in limits)
         self._limits = torch.tensor([limit or math.inf for limit in limits], device=device)
-        is_padded = device.type == "cuda" if is_padded is None else is_padded
-        self._stepper = self._make_stepper(record) if is_padded else None
-
-    def _make_stepper(self, record: Callable[[Run], Run] | None) -> Stepper | None:
-        """What takes padded steps; None for heads on segments."""
-        if not isinstance(self.heads, BatchedHeads):
-            return None
-        return Stepper(
-            heads=self.heads,
-            batches=self.batches,
-            loss=self.loss,
-            dropout=self._dropout,
-            device=self.device,
-            rates_of=self._rates_of,
-            measure=self.means.measure,
-            update=self._update,
-            record=record or (record_graph if self.device.type == "cuda" else None),
-        )
 
     def take_step(self, step: int) -> None:
         """Take optimizer step `step`, counted from 0, without waiting for the device."""
@@ -146,13 +111,14 @@ class Trainer:
         if self._is_closed_form:
             self._fit()
             return
-        self.learning_rates = self._rates_of(step)
-        if self._stepper is not None:
-            self._stepper.take(step)
-            return
+        self.learning_rates = self.rates_of(step)
+        self.step(step)
+
+    def step(self, step: int) -> None:
+        """Compute the gradients of a step and update the weights."""
         for number, batch in enumerate(self.batches.read(step)):
             self._add_gradients(step, number, batch)
-        self._update(self.learning_rates)
+        self.update(self.learning_rates)
 
     def read_means(self) -> list[dict[str, float]]:
         """Return the means of every head since the last call; only this waits for the device."""
@@ -161,7 +127,8 @@ class Trainer:
             for means, rate in zip(self.means.read(), self.learning_rates, strict=True)
         ]
 
-    def _rates_of(self, step: int) -> list[float]:
+    def rates_of(self, step: int) -> list[float]:
+        """Return the learning rates of a step, [heads]."""
         return [
             job.settings.value_head_learning_rate
             * learning_rate_factor(step, self.num_steps, job.settings.lr_scheduler)
@@ -177,9 +144,9 @@ class Trainer:
             job.model.get_parameter("head.linear.weight").copy_(weight[None])
             self.means.measure_head(number, correct, incorrect, shares)
 
-    def _update(self, learning_rates: list[float] | torch.Tensor) -> None:
+    def update(self, learning_rates: list[float] | torch.Tensor) -> None:
         """Clip the gradients and take the optimizer step."""
-        norms = self.heads.norms()
+        norms = torch.linalg.vector_norm(self.heads.gradients, dim=1)  # [heads]
         self.means.add_norms(norms)
         # NOTE: the inverse of the factor that torch.nn.utils.clip_grad_norm_ multiplies by.
         scales = ((norms + 1e-6) / self._limits).clamp_(min=1.0) if self._is_clipped else None
@@ -187,7 +154,7 @@ class Trainer:
 
     def _add_gradients(self, step: int, number: int, batch: Batch) -> None:
         features = self.jobs[0].objective.features
-        masks = self._dropout.draw(step, number, batch.num_rows)
+        masks = self.dropout.draw(step, number, batch.num_rows)
         inputs = gather(features, batch.rows, self.device)  # [heads * rows, width]
         shape = (*self.heads.heads, batch.num_rows)
         values = self.heads.forward(inputs.view(*shape, -1), masks).reshape(-1)
@@ -271,33 +238,77 @@ class RunningMeans:
         self.measure(first, other, shares)
 
 
-def refuse_divergence(means: dict[str, float], num_done: int, settings: TrainingSettings) -> None:
-    """Stop a run whose loss or gradient is NaN or inf.
+class BatchedAdamW:
+    """torch.optim.AdamW on each row of [heads, parameters], at a quarter of its cost.
 
-    Raises:
-        CriticError: always in that case.
+    torch.optim.AdamW spends more time on bookkeeping than such small heads on everything else, so
+    this calls its fused kernel directly. The kernel divides the gradient by a scale, which clips it
+    without another pass.
     """
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(means[name]):
-            raise CriticError(
-                f"{name} is {means[name]} by step {num_done}; lower "
-                f"training.value_head_learning_rate {settings.value_head_learning_rate} "
-                "or training.max_grad_norm"
+
+    def __init__(
+        self, parameters: torch.Tensor, gradients: torch.Tensor, weight_decays: list[float]
+    ) -> None:
+        self.weight_decays = weight_decays
+        self.step_count = torch.zeros((), device=parameters.device)
+        self.mean = torch.zeros_like(parameters)
+        self.square = torch.zeros_like(parameters)
+        self._rows = [
+            tuple([row] for row in rows)
+            for rows in zip(parameters, gradients, self.mean, self.square, strict=True)
+        ]
+
+    def step(self, learning_rates: list[float] | torch.Tensor, scales: torch.Tensor | None) -> None:
+        """Update every head with its gradient divided by its scale, [heads].
+
+        Learning rates [heads] in a tensor are read when the update runs.
+        """
+        self.step_count += 1
+        for head, (parameters, gradients, mean, square) in enumerate(self._rows):
+            torch._fused_adamw_(
+                parameters,
+                gradients,
+                mean,
+                square,
+                [],
+                [self.step_count],
+                lr=learning_rates[head],
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                weight_decay=self.weight_decays[head],
+                eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=None if scales is None else scales[head],
             )
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the state to resume from, on the CPU."""
+        tensors = {"step": self.step_count, "mean": self.mean, "square": self.square}
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
-@contextlib.contextmanager
-def refusing_overflow(num_done: int, settings: TrainingSettings) -> Iterator[None]:
-    """Say what to change where the values of a head have become NaN or inf.
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore a state."""
+        self.step_count.copy_(state["step"])
+        self.mean.copy_(state["mean"])
+        self.square.copy_(state["square"])
 
-    Raises:
-        CriticError: always in that case.
+
+def learning_rate_factor(step: int, num_steps: int, settings: SchedulerSettings) -> float:
+    """Return the share of the peak learning rate at optimizer step `step` of num_steps, from 0.
+
+    With w = ceil(num_steps * warmup_ratio) warm-up steps:
+        step < w:  (step + 1) / w
+        cosine:    m + (1 - m) * (1 + cos(pi * (step - w) / (num_steps - w))) / 2,  m = min_lr_ratio
+        constant:  1
+    Steps past the end keep the last value.
     """
-    try:
-        yield
-    except NotFiniteError as error:
-        raise CriticError(
-            f"the head's values are no longer finite by step {num_done} ({error}); lower "
-            f"training.value_head_learning_rate {settings.value_head_learning_rate} "
-            "or training.max_grad_norm"
-        ) from error
+    # NOTE: step + 1, while transformers starts from 0: a run of one step must change the weights.
+    num_warmup = math.ceil(num_steps * settings.warmup_ratio)
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    if settings.type == "constant":
+        return 1.0
+    progress = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
+    cosine = (1 + math.cos(math.pi * progress)) / 2
+    return settings.min_lr_ratio + (1 - settings.min_lr_ratio) * cosine

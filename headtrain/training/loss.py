@@ -122,16 +122,12 @@ class PointLoss:
         return Statistics(costs, is_right, values * other, other, values * rest, rest)
 
 
-def _pair_loss(settings: TrainingSettings) -> PairLoss:
-    return PairLoss(
+LOSSES: Mapping[str, Callable[[TrainingSettings], Loss]] = {
+    "pairwise": lambda settings: PairLoss(
         margin=settings.margin,
         label_smoothing=settings.label_smoothing,
         center_coefficient=settings.center_coefficient,
-    )
-
-
-LOSSES: Mapping[str, Callable[[TrainingSettings], Loss]] = {
-    "pairwise": _pair_loss,
+    ),
     "pointwise": lambda settings: PointLoss(kind=settings.pointwise_loss),
 }
 """The losses by the name that training.loss_type gives them."""
@@ -140,11 +136,6 @@ LOSSES: Mapping[str, Callable[[TrainingSettings], Loss]] = {
 def make_loss(settings: TrainingSettings) -> Loss:
     """Make the loss of the settings."""
     return LOSSES[settings.loss_type](settings)
-
-
-def bradley_terry_loss(differences: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(V+ - V-), averaged over the differences [batch]."""
-    return -functional.logsigmoid(differences).mean()
 
 
 def pairwise_ranking_loss(
@@ -161,7 +152,8 @@ def pairwise_ranking_loss(
     Raises:
         ValueError: a mask row has no token, a value is NaN, or the shapes do not fit.
     """
-    return bradley_terry_loss(_checked_differences(v_pos, v_neg, mask_pos, mask_neg))
+    differences = _checked_differences(v_pos, v_neg, mask_pos, mask_neg)
+    return -functional.logsigmoid(differences).mean()
 
 
 @torch.no_grad()
@@ -177,18 +169,6 @@ def compute_pairwise_accuracy(
     """
     differences = _checked_differences(v_pos, v_neg, mask_pos, mask_neg)
     return (differences > 0).double().mean().item()
-
-
-def pointwise_loss(
-    values: torch.Tensor, labels: torch.Tensor, kind: Literal["bce", "mse"]
-) -> torch.Tensor:
-    """Loss of single samples against their labels, both [batch].
-
-    bce reads a value as the log-odds of being correct; mse as the probability itself.
-    """
-    if kind not in ("bce", "mse"):
-        raise ValueError(f"pointwise_loss {kind!r} is unknown; use bce or mse")
-    return PointLoss(kind=kind).costs(values, labels.to(values.dtype)).mean()
 
 
 def sample_values(values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

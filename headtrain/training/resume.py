@@ -3,7 +3,7 @@
 run.json                      what determines the run, written first; its result, written last
 step-00000200/                a checkpoint to resume from: head and optimizer; state.json last
 best/  final/                 heads to use
-new/                          a run that will replace this one (replace.py)
+new/                          a run that will replace this one (Replacement)
 writer.lock                   held while a run trains (featurize/io/lock.py)
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from featurize.io.files import atomic_path, checksum, read_json, write_json
+from featurize.io.lock import sole_writer
 from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError, load_head
 from headtrain.settings import TrainingSettings
-from headtrain.training.optimizer import BatchedAdamW
+from headtrain.training.loop import BatchedAdamW
 
 FORMAT_VERSION = 2
 STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
+RUN_FILE, SWAP_FILE = "run.json", "swap.json"
 
 _ADDED_SETTINGS = {
     "value_head_width": None,
@@ -59,7 +61,7 @@ class RunFile:
     """run.json of a folder: the identity of a run (all that determines it), and its outcome."""
 
     def __init__(self, folder: Path, format_version: int) -> None:
-        self.path = folder / "run.json"
+        self.path = folder / RUN_FILE
         self._format_version = format_version
 
     def read(self) -> dict[str, Any] | None:
@@ -242,6 +244,66 @@ class RunFolder:
 
     def _step_folders(self) -> list[Path]:
         return sorted(self.path.glob("step-" + "[0-9]" * 8))
+
+
+class Replacement:
+    """A run that replaces the one in a folder: complete before anything old is deleted.
+
+    It is built in `new/`. When it is finished, new/swap.json lists what it has made, and each of
+    these takes its place in the folder, run.json last. A swap that was interrupted is completed by
+    the next run.
+    """
+
+    def __init__(self, folder: Path, patterns: Sequence[str]) -> None:
+        """`patterns` match all that a run of this kind writes into the folder."""
+        self.folder = folder
+        self.path = folder / "new"
+        self._patterns = patterns
+
+    def complete_interrupted(self) -> None:
+        """Complete a swap that has begun and not ended, if there is one."""
+        if (self.path / SWAP_FILE).exists():
+            with sole_writer(self.folder):
+                self._complete()
+
+    def begin(self) -> Path:
+        """Return the empty folder to build the new run in."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        return self.path
+
+    def finish(self) -> None:
+        """Put the finished run in place of the old one."""
+        names = [item.name for item in self._items(self.path)]
+        write_json(self.path / SWAP_FILE, sorted(names))
+        self._complete()
+
+    def _complete(self) -> None:
+        """Take the steps of a swap that are left."""
+        names = read_json(self.path / SWAP_FILE)
+        if (self.path / RUN_FILE).exists():
+            (self.folder / RUN_FILE).unlink(missing_ok=True)
+        for name in names:
+            if (self.path / name).exists():
+                self._set_aside(self.folder / name)
+                (self.path / name).rename(self.folder / name)
+        for item in self._items(self.folder):
+            if item.name not in names:
+                self._set_aside(item)
+        if (self.path / RUN_FILE).exists():
+            (self.path / RUN_FILE).rename(self.folder / RUN_FILE)
+        shutil.rmtree(self.path)
+
+    def _items(self, folder: Path) -> list[Path]:
+        return [item for pattern in self._patterns for item in sorted(folder.glob(pattern))]
+
+    def _set_aside(self, item: Path) -> None:
+        """Move something old, which is quick, to where it is deleted in the end."""
+        if item.exists():
+            aside = self.path / f"old-{item.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.unlink(missing_ok=True)
+            item.rename(aside)
 
 
 def has_head(folder: Path) -> bool:

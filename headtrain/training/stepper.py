@@ -1,11 +1,14 @@
-"""Takes optimizer steps of one shape, on CUDA as replays of a recorded graph.
+"""Takes optimizer steps padded to one shape, on CUDA as replays of a recorded graph.
 
-The tables of many steps are uploaded at once. A step copies its rows of them into buffers with
-fixed addresses and draws its dropout; all else reads only these buffers, so it can be recorded.
+On CUDA starting an operation takes longer than the operation does for a head, so steps of one shape
+are recorded once and replayed. All batches of a step are one pass: they are laid out side by side,
+each with its own rows, so that every row has the dropout of its batch. The tables of many steps are
+uploaded at once. A step copies its rows of them into buffers with fixed addresses and draws its
+dropout; all else reads only these buffers, so it can be recorded.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from featurize.arrays import Floats32, Ints
 from headtrain.features.memory import gather
-from headtrain.training.batched_heads import BatchedHeads, Dropout, Masks
-from headtrain.training.batches import BatchMaker
-from headtrain.training.loss import Loss
-from headtrain.training.padded import Shape, StepInputs, join_tables, pad_steps, sum_by_value
+from headtrain.metrics.groups import ranks_within
+from headtrain.training.batched_heads import BatchedHeads
+from headtrain.training.batches import BatchMaker, HeadLayout, Tables, fill_tables
+from headtrain.training.loop import HeadJob, Trainer
 
 STEPS_AT_ONCE = 256
 """Most steps of an upload: their tables take about 1 MB for one head with batches of 32 pairs."""
@@ -28,9 +32,129 @@ NUMBERS_AT_ONCE = 2**22
 NUMBERS_PER_TERM = 8
 """About: two rows, each with its uses, two places among the values, label and share."""
 
+ROUNDING = 16
+"""Rows and terms are padded to a multiple of this, which makes shapes few."""
+
 Run = Callable[[], None]
 
 logger = logging.getLogger(__name__)
+
+
+class Shape(NamedTuple):
+    """The shape of a padded step; its values are [heads, batches, rows], flattened."""
+
+    heads: int
+    batches: int  # of a step
+    rows: int  # of a batch
+    terms: int  # of a batch
+    uses: int  # most terms that use one value
+    is_paired: bool
+
+    @property
+    def num_values(self) -> int:
+        """Number of values of a step."""
+        return self.heads * self.batches * self.rows
+
+    @property
+    def num_terms(self) -> int:
+        """Number of terms of a step."""
+        return self.heads * self.batches * self.terms
+
+
+class StepInputs(NamedTuple):
+    """The inputs of one step, views of two tensors: one of integers, one of floats."""
+
+    rows: torch.Tensor  # int64 [values] feature rows
+    first: torch.Tensor  # int64 [terms] value of the correct or the only sample
+    second: torch.Tensor  # int64 [terms] value of the incorrect sample; unused without pairs
+    uses: torch.Tensor  # int64 [values * uses] terms of each value: see `sum_by_value`
+    labels: torch.Tensor  # float32 [terms]; unused with pairs
+    shares: torch.Tensor  # float32 [terms] weight in the step's loss; 0 for padding
+    rates: torch.Tensor  # float32 [heads] learning rates
+
+    @classmethod
+    def of(cls, shape: Shape, integers: torch.Tensor, floats: torch.Tensor) -> "StepInputs":
+        """View the parts of a row of the tables that `join_tables` makes."""
+        values, terms = shape.num_values, shape.num_terms
+        whole = integers.split([values, terms, terms, values * shape.uses])
+        return cls(*whole, *floats.split([terms, terms, shape.heads]))
+
+
+def join_tables(arrays: Tables) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Join the arrays of several steps, [steps, ...] by name: integers, then floats."""
+    names = StepInputs._fields
+    integers, floats = (
+        np.concatenate([arrays[name] for name in part], axis=1) for part in (names[:4], names[4:])
+    )
+    return integers, floats
+
+
+def pad_steps(heads: Sequence[HeadLayout], batches_per_step: int) -> tuple[Shape, Tables]:
+    """Lay out several steps in one shape: the arrays of `StepInputs` but rates, [steps, ...]."""
+    num_steps = -(-(max(int(one.batches[-1]) for one in heads) + 1) // batches_per_step)
+    rows = _round_up(max(np.bincount(one.row_batches).max() for one in heads))
+    terms = _round_up(max(np.bincount(one.batches).max() for one in heads))
+    num_heads, num_blocks = len(heads), num_steps * len(heads) * batches_per_step
+
+    def block_of(head: int, batches: Ints) -> Ints:  # of [steps, heads, batches]
+        steps, numbers = np.divmod(batches, batches_per_step)
+        return np.asarray((steps * num_heads + head) * batches_per_step + numbers)
+
+    tables = fill_tables(
+        heads,
+        block_of,
+        row_sizes=np.full(num_blocks, rows),
+        term_sizes=np.full(num_blocks, terms),
+        value_starts=np.arange(num_blocks) % (num_heads * batches_per_step) * rows,
+    )
+    flat = {name: table.reshape(num_steps, -1) for name, table in tables.items()}
+    is_paired = heads[0].second is not None
+    sides = [flat["first"], flat["second"]] if is_paired else [flat["first"]]
+    flat["uses"] = list_uses(sides, flat["shares"], flat["rows"].shape[1])
+    uses = flat["uses"].shape[1] // flat["rows"].shape[1]
+    return Shape(num_heads, batches_per_step, rows, terms, uses, is_paired), flat
+
+
+def list_uses(sides: Sequence[Ints], shares: Floats32, num_values: int) -> Ints:
+    """List for each value the terms that use it, [steps, num_values * most uses].
+
+    `sides` are the indices of values in terms, [steps, terms] each. A use is the place of the term
+    in the concatenated sides; unused places are the one past the end. Terms without a share are
+    left out.
+    """
+    steps, num_terms = shares.shape
+    empty = len(sides) * num_terms
+    step, term = np.nonzero(shares)
+    keys = np.concatenate([step * num_values + side[step, term] for side in sides])
+    places = np.concatenate([term + number * num_terms for number in range(len(sides))])
+    order = np.argsort(keys, kind="stable")
+    values, counts = np.unique(keys, return_counts=True)
+    most = 1 << (int(counts.max(initial=1)) - 1).bit_length()  # a power of two: few shapes
+    uses = np.full((steps * num_values, most), empty)
+    uses[np.repeat(values, counts), ranks_within(counts)] = places[order]
+    return uses.reshape(steps, -1)
+
+
+def sum_by_value(parts: Sequence[torch.Tensor], uses: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Sum the gradients of terms, [terms] for each side, by the value they belong to: [values].
+
+    Always in the same order, while `index_add_` on CUDA adds in any.
+    """
+    padded = torch.cat([*parts, torch.zeros_like(parts[0][:1])])
+    return padded.index_select(0, uses).view(shape.num_values, shape.uses).sum(1)
+
+
+def _round_up(size: int) -> int:
+    return -(-int(size) // ROUNDING) * ROUNDING
+
+
+def make_trainer(
+    jobs: Sequence[HeadJob], *, device: torch.device, mixed_precision: bool
+) -> Trainer:
+    """Make what trains the heads: on CUDA padded and recorded steps, but for heads on segments."""
+    is_padded = device.type == "cuda" and jobs[0].model.spec.layout is None
+    kind = PaddedTrainer if is_padded else Trainer
+    return kind(jobs, device=device, mixed_precision=mixed_precision)
 
 
 def record_graph(run: Run) -> Run:
@@ -72,48 +196,37 @@ class _Slot:
     is_recorded: bool = False
 
 
-class Stepper:
-    """Takes steps; those of one shape run the same operations on the same buffers."""
+class PaddedTrainer(Trainer):
+    """Takes padded steps; those of one shape run the same operations on the same buffers.
+
+    The weights are those of `Trainer` but for rounding, with the dropout of the same device.
+    """
+
+    heads: BatchedHeads
 
     def __init__(
         self,
+        jobs: Sequence[HeadJob],
         *,
-        heads: BatchedHeads,
-        batches: BatchMaker,
-        loss: Loss,
-        dropout: Dropout,
         device: torch.device,
-        rates_of: Callable[[int], list[float]],
-        measure: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None],
-        update: Callable[[torch.Tensor], None],
-        record: Callable[[Run], Run] | None,
+        mixed_precision: bool,
+        record: Callable[[Run], Run] | None = None,
     ) -> None:
-        """Prepare to take steps.
-
-        Args:
-            heads, batches, loss, dropout: parts of the trainer.
-            device: where the heads are.
-            rates_of: learning rates of a step, [heads].
-            measure: takes the values of a step's terms and their shares, for the running means.
-            update: takes the optimizer step, given the learning rates [heads].
-            record: makes a faster function of one that runs a step; None: steps run as they are.
-        """
-        self.features = batches.objectives[0].features
-        self._heads, self._batches, self._loss, self._dropout = heads, batches, loss, dropout
-        self._device = device
-        self._rates_of, self._measure, self._update = rates_of, measure, update
-        self._record = record
-        self._steps_at_once = steps_at_once(batches)
+        """`record` makes a faster function of one that runs a step; default: on CUDA a graph."""
+        super().__init__(jobs, device=device, mixed_precision=mixed_precision)
+        self.features = self.jobs[0].objective.features
+        self._record = record or (record_graph if device.type == "cuda" else None)
+        self._steps_at_once = steps_at_once(self.batches)
         self._chunk: _Chunk | None = None
         self._slots: dict[Shape, _Slot] = {}
 
     @property
     def _is_near(self) -> bool:
         """Whether the features are on the device, so that a recorded step can gather them."""
-        return self.features.device.type == self._device.type
+        return self.features.device.type == self.device.type
 
-    def take(self, step: int) -> None:
-        """Take optimizer step `step`, counted from 0, without waiting for the device."""
+    def step(self, step: int) -> None:
+        """Compute the gradients of a step and update the weights, in one pass."""
         number, offset = divmod(step, self._steps_at_once)
         if self._chunk is None or self._chunk.number != number:
             self._chunk = self._upload(number)
@@ -130,11 +243,11 @@ class Stepper:
 
     def _upload(self, number: int) -> _Chunk:
         start = number * self._steps_at_once
-        layouts = self._batches.lay_out(start, self._steps_at_once)
-        shape, arrays = pad_steps(layouts, self._batches.batches_per_step)
-        rates = [self._rates_of(start + place) for place in range(len(arrays["rows"]))]
+        layouts = self.batches.lay_out(start, self._steps_at_once)
+        shape, arrays = pad_steps(layouts, self.batches.batches_per_step)
+        rates = [self.rates_of(start + place) for place in range(len(arrays["rows"]))]
         arrays["rates"] = np.array(rates, np.float32)
-        integers, floats = (_to_device(table, self._device) for table in join_tables(arrays))
+        integers, floats = (_to_device(table, self.device) for table in join_tables(arrays))
         return _Chunk(number, shape, integers, floats, torch.from_numpy(arrays["rows"]))
 
     def _make_slot(self, chunk: _Chunk) -> _Slot:
@@ -143,8 +256,10 @@ class Stepper:
         slot = _Slot(
             integers=torch.empty_like(chunk.integers[0]),
             floats=torch.empty_like(chunk.floats[0]),
-            features=None if self._is_near else torch.empty(size, device=self._device),
-            words=self._dropout.make_words(shape.batches, shape.rows),
+            features=None if self._is_near else torch.empty(size, device=self.device),
+            words=None
+            if self.dropout.is_off
+            else self.dropout.make_words(shape.batches, shape.rows),
             run=lambda: self._run(shape, slot),
         )
         return slot
@@ -153,28 +268,28 @@ class Stepper:
         slot.integers.copy_(chunk.integers[offset])
         slot.floats.copy_(chunk.floats[offset])
         if slot.words is not None:
-            self._dropout.fill(slot.words, step)
+            self.dropout.fill(slot.words, step)
         if slot.features is not None:
-            slot.features.copy_(gather(self.features, chunk.rows[offset], self._device))
+            slot.features.copy_(gather(self.features, chunk.rows[offset], self.device))
 
     def _run(self, shape: Shape, slot: _Slot) -> None:
         """Compute gradients and take the step, from the buffers of the slot alone."""
         inputs, features = StepInputs.of(shape, slot.integers, slot.floats), slot.features
         if features is None:
             features = self.features.index_select(0, inputs.rows)  # [values, width]
-        masks: Masks | None = None if slot.words is None else self._dropout.masks(slot.words)
-        flow = features.view(*self._heads.heads, shape.batches * shape.rows, -1)
-        values = self._heads.forward(flow, masks)  # [*heads, batches * rows]
+        masks = None if slot.words is None else self.dropout.masks(slot.words)
+        flow = features.view(*self.heads.heads, shape.batches * shape.rows, -1)
+        values = self.heads.forward(flow, masks)  # [*heads, batches * rows]
         first = values.reshape(-1).index_select(0, inputs.first)  # [terms]
         other = inputs.labels
         if shape.is_paired:
             other = values.reshape(-1).index_select(0, inputs.second)
-        sides = [side for side in self._loss.gradients(first, other) if side is not None]
+        sides = [side for side in self.loss.gradients(first, other) if side is not None]
         parts = [side * inputs.shares for side in sides]
         gradient = sum_by_value(parts, inputs.uses, shape)
-        self._heads.backward(gradient.view(values.shape), accumulate=False)
-        self._measure(first, other, inputs.shares)
-        self._update(inputs.rates)
+        self.heads.backward(gradient.view(values.shape), accumulate=False)
+        self.means.measure(first, other, inputs.shares)
+        self.update(inputs.rates)
 
     def _recorded(self, run: Run) -> Run:
         if self._record is None:

@@ -16,8 +16,7 @@ import numpy as np
 from featurize.arrays import Floats
 from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import evaluate
-from headtrain.metrics.agreement import count_agreement
-from headtrain.metrics.pairs import list_pairs, similar_lengths, tally_pairs
+from headtrain.metrics.pairs import count_agreement, list_pairs, similar_lengths, tally_pairs
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
 from tests.benchmarks.measuring import measure

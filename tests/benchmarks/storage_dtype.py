@@ -23,7 +23,7 @@ from configs.loader import load_config
 from featurize.errors import FeatureStoreError
 from featurize.store import FeatureStore
 from featurize.store.writer import StoreWriter, UnitFeatures
-from headtrain.tracking.tracker import NullTracker
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import train_head
 from tests.benchmarks.measuring import print_header, print_row
 
@@ -61,7 +61,7 @@ def accuracies(
             seed=seed,
             run_config={},
             checkpoint_dir=folder / str(seed),
-            tracker=NullTracker(),
+            tracker=Tracker(),
         )
         assert result.valid_over_problems is not None
         assert result.valid_over_pairs is not None

@@ -24,8 +24,7 @@ from featurize.store import FeatureStore
 from headtrain.evaluation.shortcuts.trivial import shortcut_scores
 from headtrain.features.samples import read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead, load_head
-from headtrain.metrics.accuracies import resample_accuracies
-from headtrain.metrics.bootstrap import Interval
+from headtrain.metrics.bootstrap import Interval, resample_accuracies
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from tests.benchmarks.measuring import print_header, print_row
 

@@ -8,6 +8,7 @@ import torch
 from headtrain.head.model import HeadModel
 from headtrain.settings import TrainingSettings
 from headtrain.training.loop import HeadJob, Trainer
+from headtrain.training.stepper import PaddedTrainer
 from tests.benchmarks.bench_head import BATCH, NUM_PAIRS, Data
 from tests.gpu.correctness import waits_of
 from tests.gpu.report import Found, Report, Row, Skip
@@ -83,7 +84,8 @@ def make_trainer(
         )
         for seed in range(number)
     ]
-    return Trainer(jobs, device=device, mixed_precision=is_mixed, is_padded=is_padded)
+    kind = PaddedTrainer if is_padded else Trainer
+    return kind(jobs, device=device, mixed_precision=is_mixed)
 
 
 def agree(data: Data, device: torch.device, plan: Plan) -> Found:

@@ -17,7 +17,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from featurize.data.prompt import render_prompt
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head, write_head
-from headtrain.head.model import HeadModel
 from headtrain.scoring.critic import Critic
 from tests.support.benchmark_rows import (
     REWARD_BENCH,
@@ -364,9 +363,9 @@ def test_heads_that_judge_differently_are_compared_with_the_code_they_differ_on(
     project: CriticProject,
 ) -> None:
     head = load_head(project.head)
-    assert isinstance(head.model, HeadModel)
-    *_, last = head.model.head.parameters()
-    for weight in (last, head.model.direct):
+    [member] = head.model.members
+    *_, last = member.head.parameters()
+    for weight in (last, member.direct):
         weight.data.neg_()
     write_head(project.folder / "opposite", head.model, head.record)
     shown = project.run("compare", str(project.head), "opposite", "--split", "valid", *options())

@@ -126,6 +126,7 @@ def test_a_sweep_that_another_one_keeps_out_is_refused_and_leaves_what_is_there(
         (("--grid", "runtime.seed=1,2"), "give that with --set"),
         (("--set", "dataset.validation=null"), "name a dataset.validation"),
         (("--other-backbone", "storage/features/demo"), "needs --curve"),
+        (("--curve", "--other-backbone", "nowhere"), "nowhere/train: no features"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(
@@ -155,3 +156,7 @@ def test_a_curve_says_what_to_buy_and_is_kept_beside_the_sweep(
     written = found.stat().st_mtime_ns
     assert critic.run(*arguments, folder=project).code == 0
     assert found.stat().st_mtime_ns == written
+    found.write_text('{"seeds": 3}')
+    outcome = critic.run(*arguments, folder=project)
+    assert outcome.code == 2
+    assert re.fullmatch(r"error: \S+curve\.json: .* delete it and rerun\n", outcome.err)

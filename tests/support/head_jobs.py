@@ -85,5 +85,12 @@ def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
         torch.testing.assert_close(tensor, right[name], rtol=1e-4, atol=1e-6)
 
 
+def assert_equal(left: list[dict[str, torch.Tensor]], right: list[dict[str, torch.Tensor]]) -> None:
+    """The weights of heads, bit by bit."""
+    for first, second in zip(left, right, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 def rows_of_pairs(inputs: HeadInputs, plan: PairPlan) -> tuple[np.ndarray, np.ndarray]:
     return inputs.rows[plan.correct], inputs.rows[plan.incorrect]

@@ -15,8 +15,7 @@ from featurize.run.ranks import Ranks
 from featurize.store import FeatureStore
 from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.head.checkpoint import HeadRecord, write_head
-from headtrain.head.ensemble import EnsembleModel
-from headtrain.head.model import HeadModel
+from headtrain.head.model import EnsembleModel, HeadModel
 from tests.support.row_files import write_rows
 from tests.support.tiny_models import write_tiny_llama
 from tests.support.tiny_project import OPTIONS, make_rows
@@ -111,10 +110,6 @@ def make_project(
             if name in ("mix", "direct"):  # else 0, and a mistake in them would not show
                 parameter.data.normal_(std=0.3)
     for member in members:
-        if (layout := member.spec.layout) is not None:
-            member.normaliser.fit_segments(features, "standardize", layout)
-        else:
-            member.normaliser.fit(features)
-    whole = members[0] if num_members == 1 else EnsembleModel(members)
-    head = write_head(folder / "head", whole, HeadRecord(**(fields | record)))
+        member.normaliser.fit(features, layout=member.spec.layout)
+    head = write_head(folder / "head", EnsembleModel(members), HeadRecord(**(fields | record)))
     return ScoredProject(rows=rows, store=store, head=head, model=model)

@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 
-from headtrain.head.checkpoint import load_head
+from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.settings import (
     CheckpointSettings,
     DataSamplingSettings,
     PairwiseSettings,
     TrainingSettings,
 )
-from headtrain.tracking.tracker import NullTracker
-from headtrain.training.head_run import TrainProgress
-from headtrain.training.result import TrainResult
-from headtrain.training.run import train_head
+from headtrain.tracking.tracker import Tracker
+from headtrain.training.run import TrainResult, train_head
 from tests.support.synthetic_stores import write_store
 
 Train = Callable[..., TrainResult]
@@ -26,12 +24,13 @@ class Killed(BaseException):
     """What a test kills a run with; no handler of ours may catch it for good."""
 
 
-class RecordingTracker(NullTracker):
+class RecordingTracker(Tracker):
     def __init__(self) -> None:
         self.begun_with: list[str | None] = []
         self.metrics: dict[int, dict[str, float]] = {}
         self.statuses: list[str] = []
         self.files: list[str] = []
+        self.children: list[tuple[str, dict[str, str], list[Any]]] = []
 
     def begin(self, config: Any, run_id: str | None) -> str | None:
         self.begun_with.append(run_id)
@@ -39,6 +38,9 @@ class RecordingTracker(NullTracker):
 
     def log_metrics(self, metrics: Any, step: int) -> None:
         self.metrics[step] = dict(metrics)
+
+    def log_child(self, name: str, parameters: Any, history: Any) -> None:
+        self.children.append((name, dict(parameters), list(history)))
 
     def log_files(self, files: Any, folder: str) -> None:
         self.files += [f"{folder}/{file.name}" for file in files]
@@ -71,16 +73,21 @@ def make_train(tmp_path: Path) -> Train:
             "seed": 7,
             "run_config": {"experiment": {"name": "test"}},
             "checkpoint_dir": tmp_path / folder,
-            "tracker": NullTracker(),
+            "tracker": Tracker(),
         }
         return train_head(**(arguments | changes))
 
     return run
 
 
-def weights_of(folder: Path | None) -> dict[str, torch.Tensor]:
+def head_at(folder: Path | None) -> TrainedHead:
+    """The head in a folder of a result, which must be there."""
     assert folder is not None
-    return load_head(folder).model.state_dict()
+    return load_head(folder)
+
+
+def weights_of(folder: Path | None) -> dict[str, torch.Tensor]:
+    return head_at(folder).model.saved_state()
 
 
 def assert_same_weights(left: Path | None, right: Path | None) -> None:
@@ -90,9 +97,9 @@ def assert_same_weights(left: Path | None, right: Path | None) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
-def kill_at(step: int) -> Callable[[TrainProgress], None]:
-    def progress(line: TrainProgress) -> None:
-        if line.step >= step:
+def kill_at(step: int) -> Callable[[int, int], None]:
+    def progress(done: int, _total: int) -> None:
+        if done >= step:
             raise Killed
 
     return progress

@@ -6,7 +6,7 @@ from featurize.arrays import Floats
 from headtrain.evaluation.numbers import OVER_PAIRS, accuracy_intervals
 from headtrain.evaluation.results import Control
 from headtrain.evaluation.split import MeasuredSplit
-from headtrain.metrics.accuracies import Accuracies, resample_accuracies
+from headtrain.metrics.bootstrap import Accuracies, resample_accuracies
 from headtrain.metrics.pairwise import PairTally, ScoredSamples, pairwise_counts
 
 PROMPT_ONLY, SHUFFLED = "prompt_only", "labels_shuffled"

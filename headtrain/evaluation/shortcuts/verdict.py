@@ -5,8 +5,8 @@ import numpy as np
 from headtrain.evaluation.numbers import OVER_PROBLEMS, accuracy_intervals
 from headtrain.evaluation.results import HEAD, Details, SplitResult, Verdict
 from headtrain.evaluation.split import MeasuredSplit
-from headtrain.metrics.agreement import count_agreement
 from headtrain.metrics.bootstrap import ratio, resample_sums
+from headtrain.metrics.pairs import count_agreement
 
 
 def measure_verdict(split: MeasuredSplit) -> Verdict | None:

@@ -13,7 +13,7 @@ from headtrain.evaluation.results import Details, Evaluation
 from headtrain.head.checkpoint import CheckpointError, TrainedHead, load_head
 from headtrain.report.tables import detail_lines
 from headtrain.settings import EvaluationSettings
-from headtrain.training.result import TrainResult
+from headtrain.training.run import TrainResult
 from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import make_train
 

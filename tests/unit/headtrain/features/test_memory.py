@@ -13,6 +13,8 @@ from headtrain.features.inputs import choose_columns, read_head_inputs
 from headtrain.features.memory import FeatureMemory, gather
 from tests.support.synthetic_stores import write_store
 from tests.support.train_runs import assert_same_weights, make_train
+from tests.unit.headtrain.sweep.test_sweep import POINTS, TENSORS
+from tests.unit.headtrain.sweep.test_sweep import run as run_sweep
 
 CPU = torch.device("cpu")
 MAPPED = {"max_feature_memory_gb": 0}
@@ -51,6 +53,22 @@ def test_mapping_features_makes_no_other_run(tmp_path: Path) -> None:
     train = make_train(tmp_path)
     train()
     assert train(training=MAPPED).was_up_to_date
+
+
+def test_mapped_features_give_the_same_sweep(tmp_path: Path) -> None:
+    train, valid = (
+        write_store(tmp_path / name, tensors=TENSORS, seed=seed, fingerprint=name)
+        for seed, name in enumerate(("train", "valid"))
+    )
+    found = []
+    for most_gb in (None, 0):
+        points = [
+            replace(one, training=replace(one.training, max_feature_memory_gb=most_gb))
+            for one in POINTS
+        ]
+        result = run_sweep((train, valid), tmp_path / f"sweep-{most_gb}", points=points)
+        found.append((result.points, result.report))
+    assert found[0] == found[1]
 
 
 def test_a_mapped_matrix_has_a_file_without_a_name(tmp_path: Path) -> None:

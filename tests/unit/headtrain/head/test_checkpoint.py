@@ -18,8 +18,7 @@ from headtrain.head.checkpoint import (
     upload_head,
     write_head,
 )
-from headtrain.head.ensemble import EnsembleModel, make_model
-from headtrain.head.model import HeadModel
+from headtrain.head.model import EnsembleModel, HeadModel
 from tests.support.synthetic_stores import replace_column, write_store
 
 RECORD = HeadRecord(
@@ -37,14 +36,14 @@ RECORD = HeadRecord(
 
 
 @pytest.fixture
-def model() -> HeadModel:
-    model = HeadModel(RECORD)
-    model.normaliser.fit(torch.randn(50, 36) * 3 + 1)
-    return model.eval()
+def model() -> EnsembleModel:
+    member = HeadModel(RECORD)
+    member.normaliser.fit(torch.randn(50, 36) * 3 + 1)
+    return EnsembleModel([member]).eval()
 
 
 @pytest.fixture
-def folder(tmp_path: Path, model: HeadModel) -> Path:
+def folder(tmp_path: Path, model: EnsembleModel) -> Path:
     return write_head(tmp_path / "run" / "best", model, RECORD)
 
 
@@ -53,7 +52,7 @@ def store(tmp_path: Path) -> FeatureStore:
     return write_store(tmp_path / "store", likelihood=True)
 
 
-def test_a_head_comes_back_as_it_was_written(folder: Path, model: HeadModel) -> None:
+def test_a_head_comes_back_as_it_was_written(folder: Path, model: EnsembleModel) -> None:
     head = load_head(folder)
     features = torch.randn(5, 36)
     with torch.no_grad():
@@ -144,7 +143,7 @@ def test_a_head_of_any_shape_comes_back(
     folder: Path, changes: dict[str, Any], num_members: int
 ) -> None:
     record = dataclasses.replace(RECORD, num_members=num_members, **changes)
-    whole = make_model(record, num_members).eval()
+    whole = EnsembleModel.of(record, num_members).eval()
     for parameter in whole.parameters():
         parameter.data = torch.randn(parameter.shape)
     head = load_head(write_head(folder.parent / "other", whole, record))
@@ -182,7 +181,7 @@ def test_a_store_without_the_heads_columns_is_refused(folder: Path, tmp_path: Pa
 def test_weights_and_record_that_do_not_belong_together_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
-    other = write_head(tmp_path / "other", HeadModel(RECORD), RECORD)
+    other = write_head(tmp_path / "other", EnsembleModel.of(RECORD, 1), RECORD)
     (folder / "head.safetensors").write_bytes((other / "head.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match=r"not the file head\.json was written with"):
         load_head(folder)
@@ -202,9 +201,9 @@ def test_a_record_of_another_format_is_refused(folder: Path) -> None:
         load_head(folder)
 
 
-def test_weights_that_are_not_finite_are_never_written(folder: Path, model: HeadModel) -> None:
+def test_weights_that_are_not_finite_are_never_written(folder: Path, model: EnsembleModel) -> None:
     before = (folder / "head.safetensors").read_bytes()
-    model.head.mlp[0].weight.data[0, 0] = torch.nan
+    model.members[0].head.mlp[0].weight.data[0, 0] = torch.nan
     with pytest.raises(CheckpointError, match=r"head\.mlp\.0\.weight holds NaN or inf at step 12"):
         write_head(folder, model, RECORD)
     assert (folder / "head.safetensors").read_bytes() == before

@@ -8,8 +8,8 @@ from torch import nn
 
 from headtrain.features.inputs import InputColumns
 from headtrain.head import model as model_module
-from headtrain.head.model import FeatureNormaliser, HeadModel, create_value_head
-from headtrain.head.spec import HeadSpec
+from headtrain.head.model import FeatureNormaliser, HeadModel
+from headtrain.head.spec import HeadSpec, create_value_head
 from headtrain.settings import TrainingSettings
 from tests.support.head_jobs import make_model, make_spec
 
@@ -69,16 +69,6 @@ def test_a_seed_gives_the_initial_weights_and_leaves_the_global_state_alone() ->
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_dropout_is_off_by_default_and_in_evaluation() -> None:
-    hidden = torch.randn(4, 32)
-    plain = create_value_head(32).train()
-    assert torch.equal(plain(hidden), plain(hidden))
-    dropping = create_value_head(32, dropout=0.5).train()
-    assert not torch.equal(dropping(hidden), dropping(hidden))
-    dropping.eval()
-    assert torch.equal(dropping(hidden), dropping(hidden))
-
-
 @pytest.mark.parametrize("head_type", ["mlp", "linear"])
 @pytest.mark.parametrize("shape", [(32,), (4, 32), (4, 7, 32), (0, 32)])
 def test_any_leading_shape_gives_one_value_each(head_type: str, shape: tuple[int, ...]) -> None:
@@ -99,13 +89,12 @@ def test_the_mlp_head_computes_what_numpy_computes() -> None:
 
 
 def test_an_input_too_narrow_for_an_mlp_is_refused() -> None:
-    assert create_value_head(16).hidden_size == 16
     with pytest.raises(
         ValueError, match=r"at least 2 units.*got 1 for 15 inputs; set value_head_width"
     ):
         create_value_head(15)
-    assert create_value_head(15, units=2).hidden_size == 15
-    assert create_value_head(1, "linear").hidden_size == 1
+    assert create_value_head(15, units=2)(torch.randn(3, 15)).shape == (3, 1)
+    assert create_value_head(1, "linear")(torch.randn(3, 1)).shape == (3, 1)
     with pytest.raises(ValueError, match="got 0"):
         create_value_head(0, "linear")
 
@@ -169,17 +158,6 @@ def test_normalising_in_place_is_bitwise_the_same() -> None:
     expected = normaliser(features)
     assert not torch.equal(features, expected)
     normaliser.normalise_(features)
-    assert torch.equal(features, expected)
-
-
-@pytest.mark.parametrize("kind", ["standardize", "tensor", "none"])
-def test_features_are_normalised_in_place_as_the_setting_says(kind: str) -> None:
-    features = torch.randn(50, 4) * torch.tensor([1, 10, 1, 1]) + 3
-    normaliser, reference = FeatureNormaliser(4), FeatureNormaliser(4)
-    if kind != "none":
-        reference.fit(features, (2, 2) if kind == "tensor" else None)
-    expected = reference(features)
-    normaliser.fit_and_normalise_(features, kind, (2, 2))
     assert torch.equal(features, expected)
 
 

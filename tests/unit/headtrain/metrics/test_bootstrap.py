@@ -39,35 +39,6 @@ def test_the_interval_of_a_ratio_agrees_with_scipy():
     assert ours.replicates.std() == pytest.approx(theirs.standard_error, rel=0.03)
 
 
-def test_the_spread_of_a_mean_is_the_standard_error():
-    values = np.random.default_rng(0).normal(size=200)
-    columns = np.stack([values, np.ones(200)], axis=1)
-    resampled = resample_sums(columns, rounds=4000, seed=0).apply(ratio(0, 1))
-    assert resampled.estimate == pytest.approx(values.mean())
-    assert resampled.replicates.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.05)
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    generator = np.random.default_rng(7)
-    covered = 0
-    for trial in range(200):
-        counts = simulated(generator, 60)
-        interval = resample_sums(counts, rounds=200, seed=trial).apply(ratio(0, 1)).interval()
-        covered += interval.low <= 0.6 <= interval.high
-    assert 0.89 <= covered / 200 <= 0.99
-
-
-def test_an_interval_over_samples_would_be_too_narrow():
-    # every problem copied ten times inside itself: no more is known, and the interval says so
-    counts = simulated(np.random.default_rng(3), 40)
-    once = resample_sums(counts, rounds=500, seed=0).apply(ratio(0, 1)).interval()
-    tenfold = resample_sums(10 * counts, rounds=500, seed=0).apply(ratio(0, 1)).interval()
-    assert tenfold.low == pytest.approx(once.low, abs=1e-12)
-    split = np.repeat(counts, 10, axis=0)  # pretending the copies were problems of their own
-    narrow = resample_sums(split, rounds=500, seed=0).apply(ratio(0, 1)).interval()
-    assert narrow.high - narrow.low < 0.5 * (once.high - once.low)
-
-
 def test_a_round_draws_as_many_problems_as_there_are():
     resampled = resample_sums(np.ones((17, 1)), rounds=50, seed=0)
     assert resampled.rounds.tolist() == [[17.0]] * 50

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from headtrain.metrics.agreement import count_agreement, mcnemar
 from headtrain.metrics.groups import find_equal_pairs, group_codes
 from headtrain.metrics.pairs import (
+    count_agreement,
     count_margins,
     length_difference_edges,
     list_pairs,
+    mcnemar,
     similar_lengths,
     tally_length_differences,
     tally_pairs,

@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 from scipy.stats import f_oneway, spearmanr
-from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from headtrain.metrics.bootstrap import resample_jointly
 from headtrain.metrics.pairwise import ScoredSamples
-from headtrain.metrics.rank_correlation import rank_correlations
-from headtrain.metrics.values import auc, brier, calibration_error, f1, mean_score, score_gap
-from headtrain.metrics.variance import between_problems, intraclass_correlation
+from headtrain.metrics.values import (
+    auc,
+    between_problems,
+    brier,
+    calibration_error,
+    f1,
+    intraclass_correlation,
+    mean_score,
+    rank_correlations,
+    score_gap,
+)
 
 
 def simulated(seed, num_problems=40, *, between=0.5):
@@ -73,16 +81,6 @@ def test_the_interval_of_the_auc_is_that_of_resampling_the_samples():
     )
 
 
-def test_pairs_across_problems_count_for_the_auc_alone():
-    scored = ScoredSamples(
-        scores=[1.0, 0.0, 11.0, 10.0],
-        is_correct=np.array([True, False, True, False]),
-        problem=np.array([5, 5, 9, 9]),
-        output_tokens=np.zeros(4, np.int64),
-    )
-    assert auc(scored).value == 0.75
-
-
 @pytest.mark.parametrize("name", ["mean_correct", "gap", "f1", "brier"])
 def test_every_resample_is_that_of_the_samples(name):
     scored = simulated(2)
@@ -136,12 +134,6 @@ def test_certain_probabilities_are_perfect_or_as_far_off_as_can_be(is_right, err
     samples = probabilities(0)
     certain = samples.with_scores(samples.is_correct == is_right)
     assert (calibration_error(certain).value, brier(certain).value) == (error, error)
-
-
-def test_the_brier_score_is_scikit_learns():
-    samples = probabilities(1)
-    expected = brier_score_loss(samples.is_correct, samples.scores)
-    assert brier(samples).value == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_shares_of_variance_are_those_of_an_analysis_of_variance():

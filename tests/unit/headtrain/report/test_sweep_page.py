@@ -11,8 +11,15 @@ import pytest
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.curve import curve_rows
 from headtrain.report.sweep_page import read_own_sweep, write_sweep_page
-from headtrain.sweep.curve import CANDIDATES, PROBLEMS, Curve, CurveResult, LayerGain, Level
-from headtrain.sweep.other_backbone import BackboneGain
+from headtrain.sweep.curve import (
+    CANDIDATES,
+    PROBLEMS,
+    BackboneGain,
+    Curve,
+    CurveResult,
+    LayerGain,
+    Level,
+)
 from tests.unit.headtrain.report.test_report import EVIL, Elements
 from tests.unit.headtrain.report.test_sweep_report import RESULT, point, result_of
 from tests.unit.headtrain.report.test_sweep_report import write as write_result

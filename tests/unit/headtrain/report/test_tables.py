@@ -11,7 +11,7 @@ from headtrain.metrics.bootstrap import Interval
 from headtrain.report.tables import judges_table, points_table, values_table
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.result import Accuracy, PointResult, SweepResult
-from headtrain.training.result import TrainResult
+from headtrain.training.run import TrainResult
 from tests.support.simulated_splits import simulated
 
 

@@ -27,8 +27,8 @@ from headtrain.sweep.curve import (
     say_what_to_buy,
 )
 from headtrain.sweep.grid import SweepPoint
+from headtrain.sweep.inputs import SweepSetup, take_candidates, take_problems, with_rows
 from headtrain.sweep.other_backbone import OtherBackbone
-from headtrain.sweep.subsets import take_candidates, take_problems, with_rows
 from tests.support.synthetic_stores import write_store
 
 EVALUATION = EvaluationSettings(bootstrap_rounds=60, train_holdout=0.0)
@@ -58,18 +58,18 @@ def curve_of(
         seed=2,
         fingerprint="valid",
     )
-    return measure_curve(
+    setup = SweepSetup(
         train=store,
         valid=valid,
-        point=SweepPoint(varied={}, training=training, sampling=sampling, run_config={}),
         seeds=[0, 1],
         evaluation=EVALUATION,
         save_checkpoint_every=0.5,
         device=torch.device("cpu"),
         mixed_precision=False,
         cache_dir=tmp_path,
-        other=other,
     )
+    point = SweepPoint(varied={}, training=training, sampling=sampling, run_config={})
+    return measure_curve(setup, point, other=other)
 
 
 @pytest.mark.parametrize("take", [take_problems, take_candidates])
@@ -143,7 +143,7 @@ def test_another_backbone_is_measured_on_the_same_problems(
     assert gain.features == "other train+other valid"
     base = found.curves[0].levels[-1].accuracy.estimate
     assert base < base + gain.gain.estimate <= 1
-    assert found.verdict.startswith("The likelier gain is another backbone (larger)")
+    assert found.verdict.startswith("The largest gain is another backbone (larger)")
     assert "not measured" not in found.verdict
 
 
@@ -168,7 +168,7 @@ def test_the_sentence_names_the_largest_gain_and_its_doubt() -> None:
     clear, doubtful = (Interval(estimate=0.02, low=low, high=0.04) for low in (0.01, -0.01))
     small = Interval(estimate=0.001, low=0.0, high=0.002)
     said = say_what_to_buy({PROBLEMS: clear, CANDIDATES: small}, None)
-    assert said.startswith("The likelier gain is twice the problems (")
+    assert said.startswith("The largest gain is twice the problems (")
     said = say_what_to_buy({PROBLEMS: None}, LayerGain(tensor="mean.2", gain=doubtful))
-    assert said.startswith("The likelier gain is another layer (mean.2), but its interval reaches")
+    assert said.startswith("The largest gain is another layer (mean.2), but its interval reaches")
     assert say_what_to_buy({PROBLEMS: None}, None).startswith("Nothing that was measured")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from featurize.errors import CriticError
 from featurize.store import FeatureStore
+from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import load_head
 from headtrain.settings import (
     CheckpointSettings,
@@ -19,12 +21,13 @@ from headtrain.settings import (
 )
 from headtrain.sweep.grid import SweepPoint
 from headtrain.sweep.groups import Candidate, group_by_shape
-from headtrain.sweep.inputs import SweepReader, split_validation
+from headtrain.sweep.inputs import SweepReader, SweepSetup, split_validation
 from headtrain.sweep.result import SweepResult
 from headtrain.sweep.run import run_sweep
-from headtrain.tracking.tracker import NullTracker, Status
+from headtrain.tracking.tracker import Tracker
 from headtrain.training.run import train_head
 from tests.support.synthetic_stores import write_store
+from tests.support.train_runs import Killed, RecordingTracker
 
 CPU = torch.device("cpu")
 TENSORS = {"mean.1": 16, "mean.2": 16, "last.2": 16}
@@ -32,22 +35,6 @@ SAMPLING = DataSamplingSettings(pairwise=PairwiseSettings(n_pairs=150))
 
 Stores = tuple[FeatureStore, FeatureStore]
 Sweep = Callable[..., SweepResult]
-
-
-class RecordingTracker(NullTracker):
-    def __init__(self) -> None:
-        self.children: list[tuple[str, dict[str, str], list[Any]]] = []
-        self.ends: list[Status] = []
-
-    def log_child(self, name: str, parameters: Any, history: Any) -> None:
-        self.children.append((name, dict(parameters), list(history)))
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        self.ends.append(status)
-
-
-class Killed(BaseException):
-    """Ends a sweep from the outside, as Ctrl-C does."""
 
 
 def kill(done: int, total: int) -> None:
@@ -86,20 +73,25 @@ POINTS = [
 ]
 
 
-def run(stores: Stores, folder: Path, **changes: Any) -> SweepResult:
-    arguments: dict[str, Any] = {
+def setup_of(stores: Stores, **changes: Any) -> SweepSetup:
+    fields: dict[str, Any] = {
         "train": stores[0],
         "valid": stores[1],
-        "points": POINTS,
         "seeds": [5, 6],
         "evaluation": EvaluationSettings(bootstrap_rounds=100, train_holdout=0.2),
         "save_checkpoint_every": 0.5,
         "device": CPU,
         "mixed_precision": True,
-        "folder": folder,
-        "tracker": NullTracker(),
+        "cache_dir": stores[0].path,
     }
-    return run_sweep(**(arguments | changes))
+    return SweepSetup(**(fields | changes))
+
+
+def run(stores: Stores, folder: Path, **changes: Any) -> SweepResult:
+    own = {field.name for field in dataclasses.fields(SweepSetup)}
+    setup = setup_of(stores, **{name: changes.pop(name) for name in own & changes.keys()})
+    arguments = {"points": POINTS, "folder": folder, "tracker": Tracker()}
+    return run_sweep(setup, **(arguments | changes))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +131,7 @@ def accuracy_over_problems(values: Any, samples: Any) -> float:
 
 
 def test_heads_of_one_shape_train_together(stores: Stores) -> None:
-    reader = SweepReader(*stores, train_holdout=0.0, device=CPU)
+    reader = SweepReader(setup_of(stores), FeatureMemory(device=CPU))
     candidates = [Candidate(point=one, seed=seed) for one in POINTS for seed in range(8)]
     groups = group_by_shape(candidates, reader)
     assert sorted(map(len, groups)) == [8, 8, 16, 16]  # 32 of one shape, at most 16 in a group
@@ -161,7 +153,7 @@ def test_a_head_of_a_sweep_is_the_head_that_train_head_trains(
         train_holdout=0.2,
         run_config={},
         checkpoint_dir=tmp_path / "run",
-        tracker=NullTracker(),
+        tracker=Tracker(),
     )
     result = next(one for one in swept[0].points if one.varied == POINTS[place].varied)
     history = next(
@@ -212,7 +204,7 @@ def test_a_finished_sweep_does_nothing_when_it_runs_again(sweep: Sweep, tmp_path
     second = sweep(tracker=(tracker := RecordingTracker()))
     assert (first.was_up_to_date, second.was_up_to_date) == (False, True)
     assert second.to_dict() == first.to_dict()
-    assert tracker.ends == []
+    assert tracker.statuses == []
     assert files_of(tmp_path) == before
     assert not sweep(overwrite=True).was_up_to_date
 
@@ -260,7 +252,7 @@ def test_a_killed_sweep_keeps_the_earlier_result_and_runs_from_the_start(
     earlier = sweep(seeds=[6])
     with pytest.raises(Killed):
         sweep(progress=kill, tracker=(tracker := RecordingTracker()))
-    assert tracker.ends == ["KILLED"]
+    assert tracker.statuses == ["KILLED"]
     kept = sweep(seeds=[6])
     assert kept.was_up_to_date
     assert numbers(kept) == numbers(earlier)

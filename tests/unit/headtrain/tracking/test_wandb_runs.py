@@ -11,7 +11,7 @@ import pytest
 
 from featurize.errors import CriticError
 from headtrain.tracking.tracker import Tracker
-from headtrain.tracking.wandb_runs import STEP, TrackerPair, WandbTracker
+from headtrain.tracking.wandb_runs import STEP, WandbTracker
 
 
 class FakeWandb(SimpleNamespace):
@@ -70,7 +70,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 
 def test_a_run_is_logged_under_the_id_of_the_first_tracker(fake: FakeWandb, tmp_path: Path) -> None:
-    tracker = TrackerPair(Numbered(), WandbTracker("project", tmp_path, run_name="demo"))
+    tracker = WandbTracker(Numbered(), "project", tmp_path, run_name="demo")
     assert tracker.begin({"seed": 1}, None) == "abc"
     tracker.log_metrics({"train/loss": 0.5}, 3)
     tracker.finish("FAILED")
@@ -81,7 +81,7 @@ def test_a_run_is_logged_under_the_id_of_the_first_tracker(fake: FakeWandb, tmp_
 
 
 def test_the_command_line_and_the_machine_are_not_recorded(fake: FakeWandb, tmp_path: Path) -> None:
-    WandbTracker("project", tmp_path).begin({}, "abc")
+    WandbTracker(Tracker(), "project", tmp_path).begin({}, "abc")
     settings = fake.opened[0]["settings"]
     assert all(settings[name] for name in ("x_disable_meta", "disable_git", "disable_code"))
     assert settings["console"] == "off"
@@ -90,7 +90,9 @@ def test_the_command_line_and_the_machine_are_not_recorded(fake: FakeWandb, tmp_
 def test_an_evaluation_joins_the_run_of_its_head(fake: FakeWandb, tmp_path: Path) -> None:
     files = [tmp_path / "valid.json", tmp_path / "valid" / "gaps.png"]
     write_all(files)
-    WandbTracker("project", tmp_path).log_evaluation("abc", {"eval/valid/accuracy": 0.7}, files)
+    WandbTracker(Tracker(), "project", tmp_path).log_evaluation(
+        "abc", {"eval/valid/accuracy": 0.7}, files
+    )
     assert (fake.opened[0]["id"], fake.opened[0]["resume"]) == ("abc", "allow")
     assert fake.calls == [
         ("log", {"eval/valid/accuracy": 0.7, STEP: 0}),
@@ -103,7 +105,7 @@ def test_an_evaluation_joins_the_run_of_its_head(fake: FakeWandb, tmp_path: Path
 def test_the_files_of_two_heads_are_kept_apart_and_as_they_were(
     fake: FakeWandb, tmp_path: Path
 ) -> None:
-    tracker = WandbTracker("project", tmp_path)
+    tracker = WandbTracker(Tracker(), "project", tmp_path)
     tracker.begin({}, "abc")
     for name in ("best", "final"):
         files = [tmp_path / name / "head.json"]
@@ -116,7 +118,7 @@ def test_the_files_of_two_heads_are_kept_apart_and_as_they_were(
 
 
 def test_a_child_is_in_the_group_of_its_sweep(fake: FakeWandb, tmp_path: Path) -> None:
-    tracker = WandbTracker("project", tmp_path)
+    tracker = WandbTracker(Tracker(), "project", tmp_path)
     tracker.begin({}, "abc")
     tracker.log_child("lr=1", {"lr": "1"}, [(1, {"loss": 2.0})])
     assert (fake.opened[1]["group"], fake.opened[1]["name"]) == ("abc", "lr=1")
@@ -133,7 +135,7 @@ def test_a_failing_server_is_one_warning_and_the_run_goes_on(
         raise RuntimeError("no answer")
 
     monkeypatch.setattr(fake, "init", refuse)
-    tracker = WandbTracker("project", tmp_path)
+    tracker = WandbTracker(Tracker(), "project", tmp_path)
     assert tracker.begin({}, "abc") == "abc"
     tracker.log_metrics({"loss": 1.0}, 1)
     tracker.log_child("lr=1", {}, [])
@@ -148,7 +150,7 @@ def test_a_missing_library_is_one_line_with_the_extra(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CriticError, match=r"wandb\.project 'mine': .*critic\[wandb\]"):
-        WandbTracker("mine", tmp_path)
+        WandbTracker(Tracker(), "mine", tmp_path)
 
 
 def test_wandb_itself_writes_a_run_offline(
@@ -162,7 +164,7 @@ def test_wandb_itself_writes_a_run_offline(
     monkeypatch.setattr(sys, "argv", ["critic", "password-of-the-command-line"])
     attached = tmp_path / "valid.json"
     attached.write_text("{}")
-    tracker = WandbTracker("project", tmp_path, run_name="demo")
+    tracker = WandbTracker(Tracker(), "project", tmp_path, run_name="demo")
     tracker.begin({"seed": 12345}, "abc")
     tracker.log_metrics({"train/loss": 0.5}, 1)
     tracker.log_files([attached], "heads/best")

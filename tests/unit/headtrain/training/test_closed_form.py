@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurize.errors import CriticError
+from headtrain.head.distance import oas_share
 from headtrain.settings import TrainingSettings
 from headtrain.training import closed_form
-from headtrain.training.closed_form import fit_direction, oas_shrinkage
+from headtrain.training.closed_form import fit_direction
 from headtrain.training.objective import Objective
 from tests.support.head_jobs import CPU, make_inputs, make_job, make_trainer, run
 
@@ -46,6 +47,10 @@ def fit(objective: Objective, **fields: Any) -> np.ndarray:
     return weight / np.linalg.norm(weight)
 
 
+def share_of(moment: np.ndarray, count: int) -> float:
+    return oas_share(np.square(moment).sum(), np.trace(moment), len(moment), count)
+
+
 def expected(
     objective: Objective,
     value_head_type: str,
@@ -69,7 +74,7 @@ def expected(
         moment = covariance + np.outer(mean, mean)
         share = contrast_shrinkage
         if share is None:
-            share = oas_shrinkage(torch.tensor(moment), min(len(set(first)), len(set(second))))
+            share = share_of(moment, min(len(set(first)), len(set(second))))
         level = share * np.trace(moment) / len(moment)
         # Fisher's direction: of the covariance, not of the second moment.
         shrunk = (1 - share) * covariance + level * np.eye(len(moment))
@@ -125,12 +130,12 @@ def test_a_centroid_value_is_the_difference_of_the_squared_distances_but_for_a_c
 
 
 def test_the_shrinkage_falls_with_the_number_of_differences() -> None:
-    moment = torch.diag(torch.linspace(0.1, 3, 20, dtype=torch.float64))
-    shares = [oas_shrinkage(moment, count) for count in (2, 20, 200, 20_000)]
+    moment = np.diag(np.linspace(0.1, 3, 20))
+    shares = [share_of(moment, count) for count in (2, 20, 200, 20_000)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] <= 1
     assert shares[-1] < 0.01
-    assert oas_shrinkage(torch.eye(20, dtype=torch.float64), 20_000) == 1
+    assert share_of(np.eye(20), 20_000) == 1
 
 
 def test_the_loss_means_and_weights_of_a_head_come_from_one_step() -> None:

@@ -15,8 +15,7 @@ from headtrain.features.samples import rank_strings, read_labelled_samples
 from headtrain.head.model import FeatureNormaliser
 from headtrain.head.spec import HeadSpec
 from headtrain.settings import TrainingSettings
-from headtrain.training.inputs import read_train_inputs
-from headtrain.training.objective import make_objective
+from headtrain.training.objective import make_objective, read_train_inputs
 from tests.support.head_jobs import make_plan
 from tests.support.synthetic_stores import write_store
 

@@ -14,8 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from headtrain.training import stepper
 from headtrain.training.batched_heads import sum_by_block
 from headtrain.training.loop import Trainer
-from headtrain.training.padded import ROUNDING, Shape, list_uses, pad_steps, sum_by_value
-from tests.support.head_jobs import CPU, make_inputs, make_job, make_trainer, run
+from headtrain.training.stepper import (
+    ROUNDING,
+    PaddedTrainer,
+    Shape,
+    list_uses,
+    make_trainer,
+    pad_steps,
+    sum_by_value,
+)
+from tests.support import head_jobs
+from tests.support.head_jobs import CPU, assert_equal, make_inputs, make_job, run
 
 Run = Callable[[], None]
 CUDA = torch.device("cuda")
@@ -42,10 +51,10 @@ def make_heads(num_heads: int = 1, **settings: Any) -> list[Any]:
 
 
 def train(
-    jobs: list[Any], device: torch.device = CPU, **options: Any
+    jobs: list[Any], kind: Any = PaddedTrainer, device: torch.device = CPU, **options: Any
 ) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
     """The weights and the means after all steps."""
-    trainer = Trainer(jobs, device=device, mixed_precision=False, **options)
+    trainer = kind(jobs, device=device, mixed_precision=False, **options)
     weights = run(trainer)
     return weights, trainer.read_means()
 
@@ -53,8 +62,8 @@ def train(
 @pytest.mark.parametrize("num_heads", [1, 3])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_padded_steps_train_the_heads_that_unpadded_ones_train(name: str, num_heads: int) -> None:
-    plain, plain_means = train(make_heads(num_heads, **SETTINGS[name]), is_padded=False)
-    padded, means = train(make_heads(num_heads, **SETTINGS[name]), is_padded=True)
+    plain, plain_means = train(make_heads(num_heads, **SETTINGS[name]), Trainer)
+    padded, means = train(make_heads(num_heads, **SETTINGS[name]))
     for left, right in zip(plain, padded, strict=True):
         for key, tensor in left.items():
             # Rounding only: a wrong mask, row or rate moves weights by a learning rate, 0.01.
@@ -77,11 +86,9 @@ def test_a_recorded_step_reads_its_buffers_alone(monkeypatch: pytest.MonkeyPatch
         return replay
 
     settings = {"gradient_accumulation_steps": 2, "dropout": 0.3}
-    expected, _ = train(make_heads(2, **settings), is_padded=True)
-    found, _ = train(make_heads(2, **settings), is_padded=True, record=record)
-    for left, right in zip(expected, found, strict=True):
-        for key, tensor in left.items():
-            assert torch.equal(tensor, right[key])
+    expected, _ = train(make_heads(2, **settings))
+    found, _ = train(make_heads(2, **settings), record=record)
+    assert_equal(expected, found)
     num_steps = Trainer(make_heads(2, **settings), device=CPU, mixed_precision=False).num_steps
     # A shape is recorded once, at its second step: the first one runs as it is.
     assert len(set(replays)) == len(recorded) < num_steps / 2
@@ -112,7 +119,7 @@ def test_a_recorded_step_reads_no_number_back_and_adds_in_a_fixed_order(name: st
 
         return replay
 
-    train(make_heads(2, **SETTINGS[name]), is_padded=True, record=watched)
+    train(make_heads(2, **SETTINGS[name]), record=watched)
     assert "aten._fused_adamw_.tensor_lr" in seen.names
     reading = ("item", "_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
     adding = ("index_add", "scatter_add", "index_put", "repeat_interleave", "bincount")
@@ -123,9 +130,9 @@ def test_a_recorded_step_reads_no_number_back_and_adds_in_a_fixed_order(name: st
 
 
 def test_large_batches_of_many_heads_are_uploaded_in_fewer_steps() -> None:
-    small = make_trainer(*make_heads(1)).batches
+    small = head_jobs.make_trainer(*make_heads(1)).batches
     assert stepper.steps_at_once(small) == stepper.STEPS_AT_ONCE
-    large = make_trainer(*make_heads(3, gradient_accumulation_steps=2**16)).batches
+    large = head_jobs.make_trainer(*make_heads(3, gradient_accumulation_steps=2**16)).batches
     numbers = stepper.NUMBERS_PER_TERM * 3 * 4 * 2**16
     assert stepper.steps_at_once(large) == max(1, stepper.NUMBERS_AT_ONCE // numbers)
 
@@ -133,32 +140,29 @@ def test_large_batches_of_many_heads_are_uploaded_in_fewer_steps() -> None:
 def test_features_elsewhere_are_gathered_outside_of_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected, _ = train(make_heads(2), is_padded=True)
-    monkeypatch.setattr(stepper.Stepper, "_is_near", False)
-    found, _ = train(make_heads(2), is_padded=True)
-    for left, right in zip(expected, found, strict=True):
-        for key, tensor in left.items():
-            assert torch.equal(tensor, right[key])
+    expected, _ = train(make_heads(2))
+    monkeypatch.setattr(PaddedTrainer, "_is_near", False)
+    found, _ = train(make_heads(2))
+    assert_equal(expected, found)
 
 
 def test_a_step_that_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(_step: Run) -> Run:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    expected, _ = train(make_heads(), is_padded=True)
-    found, _ = train(make_heads(), is_padded=True, record=refuse)
-    for key, tensor in expected[0].items():
-        assert torch.equal(tensor, found[0][key])
+    expected, _ = train(make_heads())
+    found, _ = train(make_heads(), record=refuse)
+    assert_equal(expected, found)
     assert "not permitted when stream is capturing" in caplog.text
     assert "more" not in caplog.text
 
 
 def test_a_padded_run_resumes_at_any_step() -> None:
-    whole = Trainer(make_heads(), device=CPU, mixed_precision=False, is_padded=True)
+    whole = PaddedTrainer(make_heads(), device=CPU, mixed_precision=False)
     for step in range(4):
         whole.take_step(step)
     state = {name: tensor.clone() for name, tensor in whole.optimizer.state().items()}
-    resumed = Trainer(make_heads(), device=CPU, mixed_precision=False, is_padded=True)
+    resumed = PaddedTrainer(make_heads(), device=CPU, mixed_precision=False)
     resumed.heads.parameters.copy_(whole.heads.parameters)
     resumed.optimizer.load(state)
     for step in range(4, whole.num_steps):
@@ -168,7 +172,7 @@ def test_a_padded_run_resumes_at_any_step() -> None:
 
 
 def test_every_step_of_an_upload_has_one_shape_and_its_own_terms() -> None:
-    trainer = make_trainer(*make_heads(2, gradient_accumulation_steps=2))
+    trainer = head_jobs.make_trainer(*make_heads(2, gradient_accumulation_steps=2))
     maker = trainer.batches
     shape, arrays = pad_steps(maker.lay_out(0, 100), 2)
     assert shape[:4] == (2, 2, ROUNDING, ROUNDING)
@@ -236,9 +240,9 @@ def test_cuda_trains_the_heads_that_a_cpu_trains_and_twice_the_same(
 ) -> None:
     # Without dropout: the devices draw other random numbers.
     settings = {**SETTINGS[name], "dropout": 0.0}
-    expected, _ = train(make_heads(3, **settings))
-    first, _ = train(on_cuda(3, moves_features=moves_features, **settings), CUDA)
-    second, _ = train(on_cuda(3, moves_features=moves_features, **settings), CUDA)
+    expected, _ = train(make_heads(3, **settings), Trainer)
+    first, _ = train(on_cuda(3, moves_features=moves_features, **settings), make_trainer, CUDA)
+    second, _ = train(on_cuda(3, moves_features=moves_features, **settings), make_trainer, CUDA)
     for left, right, again in zip(expected, first, second, strict=True):
         for key, tensor in left.items():
             torch.testing.assert_close(right[key].cpu(), tensor, rtol=1e-2, atol=1e-3)
@@ -248,7 +252,7 @@ def test_cuda_trains_the_heads_that_a_cpu_trains_and_twice_the_same(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_on_cuda_never_waits_for_the_device() -> None:
-    trainer = Trainer(on_cuda(2), device=CUDA, mixed_precision=True)
+    trainer = make_trainer(on_cuda(2), device=CUDA, mixed_precision=True)
     trainer.take_step(0)
     trainer.take_step(1)
     torch.cuda.set_sync_debug_mode("error")
