@@ -576,15 +576,14 @@ def serve_command(
     console().print(f"serve: {head}")
     refuse_torchrun("serve")
     try:
-        from headtrain.scoring.server.run import Server
+        from headtrain.scoring.server.run import Server, is_loopback
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; install critic[serve]") from error
     from headtrain.head.checkpoint import load_head
     from headtrain.scoring.critic import Critic
-    from headtrain.scoring.judged import to_scale
-    from headtrain.scoring.server.app import is_loopback
     from headtrain.scoring.server.service import Limits
     from headtrain.scoring.texts import TextRules
+    from headtrain.scoring.verdict import to_scale
 
     load_head(head)  # a wrong folder ends the command before anything listens
     token = os.environ.get("CRITIC_TOKEN", "")

@@ -13,9 +13,10 @@ from configs.steps.features import featurize_file
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from featurize.data.index import DatasetIndex
-    from headtrain.scoring.along import By
-    from headtrain.scoring.along_rows import AlongRows
+    from headtrain.scoring.verdict import By
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,9 @@ def score_file(
         ValueError: the head, the file or the place to write cannot be used.
     """
     from headtrain.evaluation.findings import MOST_FAR, unlike_train
-    from headtrain.scoring.along_rows import ALONG, POSITIONS
     from headtrain.scoring.best import write_best
     from headtrain.scoring.files import check_output, to_field_names, to_rows, write_rows
-    from headtrain.scoring.scorer import Scorer, describe_scores
+    from headtrain.scoring.scorer import ALONG, POSITIONS, Scorer, describe_scores
 
     path, by = _check_request(request)
     opened = HeadProject.load(head, config, overrides)
@@ -66,24 +66,23 @@ def score_file(
     scores = scorer.score_store(store)
     if scores.share_far is not None and scores.share_far > MOST_FAR:
         logger.warning("%s %s", opened.head.path, unlike_train(scores.share_far))
-    prefixes = None if by is None else _values_along(opened, index, by)
-    fields = scores.to_fields() | ({} if prefixes is None else prefixes.to_fields())
-    rows = to_rows(index.table, fields, request.prefix)
+    along = {} if by is None else _values_along(opened, index, by)
+    rows = to_rows(index.table, scores.to_fields() | along, request.prefix)
     if request.is_best:
         chosen = write_best(path, index.sources, rows, names[0])
         return f"best of {request.file} in {request.out}", chosen.describe()
     num_rows = write_rows(path, index.sources, rows)
     summary = describe_scores(scores, store.samples, num_rows)
-    if prefixes is not None:
-        summary["prefixes scored"] = prefixes.num_prefixes
+    if along:
+        summary["prefixes scored"] = len(along[ALONG].flatten())
     return f"scores of {opened.head.path} in {request.out}", summary
 
 
 def _check_request(request: ScoreRequest) -> "tuple[Path, By | None]":
     """Find where to write and where prefixes end, before anything is opened."""
     from featurize.errors import CriticError
-    from headtrain.scoring.along import to_by
     from headtrain.scoring.files import to_output
+    from headtrain.scoring.verdict import to_by
 
     path = Path(request.out) if request.is_best else to_output(request.out)
     by = None if request.along is None else to_by(request.along)
@@ -96,16 +95,18 @@ def _check_request(request: ScoreRequest) -> "tuple[Path, By | None]":
 
 def _check_prefixes(opened: HeadProject) -> None:
     """Raise CriticError if the head reads what only a whole output has."""
-    from headtrain.scoring.along import check_prefixes
+    from headtrain.scoring.verdict import check_prefixes
 
     has_end = opened.project.settings.prompt.end != "none"
     check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
 
 
-def _values_along(opened: HeadProject, index: "DatasetIndex", by: "By") -> "AlongRows":
+def _values_along(
+    opened: HeadProject, index: "DatasetIndex", by: "By"
+) -> "dict[str, pa.ListArray]":
     """Values along the samples of a file, with the backbone in this process."""
-    from headtrain.scoring.along_rows import judge_along
     from headtrain.scoring.critic import Critic
+    from headtrain.scoring.scorer import judge_along
 
     project = opened.project
     critic = Critic.of(

@@ -13,7 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from featurize.errors import CriticError, shorten
-from headtrain.scoring.judged import Judged
+from headtrain.scoring.verdict import Verdict
 
 TIMEOUT = 180.0
 """Seconds to wait for one reply."""
@@ -24,7 +24,7 @@ MAX_REQUESTS = 16
 Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
 """A text, or messages with `role` and `content`."""
 
-Answers: TypeAlias = Sequence[Judged | ValueError]
+Answers: TypeAlias = Sequence[Verdict | ValueError]
 """Judgement of each output of a prompt, or why there is none."""
 
 
@@ -88,8 +88,8 @@ def _to_answers(status: int, reply: dict[str, Any], count: int) -> Answers:
     return answers
 
 
-def _to_judged(reply: dict[str, Any], place: int) -> Judged:
-    return Judged(
+def _to_judged(reply: dict[str, Any], place: int) -> Verdict:
+    return Verdict(
         value=reply["values"][place],
         logit=reply["logits"][place],
         probability=reply["probabilities"][place],

@@ -33,6 +33,6 @@ def load_once(head: str, device: str, backbone: str | None) -> Critic:
 
 def _encode(critic: Critic, prompt: Prompt, output: str) -> Sample | ValueError:
     try:
-        return critic.encode_one(prompt, output)
+        return critic.samples.encode_one(prompt, output)
     except ValueError as error:
         return error

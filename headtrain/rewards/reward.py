@@ -13,8 +13,8 @@ from featurize.data.fields import is_blank
 from featurize.data.messages import to_messages
 from featurize.errors import CriticError, shorten
 from headtrain.rewards.client import Answers, Group, Prompt, judge_there
-from headtrain.scoring.judged import Judged
 from headtrain.scoring.texts import last_block
+from headtrain.scoring.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class _Call:
 
     def _take(self, places: Sequence[int], answers: Answers) -> None:
         """Turn the answers about a prompt's outputs into rewards."""
-        judged: dict[int, Judged] = {}
+        judged: dict[int, Verdict] = {}
         for place, answer in zip(places, answers, strict=True):
             if isinstance(answer, ValueError):
                 self._outcomes[place] = "refused"
@@ -198,7 +198,7 @@ class _Call:
         return self._numbers
 
 
-def _to_rewards(judged: Mapping[int, Judged], scale: RewardScale) -> dict[int, float]:
+def _to_rewards(judged: Mapping[int, Verdict], scale: RewardScale) -> dict[int, float]:
     if scale == "group_rank":
         values = [one.value for one in judged.values()]
         return {place: _share_of_worse(one.value, values) for place, one in judged.items()}

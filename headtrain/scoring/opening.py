@@ -10,11 +10,11 @@ import torch
 from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import Prompt as Statement
 from featurize.model import attention
-from featurize.model.agreement import Choice, choose_forward
+from featurize.model.agreement import choose_forward
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.budget import choose_token_budget
 from featurize.model.device import resolve_device
-from featurize.model.engine import Engine
+from featurize.model.engine import Engine, Forward
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup, group_samples
 from featurize.model.source import load_tokenizer
@@ -38,6 +38,12 @@ class OpenedBackbone:
     storage_dtype: torch.dtype
     """Of the features that the head was trained on."""
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids that the backbone knows: rows of its embeddings."""
+        weight = self.engine.backbone.decoder.get_input_embeddings().weight
+        return len(cast(torch.Tensor, weight))
+
 
 def open_backbone(
     head: TrainedHead, places: Sequence[BackboneSettings], *, device: str, cache_dir: Path
@@ -47,30 +53,28 @@ def open_backbone(
     Raises:
         ValueError: none has it.
     """
-    provenance = Provenance.of(head)
-    where = resolve_device(device)
+    provenance, where = Provenance.of(head), resolve_device(device)
     found = provenance.find(where, cache_dir, places)
     spec = _narrow(found.recipe.spec, head.record.columns)
-    prompt = provenance.prompt
     encoder = SampleEncoder(
-        prompt if spec.question else replace(prompt, question=None),
+        provenance.prompt if spec.question else replace(provenance.prompt, question=None),
         load_tokenizer(found.source, found.settings),
         max_length=provenance.dataset.max_length,
         max_prompt_length=provenance.dataset.prompt_limit,
     )
     spec = replace(spec, answers=encoder.suffix.answers)
-    loaded = _load(found, spec, where)
+    attention.register()
+    loaded = load_backbone(
+        found.source,
+        found.settings,
+        device=where,
+        dtype=found.recipe.compute_dtype,
+        deepest_layer=spec.deepest(found.recipe.num_layers),
+        with_lm_head=bool(spec.columns),
+    )
     forward = provenance.featurize.forward
     if forward == "auto":
-        dtype = found.recipe.compute_dtype
-        forward = remembered_choice(
-            cache_dir / "forwards",
-            lambda: _choose(loaded, spec, encoder, dtype),
-            backbone=found.source.digest,
-            spec=spec,
-            device=where,
-            dtype=dtype,
-        ).forward
+        forward = _choose(loaded, spec, encoder, found, where, cache_dir)
     size = sum(parameter.numel() for parameter in loaded.decoder.parameters())
     budget = choose_token_budget(
         provenance.featurize.token_budget, where, size, provenance.dataset.max_length
@@ -80,12 +84,6 @@ def open_backbone(
         engine=Engine(loaded, spec, forward, budget.tokens),
         storage_dtype=found.recipe.storage_dtype,
     )
-
-
-def vocabulary_of(backbone: Backbone) -> int:
-    """Return the number of rows of the embeddings."""
-    weight = cast(torch.Tensor, backbone.decoder.get_input_embeddings().weight)
-    return int(weight.shape[0])
 
 
 def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
@@ -100,23 +98,29 @@ def _narrow(spec: FeatureSpec, columns: InputColumns) -> FeatureSpec:
     )
 
 
-def _load(found: FoundBackbone, spec: FeatureSpec, device: torch.device) -> Backbone:
-    attention.register()
-    return load_backbone(
-        found.source,
-        found.settings,
-        device=device,
-        dtype=found.recipe.compute_dtype,
-        deepest_layer=spec.deepest(found.recipe.num_layers),
-        with_lm_head=bool(spec.columns),
-    )
-
-
 def _choose(
-    backbone: Backbone, spec: FeatureSpec, encoder: SampleEncoder, dtype: torch.dtype
-) -> Choice:
-    """Choose the forward on made-up texts that are longer than a sliding window."""
+    backbone: Backbone,
+    spec: FeatureSpec,
+    encoder: SampleEncoder,
+    found: FoundBackbone,
+    device: torch.device,
+    cache_dir: Path,
+) -> Forward:
+    """Choose the forward, as an earlier comparison on this device did or by a new one."""
+    dtype = found.recipe.compute_dtype
     window = getattr(backbone.decoder.config, "sliding_window", None) or 0
+    return remembered_choice(
+        cache_dir / "forwards",
+        lambda: choose_forward(backbone, spec, _probe(encoder, window), dtype),
+        backbone=found.source.digest,
+        spec=spec,
+        device=device,
+        dtype=dtype,
+    ).forward
+
+
+def _probe(encoder: SampleEncoder, window: int) -> list[PromptGroup]:
+    """Make up texts that are longer than a sliding window of `window` tokens."""
     num_lines = max(MIN_PROBE_LENGTH, window + 64)  # at least a token per line
     groups: list[PromptGroup] = []
     for number, prompt in enumerate(("Add two numbers.", "Read a list; print its largest item.")):
@@ -125,4 +129,4 @@ def _choose(
         pairs = ((found.prompt.ids, output.ids) for output in found.outputs)
         suffix = encoder.suffix
         groups += group_samples(pairs, end=suffix.end, question=suffix.question).groups
-    return choose_forward(backbone, spec, groups, dtype)
+    return groups

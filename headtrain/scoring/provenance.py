@@ -1,16 +1,19 @@
 """How the features of a head were made, as its own record says, and where its backbone is."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from featurize.model.device import resolve_dtype
+from featurize.data.index import DatasetIndex
+from featurize.io.files import digest
+from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.families.gguf import PACKAGE_PREFIX
 from featurize.model.source import BackboneSource, find_backbone
+from featurize.run.job import FeaturizeJob
 from featurize.run.recipe import Recipe, make_recipe
 from featurize.settings import (
     BackboneSettings,
@@ -21,9 +24,8 @@ from featurize.settings import (
     PromptSettings,
     RuntimeSettings,
 )
+from featurize.store import FeatureStore
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
-
-Section = TypeVar("Section")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +39,21 @@ class FoundBackbone:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """The settings that made the features of a head."""
+class _Recorded:
+    """The sections of a head's configuration that made its features."""
 
-    backbone: BackboneSettings
+    models: ModelsSettings
     dataset: DatasetSettings
     featurize: FeaturizeSettings
     runtime: RuntimeSettings
     distributed: DistributedSettings
-    prompt: PromptSettings
+    prompt: PromptSettings = field(default_factory=PromptSettings)  # older heads have none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(_Recorded):
+    """The settings that made the features of a head."""
+
     recipe_fingerprint: str
     head: str
     """Path of the head, for messages."""
@@ -53,31 +61,31 @@ class Provenance:
     """Working folder of the head's run; empty if the head does not record it."""
 
     @classmethod
-    def of(cls, head: TrainedHead) -> Self:
+    def of(cls, head: TrainedHead) -> "Provenance":
         """Read the settings from the record of a head.
 
         Raises:
             CheckpointError: this version cannot read them.
         """
-        config = head.record.config
         try:
-            return cls(
-                backbone=_read(ModelsSettings, config["models"]).policy,
-                dataset=_read(DatasetSettings, config["dataset"]),
-                featurize=_read(FeaturizeSettings, config["featurize"]),
-                runtime=_read(RuntimeSettings, config["runtime"]),
-                distributed=_read(DistributedSettings, config["distributed"]),
-                prompt=_read(PromptSettings, config.get("prompt", {})),  # older heads have none
-                recipe_fingerprint=head.record.recipe_fingerprint,
-                head=head.path,
-                folder=head.record.folder,
-            )
-        except (KeyError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
+            found = TypeAdapter(_Recorded).validate_python(head.record.config)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
             raise CheckpointError(
-                f"{head.path}: this version cannot read how its features were made ({reason}); run"
-                " `critic train-head` again"
+                f"{head.path}: this version cannot read how its features were made"
+                f" ({where}: {error.errors()[0]['msg']}); run `critic train-head` again"
             ) from error
+        return cls(
+            **vars(found),
+            recipe_fingerprint=head.record.recipe_fingerprint,
+            head=head.path,
+            folder=head.record.folder,
+        )
+
+    @property
+    def backbone(self) -> BackboneSettings:
+        """The backbone as the head's run named it."""
+        return self.models.policy
 
     def find(
         self, device: torch.device, cache_dir: Path, places: Sequence[BackboneSettings] = ()
@@ -161,6 +169,75 @@ class Provenance:
         )
 
 
-def _read(kind: type[Section], fields: Any) -> Section:
-    section: Section = TypeAdapter(kind).validate_python(fields)
-    return section
+def plan_file(
+    head: TrainedHead,
+    index: DatasetIndex,
+    *,
+    places: Sequence[BackboneSettings],
+    featurize: FeaturizeSettings,
+    runtime: RuntimeSettings,
+    distributed: DistributedSettings,
+    store_of: Callable[[str], Path | str],
+    cache_dir: Path,
+    repair: bool = False,
+    command: str = "",
+) -> FeaturizeJob:
+    """Plan features of a file that is not a split of a dataset, by the recipe of a head.
+
+    Args:
+        head: its record has all settings but those that say where things are and what computes.
+        index: the file's samples.
+        places: where the head's backbone may be, most likely first.
+        featurize: its workers, token budget and forward are used.
+        runtime: its device and precision are used.
+        distributed: how the backbone is spread over devices.
+        store_of: gives the folder of a store by a digest of what it is made of.
+        cache_dir: where converted backbones are kept.
+        repair: check every finished unit first.
+        command: what a person ran.
+
+    Raises:
+        ValueError: no backbone that is the head's.
+    """
+    recorded = Provenance.of(head)
+    found = recorded.find(resolve_device(runtime.device), cache_dir, places)
+    identity = {
+        "dataset": index.content_fingerprint,
+        "recipe": found.recipe.fingerprint,
+        "unit_tokens": recorded.featurize.unit_tokens,
+    }
+    budget = featurize.token_budget and max(featurize.token_budget, recorded.dataset.max_length)
+    return FeaturizeJob(
+        backbone=found.settings,
+        dataset=DatasetSettings(
+            name="data",
+            test=tuple(source.path for source in index.sources),
+            max_length=recorded.dataset.max_length,
+            max_prompt_length=recorded.dataset.max_prompt_length,
+        ),
+        prompt=recorded.prompt,
+        featurize=replace(
+            recorded.featurize,
+            workers=featurize.workers,
+            token_budget=budget,
+            forward=featurize.forward,
+        ),
+        runtime=runtime,
+        split="test",
+        store_dir=store_of(digest(identity)[:12]),
+        cache_dir=cache_dir,
+        distributed=distributed,
+        needs_labels=index.needs_labels,
+        repair=repair,
+        command=command,
+    )
+
+
+def open_file_store(job: FeaturizeJob, index: DatasetIndex) -> FeatureStore:
+    """Open the store of a finished job of `plan_file`; its rows are those of the index."""
+    store = FeatureStore.open(job.store_dir, job.cache_dir)
+    found_ids, wanted_ids = (
+        table["task_id"].combine_chunks() for table in (store.samples, index.table)
+    )
+    assert found_ids.equals(wanted_ids), "units are written in the order of the index"
+    return store

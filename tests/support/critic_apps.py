@@ -11,12 +11,12 @@ from typing import Any
 import httpx2
 
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.judged import Scale
 from headtrain.scoring.server.app import Application, build_app
-from headtrain.scoring.server.contracts import Context
+from headtrain.scoring.server.requests import Context
 from headtrain.scoring.server.run import Server
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
+from headtrain.scoring.verdict import Scale
 from tests.support.waiting import wait_until
 
 PATIENCE = 60.0
@@ -61,9 +61,9 @@ async def running_app(
     waits: bool = True,
 ) -> AsyncIterator[RunningApp]:
     """Start an application, wait until it is ready, and end it."""
-    service = Service(load, scale=scale, limits=limits or Limits(window=0), gather=gate)
+    service = Service(load, scale=scale, limits=limits or Limits(window=0))
     if gate is not None:
-        gate.service = service
+        gate.service, service.batcher.gather = service, gate
     context = Context(model="tiny", created=1, scale=scale, rules=rules or TextRules())
     app = build_app(Application(service=service, context=context, token=token), lambda: None)
     async with (

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from headtrain.scoring.judged import Judged
 from headtrain.scoring.samples import Sample
+from headtrain.scoring.verdict import Verdict
 
 MAX_RETRY_SECONDS = 60
 
-Compute = Callable[[Sequence[Sample]], Sequence[Judged]]
+Compute = Callable[[Sequence[Sample]], Sequence[Verdict]]
 """Judges samples of any prompts together."""
 
 
@@ -21,7 +21,7 @@ class Waiting:
     """A sample, and the promise of its judgement."""
 
     sample: Sample
-    judged: "Future[Judged]" = field(default_factory=Future)
+    judged: "Future[Verdict]" = field(default_factory=Future)
 
 
 class Batcher:
@@ -31,30 +31,20 @@ class Batcher:
     cancelled before it is computed is dropped. A sample that makes a computation fail, fails alone.
     """
 
-    def __init__(
-        self,
-        compute: Compute,
-        *,
-        window: float,
-        max_run: int,
-        gather: Callable[[], object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, compute: Compute, *, window: float, max_run: int) -> None:
         """Make a batcher that has not started.
 
         Args:
             compute: judges samples, or raises.
             window: seconds to wait for more samples.
             max_run: samples that are computed together; a prompt's samples are never parted.
-            gather: waits for more samples, in place of `window`.
-            clock: monotonic seconds.
         """
         closing = threading.Event()
         self._closing = closing
         self._compute = compute
         self._max_run = max_run
-        self._gather = gather or (lambda: closing.wait(window))
-        self._clock = clock
+        self.gather: Callable[[], object] = lambda: closing.wait(window)
+        """Waits for more samples."""
         self._changed = threading.Condition()
         self._waiting: dict[tuple[int, ...], list[Waiting]] = {}  # by prompt, in order of arrival
         self._seconds_per_sample = 0.0
@@ -66,7 +56,7 @@ class Batcher:
         """Start computing."""
         self._thread.start()
 
-    def submit(self, samples: Sequence[Sample]) -> "list[Future[Judged]]":
+    def submit(self, samples: Sequence[Sample]) -> "list[Future[Verdict]]":
         """Add samples; return the promise of each judgement.
 
         Raises:
@@ -103,11 +93,11 @@ class Batcher:
 
     def _run(self) -> None:
         while self._wait():
-            self._gather()
+            self.gather()
             if taken := self._take():
-                started = self._clock()
+                started = time.monotonic()
                 self._answer(taken)
-                self._seconds_per_sample = (self._clock() - started) / len(taken)
+                self._seconds_per_sample = (time.monotonic() - started) / len(taken)
 
     def _wait(self) -> bool:
         """Wait for a sample; False when there is none and there will be none."""

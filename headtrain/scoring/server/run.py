@@ -1,5 +1,6 @@
 """Runs the application on a socket until SIGTERM or Ctrl-C, and drains it."""
 
+import ipaddress
 import socket
 import time
 from collections.abc import Callable
@@ -10,11 +11,11 @@ import uvicorn
 from featurize.errors import CriticError
 from featurize.io.interrupts import Terminated
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.judged import Scale
 from headtrain.scoring.server.app import Application, build_app
-from headtrain.scoring.server.contracts import Context
+from headtrain.scoring.server.requests import Context
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
+from headtrain.scoring.verdict import Scale
 
 DRAIN_SECONDS = 180
 """Time for the requests that are open at SIGTERM; OpenRLHF's clients wait as long."""
@@ -102,3 +103,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CriticError(
             f"cannot listen on {host}, port {port}: {reason}; give another --port or --host"
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -11,7 +11,7 @@ import pytest
 
 from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
-from headtrain.scoring.critic import Critic, Verdict
+from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
 from tests.support.python import REPOSITORY, run_python
 from tests.support.scored_projects import ScoredProject, make_project
@@ -109,7 +109,7 @@ def test_values_do_not_depend_on_longer_outputs_where_positions_do(
     critic = Critic.load(project.head, device="cpu", cache_dir=tmp_path / "cache")
     prompt = "Add two numbers."
     short, long = "print(a + b)", "x = a + b\n" * 15
-    samples = critic.encode(prompt, [short, long])
+    samples = critic.samples.encode(prompt, [short, long])
     lengths = [len(sample.output) for sample in samples]
     start = len(samples[0].prompt)
     assert start + lengths[0] < LIMIT < start + lengths[1]
@@ -174,7 +174,6 @@ def test_a_single_head_has_no_spread_and_a_head_without_calibration_no_probabili
     project = make_project(tmp_path, fitted=None)
     critic = Critic.load(project.head, device="cpu")
     [verdict] = critic.judge("Add.", ["return 1"])
-    assert isinstance(verdict, Verdict)
     assert verdict.spread is None
     bare = Critic.load(rewritten_head(project.head, tmp_path / "bare", ("fitted",), None))
     assert bare.score("Add.", ["return 1"]) == [verdict.value]

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from headtrain.scoring.along import By
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.server.app import is_loopback
+from headtrain.scoring.server.run import is_loopback
 from headtrain.scoring.server.service import Limits
+from headtrain.scoring.verdict import By
 from tests.support.critic_apps import Gate, HangingUp, RunningApp, ask, running_app, talk
 from tests.support.scored_projects import ScoredProject
 from tests.support.waiting import wait_until
@@ -42,7 +42,7 @@ def test_single_requests_share_the_prompts_and_get_the_critics_values(
     assert len(set(expected)) == 64  # or answers could be mixed up
     assert [found[n] for n in range(64)] == near(expected)
     ideal: list[int] = []
-    critic.score_samples([critic.encode_one(*pair) for pair in asked], ideal.append)
+    critic.judge_samples([critic.samples.encode_one(*pair) for pair in asked], ideal.append)
     assert tokens <= 1.1 * sum(ideal)
 
 
@@ -65,7 +65,7 @@ def test_a_score_has_values_probabilities_ranks_and_spread(
 
 
 def test_token_ids_are_scored_as_their_text(critic: Critic) -> None:
-    sample = critic.encode_one("Add.", "x = 1")
+    sample = critic.samples.encode_one("Add.", "x = 1")
     body = {"prompt": list(sample.prompt), "outputs": [list(sample.output), "x = 1"]}
     reply = ask(critic, "/score", body)
     assert reply["values"] == [pytest.approx(critic.score("Add.", ["x = 1"])[0], abs=1e-5), None]
@@ -103,7 +103,7 @@ def test_a_long_output_is_scored_as_cut_and_says_so(critic: Critic) -> None:
         ("/score", b'{"prompt": "Add."}', 400, "missing required field `outputs`"),
         ("/score", b'{"prompt": "Add.", "outputs": [1]}', 400, r"$.outputs[0]"),
         ("/score", b'{"prompt": "Add.", "outputs": ["x"], "promt": 1}', 400, "promt"),
-        ("/score", b'{"outputs": ["x"]}', 400, "neither of 'prompt' and 'messages'"),
+        ("/score", b'{"outputs": ["x"]}', 400, "none of 'prompt', 'messages'"),
         ("/score", b'{"prompt": "Add.", "outputs": ["\\ud800"]}', 400, "surrogate"),
         ("/score", b'{"prompt": "Add.", "outputs": ["\xff"]}', 400, "utf-8"),
         ("/score", b'{"prompt": ' + b"[" * 99999, 400, "body"),
@@ -115,7 +115,7 @@ def test_a_long_output_is_scored_as_cut_and_says_so(critic: Critic) -> None:
         ("/classify", b'{"input": "Add."}', 422, "where the solution begins is unknown"),
         ("/classify", b'{"messages": []}', 422, "'assistant'"),
         ("/classify", b'{"model": "x"}', 400, "none of 'input'"),
-        ("/rerank", b'{"prompt": "Add."}', 400, "no 'candidates'"),
+        ("/rerank", b'{"prompt": "Add."}', 400, "none of 'candidates'"),
         (
             "/rerank",
             b'{"prompt": "Add.", "candidates": ["x", "y"], "top_n": -1}',

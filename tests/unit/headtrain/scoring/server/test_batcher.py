@@ -3,14 +3,15 @@
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headtrain.scoring.judged import Judged
 from headtrain.scoring.samples import Sample
 from headtrain.scoring.server.batcher import Batcher
+from headtrain.scoring.verdict import Verdict
 
 PATIENCE = 60.0
 
@@ -19,9 +20,9 @@ def sample(prompt: int, output: int) -> Sample:
     return Sample(prompt=(prompt,), output=(output,), is_truncated=False)
 
 
-def judged(one: Sample) -> Judged:
+def judged(one: Sample) -> Verdict:
     value = float(1000 * one.prompt[0] + one.output[0])
-    return Judged(
+    return Verdict(
         value=value, logit=None, probability=None, spread=None, num_tokens=2, is_truncated=False
     )
 
@@ -32,7 +33,7 @@ class Computer:
     def __init__(self) -> None:
         self.runs: list[list[Sample]] = []
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Judged]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         self.runs.append(list(samples))
         if any(one.output == (13,) for one in samples):
             raise ArithmeticError("unlucky")
@@ -41,7 +42,7 @@ class Computer:
 
 def run_all(
     computer: Computer, samples: Sequence[Sample], max_run: int = 512
-) -> "list[Future[Judged]]":
+) -> "list[Future[Verdict]]":
     """Submit samples before the batcher starts, then let it compute them all."""
     batcher = Batcher(computer, window=0, max_run=max_run)
     promises = batcher.submit(samples)
@@ -90,7 +91,7 @@ def test_samples_gather_while_a_run_is_computed() -> None:
     inside, go = threading.Event(), threading.Event()
     computer = Computer()
 
-    def compute(samples: Sequence[Sample]) -> list[Judged]:
+    def compute(samples: Sequence[Sample]) -> list[Verdict]:
         inside.set()
         assert go.wait(PATIENCE)
         return computer(samples)
@@ -117,9 +118,11 @@ def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
         batcher.submit([sample(1, 1)])
 
 
-def test_the_time_to_come_back_is_that_of_what_waits() -> None:
+def test_the_time_to_come_back_is_that_of_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 4.0])
-    batcher = Batcher(Computer(), window=0, max_run=512, clock=lambda: next(ticks))
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr("headtrain.scoring.server.batcher.time", clock)
+    batcher = Batcher(Computer(), window=0, max_run=512)
     promises = batcher.submit([sample(1, 1), sample(1, 2)])
     batcher.start()
     batcher.close()

@@ -10,8 +10,8 @@ import pytest
 from featurize.errors import CriticError
 from featurize.io.interrupts import raises_when_terminated
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.judged import to_scale
 from headtrain.scoring.server.run import Server
+from headtrain.scoring.verdict import to_scale
 
 
 def refuse() -> Critic:
