@@ -540,6 +540,7 @@ def score_command(
     repair: options.RepairScored = False,
     config: options.Config = None,
     overrides: options.Overrides = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Copy the rows of a file and add a score, probability and rank to each."""
     console().print(f"score: {file}")
@@ -554,6 +555,7 @@ def score_command(
         along=along,
         repair=repair,
         has_distance=distance,
+        overwrite=overwrite,
     )
     title, rows = score_file(request, head, config, overrides or [])
     console().print(rows_table(title, rows))

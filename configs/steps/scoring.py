@@ -35,6 +35,8 @@ class ScoreRequest:
     repair: bool
     has_distance: bool = False
     """Add how far each sample is from the head's train samples."""
+    overwrite: bool = False
+    """Replace a file that is not known to be a result of the command."""
 
 
 def score_file(
@@ -47,8 +49,14 @@ def score_file(
         ValueError: the head, the file or the place to write cannot be used.
     """
     from headtrain.evaluation.findings import MOST_FAR, unlike_train
-    from headtrain.scoring.best import write_best
-    from headtrain.scoring.files import check_output, to_field_names, to_rows, write_rows
+    from headtrain.scoring.files import (
+        blank_rows,
+        check_output,
+        choose_best,
+        to_rows,
+        write_best,
+        write_rows,
+    )
     from headtrain.scoring.scorer import ALONG, POSITIONS, Scorer, describe_scores
 
     path, by = _check_request(request)
@@ -59,9 +67,9 @@ def score_file(
     scorer = Scorer(opened.head, decision.calibration, has_distance=request.has_distance)
     index = opened.project.index_files(request.file, needs_labels=False)
     added = [] if by is None else [ALONG, POSITIONS]
-    names = to_field_names(index.table, [*scorer.field_names, *added], request.prefix)
-    if not request.is_best:
-        check_output(path, index.sources, names)
+    check = choose_best if request.is_best else check_output
+    blank = blank_rows(index.table, [*scorer.field_names, *added], request.prefix)
+    check(path, index.sources, blank)
     store = featurize_file(opened, index, repair=request.repair)
     scores = scorer.score_store(store)
     if scores.share_far is not None and scores.share_far > MOST_FAR:
@@ -69,7 +77,7 @@ def score_file(
     along = {} if by is None else _values_along(opened, index, by)
     rows = to_rows(index.table, scores.to_fields() | along, request.prefix)
     if request.is_best:
-        chosen = write_best(path, index.sources, rows, names[0])
+        write_best(path, chosen := choose_best(path, index.sources, rows))
         return f"best of {request.file} in {request.out}", chosen.describe()
     num_rows = write_rows(path, index.sources, rows)
     summary = describe_scores(scores, store.samples, num_rows)
@@ -81,10 +89,14 @@ def score_file(
 def _check_request(request: ScoreRequest) -> "tuple[Path, By | None]":
     """Find where to write and where prefixes end, before anything is opened."""
     from featurize.errors import CriticError
-    from headtrain.scoring.files import to_output
+    from headtrain.scoring.files import refuse_existing, to_output
     from headtrain.scoring.verdict import to_by
 
-    path = Path(request.out) if request.is_best else to_output(request.out)
+    path = Path(request.out)
+    if not request.is_best:
+        path = to_output(request.out, request.prefix, overwrite=request.overwrite)
+    elif not request.overwrite:
+        refuse_existing(path)
     by = None if request.along is None else to_by(request.along)
     if request.is_best and by is not None:
         raise CriticError("--along adds fields, which --best does not write; give one of the two")

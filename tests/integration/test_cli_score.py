@@ -213,7 +213,12 @@ def test_the_environment_names_a_tracking_server_that_may_be_down(project: Criti
 def test_mistakes_end_in_one_line(project: CriticProject) -> None:
     for arguments, told in (
         (("scored.jsonl", "--out", "x.jsonl", *HEAD), "--prefix critic_"),
-        (("unlabelled.jsonl", "--out", "unlabelled.jsonl", *HEAD), "is the file that is scored"),
+        (("unlabelled.jsonl", "--out", "valid.jsonl", *HEAD), "--overwrite"),
+        (("unlabelled.jsonl", "--best", "--out", "valid.jsonl", *HEAD), "--overwrite"),
+        (
+            ("unlabelled.jsonl", "--out", "unlabelled.jsonl", "--overwrite", *HEAD),
+            "is the file that is scored",
+        ),
         (("unlabelled.jsonl", "--out", "x.csv", *HEAD), "unknown ending"),
         (("unlabelled.jsonl", "--out", "s3://bucket/x.jsonl", *HEAD), "is a URI"),
         (("nothing.jsonl", "--out", "x.jsonl", *HEAD), "matches no file"),

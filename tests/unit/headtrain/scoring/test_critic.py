@@ -13,6 +13,8 @@ from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
+from headtrain.scoring.scorer import Scorer
+from headtrain.training.keep_distance import keep_distance
 from tests.support.python import REPOSITORY, run_python
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
@@ -166,6 +168,22 @@ def test_a_verdict_has_the_calibrated_probability_and_an_ensembles_spread(
         assert verdict.probability == pytest.approx(1 / (1 + math.exp(-(2 * value + 0.5))))
         assert verdict.spread is not None
         assert verdict.spread > 0
+
+
+def test_a_verdict_has_the_distance_to_train_if_the_head_keeps_it(
+    project: ScoredProject, critic: Critic, tmp_path: Path
+) -> None:
+    prompt, outputs = outputs_of(project, "train-1")
+    texts = list(outputs.values())
+    assert {verdict.distance for verdict in critic.judge(prompt, texts)} == {None}
+    head = rewritten_head(project.head, tmp_path, ("folder",), "")
+    keep_distance(head, project.store)
+    distances = Scorer(load_head(head), has_distance=True).score_store(project.store).distances
+    assert distances is not None
+    expected = dict(zip(project.store.samples["task_id"].to_pylist(), distances, strict=True))
+    found = [v.distance for v in Critic.load(head, device="cpu").judge(prompt, texts)]
+    assert found == pytest.approx([expected[task_id] for task_id in outputs], abs=1e-5)
+    assert len(set(found)) > 1
 
 
 def test_a_single_head_has_no_spread_and_a_head_without_calibration_no_probability(
