@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from featurize.errors import CriticError
-from headtrain.rewards.environment import (
+from headtrain.rewards import (
     numbers_of_environment,
     reward_of_environment,
     rules_of_environment,

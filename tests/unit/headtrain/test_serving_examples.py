@@ -13,7 +13,7 @@ import pytest
 
 from featurize.data.prompt import render_prompt
 from headtrain.export.mlflow_folder import tracking_at
-from headtrain.rewards.environment import reward_of_environment
+from headtrain.rewards import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
 from tests.support.critic_apps import running

@@ -14,8 +14,7 @@ import torch
 
 from featurize.errors import CriticError
 from headtrain import rewards
-from headtrain.rewards import openrlhf, slime, verifiers, verl
-from headtrain.rewards.environment import reward_of_environment
+from headtrain.rewards import openrlhf, reward_of_environment, slime, verifiers, verl
 from headtrain.scoring.critic import Critic
 from tests.support.scored_projects import ScoredProject, make_project
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("trl")
 
 from headtrain import rewards
-from headtrain.rewards.environment import reward_of_environment
+from headtrain.rewards import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
 from tests.support.critic_apps import running
