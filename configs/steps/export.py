@@ -23,8 +23,8 @@ def export_head(
     from featurize.model.device import resolve_device
     from headtrain.scoring.provenance import Provenance
 
-    provenance = Provenance.of(head)
-    found = provenance.find(resolve_device("cpu"), opened.project.layout.cache_dir, opened.places)
+    cache_dir = opened.project.layout.cache_dir
+    found = Provenance.of(head).find(resolve_device("cpu"), cache_dir, opened.places)
     if to == "mlflow":
         from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model
 
@@ -41,17 +41,14 @@ def export_head(
         return rows
     from headtrain.export.transformers_folder import export_to_transformers
 
-    exported = export_to_transformers(
-        head, provenance, found, out, is_custom=is_custom, overwrite=overwrite
-    )
+    exported = export_to_transformers(head, found, out, is_custom=is_custom, overwrite=overwrite)
     return exported.describe()
 
 
 def push(opened: HeadProject, repository: str, *, private: bool) -> tuple[str, bool]:
     """Upload a head with its card; returns its address and whether evaluations are on the card."""
     from headtrain.evaluation.files import read_evaluation, results_dir
-    from headtrain.export.card import verdict_rows
-    from headtrain.export.hub import push_head
+    from headtrain.export.head_folder import push_head, verdict_rows
 
     layout = opened.project.layout
     folder = results_dir(opened.head.path, layout.checkpoint_dir, layout.evaluation_dir)

@@ -15,7 +15,7 @@ from tests.support.scored_projects import make_project
 ROOT = Path(__file__).parents[4]
 PUSH = """
 import sys
-from headtrain.export.hub import push_head
+from headtrain.export.head_folder import push_head
 from headtrain.head.checkpoint import load_head
 print(push_head(load_head(sys.argv[1]), "me/judge", verdict=[("accuracy", "0.75")]))
 """

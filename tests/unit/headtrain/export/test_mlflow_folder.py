@@ -15,7 +15,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from headtrain.export.fold import ExportError
+from headtrain.export.head_folder import ExportError
 from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model, tracking_at
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic

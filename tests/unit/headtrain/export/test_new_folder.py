@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from headtrain.export.fold import ExportError
-from headtrain.export.new_folder import new_folder
+from headtrain.export.head_folder import ExportError, new_folder
 
 
 def write_export(folder: Path, config: dict[str, object]) -> Path:

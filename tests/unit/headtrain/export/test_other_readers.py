@@ -36,9 +36,8 @@ def project(tmp_path: Path) -> ScoredProject:
 
 def export(project: ScoredProject, out: Path) -> Exported:
     head = load_head(project.head)
-    provenance = Provenance.of(head)
-    found = provenance.find(torch.device("cpu"), out.parent / "cache")
-    return export_to_transformers(head, provenance, found, out)
+    found = Provenance.of(head).find(torch.device("cpu"), out.parent / "cache")
+    return export_to_transformers(head, found, out)
 
 
 def values_of(project: ScoredProject, sequences: Sequence[list[int]]) -> list[float]:

@@ -1,6 +1,5 @@
 """An exported critic, loaded by transformers alone, gives the values of the critic."""
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -13,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from featurize.data.prompt import render_prompt
-from headtrain.export.fold import ExportError, fold
+from headtrain.export.head_folder import ExportError
 from headtrain.export.transformers_folder import Exported, export_to_transformers
 from headtrain.head.checkpoint import load_head
 from headtrain.scoring.critic import Critic
@@ -26,9 +25,8 @@ PROMPT = "Read two numbers and print their sum."
 
 def export(project: ScoredProject, out: Path, **options: Any) -> Exported:
     head = load_head(project.head)
-    provenance = Provenance.of(head)
-    found = provenance.find(torch.device("cpu"), out.parent / "cache")
-    return export_to_transformers(head, provenance, found, out, **options)
+    found = Provenance.of(head).find(torch.device("cpu"), out.parent / "cache")
+    return export_to_transformers(head, found, out, **options)
 
 
 def load(folder: Path, *, trusted: bool) -> tuple[Any, Any]:
@@ -138,11 +136,3 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     project = make_project(tmp_path, "featurize.likelihood=false", tensors=["last.3"])
     with pytest.raises(ExportError, match="--overwrite"):
         export(project, tmp_path / "model")
-
-
-def test_a_head_that_is_not_linear_is_not_folded(tmp_path: Path) -> None:
-    project = make_project(tmp_path, "featurize.likelihood=false", tensors=["last.3"])
-    head = load_head(project.head)
-    with pytest.raises(ExportError, match="not linear"):
-        fold(head)
-    assert dataclasses.asdict(head.record)["head_type"] == "mlp"
