@@ -31,10 +31,10 @@ class Gate:
         self.opened = threading.Event()
         self.service: Service | None = None
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         assert self.service is not None
-        batcher = self.service.batcher
-        wait_until(lambda: self.opened.is_set() or batcher.num_waiting >= self.num_samples)
+        while not self.opened.is_set() and self.service.batcher.num_waiting < self.num_samples:
+            await asyncio.sleep(0.001)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def build_app(application: Application, on_failure: Callable[[], None]) -> Starl
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         service.start(on_failure)
         yield
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     def guarded(path: str, handler: Callable[..., Any], *arguments: Any) -> Any:
         return _guard(application, path, functools.partial(handler, application, *arguments))

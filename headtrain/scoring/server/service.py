@@ -173,15 +173,14 @@ class Service:
                 on_failure()
                 return
             self._critic = critic
-            self.batcher.start()
             logger.info("%s is loaded and checked", critic.head.path)
 
         threading.Thread(target=load, name="critic-loader", daemon=True).start()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Judge what was admitted, then end the threads."""
-        self._encoding.shutdown(wait=True)
-        self.batcher.close()
+        await self.batcher.close()
+        self._encoding.shutdown()
 
     def describe(self) -> dict[str, int]:
         """Account for every sample that was asked for, by name."""
@@ -231,7 +230,7 @@ class Service:
             self._encoding, lambda: [self._encode(critic, one) for one in asked]
         )
         samples = [one for one in encoded if isinstance(one, Sample)]
-        promises = [asyncio.wrap_future(one) for one in self.batcher.submit(samples)]
+        promises = self.batcher.submit(samples)
         found = iter(await asyncio.gather(*promises, return_exceptions=True))
         return [_to_answer(next(found)) if isinstance(one, Sample) else one for one in encoded]
 
