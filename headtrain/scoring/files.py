@@ -171,7 +171,7 @@ def choose_best(out: Path, sources: Sequence[Source], rows: pa.Table) -> Chosen:
     """
     best: dict[str, tuple[float, Any]] = {}
     names, num_rows = set(), 0
-    for line, fields in _join_rows(out, sources, rows):
+    for line, fields in _join_rows(sources, rows):
         row = orjson.loads(line)
         num_rows += 1
         if HARNESS not in row:
@@ -203,13 +203,13 @@ def _write(path: Path | None, out: Path, sources: Sequence[Source], rows: pa.Tab
     target = path or Path(os.devnull)
     if not out.name.endswith(".parquet"):
         with _open_compressed(target, out.name if path else "") as file:
-            for line, fields in _join_rows(out, sources, rows):
+            for line, fields in _join_rows(sources, rows):
                 text = line.removeprefix(_BYTE_ORDER_MARK).strip()
                 file.write(text[:-1].rstrip() + b"," + orjson.dumps(fields)[1:] + b"\n")
     elif all(source.suffix == ".parquet" for source in sources):
         _append_columns(target, sources, rows)
     else:
-        _convert_to_parquet(target, out, sources, rows)
+        _convert_to_parquet(target, sources, rows)
 
 
 def _append_columns(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
@@ -255,7 +255,7 @@ def _read_batches(source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]
             raise DataError(f"{source.name}: cannot be read as Parquet ({reason})") from error
 
 
-def _convert_to_parquet(path: Path, out: Path, sources: Sequence[Source], rows: pa.Table) -> None:
+def _convert_to_parquet(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
     """Convert JSON lines: the first pass finds the types of all columns, the second writes.
 
     Raises:
@@ -264,14 +264,13 @@ def _convert_to_parquet(path: Path, out: Path, sources: Sequence[Source], rows: 
     added = rows.drop_columns(list(PLACE)).schema
     schema = pa.schema([])
     try:
-        for batch in _read_parsed(out, sources, rows):
-            found = _infer_schema([row for row, _ in batch])
+        for batch in _read_parsed(sources, rows):
+            found = _infer_schema(batch)
             schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        schema = pa.schema([*schema, *added])
+        schema = pa.schema([*(field for field in schema if field.name not in added.names), *added])
         with pq.ParquetWriter(str(path), schema) as writer:
-            for batch in _read_parsed(out, sources, rows):
-                joined = [row | fields for row, fields in batch]
-                writer.write_table(pa.Table.from_pylist(joined, schema))
+            for batch in _read_parsed(sources, rows):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
             f"{sources[0].name}: its rows do not fit the columns of a Parquet file"
@@ -279,12 +278,10 @@ def _convert_to_parquet(path: Path, out: Path, sources: Sequence[Source], rows: 
         ) from error
 
 
-def _read_parsed(
-    out: Path, sources: Sequence[Source], rows: pa.Table
-) -> Iterator[list[tuple[dict[str, Any], dict[str, float | int]]]]:
-    """Read parsed rows and the fields to add, some thousand at a time."""
-    parsed = ((_parse(line), fields) for line, fields in _join_rows(out, sources, rows))
-    while batch := list(itertools.islice(parsed, _BATCH_ROWS)):
+def _read_parsed(sources: Sequence[Source], rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Read parsed rows with their fields, some thousand at a time."""
+    joined = (_parse(line) | fields for line, fields in _join_rows(sources, rows))
+    while batch := list(itertools.islice(joined, _BATCH_ROWS)):
         yield batch
 
 
@@ -306,12 +303,12 @@ def _infer_schema(batch: Sequence[Mapping[str, Any]]) -> pa.Schema:
     return pa.table(columns).schema
 
 
-def _join_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
+def _join_rows(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
     """Read every line that is not blank, with its fields."""
     names = rows.column_names[len(PLACE) :]
     given = (row for batch in rows.to_batches(_BATCH_ROWS) for row in batch.to_pylist())
     for number, source in enumerate(sources):
-        for line_number, line in enumerate(_read_copied(out, source), start=1):
+        for line_number, line in enumerate(_read_copied(source), start=1):
             if not line.strip():
                 continue
             row = next(given, None)
@@ -323,29 +320,15 @@ def _join_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> Iterator
             yield line, {name: value for name, value in row.items() if value is not None}
 
 
-def _read_copied(out: Path, source: Source) -> Iterator[bytes]:
-    """Read the rows of a file as lines with all columns; an error names the bad column."""
+def _read_copied(source: Source) -> Iterator[bytes]:
+    """Read the rows of a file as lines of JSON with all their columns."""
     if source.suffix != ".parquet":
         yield from read_lines(source)
         return
-    names = pq.read_schema(source.path).names
     try:
-        yield from read_lines(source, columns=names)
+        yield from read_lines(source, columns=pq.read_schema(source.path).names)
     except DataError as error:
-        column = next((name for name in names if not _can_read(source, name)), "")
-        raise DataError(
-            f"{source.name}: column {column!r} cannot be copied to {str(out)!r} ({error}); write"
-            " .parquet, or leave the column out"
-        ) from error
-
-
-def _can_read(source: Source, column: str) -> bool:
-    try:
-        for _ in read_lines(source, columns=[column]):
-            pass
-    except DataError:
-        return False
-    return True
+        raise DataError(f"{error}; only a .parquet file can have it as it is (--out)") from error
 
 
 def _refuse_taken(present: Sequence[str], names: Sequence[str], where: str) -> None:

@@ -176,7 +176,7 @@ def test_a_column_that_cannot_be_copied_is_found_before_any_work(project: Critic
     note = pa.array([b"\xff\xfe"])
     pq.write_table(pa.table({**texts, "note": note}), project.folder / "notes.parquet")
     done = project.run("score", "notes.parquet", "--out", "notes.jsonl", *HEAD, code=2)
-    assert "notes.parquet: column 'note' cannot be copied" in done.err
+    assert "notes.parquet:row 1: 'note'" in done.err
     assert "unique tokens" not in done.out
     assert not (project.folder / "notes.jsonl").exists()
     project.run("score", "notes.parquet", "--out", "scored-notes.parquet", *HEAD)

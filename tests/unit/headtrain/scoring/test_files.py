@@ -261,9 +261,8 @@ def check(out: str, folder: Path, *files: Path) -> None:
 def test_a_column_that_is_only_copied_is_checked_before_any_work(
     tmp_path: Path, columns: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"rows\.parquet: column 'raw' cannot be copied") as caught:
+    with pytest.raises(DataError, match=r"rows\.parquet:row 1: 'raw' .*\.parquet file"):
         check("out.jsonl", tmp_path, columns)
-    assert "write .parquet" in str(caught.value)
     check("out.parquet", tmp_path, columns)
 
 
