@@ -140,12 +140,12 @@ def talk(critic: Critic, say: Callable[[RunningApp], Awaitable[Any]], **options:
     return asyncio.run(run())
 
 
-def ask(critic: Critic, path: str, body: Any, **options: Any) -> Any:
+def ask(critic: Critic, path: str, body: Any, *, status: int = 200, **options: Any) -> Any:
     """Ask once; return the reply's body."""
 
     async def say(app: RunningApp) -> Any:
         response = await app.post(path, body)
-        assert response.status_code == 200, response.text
+        assert response.status_code == status, response.text
         return response.json()
 
     return talk(critic, say, **options)

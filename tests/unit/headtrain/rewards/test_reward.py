@@ -16,19 +16,9 @@ from headtrain.rewards import critic_reward, judging
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.texts import last_block
 from tests.support.python import run_python
-from tests.support.scored_projects import ScoredProject, make_project
+from tests.support.scored_projects import ScoredProject
 
 ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="module")
-def critic(project: ScoredProject) -> Critic:
-    return Critic.load(project.head, device="cpu")
 
 
 PROMPTS = ["Add.", "Sum.", "Add.", "Add."]
