@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.python import REPOSITORY
+from tests.support.processes import REPOSITORY
 from tests.support.row_files import read_rows
 
 MOST_SECONDS = 240

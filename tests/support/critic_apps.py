@@ -17,7 +17,7 @@ from headtrain.scoring.server.run import Server
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
 from headtrain.scoring.verdict import Scale
-from tests.support.waiting import wait_until
+from tests.support.processes import wait_until
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""

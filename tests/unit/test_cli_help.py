@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from configs.examples import EXAMPLES
-from tests.support.python import output_of, run_python
+from tests.support.processes import output_of, run_python
 
 START = "import cli; cli.app(prog_name='critic')"
 HEAVY = ("torch", "transformers", "mlflow", "pyarrow", "numpy", "omegaconf")

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from featurize.model.agreement import choose_forward
 from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
-from tests.support.families import LAYERS, draw_weights
+from tests.support.families import LAYERS
 from tests.support.plain_features import count_rows, load_tiny, make_groups
-from tests.support.tiny_models import make_tokenizer
+from tests.support.tiny_models import draw_weights, make_tokenizer
 
 GROUPS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (9, (30,))])
 TEXT: dict[str, Any] = {

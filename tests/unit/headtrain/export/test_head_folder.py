@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from headtrain.export.head_folder import ExportError, new_folder
 from headtrain.scoring.critic import Critic
 from tests.support.hub_server import TOKEN, hub_server
-from tests.support.python import REPOSITORY, run_python
+from tests.support.processes import REPOSITORY, run_python
 from tests.support.scored_projects import make_project
 
 

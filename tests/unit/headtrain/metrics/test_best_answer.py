@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headtrain.metrics.best_answer import Margins, ties_score, top_1
 from headtrain.metrics.pairwise import ScoredSamples
-from tests.support.their_reward_bench import load_reward_bench
+from tests.support.benchmark_rows import load_reward_bench
 
 Prompt = tuple[list[float], list[float]]
 SCORE = st.integers(-3, 3).map(float)

@@ -15,7 +15,7 @@ from featurize.errors import CriticError
 from headtrain.rewards import critic_reward, judging
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.texts import last_block
-from tests.support.python import run_python
+from tests.support.processes import run_python
 from tests.support.scored_projects import ScoredProject
 
 ROOT = Path(__file__).parents[4]

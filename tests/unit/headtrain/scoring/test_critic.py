@@ -15,7 +15,7 @@ from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
 from headtrain.scoring.scorer import Scorer
 from headtrain.training.keep_distance import keep_distance
-from tests.support.python import REPOSITORY, run_python
+from tests.support.processes import REPOSITORY, run_python
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
 

@@ -10,8 +10,8 @@ from headtrain.scoring.server.run import is_loopback
 from headtrain.scoring.server.service import Limits
 from headtrain.scoring.verdict import By
 from tests.support.critic_apps import Gate, HangingUp, RunningApp, ask, running_app, talk
+from tests.support.processes import wait_until
 from tests.support.scored_projects import ScoredProject
-from tests.support.waiting import wait_until
 from tests.unit.headtrain.scoring.test_critic import near, outputs_of
 
 TOKEN = "secret-\u00e9"
