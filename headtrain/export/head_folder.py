@@ -173,16 +173,9 @@ def push_head(
     private: bool = True,
     verdict: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Upload a head as one commit of a model repository, which is created if necessary.
+    """Upload a head, without its backbone, as one commit; return the URI that `Critic.load` takes.
 
-    Args:
-        head: the head; its backbone is not uploaded.
-        repo: user/name.
-        private: whether a new repository is private.
-        verdict: rows of the evaluation, for the card.
-
-    Returns:
-        The URI that `Critic.load` takes.
+    The repository (user/name) is created if necessary; `verdict` has rows for the card.
 
     Raises:
         ExportError: the Hub refuses, or does not answer.

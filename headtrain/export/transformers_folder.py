@@ -64,12 +64,7 @@ def export_to_transformers(
 ) -> Exported:
     """Write a head and its backbone into a new folder; it appears only when it is complete.
 
-    Args:
-        head: the head.
-        found: its backbone on this machine.
-        out: the folder.
-        is_custom: use the custom class even where one of transformers would do.
-        overwrite: replace what is in `out`.
+    `is_custom` asks for the custom class even where one of transformers would do.
 
     Raises:
         ExportError: the folder is in use or not of an export, or the backbone's family has no such

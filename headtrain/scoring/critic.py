@@ -19,8 +19,7 @@ from featurize.settings import BackboneSettings
 from featurize.store.samples import LIKELIHOOD_COLUMNS
 from featurize.store.shards import stored_as
 from headtrain.head.checkpoint import TrainedHead, load_head
-from headtrain.scoring.opening import OpenedBackbone, open_backbone
-from headtrain.scoring.provenance import Provenance
+from headtrain.scoring.provenance import OpenedBackbone, Provenance, open_backbone
 from headtrain.scoring.samples import CriticEncoder, Sample
 from headtrain.scoring.scorer import Scorer
 from headtrain.scoring.texts import Output, Prompt
@@ -174,13 +173,10 @@ class Critic:
     def judge_samples(
         self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
     ) -> list[Verdict]:
-        """Judge encoded samples in one run of the backbone; each prompt is computed once.
+        """Judge samples of any prompts in one run of the backbone; each prompt is computed once.
 
-        With values along many samples, it is several runs, which bounds the memory.
-
-        Args:
-            samples: samples of any prompts.
-            on_tokens: called with the number of tokens computed.
+        With values along many samples, it is several runs, which bounds the memory. `on_tokens` is
+        called with the number of tokens computed.
 
         Raises:
             ValueError: the features or a number are NaN or inf.

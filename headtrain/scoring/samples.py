@@ -161,12 +161,7 @@ def is_ids(value: object) -> bool:
 
 
 def to_statement(prompt: str | Messages, input_text: str, has_turns: bool) -> Statement:
-    """Return what a text or messages before an answer ask.
-
-    Args:
-        prompt: a text, or messages with `role` and `content`.
-        input_text: what datasets have in `input`.
-        has_turns: whether the head's format has turns; if not, messages are joined.
+    """Return what a text or messages before an answer ask; a format without turns joins messages.
 
     Raises:
         CriticError: the prompt is neither, or it has several turns and the format has none.

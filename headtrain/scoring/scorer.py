@@ -93,12 +93,7 @@ class Scorer:
         *,
         has_distance: bool | None = False,
     ) -> None:
-        """Use a head.
-
-        Args:
-            head: the head.
-            calibration: replaces the one saved with the head.
-            has_distance: measure the distance to train; None: if it was kept.
+        """`calibration` replaces the head's. `has_distance` None: if it was kept with the head.
 
         Raises:
             CheckpointError: `has_distance`, and the distance to train was not kept with the head.
@@ -201,16 +196,10 @@ def _describe_distances(distances: Floats | None) -> dict[str, Any]:
 def judge_along(
     critic: "Critic", index: DatasetIndex, by: By, progress: Callable[[int, int], None]
 ) -> dict[str, pa.ListArray]:
-    """Compute the values along every sample of an index, [samples]; texts are read part by part.
+    """Compute the values along every sample of an index; texts are read part by part.
 
-    Args:
-        critic: the critic.
-        index: the samples; those of a problem follow each other, so they share their prompt.
-        by: where prefixes end.
-        progress: called with the samples done and all.
-
-    Returns:
-        The columns to write: lists of values (float64) and of positions (int32).
+    `progress` is called with the samples done and all. Returns the columns to write, [samples]:
+    lists of values (float64) and of positions (int32).
 
     Raises:
         CriticError: a sample cannot be encoded (names file and line), or a value is not finite.

@@ -117,14 +117,10 @@ def _to_number(text: str) -> int | None:
 
 
 def check_prefixes(tensors: Sequence[str], *, has_end: bool) -> None:
-    """Check that a head reads nothing that comes after a whole output only.
-
-    Args:
-        tensors: what the head reads, `<pooling>.<layer>`.
-        has_end: whether tokens of an end follow every output (prompt.end).
+    """Check that a head reads nothing that comes after a whole output only, such as prompt.end.
 
     Raises:
-        CriticError: it does; names the tensor.
+        CriticError: it does; names the tensor, `<pooling>.<layer>`.
     """
     for name in tensors:
         pooling = name.partition(".")[0]

@@ -122,13 +122,7 @@ class Service:
         scale: Scale = "logit",
         limits: Limits | None = None,
     ) -> None:
-        """Make a service that has not started.
-
-        Args:
-            load: loads the critic; runs in a thread.
-            scale: the number that a reward is.
-            limits: what is accepted.
-        """
+        """`load` loads the critic; it runs in a thread when the service starts."""
         self.limits = limits or Limits()
         self.scale = scale
         self.failure: Exception | None = None
