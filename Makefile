@@ -81,7 +81,7 @@ docs: setup
 	@mkdir -p docs/reference
 	@# cli is imported first: typer loads it under no name, and dataclasses look theirs up.
 	$(BIN)/python -c "import cli; from typer.cli import main; main()" cli utils docs --name critic --title Commands --output docs/reference/commands.md
-	$(BIN)/python -m configs.reference docs/reference/settings.md
+	$(BIN)/python -m configs.site docs/reference/settings.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "the site is in build/site/index.html"
 

@@ -1,9 +1,12 @@
-"""The whole configuration of a run: one frozen section for each part of the YAML."""
+"""The whole configuration of a run: a frozen section for each part of the YAML, and its folders."""
 
+import logging
+import os
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from featurize.data.prepare.settings import PrepareSettings
@@ -11,10 +14,12 @@ from featurize.settings import (
     DatasetSettings,
     DistributedSettings,
     FeaturizeSettings,
+    FolderName,
+    FsdpSettings,
     ModelsSettings,
     PromptSettings,
     RuntimeSettings,
-    to_folder_name,
+    to_split,
 )
 from headtrain.settings import (
     CheckpointSettings,
@@ -24,6 +29,8 @@ from headtrain.settings import (
     TrainingSettings,
     WandbSettings,
 )
+
+logger = logging.getLogger(__name__)
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
@@ -45,7 +52,7 @@ class ProjectSettings:
 class ExperimentSettings:
     """The experiment of the run."""
 
-    name: str
+    name: FolderName
     """Names the folders of features, checkpoints and reports."""
 
     description: str = ""
@@ -56,11 +63,6 @@ class ExperimentSettings:
 
     tags: tuple[str, ...] = ()
     """Search terms for the run."""
-
-    @field_validator("name")
-    @classmethod
-    def _refuse_unsafe_name(cls, name: str) -> str:
-        return to_folder_name(name)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -167,3 +169,110 @@ class Config:
                 f"checkpoint.save_dir {self.checkpoint.save_dir!r} is not a local folder; name "
                 "one, and the place of the copies in checkpoint.s3_uri"
             )
+
+
+class Layout:
+    """Folders and addresses of one experiment; nothing is created here."""
+
+    def __init__(self, config: Config) -> None:
+        root, experiment = Path(config.storage.root), config.experiment.name
+        store = config.featurize.store_name or experiment
+        self.datasets_dir = Path(config.storage.datasets_dir)  # a folder for each
+        self.checkpoint_dir = Path(config.checkpoint.save_dir)
+        self.evaluation_dir = root / "evaluation" / experiment
+        self.audit_dir = root / "audit" / experiment  # a folder per split
+        self.cache_dir = root / "cache"  # what can be made again, such as converted backbones
+        self.mlruns_dir = root / "mlruns"  # the local tracking database of all experiments
+        self._features_root = _below(config.storage.features_dir, store)
+        server = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.is_tracked_locally = not server
+        # A database and not a folder of files: MLflow 3 deprecates its file store.
+        local = f"sqlite:///{(self.mlruns_dir / 'mlflow.db').as_posix()}"
+        self.tracking_uri = _with_home(server) or local
+
+    def features_dir(self, split: str) -> Path | str:
+        """The feature store of `split`: train, valid (or validation), test; a folder or a URI."""
+        return _below(self._features_root, to_split(split))
+
+    def file_features_dir(self, content: str) -> Path | str:
+        """The feature store of a file that is not a split, named by a digest."""
+        return _below(self._features_root, f"data-{content}")
+
+    def random_features_dir(self, split: str, fingerprint: str) -> Path | str:
+        """Features of a random backbone for the samples of a store, named by its fingerprint."""
+        folder = _below(self._features_root, "random-backbone")
+        return _below(folder, f"{to_split(split)}-{fingerprint[:12]}")
+
+    def random_checkpoint_dir(self, fingerprint: str) -> Path:
+        """The head on those features, named by a digest."""
+        return self.checkpoint_dir / "random-backbone" / fingerprint[:12]
+
+
+def _with_home(uri: str) -> str:
+    """Replace the `~` of a database's file, sqlite:///~/mlflow.db; no one else would."""
+    scheme, slashes, path = uri.partition(":///")
+    return f"{scheme}{slashes}{Path(path).expanduser()}" if path.startswith("~") else uri
+
+
+def _below(folder: Path | str, name: str) -> Path | str:
+    """Join a name to a folder or URI; a Path would merge the slashes of a URI."""
+    return f"{str(folder).rstrip('/')}/{name}" if "://" in str(folder) else Path(folder) / name
+
+
+def notes(config: Config) -> list[str]:
+    """One line for each setting that is accepted but has no effect here."""
+    lines = _distributed_notes(config)
+    if config.checkpoint.s3_upload and not config.checkpoint.s3_uri:
+        lines.append(
+            "nothing is uploaded: checkpoint.s3_upload is true but checkpoint.s3_uri is not set "
+            "(set it, or the environment variable CRITIC_S3_URI)"
+        )
+    return lines
+
+
+def warn(config: Config) -> None:
+    """Log settings that make results meaningless."""
+    dataset = config.dataset
+    if dataset.train is not None and dataset.train == dataset.validation:
+        logger.warning(
+            "dataset.validation is dataset.train: its numbers say nothing about new problems"
+        )
+
+
+def _distributed_notes(config: Config) -> list[str]:
+    fsdp = config.distributed.fsdp
+    if fsdp is None:
+        return []
+    if config.distributed.shard_backbone:
+        lines = _sharding_notes(fsdp, config.models.policy.dtype)
+    else:
+        lines = [
+            "distributed.fsdp is not read: distributed.shard_backbone is false, every device holds "
+            "the whole backbone and the samples are shared out"
+        ]
+    if fsdp.activation_checkpointing:
+        lines.append(
+            "distributed.fsdp.activation_checkpointing does nothing: the backbone is frozen and "
+            "has no backward pass"
+        )
+    return lines
+
+
+def _sharding_notes(fsdp: FsdpSettings, dtype: str) -> list[str]:
+    lines = []
+    if fsdp.sharding_strategy == "NO_SHARD":
+        lines.append(
+            "distributed.fsdp.sharding_strategy NO_SHARD shards nothing: every device holds the "
+            "whole backbone"
+        )
+    elif fsdp.sharding_strategy in ("SHARD_GRAD_OP", "HYBRID_SHARD_ZERO2"):
+        lines.append(
+            f"distributed.fsdp.sharding_strategy {fsdp.sharding_strategy} keeps what it gathered "
+            "until a backward pass, and there is none: once it has run, every device holds the "
+            "whole backbone (FULL_SHARD or HYBRID_SHARD free each layer after use)"
+        )
+    if dtype != "auto" and fsdp.mixed_precision == (dtype == "float32"):
+        lines.append(
+            f"distributed.fsdp.mixed_precision does nothing: models.policy.dtype is {dtype!r}"
+        )
+    return lines

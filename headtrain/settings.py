@@ -6,9 +6,12 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
-_STRICT_KEYS = ConfigDict(extra="forbid")
+from featurize.settings import PositiveInt
 
-PositiveInt = Annotated[int, Field(gt=0)]
+_STRICT_KEYS = ConfigDict(extra="forbid")
+# Names are text elsewhere, but YAML reads 800 and 1200 as numbers.
+_NUMBERS_AS_NAMES = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -21,7 +24,7 @@ SEGMENT_HEADS = ("gated", "attention")
 """Types of heads on the segments of outputs."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=_NUMBERS_AS_NAMES)
 class PairwiseSettings:
     """How (correct, incorrect) pairs of one problem are drawn."""
 
@@ -56,14 +59,6 @@ class PairwiseSettings:
     def matches_length(self) -> bool:
         """Whether both outputs of a pair must be of similar length."""
         return self.length_matched or "length" in self.match
-
-    @field_validator("difficulties", "exclude_problems", mode="before")
-    @classmethod
-    def _read_numbers_as_names(cls, names: object) -> object:
-        """Names are text elsewhere, but YAML reads 800 and 1200 as numbers."""
-        if isinstance(names, dict):
-            return {_as_name(name): weight for name, weight in names.items()}
-        return [_as_name(name) for name in names] if isinstance(names, (list, tuple)) else names
 
     @model_validator(mode="after")
     def _refuse_no_difficulty(self) -> Self:
@@ -403,7 +398,3 @@ class WandbSettings:
 
     project: str | None = None
     """Project that runs are logged to as well; null: none."""
-
-
-def _as_name(name: object) -> object:
-    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name

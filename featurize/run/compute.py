@@ -25,7 +25,7 @@ from featurize.model.engine import Engine, Work
 from featurize.model.forward import Features
 from featurize.model.sharing import plan_sharing
 from featurize.model.source import load_tokenizer
-from featurize.run.job import SHARED_IDS, FeaturizeSummary, Reporter
+from featurize.run.job import FeaturizeSummary, Reporter
 from featurize.run.plan import FeaturizePlan
 from featurize.run.ranks import RankGroup, Ranks
 from featurize.run.recipe import make_encoder
@@ -34,10 +34,8 @@ from featurize.run.units import (
     join_units,
     read_unit,
     split_features,
-    sum_counts,
     to_unit_features,
 )
-from featurize.store.manifest import Unit
 from featurize.store.writer import StoreWriter, open_writer
 
 PASSES_AT_ONCE = 4
@@ -56,11 +54,13 @@ def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeS
         ValueError: bad data, NaN features, a different store in the folder.
     """
     started = time.monotonic()
-    writer = make_writer(plan)
-    pending: list[int] = ranks.share("pending", lambda: begin(plan, reporter, writer))
+    job = plan.job
+    writer = open_writer(job.store_dir, plan.store_plan, job.writing_dir, is_thorough=job.repair)
+    pending: list[int] = ranks.share("pending", writer.begin)
     if pending:
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(_threads_per_rank(ranks.local_size))
+            # An even share of the cores: two processes of one thread beat one of two.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
         sharing = plan_sharing(plan.job.distributed, ranks.world_size, ranks.local_size)
         group = RankGroup(ranks, sharing)
         device = resolve_device(plan.job.runtime.device, ranks.local_rank)
@@ -70,7 +70,7 @@ def compute(plan: FeaturizePlan, ranks: Ranks, reporter: Reporter) -> FeaturizeS
     counts: dict[str, int] = {}
     if ranks.is_first:
         units = writer.finished_units()
-        counts = total_counts(plan, list(units.values()))
+        counts = plan.total_counts(units.values())
         writer.finish(counts, units)
     return FeaturizeSummary(
         store_dir=plan.job.store_dir,
@@ -94,7 +94,8 @@ def _compute_units(
     num_at_once = _units_at_once(plan, group, device, len(pending))
 
     def read_next() -> tuple[list[UnitWork], Work] | None:
-        claimed = itertools.takewhile(lambda number: number < len(pending), _claims(group))
+        claims = iter(group.claim, None)
+        claimed = itertools.takewhile(lambda number: number < len(pending), claims)
         numbers = [pending[number] for number in itertools.islice(claimed, num_at_once)]
         units = [_read(plan, encoder, number) for number in numbers]
         return (units, engine.prepare(*join_units(units))) if units else None
@@ -107,8 +108,10 @@ def _compute_units(
         if group.is_leader:
             reporter.advance(group.ranks.count("tokens", tokens))
 
+    # Elsewhere the cores are busy.
+    threads = tokenizer_threads() if device.type == "cuda" else contextlib.nullcontext()
     with (
-        _tokenizer_threads(device),
+        threads,
         ThreadPoolExecutor(1, "reader", use_device, (device,)) as reader,
         ThreadPoolExecutor(1, "writer") as store,
     ):
@@ -135,11 +138,6 @@ def _compute_units(
     group.disconnect()
 
 
-def _claims(group: RankGroup) -> Iterator[int]:
-    while True:
-        yield group.claim()
-
-
 def _units_at_once(
     plan: FeaturizePlan, group: RankGroup, device: torch.device, num_pending: int
 ) -> int:
@@ -153,11 +151,6 @@ def _units_at_once(
     num_groups = group.ranks.world_size // group.sharing.size
     share = num_pending // (SHARES * num_groups)
     return max(1, min(math.ceil(tokens / plan.job.featurize.unit_tokens), share))
-
-
-def _tokenizer_threads(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Threads for the tokenizer where a GPU computes; elsewhere the cores are busy."""
-    return tokenizer_threads() if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _make_engine(
@@ -221,52 +214,5 @@ def _compile(plan: FeaturizePlan, group: RankGroup, encoder: SampleEncoder, engi
     return compile_if_it_agrees(backbone, engine.spec, engine.forward, groups, dtype)
 
 
-def make_writer(plan: FeaturizePlan) -> StoreWriter:
-    """Return the writer of the store of a plan, on a disk or behind a URI."""
-    job = plan.job
-    fields = {
-        "fingerprint": plan.fingerprint,
-        "recipe_fingerprint": plan.recipe.fingerprint,
-        "recipe": plan.recipe.fields,
-        "num_units": len(plan.units),
-        "command": job.command,
-        **({"imported": dict(plan.imported)} if plan.imported is not None else {}),
-    }
-    return open_writer(job.store_dir, fields, job.writing_dir, is_thorough=job.repair)
-
-
-def begin(plan: FeaturizePlan, reporter: Reporter, writer: StoreWriter) -> list[int]:
-    """Claim the folder and list the units that are not finished, or not whole any more.
-
-    Raises:
-        FeatureStoreError: the folder has another store.
-    """
-    writer.begin()
-    finished = writer.finished_units()
-    pending = [number for number in range(len(plan.units)) if number not in finished]
-    if pending and writer.withdraw():
-        first = ", ".join(map(str, pending[:5])) + (", ..." if len(pending) > 5 else "")
-        reporter.note(f"damaged units of a finished store are made again: {first}")
-    return pending
-
-
 def _read(plan: FeaturizePlan, encoder: SampleEncoder, number: int) -> UnitWork:
-    start, stop = plan.units[number]
-    return read_unit(number, np.arange(start, stop), plan.index, encoder)
-
-
-def total_counts(plan: FeaturizePlan, units: list[Unit]) -> dict[str, int]:
-    """Every row that was read is in exactly one of featurized, duplicates and not_selected."""
-    total = sum_counts([unit.counts for unit in units])
-    total["read"] = plan.num_read
-    total["not_selected"] = plan.num_read - len(plan.index)
-    if plan.num_pairs is not None:
-        total["pairs"] = plan.num_pairs
-    if plan.shared_ids is not None:
-        total[SHARED_IDS] = plan.shared_ids.num_problems
-    return total
-
-
-def _threads_per_rank(local_size: int) -> int:
-    """An even share of this machine's cores: two processes of one thread beat one of two."""
-    return max(1, len(os.sched_getaffinity(0)) // local_size)
+    return read_unit(number, np.arange(*plan.units[number]), plan.index, encoder)

@@ -105,6 +105,10 @@ def _read_key(file: Path, shape: DumpShape) -> bytes:
                 " not write it; give a folder with nothing else in it"
             )
         states, ids = dump.get_slice(STATES), dump.get_tensor(TOKENS)
+        if ids.is_floating_point() or bool((ids < 0).any()):
+            raise CriticError(
+                f"{file}: {TOKENS} are not all ids of tokens; it is damaged, so write it again"
+            )
         _check_shape(file, list(states.get_shape()), list(ids.shape), shape)
         found = dump.get_slice(STATES)[:1].dtype
     if found != shape.dtype:

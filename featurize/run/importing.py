@@ -1,8 +1,8 @@
 """Import features: pool the hidden states that vLLM wrote, instead of running the backbone."""
 
+import functools
 import logging
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featurize.arrays import Bools
 from featurize.data.encoder import SampleEncoder
 from featurize.errors import CriticError, DataError
-from featurize.io.lock import sole_writer
 from featurize.model.backbone import Backbone, load_backbone, resolve_layers
 from featurize.model.batch import make_padded
 from featurize.model.decoder import find_final_norm
@@ -20,13 +20,14 @@ from featurize.model.device import resolve_device
 from featurize.model.forward import Features, FeatureSpec, features_of_states
 from featurize.model.packing import PromptGroup
 from featurize.model.source import load_tokenizer
-from featurize.run.compute import begin, make_writer, total_counts
 from featurize.run.dumps import Dumps, DumpShape
 from featurize.run.job import UNUSED_DUMPS, WITHOUT_STATES, FeaturizeJob, FeaturizeSummary, Reporter
-from featurize.run.launch import remove_store
+from featurize.run.launch import remove_store, write_store
 from featurize.run.plan import FeaturizePlan, plan_featurize
 from featurize.run.recipe import make_encoder
 from featurize.run.units import UnitWork, read_unit, to_unit_features
+from featurize.store.manifest import Unit
+from featurize.store.writer import UnitFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,6 @@ class Finish:
 
     norm: nn.Module
     backbone: Backbone
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Match:
-    """Which samples have states, and what is left."""
-
-    is_kept: np.ndarray  # bool [rows]
-    num_unused: int  # dumps that no sample needs
 
 
 def import_features(
@@ -77,63 +70,39 @@ def import_features(
         CriticError: dumps that cannot be used, or that are not of this backbone.
         DataError: a sample without states (names file and line, and what the closest dump has).
     """
-    started = time.monotonic()
     reporter.note(f"planning: features in {job.store_dir}")
     whole = plan_featurize(job)
     whole.check_samples(strict=strict)
     dumps = Dumps.open(folder, _shape_of(whole, layers))
     encoder = make_encoder(job, load_tokenizer(whole.source, job.backbone))
-    match = _match(whole, dumps, encoder, skips_missing=skips_missing)
+    is_kept, num_unused = _match(whole, dumps, encoder, skips_missing=skips_missing)
     origin = {"from": "vllm extract_hidden_states", "dumps": len(dumps.files)}
     origin |= {"layers": list(dumps.shape.layers), "digest": dumps.digest}
-    plan = whole.to_import(match.is_kept, origin)
+    plan = whole.to_import(is_kept, origin)
     if overwrite:
         remove_store(job)
-        plan = replace(plan, finished=None)
-    if plan.finished is not None:
-        return FeaturizeSummary(
-            store_dir=job.store_dir,
-            counts=plan.finished.counts,
-            num_resumed_units=len(plan.units),
-            seconds=0.0,
-            was_up_to_date=True,
-        )
+    elif (manifest := plan.finished) is not None:
+        return FeaturizeSummary.of_finished(job, manifest)
     reporter.planned(plan)
-    with sole_writer(job.writing_dir):
-        return _import_units(plan, dumps, encoder, match, reporter, started)
-
-
-def _import_units(
-    plan: FeaturizePlan,
-    dumps: Dumps,
-    encoder: SampleEncoder,
-    match: _Match,
-    reporter: Reporter,
-    started: float,
-) -> FeaturizeSummary:
-    writer = make_writer(plan)
-    pending = begin(plan, reporter, writer)
     spec = replace(plan.recipe.spec, answers=encoder.suffix.answers)
-    finish = _load_finish(plan) if pending and _needs_finish(plan) else None
+    finish = functools.cache(lambda: _load_finish(plan))  # no weights where no unit is missing
     tokens = 0
-    for number in pending:
+
+    def make(number: int) -> tuple[UnitFeatures, dict[str, int]]:
         work = read_unit(number, np.arange(*plan.units[number]), plan.index, encoder)
-        features = _features(work, dumps, spec, finish, plan.recipe.num_layers)
-        writer.write_unit(number, to_unit_features(work, features, plan.recipe), work.counts)
-        tokens += work.counts["unique_tokens"]
+        features = _features(work, dumps, spec, finish(), plan.recipe.num_layers)
+        return to_unit_features(work, features, plan.recipe), work.counts
+
+    def on_unit(_done: int, unit: Unit) -> None:
+        nonlocal tokens
+        tokens += unit.counts["unique_tokens"]
         reporter.advance(tokens)
-    units = writer.finished_units()
-    counts = total_counts(plan, list(units.values()))
-    missing = int((~match.is_kept).sum())
-    counts |= {WITHOUT_STATES: missing} if missing else {}
-    counts |= {UNUSED_DUMPS: match.num_unused} if match.num_unused else {}
-    writer.finish(counts, units)
-    return FeaturizeSummary(
-        store_dir=plan.job.store_dir,
-        counts=counts,
-        num_resumed_units=len(plan.units) - len(pending),
-        seconds=time.monotonic() - started,
-    )
+
+    def total(units: Iterable[Unit]) -> dict[str, int]:
+        left = {WITHOUT_STATES: int((~is_kept).sum()), UNUSED_DUMPS: num_unused}
+        return plan.total_counts(units) | {name: count for name, count in left.items() if count}
+
+    return write_store(job, plan.store_plan, make, total, on_unit)
 
 
 def _shape_of(plan: FeaturizePlan, layers: Sequence[int] | None) -> DumpShape:
@@ -160,8 +129,10 @@ def _shape_of(plan: FeaturizePlan, layers: Sequence[int] | None) -> DumpShape:
 
 def _match(
     plan: FeaturizePlan, dumps: Dumps, encoder: SampleEncoder, *, skips_missing: bool
-) -> _Match:
+) -> tuple[Bools, int]:
     """Look for the dump of every sample.
+
+    Returns which samples have one, [rows], and the number of dumps that no sample needs.
 
     Raises:
         DataError: a sample has none and may not be left out, or no sample has one.
@@ -180,7 +151,7 @@ def _match(
         raise DataError(faults)
     if faults:
         logger.warning("%d samples are left out; the first: %s", len(faults), faults[0])
-    return _Match(is_kept=is_kept, num_unused=len(set(dumps.files) - used))
+    return is_kept, len(set(dumps.files) - used)
 
 
 def _all_ids(plan: FeaturizePlan, encoder: SampleEncoder) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -211,14 +182,15 @@ def _fault(location: str, ids: Sequence[int], dumps: Dumps) -> str:
 # --- from states to features
 
 
-def _needs_finish(plan: FeaturizePlan) -> bool:
-    spec = plan.recipe.spec
-    return bool(spec.columns) or plan.recipe.num_layers in spec.layers
+def _load_finish(plan: FeaturizePlan) -> Finish | None:
+    """Load the final norm and, for the likelihood, the lm_head; one block comes along.
 
-
-def _load_finish(plan: FeaturizePlan) -> Finish:
-    """Load the final norm and, for the likelihood, the lm_head; one block comes along."""
-    job, has_columns = plan.job, bool(plan.recipe.spec.columns)
+    None where only layers below the last are stored.
+    """
+    job, spec = plan.job, plan.recipe.spec
+    has_columns = bool(spec.columns)
+    if not has_columns and plan.recipe.num_layers not in spec.layers:
+        return None
     backbone = load_backbone(
         plan.source,
         job.backbone,
@@ -237,16 +209,16 @@ def _features(
     work: UnitWork, dumps: Dumps, spec: FeatureSpec, finish: Finish | None, num_layers: int
 ) -> Features:
     """The features of a unit, each row from its own dump."""
-    rows: dict[int, Features] = {}
-    for group in work.grouping.groups:
-        for place, row in enumerate(group.rows):
-            rows[row] = _row_features(group.take([place]), dumps, spec, finish, num_layers)
-    in_order = [rows[row] for row in range(work.grouping.num_rows)]
-    likelihood = [found.likelihood for found in in_order if found.likelihood is not None]
+    rows = {
+        row: _row_features(group.take([place]), dumps, spec, finish, num_layers)
+        for group in work.grouping.groups
+        for place, row in enumerate(group.rows)
+    }
+    found = [rows[row] for row in sorted(rows)]
+    likelihood = [row.likelihood for row in found if row.likelihood is not None]
     return Features(
         tensors={
-            name: torch.cat([found.tensors[name] for found in in_order])
-            for name in spec.tensor_names
+            name: torch.cat([row.tensors[name] for row in found]) for name in found[0].tensors
         },
         likelihood=torch.cat(likelihood) if likelihood else None,
     )
@@ -254,11 +226,7 @@ def _features(
 
 @torch.inference_mode()
 def _row_features(
-    single: PromptGroup,
-    dumps: Dumps,
-    spec: FeatureSpec,
-    finish: Finish | None,
-    num_layers: int,
+    single: PromptGroup, dumps: Dumps, spec: FeatureSpec, finish: Finish | None, num_layers: int
 ) -> Features:
     ids = single.prompt + single.outputs[0]
     file = dumps.find(ids)

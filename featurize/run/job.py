@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from pydantic import TypeAdapter
 
@@ -92,6 +92,17 @@ class FeaturizeSummary:
     seconds: float
     was_up_to_date: bool = False
 
+    @classmethod
+    def of_finished(cls, job: FeaturizeJob, manifest: Manifest) -> Self:
+        """The summary of a job that had nothing left to do."""
+        return cls(
+            store_dir=job.store_dir,
+            counts=manifest.counts,
+            num_resumed_units=len(manifest.units),
+            seconds=0.0,
+            was_up_to_date=True,
+        )
+
     def describe(self) -> dict[str, Any]:
         """The lines of the table shown at the end; every row that was read is in it once."""
         counts = self.counts
@@ -143,8 +154,19 @@ def find_finished(job: FeaturizeJob) -> Manifest | None:
         is_same = record["files"] == _stat(record["files"]) and record["sources"] == _sources(job)
     except (ValueError, OSError, KeyError, TypeError):
         return None  # damaged, or a file is gone: the plan reports it
-    manifest = read_manifest(job.store_dir) if is_same else None
-    if manifest is None or manifest.fingerprint != record["fingerprint"]:
+    return finished_store(job, record["fingerprint"]) if is_same else None
+
+
+def finished_store(job: FeaturizeJob, fingerprint: str) -> Manifest | None:
+    """The manifest of a store of this fingerprint that has all its files, by their sizes.
+
+    None if there is no such store, or if the job is to repair it.
+
+    Raises:
+        FeatureStoreError: the manifest is damaged.
+    """
+    manifest = None if job.repair else read_manifest(job.store_dir)
+    if manifest is None or manifest.fingerprint != fingerprint:
         return None
     return None if lost_files(job.store_dir, manifest) else manifest
 

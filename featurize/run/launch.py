@@ -7,10 +7,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featurize.errors import CriticError
 from featurize.io.files import available_memory, write_json
@@ -25,14 +24,14 @@ from featurize.run.job import (
     remember_finished,
 )
 from featurize.run.worker import Failure, Relay
-from featurize.store.manifest import Manifest, read_manifest
+from featurize.store.manifest import Unit, read_manifest
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     from featurize.run.plan import Choose, FeaturizePlan
-    from featurize.run.ranks import Ranks
+    from featurize.store.writer import UnitFeatures
 
 JOB_FILE = "job.json"
 """In the folder of the store while workers run."""
@@ -80,7 +79,7 @@ def run_job(
         return _run_as_rank(job, reporter, choose, strict=strict)
     is_known = choose is None or job.selection_settings is not None
     if is_known and not (overwrite or strict) and (manifest := find_finished(job)) is not None:
-        return _up_to_date(job, manifest)
+        return FeaturizeSummary.of_finished(job, manifest)
     reporter.note(f"planning: features in {job.store_dir}")
     from featurize.run.plan import plan_featurize
 
@@ -88,12 +87,11 @@ def run_job(
     plan.check_samples(strict=strict)
     if overwrite:
         remove_store(job)
-        plan = replace(plan, finished=None)
-    if plan.finished is None:
+    if (manifest := plan.finished) is not None:
+        summary = FeaturizeSummary.of_finished(job, manifest)
+    else:
         reporter.planned(plan)
         summary = _compute(plan, _choose_workers(plan, workers), reporter)
-    else:
-        summary = _up_to_date(job, plan.finished)
     if is_known:
         remember_finished(plan)
     return summary
@@ -109,6 +107,44 @@ def remove_store(job: FeaturizeJob) -> None:
     with sole_writer(job.writing_dir):
         for name in ("manifest.json", "plan.json", "units"):
             folder.remove(name)
+
+
+def write_store(
+    job: FeaturizeJob,
+    store_plan: Mapping[str, Any],
+    make: "Callable[[int], tuple[UnitFeatures, Mapping[str, int]]]",
+    total: Callable[[Iterable[Unit]], dict[str, int]],
+    on_unit: Callable[[int, Unit], None],
+) -> FeaturizeSummary:
+    """Write the units of a store that are missing, in this process.
+
+    Args:
+        job: where the store goes.
+        store_plan: as `StoreWriter` takes it.
+        make: gets the number of a unit; returns what it has, and its counts.
+        total: gets all units; returns the counts of the store.
+        on_unit: gets the number of units that are done, and the last of them.
+
+    Raises:
+        FeatureStoreError: another run writes there, or the folder has another store.
+    """
+    from featurize.store.writer import open_writer
+
+    started = time.monotonic()
+    with sole_writer(job.writing_dir):
+        writer = open_writer(job.store_dir, store_plan, job.writing_dir, is_thorough=job.repair)
+        pending = writer.begin()
+        num_kept = store_plan["num_units"] - len(pending)
+        for done, number in enumerate(pending, num_kept + 1):
+            on_unit(done, writer.write_unit(number, *make(number)))
+        units = writer.finished_units()
+        manifest = writer.finish(total(units.values()), units)
+    return FeaturizeSummary(
+        store_dir=job.store_dir,
+        counts=manifest.counts,
+        num_resumed_units=num_kept,
+        seconds=time.monotonic() - started,
+    )
 
 
 def choose_workers(
@@ -175,16 +211,6 @@ def _compute(plan: "FeaturizePlan", num_workers: int, reporter: Reporter) -> Fea
         return compute(plan, Ranks(), reporter)
 
 
-def _up_to_date(job: FeaturizeJob, manifest: Manifest) -> FeaturizeSummary:
-    return FeaturizeSummary(
-        store_dir=job.store_dir,
-        counts=manifest.counts,
-        num_resumed_units=len(manifest.units),
-        seconds=0.0,
-        was_up_to_date=True,
-    )
-
-
 def _run_as_rank(
     job: FeaturizeJob, reporter: Reporter, choose: "Choose | None", *, strict: bool
 ) -> FeaturizeSummary:
@@ -195,12 +221,19 @@ def _run_as_rank(
 
     ranks = Ranks()
     if not ranks.is_first:
-        return _follow_first_rank(job, reporter, ranks)
+        shared = ranks.hear("job")
+        if shared["is_finished"]:
+            return FeaturizeSummary(
+                store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0
+            )
+        plan = replan(FeaturizeJob.from_dict(shared["job"]), shared["selection"])
+        return compute(plan, ranks, reporter)
     plan = plan_featurize(job, choose)
     plan.check_samples(strict=strict)
-    ranks.share("job", lambda: _to_share(plan))
-    if plan.finished is not None:
-        return _up_to_date(job, plan.finished)
+    manifest = plan.finished
+    ranks.share("job", lambda: {**_to_share(plan), "is_finished": manifest is not None})
+    if manifest is not None:
+        return FeaturizeSummary.of_finished(job, manifest)
     reporter.planned(plan)
     with sole_writer(job.writing_dir):
         return compute(plan, ranks, reporter)
@@ -208,22 +241,9 @@ def _run_as_rank(
 
 def _to_share(plan: "FeaturizePlan") -> dict[str, object]:
     return {
-        "is_finished": plan.finished is not None,
         "job": plan.job.to_dict(),
         "selection": plan.selection and plan.selection.to_dict(),
     }
-
-
-def _follow_first_rank(job: FeaturizeJob, reporter: Reporter, ranks: "Ranks") -> FeaturizeSummary:
-    from featurize.run.compute import compute
-
-    shared = ranks.hear("job")
-    if shared["is_finished"]:
-        return FeaturizeSummary(
-            store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0
-        )
-    plan = replan(FeaturizeJob.from_dict(shared["job"]), shared["selection"])
-    return compute(plan, ranks, reporter)
 
 
 def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> "FeaturizePlan":
@@ -231,8 +251,7 @@ def replan(job: FeaturizeJob, selection: "dict[str, object] | None") -> "Featuri
     from featurize.run.plan import Selection, plan_featurize
 
     chosen = None if selection is None else Selection.from_dict(selection)
-    plan = plan_featurize(job, None if chosen is None else lambda *_: chosen)
-    return replace(plan, finished=None)  # what is missing was decided by the other process
+    return plan_featurize(job, None if chosen is None else lambda *_: chosen)
 
 
 def _run_workers(plan: "FeaturizePlan", num_workers: int, reporter: Reporter) -> FeaturizeSummary:

@@ -3,36 +3,37 @@
 The files of a unit are written again as they are in its store; only the units' numbers change.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from featurize.errors import FeatureStoreError
 from featurize.io.files import digest
-from featurize.io.lock import sole_writer
 from featurize.io.remote import is_remote
-from featurize.run.job import FeaturizeJob, FeaturizeSummary
-from featurize.run.launch import remove_store
+from featurize.run.job import FeaturizeJob, FeaturizeSummary, finished_store
+from featurize.run.launch import remove_store, write_store
 from featurize.run.units import sum_counts
 from featurize.store import FeatureStore
-from featurize.store.manifest import lost_files, read_manifest
-from featurize.store.samples import PAIRS_COLUMN, STATEMENT_COLUMN
-from featurize.store.writer import UnitFeatures, open_writer
+from featurize.store.manifest import Unit
+from featurize.store.samples import PAIRS_COLUMN, STATEMENT_COLUMN, mark_statements
+from featurize.store.writer import UnitFeatures
 
-ONLY_IN_SOME = {STATEMENT_COLUMN: pa.int32(), "author": pa.string()}
-"""Columns that a store may lack."""
+ONLY_IN_SOME = {
+    STATEMENT_COLUMN: pa.scalar(0, pa.int32()),  # every problem has one statement
+    "author": pa.scalar(None, pa.string()),
+}
+"""Columns that a store may lack, and what its samples have then."""
 
 
 def merge_features(
     job: FeaturizeJob,
     stores: Sequence[FeatureStore],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
     *,
     overwrite: bool = False,
 ) -> FeaturizeSummary:
@@ -48,99 +49,108 @@ def merge_features(
 
     Raises:
         FeatureStoreError: stores of different recipes or tensors, of planned pairs, or that share
-            a problem or sample; or the folder has another store.
+            a problem or sample; a damaged unit; or the folder has another store.
     """
-    started = time.monotonic()
-    if len(stores) < 2:
-        raise FeatureStoreError(
-            f"{stores[0].path}: nothing to merge it with; name two stores or more"
-        )
-    _check_recipes(stores)
-    _check_samples(stores)
-    fields = _plan(job, stores)
-    _refuse_target(job, stores)
-    finished = None if overwrite or job.repair else read_manifest(job.store_dir)
-    if (
-        finished is not None
-        and finished.fingerprint == fields["fingerprint"]
-        and not lost_files(job.store_dir, finished)
-    ):
-        return _summary(job, finished.counts, len(finished.units), started, was_up_to_date=True)
-    if overwrite:
-        remove_store(job)
-    with sole_writer(job.writing_dir):
-        writer = open_writer(job.store_dir, fields, job.writing_dir, is_thorough=job.repair)
-        writer.begin()
-        kept = writer.finished_units()
-        if len(kept) < fields["num_units"]:
-            writer.withdraw()
-        for number, (features, counts) in enumerate(_all_units(stores, set(kept))):
-            if features is not None:
-                writer.write_unit(number, features, counts)
-            if progress is not None:
-                progress(number + 1, fields["num_units"])
-        manifest = writer.finish(sum_counts([store.manifest.counts for store in stores]))
-    return _summary(job, manifest.counts, len(kept), started)
-
-
-def _plan(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> dict[str, Any]:
+    _refuse_stores(job, stores)
     first = stores[0].manifest
     fingerprints = [store.manifest.fingerprint for store in stores]
-    return {
-        "fingerprint": digest({"merged": fingerprints}),
+    fingerprint = digest({"merged": fingerprints})
+    if overwrite:
+        remove_store(job)
+    elif (manifest := finished_store(job, fingerprint)) is not None:
+        return FeaturizeSummary.of_finished(job, manifest)
+    parts = list(_parts(stores))
+    store_plan = {
+        "fingerprint": fingerprint,
         "recipe_fingerprint": first.recipe_fingerprint,
         "recipe": first.recipe,
-        "num_units": sum(len(store.manifest.units) for store in stores),
+        "num_units": len(parts),
         "command": job.command,
         "imported": {"from": "merged stores", "stores": fingerprints},
     }
+    return write_store(
+        job,
+        store_plan,
+        lambda number: (parts[number].read(), parts[number].unit.counts),
+        lambda _units: sum_counts(store.manifest.counts for store in stores),
+        lambda done, _unit: progress(done, len(parts)),
+    )
 
 
-def _all_units(
-    stores: Sequence[FeatureStore], kept: set[int]
-) -> Iterator[tuple[UnitFeatures | None, Mapping[str, int]]]:
-    """The units of all stores, None where the merged store has them already, and their counts."""
-    columns = set().union(*(store.samples.column_names for store in stores))
-    number = 0
-    for store in stores:
-        samples = _with_columns(store.samples, columns)
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A unit of one of the stores."""
+
+    store: FeatureStore
+    unit: Unit
+    samples: pa.Table  # of the unit
+    first_row: int  # of the unit in its store
+
+    def read(self) -> UnitFeatures:
+        """Its features and samples.
+
+        Raises:
+            FeatureStoreError: a file of it differs from its checksum, and would get a new one.
+        """
+        self.store.check_unit(self.unit)
+        rows = torch.arange(self.first_row, self.first_row + self.unit.feature_rows)
+        place = self.samples.schema.get_field_index("feature_row")
+        in_unit = pc.subtract(self.samples["feature_row"], self.first_row)
+        return UnitFeatures(
+            tensors={name: self.store.gather(name, rows) for name in self.store.tensor_names},
+            samples=self.samples.set_column(place, self.samples.schema.field(place), in_unit),
+        )
+
+
+def _parts(stores: Sequence[FeatureStore]) -> Iterator[_Part]:
+    tables = _with_same_columns([store.samples for store in stores])
+    for store, samples in zip(stores, tables, strict=True):
         first_row, first_sample = 0, 0
         for unit in store.manifest.units:
             table = samples.slice(first_sample, unit.samples)
-            rows = torch.arange(first_row, first_row + unit.feature_rows)
-            yield (
-                None if number in kept else _read_unit(store, table, rows),
-                unit.counts,
-            )
-            number += 1
+            yield _Part(store=store, unit=unit, samples=table, first_row=first_row)
             first_row += unit.feature_rows
             first_sample += unit.samples
 
 
-def _read_unit(store: FeatureStore, samples: pa.Table, rows: torch.Tensor) -> UnitFeatures:
-    first = int(rows[0]) if len(rows) else 0
-    in_unit = pc.subtract(samples["feature_row"], first)
-    place = samples.schema.get_field_index("feature_row")
-    return UnitFeatures(
-        tensors={name: store.gather(name, rows) for name in store.tensor_names},
-        samples=samples.set_column(place, samples.schema.field(place), in_unit),
-    )
-
-
-def _with_columns(samples: pa.Table, columns: set[str]) -> pa.Table:
-    """Add what only other stores have: no author, and one statement per problem."""
-    for name, type_ in ONLY_IN_SOME.items():
-        if name in columns and name not in samples.column_names:
-            filled = np.zeros(len(samples)) if name == STATEMENT_COLUMN else [None] * len(samples)
-            samples = samples.append_column(name, pa.array(filled).cast(type_))
-    last = [name for name in ONLY_IN_SOME if name in columns]
-    return samples.select([*(n for n in samples.column_names if n not in last), *last])
+def _with_same_columns(tables: Sequence[pa.Table]) -> list[pa.Table]:
+    """Add the columns that only other tables have."""
+    if any(STATEMENT_COLUMN in table.column_names for table in tables):
+        # NOTE: stores of earlier versions have no such column, whatever their problems have.
+        tables = [
+            table if STATEMENT_COLUMN in table.column_names else mark_statements(table)
+            for table in tables
+        ]
+    names = set().union(*(table.column_names for table in tables))
+    added = {name: default for name, default in ONLY_IN_SOME.items() if name in names}
+    filled = []
+    for table in tables:
+        for name, default in added.items():
+            if name not in table.column_names:
+                table = table.append_column(name, pa.repeat(default, len(table)))
+        filled.append(table.select([*(n for n in table.column_names if n not in added), *added]))
+    return filled
 
 
 # --- what cannot be merged
 
 
-def _refuse_target(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> None:
+def _refuse_stores(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> None:
+    """Raise FeatureStoreError for stores that cannot be one, or whose target is one of them."""
+    if len(stores) < 2:
+        raise FeatureStoreError(
+            f"{stores[0].path}: nothing to merge it with; name two stores or more"
+        )
+    for other in stores[1:]:
+        _refuse_recipes(stores[0], other)
+    for store in stores:
+        if PAIRS_COLUMN in store.samples.column_names:
+            raise FeatureStoreError(
+                f"{store.path}: has the samples of planned pairs only; featurize it without --pairs"
+            )
+    for one, other in itertools.combinations(stores, 2):
+        _refuse_shared(one, other, "problem_id", "outputs are paired within a problem")
+        _refuse_shared(one, other, "task_id", "a sample is known by it")
     if _place(job.store_dir) in {_place(store.path) for store in stores}:
         raise FeatureStoreError(
             f"{job.store_dir}: is one of the stores to merge; name another experiment.name"
@@ -152,60 +162,26 @@ def _place(path: Path | str) -> str:
     return str(path).rstrip("/") if is_remote(path) else str(Path(path).resolve())
 
 
-def _check_recipes(stores: Sequence[FeatureStore]) -> None:
-    first = stores[0]
-    for other in stores[1:]:
-        ours, theirs = first.manifest, other.manifest
-        if ours.recipe_fingerprint == theirs.recipe_fingerprint and ours.tensors == theirs.tensors:
-            continue
-        names = [
-            name
-            for name in {**ours.recipe, **theirs.recipe}
-            if ours.recipe.get(name) != theirs.recipe.get(name)
-        ]
-        raise FeatureStoreError(
-            f"{first.path} and {other.path} were made with another {', '.join(names) or 'recipe'};"
-            " featurize one of them again with the settings of the other"
-        )
-
-
-def _check_samples(stores: Sequence[FeatureStore]) -> None:
-    for store in stores:
-        if PAIRS_COLUMN in store.samples.column_names:
-            raise FeatureStoreError(
-                f"{store.path}: has the samples of planned pairs only; featurize it without --pairs"
-            )
-    for column, remedy in (
-        ("problem_id", "outputs are paired within a problem; give the problems of one of them a"),
-        ("task_id", "a sample is known by it; give those of one of them a"),
-    ):
-        _check_distinct(stores, column, remedy)
-
-
-def _check_distinct(stores: Sequence[FeatureStore], column: str, remedy: str) -> None:
-    owners: dict[str, Path | str] = {}
-    for store in stores:
-        for value in store.samples[column].unique().to_pylist():
-            other = owners.setdefault(value, store.path)
-            if other is not store.path:
-                raise FeatureStoreError(
-                    f"{other} and {store.path}: both have {column} {value!r}; {remedy} prefix in"
-                    " its data and featurize it again"
-                )
-
-
-def _summary(
-    job: FeaturizeJob,
-    counts: dict[str, int],
-    num_kept: int,
-    started: float,
-    *,
-    was_up_to_date: bool = False,
-) -> FeaturizeSummary:
-    return FeaturizeSummary(
-        store_dir=job.store_dir,
-        counts=counts,
-        num_resumed_units=num_kept,
-        seconds=time.monotonic() - started,
-        was_up_to_date=was_up_to_date,
+def _refuse_recipes(one: FeatureStore, other: FeatureStore) -> None:
+    ours, theirs = one.manifest, other.manifest
+    if ours.recipe_fingerprint == theirs.recipe_fingerprint and ours.tensors == theirs.tensors:
+        return
+    names = [
+        name
+        for name in {**ours.recipe, **theirs.recipe}
+        if ours.recipe.get(name) != theirs.recipe.get(name)
+    ]
+    raise FeatureStoreError(
+        f"{one.path} and {other.path} were made with another {', '.join(names) or 'recipe'};"
+        " featurize one of them again with the settings of the other"
     )
+
+
+def _refuse_shared(one: FeatureStore, other: FeatureStore, column: str, reason: str) -> None:
+    values = one.samples[column]
+    shared = values.filter(pc.is_in(values, value_set=other.samples[column]))
+    if len(shared):
+        raise FeatureStoreError(
+            f"{one.path} and {other.path}: both have {column} {shared[0].as_py()!r}; {reason};"
+            f" give those of one of them a prefix in its data and featurize it again"
+        )

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -29,9 +29,7 @@ from featurize.io.files import digest
 from featurize.model.budget import TokenBudget, choose_token_budget
 from featurize.model.device import resolve_device, resolve_dtype
 from featurize.model.families.files import model_files
-from featurize.model.limits import (
-    count_parameters,
-)
+from featurize.model.limits import count_parameters
 from featurize.model.placement import describe_attention
 from featurize.model.source import (
     BackboneSource,
@@ -39,7 +37,7 @@ from featurize.model.source import (
     load_tokenizer,
     read_backbone_config,
 )
-from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob
+from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob, finished_store
 from featurize.run.recipe import (
     Recipe,
     check_backbone,
@@ -47,9 +45,14 @@ from featurize.run.recipe import (
     make_recipe,
     refuse_shared_adapter,
 )
-from featurize.run.units import CHARS_PER_TOKEN, cut_units, group_chars, group_starts
-from featurize.settings import DatasetSettings
-from featurize.store.manifest import Manifest, lost_files, read_manifest
+from featurize.run.units import (
+    CHARS_PER_TOKEN,
+    cut_units,
+    group_chars,
+    group_starts,
+    sum_counts,
+)
+from featurize.store.manifest import Manifest, Unit
 from featurize.store.samples import (
     SHARED_IDS_REMEDY,
     PlannedPairs,
@@ -59,6 +62,8 @@ from featurize.store.samples import (
     mark_statements,
 )
 from featurize.store.shards import stored_as
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,11 +95,6 @@ class Selection:
         return cls(pairs=pairs, also=np.array(fields["also"], np.int64))
 
 
-def fingerprint_of(pairs: PlannedPairs) -> str:
-    """A digest that differs between two plans over the same samples."""
-    return digest([pairs.record, pairs.correct.tolist(), pairs.incorrect.tolist()])
-
-
 Choose = Callable[[pa.Table, Callable[[], Ints]], Selection]
 """Makes a selection from the table of an index; the second argument counts output tokens."""
 
@@ -116,9 +116,6 @@ def select(index: DatasetIndex, selection: Selection) -> DatasetIndex:
     return replace(kept, table=mark_pairs(kept.table, pairs))
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, kw_only=True)
 class FeaturizePlan:
     """What will be done, and its size; made from the index and the backbone's files alone."""
@@ -128,17 +125,61 @@ class FeaturizePlan:
     recipe: Recipe
     source: BackboneSource
     index: DatasetIndex = field(repr=False)
-    units: tuple[tuple[int, int], ...]  # [start, stop) rows of the index
     num_read: int  # samples in the files
-    num_pairs: int | None  # planned, where only the samples of pairs are featurized
-    counted_tokens: int | None  # to compute, where an audit has counted them
     fingerprint: str
-    finished: Manifest | None  # of the same fingerprint: there is nothing to do
     token_budget: TokenBudget  # of one forward pass
     attention: str  # what runs where, in one line
     shared_ids: SharedIds | None = None  # problem ids with several statements
+    shared_at: str = ""  # where the first of them is in the files
     num_suffix: int = 0  # tokens that follow each output
     imported: Mapping[str, Any] | None = None  # where features come from that are not computed
+
+    @functools.cached_property
+    def units(self) -> tuple[tuple[int, int], ...]:
+        """Rows [start, stop) of the index, for each unit."""
+        return tuple(cut_units(self.index, self.job.featurize.unit_tokens))
+
+    @functools.cached_property
+    def counted_tokens(self) -> int | None:
+        """Tokens to compute, as an earlier count has them; None where there was none."""
+        counts, dataset = counts_of(self.index.table), self.job.dataset
+        if counts is None:
+            return None
+        return unique_tokens(self.index.table, counts.cut(dataset.max_length, dataset.prompt_limit))
+
+    @property
+    def num_pairs(self) -> int | None:
+        """Pairs planned, where only the samples of pairs are featurized."""
+        pairs = self.selection and self.selection.pairs
+        return None if pairs is None else len(pairs.correct)
+
+    @property
+    def finished(self) -> Manifest | None:
+        """The manifest of a store of the same fingerprint, which has nothing left to do."""
+        return finished_store(self.job, self.fingerprint)
+
+    @property
+    def store_plan(self) -> dict[str, Any]:
+        """What a writer of the store has to know."""
+        return {
+            "fingerprint": self.fingerprint,
+            "recipe_fingerprint": self.recipe.fingerprint,
+            "recipe": self.recipe.fields,
+            "num_units": len(self.units),
+            "command": self.job.command,
+            **({"imported": dict(self.imported)} if self.imported is not None else {}),
+        }
+
+    def total_counts(self, units: Iterable[Unit]) -> dict[str, int]:
+        """Every row that was read is in exactly one of featurized, duplicates and not_selected."""
+        total = sum_counts(unit.counts for unit in units)
+        total["read"] = self.num_read
+        total["not_selected"] = self.num_read - len(self.index)
+        if self.num_pairs is not None:
+            total["pairs"] = self.num_pairs
+        if self.shared_ids is not None:
+            total[SHARED_IDS] = self.shared_ids.num_problems
+        return total
 
     def describe(self) -> dict[str, Any]:
         """The lines of the plan, and what it will cost."""
@@ -170,15 +211,10 @@ class FeaturizePlan:
         Its fingerprint differs from that of computing them.
         """
         index = self.index.take(is_kept)
-        identity = {**_identity(self.recipe, index, self.job), "imported": dict(origin)}
-        fingerprint = digest(identity)
         return replace(
             self,
             index=index,
-            units=tuple(cut_units(index, self.job.featurize.unit_tokens)),
-            fingerprint=fingerprint,
-            finished=_find_finished(self.job, fingerprint),
-            counted_tokens=_counted_tokens(index, self.job.dataset),
+            fingerprint=_fingerprint(self.recipe, index, self.job, imported=dict(origin)),
             shared_ids=find_shared_ids(index.table),
             imported=origin,
         )
@@ -195,8 +231,7 @@ class FeaturizePlan:
             logger.warning("%s", reason)
         if self.shared_ids is None:
             return
-        places = " and ".join(map(self.index.location, self.shared_ids.rows))
-        message = f"{self.shared_ids} ({places}); {SHARED_IDS_REMEDY}"
+        message = f"{self.shared_ids} ({self.shared_at}); {SHARED_IDS_REMEDY}"
         if strict:
             raise DataError(message)
         logger.warning("%s", message)
@@ -252,26 +287,31 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
     recipe = make_recipe(
         source, job.backbone, job.dataset, job.featurize, dtype, device, job.prompt
     )
-    index, shared_ids = _choose_problems(whole, job, source, recipe)
+    index = with_counts(whole, job.cache_dir, source.tokenizer_digest, recipe.prompt)
+    if job.limit_problems is not None:
+        index = index.take_problems(job.limit_problems)
+    shared_ids = find_shared_ids(index.table)
+    shared_at = " and ".join(map(index.location, shared_ids.rows)) if shared_ids else ""
+    index = replace(index, table=mark_statements(index.table))
     config = read_backbone_config(source, job.backbone)
     num_suffix = check_backbone(job, source, config)
-    index, selection = _choose_pairs(index, choose, job, source, recipe)
-    pairs = selection.pairs if selection else None
-    identity = _identity(recipe, index, job)
-    # NOTE: only where there is one, so that whole stores keep the fingerprint they had.
-    fingerprint = digest(identity | ({"pairs": fingerprint_of(pairs)} if pairs else {}))
+    selection, more = None, {}
+    if choose is not None:
+        count = functools.partial(_count_outputs, index, source, job, recipe)
+        selection = choose(index.table, count)
+        index = select(index, selection)
+        if (pairs := selection.pairs) is not None:
+            # NOTE: only then, so that whole stores keep the fingerprint they had.
+            planned = [pairs.record, pairs.correct.tolist(), pairs.incorrect.tolist()]
+            more["pairs"] = digest(planned)
     return FeaturizePlan(
         job=job,
         selection=selection,
         recipe=recipe,
         source=source,
         index=index,
-        units=tuple(cut_units(index, job.featurize.unit_tokens)),
         num_read=len(whole),
-        num_pairs=len(pairs.correct) if pairs else None,
-        counted_tokens=_counted_tokens(index, job.dataset),
-        fingerprint=fingerprint,
-        finished=_find_finished(job, fingerprint),
+        fingerprint=_fingerprint(recipe, index, job, **more),
         token_budget=_choose_budget(job, config, device, num_suffix),
         attention=describe_attention(
             config,
@@ -281,46 +321,20 @@ def plan_featurize(job: FeaturizeJob, choose: Choose | None = None) -> Featurize
             max_length=job.dataset.max_length + num_suffix,
         ),
         shared_ids=shared_ids,
+        shared_at=shared_at,
         num_suffix=num_suffix,
     )
 
 
-def _choose_problems(
-    index: DatasetIndex, job: FeaturizeJob, source: BackboneSource, recipe: Recipe
-) -> tuple[DatasetIndex, SharedIds | None]:
-    """The problems that the job asks for, with token counts and statements marked.
-
-    Also returns the problem ids that several statements share.
-    """
-    index = with_counts(index, job.cache_dir, source.tokenizer_digest, recipe.prompt)
-    if job.limit_problems is not None:
-        index = index.take_problems(job.limit_problems)
-    shared_ids = find_shared_ids(index.table)
-    return replace(index, table=mark_statements(index.table)), shared_ids
-
-
-def _choose_pairs(
-    index: DatasetIndex,
-    choose: Choose | None,
-    job: FeaturizeJob,
-    source: BackboneSource,
-    recipe: Recipe,
-) -> tuple[DatasetIndex, Selection | None]:
-    """The samples of the pairs that `choose` plans, and the plan; all samples without it."""
-    if choose is None:
-        return index, None
-    count = functools.partial(_count_outputs, index, source, job, recipe)
-    selection = choose(index.table, count)
-    return select(index, selection), selection
-
-
-def _identity(recipe: Recipe, index: DatasetIndex, job: FeaturizeJob) -> dict[str, Any]:
-    """What the fingerprint of a store is made of."""
-    return {
-        "recipe": recipe.fingerprint,
-        "dataset": index.content_fingerprint,
-        "unit_tokens": job.featurize.unit_tokens,
-    }
+def _fingerprint(recipe: Recipe, index: DatasetIndex, job: FeaturizeJob, **more: Any) -> str:
+    return digest(
+        {
+            "recipe": recipe.fingerprint,
+            "dataset": index.content_fingerprint,
+            "unit_tokens": job.featurize.unit_tokens,
+            **more,
+        }
+    )
 
 
 def _choose_budget(
@@ -330,24 +344,6 @@ def _choose_budget(
     asked, is_cuda = job.featurize.token_budget, device.type == "cuda"
     size = count_parameters(config, job.backbone) if asked is None and is_cuda else None
     return choose_token_budget(asked, device, size, job.dataset.max_length + num_suffix)
-
-
-def _find_finished(job: FeaturizeJob, fingerprint: str) -> Manifest | None:
-    """The manifest of a store that has nothing left to do, as far as file sizes tell."""
-    if job.repair:
-        return None
-    manifest = read_manifest(job.store_dir)
-    if manifest is None or manifest.fingerprint != fingerprint:
-        return None
-    return None if lost_files(job.store_dir, manifest) else manifest
-
-
-def _counted_tokens(index: DatasetIndex, dataset: DatasetSettings) -> int | None:
-    """Tokens to compute, as an earlier count has them; None where there was none."""
-    counts = counts_of(index.table)
-    if counts is None:
-        return None
-    return unique_tokens(index.table, counts.cut(dataset.max_length, dataset.prompt_limit))
 
 
 def _count_outputs(

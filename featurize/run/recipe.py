@@ -76,7 +76,7 @@ def make_recipe(
     featurize: FeaturizeSettings,
     compute_dtype: torch.dtype,
     device: torch.device,
-    prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
+    prompt: PromptSettings,
 ) -> Recipe:
     """The recipe the settings ask for.
 
@@ -127,20 +127,21 @@ def make_recipe(
     )
 
 
+_NOT_SHARED = "distributed.shard_backbone to false and distributed.tensor_parallel_size to 1"
+
+
 def check_job(job: FeaturizeJob) -> None:
     """Raise ValueError for settings that contradict each other, before anything is read."""
     _check_budget(job)
     if job.distributed.is_shared and job.backbone.quantization is not None:
         raise ValueError(
             f"models.policy.quantization {job.backbone.quantization!r} and a backbone shared among"
-            " devices contradict; set it to null, or distributed.shard_backbone to false and"
-            " distributed.tensor_parallel_size to 1"
+            f" devices contradict; set it to null, or {_NOT_SHARED}"
         )
     if job.distributed.is_shared and job.backbone.weights == "random":
         raise ValueError(
             "models.policy.weights 'random' and a backbone shared among devices contradict: it is"
-            " drawn as a whole; set distributed.shard_backbone to false and"
-            " distributed.tensor_parallel_size to 1"
+            f" drawn as a whole; set {_NOT_SHARED}"
         )
 
 
@@ -161,8 +162,7 @@ def refuse_shared_adapter(job: FeaturizeJob, source: BackboneSource) -> None:
         raise ValueError(
             f"{source.adapter.config} describes an adapter, and a backbone shared among devices is"
             " never whole on one of them; merge it first (peft's merge_and_unload, then"
-            " save_pretrained), or set distributed.shard_backbone to false and"
-            " distributed.tensor_parallel_size to 1"
+            f" save_pretrained), or set {_NOT_SHARED}"
         )
 
 
@@ -180,19 +180,12 @@ def check_backbone(job: FeaturizeJob, source: BackboneSource, config: PreTrained
     check_weights(source.folder, config, backbone)
     if job.featurize.likelihood or job.prompt.question is not None:
         check_likelihood(config, backbone)
-    num_suffix = _check_tokenizer(job, source, config)
+    tokenizer = load_tokenizer(source, backbone)
+    check_vocabulary(PlainText(tokenizer).largest_id(), config, backbone)
+    num_suffix = len(make_encoder(job, tokenizer).suffix.ids) if job.prompt.identity else 0
     check_positions(config, backbone, job.dataset.max_length + num_suffix)
     _check_budget(job, num_suffix)
     return num_suffix
-
-
-def _check_tokenizer(job: FeaturizeJob, source: BackboneSource, config: PreTrainedConfig) -> int:
-    """Check the tokenizer, and the prompt's settings with it; return as `check_backbone`."""
-    tokenizer = load_tokenizer(source, job.backbone)
-    check_vocabulary(PlainText(tokenizer).largest_id(), config, job.backbone)
-    if not job.prompt.identity:
-        return 0
-    return len(make_encoder(job, tokenizer).suffix.ids)
 
 
 def make_encoder(job: FeaturizeJob, tokenizer: PreTrainedTokenizerBase) -> SampleEncoder:

@@ -1,7 +1,7 @@
 """One unit of work: some whole problems, from texts to rows of the store."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise
 
@@ -211,7 +211,8 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
         for place, name in enumerate(recipe.spec.columns):
             table = table.append_column(name, pa.array(of_samples[:, place], pa.float32()))
     if "author" in work.rows.column_names:  # so in all units or in none
-        table = table.append_column("author", pa.array([s.author for s in work.samples]))
+        authors = pa.array([s.author for s in work.samples], pa.string())
+        table = table.append_column("author", authors)
     table = copy_marks(table, work.rows)
     tensors = {
         name: tensor.to(stored_as(name, recipe.storage_dtype))
@@ -220,7 +221,7 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
     return UnitFeatures(tensors=tensors, samples=table)
 
 
-def sum_counts(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Adds the counts of all units."""
     total: Counter[str] = Counter()
     for one in counts:

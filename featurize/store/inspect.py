@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,13 @@ class StoreReport:
     fingerprint: str
     command: str | None  # that made it
     num_units: int
-    num_unfinished: int  # missing units, only without a manifest
-    counts: dict[str, int]
-    bytes_of: dict[str, int]  # by kind of file
-    labels: dict[str, int]  # of the samples
-    tensors: dict[str, TensorFacts]
-    damaged: dict[int, str]  # unit -> what is wrong
-    were_checksums_read: bool
+    num_unfinished: int = 0  # missing units, only without a manifest
+    counts: dict[str, int] = field(default_factory=dict)
+    bytes_of: dict[str, int] = field(default_factory=dict)  # by kind of file
+    labels: dict[str, int] = field(default_factory=dict)  # of the samples
+    tensors: dict[str, TensorFacts] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)  # unit -> what is wrong
+    were_checksums_read: bool = False
     damaged_table: str | None = None  # what is wrong with the joined sample table
 
     def describe(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class StoreReport:
         if self.num_unfinished:
             return lines
         whole = "all correct" if self.were_checksums_read else "not read (--verify reads them)"
-        damaged = len(self.damaged) + self.is_table_damaged
+        damaged = len(self.damaged) + (self.damaged_table is not None)
         return lines | {"checksums": f"{damaged:,} damaged" if damaged else whole}
 
     def describe_tensors(self) -> list[tuple[Any, ...]]:
@@ -87,24 +87,19 @@ class StoreReport:
         ]
 
     @property
-    def is_table_damaged(self) -> bool:
-        """Whether the joined sample table is damaged; the tables of the units may be intact."""
-        return self.damaged_table is not None
-
-    @property
     def remedy(self) -> str:
         """The command that redoes only what is damaged or missing."""
         if self.command is None:
             return f"`{repair_command(self.path)}` with the config it was made with"
-        is_damaged = self.damaged or self.is_table_damaged
+        is_damaged = self.damaged or self.damaged_table
         return f"`{self.command} --repair`" if is_damaged else f"`{self.command}`"
 
     def check(self) -> None:
         """Raise FeatureStoreError unless the store is intact."""
         bad = [name for name, facts in self.tensors.items() if facts.num_bad]
-        if self.damaged or self.is_table_damaged:
-            found = [f"unit {number} ({reason})" for number, reason in sorted(self.damaged.items())]
-            found += [] if self.damaged_table is None else [self.damaged_table]
+        found = [f"unit {number} ({reason})" for number, reason in sorted(self.damaged.items())]
+        found += [] if self.damaged_table is None else [self.damaged_table]
+        if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise FeatureStoreError(
                 f"{self.path}: damaged: {', '.join(found[:3])}{more}; redo only that with"
@@ -146,7 +141,15 @@ def inspect_store(
     except FeatureStoreError:
         if plan is None or folder.read("manifest.json") is not None:
             raise
-        return _report_unfinished(path, folder, plan)
+        receipts = [name for name in folder.sizes("units") if name.endswith(".json")]
+        return StoreReport(
+            path=str(path),
+            recipe=plan["recipe"],
+            fingerprint=plan["fingerprint"],
+            command=plan.get("command") or None,
+            num_units=plan["num_units"],
+            num_unfinished=plan["num_units"] - len(receipts),
+        )
     manifest = store.manifest
     damage = _find_damage(path, folder, manifest, verify=verify)
     damaged = {
@@ -163,7 +166,6 @@ def inspect_store(
         fingerprint=manifest.fingerprint,
         command=None if plan is None else plan.get("command") or None,
         num_units=len(manifest.units),
-        num_unfinished=0,
         counts=manifest.counts,
         bytes_of=_sum_bytes(manifest),
         labels={} if damaged else _count_labels(store.samples),
@@ -171,24 +173,6 @@ def inspect_store(
         damaged=damaged,
         damaged_table=damage.get(SAMPLES_FILE),
         were_checksums_read=verify,
-    )
-
-
-def _report_unfinished(path: Path | str, folder: Folder, plan: dict[str, Any]) -> StoreReport:
-    receipts = [name for name in folder.sizes("units") if name.endswith(".json")]
-    return StoreReport(
-        path=str(path),
-        recipe=plan["recipe"],
-        fingerprint=plan["fingerprint"],
-        command=plan.get("command") or None,
-        num_units=plan["num_units"],
-        num_unfinished=plan["num_units"] - len(receipts),
-        counts={},
-        bytes_of={},
-        labels={},
-        tensors={},
-        damaged={},
-        were_checksums_read=False,
     )
 
 

@@ -20,7 +20,7 @@ from featurize.errors import FeatureStoreError
 from featurize.io.files import TEMPORARY_SUFFIX, checksum, sync
 from featurize.io.remote import FILES_AT_ONCE, RemoteFolder, is_remote, open_folder, user_cache_dir
 from featurize.settings import SPLITS
-from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, parse_manifest
+from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, Unit, parse_manifest
 from featurize.store.samples import PAIRS_COLUMN, read_joined, read_samples
 from featurize.store.shards import DTYPES, Shard, is_exact, plan_runs, stored_as
 
@@ -144,6 +144,21 @@ class FeatureStore:
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor [num_feature_rows, width]."""
         return self.gather(name, torch.arange(self.num_feature_rows))
+
+    def check_unit(self, unit: Unit) -> None:
+        """Compare the files of a unit with their checksums, which reading does not do.
+
+        Raises:
+            DamagedFileError: a file is missing or has changed.
+        """
+        self._fetch(list(unit.files))
+        for name, expected in unit.files.items():
+            try:
+                is_same = checksum(self._folder / name) == expected["checksum"]
+            except OSError as error:
+                raise DamagedFileError(self.path, name, error) from error
+            if not is_same:
+                raise DamagedFileError(self.path, name, "another checksum")
 
     def _fill(self, target: npt.NDArray[np.uint8], name: str, wanted: Ints) -> None:
         """Copy the bytes of the wanted rows into `target` [len(wanted), row_bytes]."""

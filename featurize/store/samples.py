@@ -71,10 +71,10 @@ def read_samples(
     except (pa.ArrowException, OSError):
         table = None
     if table is None or table.num_rows != sum(unit.samples for unit in units):
-        # Read one by one to find out which it is.
-        table = pa.concat_tables(
-            _read_table(store, *each) for each in zip(paths, units, strict=True)
-        )
+        # Read one by one to find out which it is. Earlier versions gave a unit without any author
+        # a column of no type, which is promoted here.
+        tables = [_read_table(store, *each) for each in zip(paths, units, strict=True)]
+        table = pa.concat_tables(tables, promote_options="default")
     starts = np.cumsum([first_row, *(unit.feature_rows for unit in units)])[:-1]
     shifts = np.repeat(starts, [unit.samples for unit in units])
     rows = pa.array(table["feature_row"].to_numpy() + shifts)

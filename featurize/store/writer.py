@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,6 @@ from featurize.io.files import (
     atomic_path,
     checksum,
     digest,
-    read_json,
     write_json,
 )
 from featurize.io.remote import Folder, LocalFolder, RemoteFolder, is_remote
@@ -33,52 +33,83 @@ from featurize.store.reader import CachedFiles
 from featurize.store.samples import ANSWER_COLUMNS, LIKELIHOOD_COLUMNS
 from featurize.store.shards import Shard, Span, header_bytes, is_exact, parse_header
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitFeatures:
     """The features and samples of one unit."""
 
-    tensors: Mapping[str, torch.Tensor]  # name -> [feature_rows, width], see `stored_as`
-    samples: (
-        pa.Table
-    )  # SAMPLE_SCHEMA (+ likelihood and answers); feature_row counts from 0 in the unit
+    tensors: Mapping[str, torch.Tensor]
+    """By name: [feature_rows, width], see `stored_as`."""
+    samples: pa.Table
+    """SAMPLE_SCHEMA (+ likelihood and answers); feature_row counts from 0 in the unit."""
 
 
 class StoreWriter:
     """Writes a store unit by unit; many processes may write different units of one store."""
 
+    is_thorough = True
+    """Whether finished units are compared by their checksums, not only by their sizes."""
+    unreadable: tuple[type[Exception], ...] = (OSError,)
+    """Errors that mean a damaged file, which is written again."""
+
     def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
         """`plan` has the keys `fingerprint`, `recipe_fingerprint`, `recipe` and `num_units`."""
         self.path = path
         self.plan = dict(plan)
-        self._folder: Folder = LocalFolder(path)  # of the store
+        self.store: Path | str = path
+        self._folder: Folder = LocalFolder(path)
 
-    def begin(self) -> None:
-        """Write the plan, or check that the folder has the same one.
+    def begin(self) -> list[int]:
+        """Claim the folder; return the numbers of the units that are missing or damaged.
+
+        A finished store loses its manifest if there are any.
 
         Raises:
             FeatureStoreError: the folder has a store made from another recipe or dataset.
         """
-        plan_path = self.path / "plan.json"
-        if plan_path.exists():
-            found = read_json(plan_path)
+        self._claim()
+        finished = self.finished_units()
+        pending = [number for number in range(self.plan["num_units"]) if number not in finished]
+        if pending and self._folder.read("manifest.json") is not None:
+            self._folder.remove("manifest.json")
+            first = ", ".join(map(str, pending[:5])) + (", ..." if len(pending) > 5 else "")
+            logger.warning("damaged units of a finished store are made again: %s", first)
+        return pending
+
+    def _claim(self) -> None:
+        """Write the plan, or check that the store has the same one."""
+        content = self._folder.read("plan.json")
+        if content is not None:
+            found = self._parse_plan(content)
             if found.get("fingerprint") == self.plan["fingerprint"]:
                 return
             # The plan of a run that failed before its first unit may be replaced.
-            if self._has_units():
+            if any(name.endswith(".json") for name in self._folder.sizes("units")):
                 raise FeatureStoreError(
-                    f"{self.path}: has features made with another"
+                    f"{self.store}: has features made with another"
                     f" {_difference(found, self.plan)}; use another experiment.name,"
                     " or --overwrite to replace them"
                 )
-        write_json(plan_path, {"format_version": FORMAT_VERSION, **self.plan})
+        write_json(self.path / "plan.json", {"format_version": FORMAT_VERSION, **self.plan})
+        self._hand_over("plan.json")
+
+    def _parse_plan(self, content: bytes) -> dict[str, Any]:
+        try:
+            return dict(json.loads(content))
+        except ValueError as error:
+            raise FeatureStoreError(
+                f"{self.store}/plan.json: not readable as JSON ({error}); delete it and rerun"
+            ) from error
 
     def finished_units(self) -> dict[int, Unit]:
         """Units whose files match their receipt; the others will be computed again."""
-        receipts = sorted((self.path / "units").glob("*.json"))
+        receipts = self._receipts()
+        sizes = self._folder.sizes("units")
         # On all cores: at the end of a large run everything waits for this.
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "checksums") as pool:
-            units = pool.map(self._find_unit, receipts)
+            units = pool.map(lambda receipt: self._find_unit(receipt, sizes), receipts)
             return {unit.number: unit for unit in units if unit is not None}
 
     def write_unit(self, number: int, features: UnitFeatures, counts: Mapping[str, int]) -> Unit:
@@ -86,7 +117,7 @@ class StoreWriter:
 
         Raises:
             FeatureStoreError: a value is NaN or inf (names the sample).
-            OSError: the disk is full.
+            OSError: the disk is full, or the URI cannot be reached.
         """
         _refuse_non_finite(features)
         folder = self.path / "units"
@@ -98,16 +129,16 @@ class StoreWriter:
             temporary.write_bytes(save(tensors))
         with atomic_path(folder / names[1]) as temporary:
             pq.write_table(features.samples, temporary, compression="zstd")
-        files = {name: _describe(folder / name) for name in names}
         unit = Unit(
             number=number,
             samples=features.samples.num_rows,
             feature_rows=len(next(iter(tensors.values()))),
-            files=files,
+            files={name: _describe(folder / name) for name in names},
             counts=dict(counts),
         )
         receipt = {"unit": dataclasses.asdict(unit), "checksum": self._receipt_checksum(unit)}
         write_json(folder / f"{number:05d}.json", receipt)
+        self._hand_over(*_names(unit))
         return unit
 
     def finish(
@@ -122,8 +153,8 @@ class StoreWriter:
         missing = [number for number in range(self.plan["num_units"]) if number not in units]
         if missing:
             raise FeatureStoreError(
-                f"{self.path}: unit {missing[0]} is missing or damaged ({len(missing)} such units);"
-                " run the same command again, it redoes only those"
+                f"{self.store}: unit {missing[0]} is missing or damaged ({len(missing)} such"
+                " units); run the same command again, it redoes only those"
             )
         spans = self._first_spans()
         in_order = [units[number] for number in sorted(units)]
@@ -140,16 +171,13 @@ class StoreWriter:
             imported=self.plan.get("imported"),
         )
         write_json(self.path / "manifest.json", manifest.to_dict())
+        self._hand_over("manifest.json")
         for leftover in self.path.rglob(f"*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
         return manifest
 
-    def withdraw(self) -> bool:
-        """Remove the manifest, because units are damaged; returns whether there was one."""
-        folder = self._folder
-        was_finished = folder.read("manifest.json") is not None
-        folder.remove("manifest.json")
-        return was_finished
+    def _hand_over(self, *names: str) -> None:
+        """Called when files below `path` are whole, the one that names the others last."""
 
     def _join_samples(self, units: Sequence[Unit]) -> dict[str, Any] | None:
         """Join the tables of many units in one file; returns its size and checksum."""
@@ -158,26 +186,35 @@ class StoreWriter:
         path = self.path / "units" / SAMPLES_FILE
         with atomic_path(path) as temporary:
             samples.join_samples(temporary, self.path, units, self._tables)
-        return _describe(path)
+        described = _describe(path)
+        self._hand_over(f"units/{SAMPLES_FILE}")
+        return described
 
     @contextlib.contextmanager
     def _tables(self, _units: Sequence[Unit]) -> Iterator[Path]:
         """A folder with the tables of units."""
         yield self.path / "units"
 
-    def _has_units(self) -> bool:
-        return any((self.path / "units").glob("*.json"))
-
     def _first_spans(self) -> dict[str, Span]:
         """The tensors of the first unit, which are those of every unit."""
         return Shard(str(self.path / "units" / "00000.safetensors")).spans
 
-    def _find_unit(self, receipt: Path) -> Unit | None:
+    def _receipts(self) -> list[bytes]:
+        return [receipt.read_bytes() for receipt in sorted((self.path / "units").glob("*.json"))]
+
+    def _find_unit(self, receipt: bytes, sizes: Mapping[str, int]) -> Unit | None:
         """The unit of a receipt if its files match."""
         try:
-            unit = self._parse_receipt(receipt.read_bytes())
-            _check_unit(self.path, unit)
-        except (ValueError, OSError):
+            unit = self._parse_receipt(receipt)
+            for name, expected in unit.files.items():
+                if sizes.get(name) != expected["bytes"]:
+                    return None
+                if (
+                    self.is_thorough
+                    and self._folder.checksum(f"units/{name}") != (expected["checksum"])
+                ):
+                    return None
+        except (ValueError, *self.unreadable):
             return None
         return unit
 
@@ -198,17 +235,72 @@ class StoreWriter:
         return digest([self.plan["fingerprint"], dataclasses.asdict(unit)])
 
 
+class RemoteStoreWriter(StoreWriter):
+    """Writes files below `path`, uploads each with its receipt last, and keeps no copy.
+
+    If a run is killed between writing and uploading, the next one on this machine uploads.
+    """
+
+    unreadable = ()  # the server does not answer
+
+    def __init__(
+        self, uri: str, plan: Mapping[str, Any], path: Path, *, is_thorough: bool = False
+    ) -> None:
+        super().__init__(path, plan)
+        self.store = uri
+        self._folder: RemoteFolder = RemoteFolder(uri)
+        self.is_thorough = is_thorough
+
+    def _hand_over(self, *names: str) -> None:
+        for name in names:
+            self._folder.upload(self.path / name, name)
+        for name in reversed(names):
+            (self.path / name).unlink()
+
+    def _receipts(self) -> list[bytes]:
+        """The receipts at the URI; uploads the units that are still local first."""
+        for unit in StoreWriter(self.path, self.plan).finished_units().values():
+            self._hand_over(*_names(unit))
+        names = [name for name in self._folder.sizes("units") if name.endswith(".json")]
+        found = self._folder.read_all([f"units/{name}" for name in names])
+        return [found[name] for name in sorted(found)]
+
+    @contextlib.contextmanager
+    def _tables(self, units: Sequence[Unit]) -> Iterator[Path]:
+        """Copies of the tables, some of which other machines have written."""
+        files = {name: file for unit in units for name, file in unit.files.items()}
+        names = [name for name in files if name.endswith(".parquet")]
+        folder = self.path / "tables"
+        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
+        try:
+            CachedFiles(self._folder, folder, files).fetch(names)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _first_spans(self) -> dict[str, Span]:
+        name = "units/00000.safetensors"
+        length = header_bytes(self._folder.read_start(name, 8))
+        return parse_header(self._folder.read_start(name, length))
+
+
+def open_writer(
+    store: Path | str, plan: Mapping[str, Any], writing_dir: Path, *, is_thorough: bool
+) -> StoreWriter:
+    """Return the writer of a store at a path, or at a URI with its units written below a folder."""
+    if not is_remote(store):
+        return StoreWriter(writing_dir, plan)
+    return RemoteStoreWriter(str(store), plan, writing_dir, is_thorough=is_thorough)
+
+
+def _names(unit: Unit) -> list[str]:
+    """The files of a unit below the store, the receipt last."""
+    return [f"units/{name}" for name in (*unit.files, f"{unit.number:05d}.json")]
+
+
 def _describe(file: Path) -> dict[str, Any]:
     """Size and checksum, as in receipts and the manifest."""
     return {"bytes": file.stat().st_size, "checksum": checksum(file)}
-
-
-def _check_unit(path: Path, unit: Unit) -> None:
-    """Raise ValueError or OSError unless the unit's files match its receipt."""
-    for name, expected in unit.files.items():
-        file = path / "units" / name
-        if file.stat().st_size != expected["bytes"] or checksum(file) != expected["checksum"]:
-            raise ValueError(f"{file}: differs from its receipt")
 
 
 def _refuse_non_finite(features: UnitFeatures) -> None:
@@ -235,133 +327,5 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     old, new = found.get("recipe", {}), wanted["recipe"]
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     if found.get("imported") != wanted.get("imported"):
-        keys.append("origin (computed, or imported from other files)")
+        keys.append("origin (computed, imported from other files, or merged of other stores)")
     return ", ".join(keys) or "dataset, selection of problems or featurize.unit_tokens"
-
-
-def open_writer(
-    store: Path | str, plan: Mapping[str, Any], writing_dir: Path, *, is_thorough: bool
-) -> StoreWriter:
-    """Return the writer of a store at a path, or at a URI with its units written below a folder."""
-    if not is_remote(store):
-        return StoreWriter(writing_dir, plan)
-    return RemoteStoreWriter(str(store), plan, writing_dir, is_thorough=is_thorough)
-
-
-class RemoteStoreWriter(StoreWriter):
-    """Writes units below `path`, uploads each with its receipt last, and keeps no copy.
-
-    If a run is killed between writing and uploading, the next one on this machine uploads.
-    """
-
-    def __init__(
-        self, uri: str, plan: Mapping[str, Any], path: Path, *, is_thorough: bool = False
-    ) -> None:
-        """`is_thorough`: compare checksums of uploaded files, not only their sizes."""
-        super().__init__(path, plan)
-        self.remote = RemoteFolder(uri)
-        self._folder = self.remote
-        self.is_thorough = is_thorough
-
-    def begin(self) -> None:
-        """Upload the plan, or check that the URI has the same one.
-
-        Raises:
-            FeatureStoreError: the URI has a store made from another recipe or dataset.
-        """
-        plan_path = self.path / "plan.json"
-        found = self.remote.read("plan.json")
-        plan_path.unlink(missing_ok=True)
-        if found is not None:
-            with atomic_path(plan_path) as temporary:
-                temporary.write_bytes(found)
-        super().begin()
-        if plan_path.read_bytes() != found:
-            self.remote.upload(plan_path, "plan.json")
-
-    def finished_units(self) -> dict[int, Unit]:
-        """Units at the URI that match their receipts; uploads those that are still local first."""
-        for unit in super().finished_units().values():
-            self._send(unit)
-        sizes = self.remote.sizes("units")
-        receipts = self.remote.read_all([f"units/{n}" for n in sizes if n.endswith(".json")])
-        units = {}
-        for name in sorted(receipts):
-            try:
-                unit = self._parse_receipt(receipts[name])
-                self._check(unit, sizes)
-            except ValueError:
-                continue
-            units[unit.number] = unit
-        return units
-
-    def write_unit(self, number: int, features: UnitFeatures, counts: Mapping[str, int]) -> Unit:
-        """Write one unit and upload it.
-
-        Raises:
-            FeatureStoreError: a value is NaN or inf (names the sample).
-            OSError: the disk is full, or the URI cannot be reached.
-        """
-        unit = super().write_unit(number, features, counts)
-        self._send(unit)
-        return unit
-
-    def finish(
-        self, counts: Mapping[str, int], units: Mapping[int, Unit] | None = None
-    ) -> Manifest:
-        """Upload the manifest; every unit must be there.
-
-        Raises:
-            FeatureStoreError: a unit is missing or damaged.
-        """
-        manifest = super().finish(counts, units)
-        self.remote.upload(self.path / "manifest.json", "manifest.json")
-        for name in ("manifest.json", "plan.json"):
-            (self.path / name).unlink()
-        return manifest
-
-    def _send(self, unit: Unit) -> None:
-        folder = self.path / "units"
-        receipt = f"{unit.number:05d}.json"
-        for name in (*unit.files, receipt):
-            self.remote.upload(folder / name, f"units/{name}")
-        for name in (receipt, *unit.files):
-            (folder / name).unlink()
-
-    def _join_samples(self, units: Sequence[Unit]) -> dict[str, Any] | None:
-        described = super()._join_samples(units)
-        if described is not None:
-            path = self.path / "units" / SAMPLES_FILE
-            self.remote.upload(path, f"units/{SAMPLES_FILE}")
-            path.unlink()
-        return described
-
-    @contextlib.contextmanager
-    def _tables(self, units: Sequence[Unit]) -> Iterator[Path]:
-        """Copies of the tables, some of which other machines have written."""
-        files = {name: file for unit in units for name, file in unit.files.items()}
-        names = [name for name in files if name.endswith(".parquet")]
-        folder = self.path / "tables"
-        shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
-        try:
-            CachedFiles(self.remote, folder, files).fetch(names)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _check(self, unit: Unit, sizes: Mapping[str, int]) -> None:
-        """Raise ValueError unless the unit's files at the URI match its receipt."""
-        for name, expected in unit.files.items():
-            is_there = sizes.get(name) == expected["bytes"]
-            if is_there and self.is_thorough:
-                is_there = self.remote.checksum(f"units/{name}") == expected["checksum"]
-            if not is_there:
-                raise ValueError(f"{name}: differs from its receipt")
-
-    def _has_units(self) -> bool:
-        return any(name.endswith(".json") for name in self.remote.sizes("units"))
-
-    def _first_spans(self) -> dict[str, Span]:
-        name = "units/00000.safetensors"
-        length = header_bytes(self.remote.read_start(name, 8))
-        return parse_header(self.remote.read_start(name, length))

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_COUNTS = ("num_problems", "num_possible", "num_left_out")
+"""Numbers of a plan that are stored with it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
@@ -63,9 +66,7 @@ class TrainingPlan:
         """Convert to the form that a feature store keeps."""
         record = {
             "settings": dict(self.settings),
-            "num_problems": self.pairs.num_problems,
-            "num_possible": self.pairs.num_possible,
-            "num_left_out": self.pairs.num_left_out,
+            **{name: getattr(self.pairs, name) for name in _COUNTS},
             # NOTE: only where there are some, so that stores keep the fingerprint they had.
             **({"num_equal": self.pairs.num_equal} if self.pairs.num_equal else {}),
             "holdout": asdict(self.holdout) if self.holdout else None,
@@ -82,7 +83,7 @@ def plan_training(
 
     A table that was stored for planned pairs returns those, if the settings are the same.
     """
-    settings = {**pair_settings(sampling), "train_holdout": train_holdout}
+    settings = selection_settings(sampling, train_holdout)
     excluded = read_excluded_problems(sampling.pairwise)
     problems = sorted(set(labelled_problems(samples)) - set(excluded))
     planned = read_pairs(samples)
@@ -97,9 +98,12 @@ def plan_training(
         record = planned.record
         holdout = Holdout(**record["holdout"]) if record["holdout"] else None
         held = _held_out(problems, holdout)
-        counts = {name: record[name] for name in ("num_problems", "num_possible", "num_left_out")}
-        counts["num_equal"] = record.get("num_equal", 0)
-        pairs = PairPlan(correct=planned.correct, incorrect=planned.incorrect, **counts)
+        pairs = PairPlan(
+            correct=planned.correct,
+            incorrect=planned.incorrect,
+            num_equal=record.get("num_equal", 0),
+            **{name: record[name] for name in _COUNTS},
+        )
         pairs = _without_equal(samples, pairs)
     is_held = is_labelled(samples) & is_one_of(rank_strings(samples["problem_id"]), held)
     return TrainingPlan(
@@ -246,8 +250,8 @@ def _warn_of_other_settings(made: Mapping[str, Any], wanted: Mapping[str, Any]) 
 
 
 def selection_settings(sampling: DataSamplingSettings, train_holdout: float) -> dict[str, Any]:
-    """All that the selection of `pair_planner` depends on, apart from the dataset."""
-    return {"pairs": pair_settings(sampling), "train_holdout": train_holdout}
+    """All that a plan depends on, apart from the samples."""
+    return {**pair_settings(sampling), "train_holdout": train_holdout}
 
 
 def pair_planner(sampling: DataSamplingSettings, train_holdout: float) -> "Choose":
@@ -262,9 +266,6 @@ def pair_planner(sampling: DataSamplingSettings, train_holdout: float) -> "Choos
         return Selection(pairs=plan.to_planned(), also=plan.held_out)
 
     return choose
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from featurize.arrays import Bools, Ints
 from featurize.errors import CriticError
 from featurize.store.samples import statement_codes
 from headtrain.features.samples import RankedStrings, rank_strings
-from headtrain.metrics.groups import group_codes
 from headtrain.pairs.sampler import PairError
 from headtrain.settings import PairwiseSettings
 
@@ -147,17 +146,11 @@ def choose_holdout(problem_ids: Collection[str], share: float) -> Holdout | None
 
 def labelled_problems(samples: pa.Table) -> list[str]:
     """Return the sorted ids of the problems with both labels for one statement."""
-    is_labelled = np.asarray(pc.is_valid(samples["is_correct"]).to_numpy(), bool)
-    labels = samples["is_correct"].filter(pa.array(is_labelled)).to_numpy().astype(bool)
-    ids = rank_strings(samples["problem_id"])
-    problems = ids.codes[is_labelled]
-    groups = group_codes(problems, statement_codes(samples)[is_labelled])
-    sizes = np.bincount(groups)
-    num_correct = np.bincount(groups[labels], minlength=len(sizes))
-    has_both = (num_correct > 0) & (num_correct < sizes)
-    found = np.unique(problems[has_both[groups]])
-    names: list[str] = ids.names.take(pa.array(found)).to_pylist()
-    return names
+    statements = pa.array(statement_codes(samples))
+    groups = pa.table([samples["problem_id"], statements, samples["is_correct"]], ["id", "s", "y"])
+    found = groups.group_by(["id", "s"]).aggregate([("y", "min"), ("y", "max")])
+    has_both = pc.and_(pc.invert(found["y_min"]), found["y_max"])  # null where there is no label
+    return sorted(set(found["id"].filter(has_both).to_pylist()))
 
 
 def _hash(problem_id: str) -> str:

@@ -58,28 +58,16 @@ def sample_pairs(
     """Draw n_pairs distinct pairs, or all if there are fewer; deterministic for a seed.
 
     `uniform` makes every combination equally likely, so a few huge problems dominate; `balanced`
-    gives every problem the same number of pairs until its pairs or the cap run out. Weights scale
-    a problem's share (`balanced`) or a combination's probability (`uniform`). All arrays are
+    gives every problem the same number of pairs until its pairs or the cap run out. Weights (>= 1)
+    scale a problem's share (`balanced`) or a combination's probability (`uniform`). All arrays are
     [samples]: only samples with equal problem_codes and equal `classes` are compared; the weight of
     a problem is the largest weight of its samples. Samples with equal `outputs` have the same
     tokens; they are no pair. With `sources` every source gets the same number of pairs until its
     pairs run out; the source of a problem is that of its first sample.
 
     Raises:
-        PairError: there is no pair, or an argument is wrong.
+        PairError: there is no pair.
     """
-    arrays = [
-        a for a in (problem_codes, is_correct, classes, weights, outputs, sources) if a is not None
-    ]
-    if len({a.shape for a in arrays}) > 1 or problem_codes.ndim != 1:
-        shapes = ", ".join(str(a.shape) for a in arrays)
-        raise PairError(f"the columns of the samples, {shapes}, must be vectors of one length")
-    if n_pairs < 1 or (max_pairs_per_problem is not None and max_pairs_per_problem < 1):
-        raise PairError(
-            f"n_pairs {n_pairs} and max_pairs_per_problem {max_pairs_per_problem} must be positive"
-        )
-    if weights is not None and weights.min(initial=1) < 1:
-        raise PairError(f"a weight is {weights.min()}; weights must be positive")
     cells = _group(problem_codes, is_correct.astype(bool), classes, weights, outputs)
     limits = cells.pairs_of_problems
     if max_pairs_per_problem is not None:

@@ -54,12 +54,11 @@ class Chosen:
         }
 
 
-def to_output(out: str, prefix: str, *, overwrite: bool) -> Path:
+def to_output(out: str) -> Path:
     """Check the file that --out names; needs nothing else, so that it runs before any work.
 
     Raises:
-        DataError: a URI, a folder, an unknown ending, a place that cannot be written to, or without
-            `overwrite` a file that `critic score` with the same `prefix` has not written.
+        DataError: a URI, a folder, an unknown ending, or a place that cannot be written to.
     """
     if is_remote(out):
         raise DataError(f"--out {out!r} is a URI; write a local file and copy it there")
@@ -73,8 +72,6 @@ def to_output(out: str, prefix: str, *, overwrite: bool) -> Path:
         raise DataError(f"--out {out!r} is below {parent}, which is not a folder; name another")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise DataError(f"--out {out!r}: {parent} is not writable; name another folder")
-    if not overwrite and not _is_scored(path, prefix):
-        refuse_existing(path)
     return path
 
 
@@ -87,8 +84,8 @@ def refuse_existing(out: Path) -> None:
         )
 
 
-def _is_scored(path: Path, prefix: str) -> bool:
-    """Whether the first row of a file has the fields of a scored row."""
+def is_scored(path: Path, prefix: str) -> bool:
+    """Whether the first row of a file has the fields of a row scored with this prefix."""
     try:
         [source] = find_sources(str(path))
         if source.suffix == ".parquet":

@@ -18,9 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from configs.config import Config
+from configs.config import Config, Layout
 from configs.loader import load_config
-from configs.paths import Layout
 from featurize.errors import FeatureStoreError
 from featurize.store import FeatureStore
 from featurize.store.writer import StoreWriter, UnitFeatures
@@ -78,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     config = load_config(options.config, options.overrides)
-    layout = Layout.from_config(config)
+    layout = Layout(config)
     stores = {name: FeatureStore.open(layout.features_dir(name)) for name in ("train", "valid")}
     size = sum(
         tensor.numel() for n in stores["train"].tensor_names for tensor in [stores["train"].read(n)]

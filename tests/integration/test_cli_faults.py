@@ -97,7 +97,7 @@ def test_a_rerun_redoes_a_unit_whose_file_was_cut_or_lost(
     (store / "units/00012.parquet").unlink()
     outcome = critic.run(*featurize("torn"), folder=project)
     assert num_resumed(outcome) == NUM_UNITS - 2
-    assert "damaged units of a finished store are made again: 7, 12\n" in outcome.out
+    assert "damaged units of a finished store are made again: 7, 12\n" in outcome.err
     assert_whole(store, whole)
     assert "up to date" in critic.run(*featurize("torn"), folder=project).out
 
@@ -121,7 +121,7 @@ def test_inspect_finds_a_flipped_bit_and_gives_the_command_that_mends_it(
     assert arguments == [*featurize("flipped"), "--repair"]
     outcome = critic.run(*arguments, folder=project)
     assert num_resumed(outcome) == NUM_UNITS - 2
-    assert "made again: 3, 11\n" in outcome.out
+    assert "made again: 3, 11\n" in outcome.err
     assert_whole(store, whole)
 
 

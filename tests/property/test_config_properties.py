@@ -8,8 +8,8 @@ import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from configs.keys import known_keys
 from configs.loader import ConfigError, load_config, to_dict
+from configs.source import known_keys
 
 DEMO = Path("demo.yaml")
 SECTIONS = {key[:-1] for key in known_keys()}

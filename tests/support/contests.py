@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurize.data.prepare.codecontests.job import CodeContestsJob, prepare_codecontests
-from featurize.data.prepare.codecontests.tokens import TokenLimit
+from featurize.data.prepare.codecontests.selection import TokenLimit
 from featurize.data.prepare.prepared import Prepared, Progress
 from featurize.data.prepare.settings import CodeContestsSettings, PrepareSettings
 from tests.support.row_files import read_rows

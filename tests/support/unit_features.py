@@ -76,9 +76,7 @@ def make_unit(
 def write_missing(path: Path, *, num_units: int = 2, **options: Any) -> list[int]:
     """Write or finish a store as a run does; returns the units that were missing."""
     writer = make_writer(path, num_units=num_units, **options)
-    writer.begin()
-    finished = writer.finished_units()
-    missing = [number for number in range(num_units) if number not in finished]
+    missing = writer.begin()
     for number in missing:
         writer.write_unit(number, make_unit(number), {"samples": 4, "duplicates": 1})
     writer.finish({"samples": 4 * num_units, "duplicates": num_units})

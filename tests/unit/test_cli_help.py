@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli import app
-from configs.examples import EXAMPLES
+from configs.options import EXAMPLES
 from tests.support.processes import output_of, run_python
 
 START = "import cli; cli.app(prog_name='critic')"

@@ -10,8 +10,8 @@ import pytest
 from typer.main import get_command
 
 from cli import app
-from configs.examples import EXAMPLES
 from configs.loader import load_config
+from configs.options import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

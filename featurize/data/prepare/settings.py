@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import field
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from featurize.settings import PositiveInt
+
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
 Language: TypeAlias = Literal["python2", "cpp", "python3", "java", "unknown"]
-PositiveInt = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)

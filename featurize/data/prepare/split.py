@@ -4,16 +4,26 @@ import hashlib
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from featurize.data.near_duplicates import near_duplicates, normalise
-from featurize.data.prepare.prepared import SUMMARY_FILE, Counts, Prepared
-from featurize.data.records import CheckedRow, check_row, parse_line
-from featurize.data.sources import Source, find_sources, read_lines
+from featurize.data.prepare.prepared import (
+    SUMMARY_FILE,
+    Counts,
+    Prepared,
+    read_row_lines,
+    read_rows,
+)
+from featurize.data.records import CheckedRow, check_row
+from featurize.data.sources import Source, find_sources
 from featurize.errors import CriticError, DataError, RowFault
 from featurize.io.files import atomic_path
 
@@ -24,7 +34,6 @@ REST = "train"
 """The split that gets the problems that no other split takes."""
 # Incremented when a change of the rules changes the result for the same files.
 RULES_VERSION = 1
-_BLANK = -1
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -64,21 +73,20 @@ class _Scan:
 
     problems: dict[str, int] = field(default_factory=dict)  # id -> number
     labels: list[Counter[bool | None]] = field(default_factory=list)  # of each problem
-    statements: list[tuple[int, str]] = field(default_factory=list)  # (problem, text), each once
-    owners: list["array[int]"] = field(default_factory=list)  # per file: problem of each line
-    _seen: set[tuple[int, bytes]] = field(default_factory=set)
+    statements: dict[tuple[int, bytes], str] = field(default_factory=dict)  # (problem, key) -> text
+    owners: "array[int]" = field(default_factory=lambda: array("q"))  # the problem of each row
 
-    def add(self, rows: Sequence[CheckedRow]) -> int:
-        """Add the samples of a line, all of one problem; returns its number."""
+    def add(self, rows: Sequence[CheckedRow]) -> None:
+        """Add the samples of a row, all of one problem."""
         problem = self.problems.setdefault(rows[0].sample.problem_id, len(self.problems))
         if problem == len(self.labels):
             self.labels.append(Counter())
+        self.owners.append(problem)
         for row in rows:
             self.labels[problem][row.sample.is_correct] += 1
-            if (problem, row.prompt_key) not in self._seen:
-                self._seen.add((problem, row.prompt_key))
-                self.statements.append((problem, f"{row.sample.instruction}\n{row.sample.input}"))
-        return problem
+            if (problem, row.prompt_key) not in self.statements:
+                text = f"{row.sample.instruction}\n{row.sample.input}"
+                self.statements[problem, row.prompt_key] = text
 
 
 def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
@@ -99,7 +107,7 @@ def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     scan = _scan(sources, job.keeps_turns)
     log.info("comparing %d statements", len(scan.statements))
     groups = group_problems(
-        scan.statements,
+        [(problem, text) for (problem, _), text in scan.statements.items()],
         num_problems=len(scan.problems),
         threshold=job.similarity,
         ngram=job.ngram,
@@ -114,7 +122,7 @@ def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
     _copy(sources, scan.owners, splits, targets)
     for name in names:
         labels = [c for c, split in zip(scan.labels, splits, strict=True) if split == name]
-        prepared = prepared.with_part(name, _to_counts(labels), targets[name])
+        prepared.add(name, _to_counts(labels), targets[name])
     prepared.details.update(_describe(groups))
     prepared.save()
     return prepared
@@ -132,22 +140,14 @@ def _recipe(job: SplitJob, sources: Sequence[Source]) -> dict[str, Any]:
 
 def _scan(sources: Sequence[Source], keeps_turns: bool) -> _Scan:
     scan = _Scan()
-    for source in sources:
-        owners = array("q")
-        for number, line in enumerate(read_lines(source), start=1):
-            try:
-                is_blank = not line or line.isspace()
-                owners.append(_BLANK if is_blank else scan.add(_check(line, keeps_turns)))
-            except RowFault as fault:
-                raise DataError(f"{source.location(number)}: {fault}") from None
-        scan.owners.append(owners)
+    for place, row in read_rows(sources):
+        try:
+            scan.add(check_row(row, keeps_turns=keeps_turns))
+        except RowFault as fault:
+            raise DataError(f"{place}: {fault}") from None
     if not scan.problems:
         raise DataError(f"{sources[0].name}: has no rows; the dataset needs at least one")
     return scan
-
-
-def _check(line: bytes, keeps_turns: bool) -> list[CheckedRow]:
-    return check_row(parse_line(line), keeps_turns=keeps_turns)
 
 
 def group_problems(
@@ -158,26 +158,16 @@ def group_problems(
     `statements` are (problem, text); a problem may have several. Groups are in the order of their
     first problem.
     """
-    parents = list(range(num_problems))  # a union-find forest: each root is its smallest problem
-
-    def root(problem: int) -> int:
-        while parents[problem] != problem:
-            parents[problem] = problem = parents[parents[problem]]
-        return problem
-
-    def join(first: int, second: int) -> None:
-        low, high = sorted((root(first), root(second)))
-        parents[high] = low
-
     owners: dict[str, int] = {}
-    for problem, text in statements:
-        join(problem, owners.setdefault(normalise(text), problem))
+    links = [(problem, owners.setdefault(normalise(text), problem)) for problem, text in statements]
     problems = list(owners.values())
-    for first, second, _ in near_duplicates(list(owners), threshold=threshold, ngram=ngram):
-        join(problems[first], problems[second])
+    alike = near_duplicates(list(owners), threshold=threshold, ngram=ngram)
+    links += [(problems[first], problems[second]) for first, second, _ in alike]
+    rows, columns = np.array(links, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links)), (rows, columns)), shape=(num_problems, num_problems))
     groups: dict[int, list[int]] = {}
-    for problem in range(num_problems):
-        groups.setdefault(root(problem), []).append(problem)
+    for problem, component in enumerate(connected_components(graph, directed=False)[1]):
+        groups.setdefault(component, []).append(problem)
     return list(groups.values())
 
 
@@ -224,23 +214,27 @@ def _rank(problem_id: str, seed: int) -> bytes:
 
 def _copy(
     sources: Sequence[Source],
-    owners: Sequence["array[int]"],
+    owners: Sequence[int],
     splits: Sequence[str],
     targets: Mapping[str, Path],
 ) -> None:
-    """Write every line into the file of its problem's split."""
+    """Write every row into the file of its problem's split."""
     with ExitStack() as stack:
-        writers: dict[str, Callable[[bytes], int]] = {}
+        files: dict[str, IO[bytes]] = {}
         for name, target in targets.items():
             temporary = stack.enter_context(atomic_path(target))
-            writers[name] = stack.enter_context(temporary.open("wb", buffering=1 << 20)).write
-        for source, problems in zip(sources, owners, strict=True):
-            if source.has_changed():
-                raise DataError(f"{source.name}: has changed while it was split; start again")
-            for line, problem in zip(read_lines(source), problems, strict=True):
-                if problem != _BLANK:
-                    write = writers[splits[problem]]
-                    write(line.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n") + b"\n")
+            files[name] = stack.enter_context(temporary.open("wb", buffering=1 << 20))
+        for line, problem in zip(_read_unchanged(sources), owners, strict=True):
+            files[splits[problem]].write(
+                line.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n") + b"\n"
+            )
+
+
+def _read_unchanged(sources: Sequence[Source]) -> Iterator[bytes]:
+    for source in sources:
+        if source.has_changed():
+            raise DataError(f"{source.name}: has changed while it was split; start again")
+        yield from (line for _, line in read_row_lines(source))
 
 
 def _to_counts(labels: Sequence[Counter[bool | None]]) -> Counts:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from configs.head_project import _places
 from configs.loader import load_config, to_dict
+from configs.options import Chosen
+from configs.project import _places
 
 POLICY = "models.policy"
 
@@ -19,7 +20,8 @@ def places(*overrides: str, has_config: bool, **recorded: Any) -> list[str]:
     config["models"]["policy"] |= recorded
     record = SimpleNamespace(config=config, recipe_fingerprint="recipe", folder="")
     head: Any = SimpleNamespace(record=record, path="head")
-    return [place.path for place in _places(head, settings, overrides, has_config=has_config)]
+    chosen = Chosen(Path("demo.yaml") if has_config else None, overrides)
+    return [place.path for place in _places(head, settings, chosen)]
 
 
 def test_a_configuration_names_another_place() -> None:

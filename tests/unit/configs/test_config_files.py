@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 
 import configs.config
 import featurize.settings
-from configs.keys import known_keys
+from configs.config import notes
 from configs.loader import load_config, to_dict
-from configs.notes import notes
-from configs.source import PACKAGED
+from configs.source import PACKAGED, known_keys
 
 NAMES = ["critic_pairwise.yaml", "critic_pointwise.yaml", "demo.yaml"]
 

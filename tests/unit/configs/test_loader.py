@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.config import notes, warn
 from configs.loader import load_config, to_dict
-from configs.notes import notes, warn
 from tests.support.config_problems import SHORT, demo_problem, problems_of
 
 

@@ -1,16 +1,15 @@
 """Where the files of a run lie."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
+from configs.config import Layout
 from configs.loader import load_config
-from configs.paths import Layout
 
 
 def _layout(*overrides: str) -> Layout:
-    return Layout.from_config(load_config(Path("demo.yaml"), overrides))
+    return Layout(load_config(Path("demo.yaml"), overrides))
 
 
 def test_the_layout_is_the_documented_one() -> None:
@@ -21,16 +20,14 @@ def test_the_layout_is_the_documented_one() -> None:
     assert layout.evaluation_dir == Path("storage/evaluation/demo")
     assert layout.audit_dir == Path("storage/audit/demo")
     assert layout.cache_dir == Path("storage/cache")
-    assert layout.models_dir == Path("storage/models")
     assert layout.datasets_dir == Path("storage/datasets")
-    assert layout.artifacts_dir == Path("storage/mlruns/artifacts")
     assert layout.tracking_uri == "sqlite:///storage/mlruns/mlflow.db"
 
 
 def test_everything_lies_below_the_storage_root(tmp_path: Path) -> None:
     layout = _layout(f"storage.root={tmp_path}")
-    folders = [value for value in dataclasses.asdict(layout).values() if isinstance(value, Path)]
-    assert len(folders) == 9
+    folders = [value for value in vars(layout).values() if isinstance(value, Path)]
+    assert len(folders) == 7
     assert all(folder.is_relative_to(tmp_path) for folder in folders)
     assert layout.tracking_uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     assert list(tmp_path.iterdir()) == []  # describing a layout makes nothing
@@ -62,12 +59,12 @@ def test_an_empty_setting_takes_the_tracking_server_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of-the-environment")
-    layout = Layout.from_config(load_config(None))
+    layout = Layout(load_config(None))
     assert (layout.tracking_uri, layout.is_tracked_locally) == ("http://of-the-environment", False)
     named = load_config(None, ["mlflow.tracking_uri=http://named"])
-    assert Layout.from_config(named).tracking_uri == "http://named"
+    assert Layout(named).tracking_uri == "http://named"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert Layout.from_config(load_config(None)).is_tracked_locally
+    assert Layout(load_config(None)).is_tracked_locally
 
 
 @pytest.mark.parametrize("is_setting", [True, False], ids=["setting", "environment"])

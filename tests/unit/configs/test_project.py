@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from configs.commands.features import command_to_repeat
 from configs.loader import ConfigError, load_config, load_recorded
-from configs.project import Project, _check_recipe, command_to_repeat
+from configs.project import Project, _check_recipe
 from featurize.errors import FeatureStoreError
 from featurize.store import FeatureStore
 from tests.support.row_files import write_rows
@@ -82,7 +83,7 @@ def test_a_head_of_another_recipe_brings_the_store_of_its_own_run(
     assert found.path == other.path
     found = project.open_store_of(Head(Record("recipe", theirs)), "valid")  # type: ignore[arg-type]
     assert found.path == store.path
-    with pytest.raises(FeatureStoreError, match="reads features of recipe third, which neither"):
+    with pytest.raises(FeatureStoreError, match="reads features of recipe third, which are not"):
         project.open_store_of(Head(Record("third", theirs)), "valid")  # type: ignore[arg-type]
     with pytest.raises(FeatureStoreError, match="of recipe other"):
         project.open_store_of(Head(Record("other", {"old": 1})), "valid")  # type: ignore[arg-type]

@@ -3,15 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from configs.config import Config
-from configs.keys import known_keys
-from configs.reference import main, sections, settings_of, settings_reference
+from configs.site import main, settings_of, settings_reference
+from configs.source import known_keys, sections
 
 
 def test_every_key_is_in_the_reference() -> None:
     found = {
-        f"{path}.{setting.name}"
-        for path, section in sections(Config)
+        ".".join([*path, setting.name])
+        for path, section in sections()
         for setting in settings_of(section)
     }
     inner = {key[:-1] for key in known_keys()}
@@ -19,7 +18,7 @@ def test_every_key_is_in_the_reference() -> None:
 
 
 def test_every_setting_has_a_meaning_and_its_own_default() -> None:
-    for path, section in sections(Config):
+    for path, section in sections():
         fields = {field.name: field for field in dataclasses.fields(section)}
         for setting in settings_of(section):
             assert setting.description, f"{path}.{setting.name}"

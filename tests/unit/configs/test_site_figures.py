@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.site_figures import inline_figures, on_page_content
+from configs.site import inline_figures, on_page_content
 
 DOCS = Path(__file__).parents[3] / "docs"
 FIGURES = sorted(path.stem for path in (DOCS / "figures").glob("*.svg"))
@@ -57,4 +57,4 @@ def test_every_figure_of_the_documents_is_one_of_these() -> None:
 
 def test_mkdocs_calls_the_module() -> None:
     settings = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
-    assert "hooks: [configs/site_figures.py]" in settings
+    assert "hooks: [configs/site.py]" in settings

@@ -1,20 +1,21 @@
 """The job behind `critic prepare codecontests`: from published Parquet files to samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from featurize.data.prepare.codecontests.files import find_splits, to_patterns
 from featurize.data.prepare.codecontests.problems import (
     ContestProblem,
     Solution,
     count_problems,
+    find_splits,
     read_problems,
+    to_patterns,
 )
-from featurize.data.prepare.codecontests.selection import select
+from featurize.data.prepare.codecontests.selection import TokenLimit, select
 from featurize.data.prepare.prepared import (
     SUMMARY_FILE,
     TEXT_METADATA,
@@ -22,13 +23,10 @@ from featurize.data.prepare.prepared import (
     Prepared,
     Progress,
     Row,
-    sample_writer,
+    samples_written,
 )
 from featurize.data.prepare.settings import PrepareSettings
 from featurize.errors import CriticError
-
-if TYPE_CHECKING:  # it imports transformers, which takes seconds and is rarely needed
-    from featurize.data.prepare.codecontests.tokens import TokenLimit
 
 COMMAND = "prepare codecontests"
 # Incremented when a change of the rules changes the result for the same files.
@@ -44,7 +42,7 @@ class CodeContestsJob:
     out_dir: Path
     settings: PrepareSettings
     split_files: Sequence[str] = ()  # options such as "train=part-*"; none: the published names
-    token_limit: "TokenLimit | None" = None  # for settings.codecontests.max_tokens
+    token_limit: TokenLimit | None = None  # for settings.codecontests.max_tokens
     cache_dir: Path | None = None  # for copies of files at URIs; None: the user's cache folder
 
 
@@ -74,7 +72,7 @@ def prepare_codecontests(
         report = (lambda count, before=done: progress(before + count, total)) if progress else None
         counts = _write_split(job, split, splits[split], targets[split], report)
         done += sizes[split]
-        prepared = prepared.with_part(split, counts, targets[split])
+        prepared.add(split, counts, targets[split])
         prepared.save()  # a rerun does not repeat what is done so far
     return prepared
 
@@ -107,13 +105,8 @@ def _write_split(
     progress: Callable[[int], None] | None,
 ) -> Counts:
     counts = Counts()
-    seen: set[str] = set()
-    problems = (problem for path in paths for problem in read_problems(path))
-    with sample_writer(target, metadata=_METADATA) as write:
-        for number, problem in enumerate(problems, start=1):
-            _write_problem(job, problem, seen, counts, write)
-            if progress:
-                progress(number)
+    rows = _read_rows(job, paths, counts, progress)
+    with samples_written(target, rows, metadata=_METADATA):
         if not counts.samples:
             reasons = counts.problems_left_out.most_common(1)
             why = f"{reasons[0][1]} problems {reasons[0][0]}" if reasons else "there are no rows"
@@ -124,29 +117,34 @@ def _write_split(
     return counts
 
 
-def _write_problem(
+def _read_rows(
     job: CodeContestsJob,
-    problem: ContestProblem,
-    seen: set[str],
+    paths: Sequence[Path],
     counts: Counts,
-    write: Callable[[Row], None],
-) -> None:
-    if problem.problem_id in seen:
-        counts.problems_left_out["that are duplicates (same source and name)"] += 1
-        counts.samples_left_out["of duplicate problems"] += len(problem.solutions)
-        return
-    seen.add(problem.problem_id)
+    progress: Callable[[int], None] | None,
+) -> Iterator[Row]:
+    """Yield the samples of all problems, and count these and what is left out."""
     settings = job.settings
-    selection = select(problem, settings.codecontests, seed=settings.seed, fits=job.token_limit)
-    counts.samples_left_out += selection.left_out
-    if selection.refusal is not None:
-        counts.problems_left_out[selection.refusal] += 1
-        return
-    counts.problems += 1
-    is_rated = settings.codecontests.difficulty == "cf_rating"
-    for solution in selection.kept:
-        write(_to_row(problem, solution, is_rated=is_rated))
-        counts.add(solution.is_correct)
+    seen: set[str] = set()
+    problems = (problem for path in paths for problem in read_problems(path))
+    for number, problem in enumerate(problems, start=1):
+        if problem.problem_id in seen:
+            counts.problems_left_out["that are duplicates (same source and name)"] += 1
+            counts.samples_left_out["of duplicate problems"] += len(problem.solutions)
+        else:
+            seen.add(problem.problem_id)
+            found = select(problem, settings.codecontests, seed=settings.seed, fits=job.token_limit)
+            counts.samples_left_out += found.left_out
+            if found.refusal is None:
+                counts.problems += 1
+            else:
+                counts.problems_left_out[found.refusal] += 1
+            for solution in found.kept:
+                counts.add(solution.is_correct)
+                is_rated = settings.codecontests.difficulty == "cf_rating"
+                yield _to_row(problem, solution, is_rated=is_rated)
+        if progress:
+            progress(number)
 
 
 def _to_row(problem: ContestProblem, solution: Solution, *, is_rated: bool) -> Row:

@@ -16,7 +16,7 @@ import s3fs
 import zstandard
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.codecontests.files import AS_PUBLISHED, find_splits
+from featurize.data.prepare.codecontests.problems import AS_PUBLISHED, find_splits
 from featurize.data.prepare.split import SplitJob, prepare_split
 from featurize.errors import DataError
 from featurize.io.downloads import find_remote_files

@@ -233,6 +233,10 @@ def rename(dump: dict[str, torch.Tensor]) -> None:
     dump["states"] = dump.pop("hidden_states")
 
 
+def spoil_an_id(dump: dict[str, torch.Tensor]) -> None:
+    dump["token_ids"][3] = -1
+
+
 def make_a_state_nan(dump: dict[str, torch.Tensor]) -> None:
     dump["hidden_states"][-2] = torch.nan
 
@@ -246,6 +250,7 @@ def make_a_state_nan(dump: dict[str, torch.Tensor]) -> None:
         (halve_the_width, "cmpl-0.*width 16, and the backbone's 32"),
         (change_the_type, "cmpl-0.*bfloat16.*set models.policy.dtype to bfloat16"),
         (rename, "cmpl-0.*no tensor 'hidden_states'"),
+        (spoil_an_id, "cmpl-0.*token_ids are not all ids"),
         (make_a_state_nan, "NaN or inf in .* of sample 'p"),
     ],
 )

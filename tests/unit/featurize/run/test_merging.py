@@ -17,7 +17,8 @@ from featurize.settings import (
     RuntimeSettings,
 )
 from featurize.store import FeatureStore
-from tests.support.synthetic_stores import write_store
+from tests.support.synthetic_stores import replace_column, write_store
+from tests.support.unit_features import damage
 
 TENSORS = {"mean.2": 6, "last.2": 6}
 
@@ -118,14 +119,32 @@ def test_repair_writes_a_damaged_unit_again(tmp_path: Path) -> None:
     check_equal(FeatureStore.open(job.store_dir), stores)
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
+def test_a_damaged_unit_of_a_part_gets_no_new_checksum(tmp_path: Path, suffix: str) -> None:
+    stores = parts(tmp_path)
+    path = tmp_path / f"a/units/00002.{suffix}"
+    whole = path.read_bytes()
+    damage(path, "flipped")
+    _ = [store.samples for store in stores]  # as it was read before
+    job = make_job(tmp_path)
+    with pytest.raises(FeatureStoreError, match=rf"a: damaged \(00002\.{suffix}: another checksum"):
+        merge_features(job, stores)
+    path.write_bytes(whole)
+    assert merge_features(job, stores).num_resumed_units == 2
+
+
 def test_statements_of_a_problem_stay_apart(tmp_path: Path) -> None:
     first, second = parts(tmp_path)
     numbers = pa.array([row % 2 for row in range(len(first.samples))], pa.int32())
     first.__dict__["samples"] = first.samples.append_column("statement", numbers)
+    third = write_part(tmp_path, "old", num_problems=2)  # of a version that had no such column
+    lengths = pa.array([7, 7, 9, 9] * 4, pa.int32())
+    third = replace_column(third, "prompt_tokens", lengths)
     job = make_job(tmp_path)
-    merge_features(job, [first, second])
+    merge_features(job, [first, second, third])
     merged = FeatureStore.open(job.store_dir).samples
-    assert merged["statement"].to_pylist() == numbers.to_pylist() + [0] * len(second.samples)
+    expected = [*numbers.to_pylist(), *[0] * len(second.samples), *[0, 0, 1, 1] * 4]
+    assert merged["statement"].to_pylist() == expected
 
 
 def test_other_parts_need_overwrite(tmp_path: Path) -> None:

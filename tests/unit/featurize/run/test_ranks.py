@@ -1,15 +1,9 @@
 """The ranks of a run: alone, several in one process, and real processes on this machine."""
 
-import json
-import os
-import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +12,6 @@ import torch.distributed as dist
 from featurize.model.sharing import WHOLE, Sharing
 from featurize.run.ranks import COLLECTIVE, LOADING, RankGroup, Ranks, join_round, store_errors
 
-ROOT = Path(__file__).parents[4]
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 
@@ -73,13 +66,6 @@ def test_the_launcher_says_which_rank_this_is(make_ranks):
     assert all(one.world_size == 4 for one in ranks)
 
 
-def test_every_number_is_claimed_by_one_rank(make_ranks):
-    ranks = make_ranks(4)
-    with ThreadPoolExecutor(4) as pool:
-        claims = list(pool.map(lambda one: [one.claim() for _ in range(50)], ranks))
-    assert sorted(number for claimed in claims for number in claimed) == list(range(200))
-
-
 def test_counters_are_added_up_over_ranks_and_kept_apart_by_name(make_ranks):
     first, second = make_ranks(2)
     assert first.count("tokens", 5) == 5
@@ -125,11 +111,11 @@ def test_a_store_that_is_gone_is_said_in_a_sentence():
         raise dist.DistNetworkError("Broken pipe\nat TCPStore.cpp")
 
 
-def test_a_rank_that_gives_no_sign_of_life_is_not_waited_for(make_ranks, monkeypatch):
+def test_the_first_rank_waits_for_all_others_that_give_a_sign_of_life(make_ranks, monkeypatch):
     monkeypatch.setattr("featurize.run.ranks.LOST_SECONDS", 0.3)
     monkeypatch.setattr("featurize.run.ranks.BEAT_SECONDS", 0.0)
     first, second, third = make_ranks(3)
-    second.wait_for_all("finished")
+    second.wait_for_all("finished")  # returns though nobody else is there
     waiting = ThreadPoolExecutor(1).submit(first.wait_for_all, "finished")
     time.sleep(1)
     assert not waiting.done()  # the third one is slow, but alive
@@ -158,10 +144,12 @@ def test_a_group_takes_the_units_its_leader_claims(make_ranks):
     assert sorted(claims[0] + claims[2]) == list(range(40))
 
 
-def test_ranks_with_a_whole_backbone_each_are_their_own_leaders(make_ranks):
+def test_ranks_with_a_whole_backbone_each_claim_every_unit_once(make_ranks):
     groups = [RankGroup(rank, WHOLE) for rank in make_ranks(3)]
     assert [(group.number, group.is_leader) for group in groups] == [(n, True) for n in range(3)]
-    assert [group.claim() for group in groups] == [0, 1, 2]
+    with ThreadPoolExecutor(3) as pool:
+        claims = list(pool.map(lambda group: [group.claim() for _ in range(50)], groups))
+    assert sorted(number for claimed in claims for number in claimed) == list(range(150))
 
 
 def test_a_lost_rank_is_told_from_a_fault_of_the_program(make_ranks):
@@ -199,51 +187,3 @@ def test_what_the_first_rank_makes_is_shared_and_made_once(make_ranks):
         values = list(pool.map(lambda one: one.share("plan", make), [third, second, first]))
     assert values == [{"pending": [3, 1], "é": None}] * 3
     assert made == [1]
-
-
-def test_the_first_rank_waits_for_all_and_the_others_for_none(make_ranks):
-    first, second, third = make_ranks(3)
-    second.wait_for_all("finished")  # returns though nobody else is there
-    waiting = threading.Thread(target=first.wait_for_all, args=("finished",), daemon=True)
-    waiting.start()
-    waiting.join(0.3)
-    assert waiting.is_alive()
-    third.wait_for_all("finished")
-    waiting.join(10)
-    assert not waiting.is_alive()
-
-
-PROGRAM = """
-import json, sys
-from featurize.run.ranks import Ranks
-ranks = Ranks()
-pending = ranks.share("pending", lambda: list(range(40)))
-claimed = []
-while (number := ranks.claim()) < len(pending):
-    claimed.append(pending[number])
-    ranks.count("tokens", number)
-ranks.wait_for_all("finished")
-print(json.dumps([ranks.rank, claimed, ranks.count("tokens") if ranks.is_first else None]))
-"""
-
-
-@pytest.mark.slow
-def test_real_processes_share_the_work(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            cwd=ROOT,
-            env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    results = sorted(json.loads(process.communicate(timeout=120)[0]) for process in processes)
-    assert [rank for rank, _, _ in results] == [0, 1]
-    assert sorted(results[0][1] + results[1][1]) == list(range(40))
-    assert results[0][2] == sum(range(40))

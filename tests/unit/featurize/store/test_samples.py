@@ -128,6 +128,20 @@ def test_a_damaged_table_is_found_by_inspect_and_rewritten(store: Path, how: str
     assert read_tree(store) == whole
 
 
+def test_a_column_without_a_type_in_some_units_is_read(tmp_path: Path) -> None:
+    """Earlier versions wrote one for the authors of a unit in which nobody is named."""
+    authors = [pa.nulls(4), pa.array(["a", None, None, "b"])]
+    writer = make_writer(tmp_path)
+    writer.begin()
+    for number, column in enumerate(authors):
+        unit = make_unit(number)
+        table = unit.samples.append_column("author", column)
+        writer.write_unit(number, UnitFeatures(tensors=unit.tensors, samples=table), {})
+    writer.finish({})
+    found = FeatureStore.open(tmp_path).samples["author"].to_pylist()
+    assert found == [value for column in authors for value in column.to_pylist()]
+
+
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
     """The same store at a URI."""

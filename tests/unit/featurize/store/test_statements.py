@@ -1,9 +1,11 @@
 """Problem ids that several statements share are found, counted and marked."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from featurize.data.index import DatasetIndex
+from featurize.run.plan import Selection
 from featurize.store import FeatureStore
 from featurize.store.samples import find_shared_ids, mark_statements, statement_codes
 from tests.support.tiny_jobs import make_plan, make_rows, write_rows, write_store
@@ -70,6 +72,14 @@ def test_the_plan_counts_shared_ids_and_names_the_lines(tmp_path, shared_rows, c
         plan.check_samples(strict=True)
     assert "easy.jsonl:1" in str(caught.value)
     assert "hard.jsonl:1" in str(caught.value)
+
+
+def test_the_lines_are_right_where_only_the_samples_of_pairs_are_planned(
+    tmp_path, shared_rows
+) -> None:
+    whole = make_plan(tmp_path, shared_rows)
+    last = Selection(pairs=None, also=np.array([len(whole.index) - 1]))
+    assert make_plan(tmp_path, shared_rows, choose=lambda *_: last).shared_at == whole.shared_at
 
 
 def test_a_store_keeps_the_statements_and_no_other_store_has_the_column(

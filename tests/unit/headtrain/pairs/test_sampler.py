@@ -1,5 +1,5 @@
 from collections import Counter
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -185,23 +185,6 @@ def test_samples_without_a_problem_of_both_labels_are_refused(
             seed=0,
             classes=None if classes is None else np.array(classes),
         )
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"n_pairs": 0}, "n_pairs 0 .*must be positive"),
-        ({"max_pairs_per_problem": 0}, "max_pairs_per_problem 0 must be positive"),
-        ({"weights": CODES * 0}, "weight is 0; weights must be positive"),
-        ({"problem_codes": CODES[:3]}, r"\(3,\), \(16,\).* one length"),
-        ({"problem_codes": CODES[:, None]}, "one length"),
-        ({"classes": CODES[:3]}, "one length"),
-    ],
-)
-def test_bad_arguments_are_refused(changes: dict[str, Any], reason: str) -> None:
-    arguments = {"problem_codes": CODES, "is_correct": LABELS, "n_pairs": 5, "seed": 0}
-    with pytest.raises(PairError, match=reason):
-        sample_pairs(**(arguments | changes))
 
 
 LIMITS = np.array([2, 10, 5, 100])

@@ -16,7 +16,15 @@ import zstandard
 
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
-from headtrain.scoring.files import blank_rows, check_output, to_output, to_rows, write_rows
+from headtrain.scoring.files import (
+    blank_rows,
+    check_output,
+    is_scored,
+    refuse_existing,
+    to_output,
+    to_rows,
+    write_rows,
+)
 from tests.support.row_files import read_rows
 
 ROWS = (
@@ -37,7 +45,7 @@ def scored(paths: str | Sequence[str], cache: Path, prefix: str = "") -> tuple[A
 
 
 def write(tmp_path: Path, out: str, *files: Path, prefix: str = "") -> Path:
-    path = to_output(str(tmp_path / out), prefix, overwrite=True)
+    path = to_output(str(tmp_path / out))
     sources, rows = scored([str(file) for file in files], tmp_path / "cache", prefix)
     check_output(path, sources, rows)
     assert write_rows(path, sources, rows) == rows.num_rows
@@ -172,7 +180,7 @@ FIELDS = {"score": 1.0, "probability": 0.5, "rank": 1}
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
-def test_only_what_the_command_wrote_is_replaced_without_being_asked(
+def test_what_the_command_wrote_is_known_and_any_other_content_refused(
     tmp_path: Path, ending: str
 ) -> None:
     out = tmp_path / f"out{ending}"
@@ -184,17 +192,17 @@ def test_only_what_the_command_wrote_is_replaced_without_being_asked(
             line = json.dumps(row).encode() + b"\n"
             out.write_bytes(gzip.compress(line) if ending == ".jsonl.gz" else line)
 
-    write_file({"output": "x", **{f"critic_{name}": value for name, value in FIELDS.items()}})
-    assert to_output(str(out), "critic_", overwrite=False) == out
-    write_file({"output": "x", **{f"chosen_{name}": value for name, value in FIELDS.items()}})
-    assert to_output(str(out), "", overwrite=False) == out
+    for prefix, name in (("critic_", "critic_"), ("", ""), ("", "chosen_")):
+        write_file({"output": "x", **{f"{name}{field}": value for field, value in FIELDS.items()}})
+        assert is_scored(out, prefix)
     write_file({"output": "x", "score": 1.0})
-    for prefix in ("", "critic_"):
-        with pytest.raises(DataError, match=rf"out{re.escape(ending)}' exists .*--overwrite"):
-            to_output(str(out), prefix, overwrite=False)
-    assert to_output(str(out), "", overwrite=True) == out
-    out.write_bytes(b"")
-    assert to_output(str(out), "", overwrite=False) == out
+    assert not is_scored(out, "")
+    with pytest.raises(DataError, match=rf"out{re.escape(ending)}' exists .*--overwrite"):
+        refuse_existing(out)
+    for content in (b"", None):
+        out.unlink() if content is None else out.write_bytes(content)
+        assert not is_scored(out, "")
+        refuse_existing(out)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +225,9 @@ def test_a_place_that_cannot_be_written_to_is_refused(
     # The superuser, as whom tests may run, can write anywhere.
     monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "locked")
     with pytest.raises(DataError, match=told) as caught:
-        to_output(out, "", overwrite=True)
+        to_output(out)
     assert "\n" not in str(caught.value)
-    assert to_output("new/folder/x.jsonl", "", overwrite=False) == Path("new/folder/x.jsonl")
+    assert to_output("new/folder/x.jsonl") == Path("new/folder/x.jsonl")
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [2, 1, 0], [0]])
@@ -254,7 +262,7 @@ def test_more_rows_than_scores_are_refused(tmp_path: Path, columns: Path, out: s
 def check(out: str, folder: Path, *files: Path) -> None:
     """What is checked before any features are computed."""
     index = DatasetIndex.build([str(file) for file in files], folder / "cache")
-    path = to_output(str(folder / out), "", overwrite=False)
+    path = to_output(str(folder / out))
     check_output(path, index.sources, blank_rows(index.table, ["score", "rank"], ""))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from featurize.data.index import DatasetIndex
 from featurize.data.prepare.codecontests.problems import DIFFICULTIES, LANGUAGES, SOURCES
-from featurize.data.prepare.codecontests.tokens import TokenLimit
+from featurize.data.prepare.codecontests.selection import TokenLimit
 from featurize.errors import CriticError
 from tests.support.contests import (
     CPP,

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from featurize.data.index import DatasetIndex
-from featurize.data.prepare.columns import ColumnsJob, prepare_columns
-from featurize.data.prepare.join import JoinOptions
+from featurize.data.prepare.columns import ColumnsJob, JoinOptions, prepare_columns
 from featurize.data.prepare.mapping import ColumnMap, LabelValues
 from featurize.data.prepare.prepared import Prepared
 from featurize.errors import CriticError, DataError

@@ -1,19 +1,32 @@
-"""The reference of every setting as a page of the documents, from the settings classes themselves.
+"""Makes pages of the documents: the reference of settings, and figures that take a page's colours.
 
-Run by `make docs`: `python -m configs.reference FILE`.
+`make docs` runs `python -m configs.site FILE`, which writes the reference from settings classes.
+mkdocs calls `on_page_content` (see mkdocs.yml): a figure in a file of its own can only follow the
+scheme of the operating system; as a part of the page it follows the button of the page too.
 """
 
 import ast
 import dataclasses
 import inspect
+import re
 import sys
 import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.config import Config
+from configs.source import sections
 from featurize.io.files import atomic_path
+
+_IMAGE = re.compile(r'<img [^>]*?src="[^"]*?figures/([\w-]+)\.svg"[^>]*>')
+_STYLE = re.compile(
+    r"<style>\n(?P<light>.*)\n@media \(prefers-color-scheme:dark\)\{(?P<dark>.*)\}\n</style>"
+)
+# CSS nesting: the rules hold within the figure alone.
+_SCOPED = (
+    "<style>.figure-{name}{{{light}}}\n"
+    "[data-md-color-scheme=slate] .figure-{name}{{{dark}}}</style>"
+)
 
 
 class Setting(typing.NamedTuple):
@@ -32,29 +45,20 @@ def settings_reference() -> str:
         "# Settings\n",
         "Every key of a configuration. `--set section.key=value` overrides one.\n",
     ]
-    for path, section in sections(Config):
+    for path, section in sections():
         if not (rows := list(settings_of(section))):
             continue
         lines = [f"| `{one.name}` | {_cell(one)} | {_escaped(one.description)} |" for one in rows]
         head = ["| key | type and default | meaning |", "| --- | --- | --- |"]
-        parts.append("\n".join([f"## {path}\n", _summary(section), "", *head, *lines, ""]))
+        parts.append(
+            "\n".join([f"## {'.'.join(path)}\n", _summary(section), "", *head, *lines, ""])
+        )
     return "\n".join(parts)
-
-
-def sections(
-    settings: type[typing.Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[str, type[typing.Any]]]:
-    """Yield every section below a settings class with its path, such as `training`."""
-    for name, hint in typing.get_type_hints(settings).items():
-        for kind in (hint, *typing.get_args(hint)):
-            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-                yield ".".join([*path, name]), kind
-                yield from sections(kind, (*path, name))
 
 
 def settings_of(section: type[typing.Any]) -> Iterator[Setting]:
     """Yield the settings of a section that are not sections themselves, inherited ones first."""
-    nested = {path for path, _ in sections(section)}
+    nested = {path[0] for path, _ in sections(section) if path}
     for kind in reversed(section.__mro__):
         if dataclasses.is_dataclass(kind):
             yield from (one for one in _fields_of(kind) if one.name not in nested)
@@ -105,6 +109,34 @@ def _summary(section: type[typing.Any]) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def on_page_content(html: str, config: typing.Any, **_: typing.Any) -> str:
+    """Return the content of a page with its figures in it; mkdocs calls this for every page."""
+    return inline_figures(html, Path(config["docs_dir"]) / "figures")
+
+
+def inline_figures(html: str, folder: Path) -> str:
+    """Replace the images of a page by the SVG files they name.
+
+    Raises:
+        ValueError: a figure has no style for both schemes.
+        OSError: there is no such file.
+    """
+    return _IMAGE.sub(lambda found: _read_figure(folder, found[1]), html)
+
+
+def _read_figure(folder: Path, name: str) -> str:
+    """Read a figure, with a style that holds for it alone and follows the scheme of the page."""
+    text = (folder / f"{name}.svg").read_text("utf-8").strip()
+    style = _STYLE.search(text)
+    if style is None:
+        raise ValueError(
+            f"{folder / name}.svg: no <style> of a line for light and one for dark, as in pair.svg"
+        )
+    scoped = _SCOPED.format(name=name, **style.groupdict())
+    text = text[: style.start()] + scoped + text[style.end() :]
+    return text.replace("<svg ", f'<svg class="figure-{name}" ', 1)
 
 
 def main(arguments: list[str]) -> None:

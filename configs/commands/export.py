@@ -1,16 +1,45 @@
-"""Steps of `critic export` and `critic push`: a head in a form for others."""
+"""The commands that give a head to others: `critic export` and `critic push`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from configs.head_project import HeadProject
+from configs.console import console, refuse_torchrun, rows_table
+from configs.options import Chosen
 
 if TYPE_CHECKING:
+    from configs.project import HeadProject
     from headtrain.head.checkpoint import TrainedHead
 
 
-def export_head(
-    opened: HeadProject,
+def export(
+    chosen: Chosen,
+    out: Path,
+    to: Literal["transformers", "mlflow"] = "transformers",
+    head: str | None = None,
+    custom: bool = False,
+    distil: bool = False,
+    register: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a critic in a form that transformers, vLLM or MLflow load.
+
+    A linear head on the last token of the last layer becomes a plain ForSequenceClassification;
+    any other head a class whose code is in the folder and runs only with trust_remote_code.
+    """
+    refuse_torchrun("export")
+    from configs.commands import training
+    from configs.project import HeadProject
+
+    opened = HeadProject.load(head, chosen)
+    trained = training.distil(opened, chosen, overwrite=overwrite) if distil else opened.head
+    rows = _export_head(
+        opened, trained, out, to, register=register, is_custom=custom, overwrite=overwrite
+    )
+    console().print(rows_table(f"{trained.path} for {to} in {out}", rows))
+
+
+def _export_head(
+    opened: "HeadProject",
     head: "TrainedHead",
     out: Path,
     to: str,
@@ -45,11 +74,13 @@ def export_head(
     return exported.describe()
 
 
-def push(opened: HeadProject, repository: str, *, private: bool) -> tuple[str, bool]:
-    """Upload a head with its card; returns its address and whether evaluations are on the card."""
+def push(chosen: Chosen, repo: str, head: str | None = None, public: bool = False) -> None:
+    """Upload a head with a model card to the Hugging Face Hub."""
+    from configs.project import HeadProject
     from headtrain.evaluation.files import read_evaluation, results_dir
     from headtrain.export.head_folder import push_head, verdict_rows
 
+    opened = HeadProject.load(head, chosen)
     layout = opened.project.layout
     folder = results_dir(opened.head.path, layout.checkpoint_dir, layout.evaluation_dir)
     verdict = [
@@ -58,4 +89,7 @@ def push(opened: HeadProject, repository: str, *, private: bool) -> tuple[str, b
         if (folder / f"{split}.json").exists()
         for row in verdict_rows(read_evaluation(folder / f"{split}.json"), split)
     ]
-    return push_head(opened.head, repository, private=private, verdict=verdict), bool(verdict)
+    uri = push_head(opened.head, repo, private=not public, verdict=verdict)
+    console().print(f"pushed {opened.head.path} to {uri}", soft_wrap=True)
+    if not verdict:
+        console().print("note: no evaluation found, so the card has none; run `critic eval` first")

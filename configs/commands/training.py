@@ -1,16 +1,15 @@
-"""Steps that train heads with the settings of a project."""
+"""The commands that train heads: `critic train-head` and `critic sweep`, and distilled heads."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.console import CountProgress, console, keep_fonts_in
-from configs.head_project import HeadProject
-from configs.loader import load_config, to_dict
-from configs.project import Project
+from configs.console import CountProgress, console, keep_fonts_in, rows_table
+from configs.options import Chosen
 
 if TYPE_CHECKING:
+    from configs.project import HeadProject, Project
     from featurize.store import FeatureStore
     from headtrain.head.checkpoint import TrainedHead
     from headtrain.sweep.curve import CurveResult
@@ -21,8 +20,35 @@ if TYPE_CHECKING:
     from headtrain.training.result import TrainResult
 
 
-def train(
-    project: Project,
+def train_head(
+    chosen: Chosen,
+    pairs: int | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    distance: bool = False,
+) -> None:
+    """Train a value head on cached features of pairs of the same problem."""
+    project = chosen.with_pairs(pairs).project()
+    folder = project.layout.checkpoint_dir
+    result = _train(
+        project,
+        "train-head",
+        train=project.open_store("train"),
+        valid=project.open_store("valid") if project.has_valid else None,
+        folder=folder,
+        tracker=project.make_tracker(),
+        overwrite=overwrite,
+        strict=strict,
+    )
+    if result.was_up_to_date:
+        console().print(f"train-head: up to date, nothing done: {folder}")
+    console().print(rows_table(f"head in {folder}", result.describe()))
+    if distance:
+        _keep_distances(project, [result.best, result.final])
+
+
+def _train(
+    project: "Project",
     title: str,
     *,
     train: "FeatureStore",
@@ -58,7 +84,7 @@ def train(
         )
 
 
-def keep_distances(project: Project, folders: "Sequence[Path | None]") -> None:
+def _keep_distances(project: "Project", folders: "Sequence[Path | None]") -> None:
     """Keep the distance to train with the heads in these folders, and say so."""
     from headtrain.training.keep_distance import keep_distance
 
@@ -73,28 +99,27 @@ def keep_distances(project: Project, folders: "Sequence[Path | None]") -> None:
             )
 
 
-def distil(
-    opened: HeadProject, config: Path | None, overrides: Sequence[str], *, overwrite: bool
-) -> tuple["TrainedHead", str]:
+def distil(opened: "HeadProject", chosen: Chosen, *, overwrite: bool) -> "TrainedHead":
     """Train a linear head on the last token of the last layer, on the given head's features.
 
-    Returns the head and what it reads, as `last.LAYER`.
+    Shows what distilling costs: the accuracies that both heads record.
     """
+    from configs.project import HeadProject
     from headtrain.head.checkpoint import load_head
     from headtrain.tracking.tracker import NullTracker
 
     given = opened.head
     features = opened.project.open_train_store_of(given)
     read = f"last.{features.manifest.recipe['backbone']['layers']}"
-    shape = [
+    shape = chosen.override(
         f"training.features=[{read}]",
         "training.likelihood=false",
         "training.value_head_type=linear",
         "training.feature_mix=concat",
-    ]
-    project = HeadProject.load(given.path, config, [*overrides, *shape]).project
+    )
+    project = HeadProject.load(given.path, shape).project
     folder = project.layout.checkpoint_dir / "distilled"
-    train(
+    _train(
         project,
         "distil",
         train=features,
@@ -103,29 +128,67 @@ def distil(
         tracker=NullTracker(),
         overwrite=overwrite,
     )
-    return load_head(folder), read
-
-
-def distillation_rows(given: "TrainedHead", distilled: "TrainedHead") -> dict[str, str]:
-    """What distilling costs: the accuracies that both heads record."""
+    distilled = load_head(folder)
     after = distilled.record.metrics
-    return {
+    rows = {
         name: f"{value:.4f} -> {after[name]:.4f}"
         for name, value in given.record.metrics.items()
         if name in after and "accuracy" in name
     }
+    console().print(rows_table(f"distilled to a linear head on {read}", rows))
+    return distilled
 
 
-def sweep_points(
-    config: Path | None, overrides: Sequence[str], grid: Sequence[str]
-) -> "list[SweepPoint]":
+def sweep(
+    chosen: Chosen,
+    grid: list[str] | None = None,
+    seeds: int = 1,
+    curve: bool = False,
+    other_backbone: Path | None = None,
+    overwrite: bool = False,
+    distance: bool = False,
+) -> None:
+    """Train the heads of a grid all at once, compare them, and keep the best as an ensemble."""
+    if other_backbone is not None and not curve:
+        raise ValueError("--other-backbone needs --curve, which measures what it would bring")
+    console().print(f"sweep: settings varied: {len(grid or [])}, seeds: {seeds}")
+    project = chosen.project()
+    points = _sweep_points(chosen, grid or [])
+    folder = project.layout.checkpoint_dir / "sweep"
+    keep_fonts_in(project.layout.cache_dir)
+    from headtrain.report.sweep_page import write_sweep_page
+    from headtrain.sweep.result import WINNER_FOLDER
+    from headtrain.sweep.run import run_sweep
+
+    if not project.has_valid:
+        raise ValueError("a sweep chooses on unseen problems: name a dataset.validation")
+    with CountProgress("sweep", "heads") as count:
+        result = run_sweep(
+            **_sweep_settings(project, seeds),
+            points=points,
+            folder=folder,
+            tracker=project.make_tracker(),
+            overwrite=overwrite,
+            progress=count,
+        )
+    _show_sweep(result, folder)
+    if distance:
+        _keep_distances(project, [folder / WINNER_FOLDER])
+    if curve:
+        winner = next(point for point in points if point.name == result.points[0].name)
+        _show_curve(project, winner, num_seeds=seeds, folder=folder, other=other_backbone)
+    console().print(f"page in {write_sweep_page(folder, project.settings.experiment.name)}")
+
+
+def _sweep_points(chosen: Chosen, grid: Sequence[str]) -> "list[SweepPoint]":
     """Make a point for every combination of the grid, each with its own settings."""
+    from configs.loader import to_dict
     from headtrain.sweep.grid import SweepPoint, combine, parse_axis, to_overrides
 
     axes = [parse_axis(text) for text in grid]
     points = []
     for combination in combine(axes):
-        one = load_config(config, [*overrides, *to_overrides(axes, combination)])
+        one = chosen.override(*to_overrides(axes, combination)).load()
         points.append(
             SweepPoint(
                 varied=combination,
@@ -137,50 +200,31 @@ def sweep_points(
     return points
 
 
-def sweep(
-    project: Project,
-    points: "Sequence[SweepPoint]",
-    *,
-    num_seeds: int,
-    folder: Path,
-    overwrite: bool,
-) -> "SweepResult":
-    """Train all points in `folder` with a bar, and choose the best; see `run_sweep`.
+def _show_sweep(result: "SweepResult", folder: Path) -> None:
+    """The points of a sweep, its winner and the files; draws the figure if it is not there."""
+    from headtrain.report.sweep import draw_sweep
+    from headtrain.report.tables import points_table, winner_rows
+    from headtrain.sweep.result import FIGURE_FILE, RESULT_FILE, WINNER_FOLDER
 
-    Raises:
-        ValueError: the dataset has no validation split, and as `run_sweep`.
-    """
-    keep_fonts_in(project.layout.cache_dir)
-    from headtrain.sweep.run import run_sweep
-
-    if not project.has_valid:
-        raise ValueError("a sweep chooses on unseen problems: name a dataset.validation")
-    with CountProgress("sweep", "heads") as count:
-        return run_sweep(
-            **_sweep_settings(project, num_seeds),
-            points=points,
-            folder=folder,
-            tracker=project.make_tracker(),
-            overwrite=overwrite,
-            progress=count,
-        )
+    figure = folder / FIGURE_FILE
+    if result.was_up_to_date:
+        console().print(f"sweep: up to date, nothing done: {folder}")
+    if not result.was_up_to_date or not figure.exists():
+        draw_sweep(result, figure)
+    console().print(points_table(result))
+    console().print(rows_table(f"head in {folder / WINNER_FOLDER}", winner_rows(result)))
+    console().print(f"all points in {folder / RESULT_FILE}, drawn in {figure}")
 
 
-def winner_curve(
-    project: Project,
-    points: "Sequence[SweepPoint]",
-    result: "SweepResult",
-    *,
-    num_seeds: int,
-    folder: Path,
-    other: Path | None = None,
-) -> "CurveResult":
-    """Measure and draw the learning curve of a sweep's winner; one that is there is read.
+def _show_curve(
+    project: "Project", winner: "SweepPoint", *, num_seeds: int, folder: Path, other: Path | None
+) -> None:
+    """Measure, draw and show the learning curve of a sweep's winner; one that is there is read.
 
     `other` is the folder of another backbone's features; a curve without its gain is measured anew.
     """
     from featurize.io.files import write_json
-    from headtrain.report.curve import draw_curve
+    from headtrain.report.curve import curve_rows, draw_curve
     from headtrain.sweep.curve import (
         CURVE_FIGURE,
         CURVE_FILE,
@@ -196,14 +240,16 @@ def winner_curve(
     if found is None or not _has_gain_of(found, backbone):
         with CountProgress("curve", "sizes") as count:
             found = measure_curve(
-                point=next(point for point in points if point.name == result.points[0].name),
+                point=winner,
                 other=backbone,
                 progress=count,
                 **_sweep_settings(project, max(MIN_SEEDS, num_seeds)),
             )
         write_json(path, asdict(found))
         draw_curve(found, folder / CURVE_FIGURE)
-    return found
+    console().print(rows_table("learning curve of the winner", curve_rows(found)))
+    console().print(found.verdict)
+    console().print(f"the curve in {path}, drawn in {folder / CURVE_FIGURE}")
 
 
 def _open_other_backbone(folder: Path | None) -> "OtherBackbone | None":
@@ -222,7 +268,7 @@ def _has_gain_of(found: "CurveResult", backbone: "OtherBackbone | None") -> bool
     return backbone is None or (gain is not None and gain.features == backbone.fingerprints)
 
 
-def _sweep_settings(project: Project, num_seeds: int) -> dict[str, Any]:
+def _sweep_settings(project: "Project", num_seeds: int) -> dict[str, Any]:
     """What a sweep and its curve read of the settings."""
     from featurize.model.device import resolve_device
 

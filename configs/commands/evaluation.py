@@ -1,45 +1,106 @@
-"""Steps of `critic eval` and `critic show`: a head on a split, a file of pairs or a problem."""
+"""The commands that judge a head: `critic eval` and `critic show`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.console import columns_table, console, keep_fonts_in, rows_table
-from configs.displays import show_evaluation
-from configs.head_project import HeadProject
-from configs.project import Project, texts_of
-from configs.steps.features import featurize_file, score_random_backbone
-from featurize.io.files import checksum
+from configs.commands.features import featurize_file, score_random_backbone
+from configs.console import (
+    columns_table,
+    console,
+    end_unmet,
+    keep_fonts_in,
+    refuse_torchrun,
+    rows_table,
+)
+from configs.options import Chosen
 
 if TYPE_CHECKING:
+    from configs.project import Project
     from featurize.data.benchmark_rows import BenchmarkRow
     from headtrain.evaluation.benchmarks import BenchmarkResults
+    from headtrain.evaluation.evaluate import EvaluatedHead
     from headtrain.evaluation.numbers import Number
     from headtrain.evaluation.results import Evaluation
+    from headtrain.head.checkpoint import TrainedHead
     from headtrain.report.written import WrittenEvaluation
+    from headtrain.tracking.tracker import Tracker
 
 # NOTE: a finished evaluation is shown again without importing torch.
 
 
-def evaluate_split(
-    project: Project, split: str, head: str | None, baseline: str | None, *, detailed: bool
+def evaluate(
+    chosen: Chosen,
+    split: str = "valid",
+    head: str | None = None,
+    data: str | None = None,
+    baseline: str | None = None,
+    export: str | None = None,
+    repair: bool = False,
+    require: list[str] | None = None,
+    details: bool = False,
+) -> None:
+    """Judge a head on a split: accuracy, gaps, and what trivial baselines get on the same pairs."""
+    from featurize.settings import to_split
+    from headtrain.evaluation.requirements import check_requirements, parse_requirements
+
+    _refuse_unfit_options(data, baseline, export, repair=repair)
+    required = [one for text in require or () for one in parse_requirements(text)]
+    more: Sequence[Number] = ()
+    if data is not None:
+        refuse_torchrun("eval --data")
+        evaluation, name, more = _evaluate_file(
+            data, head, chosen, repair=repair, detailed=details, export=export
+        )
+    else:
+        project, name = chosen.project(), to_split(split)
+        evaluation = _evaluate_split(project, name, head, baseline, detailed=details)
+    failures = check_requirements(required, evaluation, name, more)
+    for failure in failures:
+        console().print(f"required, but fails: {failure}")
+    if failures:
+        end_unmet()
+    if required:
+        console().print(f"all {len(required)} requirements hold")
+
+
+def _refuse_unfit_options(
+    data: str | None, baseline: str | None, export: str | None, *, repair: bool
+) -> None:
+    """Raise ValueError for options that do not exist, or do not fit what is evaluated."""
+    if baseline not in (None, "random-backbone"):
+        raise ValueError(f"--baseline {baseline!r} is unknown; there is random-backbone")
+    if baseline is not None and data is not None:
+        raise ValueError("--baseline is trained for splits; leave it or --data out")
+    if baseline is not None:
+        refuse_torchrun("eval --baseline random-backbone")
+    if export not in (None, "rewardbench"):
+        raise ValueError(f"--export {export!r} is unknown; the only one is rewardbench")
+    if export is not None and data is None:
+        raise ValueError(f"--export {export} needs --data, a file of pairs; see docs/evaluation.md")
+    if repair and data is None:
+        raise ValueError(
+            "--repair needs --data; `critic featurize --repair` repairs the features of a split"
+        )
+
+
+def _evaluate_split(
+    project: "Project", split: str, head: str | None, baseline: str | None, *, detailed: bool
 ) -> "Evaluation":
     """Evaluate a head on a split, write and show the evaluation; one that is there is shown."""
     settings, layout = project.settings, project.layout
     console().print(f"eval: {split} split of {settings.experiment.name}")
-    inputs = evaluation_inputs(project, head, split, baseline)
+    inputs = _find_inputs(project, head, split, baseline)
     if (finished := _show_finished(inputs, split, detailed=detailed)) is not None:
         return finished
     keep_fonts_in(layout.cache_dir)
     from headtrain.evaluation.evaluate import evaluate_head
-    from headtrain.evaluation.files import results_dir
     from headtrain.evaluation.inputs import record_inputs
     from headtrain.head.checkpoint import load_head
     from headtrain.report.figures import CURVES
     from headtrain.report.provenance import find_provenance
     from headtrain.report.sweep import find_sweep, read_layers
-    from headtrain.report.written import write_judgement
 
     trained = load_head(head or layout.checkpoint_dir)
     if not trained.record.is_finished:
@@ -58,59 +119,56 @@ def evaluate_split(
         baselines=None if baseline is None else score_random_backbone(project, trained, stores),
     )
     tracker = project.make_tracker()
-    written = write_judgement(
-        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+    written = _write_and_show(
+        project,
         judgement,
         split,
         trained,
         tracker,
+        detailed=detailed,
         title=f"{settings.experiment.name} on {split}",
         about={
-            "head": trained.path,
             "dataset": settings.dataset.name,
             "backbone": settings.models.policy.name,
             "step": str(trained.record.step),
         },
-        num_mistakes=settings.evaluation.mistakes,
         history=tracker.history(trained.record.tracking_run_id, list(CURVES)),
         provenance=find_provenance(trained, stores),
         sweep=read_layers(find_sweep(trained.path, layout.checkpoint_dir)),
     )
-    _show_written(judgement.evaluation, split, written, detailed=detailed)
-    if (found := evaluation_inputs(project, head, split, baseline)) is not None:
+    if (found := _find_inputs(project, head, split, baseline)) is not None:
         record_inputs(*found, written.files)
     return judgement.evaluation
 
 
-def evaluate_file(
+def _evaluate_file(
     data: str,
     head: str | None,
-    config: Path | None,
-    overrides: Sequence[str],
+    chosen: Chosen,
     *,
     repair: bool,
     detailed: bool,
-    export: str | None = None,
+    export: str | None,
 ) -> tuple["Evaluation", str, "list[Number]"]:
     """Evaluate a head on a file of pairs that is not a split, and export its scores.
 
     Also returns the file's name and the numbers in the benchmark's own metrics.
     """
     console().print(f"eval: {data}")
+    from configs.project import HeadProject, texts_of
     from featurize.data.benchmark_rows import attribute_of, read_benchmark_rows
     from featurize.data.pair_rows import write_plain_rows
     from featurize.errors import FeatureStoreError
 
-    opened = HeadProject.load(head, config, overrides)
+    opened = HeadProject.load(head, chosen)
     trained, project = opened.head, opened.project
     settings, layout = project.settings, project.layout
     keep_fonts_in(layout.cache_dir)
     from headtrain.evaluation.benchmarks import measure_benchmark
     from headtrain.evaluation.evaluate import evaluate_head
-    from headtrain.evaluation.files import data_name, results_dir, to_name
+    from headtrain.evaluation.files import data_name, to_name
     from headtrain.evaluation.reward_bench import read_answers, write_reward_bench
     from headtrain.report.provenance import find_provenance
-    from headtrain.report.written import write_judgement
 
     keeps_turns = project.settings.prompt.has_turns
     rows = write_plain_rows(data, layout.cache_dir / "pairs", keeps_turns=keeps_turns)
@@ -140,33 +198,62 @@ def evaluate_file(
     )
     stream = [settings.runtime.seed, *name.encode()]
     found = measure_benchmark(judgement.splits[name], pairs, settings.evaluation, stream)
-    folder = results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir)
-    written = write_judgement(
-        folder,
+    written = _write_and_show(
+        project,
         judgement,
         name,
         trained,
         project.make_tracker(),
-        benchmark=found,
-        title=f"{settings.experiment.name} on {data}",
-        about={"head": trained.path, "data": data, "backbone": settings.models.policy.name},
-        num_mistakes=settings.evaluation.mistakes,
-        provenance=find_provenance(trained, stores),
-    )
-    _show_written(
-        judgement.evaluation,
-        name,
-        written,
         detailed=detailed,
         tables=_benchmark_tables(found, detailed=detailed),
+        benchmark=found,
+        title=f"{settings.experiment.name} on {data}",
+        about={"data": data, "backbone": settings.models.policy.name},
+        provenance=find_provenance(trained, stores),
     )
     if export is not None:
         model = f"critic/{to_name(settings.experiment.name)}"
         answers = read_answers(rows, judgement.splits[name].values_by_id())
-        target = folder / name / "reward-bench"
+        target = written.path.parent / name / "reward-bench"
         for path in write_reward_bench(target, model, pairs, answers, found.scores):
             console().print(f"exported {path}")
     return judgement.evaluation, name, found.numbers
+
+
+def _write_and_show(
+    project: "Project",
+    judgement: "EvaluatedHead",
+    name: str,
+    trained: "TrainedHead",
+    tracker: "Tracker",
+    *,
+    detailed: bool,
+    about: dict[str, str],
+    tables: Sequence[Any] = (),
+    **options: Any,
+) -> "WrittenEvaluation":
+    """Write an evaluation and its report, and show it; options as `write_judgement`."""
+    from headtrain.evaluation.files import results_dir
+    from headtrain.report.written import write_judgement
+
+    layout = project.layout
+    written = write_judgement(
+        results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
+        judgement,
+        name,
+        trained,
+        tracker,
+        about={"head": trained.path, **about},
+        num_mistakes=project.settings.evaluation.mistakes,
+        **options,
+    )
+    _show_evaluation(judgement.evaluation, name, detailed=detailed)
+    for table in tables:
+        console().print(table)
+    state = "written to" if written.is_new else "up to date:"
+    console().print(f"evaluation {state} {written.path}")
+    console().print(f"report written to {written.report[0]}")
+    return written
 
 
 def _refuse_no_pairs(export: str | None, pairs: "Sequence[BenchmarkRow]", data: str) -> None:
@@ -191,13 +278,16 @@ def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]
     return tables
 
 
-def show_problem(project: Project, split: str, head: str | None, problem: str | None) -> None:
-    """Show how a head ranks the outputs of a problem; None: the one of median accuracy."""
+def show(
+    chosen: Chosen, problem: str | None = None, split: str = "valid", head: str | None = None
+) -> None:
+    """Show how a head ranks the outputs of one problem, and the best beside the worst."""
     from headtrain.evaluation.problems import find_problem
     from headtrain.evaluation.read import read_split
     from headtrain.head.checkpoint import load_head
     from headtrain.report.ranking import programs_table, ranking_table, statement_lines
 
+    project = chosen.project()
     trained = load_head(head or project.layout.checkpoint_dir)
     store = project.open_store(split)
     read = read_split(trained, store, project.open_texts(split, store))
@@ -212,14 +302,15 @@ def show_problem(project: Project, split: str, head: str | None, problem: str | 
     console().print(f"serve this head: critic serve --head {trained.path}")
 
 
-def evaluation_inputs(
-    project: Project, head: str | None, split: str, baseline: str | None
+def _find_inputs(
+    project: "Project", head: str | None, split: str, baseline: str | None
 ) -> tuple[Path, dict[str, Any]] | None:
     """Find the file of an evaluation and all it depends on, without loading the head.
 
     None if something of it is missing or not on this machine; then it is computed.
     """
     from featurize.data.sources import find_sources
+    from featurize.io.files import checksum
     from headtrain.evaluation.files import default_head, results_dir
     from headtrain.evaluation.inputs import read_inputs
     from headtrain.head.distance import DISTANCE_FILE
@@ -269,24 +360,22 @@ def _show_finished(
         return None
     path, _ = inputs
     evaluation = read_evaluation(path)
-    show_evaluation(evaluation, split, detailed=detailed)
+    _show_evaluation(evaluation, split, detailed=detailed)
     console().print(f"evaluation up to date: {path}")
     console().print(f"report in {path.with_suffix('.html')}")
     return evaluation
 
 
-def _show_written(
-    evaluation: "Evaluation",
-    split: str,
-    written: "WrittenEvaluation",
-    *,
-    detailed: bool,
-    tables: Sequence[Any] = (),
-) -> None:
-    """Show an evaluation, further tables and where the files are."""
-    show_evaluation(evaluation, split, detailed=detailed)
-    for table in tables:
-        console().print(table)
-    is_new = written.is_new
-    console().print(f"evaluation {'written to' if is_new else 'up to date:'} {written.path}")
-    console().print(f"report written to {written.report[0]}")
+def _show_evaluation(evaluation: "Evaluation", split: str, *, detailed: bool) -> None:
+    """The verdict and its warnings, then the tables; the rest only in detail."""
+    from headtrain.report.tables import detail_lines, judges_table, values_table, verdict_lines
+
+    for line in verdict_lines(evaluation, split):
+        console().print(line)
+    console().print(judges_table(evaluation, split, intervals=detailed))
+    console().print(values_table(evaluation, split, intervals=detailed))
+    if not detailed:
+        console().print("--details shows intervals, subsets and best of n; the report shows all")
+        return
+    for line in detail_lines(evaluation, split):
+        console().print(line)
