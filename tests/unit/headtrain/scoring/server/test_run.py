@@ -10,7 +10,7 @@ import pytest
 from featurize.errors import CriticError
 from featurize.io.interrupts import raises_when_terminated
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.server.run import Server
+from headtrain.scoring.server.run import Server, is_loopback
 from headtrain.scoring.verdict import to_scale
 
 
@@ -56,3 +56,11 @@ def test_an_unknown_scale_is_named() -> None:
     assert to_scale("value") == "value"
     with pytest.raises(CriticError, match=r"--scale is 'odds'.*logit, probability, value"):
         to_scale("odds")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_here"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("a.b", False)],
+)
+def test_only_loopback_addresses_are_this_machine(host: str, is_here: bool) -> None:
+    assert is_loopback(host) is is_here
