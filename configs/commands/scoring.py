@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from configs.commands.features import featurize_file
 from configs.console import CountProgress, console, refuse_torchrun, rows_table
@@ -122,7 +122,7 @@ def serve(
     port: int = 8000,
     device: str = "auto",
     backbone: str | None = None,
-    scale: str = "logit",
+    scale: Literal["logit", "probability", "value"] = "logit",
     window_ms: float = 5.0,
     max_waiting: int = 4096,
     policy_template: str = "{prompt}",
@@ -139,16 +139,15 @@ def serve(
     from headtrain.scoring.critic import Critic
     from headtrain.scoring.server.service import Limits
     from headtrain.scoring.texts import TextRules
-    from headtrain.scoring.verdict import to_scale
 
     load_head(head)  # a wrong folder ends the command before anything listens
     token = os.environ.get("CRITIC_TOKEN", "")
-    server = Server.open(
+    server = Server(
         lambda: Critic.load(head, device=device, backbone=backbone),
         model=Path(head).name,
         host=host,
         port=port,
-        scale=to_scale(scale),
+        scale=scale,
         limits=Limits(window=window_ms / 1000, max_waiting=max_waiting),
         rules=TextRules(policy_template=policy_template, ends=tuple(end or ())),
         token=token,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from featurize.errors import CriticError, shorten
 
@@ -78,19 +78,6 @@ class Verdict:
                 " take best or final of a finished run"
             )
         return number
-
-
-def to_scale(name: str) -> Scale:
-    """Check the name of a scale.
-
-    Raises:
-        CriticError: there is none of that name.
-    """
-    scales: tuple[Scale, ...] = get_args(Scale)
-    for scale in scales:
-        if scale == name:
-            return scale
-    raise CriticError(f"--scale is {shorten(name)}; it must be one of {', '.join(scales)}")
 
 
 def to_by(value: str | int) -> By:

@@ -274,7 +274,7 @@ def serve(kind: str, head: str) -> None:
             critic._engine.forward = "padded"  # every (prompt, output) on its own
         return critic
 
-    server = Server.open(load, model="bench", host="127.0.0.1", port=0)
+    server = Server(load, model="bench", host="127.0.0.1", port=0)
     print(server.url.rpartition(":")[2], flush=True)
     server.run()
 

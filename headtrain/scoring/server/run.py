@@ -4,7 +4,6 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import uvicorn
 
@@ -21,17 +20,11 @@ DRAIN_SECONDS = 180
 """Time for the requests that are open at SIGTERM; OpenRLHF's clients wait as long."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Server:
     """A server that listens, and loads its critic when it runs."""
 
-    service: Service
-    listener: socket.socket
-    _uvicorn: uvicorn.Server
-
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         load: Callable[[], Critic],
         *,
         model: str,
@@ -41,23 +34,19 @@ class Server:
         limits: Limits | None = None,
         rules: TextRules | None = None,
         token: str = "",
-    ) -> "Server":
+    ) -> None:
         """Listen on an address; `port` 0 takes a free one.
 
         Raises:
             CriticError: the address is taken, or not of this machine.
         """
-        service = Service(load, scale=scale, limits=limits)
+        self.service = Service(load, scale=scale, limits=limits)
         context = Context(
             model=model, created=int(time.time()), scale=scale, rules=rules or TextRules()
         )
-        application = Application(service=service, context=context, token=token)
-
-        def stop() -> None:
-            server.should_exit = True
-
+        application = Application(service=self.service, context=context, token=token)
         config = uvicorn.Config(
-            build_app(application, stop),
+            build_app(application, self.stop),
             log_level="warning",
             access_log=False,
             ws="none",
@@ -65,8 +54,8 @@ class Server:
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        server = uvicorn.Server(config)
-        return cls(service=service, listener=_listen(host, port), _uvicorn=server)
+        self._uvicorn = uvicorn.Server(config)
+        self.listener = _listen(host, port)
 
     @property
     def url(self) -> str:

@@ -116,7 +116,7 @@ def test_mlflow(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_vllm(run: Any, project: ScoredProject, critic: Critic) -> None:
-    server = Server.open(
+    server = Server(
         lambda: Critic.load(project.head, device="cpu"), model="m", host="127.0.0.1", port=0
     )
     with generating() as generator, running(server):

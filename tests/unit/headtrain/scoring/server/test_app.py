@@ -55,6 +55,7 @@ def test_a_score_has_values_probabilities_ranks_and_spread(
     assert reply["values"] == near(v.value for v in verdicts)
     assert reply["probabilities"] == pytest.approx([v.probability for v in verdicts], abs=1e-5)
     assert reply["spread"] == pytest.approx([v.spread for v in verdicts], abs=1e-5)
+    assert reply["distances"] == [None] * len(outputs)  # this head keeps none
     best = max(reply["values"])
     assert [r == 1 for r in reply["ranks"]] == [v == best for v in reply["values"]]
     assert "errors" not in reply
