@@ -199,6 +199,7 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
     },
     "report": {"heads": argument("A B ...", "Folders or URIs of heads or sweeps")},
     "score": {
+        "overwrite": "Replace a file at --out that is not known to be a result of this command.",
         "file": argument("FILE", "Rows to score: a file or a glob"),
         "out": "File to write: .jsonl, .jsonl.gz or .zst, .parquet",
         "prefix": "Put before the names of the new fields.",

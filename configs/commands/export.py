@@ -52,8 +52,8 @@ def _export_head(
     from featurize.model.device import resolve_device
     from headtrain.scoring.provenance import Provenance
 
-    provenance = Provenance.of(head)
-    found = provenance.find(resolve_device("cpu"), opened.project.layout.cache_dir, opened.places)
+    cache_dir = opened.project.layout.cache_dir
+    found = Provenance.of(head).find(resolve_device("cpu"), cache_dir, opened.places)
     if to == "mlflow":
         from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model
 
@@ -70,9 +70,7 @@ def _export_head(
         return rows
     from headtrain.export.transformers_folder import export_to_transformers
 
-    exported = export_to_transformers(
-        head, provenance, found, out, is_custom=is_custom, overwrite=overwrite
-    )
+    exported = export_to_transformers(head, found, out, is_custom=is_custom, overwrite=overwrite)
     return exported.describe()
 
 
@@ -80,8 +78,7 @@ def push(chosen: Chosen, repo: str, head: str | None = None, public: bool = Fals
     """Upload a head with a model card to the Hugging Face Hub."""
     from configs.project import HeadProject
     from headtrain.evaluation.files import read_evaluation, results_dir
-    from headtrain.export.card import verdict_rows
-    from headtrain.export.hub import push_head
+    from headtrain.export.head_folder import push_head, verdict_rows
 
     opened = HeadProject.load(head, chosen)
     layout = opened.project.layout

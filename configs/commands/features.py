@@ -180,7 +180,7 @@ def _show_features(summary: "FeaturizeSummary") -> None:
 
 def featurize_file(opened: "HeadProject", index: "DatasetIndex", *, repair: bool) -> "FeatureStore":
     """Compute features of a file that is not a split, as the head needs them."""
-    from headtrain.scoring.external import open_file_store, plan_file
+    from headtrain.scoring.provenance import open_file_store, plan_file
 
     settings, layout = opened.project.settings, opened.project.layout
     job = plan_file(

@@ -3,17 +3,18 @@
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from configs.commands.features import featurize_file
 from configs.console import CountProgress, console, refuse_torchrun, rows_table
 from configs.options import Chosen
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from configs.project import HeadProject
     from featurize.data.index import DatasetIndex
-    from headtrain.scoring.along import By
-    from headtrain.scoring.along_rows import AlongRows
+    from headtrain.scoring.verdict import By
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +29,19 @@ def score(
     along: str | None = None,
     distance: bool = False,
     repair: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Copy the rows of a file and add a score, probability and rank to each."""
     console().print(f"score: {file}")
     refuse_torchrun("score")
     from configs.project import HeadProject
     from headtrain.evaluation.findings import MOST_FAR, unlike_train
-    from headtrain.scoring.along_rows import ALONG, POSITIONS
-    from headtrain.scoring.best import write_best
-    from headtrain.scoring.files import check_output, to_field_names, to_rows, write_rows
-    from headtrain.scoring.scorer import Scorer, describe_scores
+    from headtrain.scoring import files
+    from headtrain.scoring.scorer import ALONG, POSITIONS, Scorer, describe_scores
 
     path, by = _check_options(out, best=best, along=along, distance=distance)
+    if not overwrite and (best or not files.is_scored(path, prefix)):
+        files.refuse_existing(path)
     opened = HeadProject.load(head, chosen)
     if by is not None:
         _check_prefixes(opened)
@@ -47,24 +49,23 @@ def score(
     scorer = Scorer(opened.head, decision.calibration, has_distance=distance)
     index = opened.project.index_files(file, needs_labels=False)
     added = [] if by is None else [ALONG, POSITIONS]
-    names = to_field_names(index.table, [*scorer.field_names, *added], prefix)
-    if not best:
-        check_output(path, index.sources, names)
+    check = files.choose_best if best else files.check_output
+    check(path, index.sources, files.blank_rows(index.table, [*scorer.field_names, *added], prefix))
     store = featurize_file(opened, index, repair=repair)
     scores = scorer.score_store(store)
     if scores.share_far is not None and scores.share_far > MOST_FAR:
         logger.warning("%s %s", opened.head.path, unlike_train(scores.share_far))
-    prefixes = None if by is None else _values_along(opened, index, by)
-    fields = scores.to_fields() | ({} if prefixes is None else prefixes.to_fields())
-    rows = to_rows(index.table, fields, prefix)
+    prefixes = {} if by is None else _values_along(opened, index, by)
+    rows = files.to_rows(index.table, scores.to_fields() | prefixes, prefix)
     if best:
-        chosen_rows = write_best(path, index.sources, rows, names[0])
+        chosen_rows = files.choose_best(path, index.sources, rows)
+        files.write_best(path, chosen_rows)
         console().print(rows_table(f"best of {file} in {out}", chosen_rows.describe()))
         return
-    num_rows = write_rows(path, index.sources, rows)
+    num_rows = files.write_rows(path, index.sources, rows)
     summary = describe_scores(scores, store.samples, num_rows)
-    if prefixes is not None:
-        summary["prefixes scored"] = prefixes.num_prefixes
+    if prefixes:
+        summary["prefixes scored"] = len(prefixes[ALONG].flatten())
     console().print(rows_table(f"scores of {opened.head.path} in {out}", summary))
 
 
@@ -77,8 +78,8 @@ def _check_options(
         CriticError: options that exclude each other, or cannot be used.
     """
     from featurize.errors import CriticError
-    from headtrain.scoring.along import to_by
     from headtrain.scoring.files import to_output
+    from headtrain.scoring.verdict import to_by
 
     path = Path(out) if best else to_output(out)
     by = None if along is None else to_by(along)
@@ -91,16 +92,18 @@ def _check_options(
 
 def _check_prefixes(opened: "HeadProject") -> None:
     """Raise CriticError if the head reads what only a whole output has."""
-    from headtrain.scoring.along import check_prefixes
+    from headtrain.scoring.verdict import check_prefixes
 
     has_end = opened.project.settings.prompt.end != "none"
     check_prefixes(opened.head.record.columns.tensors, has_end=has_end)
 
 
-def _values_along(opened: "HeadProject", index: "DatasetIndex", by: "By") -> "AlongRows":
+def _values_along(
+    opened: "HeadProject", index: "DatasetIndex", by: "By"
+) -> "dict[str, pa.ListArray]":
     """Values along the samples of a file, with the backbone in this process."""
-    from headtrain.scoring.along_rows import judge_along
     from headtrain.scoring.critic import Critic
+    from headtrain.scoring.scorer import judge_along
 
     project = opened.project
     critic = Critic.of(
@@ -119,7 +122,7 @@ def serve(
     port: int = 8000,
     device: str = "auto",
     backbone: str | None = None,
-    scale: str = "logit",
+    scale: Literal["logit", "probability", "value"] = "logit",
     window_ms: float = 5.0,
     max_waiting: int = 4096,
     policy_template: str = "{prompt}",
@@ -129,24 +132,22 @@ def serve(
     console().print(f"serve: {head}")
     refuse_torchrun("serve")
     try:
-        from headtrain.scoring.server.run import Server
+        from headtrain.scoring.server.run import Server, is_loopback
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; install critic[serve]") from error
     from headtrain.head.checkpoint import load_head
     from headtrain.scoring.critic import Critic
-    from headtrain.scoring.judged import to_scale
-    from headtrain.scoring.server.app import is_loopback
     from headtrain.scoring.server.service import Limits
     from headtrain.scoring.texts import TextRules
 
     load_head(head)  # a wrong folder ends the command before anything listens
     token = os.environ.get("CRITIC_TOKEN", "")
-    server = Server.open(
+    server = Server(
         lambda: Critic.load(head, device=device, backbone=backbone),
         model=Path(head).name,
         host=host,
         port=port,
-        scale=to_scale(scale),
+        scale=scale,
         limits=Limits(window=window_ms / 1000, max_waiting=max_waiting),
         rules=TextRules(policy_template=policy_template, ends=tuple(end or ())),
         token=token,

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.settings import BackboneSettings
-from headtrain.export.fold import ExportError
-from headtrain.export.head_folder import copy_head
-from headtrain.export.new_folder import new_folder
+from headtrain.export.head_folder import ExportError, copy_head, new_folder
 from headtrain.head.checkpoint import TrainedHead
 from headtrain.scoring.scorer import Scorer
 
@@ -59,10 +57,7 @@ def register_mlflow_model(
 
     Scorer(head).check_calibration()
     try:
-        with (
-            tracking_at(tracking_uri),
-            tempfile.TemporaryDirectory() as place,
-        ):
+        with tracking_at(tracking_uri), tempfile.TemporaryDirectory() as place:
             mlflow.set_experiment(experiment)
             with mlflow.start_run(run_name=f"export {name}"):
                 info = mlflow.pyfunc.log_model(

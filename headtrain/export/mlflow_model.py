@@ -6,7 +6,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from headtrain.scoring.critic import Critic, Verdict
+from headtrain.scoring.critic import Critic
+from headtrain.scoring.verdict import Verdict
 
 
 class CriticModel(PythonModel):

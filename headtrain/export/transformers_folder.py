@@ -12,12 +12,16 @@ from featurize.data.prompt import TEMPLATE, TEMPLATE_WITH_INPUT, Encoder
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.source import load_tokenizer
 from featurize.settings import PromptSettings
-from headtrain.export.card import write_card
-from headtrain.export.custom import deepest_block, write_custom
-from headtrain.export.fold import ExportError, fold, logit_scale, why_not_native
-from headtrain.export.native import write_native
-from headtrain.export.new_folder import new_folder
+from headtrain.export.head_folder import ExportError, new_folder, write_card
+from headtrain.export.transformers_classes import (
+    custom_model,
+    deepest_block,
+    native_model,
+    save_model,
+    why_not_native,
+)
 from headtrain.head.checkpoint import HeadRecord, TrainedHead
+from headtrain.metrics.calibration import Calibration
 from headtrain.scoring.provenance import FoundBackbone, Provenance
 
 PADDING = "<|critic_pad|>"
@@ -29,7 +33,6 @@ POOLER_FILE = "vllm_pooler_config.json"
 class Exported:
     """What was written, for the summary."""
 
-    folder: Path
     class_name: str
     why_custom: str | None
     """Why the class is not one of transformers; None if it is."""
@@ -53,7 +56,6 @@ class Exported:
 
 def export_to_transformers(
     head: TrainedHead,
-    provenance: Provenance,
     found: FoundBackbone,
     out: Path,
     *,
@@ -62,18 +64,13 @@ def export_to_transformers(
 ) -> Exported:
     """Write a head and its backbone into a new folder; it appears only when it is complete.
 
-    Args:
-        head: the head.
-        provenance: how its features were made.
-        found: its backbone on this machine.
-        out: the folder.
-        is_custom: use the custom class even where one of transformers would do.
-        overwrite: replace what is in `out`.
+    `is_custom` asks for the custom class even where one of transformers would do.
 
     Raises:
         ExportError: the folder is in use or not of an export, or the backbone's family has no such
             class.
     """
+    provenance = Provenance.of(head)
     if provenance.prompt != PromptSettings():
         raise ExportError(
             f"{head.path}: its prompts are not the plain template (`prompt`), which the"
@@ -84,9 +81,11 @@ def export_to_transformers(
             f"{head.path}: a {head.record.head_type} head reads segments of outputs, which the"
             " exported class does not compute; use `critic serve`, or --to mlflow"
         )
+    why = "asked for" if is_custom else why_not_native(head.record, found.recipe.num_layers)
     with new_folder(out, overwrite=overwrite) as folder:
-        exported = _write(folder, head, provenance, found, is_custom)
-    return Exported(**{**vars(exported), "folder": out})
+        exported = _write(folder, head, provenance, found, why)
+        write_card(folder, head, exported.describe())
+    return exported
 
 
 def _write(
@@ -94,55 +93,62 @@ def _write(
     head: TrainedHead,
     provenance: Provenance,
     found: FoundBackbone,
-    is_custom: bool,
+    why_custom: str | None,
 ) -> Exported:
-    record, dtype = head.record, found.recipe.compute_dtype
-    why = "asked for" if is_custom else why_not_native(head, found.recipe.num_layers)
-    backbone = _load_backbone(record, found, is_native=why is None)
+    """Write model, tokenizer and vLLM's configuration."""
+    record, dataset, dtype = head.record, provenance.dataset, found.recipe.compute_dtype
+    backbone = _load_backbone(record, found, is_native=why_custom is None)
     tokenizer = load_tokenizer(found.source, found.settings)
-    encoder = Encoder(
-        tokenizer=tokenizer,
-        max_length=provenance.dataset.max_length,
-        max_prompt_length=provenance.dataset.prompt_limit,
+    mark = response_mark(
+        Encoder(
+            tokenizer=tokenizer,
+            max_length=dataset.max_length,
+            max_prompt_length=dataset.prompt_limit,
+        )
     )
-    fields = {
-        "response_mark": response_mark(encoder),
-        "feature_dtype": provenance.featurize.storage_dtype,
-        "vocabulary": int(backbone.decoder.config.vocab_size),
-    }
+    vocabulary = int(backbone.decoder.config.vocab_size)
     pad = _set_padding(tokenizer, backbone.decoder)
-    tokenizer.model_max_length = provenance.dataset.max_length
+    tokenizer.model_max_length = dataset.max_length
     calibration = record.decision.calibration if record.decision else None
     about: dict[str, Any] = {
         "template": TEMPLATE,
         "template_with_input": TEMPLATE_WITH_INPUT,
-        "max_tokens": provenance.dataset.max_length,
+        "max_tokens": dataset.max_length,
         "calibration": vars(calibration) if calibration else None,
     }
     offset = 0.0
-    if why is None:
-        folded = fold(head)
-        offset = folded.offset
-        native = {**about, "recipe_fingerprint": record.recipe_fingerprint}
-        write_native(folder, folded, backbone, native, dtype=dtype, pad_token_id=pad)
+    if why_custom is None:
+        about["recipe_fingerprint"] = record.recipe_fingerprint
+        model = native_model(head, backbone, about, dtype)
+        offset = model.config.critic["offset"]
     else:
-        write_custom(folder, head, backbone, {**about, **fields}, dtype=dtype, pad_token_id=pad)
+        about |= {"response_mark": mark, "vocabulary": vocabulary, "pad_token_id": pad}
+        about["feature_dtype"] = provenance.featurize.storage_dtype
+        model = custom_model(head, backbone, about, dtype)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
-    scale = logit_scale(calibration, offset)
-    pooler = scale.to_pooler_config() if scale else None
+    pooler = pooler_config(calibration, offset)
     if pooler is not None:
         (folder / POOLER_FILE).write_text(json.dumps(pooler, indent=2) + "\n")
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    exported = Exported(
-        folder=folder,
-        class_name=content["architectures"][0],
-        why_custom=why,
+    return Exported(
+        class_name=type(model).__name__,
+        why_custom=why_custom,
         offset=offset,
         dtype=str(dtype).removeprefix("torch."),
         pooler=pooler,
     )
-    write_card(folder, head, exported.describe())
-    return exported
+
+
+def pooler_config(calibration: Calibration | None, offset: float) -> dict[str, float] | None:
+    """Convert Platt scaling of values to that of logits, where value = logit + offset.
+
+    The form is that of vLLM's PoolerConfig (vllm/config/pooler.py): probability =
+    sigmoid((logit - mean) / sigma). None without a calibration, or with one of slope 0.
+    """
+    if calibration is None or calibration.slope == 0:
+        return None
+    mean = -(offset + calibration.intercept / calibration.slope)
+    return {"logit_mean": mean, "logit_sigma": 1 / calibration.slope}
 
 
 def _load_backbone(record: HeadRecord, found: FoundBackbone, *, is_native: bool) -> Backbone:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from featurize.errors import CriticError
-from headtrain.rewards.environment import (
+from headtrain.rewards import (
     numbers_of_environment,
     reward_of_environment,
     rules_of_environment,
@@ -35,7 +35,7 @@ def reward_func(
         rules.split_query(query, prompt) for query, prompt in zip(queries, prompts, strict=True)
     ]
     found = numbers_of_environment(
-        [one.instruction for one in problems], [one.output for one in problems]
+        [one.prompt for one in problems], [one.output for one in problems]
     )
     rewards = torch.tensor(found, dtype=torch.float32)
     # NOTE: `scores` choose prompts by difficulty and must be in [0, 1].

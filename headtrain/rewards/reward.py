@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from featurize.data.fields import is_blank
 from featurize.data.messages import to_messages
 from featurize.errors import CriticError, shorten
-from headtrain.rewards.client import Answers, Group, Prompt, judge_there
-from headtrain.scoring.judged import Judged
-from headtrain.scoring.texts import last_block
+from headtrain.rewards.judging import Answers, Group, judge_here, judge_there
+from headtrain.scoring.texts import Messages, last_block
+from headtrain.scoring.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ RewardScale = Literal["logit", "probability", "value", "group_rank"]
 """Calibrated log-odds, their probability, the head's own value, or the share of the prompt's other
 completions that are worse."""
 
-Completion: TypeAlias = str | Sequence[Mapping[str, object]]
+Completion: TypeAlias = str | Messages
 """A text, or the messages of an answer, of which the last counts."""
 
 
@@ -67,7 +67,7 @@ class CriticReward:
             raise CriticError(f"fenced is {shorten(self.fenced)}; it must be True or False")
 
     def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+        self, prompts: Sequence[str | Messages], completions: Sequence[Completion], **columns: Any
     ) -> list[float | None]:
         """Return the reward of each completion; None where there is none.
 
@@ -80,16 +80,12 @@ class CriticReward:
             ValueError: a prompt is neither text nor messages, or there is not one per completion.
         """
         call = _Call(self, prompts, completions)
-        call.take(self._judge(call.groups))
-        return call.rewards(columns.get("log_metric"))
+        return call.rewards(self._judge(call.groups), columns.get("log_metric"))
 
     def _judge(self, groups: Sequence[Group]) -> list[Answers]:
         """Judge the outputs of all prompts: here in one run, on a server all at once."""
         if self.url:
             return judge_there(self.url, groups)
-        # NOTE: imported here, so that a trainer that asks a server needs no backbone's libraries.
-        from headtrain.rewards.local import judge_here
-
         assert self.head is not None, "checked when it was made"
         return judge_here(self.head, self.device, self.backbone, groups)
 
@@ -98,54 +94,46 @@ class AsyncCriticReward(CriticReward):
     """The same as a coroutine function, for trainers that await their rewards together."""
 
     async def __call__(  # type: ignore[override]
-        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+        self, prompts: Sequence[str | Messages], completions: Sequence[Completion], **columns: Any
     ) -> list[float | None]:
         """Return the reward of each completion; takes the arguments of `CriticReward`."""
         call = _Call(self, prompts, completions)
-        call.take(await asyncio.to_thread(self._judge, call.groups))
-        return call.rewards(columns.get("log_metric"))
+        answers = await asyncio.to_thread(self._judge, call.groups)
+        return call.rewards(answers, columns.get("log_metric"))
 
 
 def critic_reward(
     head: str | None = None,
     scale: RewardScale = "logit",
     url: str | None = None,
-    *,
-    floor: float | None = None,
-    fenced: bool = False,
-    device: str = "auto",
-    backbone: str | None = None,
+    **options: Any,
 ) -> CriticReward:
     """Make a reward function for TRL's trainers; with `url` it is asynchronous.
+
+    `options` are the other fields of `CriticReward`: floor, fenced, device, backbone.
 
     Raises:
         CriticError: as `CriticReward`.
     """
     kind = AsyncCriticReward if url else CriticReward
-    return kind(
-        head=head,
-        scale=scale,
-        url=url,
-        floor=floor,
-        fenced=fenced,
-        device=device,
-        backbone=backbone,
-    )
+    return kind(head=head, scale=scale, url=url, **options)
 
 
 class _Call:
     """The completions of one call, grouped by their prompts."""
 
     def __init__(
-        self, reward: CriticReward, prompts: Sequence[Prompt], completions: Sequence[Completion]
+        self,
+        reward: CriticReward,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[Completion],
     ) -> None:
         prompts, completions = _to_list(prompts, "prompts"), _to_list(completions, "completions")
         if len(prompts) != len(completions):
             counts = f"{len(prompts)} prompts and {len(completions)} completions"
             raise CriticError(f"{counts} are given; give one prompt per completion")
         self._reward = reward
-        self._outcomes: list[str] = [""] * len(completions)
-        self._numbers: list[float | None] = [reward.floor] * len(completions)
+        self._outcomes = [""] * len(completions)
         self._places: dict[str, list[int]] = {}
         outputs: list[str] = []
         prompts = [_to_plain(prompt) for prompt in prompts]
@@ -168,37 +156,33 @@ class _Call:
             return "", "empty" if is_blank(text) else "no_code"
         return found, "empty" if is_blank(found) else ""
 
-    def take(self, found: Sequence[Answers]) -> None:
-        """Turn the answers about all outputs into rewards."""
+    def rewards(self, found: Sequence[Answers], log_metric: Any) -> list[float | None]:
+        """Turn the answers about all outputs into rewards, and count the outcomes."""
+        numbers = [self._reward.floor] * len(self._outcomes)
         for places, answers in zip(self._places.values(), found, strict=True):
-            self._take(places, answers)
-
-    def _take(self, places: Sequence[int], answers: Answers) -> None:
-        """Turn the answers about a prompt's outputs into rewards."""
-        judged: dict[int, Judged] = {}
-        for place, answer in zip(places, answers, strict=True):
-            if isinstance(answer, ValueError):
-                self._outcomes[place] = "refused"
-                logger.warning("a completion is not judged: %s", answer)
-            elif answer.is_truncated:
-                self._outcomes[place] = "too_long"
-            else:
-                self._outcomes[place] = "judged"
-                judged[place] = answer
-        for place, reward in _to_rewards(judged, self._reward.scale).items():
-            self._numbers[place] = reward
-
-    def rewards(self, log_metric: Any) -> list[float | None]:
-        """Count the outcomes and return the rewards."""
+            judged: dict[int, Verdict] = {}
+            for place, answer in zip(places, answers, strict=True):
+                self._outcomes[place] = _outcome_of(answer)
+                if self._outcomes[place] == "judged":
+                    judged[place] = cast(Verdict, answer)
+            for place, reward in _to_rewards(judged, self._reward.scale).items():
+                numbers[place] = reward
         counts = Counter(self._outcomes)
         self._reward.counts.update(counts)
         if callable(log_metric) and self._outcomes:
             for outcome in ("judged", "empty", "no_code", "too_long", "refused"):
                 log_metric(f"critic/{outcome}", counts[outcome] / len(self._outcomes))
-        return self._numbers
+        return numbers
 
 
-def _to_rewards(judged: Mapping[int, Judged], scale: RewardScale) -> dict[int, float]:
+def _outcome_of(answer: Verdict | ValueError) -> str:
+    if isinstance(answer, ValueError):
+        logger.warning("a completion is not judged: %s", answer)
+        return "refused"
+    return "too_long" if answer.is_truncated else "judged"
+
+
+def _to_rewards(judged: Mapping[int, Verdict], scale: RewardScale) -> dict[int, float]:
     if scale == "group_rank":
         values = [one.value for one in judged.values()]
         return {place: _share_of_worse(one.value, values) for place, one in judged.items()}
@@ -213,7 +197,7 @@ def _share_of_worse(value: float, values: Sequence[float]) -> float:
     return (worse + equal / 2) / (len(values) - 1)
 
 
-def _key(prompt: Prompt) -> str:
+def _key(prompt: str | Messages) -> str:
     """Return a text that is equal for equal prompts.
 
     Raises:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from headtrain.rewards.environment import numbers_of_environment, rules_of_environment
+from headtrain.rewards import numbers_of_environment, rules_of_environment
 
 
 async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
@@ -17,10 +17,7 @@ async def custom_rm(args: Any, sample: Any, **_: Any) -> Any:
     """
     rules = rules_of_environment()
     samples = sample if isinstance(sample, list) else [sample]
-    prompts = [
-        rules.to_problem(one.prompt) if isinstance(one.prompt, str) else one.prompt
-        for one in samples
-    ]
-    outputs = [rules.to_output(one.response) for one in samples]
+    texts = [rules.to_sample(one.prompt, one.response) for one in samples]
+    prompts, outputs = [text.prompt for text in texts], [text.output for text in texts]
     found = await asyncio.to_thread(numbers_of_environment, prompts, outputs)
     return found if isinstance(sample, list) else found[0]

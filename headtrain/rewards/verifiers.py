@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from headtrain.rewards.environment import numbers_of_environment
+from headtrain.rewards import numbers_of_environment
 
 
 async def critic_rewards(prompts: list[Any], completions: list[Any]) -> list[float]:

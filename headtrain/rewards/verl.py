@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from featurize.errors import CriticError, shorten
-from headtrain.rewards.environment import numbers_of_environment
+from headtrain.rewards import numbers_of_environment
 
 PROMPT_KEYS = ("prompt", "question", "problem", "instruction")
 """Where the problem may be in `extra_info`; CRITIC_PROMPT_KEY names another key."""

@@ -1,4 +1,4 @@
-"""Writes the rows of files again with fields added; nothing else of a row changes."""
+"""Writes the rows of files again with fields added, or the best sample of each task among them."""
 
 import contextlib
 import gzip
@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,15 +19,18 @@ import zstandard
 
 from featurize.arrays import Floats, Ints
 from featurize.data.records import parse_line
-from featurize.data.sources import SUFFIXES, Source, read_lines
+from featurize.data.sources import SUFFIXES, Source, find_sources, read_lines
 from featurize.errors import DataError
 from featurize.io.files import atomic_path
 from featurize.io.remote import is_remote
+from headtrain.scoring.scorer import PROBABILITY, RANK, SCORE
 
 SIDES = ("", "chosen_", "rejected_")
 """Prefix of a field by the `part` of its sample: a preference row holds two samples."""
 PLACE = ("file", "line")
 """Columns that identify a row: number of its file, and line counted from 1."""
+HARNESS = "harness"
+"""Field of a row: the name of the harness it came from, and its sample there."""
 _BATCH_ROWS = 4096
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -34,8 +38,20 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Row = tuple[bytes, dict[str, float | int]]
 """A line of JSON, and the fields to add."""
 
-Rows = Sequence[Mapping[str, Any]]
-"""Some parsed rows."""
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The best sample of each task, as its harness has it."""
+
+    samples: Sequence[Any]
+    num_candidates: int
+
+    def describe(self) -> dict[str, int]:
+        """List the numbers by name."""
+        return {
+            "tasks (one sample each)": len(self.samples),
+            "samples to choose from": self.num_candidates,
+        }
 
 
 def to_output(out: str) -> Path:
@@ -59,74 +75,33 @@ def to_output(out: str) -> Path:
     return path
 
 
-def to_field_names(index: pa.Table, names: Sequence[str], prefix: str) -> list[str]:
-    """Return the fields that rows get: with preference rows, those of both sides."""
-    parts = np.unique(index["part"].to_numpy()).tolist()
-    return [f"{prefix}{SIDES[part]}{name}" for part in parts for name in names]
-
-
-def check_output(out: Path, sources: Sequence[Source], names: Sequence[str]) -> None:
-    """Find, before any work, what would stop the writing: reads every row as writing will.
-
-    Raises:
-        DataError: `out` is one of the sources, a row has one of these fields already, or a column
-            cannot be written in the format of `out`.
-    """
-    for source in sources:
-        if out.exists() and out.samefile(source.path):
-            raise DataError(f"--out {str(out)!r} is the file that is scored; name another")
-    if _are_columns(out, sources):
-        schema = _common_schema(sources, names)
-        for source in sources:
-            for _ in _read_batches(source, schema):
-                pass
-        return
-    rows = _read_rows(out, sources, names)
-    if out.name.endswith(".parquet"):
-        _fit_columns(sources, lambda: _cut(map(_parse, rows())))
-    else:
-        for _ in rows():
-            pass
-
-
-def _read_rows(
-    out: Path, sources: Sequence[Source], names: Sequence[str]
-) -> Callable[[], Iterator[bytes]]:
-    """Read the lines of all files, as often as it is called; none has one of the fields."""
-
-    def read() -> Iterator[bytes]:
-        for source in sources:
-            for number, line in enumerate(_read_copied(out, source), start=1):
-                if line.strip():
-                    _refuse_taken_in_line(line, names, source.location(number))
-                    yield line
-
-    return read
-
-
-def _read_copied(out: Path, source: Source) -> Iterator[bytes]:
-    """Read the lines of a file; an error names the column that cannot be read."""
-    try:
-        yield from _read_lines(source)
-    except DataError as error:
-        if source.suffix != ".parquet":
-            raise
-        column = next(
-            (c for c in pq.read_schema(source.path).names if not _can_read(source, c)), ""
-        )
+def refuse_existing(out: Path) -> None:
+    """Raise DataError if a file is there that has any content."""
+    if out.exists() and out.stat().st_size:
         raise DataError(
-            f"{source.name}: column {column!r} cannot be copied to {str(out)!r} ({error}); write"
-            " .parquet, or leave the column out"
-        ) from error
+            f"--out {str(out)!r} exists and is not known to be a result of this command; name"
+            " another file, or give --overwrite"
+        )
 
 
-def _can_read(source: Source, column: str) -> bool:
+def is_scored(path: Path, prefix: str) -> bool:
+    """Whether the first row of a file has the fields of a row scored with this prefix."""
     try:
-        for _ in read_lines(source, columns=[column]):
-            pass
-    except DataError:
+        [source] = find_sources(str(path))
+        if source.suffix == ".parquet":
+            names = set(pq.read_schema(source.path).names)
+        else:
+            names = set(_parse(next(iter(read_lines(source)), b"")))
+    except (ValueError, OSError, pa.ArrowException):
         return False
-    return True
+    return any(
+        {f"{prefix}{side}{name}" for name in (SCORE, PROBABILITY, RANK)} <= names for side in SIDES
+    )
+
+
+def blank_rows(index: pa.Table, names: Sequence[str], prefix: str) -> pa.Table:
+    """Return rows as `to_rows` does, before there are values: the fields are 0."""
+    return to_rows(index, dict.fromkeys(names, np.zeros(len(index))), prefix)
 
 
 def to_rows(
@@ -151,6 +126,19 @@ def to_rows(
     return pa.table(columns)
 
 
+def check_output(out: Path, sources: Sequence[Source], rows: pa.Table) -> None:
+    """Find, before any work, what would stop the writing: writes `blank_rows` to nowhere.
+
+    Raises:
+        DataError: `out` is one of the sources, a row has one of these fields already, or a column
+            cannot be written in the format of `out`.
+    """
+    for source in sources:
+        if out.exists() and out.samefile(source.path):
+            raise DataError(f"--out {str(out)!r} is the file that is scored; name another")
+    _write(None, out, sources, rows)
+
+
 def write_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> int:
     """Write every row of the sources to `out` with the fields in `rows`; return their number.
 
@@ -162,26 +150,63 @@ def write_rows(out: Path, sources: Sequence[Source], rows: pa.Table) -> int:
     """
     with atomic_path(out) as temporary:
         _refuse_changed(sources)
-        if not out.name.endswith(".parquet"):
-            _write_json_lines(temporary, out.name, sources, rows)
-        elif _are_columns(out, sources):
-            _append_columns(temporary, sources, rows)
-        else:
-            _convert_to_parquet(temporary, sources, rows)
+        _write(temporary, out, sources, rows)
         _refuse_changed(sources)  # they may have changed meanwhile
     return int(rows.num_rows)
 
 
-def _write_json_lines(path: Path, name: str, sources: Sequence[Source], rows: pa.Table) -> None:
-    with _open_compressed(path, name) as file:
-        for line, fields in join_rows(sources, rows):
-            text = line.removeprefix(_BYTE_ORDER_MARK).strip()
-            file.write(text[:-1].rstrip() + b"," + orjson.dumps(fields)[1:] + b"\n")
+def choose_best(out: Path, sources: Sequence[Source], rows: pa.Table) -> Chosen:
+    """Choose the sample of each task with the highest score; of equal ones, the first.
+
+    Args:
+        out: .jsonl, or .json for LiveCodeBench, whose evaluator reads a list.
+        sources: files written by `critic prepare human-eval` and the like.
+        rows: their scores, the first column after PLACE.
+
+    Raises:
+        DataError: a row has no sample of a harness, or `out` the wrong ending.
+    """
+    best: dict[str, tuple[float, Any]] = {}
+    names, num_rows = set(), 0
+    for line, fields in _join_rows(sources, rows):
+        row = orjson.loads(line)
+        num_rows += 1
+        if HARNESS not in row:
+            raise DataError(
+                f"{sources[0].name}: row {num_rows} has no field {HARNESS!r}; --best takes"
+                " files of `critic prepare human-eval`, evalplus, livecodebench or lm-eval"
+            )
+        names.add(row[HARNESS]["name"])
+        task, value = row["problem_id"], float(fields[rows.column_names[len(PLACE)]])
+        if task not in best or value > best[task][0]:
+            best[task] = (value, row[HARNESS]["sample"])
+    ending = ".json" if names == {"livecodebench"} else ".jsonl"
+    if not out.name.endswith(ending):
+        raise DataError(f"--out {str(out)!r}: {', '.join(names)} reads {ending}; name such a file")
+    return Chosen(samples=[sample for _, sample in best.values()], num_candidates=num_rows)
 
 
-def _are_columns(out: Path, sources: Sequence[Source]) -> bool:
-    """Whether Parquet files are copied column by column."""
-    return all(name.endswith(".parquet") for name in (out.name, *(s.path for s in sources)))
+def write_best(out: Path, chosen: Chosen) -> None:
+    """Write the samples as their harness reads them."""
+    content = b"".join(orjson.dumps(sample) + b"\n" for sample in chosen.samples)
+    if out.suffix == ".json":
+        content = orjson.dumps(chosen.samples)
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(content)
+
+
+def _write(path: Path | None, out: Path, sources: Sequence[Source], rows: pa.Table) -> None:
+    """Write in the format of `out` to `path`; None: nowhere, which finds all that is wrong."""
+    target = path or Path(os.devnull)
+    if not out.name.endswith(".parquet"):
+        with _open_compressed(target, out.name if path else "") as file:
+            for line, fields in _join_rows(sources, rows):
+                text = line.removeprefix(_BYTE_ORDER_MARK).strip()
+                file.write(text[:-1].rstrip() + b"," + orjson.dumps(fields)[1:] + b"\n")
+    elif all(source.suffix == ".parquet" for source in sources):
+        _append_columns(target, sources, rows)
+    else:
+        _convert_to_parquet(target, sources, rows)
 
 
 def _append_columns(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
@@ -228,41 +253,33 @@ def _read_batches(source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]
 
 
 def _convert_to_parquet(path: Path, sources: Sequence[Source], rows: pa.Table) -> None:
-    """Convert JSON lines: the first pass finds the types of all columns, the second writes."""
-    added = rows.drop_columns(list(PLACE)).schema
-
-    def read() -> Iterator[Rows]:
-        joined = join_rows(sources, rows)
-        return _cut(_parse(line) | fields for line, fields in joined)
-
-    schema = _fit_columns(sources, read, added)
-    with pq.ParquetWriter(str(path), schema) as writer:
-        for batch in read():
-            writer.write_table(pa.Table.from_pylist(batch, schema))
-
-
-def _fit_columns(
-    sources: Sequence[Source], read: Callable[[], Iterator[Rows]], added: pa.Schema | None = None
-) -> pa.Schema:
-    """Find a type for every column of the rows; `added` are known.
+    """Convert JSON lines: the first pass finds the types of all columns, the second writes.
 
     Raises:
         DataError: a column mixes types, or a value does not fit its type.
     """
-    schema, known = pa.schema([]), added or pa.schema([])
+    added = rows.drop_columns(list(PLACE)).schema
+    schema = pa.schema([])
     try:
-        for batch in read():
+        for batch in _read_parsed(sources, rows):
             found = _infer_schema(batch)
             schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        schema = pa.schema([*(field for field in schema if field.name not in known.names), *known])
-        for batch in read():
-            pa.Table.from_pylist(batch, schema)
+        schema = pa.schema([*(field for field in schema if field.name not in added.names), *added])
+        with pq.ParquetWriter(str(path), schema) as writer:
+            for batch in _read_parsed(sources, rows):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
             f"{sources[0].name}: its rows do not fit the columns of a Parquet file"
             f" ({str(error).splitlines()[0]}); write .jsonl"
         ) from error
-    return schema
+
+
+def _read_parsed(sources: Sequence[Source], rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Read parsed rows with their fields, some thousand at a time."""
+    joined = (_parse(line) | fields for line, fields in _join_rows(sources, rows))
+    while batch := list(itertools.islice(joined, _BATCH_ROWS)):
+        yield batch
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -272,14 +289,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", parsed)
 
 
-def _cut(rows: Iterable[dict[str, Any]]) -> Iterator[Rows]:
-    """Cut a stream of rows into batches of some thousand."""
-    rows = iter(rows)
-    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
-        yield batch
-
-
-def _infer_schema(batch: Rows) -> pa.Schema:
+def _infer_schema(batch: Sequence[Mapping[str, Any]]) -> pa.Schema:
     # NOTE: Table.from_pylist takes the fields of the first row for those of all rows.
     columns = {}
     for name in dict.fromkeys(name for row in batch for name in row):
@@ -290,32 +300,32 @@ def _infer_schema(batch: Rows) -> pa.Schema:
     return pa.table(columns).schema
 
 
-def join_rows(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
+def _join_rows(sources: Sequence[Source], rows: pa.Table) -> Iterator[Row]:
     """Read every line that is not blank, with its fields."""
     names = rows.column_names[len(PLACE) :]
     given = (row for batch in rows.to_batches(_BATCH_ROWS) for row in batch.to_pylist())
     for number, source in enumerate(sources):
-        for line_number, line in enumerate(_read_lines(source), start=1):
+        for line_number, line in enumerate(_read_copied(source), start=1):
             if not line.strip():
                 continue
             row = next(given, None)
             if row is None or (row.pop("file"), row.pop("line")) != (number, line_number):
                 raise _changed(source)  # every row was indexed
-            _refuse_taken_in_line(line, names, source.location(line_number))
+            # NOTE: to parse every line would take longer than to write it.
+            if any(b'"%b"' % name.encode() in line for name in names):
+                _refuse_taken(list(_parse(line)), names, source.location(line_number))
             yield line, {name: value for name, value in row.items() if value is not None}
 
 
-def _read_lines(source: Source) -> Iterator[bytes]:
+def _read_copied(source: Source) -> Iterator[bytes]:
     """Read the rows of a file as lines of JSON with all their columns."""
     if source.suffix != ".parquet":
-        return read_lines(source)
-    return read_lines(source, columns=pq.read_schema(source.path).names)
-
-
-def _refuse_taken_in_line(line: bytes, names: Sequence[str], where: str) -> None:
-    # NOTE: to parse every line would take longer than to write it.
-    if any(b'"%b"' % name.encode() in line for name in names):
-        _refuse_taken(list(_parse(line)), names, where)
+        yield from read_lines(source)
+        return
+    try:
+        yield from read_lines(source, columns=pq.read_schema(source.path).names)
+    except DataError as error:
+        raise DataError(f"{error}; only a .parquet file can have it as it is (--out)") from error
 
 
 def _refuse_taken(present: Sequence[str], names: Sequence[str], where: str) -> None:

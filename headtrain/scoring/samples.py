@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
 from featurize.data.encoder import SampleEncoder
@@ -13,15 +13,10 @@ from featurize.data.messages import join_prompt, keep_turns, to_messages
 from featurize.data.prompt import TokenIds
 from featurize.data.records import Sample as Row
 from featurize.errors import CriticError, shorten
+from headtrain.scoring.texts import Messages, Output, Prompt
+from headtrain.scoring.verdict import By, check_prefixes, prefix_lengths, prefix_texts, to_by
 
-Texts: TypeAlias = str | Sequence[Mapping[str, object]]
-"""The problem as a text or as chat messages."""
-
-Prompt: TypeAlias = str | Sequence[Mapping[str, object]] | Sequence[int]
-"""The problem as datasets have it in `instruction`, chat messages, or ids of the whole prompt."""
-
-Output: TypeAlias = str | Sequence[int]
-"""A candidate solution, or its token ids."""
+Ids: TypeAlias = Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +30,12 @@ class Sample:
     prefixes: tuple[int, ...] = ()
     """Lengths of the prefixes of the output whose values are wanted; the last is all of it."""
 
+    @classmethod
+    def of(cls, prompt: TokenIds, output: TokenIds) -> "Sample":
+        """Join a prompt and an output."""
+        is_truncated = prompt.is_truncated or output.is_truncated
+        return cls(prompt=prompt.ids, output=output.ids, is_truncated=is_truncated)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CriticEncoder:
@@ -43,7 +44,9 @@ class CriticEncoder:
     encoder: SampleEncoder
     vocabulary: int
     """Number of token ids that the backbone knows."""
-    lock: threading.Lock
+    tensors: Sequence[str]
+    """What the head reads, `<pooling>.<layer>`."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def encode(self, prompt: Prompt, outputs: Sequence[Output], input: str = "") -> list[Sample]:
         """Return one sample per output.
@@ -54,8 +57,8 @@ class CriticEncoder:
         """
         if isinstance(outputs, str):
             raise ValueError(f"outputs is one string ({outputs[:40]!r}); give a list of strings")
-        names = [f"outputs[{place}]" for place in range(len(outputs))]
-        return self._encode(prompt, dict(zip(names, outputs, strict=True)), input)
+        named = {f"outputs[{place}]": output for place, output in enumerate(outputs)}
+        return self._encode(prompt, named, input)
 
     def encode_one(self, prompt: Prompt, output: Output, input: str = "") -> Sample:
         """Return the sample of one output.
@@ -66,22 +69,32 @@ class CriticEncoder:
         return self._encode(prompt, {"output": output}, input)[0]
 
     def encode_row(self, row: Row) -> Sample:
-        """Return the sample of a row of a dataset.
+        """Return the sample of a row of a dataset, with the ids of `critic featurize`.
 
         Raises:
             CriticError: the output has no tokens, or the chat template refuses a text.
         """
-        with self.lock:
+        with self._lock:
             found = self.encoder.encode(prompt_of(row), [row.output])
-        return Sample(
-            prompt=found.prompt.ids,
-            output=found.outputs[0].ids,
-            is_truncated=found.prompt.is_truncated or found.outputs[0].is_truncated,
-        )
+        return Sample.of(found.prompt, found.outputs[0])
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def with_prefixes(self, sample: Sample, by: By) -> Sample:
+        """Ask for the values along a sample.
+
+        Raises:
+            CriticError: the head reads what only a whole output has, or `by` is something else.
+        """
+        by = to_by(by)
+        check_prefixes(self.tensors, has_end=bool(self.encoder.suffix.end))
+        return replace(sample, prefixes=prefix_lengths(sample.output, by, self._decode))
+
+    def prefix_texts(self, sample: Sample) -> tuple[str, ...]:
+        """Return the text that each prefix of a sample adds to the one before it."""
+        return prefix_texts(sample.output, sample.prefixes, self._decode)
+
+    def _decode(self, ids: Ids) -> str:
         """Return the text of token ids, control tokens included."""
-        with self.lock:
+        with self._lock:
             text = self.encoder.tokenizer.decode(
                 list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
@@ -92,39 +105,28 @@ class CriticEncoder:
         texts = {
             name: to_answer(output, name) for name, output in outputs.items() if not is_ids(output)
         }
-        found: list[TokenIds] = []
+        found: Sequence[TokenIds] = ()
         if is_ids(prompt):
-            whole = self._take_prompt(cast("Sequence[int]", prompt), list(texts), input)
+            whole = self._take_prompt(cast(Ids, prompt), list(texts), input)
         else:
-            with self.lock:
-                whole, found = self._tokenize(cast(Texts, prompt), input, list(texts.values()))
-        encoded = dict(zip(texts, found, strict=True))
-        ids = [
-            encoded[name]
-            if name in encoded
-            else self._take_output(cast("Sequence[int]", output), name, len(whole.ids))
+            statement = to_statement(
+                cast("str | Messages", prompt), to_text(input, "input"), self.encoder.has_turns
+            )
+            with self._lock:
+                encoded = self.encoder.encode(statement, list(texts.values()))
+            whole, found = encoded.prompt, encoded.outputs
+        ids = dict(zip(texts, found, strict=True))
+        return [
+            Sample.of(
+                whole,
+                ids[name]
+                if name in ids
+                else self._take_output(cast(Ids, output), name, len(whole.ids)),
+            )
             for name, output in outputs.items()
         ]
-        return [
-            Sample(
-                prompt=whole.ids,
-                output=output.ids,
-                is_truncated=whole.is_truncated or output.is_truncated,
-            )
-            for output in ids
-        ]
 
-    def _tokenize(
-        self, prompt: Texts, input_text: str, outputs: Sequence[str]
-    ) -> tuple[TokenIds, list[TokenIds]]:
-        """Tokenize a prompt and texts of outputs as the head's features were made."""
-        statement = to_statement(prompt, to_text(input_text, "input"), self.encoder.has_turns)
-        found = self.encoder.encode(statement, outputs)
-        return found.prompt, list(found.outputs)
-
-    def _take_prompt(
-        self, prompt: Sequence[int], names: Sequence[str], input_text: str
-    ) -> TokenIds:
+    def _take_prompt(self, prompt: Ids, names: Sequence[str], input_text: str) -> TokenIds:
         """Cut ids as the text of a prompt is cut; `names` are those of outputs that are texts."""
         if names or input_text:
             what = repr(names[0]) if names else "'input'"
@@ -137,13 +139,13 @@ class CriticEncoder:
             return TokenIds(ids=ids, is_truncated=False)
         return TokenIds(ids=ids[: limit - len(tail)] + tail, is_truncated=True)
 
-    def _take_output(self, output: Sequence[int], name: str, num_prompt_tokens: int) -> TokenIds:
+    def _take_output(self, output: Ids, name: str, num_prompt_tokens: int) -> TokenIds:
         """Cut ids as the text of an output is cut."""
         ids = self._check_ids(output, name)
         limit = self.encoder.max_length - num_prompt_tokens
         return TokenIds(ids=ids[:limit], is_truncated=len(ids) > limit)
 
-    def _check_ids(self, ids: Sequence[int], name: str) -> tuple[int, ...]:
+    def _check_ids(self, ids: Ids, name: str) -> tuple[int, ...]:
         wrong = [i for i in ids if type(i) is not int or not 0 <= i < self.vocabulary]
         if wrong:
             raise ValueError(
@@ -158,13 +160,8 @@ def is_ids(value: object) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], int)
 
 
-def to_statement(prompt: Texts, input_text: str, has_turns: bool) -> Statement:
-    """Return what a text or messages before an answer ask.
-
-    Args:
-        prompt: a text, or messages with `role` and `content`.
-        input_text: what datasets have in `input`.
-        has_turns: whether the head's format has turns; if not, messages are joined.
+def to_statement(prompt: str | Messages, input_text: str, has_turns: bool) -> Statement:
+    """Return what a text or messages before an answer ask; a format without turns joins messages.
 
     Raises:
         CriticError: the prompt is neither, or it has several turns and the format has none.

@@ -1,7 +1,8 @@
 """Scores samples with a head: values, probabilities, ranks and how far an ensemble disagrees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,16 +10,26 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.arrays import Floats, Ints
+from featurize.data.index import DatasetIndex
+from featurize.errors import CriticError
 from featurize.store import FeatureStore
 from featurize.store.samples import statement_codes
 from headtrain.features.samples import rank_strings
 from headtrain.head.checkpoint import CheckpointError, TrainedHead
 from headtrain.metrics.calibration import Calibration
 from headtrain.metrics.groups import group_codes
+from headtrain.scoring.verdict import Along, By
+
+if TYPE_CHECKING:
+    from headtrain.scoring.critic import Critic
 
 SCORE, PROBABILITY, RANK, SPREAD = "score", "probability", "rank", "score_spread"
 DISTANCE = "distance"
-"""Fields of a scored row."""
+ALONG, POSITIONS = "score_along", "score_along_tokens"
+"""Fields of a scored row; the last two have the value of each prefix, and its number of tokens."""
+
+_ROWS_AT_ONCE = 256
+"""Rows whose values along the output are computed together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,11 +40,11 @@ class Scores:
     """[n] on the head's own scale; higher means more likely correct."""
     spreads: Floats | None
     """[n] standard deviation of the members' values; None for a single head."""
-    groups: Ints
-    """[n] code of problem, language and statement; samples of equal code are ranked together."""
     calibration: Calibration | None
     distances: Floats | None = None
     """[n] share of the head's train samples that are nearer to train; None: not asked for."""
+    groups: Ints | None = None
+    """[n] code of problem, language and statement; samples of equal code are ranked together."""
 
     @property
     def probabilities(self) -> Floats:
@@ -50,17 +61,8 @@ class Scores:
     @property
     def ranks(self) -> Ints:
         """[n] rank within the group: 1 is the highest value, ties share the smaller rank."""
+        assert self.groups is not None, "only samples of a store are ranked"
         return rank_within(self.values, self.groups)
-
-    def take(self, places: Ints) -> "Scores":
-        """Return the scores of some samples; ranks are among them."""
-        return replace(
-            self,
-            values=self.values[places],
-            spreads=None if self.spreads is None else self.spreads[places],
-            distances=None if self.distances is None else self.distances[places],
-            groups=self.groups[places],
-        )
 
     def to_fields(self) -> dict[str, Ints | Floats]:
         """Return the columns to write, by name and in order."""
@@ -89,9 +91,9 @@ class Scorer:
         head: TrainedHead,
         calibration: Calibration | None = None,
         *,
-        has_distance: bool = False,
+        has_distance: bool | None = False,
     ) -> None:
-        """`calibration` replaces the one saved with the head.
+        """`calibration` replaces the head's. `has_distance` None: if it was kept with the head.
 
         Raises:
             CheckpointError: `has_distance`, and the distance to train was not kept with the head.
@@ -100,7 +102,7 @@ class Scorer:
         self.head = head
         self.calibration = calibration or (decision.calibration if decision else None)
         self.is_ensemble = head.record.num_members > 1
-        self.distance = head.read_distance() if has_distance else None
+        self.distance = None if has_distance is False else head.read_distance()
         if has_distance and self.distance is None:
             raise CheckpointError(
                 f"{head.path}: the distance to train was not kept with this head; run `critic"
@@ -127,34 +129,24 @@ class Scorer:
         problems, languages = (
             rank_strings(store.samples[name]).codes for name in ("problem_id", "language")
         )
-        return Scores(
-            values=np.asarray(self.head.score(store), np.float64),
-            spreads=np.asarray(self.head.spread(store), np.float64) if self.is_ensemble else None,
-            groups=group_codes(problems, languages, statement_codes(store.samples)),
-            calibration=self.calibration,
-            distances=self._distances(store),
-        )
+        distances = None
+        if self.distance is not None:
+            distances = np.asarray(self.head.distances(store, self.distance), np.float64)
+        groups = group_codes(problems, languages, statement_codes(store.samples))
+        return replace(self.score(store), groups=groups, distances=distances)
 
-    def _distances(self, store: FeatureStore) -> Floats | None:
+    def score(self, inputs: FeatureStore | torch.Tensor) -> Scores:
+        """Score a store, or inputs of the head [n, width]: values and spreads alone."""
+        spreads = np.asarray(self.head.spread(inputs), np.float64) if self.is_ensemble else None
+        values = np.asarray(self.head.score(inputs), np.float64)
+        return Scores(values=values, spreads=spreads, calibration=self.calibration)
+
+    def measure(self, features: torch.Tensor, rows: Ints) -> Floats | None:
+        """Measure the distances of some rows of inputs [rows, width]; None if not asked for."""
         if self.distance is None:
             return None
-        return np.asarray(self.head.distances(store, self.distance), np.float64)
-
-    def score_outputs(self, features: torch.Tensor, rows: Ints, groups: Ints) -> Scores:
-        """Score n outputs.
-
-        Args:
-            features: [distinct outputs, width].
-            rows: [n] row of each output in `features`.
-            groups: [n] code of the prompt of each output.
-        """
-        spreads = self.head.spread(features).double().numpy()[rows] if self.is_ensemble else None
-        return Scores(
-            values=self.head.score(features).double().numpy()[rows],
-            spreads=spreads,
-            groups=groups,
-            calibration=self.calibration,
-        )
+        found = self.distance.measure(features[rows].numpy())
+        return found.astype(np.float32).astype(np.float64)  # as those of a store
 
 
 def rank_within(values: Floats, groups: Ints) -> Ints:
@@ -174,6 +166,7 @@ def rank_within(values: Floats, groups: Ints) -> Ints:
 def describe_scores(scores: Scores, samples: pa.Table, num_rows: int) -> dict[str, Any]:
     """Account for every row of a scored file, by name; `samples` is the table of the store."""
     num_distinct = len(np.unique(samples["feature_row"].to_numpy()))
+    assert scores.groups is not None, "they are those of a store"
     group_sizes = np.bincount(scores.groups)
     return {
         "rows written": num_rows,
@@ -198,3 +191,34 @@ def _describe_distances(distances: Floats | None) -> dict[str, Any]:
         "farther from train than 90% of it": f"{(distances > 0.9).mean():.1%}",
         "farther from train than 99% of it": f"{(distances > 0.99).mean():.1%}",
     }
+
+
+def judge_along(
+    critic: "Critic", index: DatasetIndex, by: By, progress: Callable[[int, int], None]
+) -> dict[str, pa.ListArray]:
+    """Compute the values along every sample of an index; texts are read part by part.
+
+    `progress` is called with the samples done and all. Returns the columns to write, [samples]:
+    lists of values (float64) and of positions (int32).
+
+    Raises:
+        CriticError: a sample cannot be encoded (names file and line), or a value is not finite.
+    """
+    values, positions = [], []
+    for start in range(0, len(index), _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(index)))
+        found = _judge_part(critic, index, by, rows)
+        values.append(pa.array([along.values for along in found], pa.list_(pa.float64())))
+        positions.append(pa.array([along.positions for along in found], pa.list_(pa.int32())))
+        progress(int(rows[-1]) + 1, len(index))
+    return {ALONG: pa.concat_arrays(values), POSITIONS: pa.concat_arrays(positions)}
+
+
+def _judge_part(critic: "Critic", index: DatasetIndex, by: By, rows: Ints) -> list[Along]:
+    samples = []
+    for row in index.read(rows):
+        try:
+            samples.append(critic.samples.with_prefixes(critic.samples.encode_row(row), by))
+        except ValueError as error:
+            raise CriticError(f"{row.location}: {error}") from error
+    return [one.along for one in critic.judge_samples(samples) if one.along is not None]

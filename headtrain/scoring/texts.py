@@ -1,21 +1,38 @@
-"""From a policy's texts and messages to the problem, the solution and the program in them."""
+"""What callers send to be scored, and the problem, solution and program in a policy's texts."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from featurize.errors import CriticError, shorten
+from headtrain.scoring.verdict import By
+
+Messages: TypeAlias = Sequence[Mapping[str, object]]
+"""Chat messages with `role` and `content`."""
+
+Prompt: TypeAlias = str | Messages | Sequence[int]
+"""The problem as datasets have it in `instruction`, chat messages, or ids of the whole prompt."""
+
+Output: TypeAlias = str | Sequence[int]
+"""A candidate solution, or its token ids."""
 
 PLACE_OF_PROMPT = "{prompt}"
 _BLOCK = re.compile(r"^(`{3,}|~{3,})[^\n`]*\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What datasets have in `instruction` and `input`, and a solution."""
+class TextSample:
+    """A prompt and one output, as they came."""
 
-    instruction: str
-    input: str
-    output: str
+    prompt: Prompt
+    output: Output
+    input: str = ""
+    """What datasets have in `input`."""
+    along: By | None = None
+    """Where prefixes end whose values are wanted too."""
+    is_rendered: bool = False
+    """It was in one text, in the critic's own template, and has been split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +78,27 @@ class TextRules:
             text = text.removesuffix(end)
         return text
 
-    def split_query(self, query: str, prompt: str) -> Problem:
+    def to_sample(self, prompt: str | Messages, response: str) -> TextSample:
+        """Take the problem from a prompt, of which messages need no template.
+
+        Raises:
+            CriticError: a text is not in the template.
+        """
+        problem = self.to_problem(prompt) if isinstance(prompt, str) else prompt
+        return TextSample(prompt=problem, output=self.to_output(response))
+
+    def split_query(self, query: str, prompt: str) -> TextSample:
         """Take the solution from a text that begins with its prompt.
 
         Raises:
-            CriticError: it does not.
+            CriticError: it does not, or the prompt is not in the template.
         """
         if not query.startswith(prompt):
             raise CriticError(
                 f"the query {shorten(query)} does not begin with its prompt {shorten(prompt)}; send"
                 " the prompt as it is in the query, special tokens included"
             )
-        output = self.to_output(query[len(prompt) :])
-        return Problem(instruction=self.to_problem(prompt), input="", output=output)
+        return self.to_sample(prompt, query[len(prompt) :])
 
 
 def last_block(text: str) -> str | None:

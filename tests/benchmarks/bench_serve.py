@@ -92,7 +92,7 @@ def main() -> None:
 def compare(head: str, seconds: float) -> None:
     """Print a row per server and number of clients: medians of rounds that take turns."""
     samples = make_samples(200)
-    first = Critic.load(head, device="cpu").encode_one(*samples[0])
+    first = Critic.load(head, device="cpu").samples.encode_one(*samples[0])
     sizes = f"of about {len(first.prompt)} tokens, each of about {len(first.output)}"
     print(f"{CANDIDATES} candidates a prompt {sizes}\n")
     numbers = ("requests/s", "vs plain", "CPU ms a request", "p50 ms", "p95", "p99")
@@ -274,7 +274,7 @@ def serve(kind: str, head: str) -> None:
             critic._engine.forward = "padded"  # every (prompt, output) on its own
         return critic
 
-    server = Server.open(load, model="bench", host="127.0.0.1", port=0)
+    server = Server(load, model="bench", host="127.0.0.1", port=0)
     print(server.url.rpartition(":")[2], flush=True)
     server.run()
 
@@ -297,7 +297,7 @@ def serve_plainly(critic: Critic) -> None:
     lock = threading.Lock()
 
     def judge(prompt: str, output: str) -> float:
-        sample = critic.encode_one(prompt, output)
+        sample = critic.samples.encode_one(prompt, output)
         with lock, torch.inference_mode():
             ids = torch.tensor([sample.prompt + sample.output])
             return float(model(input_ids=ids).logits[0, 0])

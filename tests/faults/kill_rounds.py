@@ -28,8 +28,8 @@ from tests.support.featurize_runs import (
     num_finished,
     store_path,
 )
+from tests.support.processes import wait_until
 from tests.support.tiny_project import write_project
-from tests.support.waiting import wait_until
 
 NUM_UNITS = 60
 MOST_SECONDS = 1200  # for a single command, on a machine that is shared

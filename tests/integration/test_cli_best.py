@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.python import REPOSITORY, run_python
+from tests.support.processes import REPOSITORY, run_python
 from tests.support.row_files import read_rows, write_rows
 from tests.support.scored_projects import make_project
 

@@ -5,18 +5,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from torch.distributed import run
 
 from featurize.store import FeatureStore
+from tests.support.command_line import WarmCritic, free_port
 from tests.support.featurize_runs import assert_same, featurize_command, store_path
 from tests.support.llama_mtp_files import make_weights, write_checkpoint
 from tests.support.tiny_models import write_tiny_model
 from tests.support.tiny_project import write_project
-from tests.support.warm_ranks import WarmRanks, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -25,21 +24,14 @@ SHARDED = "distributed.shard_backbone=true"
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmRanks]:
-    ranks = WarmRanks(tmp_path_factory.mktemp("home"))
-    yield ranks
-    ranks.close()
-
-
-@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_project(tmp_path_factory.mktemp("distributed"), num_train=24, num_valid=1)
 
 
 @pytest.fixture(scope="module")
-def whole(project: Path, warm: WarmRanks) -> FeatureStore:
+def whole(project: Path, critic: WarmCritic) -> FeatureStore:
     """What one process with the whole backbone makes."""
-    (outcome,) = warm.run(*featurize_command("whole"), folder=project, num_ranks=1)
+    (outcome,) = critic.run_ranks(*featurize_command("whole"), folder=project, num_ranks=1)
     assert outcome.code == 0, outcome.err
     return FeatureStore.open(store_path(project, "whole"))
 
@@ -50,10 +42,10 @@ def whole(project: Path, warm: WarmRanks) -> FeatureStore:
     ids=["tensor parallel", "sharded", "two groups"],
 )
 def test_ranks_that_share_a_backbone_make_the_features_of_one_process(
-    num_ranks: int, setting: str, project: Path, whole: FeatureStore, warm: WarmRanks
+    num_ranks: int, setting: str, project: Path, whole: FeatureStore, critic: WarmCritic
 ) -> None:
     experiment = f"shared-{num_ranks}-{setting.partition('=')[0].rpartition('.')[2]}"
-    outcomes = warm.run(
+    outcomes = critic.run_ranks(
         *featurize_command(experiment, setting), folder=project, num_ranks=num_ranks
     )
     assert [outcome.code for outcome in outcomes] == [0] * num_ranks, outcomes
@@ -63,7 +55,7 @@ def test_ranks_that_share_a_backbone_make_the_features_of_one_process(
 
 
 def test_backbones_of_many_makes_are_shared_by_reading_only_a_part(
-    tmp_path: Path, warm: WarmRanks
+    tmp_path: Path, critic: WarmCritic
 ) -> None:
     folders = {
         "tied": write_tiny_model(tmp_path / "tied", tie_word_embeddings=True),
@@ -77,7 +69,9 @@ def test_backbones_of_many_makes_are_shared_by_reading_only_a_part(
     cases += [(str(folders["tied"]), kind, [1, 3], True) for kind in kinds]
     cases += [(str(folders["mtp"]), kind, [2, 4], True) for kind in kinds]
     result = tmp_path / "result"
-    outcomes = warm.call("tests.support.shared_backbones:compare", cases, str(result), num_ranks=2)
+    outcomes = critic.call_ranks(
+        "tests.support.shared_backbones:compare", cases, str(result), num_ranks=2
+    )
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes[0].err + outcomes[1].err
     for rank in range(2):
         found = json.loads(result.with_suffix(f".{rank}").read_text())
@@ -87,13 +81,15 @@ def test_backbones_of_many_makes_are_shared_by_reading_only_a_part(
 
 
 def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(
-    project: Path, warm: WarmRanks
+    project: Path, critic: WarmCritic
 ) -> None:
     (project / "model/model.safetensors").rename(project / "weights")
     (project / "model/model.safetensors").write_bytes(b"never read")
     try:
         setting = "distributed.tensor_parallel_size=3"
-        (outcome,) = warm.run(*featurize_command("odd", setting), folder=project, num_ranks=1)
+        (outcome,) = critic.run_ranks(
+            *featurize_command("odd", setting), folder=project, num_ranks=1
+        )
     finally:
         (project / "weights").rename(project / "model/model.safetensors")
     assert outcome.code == 2
@@ -112,16 +108,18 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(
     ],
 )
 def test_what_a_rank_cannot_do_is_said_in_one_line(
-    arguments: list[str], reason: str, project: Path, warm: WarmRanks
+    arguments: list[str], reason: str, project: Path, critic: WarmCritic
 ) -> None:
-    (outcome,) = warm.run(*featurize_command("refused"), *arguments, folder=project, num_ranks=1)
+    (outcome,) = critic.run_ranks(
+        *featurize_command("refused"), *arguments, folder=project, num_ranks=1
+    )
     assert outcome.code == 2
     assert reason in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 
 def test_two_machines_finish_a_run_though_a_rank_is_killed(
-    project: Path, whole: FeatureStore, warm: WarmRanks
+    project: Path, whole: FeatureStore, critic: WarmCritic
 ) -> None:
     """Two torchruns on loopback; the restarted ranks meet the store of the killed ones again."""
     store = store_path(project, "machines")
@@ -131,7 +129,7 @@ def test_two_machines_finish_a_run_though_a_rank_is_killed(
     ]
     words = [*launcher, "-m", "cli", *featurize_command("machines")]
     function = "tests.integration.test_cli_distributed:run_node"
-    outcomes = warm.call(function, words, str(project), str(store), num_ranks=2)
+    outcomes = critic.call_ranks(function, words, str(project), str(store), num_ranks=2)
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     assert (store.parent / "killed").exists()
     assert_same(FeatureStore.open(store), whole)

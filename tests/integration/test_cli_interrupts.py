@@ -20,8 +20,8 @@ from tests.support.featurize_runs import (
     num_finished,
     store_path,
 )
+from tests.support.processes import wait_until
 from tests.support.tiny_project import write_project
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

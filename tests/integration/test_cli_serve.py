@@ -22,8 +22,8 @@ import pytest
 from headtrain.rewards import critic_reward
 from headtrain.scoring.critic import Critic
 from tests.support.command_line import finish, start_critic
+from tests.support.processes import wait_until
 from tests.support.scored_projects import make_project
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

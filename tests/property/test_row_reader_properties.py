@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featurize.data.records import RowReader
-from tests.support.row_reading import carefully, read
+from tests.support.indexed import carefully, read
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ["a", 'x", "output": "y', "\\", '\\",', " \n", "é\u2028"]

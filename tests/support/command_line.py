@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.python import REPOSITORY
+from tests.support.processes import REPOSITORY
 from tests.support.row_files import read_rows
+
+MOST_SECONDS = 240
+"""A rank that waits for another one for ever is ended by its alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +105,42 @@ class WarmCritic:
 
         `variables` are added to its environment.
         """
+        task = {"arguments": arguments, "folder": str(folder), "home": str(self.home)}
+        more = {"most_bytes": most_bytes, "variables": dict(variables or {})}
+        return self._ask([task | more])[0]
+
+    def run_ranks(self, *arguments: str, folder: Path, num_ranks: int) -> list[Outcome]:
+        """Runs a command in `folder` as so many ranks, as torchrun does."""
+        return self._ask_ranks({"arguments": arguments, "folder": str(folder)}, num_ranks)
+
+    def call_ranks(self, function: str, *arguments: Any, num_ranks: int) -> list[Outcome]:
+        """Calls `module:function` with arguments (JSON) as so many ranks."""
+        return self._ask_ranks({"call": function, "arguments": arguments}, num_ranks)
+
+    def _ask_ranks(self, task: dict[str, Any], num_ranks: int) -> list[Outcome]:
+        """The first rank holds the key-value store."""
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            common[name] = str(num_ranks)
+        tasks = []
+        for rank in range(num_ranks):
+            home = self.home / f"rank-{rank}"
+            home.mkdir(exist_ok=True)
+            variables = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            tasks.append(task | {"home": str(home), "variables": variables, "is_rank": True})
+        return self._ask(tasks)
+
+    def _ask(self, tasks: list[dict[str, Any]]) -> list[Outcome]:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        request = {
-            "arguments": arguments,
-            "folder": str(folder),
-            "home": str(self.home),
-            "most_bytes": most_bytes,
-            "variables": dict(variables or {}),
-        }
-        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.write(json.dumps(tasks) + "\n")
         self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
-        out, err = ((self.home / name).read_text() for name in ("stdout", "stderr"))
-        return Outcome(code=code, out=out, err=err)
+        codes = json.loads(self._server.stdout.readline())
+        outcomes = []
+        for code, task in zip(codes, tasks, strict=True):
+            out, err = (Path(task["home"], name).read_text() for name in ("stdout", "stderr"))
+            outcomes.append(Outcome(code=code, out=out, err=err))
+        return outcomes
 
     @property
     def process_id(self) -> int:
@@ -124,6 +150,13 @@ class WarmCritic:
     def close(self) -> None:
         """Ends the warm process."""
         self._server.communicate(timeout=60)
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,15 +183,12 @@ class CriticProject:
 
 
 def serve(requests: Iterator[str]) -> None:
-    """Forks for every request and answers with the exit code."""
+    """Forks for every task of a request and answers with their exit codes."""
     _import_like_a_command()
     for line in requests:
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become_critic(request)
-        _, status = os.waitpid(child, 0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        children = [_fork(task) for task in json.loads(line)]
+        statuses = [os.waitpid(child, 0)[1] for child in children]
+        sys.stdout.write(f"{json.dumps(list(map(os.waitstatus_to_exitcode, statuses)))}\n")
         sys.stdout.flush()
 
 
@@ -176,26 +206,33 @@ def _import_like_a_command() -> None:
         importlib.import_module(name)
 
 
-def _become_critic(request: dict[str, Any]) -> None:
-    """Never returns: runs the command as the main program of this process."""
+def _fork(task: dict[str, Any]) -> int:
+    if task.get("is_rank"):  # once, in the parent
+        importlib.import_module("torch.distributed.fsdp")
+        importlib.import_module("transformers.distributed.configuration_utils")
+    child = os.fork()
+    if child == 0:
+        _become(task)
+    return child
+
+
+def _become(task: dict[str, Any]) -> None:
+    """Never returns: runs the command, or calls the function, as this process's main program."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(
-            Path(request["home"]) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600
-        )
-        os.dup2(file, descriptor)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(Path(task["home"]) / name, flags, mode=0o600), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.chdir(request["folder"])
-    os.environ.update(request.get("variables", {}))
-    sys.argv = ["critic", *request["arguments"]]
-    if request["most_bytes"] is not None:
+    os.environ.update(task["variables"])
+    if task.get("is_rank"):
+        signal.alarm(MOST_SECONDS)
+    if task.get("most_bytes") is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: the write fails instead
         sys.dont_write_bytecode = True  # or half a .pyc file would break every later command
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["most_bytes"],) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (task["most_bytes"],) * 2)
     code = 1
     try:
-        import cli
-
-        cli.app()
+        _run(task)
+        code = 0
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     except BaseException:
@@ -204,6 +241,18 @@ def _become_critic(request: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run(task: dict[str, Any]) -> None:
+    if "call" in task:
+        module, _, function = task["call"].partition(":")
+        getattr(importlib.import_module(module), function)(*task["arguments"])
+        return
+    os.chdir(task["folder"])
+    sys.argv = ["critic", *task["arguments"]]
+    import cli
+
+    cli.app()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from typing import Any
 import httpx2
 
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.judged import Scale
 from headtrain.scoring.server.app import Application, build_app
-from headtrain.scoring.server.contracts import Context
+from headtrain.scoring.server.requests import Context
 from headtrain.scoring.server.run import Server
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
-from tests.support.waiting import wait_until
+from headtrain.scoring.verdict import Scale
+from tests.support.processes import wait_until
 
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
@@ -31,10 +31,10 @@ class Gate:
         self.opened = threading.Event()
         self.service: Service | None = None
 
-    def __call__(self) -> None:
+    async def __call__(self) -> None:
         assert self.service is not None
-        batcher = self.service.batcher
-        wait_until(lambda: self.opened.is_set() or batcher.num_waiting >= self.num_samples)
+        while not self.opened.is_set() and self.service.batcher.num_waiting < self.num_samples:
+            await asyncio.sleep(0.001)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ async def running_app(
     waits: bool = True,
 ) -> AsyncIterator[RunningApp]:
     """Start an application, wait until it is ready, and end it."""
-    service = Service(load, scale=scale, limits=limits or Limits(window=0), gather=gate)
+    service = Service(load, scale=scale, limits=limits or Limits(window=0))
     if gate is not None:
-        gate.service = service
+        gate.service, service.batcher.gather = service, gate
     context = Context(model="tiny", created=1, scale=scale, rules=rules or TextRules())
     app = build_app(Application(service=service, context=context, token=token), lambda: None)
     async with (
@@ -140,12 +140,12 @@ def talk(critic: Critic, say: Callable[[RunningApp], Awaitable[Any]], **options:
     return asyncio.run(run())
 
 
-def ask(critic: Critic, path: str, body: Any, **options: Any) -> Any:
+def ask(critic: Critic, path: str, body: Any, *, status: int = 200, **options: Any) -> Any:
     """Ask once; return the reply's body."""
 
     async def say(app: RunningApp) -> Any:
         response = await app.post(path, body)
-        assert response.status_code == 200, response.text
+        assert response.status_code == status, response.text
         return response.json()
 
     return talk(critic, say, **options)

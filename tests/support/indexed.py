@@ -1,4 +1,4 @@
-"""Reads whole datasets through the index, in the order of their files and lines."""
+"""Reads datasets through the index, and lines by themselves: their rows, or what is wrong."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from featurize.data.index import DatasetIndex
-from featurize.data.records import Sample, check_row
+from featurize.data.records import CheckedRow, RowReader, Sample, check_row, parse_line
+from featurize.errors import RowFault
 
 
 def parse_row(
@@ -20,8 +21,24 @@ def parse_row(
 
 
 def read_samples(paths: str | Sequence[str]) -> list[Sample]:
-    """All samples of files or globs."""
+    """All samples of files or globs, in the order of their files and lines."""
     with tempfile.TemporaryDirectory() as folder:
         index = DatasetIndex.build(paths, Path(folder))
         places = [index.table[name].to_numpy() for name in ("part", "line", "file")]
         return index.read(np.lexsort(places))
+
+
+def carefully(line: bytes) -> list[CheckedRow] | str:
+    """Read a line as the careful way does."""
+    try:
+        return check_row(parse_line(line))
+    except RowFault as fault:
+        return str(fault)
+
+
+def read(line: bytes, reader: RowReader) -> list[CheckedRow] | str:
+    """Read a line as the reader does."""
+    try:
+        return reader.read(line)
+    except RowFault as fault:
+        return str(fault)

@@ -9,9 +9,10 @@ import torch
 
 from featurize.model.pooling import segment_ends
 from featurize.store import FeatureStore
-from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
+from featurize.store.samples import LIKELIHOOD_COLUMNS
 from featurize.store.shards import SEGMENT_TOKENS, segments_name
-from featurize.store.writer import StoreWriter, UnitFeatures
+from featurize.store.writer import UnitFeatures
+from tests.support.unit_features import make_samples, make_writer
 
 
 def write_store(
@@ -42,34 +43,24 @@ def write_store(
     total = num_problems * samples_per_problem
     if labels is None:
         labels = [bool(place % 2) for place in range(total)]
-    writer = StoreWriter(
+    writer = make_writer(
         path,
-        {
-            "fingerprint": fingerprint,
-            "recipe_fingerprint": recipe_fingerprint,
-            "recipe": {"backbone": "none"},
-            "num_units": units,
-        },
+        num_units=units,
+        fingerprint=fingerprint,
+        recipe_fingerprint=recipe_fingerprint,
+        recipe={"backbone": "none"},
     )
     writer.begin()
     for number, places in enumerate(np.array_split(np.arange(total), units)):
         level = np.array([signal if labels[place] else 0.0 for place in places])
-        columns = {
-            "task_id": [f"{prefix}task-{place:05d}" for place in places],
-            "problem_id": [
-                f"{prefix}problem-{place // samples_per_problem:03d}" for place in places
-            ],
-            "is_correct": [labels[place] for place in places],
-            "language": ["python"] * len(places),
-            "difficulty": [None] * len(places),
-            "source": [None] * len(places),
-            "prompt_tokens": [10] * len(places),
-            "output_tokens": rng.integers(5, 50, len(places)).tolist(),
-            "prompt_truncated": [False] * len(places),
-            "output_truncated": [False] * len(places),
-            "feature_row": list(range(len(places))),
-        }
-        table = pa.table(columns, schema=SAMPLE_SCHEMA)
+        output_tokens = rng.integers(5, 50, len(places)).tolist()
+        problems = [place // samples_per_problem for place in places]
+        table = make_samples(
+            [f"{prefix}task-{place:05d}" for place in places],
+            problem_id=[f"{prefix}problem-{problem:03d}" for problem in problems],
+            is_correct=[labels[place] for place in places],
+            output_tokens=output_tokens,
+        )
         if likelihood:
             for name in LIKELIHOOD_COLUMNS:
                 values = (rng.normal(size=len(places)) + level).astype(np.float32)
@@ -79,7 +70,7 @@ def write_store(
             for name, width in (tensors or {"mean.2": 32}).items()
         }
         if segments is not None:
-            features = _segment_features(rng, level, columns["output_tokens"], segments)
+            features = _segment_features(rng, level, output_tokens, segments)
         if authors:
             table = table.append_column("author", pa.array([f"author-{p % 4}" for p in places]))
         writer.write_unit(

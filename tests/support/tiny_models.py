@@ -148,18 +148,23 @@ def make_model(family: str = "llama", *, seed: int = 0, **config: Any) -> PreTra
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         FAMILIES[family].to_config(**config), dtype=torch.float32
     )
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim < 2:
-                parameter.add_(0.2 * noise)
-            elif "embed" in name:
-                parameter.copy_(noise)
-            else:
-                parameter.copy_(1.5 * noise / parameter.shape[-1] ** 0.5)
+    draw_weights(model, seed)
     model.eval().requires_grad_(False)
     return model
+
+
+@torch.no_grad()
+def draw_weights(model: PreTrainedModel, seed: int = 0) -> None:
+    """Draw the weights of a model anew."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in sorted(model.named_parameters()):
+        noise = torch.randn(weight.shape, generator=generator)
+        if weight.ndim < 2:
+            weight.add_(0.2 * noise)
+        elif any(part in name for part in ("embed", "wte", "wpe")):
+            weight.copy_(noise)
+        else:
+            weight.copy_(1.5 * noise / weight.shape[-1] ** 0.5)
 
 
 def make_tokenizer(

@@ -20,6 +20,7 @@ def make_writer(
     *,
     num_units: int = 2,
     fingerprint: str = "content",
+    recipe_fingerprint: str = "recipe",
     recipe: Mapping[str, object] = RECIPE,
     uri: str | None = None,
     is_thorough: bool = False,
@@ -27,13 +28,22 @@ def make_writer(
     """A writer to `path`, or by way of `path` to a URI."""
     plan = {
         "fingerprint": fingerprint,
-        "recipe_fingerprint": "recipe",
+        "recipe_fingerprint": recipe_fingerprint,
         "recipe": dict(recipe),
         "num_units": num_units,
     }
     if uri is None:
         return StoreWriter(path, plan)
     return RemoteStoreWriter(uri, plan, path, is_thorough=is_thorough)
+
+
+def make_samples(task_ids: Sequence[str], **columns: Sequence[Any]) -> pa.Table:
+    """A table of samples in Python, each of its own features; `columns` change it."""
+    usual = {"language": "python", "prompt_tokens": 10}
+    usual |= {"prompt_truncated": False, "output_truncated": False}
+    default = {name: [usual.get(name)] * len(task_ids) for name in SAMPLE_SCHEMA.names}
+    own = {"task_id": task_ids, "feature_row": list(range(len(task_ids)))}
+    return pa.table(default | own | columns, schema=SAMPLE_SCHEMA)
 
 
 def make_unit(
@@ -47,20 +57,17 @@ def make_unit(
     """A unit with one sample for each of `rows`; all feature values of a store differ."""
     num_rows = max(rows) + 1
     places = range(len(rows))
-    columns = {
-        "task_id": [f"task-{number}-{place}" for place in places],
-        "problem_id": [f"problem-{number}" for _ in places],
-        "is_correct": [(True, False, None)[place % 3] for place in places],
-        "language": ["python" if place else None for place in places],
-        "difficulty": [None for _ in places],
-        "source": [f"source-{number}" for _ in places],
-        "prompt_tokens": [10 + number for _ in places],
-        "output_tokens": [1 + place for place in places],
-        "prompt_truncated": [False for _ in places],
-        "output_truncated": [place == 0 for place in places],
-        "feature_row": list(rows),
-    }
-    table = pa.table(columns, schema=SAMPLE_SCHEMA)
+    table = make_samples(
+        [f"task-{number}-{place}" for place in places],
+        problem_id=[f"problem-{number}" for _ in places],
+        is_correct=[(True, False, None)[place % 3] for place in places],
+        language=["python" if place else None for place in places],
+        source=[f"source-{number}" for _ in places],
+        prompt_tokens=[10 + number for _ in places],
+        output_tokens=[1 + place for place in places],
+        output_truncated=[place == 0 for place in places],
+        feature_row=list(rows),
+    )
     if likelihood:
         for name in LIKELIHOOD_COLUMNS:
             table = table.append_column(name, pa.array([float(-p) for p in places], pa.float32()))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from configs.options import EXAMPLES
-from tests.support.python import REPOSITORY, output_of, run_python
+from tests.support.processes import REPOSITORY, output_of, run_python
 
 START = "import cli; cli.app(prog_name='critic')"
 HEAVY = ("torch", "transformers", "mlflow", "pyarrow", "numpy", "omegaconf")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.python import output_of
+from tests.support.processes import output_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("configs", "featurize", "headtrain")

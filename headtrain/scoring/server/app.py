@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import hmac
-import ipaddress
 import json
 import logging
 import time
@@ -20,27 +19,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from headtrain.scoring.server.contracts import Context, Contract
-from headtrain.scoring.server.foreign import (
-    ClassifyRequest,
-    EmbeddingsRequest,
-    GetRewardRequest,
-    RmRequest,
-)
-from headtrain.scoring.server.own import RerankRequest, ScoreRequest
-from headtrain.scoring.server.service import NotReady, Overloaded, Service
+from headtrain.scoring.server import requests
+from headtrain.scoring.server.requests import Answers, Context
+from headtrain.scoring.server.service import Service
 
 logger = logging.getLogger(__name__)
 
-CONTRACTS: dict[str, type[Any]] = {
-    "/score": ScoreRequest,
-    "/rerank": RerankRequest,
-    "/v1/rerank": RerankRequest,
-    "/get_reward": GetRewardRequest,
-    "/rm": RmRequest,
-    "/classify": ClassifyRequest,
-    "/v1/classify": ClassifyRequest,
-    "/v1/embeddings": EmbeddingsRequest,
+CONTRACTS: dict[str, type[requests.Request]] = {
+    "/score": requests.ScoreRequest,
+    "/rerank": requests.RerankRequest,
+    "/v1/rerank": requests.RerankRequest,
+    "/get_reward": requests.GetRewardRequest,
+    "/rm": requests.RmRequest,
+    "/classify": requests.ClassifyRequest,
+    "/v1/classify": requests.ClassifyRequest,
+    "/v1/embeddings": requests.EmbeddingsRequest,
 }
 
 CLIENT_CLOSED = 499
@@ -82,34 +75,24 @@ def build_app(application: Application, on_failure: Callable[[], None]) -> Starl
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         service.start(on_failure)
         yield
-        await asyncio.to_thread(service.close)
+        await service.close()
 
-    routes = [
-        Route(path, _guard(application, path, functools.partial(_answer, application, kind)),
-              methods=["POST"])
-        for path, kind in CONTRACTS.items()
-    ]  # fmt: skip
-    for path, handler in (("/metrics", _metrics), ("/v1/models", _models)):
-        handle = functools.partial(handler, application)
-        routes.append(Route(path, _guard(application, path, handle), methods=["GET"]))
-    routes.append(Route("/health", functools.partial(_health, application)))
-    routes.append(Route("/ready", functools.partial(_ready, application)))
-    routes += [Route(path, functools.partial(_page, name)) for path, name in _PAGE.items()]
+    def guarded(path: str, handler: Callable[..., Any], *arguments: Any) -> Any:
+        return _guard(application, path, functools.partial(handler, application, *arguments))
+
     return Starlette(
-        routes=routes,
+        routes=[
+            *(Route(path, guarded(path, _answer, kind), methods=["POST"])
+              for path, kind in CONTRACTS.items()),
+            Route("/metrics", guarded("/metrics", _metrics), methods=["GET"]),
+            Route("/v1/models", guarded("/v1/models", _models), methods=["GET"]),
+            Route("/health", _health),
+            Route("/ready", functools.partial(_ready, application)),
+            *(Route(path, functools.partial(_page, name)) for path, name in _PAGE.items()),
+        ],
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error},
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    )  # fmt: skip
 
 
 def _guard(application: Application, path: str, handle: Handler) -> Any:
@@ -132,10 +115,6 @@ async def _reply(application: Application, request: Request, handle: Handler) ->
         return await handle(request)
     except HTTPException as error:
         return _error(error.status_code, error.detail, error.headers)
-    except NotReady:
-        return _error(503, "the backbone is still loading", {"Retry-After": "2"})
-    except Overloaded as error:
-        return _error(429, str(error), {"Retry-After": str(error.retry_seconds)})
     except ClientDisconnect:
         return _error(CLIENT_CLOSED, "the client hung up")
     except ValueError as error:
@@ -153,17 +132,26 @@ def _check_token(token: str, request: Request) -> None:
         raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-async def _answer(application: Application, kind: type[Any], request: Request) -> Response:
-    """Read a request of a contract, judge its samples while the client waits, and reply."""
-    body = await _read_body(application.service, request)
-    contract = _parse(body, kind)
-    context = application.context
-    asked = contract.samples(context)
+async def _answer(
+    application: Application, kind: type[requests.Request], request: Request
+) -> Response:
+    """Read a request, judge its samples while the client waits, and reply."""
+    contract = _parse(await _read_body(application.service, request), kind)
+    asked = contract.samples(application.context)
     answers = await _unless_gone(request, application.service.judge(asked))
-    errors = [str(one) for one in answers if isinstance(one, ValueError)]
-    if errors and len(errors) == len(answers):
+    errors = _errors_of(answers)
+    if errors and None not in errors:
         return _json({"error": errors[0], "errors": errors}, 422)
-    return _json(contract.reply(answers, context))
+    reply = contract.reply(answers, application.context)
+    if errors and isinstance(reply, dict):
+        reply["errors"] = errors
+    return _json(reply)
+
+
+def _errors_of(answers: Answers) -> list[str | None]:
+    """Say why samples were not judged, null for those that were; nothing if all were."""
+    errors = [str(one) if isinstance(one, ValueError) else None for one in answers]
+    return errors if any(error is not None for error in errors) else []
 
 
 async def _read_body(service: Service, request: Request) -> bytes:
@@ -190,17 +178,16 @@ async def _read_body(service: Service, request: Request) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes, kind: type[Any]) -> Contract:
+def _parse(body: bytes, kind: type[requests.Request]) -> requests.Request:
     """Parse a body; an error names the place in it."""
     try:
-        parsed: Contract = msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise HTTPException(400, f"the body is not what this endpoint takes: {error}") from None
     except msgspec.DecodeError as error:
         raise HTTPException(400, f"the body is not JSON: {_explain(body, error)}") from None
     except (RecursionError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
-    return parsed
 
 
 def _explain(body: bytes, error: msgspec.DecodeError) -> str:
@@ -252,14 +239,13 @@ async def _models(application: Application, _request: Request) -> Response:
     return _json({"object": "list", "data": [model | {"owned_by": "critic"}]})
 
 
-async def _health(_application: Application, _request: Request) -> Response:
+async def _health(_request: Request) -> Response:
     return _json({"status": "ok"})
 
 
 async def _ready(application: Application, _request: Request) -> Response:
-    if application.service.is_ready:
-        return _json({"status": "ready"})
-    return _error(503, "the backbone is still loading", {"Retry-After": "2"})
+    application.service.loaded()
+    return _json({"status": "ready"})
 
 
 async def _page(name: str, _request: Request) -> Response:

@@ -1,91 +1,61 @@
 """Collects samples that arrive one by one, so that those of one prompt share a forward pass."""
 
+import asyncio
 import math
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from headtrain.scoring.judged import Judged
 from headtrain.scoring.samples import Sample
+from headtrain.scoring.verdict import Verdict
 
 MAX_RETRY_SECONDS = 60
 
-Compute = Callable[[Sequence[Sample]], Sequence[Judged]]
+Compute = Callable[[Sequence[Sample]], Sequence[Verdict]]
 """Judges samples of any prompts together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Waiting:
-    """A sample, and the promise of its judgement."""
+    """A sample, and the promise of its verdict."""
 
     sample: Sample
-    judged: "Future[Judged]" = field(default_factory=Future)
+    verdict: "asyncio.Future[Verdict]"
 
 
 class Batcher:
-    """One thread that computes whatever waits; meanwhile more samples gather.
+    """Computes whatever waits, in a thread; meanwhile more samples gather. Lives in an event loop.
 
-    After the first sample arrives it waits for `window` seconds. A sample whose future is
+    After the first sample arrives it waits for `window` seconds. A sample whose promise is
     cancelled before it is computed is dropped. A sample that makes a computation fail, fails alone.
     """
 
-    def __init__(
-        self,
-        compute: Compute,
-        *,
-        window: float,
-        max_run: int,
-        gather: Callable[[], object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Make a batcher that has not started.
-
-        Args:
-            compute: judges samples, or raises.
-            window: seconds to wait for more samples.
-            max_run: samples that are computed together; a prompt's samples are never parted.
-            gather: waits for more samples, in place of `window`.
-            clock: monotonic seconds.
-        """
-        closing = threading.Event()
-        self._closing = closing
+    def __init__(self, compute: Compute, *, window: float, max_run: int) -> None:
+        """`max_run` samples are computed together; a prompt's samples are never parted."""
         self._compute = compute
         self._max_run = max_run
-        self._gather = gather or (lambda: closing.wait(window))
-        self._clock = clock
-        self._changed = threading.Condition()
         self._waiting: dict[tuple[int, ...], list[Waiting]] = {}  # by prompt, in order of arrival
+        self._thread = ThreadPoolExecutor(1, "critic-batcher")
+        self._task: asyncio.Task[None] | None = None
         self._seconds_per_sample = 0.0
-        self._thread = threading.Thread(target=self._run, name="critic-batcher", daemon=True)
-        self.num_dropped = 0
-        """Samples nobody waited for any more."""
+        self.gather: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(window)
+        """Waits for more samples."""
 
-    def start(self) -> None:
-        """Start computing."""
-        self._thread.start()
-
-    def submit(self, samples: Sequence[Sample]) -> "list[Future[Judged]]":
-        """Add samples; return the promise of each judgement.
-
-        Raises:
-            RuntimeError: the batcher is closed.
-        """
-        if self._closing.is_set():
-            raise RuntimeError("the server is shutting down")
-        added = [Waiting(sample=sample) for sample in samples]
-        with self._changed:
-            for one in added:
-                self._waiting.setdefault(one.sample.prompt, []).append(one)
-            self._changed.notify()
-        return [one.judged for one in added]
+    def submit(self, samples: Sequence[Sample]) -> "list[asyncio.Future[Verdict]]":
+        """Add samples; return the promise of each verdict."""
+        loop = asyncio.get_running_loop()
+        added = [Waiting(sample=sample, verdict=loop.create_future()) for sample in samples]
+        for one in added:
+            self._waiting.setdefault(one.sample.prompt, []).append(one)
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run())
+        return [one.verdict for one in added]
 
     @property
     def num_waiting(self) -> int:
         """Samples that wait for their computation to begin."""
-        with self._changed:
-            return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._waiting.values()))
 
     @property
     def retry_seconds(self) -> int:
@@ -93,47 +63,40 @@ class Batcher:
         seconds = math.ceil(self.num_waiting * self._seconds_per_sample)
         return min(max(1, seconds), MAX_RETRY_SECONDS)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Compute what waits, then end."""
-        self._closing.set()
-        with self._changed:
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown()
 
-    def _run(self) -> None:
-        while self._wait():
-            self._gather()
+    async def _run(self) -> None:
+        while self._waiting:
+            await self.gather()
             if taken := self._take():
-                started = self._clock()
-                self._answer(taken)
-                self._seconds_per_sample = (self._clock() - started) / len(taken)
-
-    def _wait(self) -> bool:
-        """Wait for a sample; False when there is none and there will be none."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
-            return bool(self._waiting)
+                started = time.monotonic()
+                await self._answer(taken)
+                self._seconds_per_sample = (time.monotonic() - started) / len(taken)
 
     def _take(self) -> list[Waiting]:
         """Take the prompts that came first with all their samples, without dropped ones."""
         taken: list[Waiting] = []
-        with self._changed:
-            while self._waiting and len(taken) < self._max_run:
-                taken += self._waiting.pop(next(iter(self._waiting)))
-        wanted = [one for one in taken if one.judged.set_running_or_notify_cancel()]
-        self.num_dropped += len(taken) - len(wanted)
-        return wanted
+        while self._waiting and len(taken) < self._max_run:
+            taken += self._waiting.pop(next(iter(self._waiting)))
+        return [one for one in taken if not one.verdict.done()]
 
-    def _answer(self, taken: Sequence[Waiting]) -> None:
+    async def _answer(self, taken: Sequence[Waiting]) -> None:
+        samples = [one.sample for one in taken]
+        loop = asyncio.get_running_loop()
         try:
-            judged = self._compute([one.sample for one in taken])
+            found = await loop.run_in_executor(self._thread, self._compute, samples)
         except Exception as error:  # whatever it is, it is the answer to the sample that causes it
             if len(taken) == 1:
-                taken[0].judged.set_exception(error)
+                if not taken[0].verdict.cancelled():
+                    taken[0].verdict.set_exception(error)
                 return
             for one in taken:
-                self._answer([one])
+                await self._answer([one])
             return
-        for one, found in zip(taken, judged, strict=True):
-            one.judged.set_result(found)
+        for one, verdict in zip(taken, found, strict=True):
+            if not one.verdict.cancelled():
+                one.verdict.set_result(verdict)

@@ -1,36 +1,30 @@
 """Runs the application on a socket until SIGTERM or Ctrl-C, and drains it."""
 
+import ipaddress
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import uvicorn
 
 from featurize.errors import CriticError
 from featurize.io.interrupts import Terminated
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.judged import Scale
 from headtrain.scoring.server.app import Application, build_app
-from headtrain.scoring.server.contracts import Context
+from headtrain.scoring.server.requests import Context
 from headtrain.scoring.server.service import Limits, Service
 from headtrain.scoring.texts import TextRules
+from headtrain.scoring.verdict import Scale
 
 DRAIN_SECONDS = 180
 """Time for the requests that are open at SIGTERM; OpenRLHF's clients wait as long."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Server:
     """A server that listens, and loads its critic when it runs."""
 
-    service: Service
-    listener: socket.socket
-    _uvicorn: uvicorn.Server
-
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         load: Callable[[], Critic],
         *,
         model: str,
@@ -40,23 +34,19 @@ class Server:
         limits: Limits | None = None,
         rules: TextRules | None = None,
         token: str = "",
-    ) -> "Server":
+    ) -> None:
         """Listen on an address; `port` 0 takes a free one.
 
         Raises:
             CriticError: the address is taken, or not of this machine.
         """
-        service = Service(load, scale=scale, limits=limits)
+        self.service = Service(load, scale=scale, limits=limits)
         context = Context(
             model=model, created=int(time.time()), scale=scale, rules=rules or TextRules()
         )
-        application = Application(service=service, context=context, token=token)
-
-        def stop() -> None:
-            server.should_exit = True
-
+        application = Application(service=self.service, context=context, token=token)
         config = uvicorn.Config(
-            build_app(application, stop),
+            build_app(application, self.stop),
             log_level="warning",
             access_log=False,
             ws="none",
@@ -64,8 +54,8 @@ class Server:
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        server = uvicorn.Server(config)
-        return cls(service=service, listener=_listen(host, port), _uvicorn=server)
+        self._uvicorn = uvicorn.Server(config)
+        self.listener = _listen(host, port)
 
     @property
     def url(self) -> str:
@@ -102,3 +92,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CriticError(
             f"cannot listen on {host}, port {port}: {reason}; give another --port or --host"
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

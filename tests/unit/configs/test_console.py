@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from configs.console import columns_table, rows_table
-from tests.support.python import run_python
+from tests.support.processes import run_python
 
 ROOT = Path(__file__).parents[3]
 CTRL_C_IN_A_DESTRUCTOR = """

@@ -13,7 +13,7 @@ import pytest
 
 from featurize.data.prompt import render_prompt
 from headtrain.export.mlflow_folder import tracking_at
-from headtrain.rewards.environment import reward_of_environment
+from headtrain.rewards import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
 from tests.support.critic_apps import running
@@ -116,7 +116,7 @@ def test_mlflow(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_vllm(run: Any, project: ScoredProject, critic: Critic) -> None:
-    server = Server.open(
+    server = Server(
         lambda: Critic.load(project.head, device="cpu"), model="m", host="127.0.0.1", port=0
     )
     with generating() as generator, running(server):

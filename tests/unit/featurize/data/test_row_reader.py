@@ -6,7 +6,7 @@ import pytest
 
 from featurize.data import records
 from featurize.data.records import RowReader, check_row
-from tests.support.row_reading import carefully, read
+from tests.support.indexed import carefully, read
 
 PLAIN = {"instruction": "a", "output": "b"}
 

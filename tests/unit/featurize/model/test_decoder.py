@@ -12,9 +12,9 @@ from featurize.model.decoder import ANY_LENGTH, LengthRule, length_rule, split_b
 from featurize.model.engine import Engine
 from featurize.model.forward import FeatureSpec
 from featurize.model.packing import PromptGroup
-from tests.support.families import LAYERS, draw_weights, make_family, to_backbone
+from tests.support.families import LAYERS, make_family, to_backbone
 from tests.support.plain_features import count_rows, load_tiny, make_groups
-from tests.support.tiny_models import make_tokenizer
+from tests.support.tiny_models import draw_weights, make_tokenizer
 
 TEXTS = make_groups([(5, (1, 12, 3)), (21, (17, 8)), (9, (30,))])
 TEXT: dict[str, Any] = {

@@ -12,7 +12,7 @@ import pytest
 from featurize.errors import CriticError, DataError
 from featurize.run.worker import MessageReporter, Relay
 from tests.support.featurize_runs import is_alive
-from tests.support.waiting import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[4]
 

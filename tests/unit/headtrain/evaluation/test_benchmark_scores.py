@@ -10,7 +10,7 @@ from headtrain.evaluation.benchmarks import BenchmarkResults, measure_subsets
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.report.benchmark import SCORE_COLUMNS, score_rows
 from headtrain.settings import EvaluationSettings
-from tests.support.their_reward_bench import load_reward_bench
+from tests.support.benchmark_rows import load_reward_bench
 
 Answers = tuple[dict[str, str], list[float], list[float]]
 SETTINGS = EvaluationSettings(bootstrap_rounds=50)

@@ -15,7 +15,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from headtrain.export.fold import ExportError
+from headtrain.export.head_folder import ExportError
 from headtrain.export.mlflow_folder import register_mlflow_model, save_mlflow_model, tracking_at
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic
@@ -27,13 +27,7 @@ ROWS = pd.DataFrame(
 )
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
-def assert_verdicts(project: ScoredProject, found: pd.DataFrame) -> None:
-    critic = Critic.load(project.head, device="cpu")
+def assert_verdicts(critic: Critic, found: pd.DataFrame) -> None:
     first, third = critic.judge("Add.", ["return a + b", "pass"])
     [second] = critic.judge("Print.", ["print(1)"])
     wanted = [first, second, third]
@@ -41,18 +35,22 @@ def assert_verdicts(project: ScoredProject, found: pd.DataFrame) -> None:
     assert found["probability"].tolist() == pytest.approx([v.probability for v in wanted], abs=1e-5)
 
 
-def test_a_saved_model_is_loaded_from_code(project: ScoredProject, tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_from_code(
+    project: ScoredProject, critic: Critic, tmp_path: Path
+) -> None:
     head = load_head(project.head)
     backbone = Provenance.of(head).backbone
     out = save_mlflow_model(head, backbone, tmp_path / "model")
     assert not [path for path in out.rglob("*") if path.suffix in (".pkl", ".pickle")]
-    assert_verdicts(project, mlflow.pyfunc.load_model(str(out)).predict(ROWS))
+    assert_verdicts(critic, mlflow.pyfunc.load_model(str(out)).predict(ROWS))
     with pytest.raises(ExportError, match="exists"):
         save_mlflow_model(head, backbone, out)
 
 
 @pytest.mark.slow
-def test_a_served_model_answers_as_the_critic(project: ScoredProject, tmp_path: Path) -> None:
+def test_a_served_model_answers_as_the_critic(
+    project: ScoredProject, critic: Critic, tmp_path: Path
+) -> None:
     pytest.importorskip("fastapi")  # of the whole mlflow
     head = load_head(project.head)
     model = save_mlflow_model(head, Provenance.of(head).backbone, tmp_path / "model")
@@ -81,7 +79,7 @@ def test_a_served_model_answers_as_the_critic(project: ScoredProject, tmp_path: 
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    assert_verdicts(project, pd.DataFrame(found))
+    assert_verdicts(critic, pd.DataFrame(found))
 
 
 def answers(url: str) -> bool:
@@ -92,7 +90,9 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_registered_model_is_loaded_by_its_name(project: ScoredProject, tmp_path: Path) -> None:
+def test_a_registered_model_is_loaded_by_its_name(
+    project: ScoredProject, critic: Critic, tmp_path: Path
+) -> None:
     head = load_head(project.head)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     variable = os.environ.get("MLFLOW_TRACKING_URI")
@@ -106,7 +106,7 @@ def test_a_registered_model_is_loaded_by_its_name(project: ScoredProject, tmp_pa
     assert mlflow.get_tracking_uri() == before
     assert os.environ.get("MLFLOW_TRACKING_URI") == variable
     with tracking_at(uri):
-        assert_verdicts(project, mlflow.pyfunc.load_model(place).predict(ROWS))
+        assert_verdicts(critic, mlflow.pyfunc.load_model(place).predict(ROWS))
 
 
 def test_a_head_without_calibration_has_no_probabilities(tmp_path: Path) -> None:

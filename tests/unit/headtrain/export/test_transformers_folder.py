@@ -1,10 +1,14 @@
-"""An exported critic, loaded by transformers alone, gives the values of the critic."""
+"""An exported critic, loaded by transformers alone, gives the values of the critic.
 
-import dataclasses
+Where they are installed, TRL and sentence-transformers join prompt and output in their own way; the
+values are the critic's of the ids they make.
+"""
+
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from featurize.data.prompt import render_prompt
-from headtrain.export.fold import ExportError, fold
+from headtrain.export.head_folder import ExportError
 from headtrain.export.transformers_folder import Exported, export_to_transformers
 from headtrain.head.checkpoint import load_head
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
+from tests.support.grpo import logged_rewards, run_grpo
 from tests.support.scored_projects import ScoredProject, make_project
 
 OUTPUTS = ["return a + b", "print(1)\n", "x = 1\nfor i in range(3):\n    print(i)"]
@@ -26,9 +31,18 @@ PROMPT = "Read two numbers and print their sum."
 
 def export(project: ScoredProject, out: Path, **options: Any) -> Exported:
     head = load_head(project.head)
-    provenance = Provenance.of(head)
-    found = provenance.find(torch.device("cpu"), out.parent / "cache")
-    return export_to_transformers(head, provenance, found, out, **options)
+    found = Provenance.of(head).find(torch.device("cpu"), out.parent / "cache")
+    return export_to_transformers(head, found, out, **options)
+
+
+def linear_project(folder: Path, num_members: int = 1) -> ScoredProject:
+    return make_project(
+        folder,
+        "featurize.likelihood=false",
+        tensors=["last.3"],
+        num_members=num_members,
+        spec={"head_type": "linear"},
+    )
 
 
 def load(folder: Path, *, trusted: bool) -> tuple[Any, Any]:
@@ -51,13 +65,7 @@ def logits_of(model: Any, tokenizer: Any, side: str = "right", **more: Any) -> l
 def test_a_linear_head_on_the_last_token_is_a_native_class(
     tmp_path: Path, num_members: int
 ) -> None:
-    project = make_project(
-        tmp_path,
-        "featurize.likelihood=false",
-        tensors=["last.3"],
-        num_members=num_members,
-        spec={"head_type": "linear"},
-    )
+    project = linear_project(tmp_path, num_members)
     exported = export(project, tmp_path / "out")
     assert exported.why_custom is None
     model, tokenizer = load(tmp_path / "out", trusted=False)
@@ -140,9 +148,38 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
         export(project, tmp_path / "model")
 
 
-def test_a_head_that_is_not_linear_is_not_folded(tmp_path: Path) -> None:
-    project = make_project(tmp_path, "featurize.likelihood=false", tensors=["last.3"])
-    head = load_head(project.head)
-    with pytest.raises(ExportError, match="not linear"):
-        fold(head)
-    assert dataclasses.asdict(head.record)["head_type"] == "mlp"
+def values_of(project: ScoredProject, sequences: Sequence[list[int]]) -> list[float]:
+    """The critic's values of whole sequences; a head on the last token sees no border in them."""
+    critic = Critic.load(project.head, device="cpu")
+    return [value for ids in sequences for value in critic.score(ids[:-1], [ids[-1:]])]
+
+
+@pytest.mark.slow
+def test_a_cross_encoder_gives_the_values_of_the_critic(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    project = linear_project(tmp_path / "project")
+    exported = export(project, tmp_path / "out")
+    encoder = library.CrossEncoder(str(tmp_path / "out"), device="cpu")
+    prompt = render_prompt(PROMPT)
+    pairs = [(prompt, output) for output in OUTPUTS]
+    logits = encoder.predict(pairs, activation_fn=torch.nn.Identity(), batch_size=3)
+    found = [float(logit) + exported.offset for logit in logits]
+    ids = [encoder.tokenizer(*pair)["input_ids"] for pair in pairs]
+    assert found == pytest.approx(values_of(project, ids), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_trl_takes_the_folder_as_a_reward_model(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    project = linear_project(tmp_path / "project")
+    model = tmp_path / "model"
+    exported = export(project, model)
+    trainer = run_grpo(tmp_path, str(model), [{"prompt": PROMPT}] * 4)
+    assert len(logged_rewards(trainer)) == 2
+    prompt = render_prompt(PROMPT)
+    found = trainer._calculate_rewards([{}] * 3, [prompt] * 3, OUTPUTS, [[1]] * 3)[:, 0].tolist()
+    words = AutoTokenizer.from_pretrained(model)
+    ids = [words(prompt + output, add_special_tokens=False)["input_ids"] for output in OUTPUTS]
+    assert [one + exported.offset for one in found] == pytest.approx(
+        values_of(project, ids), abs=1e-4
+    )

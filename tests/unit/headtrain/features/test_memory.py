@@ -2,6 +2,7 @@ import errno
 import gc
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

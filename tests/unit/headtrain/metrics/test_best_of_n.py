@@ -22,7 +22,7 @@ from headtrain.metrics.best_of_n import (
     top_1,
 )
 from headtrain.metrics.pairwise import ScoredSamples
-from tests.support.their_reward_bench import load_reward_bench
+from tests.support.benchmark_rows import load_reward_bench
 
 
 def simulated(seed, sizes=(6, 9, 3, 1), kinds=4):

@@ -14,26 +14,22 @@ import torch
 
 from featurize.errors import CriticError
 from headtrain import rewards
-from headtrain.rewards import openrlhf, slime, verifiers, verl
-from headtrain.rewards.environment import reward_of_environment
+from headtrain.rewards import openrlhf, reward_of_environment, slime, verifiers, verl
 from headtrain.scoring.critic import Critic
-from tests.support.scored_projects import ScoredProject, make_project
+from tests.support.scored_projects import ScoredProject
 
 TEXTS = ["x = 1", "return !"]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
 @pytest.fixture
-def expected(project: ScoredProject, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def expected(
+    project: ScoredProject, critic: Critic, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[float]]:
     """The logits of TEXTS as answers to "Add.", with the head in the environment."""
     monkeypatch.setenv("CRITIC_HEAD", str(project.head))
     monkeypatch.setenv("CRITIC_DEVICE", "cpu")
     reward_of_environment.cache_clear()
-    values = Critic.load(project.head, device="cpu").score("Add.", TEXTS)
+    values = critic.score("Add.", TEXTS)
     yield [pytest.approx(2 * value + 0.5, abs=1e-4) for value in values]
     reward_of_environment.cache_clear()
 

@@ -12,23 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurize.errors import CriticError
-from headtrain.rewards import client, critic_reward
+from headtrain.rewards import critic_reward, judging
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.texts import last_block
-from tests.support.python import run_python
-from tests.support.scored_projects import ScoredProject, make_project
+from tests.support.processes import run_python
+from tests.support.scored_projects import ScoredProject
 
 ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="module")
-def critic(project: ScoredProject) -> Critic:
-    return Critic.load(project.head, device="cpu")
 
 
 PROMPTS = ["Add.", "Sum.", "Add.", "Add."]
@@ -160,9 +150,9 @@ def test_a_floor_is_a_finite_number(floor: Any) -> None:
 def test_a_reply_of_another_server_is_refused(
     monkeypatch: pytest.MonkeyPatch, status: int, reply: Any
 ) -> None:
-    monkeypatch.setattr(client, "_ask", lambda url, body: (status, reply))
-    with pytest.raises(client.ServerError, match="is not one of `critic serve`"):
-        client.judge_remotely("http://there", client.Group(prompt="a", outputs=["x"]))
+    monkeypatch.setattr(judging, "_ask", lambda url, body: (status, reply))
+    with pytest.raises(CriticError, match="is not one of `critic serve`"):
+        judging.judge_group("http://there", judging.Group(prompt="a", outputs=["x"]))
 
 
 def test_a_reward_needs_a_head_and_a_known_scale() -> None:

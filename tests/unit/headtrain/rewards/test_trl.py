@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("trl")
 
 from headtrain import rewards
-from headtrain.rewards.environment import reward_of_environment
+from headtrain.rewards import reward_of_environment
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.server.run import Server
 from tests.support.critic_apps import running
@@ -26,9 +26,7 @@ def train(folder: Path, reward: Any, rows: list[dict[str, Any]]) -> list[dict[st
 
 def test_two_steps_of_grpo_await_the_rewards_of_a_server(tmp_path: Path) -> None:
     head = make_project(tmp_path / "project").head
-    server = Server.open(
-        lambda: Critic.load(head, device="cpu"), model="m", host="127.0.0.1", port=0
-    )
+    server = Server(lambda: Critic.load(head, device="cpu"), model="m", host="127.0.0.1", port=0)
     with running(server):
         reward: Any = rewards.critic_reward(url=server.url, scale="group_rank")
         logged = train(tmp_path, reward, [{"prompt": f"Solve task {n}"} for n in range(4)])

@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 from featurize.errors import CriticError
 from featurize.model.pooling import POOLINGS
 from headtrain.scoring import critic as critic_module
-from headtrain.scoring.along import (
+from headtrain.scoring.critic import Critic
+from headtrain.scoring.verdict import (
     MAX_PARTS,
     By,
     check_prefixes,
-    differences,
     in_parts,
     prefix_lengths,
     prefix_texts,
     to_by,
 )
-from headtrain.scoring.critic import Critic
 from tests.support.scored_projects import make_project
 
 PROMPT = "Add two numbers."
@@ -42,12 +41,12 @@ def test_each_line_ends_with_the_token_of_its_break(critic: Critic) -> None:
     assert all("\n" in text for text in along.texts[:-1])
     assert along.texts[0].rstrip(" ") == "def add(a, b):\n"
     assert along.texts[-1].lstrip(" \n") == "print(add(1, 2))"
-    assert along.positions[-1] == len(critic.encode_one(PROMPT, OUTPUT).output)
+    assert along.positions[-1] == len(critic.samples.encode_one(PROMPT, OUTPUT).output)
 
 
 @pytest.mark.parametrize("by", ["lines", "tokens", 3])
 def test_values_are_those_of_each_prefix_scored_alone(critic: Critic, by: By) -> None:
-    sample = critic.encode_one(PROMPT, OUTPUT)
+    sample = critic.samples.encode_one(PROMPT, OUTPUT)
     along = critic.values_along(PROMPT, OUTPUT, by)
     alone = [
         critic.score(list(sample.prompt), [sample.output[:length]])[0] for length in along.positions
@@ -88,17 +87,17 @@ def test_the_last_value_is_the_score(tmp_path: Path, tensors: list[str], shape: 
     score = critic.score(PROMPT, [OUTPUT])[0]
     along = critic.values_along(PROMPT, OUTPUT)
     assert along.values[-1] == pytest.approx(score, rel=1e-5)
-    assert sum(differences(along.values)) == pytest.approx(score, rel=1e-5)
+    assert sum(np.diff(along.values, prepend=0.0)) == pytest.approx(score, rel=1e-5)
 
 
 def test_values_do_not_depend_on_what_else_is_judged(critic: Critic) -> None:
     alone = critic.values_along(PROMPT, OUTPUT)
     texts = [OUTPUT, OUTPUT, "return a\n" * 9, OUTPUT[:40]]
-    samples = critic.encode(PROMPT, texts)
+    samples = critic.samples.encode(PROMPT, texts)
     asked = [
-        critic.with_prefixes(samples[0], "lines"),
-        critic.with_prefixes(samples[1], "tokens"),
-        critic.with_prefixes(samples[2], 4),
+        critic.samples.with_prefixes(samples[0], "lines"),
+        critic.samples.with_prefixes(samples[1], "tokens"),
+        critic.samples.with_prefixes(samples[2], 4),
         samples[3],
     ]
     judged = critic.judge_samples(asked)
@@ -113,9 +112,9 @@ def test_values_do_not_depend_on_what_else_is_judged(critic: Critic) -> None:
 
 
 def test_many_prefixes_are_judged_in_parts(critic: Critic, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = [
-        critic.with_prefixes(one, "lines") for one in critic.encode(PROMPT, [OUTPUT, "a\nb\n", "c"])
-    ]
+    encoder = critic.samples
+    encoded = encoder.encode(PROMPT, [OUTPUT, "a\nb\n", "c"])
+    samples = [encoder.with_prefixes(one, "lines") for one in encoded]
     whole = critic.judge_samples(samples)
     monkeypatch.setattr(critic_module, "MAX_PREFIXES", 3)
     for found, expected in zip(critic.judge_samples(samples), whole, strict=True):

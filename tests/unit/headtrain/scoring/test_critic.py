@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from headtrain.training.keep_distance import keep_distance
 
 from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
-from headtrain.scoring.critic import Critic, Verdict
+from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
-from tests.support.python import REPOSITORY, run_python
+from headtrain.scoring.scorer import Scorer
+from tests.support.processes import REPOSITORY, run_python
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
 
@@ -109,7 +111,7 @@ def test_values_do_not_depend_on_longer_outputs_where_positions_do(
     critic = Critic.load(project.head, device="cpu", cache_dir=tmp_path / "cache")
     prompt = "Add two numbers."
     short, long = "print(a + b)", "x = a + b\n" * 15
-    samples = critic.encode(prompt, [short, long])
+    samples = critic.samples.encode(prompt, [short, long])
     lengths = [len(sample.output) for sample in samples]
     start = len(samples[0].prompt)
     assert start + lengths[0] < LIMIT < start + lengths[1]
@@ -168,13 +170,28 @@ def test_a_verdict_has_the_calibrated_probability_and_an_ensembles_spread(
         assert verdict.spread > 0
 
 
+def test_a_verdict_has_the_distance_to_train_if_the_head_keeps_it(
+    project: ScoredProject, critic: Critic, tmp_path: Path
+) -> None:
+    prompt, outputs = outputs_of(project, "train-1")
+    texts = list(outputs.values())
+    assert {verdict.distance for verdict in critic.judge(prompt, texts)} == {None}
+    head = rewritten_head(project.head, tmp_path, ("folder",), "")
+    keep_distance(head, project.store)
+    distances = Scorer(load_head(head), has_distance=True).score_store(project.store).distances
+    assert distances is not None
+    expected = dict(zip(project.store.samples["task_id"].to_pylist(), distances, strict=True))
+    found = [v.distance for v in Critic.load(head, device="cpu").judge(prompt, texts)]
+    assert found == pytest.approx([expected[task_id] for task_id in outputs], abs=1e-5)
+    assert len(set(found)) > 1
+
+
 def test_a_single_head_has_no_spread_and_a_head_without_calibration_no_probability(
     tmp_path: Path,
 ) -> None:
     project = make_project(tmp_path, fitted=None)
     critic = Critic.load(project.head, device="cpu")
     [verdict] = critic.judge("Add.", ["return 1"])
-    assert isinstance(verdict, Verdict)
     assert verdict.spread is None
     bare = Critic.load(rewritten_head(project.head, tmp_path / "bare", ("fitted",), None))
     assert bare.score("Add.", ["return 1"]) == [verdict.value]

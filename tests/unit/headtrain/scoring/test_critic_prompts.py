@@ -3,12 +3,12 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from headtrain.head.checkpoint import CheckpointError, load_head
+from headtrain.head.checkpoint import CheckpointError
 from headtrain.scoring.critic import Critic
 from tests.support.scored_projects import ScoredProject, make_project
+from tests.unit.headtrain.scoring.test_critic import assert_values_are_those_of_the_store
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -31,13 +31,7 @@ def critic(project: ScoredProject) -> Critic:
 
 
 def test_values_are_those_of_the_store(project: ScoredProject, critic: Critic) -> None:
-    values = load_head(project.head).score(project.store)
-    assert np.std(values) > 0.01
-    task_ids = project.store.samples["task_id"].to_pylist()
-    expected = dict(zip(task_ids, values.tolist(), strict=True))
-    for row in project.rows[:4]:
-        (found,) = critic.score(row["instruction"], [row["output"]])
-        assert found == pytest.approx(expected[row["task_id"]], rel=1e-4, abs=1e-4)
+    assert_values_are_those_of_the_store(critic, project)
 
 
 def test_a_conversation_is_its_text_if_it_has_one_message(critic: Critic) -> None:

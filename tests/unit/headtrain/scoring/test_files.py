@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ import zstandard
 
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
-from headtrain.scoring.files import check_output, to_field_names, to_output, to_rows, write_rows
+from headtrain.scoring.files import (
+    blank_rows,
+    check_output,
+    is_scored,
+    refuse_existing,
+    to_output,
+    to_rows,
+    write_rows,
+)
 from tests.support.row_files import read_rows
 
 ROWS = (
@@ -32,15 +41,13 @@ def scored(paths: str | Sequence[str], cache: Path, prefix: str = "") -> tuple[A
     samples = index.read(np.arange(len(index)))
     values = np.array([float(sample.output[-1]) for sample in samples])
     fields = {"score": values, "rank": np.argsort(np.argsort(values)) + 1}
-    rows = to_rows(index.table, fields, prefix)
-    assert rows.column_names[2:] == to_field_names(index.table, list(fields), prefix)
-    return index.sources, rows
+    return index.sources, to_rows(index.table, fields, prefix)
 
 
 def write(tmp_path: Path, out: str, *files: Path, prefix: str = "") -> Path:
     path = to_output(str(tmp_path / out))
     sources, rows = scored([str(file) for file in files], tmp_path / "cache", prefix)
-    check_output(path, sources, rows.column_names[2:])
+    check_output(path, sources, rows)
     assert write_rows(path, sources, rows) == rows.num_rows
     return path
 
@@ -169,6 +176,35 @@ def test_the_file_itself_is_not_overwritten_under_any_name(tmp_path: Path, lines
     assert lines.read_bytes() == before
 
 
+FIELDS = {"score": 1.0, "probability": 0.5, "rank": 1}
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_what_the_command_wrote_is_known_and_any_other_content_refused(
+    tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / f"out{ending}"
+
+    def write_file(row: dict[str, Any]) -> None:
+        if ending == ".parquet":
+            pq.write_table(pa.Table.from_pylist([row]), out)
+        else:
+            line = json.dumps(row).encode() + b"\n"
+            out.write_bytes(gzip.compress(line) if ending == ".jsonl.gz" else line)
+
+    for prefix, name in (("critic_", "critic_"), ("", ""), ("", "chosen_")):
+        write_file({"output": "x", **{f"{name}{field}": value for field, value in FIELDS.items()}})
+        assert is_scored(out, prefix)
+    write_file({"output": "x", "score": 1.0})
+    assert not is_scored(out, "")
+    with pytest.raises(DataError, match=rf"out{re.escape(ending)}' exists .*--overwrite"):
+        refuse_existing(out)
+    for content in (b"", None):
+        out.unlink() if content is None else out.write_bytes(content)
+        assert not is_scored(out, "")
+        refuse_existing(out)
+
+
 @pytest.mark.parametrize(
     ("out", "told"),
     [
@@ -226,16 +262,15 @@ def test_more_rows_than_scores_are_refused(tmp_path: Path, columns: Path, out: s
 def check(out: str, folder: Path, *files: Path) -> None:
     """What is checked before any features are computed."""
     index = DatasetIndex.build([str(file) for file in files], folder / "cache")
-    names = to_field_names(index.table, ["score", "rank"], "")
-    check_output(to_output(str(folder / out)), index.sources, names)
+    path = to_output(str(folder / out))
+    check_output(path, index.sources, blank_rows(index.table, ["score", "rank"], ""))
 
 
 def test_a_column_that_is_only_copied_is_checked_before_any_work(
     tmp_path: Path, columns: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"rows\.parquet: column 'raw' cannot be copied") as caught:
+    with pytest.raises(DataError, match=r"rows\.parquet:row 1: 'raw' .*\.parquet file"):
         check("out.jsonl", tmp_path, columns)
-    assert "write .parquet" in str(caught.value)
     check("out.parquet", tmp_path, columns)
 
 

@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 
 from headtrain.scoring.critic import Critic
-from tests.support.scored_projects import ScoredProject, make_project
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ScoredProject:
-    return make_project(tmp_path_factory.mktemp("project"))
+from tests.support.scored_projects import ScoredProject
 
 
 def relative_head(project: ScoredProject, folder: Path, run_folder: str) -> Path:
@@ -26,9 +21,9 @@ def relative_head(project: ScoredProject, folder: Path, run_folder: str) -> Path
 
 
 def test_a_relative_path_is_found_from_another_folder(
-    project: ScoredProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: ScoredProject, critic: Critic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = Critic.load(project.head, device="cpu").score("Add.", ["x"])
+    expected = critic.score("Add.", ["x"])
     head = relative_head(project, tmp_path, str(project.model.parent))
     monkeypatch.chdir(tmp_path)
     assert Critic.load(head, device="cpu").score("Add.", ["x"]) == expected

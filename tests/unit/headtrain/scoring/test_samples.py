@@ -22,8 +22,8 @@ def groups_of(project: ScoredProject) -> list[tuple[str, list[str]]]:
 
 def count_tokens(critic: Critic, groups: list[tuple[str, list[str]]]) -> int:
     counted: list[int] = []
-    samples = [s for prompt, outputs in groups for s in critic.encode(prompt, outputs)]
-    critic.score_samples(samples, counted.append)
+    samples = [s for prompt, outputs in groups for s in critic.samples.encode(prompt, outputs)]
+    critic.judge_samples(samples, counted.append)
     return sum(counted)
 
 
@@ -59,7 +59,7 @@ def test_a_bad_output_is_named_with_its_group(critic: Critic) -> None:
 
 def test_token_ids_get_the_value_of_their_text(project: ScoredProject, critic: Critic) -> None:
     prompt, outputs = groups_of(project)[0]
-    samples = critic.encode(prompt, outputs)
+    samples = critic.samples.encode(prompt, outputs)
     ids = [list(sample.output) for sample in samples]
     expected = critic.score(prompt, outputs)
     assert critic.score(list(samples[0].prompt), ids) == expected
@@ -68,12 +68,15 @@ def test_token_ids_get_the_value_of_their_text(project: ScoredProject, critic: C
 
 def test_token_ids_are_cut_where_texts_are(critic: Critic) -> None:
     long = "x = 1\n" * 400
-    [sample] = critic.encode("Add.", [long])
+    [sample] = critic.samples.encode("Add.", [long])
     assert sample.is_truncated
-    assert critic.encode("Add.", [[*sample.output, 5, 6]]) == [sample]
-    [of_prompt] = critic.encode("Add. " * 400, ["x"])
-    assert critic.encode([*of_prompt.prompt], [[*of_prompt.output]])[0].prompt == of_prompt.prompt
-    assert critic.encode([7] * 5000, [[5]])[0].is_truncated
+    assert critic.samples.encode("Add.", [[*sample.output, 5, 6]]) == [sample]
+    [of_prompt] = critic.samples.encode("Add. " * 400, ["x"])
+    assert (
+        critic.samples.encode([*of_prompt.prompt], [[*of_prompt.output]])[0].prompt
+        == of_prompt.prompt
+    )
+    assert critic.samples.encode([7] * 5000, [[5]])[0].is_truncated
 
 
 @pytest.mark.parametrize(

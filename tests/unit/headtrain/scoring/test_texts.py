@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from featurize.data.prompt import render_prompt
 from featurize.errors import CriticError
-from headtrain.scoring.server.foreign import split_rendered
+from headtrain.scoring.server.requests import split_rendered
 from headtrain.scoring.texts import TextRules
 
 CHAT = TextRules(policy_template="<|user|>{prompt}<|assistant|>", ends=("<|end|>", "</s>"))
@@ -17,7 +17,7 @@ def test_a_query_is_its_prompt_and_the_solution_behind_it() -> None:
     found = CHAT.split_query(
         "<|user|>Add.<|assistant|>x = 1<|end|></s>", "<|user|>Add.<|assistant|>"
     )
-    assert (found.instruction, found.input, found.output) == ("Add.", "", "x = 1")
+    assert (found.prompt, found.input, found.output) == ("Add.", "", "x = 1")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_rendered_text_is_split_into_what_it_was_made_of(
     instruction: str, input_text: str, output: str
 ) -> None:
     found = split_rendered(render_prompt(instruction, input_text) + output, TextRules())
-    assert (found.instruction, found.input, found.output) == (instruction, input_text, output)
+    assert (found.prompt, found.input, found.output) == (instruction, input_text, output)
 
 
 @pytest.mark.parametrize(

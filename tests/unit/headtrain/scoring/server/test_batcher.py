@@ -1,16 +1,17 @@
 """What waits is computed together, by prompt; what nobody waits for is not."""
 
+import asyncio
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headtrain.scoring.judged import Judged
 from headtrain.scoring.samples import Sample
 from headtrain.scoring.server.batcher import Batcher
+from headtrain.scoring.verdict import Verdict
 
 PATIENCE = 60.0
 
@@ -19,9 +20,9 @@ def sample(prompt: int, output: int) -> Sample:
     return Sample(prompt=(prompt,), output=(output,), is_truncated=False)
 
 
-def judged(one: Sample) -> Judged:
+def judged(one: Sample) -> Verdict:
     value = float(1000 * one.prompt[0] + one.output[0])
-    return Judged(
+    return Verdict(
         value=value, logit=None, probability=None, spread=None, num_tokens=2, is_truncated=False
     )
 
@@ -32,103 +33,132 @@ class Computer:
     def __init__(self) -> None:
         self.runs: list[list[Sample]] = []
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Judged]:
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         self.runs.append(list(samples))
         if any(one.output == (13,) for one in samples):
             raise ArithmeticError("unlucky")
         return [judged(one) for one in samples]
 
 
-def run_all(
+def with_batcher(
+    use: Callable[[Batcher], Awaitable[None]], compute: Callable[..., list[Verdict]]
+) -> None:
+    async def run() -> None:
+        batcher = Batcher(compute, window=0, max_run=512)
+        await use(batcher)
+        await batcher.close()
+
+    asyncio.run(run())
+
+
+def answers_to(
     computer: Computer, samples: Sequence[Sample], max_run: int = 512
-) -> "list[Future[Judged]]":
-    """Submit samples before the batcher starts, then let it compute them all."""
-    batcher = Batcher(computer, window=0, max_run=max_run)
-    promises = batcher.submit(samples)
-    batcher.start()
-    batcher.close()
-    return promises
+) -> list[Verdict | BaseException]:
+    """Submit samples together and wait for their answers."""
+
+    async def run() -> list[Verdict | BaseException]:
+        batcher = Batcher(computer, window=0, max_run=max_run)
+        found = await asyncio.gather(*batcher.submit(samples), return_exceptions=True)
+        await batcher.close()
+        return found
+
+    return asyncio.run(run())
 
 
 def test_samples_of_a_prompt_are_computed_together_however_they_came() -> None:
     computer = Computer()
     samples = [sample(1, 1), sample(2, 1), sample(1, 2)]
-    promises = run_all(computer, samples)
+    assert answers_to(computer, samples) == [judged(one) for one in samples]
     assert computer.runs == [[samples[0], samples[2], samples[1]]]
-    assert [one.result() for one in promises] == [judged(one) for one in samples]
 
 
 def test_a_run_takes_whole_prompts_in_order_of_arrival() -> None:
     computer = Computer()
     samples = [sample(prompt, output) for output in range(3) for prompt in range(4)]
-    run_all(computer, samples, max_run=4)
+    answers_to(computer, samples, max_run=4)
     prompts = [sorted({one.prompt[0] for one in run}) for run in computer.runs]
     assert prompts == [[0, 1], [2, 3]]
 
 
-def test_a_bad_sample_fails_alone() -> None:
-    good, bad, other = run_all(Computer(), [sample(1, 1), sample(1, 13), sample(2, 5)])
-    assert good.result().value == 1001
-    assert other.result().value == 2005
-    with pytest.raises(ArithmeticError, match="unlucky"):
-        bad.result()
-
-
 def test_a_cancelled_sample_is_not_computed() -> None:
     computer = Computer()
-    batcher = Batcher(computer, window=0, max_run=512)
-    gone, kept = batcher.submit([sample(1, 1), sample(1, 2)])
-    gone.cancel()
-    batcher.start()
-    batcher.close()
+
+    async def use(batcher: Batcher) -> None:
+        gone, kept = batcher.submit([sample(1, 1), sample(1, 2)])
+        gone.cancel()
+        assert (await kept).value == 1002
+
+    with_batcher(use, computer)
     assert computer.runs == [[sample(1, 2)]]
-    assert kept.result().value == 1002
-    assert batcher.num_dropped == 1
+
+
+@pytest.mark.parametrize("output", [1, 13])
+def test_a_sample_may_be_cancelled_while_it_is_computed(output: int) -> None:
+    inside, go = threading.Event(), threading.Event()
+    computer = Computer()
+
+    def compute(samples: Sequence[Sample]) -> list[Verdict]:
+        inside.set()
+        assert go.wait(PATIENCE)
+        return computer(samples)
+
+    async def use(batcher: Batcher) -> None:
+        [gone] = batcher.submit([sample(1, output)])
+        assert await asyncio.to_thread(inside.wait, PATIENCE)
+        gone.cancel()
+        go.set()
+        [other] = batcher.submit([sample(1, 2)])
+        assert (await other).value == 1002
+
+    with_batcher(use, compute)
 
 
 def test_samples_gather_while_a_run_is_computed() -> None:
     inside, go = threading.Event(), threading.Event()
     computer = Computer()
 
-    def compute(samples: Sequence[Sample]) -> list[Judged]:
+    def compute(samples: Sequence[Sample]) -> list[Verdict]:
         inside.set()
         assert go.wait(PATIENCE)
         return computer(samples)
 
-    batcher = Batcher(compute, window=0, max_run=512)
-    batcher.start()
-    [first] = batcher.submit([sample(1, 1)])
-    assert inside.wait(PATIENCE)
-    later = [one for n in range(2, 6) for one in batcher.submit([sample(1, n)])]
-    assert batcher.num_waiting == 4
-    go.set()
-    assert [one.result(PATIENCE).value for one in [first, *later]] == [1001, 1002, 1003, 1004, 1005]
+    async def use(batcher: Batcher) -> None:
+        [first] = batcher.submit([sample(1, 1)])
+        assert await asyncio.to_thread(inside.wait, PATIENCE)
+        later = [one for n in range(2, 6) for one in batcher.submit([sample(1, n)])]
+        assert batcher.num_waiting == 4
+        go.set()
+        found = await asyncio.gather(first, *later)
+        assert [one.value for one in found] == [1001, 1002, 1003, 1004, 1005]
+
+    with_batcher(use, compute)
     assert [len(run) for run in computer.runs] == [1, 4]
-    batcher.close()
 
 
-def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
-    batcher = Batcher(Computer(), window=1000, max_run=512)  # nobody waits for this window
-    batcher.start()
-    [promise] = batcher.submit([sample(1, 1)])
-    batcher.close()
-    assert promise.result(PATIENCE).value == 1001
-    with pytest.raises(RuntimeError, match="shutting down"):
-        batcher.submit([sample(1, 1)])
+def test_closing_computes_what_waits() -> None:
+    promises: list[asyncio.Future[Verdict]] = []
+
+    async def use(batcher: Batcher) -> None:
+        promises.extend(batcher.submit([sample(1, 1)]))
+
+    with_batcher(use, Computer())
+    assert promises[0].result().value == 1001
 
 
-def test_the_time_to_come_back_is_that_of_what_waits() -> None:
+def test_the_time_to_come_back_is_that_of_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 4.0])
-    batcher = Batcher(Computer(), window=0, max_run=512, clock=lambda: next(ticks))
-    promises = batcher.submit([sample(1, 1), sample(1, 2)])
-    batcher.start()
-    batcher.close()
-    assert all(one.done() for one in promises)
-    assert batcher.retry_seconds == 1
-    batcher._waiting[(1,)] = [None] * 5  # type: ignore[list-item]
-    assert batcher.retry_seconds == 10  # two seconds each
-    batcher._waiting[(1,)] *= 100
-    assert batcher.retry_seconds == 60
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr("headtrain.scoring.server.batcher.time", clock)
+
+    async def use(batcher: Batcher) -> None:
+        await asyncio.gather(*batcher.submit([sample(1, 1), sample(1, 2)]))
+        assert batcher.retry_seconds == 1
+        for count, seconds in ((5, 10), (500, 60)):  # two seconds each
+            batcher._waiting[1,] = [None] * count  # type: ignore[list-item]
+            assert batcher.retry_seconds == seconds
+        batcher._waiting.clear()
+
+    with_batcher(use, Computer())
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,11 +171,11 @@ def test_every_sample_gets_its_own_answer_and_no_prompt_is_parted(
 ) -> None:
     computer = Computer()
     samples = [sample(*pair) for pair in pairs]
-    for one, promise in zip(samples, run_all(computer, samples, max_run), strict=True):
+    for one, answer in zip(samples, answers_to(computer, samples, max_run), strict=True):
         if one.output == (13,):
-            assert isinstance(promise.exception(), ArithmeticError)
+            assert isinstance(answer, ArithmeticError)
         else:
-            assert promise.result() == judged(one)
+            assert answer == judged(one)
     if not any(one.output == (13,) for one in samples):
         prompts = [prompt for run in computer.runs for prompt in {one.prompt for one in run}]
         assert len(prompts) == len(set(prompts))

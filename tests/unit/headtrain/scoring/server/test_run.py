@@ -10,8 +10,7 @@ import pytest
 from featurize.errors import CriticError
 from featurize.io.interrupts import raises_when_terminated
 from headtrain.scoring.critic import Critic
-from headtrain.scoring.judged import to_scale
-from headtrain.scoring.server.run import Server
+from headtrain.scoring.server.run import Server, is_loopback
 
 
 def refuse() -> Critic:
@@ -19,7 +18,7 @@ def refuse() -> Critic:
 
 
 def test_a_critic_that_cannot_be_loaded_ends_the_server() -> None:
-    server = Server.open(refuse, model="m", host="127.0.0.1", port=0)
+    server = Server(refuse, model="m", host="127.0.0.1", port=0)
     assert server.url.startswith("http://127.0.0.1:")
     with pytest.raises(ValueError, match="no such head"):
         server.run()
@@ -30,7 +29,7 @@ def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CriticError, match=rf"127.0.0.1, port {port}.*--port"):
-            Server.open(refuse, model="m", host="127.0.0.1", port=port)
+            Server(refuse, model="m", host="127.0.0.1", port=port)
 
 
 def test_sigterm_ends_a_server_that_is_still_loading() -> None:
@@ -45,14 +44,16 @@ def test_sigterm_ends_a_server_that_is_still_loading() -> None:
         assert loading.wait(60)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    server = Server.open(load, model="m", host="127.0.0.1", port=0)
+    server = Server(load, model="m", host="127.0.0.1", port=0)
     threading.Thread(target=end).start()
     with raises_when_terminated():
         server.run()
     assert server.service.describe()["requests"] == 0
 
 
-def test_an_unknown_scale_is_named() -> None:
-    assert to_scale("value") == "value"
-    with pytest.raises(CriticError, match=r"--scale is 'odds'.*logit, probability, value"):
-        to_scale("odds")
+@pytest.mark.parametrize(
+    ("host", "is_here"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("a.b", False)],
+)
+def test_only_loopback_addresses_are_this_machine(host: str, is_here: bool) -> None:
+    assert is_loopback(host) is is_here

@@ -1,8 +1,10 @@
-"""Fresh interpreters."""
+"""Fresh interpreters, and waiting for what other processes and threads do."""
 
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,3 +29,11 @@ def output_of(code: str) -> str:
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def wait_until(is_done: Callable[[], bool], *, seconds: float = 120, pause: float = 0.002) -> None:
+    """Returns when it is done; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not is_done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(pause)

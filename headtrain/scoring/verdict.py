@@ -1,11 +1,14 @@
-"""Values along a solution: one for each of its prefixes, after a line, a token or a share of it."""
+"""The verdict on an output and on its prefixes: values, and what they mean by the calibration."""
 
-import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from featurize.errors import CriticError, shorten
+
+Scale = Literal["logit", "probability", "value"]
+"""The number that a reward is: calibrated log-odds, their probability, or the head's value."""
 
 By: TypeAlias = Literal["lines", "tokens"] | int
 """Where the prefixes end: after each line, after each token, or after each of N equal parts."""
@@ -31,6 +34,52 @@ class Along:
     """[n] value of each prefix, on the head's own scale; the last is the output's score."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The scores of one output; every number is finite."""
+
+    value: float
+    """On the head's own scale: higher is more likely correct; compare within a problem."""
+    logit: float | None
+    """Calibrated log-odds of being correct; None if the head has no calibration."""
+    probability: float | None
+    """Probability of being correct, calibrated on the head's train samples; None as `logit`."""
+    spread: float | None
+    """Standard deviation of the values of an ensemble's members; None for a single head."""
+    distance: float | None = None
+    """Share of the head's train samples that are nearer to train; None if it was not kept."""
+    num_tokens: int
+    is_truncated: bool
+    """Whether prompt or output was longer than the head's limits and was cut."""
+    along: Along | None = None
+    """Values of its prefixes, if they were wanted."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            CriticError: one is NaN or inf.
+        """
+        along = self.along.values if self.along else ()
+        numbers = (self.value, self.logit, self.probability, self.spread, self.distance, *along)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise CriticError(f"the judgement is not finite: {numbers}")
+
+    def on_scale(self, scale: Scale) -> float:
+        """Return the reward.
+
+        Raises:
+            CriticError: the head has no calibration, and the scale needs one.
+        """
+        number = {"value": self.value, "logit": self.logit, "probability": self.probability}[scale]
+        if number is None:
+            raise CriticError(
+                f"the head has no calibration, so there is no {scale}; use the scale 'value', or"
+                " take best or final of a finished run"
+            )
+        return number
+
+
 def to_by(value: str | int) -> By:
     """Check where prefixes should end.
 
@@ -50,15 +99,15 @@ def to_by(value: str | int) -> By:
     return number
 
 
-def check_prefixes(tensors: Sequence[str], *, has_end: bool) -> None:
-    """Check that a head reads nothing that comes after a whole output only.
+def _to_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
-    Args:
-        tensors: what the head reads, `<pooling>.<layer>`.
-        has_end: whether tokens of an end follow every output (prompt.end).
+
+def check_prefixes(tensors: Sequence[str], *, has_end: bool) -> None:
+    """Check that a head reads nothing that comes after a whole output only, such as prompt.end.
 
     Raises:
-        CriticError: it does; names the tensor.
+        CriticError: it does; names the tensor, `<pooling>.<layer>`.
     """
     for name in tensors:
         pooling = name.partition(".")[0]
@@ -115,12 +164,3 @@ def in_parts(counts: Sequence[int], limit: int) -> list[slice]:
             start, total = place, 0
         total += count
     return [*parts, slice(start, len(counts))] if counts else []
-
-
-def differences(values: Sequence[float]) -> list[float]:
-    """Return what each prefix adds to the value of the one before; they sum to the last value."""
-    return [after - before for before, after in itertools.pairwise([0.0, *values])]
-
-
-def _to_number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,19 +1,25 @@
-"""Asks a critic's server for judgements, one request per prompt."""
+"""Judges completions by their prompts: in this process, or by asking a critic's server."""
 
 import functools
 import http.client
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from featurize.errors import CriticError, shorten
-from headtrain.scoring.judged import Judged
+from headtrain.scoring.texts import Messages
+from headtrain.scoring.verdict import Verdict
+
+# NOTE: a trainer that asks a server needs no backbone's libraries.
+if TYPE_CHECKING:
+    from headtrain.scoring.critic import Critic
+    from headtrain.scoring.samples import Sample
 
 TIMEOUT = 180.0
 """Seconds to wait for one reply."""
@@ -21,46 +27,69 @@ ATTEMPTS = 8
 MAX_REQUESTS = 16
 """Requests that are open at a time."""
 
-Prompt: TypeAlias = str | Sequence[Mapping[str, object]]
-"""A text, or messages with `role` and `content`."""
+_BUSY = (429, 503)  # too many samples wait; the backbone is loading
 
-Answers: TypeAlias = Sequence[Judged | ValueError]
-"""Judgement of each output of a prompt, or why there is none."""
+Answers: TypeAlias = Sequence[Verdict | ValueError]
+"""Verdict on each output of a prompt, or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """A prompt and outputs to judge."""
 
-    prompt: Prompt
+    prompt: str | Messages
     outputs: Sequence[str]
 
 
-_BUSY = (429, 503)  # too many samples wait; the backbone is loading
+def judge_here(
+    head: str, device: str, backbone: str | None, groups: Sequence[Group]
+) -> list[Answers]:
+    """Judge the outputs of all prompts in one run of the backbone.
+
+    Raises:
+        ValueError: the head cannot be loaded, or the features are NaN or inf.
+    """
+    critic = _load_once(head, device, backbone)
+    encoded = [[_encode(critic, group, output) for output in group.outputs] for group in groups]
+    samples = [one for ones in encoded for one in ones if not isinstance(one, ValueError)]
+    found = iter(critic.judge_samples(samples))
+    return [
+        [one if isinstance(one, ValueError) else next(found) for one in ones] for ones in encoded
+    ]
 
 
-class ServerError(CriticError):
-    """The server cannot be reached, or refuses a request."""
+@functools.cache
+def _load_once(head: str, device: str, backbone: str | None) -> "Critic":
+    from headtrain.scoring.critic import Critic
+
+    return Critic.load(head, device=device, backbone=backbone)
+
+
+def _encode(critic: "Critic", group: Group, output: str) -> "Sample | ValueError":
+    try:
+        return critic.samples.encode_one(group.prompt, output)
+    except ValueError as error:
+        return error
 
 
 def judge_there(url: str, groups: Sequence[Group]) -> list[Answers]:
     """Judge on a server, several prompts at a time.
 
     Raises:
-        ServerError: as `judge_remotely`.
+        CriticError: as `judge_group`.
     """
     with ThreadPoolExecutor(MAX_REQUESTS) as pool:
-        return list(pool.map(functools.partial(judge_remotely, url), groups))
+        return list(pool.map(functools.partial(judge_group, url), groups))
 
 
-def judge_remotely(url: str, group: Group) -> Answers:
+def judge_group(url: str, group: Group) -> Answers:
     """Judge outputs of one prompt; the answer for a bad output is its error.
 
     A server that is busy or still loading is asked again, when it says so. The token is read from
     CRITIC_TOKEN.
 
     Raises:
-        ServerError: there is no answer after all attempts, or the request is refused.
+        CriticError: there is no answer after all attempts, or the request is refused.
     """
     name = "prompt" if isinstance(group.prompt, str) else "messages"
     body = json.dumps({name: group.prompt, "outputs": list(group.outputs)}).encode()
@@ -68,28 +97,25 @@ def judge_remotely(url: str, group: Group) -> Answers:
     try:
         return _to_answers(status, reply, len(group.outputs))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ServerError(
+        raise CriticError(
             f"{url}: the reply {shorten(reply)} is not one of `critic serve`; ask another address"
         ) from error
 
 
 def _to_answers(status: int, reply: dict[str, Any], count: int) -> Answers:
     """Read the answers for `count` outputs; any other number of them is an IndexError."""
-    answers: Answers
-    if status == 422:
-        answers = [CriticError(error) for error in reply["errors"]]
-    else:
-        answers = [
-            CriticError(error) if error is not None else _to_judged(reply, place)
-            for place, error in enumerate(reply.get("errors") or [None] * len(reply["values"]))
-        ]
-    if len(answers) != count:
+    errors = reply["errors"] if status == 422 else reply.get("errors")
+    errors = errors or [None] * len(reply["values"])
+    if len(errors) != count:
         raise IndexError
-    return answers
+    return [
+        _to_verdict(reply, place) if error is None else CriticError(error)
+        for place, error in enumerate(errors)
+    ]
 
 
-def _to_judged(reply: dict[str, Any], place: int) -> Judged:
-    return Judged(
+def _to_verdict(reply: dict[str, Any], place: int) -> Verdict:
+    return Verdict(
         value=reply["values"][place],
         logit=reply["logits"][place],
         probability=reply["probabilities"][place],
@@ -117,14 +143,14 @@ def _ask(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
         except (URLError, OSError, http.client.HTTPException) as error:
             reason = str(error)
             time.sleep(_pause("", attempt))
-    raise ServerError(f"{url}: no judgement ({reason}); is `critic serve` running there?")
+    raise CriticError(f"{url}: no judgement ({reason}); is `critic serve` running there?")
 
 
 def _parse(url: str, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise ServerError(
+        raise CriticError(
             f"{url}: the reply {shorten(content.decode(errors='replace'))} is not JSON; is `critic"
             " serve` running there?"
         ) from error
@@ -132,7 +158,7 @@ def _parse(url: str, content: bytes) -> Any:
 
 def _request(url: str, body: bytes) -> Request:
     if not url.startswith(("http://", "https://")):
-        raise ServerError(f"the server's URL is {url!r}; it must begin with http:// or https://")
+        raise CriticError(f"the server's URL is {url!r}; it must begin with http:// or https://")
     headers = {"Content-Type": "application/json"}
     if token := os.environ.get("CRITIC_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"

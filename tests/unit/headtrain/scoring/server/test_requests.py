@@ -10,6 +10,8 @@ from featurize.data.prompt import render_prompt
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.texts import TextRules
 from tests.support.critic_apps import RunningApp, ask, logits, talk
+from tests.support.scored_projects import make_project
+from tests.unit.headtrain.scoring.test_critic_prompts import CHAT, TEMPLATE
 
 
 def test_openrlhf_gets_rewards_scores_and_logs(critic: Critic) -> None:
@@ -88,3 +90,31 @@ def test_models_are_listed_as_openai_does(critic: Critic) -> None:
     reply = talk(critic, say)
     assert (reply["object"], [one["id"] for one in reply["data"]]) == ("list", ["tiny"])
     assert json.dumps(reply)
+
+
+TURNS = [
+    {"role": "user", "content": "Add."},
+    {"role": "assistant", "content": "y"},
+    {"role": "user", "content": "No."},
+]
+
+
+@pytest.fixture(scope="module")
+def chat_critic(tmp_path_factory: pytest.TempPathFactory) -> Critic:
+    head = make_project(tmp_path_factory.mktemp("chat"), *CHAT, chat_template=TEMPLATE).head
+    return Critic.load(head, device="cpu")
+
+
+def test_a_conversation_gets_the_value_of_all_its_turns(chat_critic: Critic) -> None:
+    [value] = chat_critic.score(TURNS, ["x = 1"])
+    reply = ask(chat_critic, "/score", {"messages": TURNS, "outputs": ["x = 1"]})
+    assert reply["values"] == [pytest.approx(value, abs=1e-5)]
+    chat = [*TURNS, {"role": "assistant", "content": "x = 1"}]
+    reply = ask(chat_critic, "/classify", {"messages": chat, "use_activation": False})
+    assert reply["data"][0]["probs"] == [pytest.approx(2 * value + 0.5, abs=1e-4)]
+
+
+def test_a_text_in_the_default_template_is_not_a_chat_heads(chat_critic: Critic) -> None:
+    body = {"input": render_prompt("Add.") + "x = 1"}
+    reply = ask(chat_critic, "/classify", body, status=422)
+    assert "not this head's" in reply["error"]
