@@ -43,7 +43,7 @@ def evaluate(
 ) -> None:
     """Judge a head on a split: accuracy, gaps, and what trivial baselines get on the same pairs."""
     from featurize.settings import to_split
-    from headtrain.evaluation.requirements import check_requirements, parse_requirements
+    from headtrain.evaluation.findings import check_requirements, parse_requirements
 
     _refuse_unfit_options(data, baseline, export, repair=repair)
     required = [one for text in require or () for one in parse_requirements(text)]
@@ -96,7 +96,7 @@ def _evaluate_split(
         return finished
     keep_fonts_in(layout.cache_dir)
     from headtrain.evaluation.evaluate import evaluate_head
-    from headtrain.evaluation.inputs import record_inputs
+    from headtrain.evaluation.files import record_inputs
     from headtrain.head.checkpoint import load_head
     from headtrain.report.figures import CURVES
     from headtrain.report.provenance import find_provenance
@@ -282,8 +282,8 @@ def show(
     chosen: Chosen, problem: str | None = None, split: str = "valid", head: str | None = None
 ) -> None:
     """Show how a head ranks the outputs of one problem, and the best beside the worst."""
+    from headtrain.evaluation.evaluate import read_split
     from headtrain.evaluation.problems import find_problem
-    from headtrain.evaluation.read import read_split
     from headtrain.head.checkpoint import load_head
     from headtrain.report.ranking import programs_table, ranking_table, statement_lines
 
@@ -311,8 +311,7 @@ def _find_inputs(
     """
     from featurize.data.sources import find_sources
     from featurize.io.files import checksum
-    from headtrain.evaluation.files import default_head, results_dir
-    from headtrain.evaluation.inputs import read_inputs
+    from headtrain.evaluation.files import default_head, read_inputs, results_dir
     from headtrain.head.distance import DISTANCE_FILE
 
     settings, layout = project.settings, project.layout
@@ -353,8 +352,7 @@ def _show_finished(
     inputs: tuple[Path, dict[str, Any]] | None, split: str, *, detailed: bool
 ) -> "Evaluation | None":
     """Show the evaluation that is there if nothing it depends on has changed."""
-    from headtrain.evaluation.files import read_evaluation
-    from headtrain.evaluation.inputs import is_up_to_date
+    from headtrain.evaluation.files import is_up_to_date, read_evaluation
 
     if inputs is None or not is_up_to_date(*inputs):
         return None

@@ -16,8 +16,7 @@ import orjson
 
 from featurize.data.benchmark_rows import BenchmarkRow
 from featurize.io.files import atomic_path, write_json
-from headtrain.evaluation.benchmark_scores import TIES, TOP_1, Score
-from headtrain.evaluation.benchmarks import NO_SUBSET
+from headtrain.evaluation.benchmarks import NO_SUBSET, TIES, TOP_1, Score
 
 MODEL_TYPE = "Seq. Classifier"
 """Kind of a model with one score for each answer, in the words of RewardBench."""

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from headtrain.evaluation.benchmark_scores import ASPECT_AND_LANGUAGE, QUANTITIES, Score
-from headtrain.evaluation.benchmarks import BenchmarkResults
+from headtrain.evaluation.benchmarks import ASPECT_AND_LANGUAGE, QUANTITIES, BenchmarkResults, Score
 from headtrain.evaluation.texts import to_visible
 from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from featurize.io.files import atomic_path
 from headtrain.evaluation.benchmarks import BenchmarkResults
 from headtrain.evaluation.evaluate import EvaluatedHead
-from headtrain.evaluation.findings import find_biases
+from headtrain.evaluation.findings import find_biases, verdict_sentence
 from headtrain.evaluation.numbers import JUDGE
 from headtrain.evaluation.problems import Problem, read_problems
 from headtrain.evaluation.results import Evaluation
-from headtrain.evaluation.shortcuts.verdict import verdict_sentence
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.benchmark import page_tables
 from headtrain.report.figures import Content, History, Picture, render_all

@@ -10,9 +10,8 @@ from rich.table import Table
 from featurize.data.records import Sample
 from featurize.io.figures import FAINT, HEAD, INK, drawing, to_svg
 from featurize.io.files import atomic_path
-from headtrain.evaluation.comparison import Disagreement
+from headtrain.evaluation.comparison import LETTERS, Disagreement, SideBySide
 from headtrain.evaluation.numbers import ACCURACY, OVER_PAIRS, OVER_PROBLEMS
-from headtrain.evaluation.side_by_side import LETTERS, SideBySide
 from headtrain.evaluation.texts import SplitTexts
 from headtrain.report.figures import draw_whiskers
 from headtrain.report.sweep_page import SweepOnPage

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from headtrain.evaluation.benchmarks import StyleAccuracy, SubsetAccuracy, SubsetResults
-from headtrain.evaluation.findings import find_biases
-from headtrain.evaluation.head_numbers import BEYOND_90
+from headtrain.evaluation.findings import find_biases, verdict_sentence
 from headtrain.evaluation.numbers import (
     ACCURACY,
     AUC,
+    BEYOND_90,
+    HEAD_NUMBERS,
+    JUDGE,
     LENGTH_CORRELATION,
     OVER_PAIRS,
     OVER_PROBLEMS,
 )
 from headtrain.evaluation.results import HEAD, PREFIX, Evaluation
-from headtrain.evaluation.shortcuts.verdict import verdict_sentence
 from headtrain.evaluation.texts import to_visible
 from headtrain.metrics.bootstrap import Interval
 
@@ -81,18 +82,16 @@ def values_table(evaluation: Evaluation, split: str, *, intervals: bool) -> Tabl
 def value_rows(evaluation: Evaluation, split: str) -> list[ValueRow]:
     """Rows of the table of values, one per number of the head."""
     difference = evaluation.train_minus.get(split, {})
-    of_splits = [
-        {number.quantity.key: number.value for number in evaluation.head_numbers(name)}
-        for name in evaluation.splits
-    ]
+    of_splits = [result.head for result in evaluation.splits.values()]
     return [
         ValueRow(
-            name=number.quantity.title,
-            meaning=number.quantity.meaning,
-            splits=tuple(found.get(number.quantity.key) for found in of_splits),
-            difference=difference.get(number.quantity.minus or ""),
+            name=quantity.title,
+            meaning=quantity.meaning,
+            splits=tuple(found.get(quantity.key) for found in of_splits),
+            difference=difference.get(quantity.minus or ""),
         )
-        for number in evaluation.head_numbers(split)
+        for quantity in (*JUDGE, *HEAD_NUMBERS)
+        if quantity.key in evaluation.splits[split].head
     ]
 
 

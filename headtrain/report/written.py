@@ -1,6 +1,6 @@
 """Writes an evaluation with its report, and logs it to the tracking server."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,11 @@ def write_judgement(
         report_options: those of `write_report`.
     """
     evaluation, path = judgement.evaluation, folder / f"{split}.json"
-    more = None if benchmark is None else benchmark.to_dict()
+    more = None if benchmark is None else asdict(benchmark)
     is_new = write_evaluation(path, evaluation, trained, benchmark=more)
     report = write_report(folder, judgement, split, benchmark=benchmark, **report_options)
     if is_new:
         run_id = trained.record.tracking_run_id
-        own = {} if benchmark is None else benchmark.metrics
-        metrics = evaluation.metrics(split) | {f"eval/{split}/{k}": v for k, v in own.items()}
+        metrics = evaluation.metrics(split, benchmark.numbers if benchmark is not None else ())
         tracker.log_evaluation(run_id, metrics, [path, *report])
     return WrittenEvaluation(path=path, report=report, is_new=is_new)

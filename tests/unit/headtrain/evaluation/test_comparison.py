@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from featurize.data.records import Sample
-from headtrain.evaluation.comparison import Disagreement, compare, find_disagreements
-from headtrain.evaluation.shared import read_shared
+from headtrain.evaluation.comparison import Disagreement, compare, find_disagreements, read_shared
 from headtrain.metrics.pairwise import EvaluationError
 from headtrain.report.comparison import comparison_lines, disagreement_text
 from tests.support.simulated_splits import SETTINGS, simulated

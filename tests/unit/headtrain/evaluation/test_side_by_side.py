@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from headtrain.evaluation.comparison import compare
-from headtrain.evaluation.side_by_side import LETTERS, compare_all
+from headtrain.evaluation.comparison import LETTERS, compare, compare_all
 from headtrain.metrics.pairwise import EvaluationError
 from tests.support.simulated_splits import SETTINGS, simulated
 

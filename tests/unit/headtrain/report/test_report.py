@@ -13,10 +13,8 @@ import pytest
 
 from featurize.data.records import Sample
 from featurize.io.figures import INK
-from headtrain.evaluation.details import SampleFacts
-from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
+from headtrain.evaluation.evaluate import EvaluatedHead, ReadSplit
 from headtrain.evaluation.problems import MOST_TEXTS, find_problem, read_problems
-from headtrain.evaluation.read import ReadSplit
 from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
@@ -28,6 +26,7 @@ from headtrain.report.glossary import GLOSSARY, PICKERS, term_id
 from headtrain.report.page import render_page, write_report
 from headtrain.report.provenance import Provenance
 from headtrain.settings import EvaluationSettings
+from tests.support.simulated_splits import evaluated
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} &amp; \x1b[31m \u202e"
 SETTINGS = EvaluationSettings(bootstrap_rounds=50)
@@ -56,8 +55,6 @@ def read_split(scored, texts):
             num_unlabelled=0,
         ),
         scored=scored,
-        shortcuts={},
-        facts=SampleFacts(),
         texts=SplitTexts(task_ids=pa.array([str(place) for place in range(n)]), source=texts),
     )
 
@@ -85,10 +82,10 @@ def judged(texts=None):
     languages = np.array(
         [f"language {code % 2} {EVIL}" for code in splits["valid"].problem], object
     )
-    evaluation = evaluate(
-        splits=splits,
+    evaluation = evaluated(
+        splits,
         shortcuts={name: {"longer": s.output_tokens * 1.0} for name, s in splits.items()},
-        facts={"valid": SampleFacts(attributes={"language": languages}, left_out={"x": EVIL})},
+        facts={"valid": dict(attributes={"language": languages}, left_out={"x": EVIL})},
         settings=SETTINGS,
     )
     source = texts or TextSource(read=read_evil)
@@ -265,8 +262,7 @@ def with_prefixes(judgement, shares):
     read = judgement.splits["valid"]
     noise = np.random.default_rng(3).normal(size=len(read.scored))
     prefixes = {share: read.scored.scores + (1 - share) * noise for share in shares}
-    facts = dataclasses.replace(read.facts, prefixes=prefixes)
-    splits = {**judgement.splits, "valid": dataclasses.replace(read, facts=facts)}
+    splits = {**judgement.splits, "valid": dataclasses.replace(read, prefixes=prefixes)}
     return dataclasses.replace(judgement, splits=splits)
 
 
@@ -282,7 +278,7 @@ def test_every_output_has_its_values_along_it_where_the_store_has_segments(
     assert len(lines) == pairs + sum(len(one.candidates) for one in problems)
     text = Elements(page.read_text()).text
     for candidate in problems[0].candidates:
-        place, scores = int(candidate.task_id), judgement.splits["valid"].facts.prefixes
+        place, scores = int(candidate.task_id), judgement.splits["valid"].prefixes
         assert list(candidate.along.values()) == [scores[share][place] for share in scores]
         assert candidate.along[1.0] == candidate.score
         assert f"value after {say_along(candidate.along)}" in text

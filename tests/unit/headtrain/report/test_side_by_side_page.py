@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from headtrain.evaluation.side_by_side import compare_all
+from headtrain.evaluation.comparison import compare_all
 from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, compare_with_first
 from headtrain.report.sweep_page import SweepOnPage

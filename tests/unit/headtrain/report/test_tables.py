@@ -6,13 +6,12 @@ from rich.console import Console
 
 from configs.console import columns_table, rows_table
 from featurize.data.audit.lengths import LengthAudit, LengthHistogram, PairLengths, show_lengths
-from headtrain.evaluation.evaluate import evaluate
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.tables import judges_table, points_table, values_table
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.result import Accuracy, PointResult, SweepResult
 from headtrain.training.result import TrainResult
-from tests.support.simulated_splits import simulated
+from tests.support.simulated_splits import evaluated, simulated
 
 
 def lines_of(table):
@@ -32,7 +31,7 @@ def evaluation():
         for name, split in splits.items()
     }
     settings = EvaluationSettings(bootstrap_rounds=20)
-    return evaluate(splits=splits, shortcuts=shortcuts, settings=settings)
+    return evaluated(splits, shortcuts=shortcuts, settings=settings)
 
 
 def test_an_evaluation_has_a_line_for_each_row(evaluation):
