@@ -61,10 +61,9 @@ def report(chosen: Chosen, heads: list[str], split: str = "valid") -> None:
     from featurize.io.files import write_json
     from headtrain.evaluation.comparison import LETTERS, compare_all
     from headtrain.evaluation.files import report_name
+    from headtrain.report.comparison import HeadOnPage, SideBySidePage, side_by_side_table
     from headtrain.report.provenance import describe_head
-    from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, side_by_side_table
-    from headtrain.report.sweep import to_head
-    from headtrain.report.sweep_page import read_own_sweep
+    from headtrain.report.sweep import read_own_sweep, to_head
 
     settings, layout = project.settings, project.layout
     opened = _open_heads(project, [to_head(head) for head in heads], split)

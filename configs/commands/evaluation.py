@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headtrain.evaluation.numbers import Number
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
-    from headtrain.report.written import WrittenEvaluation
+    from headtrain.report.page import WrittenEvaluation
     from headtrain.tracking.tracker import Tracker
 
 # NOTE: a finished evaluation is shown again without importing torch.
@@ -234,7 +234,7 @@ def _write_and_show(
 ) -> "WrittenEvaluation":
     """Write an evaluation and its report, and show it; options as `write_judgement`."""
     from headtrain.evaluation.files import results_dir
-    from headtrain.report.written import write_judgement
+    from headtrain.report.page import write_judgement
 
     layout = project.layout
     written = write_judgement(
@@ -266,8 +266,13 @@ def _refuse_no_pairs(export: str | None, pairs: "Sequence[BenchmarkRow]", data: 
 
 def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]:
     """The benchmark's own numbers as tables."""
-    from headtrain.report.benchmark import SCORE_COLUMNS, score_rows
-    from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
+    from headtrain.report.benchmark import (
+        SCORE_COLUMNS,
+        SUBSET_COLUMNS,
+        score_rows,
+        style_rows,
+        subset_rows,
+    )
 
     tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(found.subsets))]
     if found.styles is not None:

@@ -20,11 +20,11 @@ from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.report import page as page_module
-from headtrain.report.along import say_along
 from headtrain.report.figures import Content, draw_layers
 from headtrain.report.glossary import GLOSSARY, PICKERS, term_id
 from headtrain.report.page import render_page, write_report
 from headtrain.report.provenance import Provenance
+from headtrain.report.template import say_along
 from headtrain.settings import EvaluationSettings
 from tests.support.simulated_splits import evaluated
 

@@ -11,8 +11,8 @@ import pytest
 
 from headtrain.evaluation.comparison import compare_all
 from headtrain.evaluation.texts import SplitTexts, TextSource
-from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, compare_with_first
-from headtrain.report.sweep_page import SweepOnPage
+from headtrain.report.comparison import HeadOnPage, SideBySidePage, compare_with_first
+from headtrain.report.sweep import SweepOnPage
 from tests.support.simulated_splits import SETTINGS, simulated
 from tests.unit.headtrain.report.test_report import EVIL, Elements, read_evil
 from tests.unit.headtrain.report.test_sweep_page import CURVE

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.curve import curve_rows
-from headtrain.report.sweep_page import read_own_sweep, write_sweep_page
+from headtrain.report.sweep import curve_rows, read_own_sweep, write_sweep_page
 from headtrain.sweep.curve import CANDIDATES, PROBLEMS, Curve, CurveResult, LayerGain, Level
 from headtrain.sweep.other_backbone import BackboneGain
 from tests.unit.headtrain.report.test_report import EVIL, Elements

@@ -1,5 +1,8 @@
 """Tables in a terminal of 80 columns: a line for each row, no cell is broken in two."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -7,7 +10,8 @@ from rich.console import Console
 from configs.console import columns_table, rows_table
 from featurize.data.audit.lengths import LengthAudit, LengthHistogram, PairLengths, show_lengths
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.tables import judges_table, points_table, values_table
+from headtrain.report.sweep import points_table
+from headtrain.report.tables import judges_table, values_table
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.result import Accuracy, PointResult, SweepResult
 from headtrain.training.result import TrainResult
@@ -32,6 +36,14 @@ def evaluation():
     }
     settings = EvaluationSettings(bootstrap_rounds=20)
     return evaluated(splits, shortcuts=shortcuts, settings=settings)
+
+
+def test_a_finished_evaluation_is_shown_without_torch():
+    code = (
+        "import sys, headtrain.evaluation.files, headtrain.evaluation.results, headtrain.report."
+        "tables; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_an_evaluation_has_a_line_for_each_row(evaluation):
