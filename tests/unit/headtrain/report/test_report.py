@@ -4,14 +4,12 @@ import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurize.data.records import Sample
 from featurize.io.figures import INK
 from headtrain.evaluation.evaluate import EvaluatedHead, ReadSplit
 from headtrain.evaluation.problems import MOST_TEXTS, find_problem, read_problems
@@ -26,21 +24,10 @@ from headtrain.report.page import render_page, write_report
 from headtrain.report.provenance import Provenance
 from headtrain.report.template import say_along
 from headtrain.settings import EvaluationSettings
-from tests.support.simulated_splits import evaluated
+from tests.support.pages import EVIL, Elements, check_is_inert, check_links, read_evil
+from tests.support.simulated_splits import evaluated, simulated
 
-EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} &amp; \x1b[31m \u202e"
 SETTINGS = EvaluationSettings(bootstrap_rounds=50)
-
-
-def simulated(seed, num_problems=12):
-    generator = np.random.default_rng(seed)
-    labels = generator.random(8 * num_problems) < 0.5
-    return ScoredSamples(
-        scores=generator.normal(size=len(labels)) + labels,
-        is_correct=labels,
-        problem=np.repeat(np.arange(num_problems), 8),
-        output_tokens=generator.integers(5, 90, len(labels)),
-    )
 
 
 def read_split(scored, texts):
@@ -59,26 +46,8 @@ def read_split(scored, texts):
     )
 
 
-def read_evil(task_ids):
-    return [
-        Sample(
-            instruction=f"statement {EVIL}",
-            input="its input",
-            output=f"output {task_id} {EVIL}",
-            is_correct=True,
-            problem_id=f"problem {EVIL}",
-            task_id=task_id,
-            difficulty=None,
-            source=None,
-            language=None,
-            location="file:1",
-        )
-        for task_id in task_ids
-    ]
-
-
 def judged(texts=None):
-    splits = {"train": simulated(0), "valid": simulated(1)}
+    splits = {"train": simulated(0, 12), "valid": simulated(1, 12)}
     languages = np.array(
         [f"language {code % 2} {EVIL}" for code in splits["valid"].problem], object
     )
@@ -119,21 +88,6 @@ def report(judgement, tmp_path_factory):
     return write(tmp_path_factory.mktemp("report"), judgement)
 
 
-class Elements(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def test_every_figure_is_on_the_page_and_in_a_file(report):
     pictures = [path for path in report if path.suffix == ".png"]
     names = {path.stem for path in pictures}
@@ -150,17 +104,10 @@ def test_every_figure_is_on_the_page_and_in_a_file(report):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_pages_request_nothing_and_run_nothing(report, place):
-    page = report[place].read_text()
-    elements = Elements(page)
-    assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
-    for tag, attributes in elements.tags:
-        assert not [name for name in attributes if name.startswith("on")]
-        for name in ("src", "href", "xlink:href"):
-            target = attributes.get(name, "#")
-            is_page = tag == "a" and (report[place].parent / target).resolve() in report
-            assert target.startswith("#") or is_page
-    assert "default-src 'none'" in page
-    assert not re.findall(r"@import|url\((?!#)", page)
+    folder = report[place].parent
+    check_is_inert(
+        report[place].read_text(), is_page=lambda target: (folder / target).resolve() in report
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -170,8 +117,6 @@ def test_markup_in_the_data_is_shown_as_text(report, place):
     assert text.count("<script>alert(1)</script>") >= 3 * 3
     assert "{{ 7*7 }}" in text
     assert "&amp;" in text
-    assert "\x1b" not in page
-    assert "\u202e" not in page
 
 
 def test_figures_take_the_colour_of_the_page(report):
@@ -187,13 +132,9 @@ def test_figures_take_the_colour_of_the_page(report):
 
 
 def test_ids_on_the_page_are_unique_and_their_uses_resolve(report):
-    page = report[0].read_text()
-    ids = re.findall(r'\bid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 100
-    assert {term_id(term) for term in GLOSSARY} <= set(ids)
-    uses = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
-    assert uses
-    assert set(uses) <= set(ids)
+    ids = check_links(report[0].read_text())
+    assert len(ids) > 100
+    assert {term_id(term) for term in GLOSSARY} <= ids
 
 
 def test_equal_judgements_give_equal_files(report, tmp_path):
