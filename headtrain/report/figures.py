@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,8 +59,8 @@ class Content:
 
     judgement: EvaluatedHead
     split: str
-    history: History
-    sweep: Mapping[str, Interval]
+    history: History = field(default_factory=dict)
+    sweep: Mapping[str, Interval] = field(default_factory=dict)
     """Accuracy over problems by the tensors a head reads."""
 
     @property

@@ -20,7 +20,7 @@ from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.report import page as page_module
 from headtrain.report.figures import Content, draw_layers
 from headtrain.report.glossary import GLOSSARY, PICKERS, term_id
-from headtrain.report.page import render_page, write_report
+from headtrain.report.page import Report
 from headtrain.report.provenance import Provenance
 from headtrain.report.template import say_along
 from headtrain.settings import EvaluationSettings
@@ -65,17 +65,16 @@ def judged(texts=None):
 
 
 def write(folder, judgement):
-    return write_report(
-        folder,
-        judgement,
-        "valid",
+    return Report(
+        judgement=judgement,
+        split="valid",
         title=f"demo {EVIL}",
         about={"head": EVIL, "folder": "/a/path/without/a/space" * 5},
         num_mistakes=3,
         provenance=Provenance(rows={"head": EVIL}, config=f"name: {EVIL}"),
         history={"train/accuracy": [(1, 0.5), (2, 0.8)], "valid/accuracy": [(2, 0.6)]},
         sweep={"mean.2": Interval(estimate=0.6, low=0.5, high=0.7)},
-    )  # fmt: skip
+    ).write(folder)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +144,7 @@ def test_equal_judgements_give_equal_files(report, tmp_path):
 def test_long_names_leave_the_sweep_figure_most_of_its_width(judgement):
     names = ("mean.2", " + ".join(f"mean.{n}" for n in range(10, 14)))
     sweep = {name: Interval(estimate=0.7, low=0.6, high=0.8) for name in names}
-    figure = draw_layers(Content(judgement=judgement, split="valid", history={}, sweep=sweep))
+    figure = draw_layers(Content(judgement=judgement, split="valid", sweep=sweep))
     figure.canvas.draw()
     [axes] = figure.axes
     assert axes.get_position().width > 0.55
@@ -164,9 +163,8 @@ def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, judgement):
 def test_without_texts_there_are_no_problems_and_the_rest_is_there():
     judgement = judged(TextSource(why_not="the dataset is gone"))
     assert read_problems(judgement, "valid") == ()
-    page = render_page(
-        title="demo", about={}, evaluation=judgement.evaluation, split="valid", pictures=[]
-    )
+    report = Report(judgement=judgement, split="valid", title="demo", about={}, num_mistakes=0)
+    page = report.render([], [])
     assert "Problems, the worst first" not in page
     assert "Best of n" in page
 
