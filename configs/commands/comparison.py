@@ -9,8 +9,7 @@ from configs.options import Chosen
 
 if TYPE_CHECKING:
     from configs.project import Project
-    from headtrain.evaluation.comparison import Disagreement
-    from headtrain.evaluation.shared import SharedSamples
+    from headtrain.evaluation.comparison import Disagreement, SharedSamples
     from headtrain.evaluation.texts import SplitTexts
     from headtrain.head.checkpoint import TrainedHead
 
@@ -60,12 +59,11 @@ def report(chosen: Chosen, heads: list[str], split: str = "valid") -> None:
     project, split = chosen.project(), to_split(split)
     keep_fonts_in(project.layout.cache_dir)
     from featurize.io.files import write_json
+    from headtrain.evaluation.comparison import LETTERS, compare_all
     from headtrain.evaluation.files import report_name
-    from headtrain.evaluation.side_by_side import LETTERS, compare_all
+    from headtrain.report.comparison import HeadOnPage, SideBySidePage, side_by_side_table
     from headtrain.report.provenance import describe_head
-    from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, side_by_side_table
-    from headtrain.report.sweep import to_head
-    from headtrain.report.sweep_page import read_own_sweep
+    from headtrain.report.sweep import read_own_sweep, to_head
 
     settings, layout = project.settings, project.layout
     opened = _open_heads(project, [to_head(head) for head in heads], split)
@@ -113,7 +111,7 @@ class _OpenedHeads:
 
 def _open_heads(project: "Project", heads: Sequence[str], split: str) -> _OpenedHeads:
     """Open heads and the features of a split that each of them reads."""
-    from headtrain.evaluation.shared import read_shared
+    from headtrain.evaluation.comparison import read_shared
     from headtrain.evaluation.texts import SplitTexts
     from headtrain.head.checkpoint import load_head
 

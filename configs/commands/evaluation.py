@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from configs.project import Project
     from featurize.store import FeatureStore
     from headtrain.evaluation.benchmarks import BenchmarkResults
-    from headtrain.evaluation.evaluate import EvaluatedHead
+    from headtrain.evaluation.evaluate import EvaluatedHead, ReadSplit
     from headtrain.evaluation.numbers import Number
-    from headtrain.evaluation.read import ReadSplit
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
-    from headtrain.report.written import WrittenEvaluation
+    from headtrain.report.page import WrittenEvaluation
 
 # NOTE: a finished evaluation is shown again without importing torch.
 
@@ -43,7 +42,7 @@ def evaluate(
 ) -> None:
     """Judge a head on a split: accuracy, gaps, and what trivial baselines get on the same pairs."""
     from featurize.settings import to_split
-    from headtrain.evaluation.requirements import check_requirements, parse_requirements
+    from headtrain.evaluation.findings import check_requirements, parse_requirements
 
     _refuse_unfit_options(data, baseline, export, repair=repair)
     required = [one for text in require or () for one in parse_requirements(text)]
@@ -95,7 +94,7 @@ def _evaluate_split(
     if (finished := _show_finished(inputs, split, detailed=detailed)) is not None:
         return finished
     keep_fonts_in(layout.cache_dir)
-    from headtrain.evaluation.inputs import record_inputs
+    from headtrain.evaluation.files import record_inputs
     from headtrain.head.checkpoint import load_head
 
     trained = load_head(head or layout.checkpoint_dir)
@@ -220,9 +219,9 @@ def _judge(
     from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.files import results_dir
     from headtrain.report.figures import CURVES
+    from headtrain.report.page import write_judgement
     from headtrain.report.provenance import find_provenance
     from headtrain.report.sweep import find_sweep, read_layers
-    from headtrain.report.written import write_judgement
 
     settings, layout = project.settings, project.layout
     judgement = evaluate_head(
@@ -263,8 +262,13 @@ def _judge(
 
 def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]:
     """The benchmark's own numbers as tables."""
-    from headtrain.report.benchmark import SCORE_COLUMNS, score_rows
-    from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
+    from headtrain.report.benchmark import (
+        SCORE_COLUMNS,
+        SUBSET_COLUMNS,
+        score_rows,
+        style_rows,
+        subset_rows,
+    )
 
     tables = [columns_table("the head by subset", SUBSET_COLUMNS, subset_rows(found.subsets))]
     if found.styles is not None:
@@ -279,8 +283,8 @@ def show(
     chosen: Chosen, problem: str | None = None, split: str = "valid", head: str | None = None
 ) -> None:
     """Show how a head ranks the outputs of one problem, and the best beside the worst."""
+    from headtrain.evaluation.evaluate import read_split
     from headtrain.evaluation.problems import find_problem
-    from headtrain.evaluation.read import read_split
     from headtrain.head.checkpoint import load_head
     from headtrain.report.ranking import programs_table, ranking_table, statement_lines
 
@@ -308,8 +312,7 @@ def _find_inputs(
     """
     from featurize.data.sources import find_sources
     from featurize.io.files import checksum
-    from headtrain.evaluation.files import default_head, results_dir
-    from headtrain.evaluation.inputs import read_inputs
+    from headtrain.evaluation.files import default_head, read_inputs, results_dir
     from headtrain.head.distance import DISTANCE_FILE
 
     settings, layout = project.settings, project.layout
@@ -350,8 +353,7 @@ def _show_finished(
     inputs: tuple[Path, dict[str, Any]] | None, split: str, *, detailed: bool
 ) -> "Evaluation | None":
     """Show the evaluation that is there if nothing it depends on has changed."""
-    from headtrain.evaluation.files import read_evaluation
-    from headtrain.evaluation.inputs import is_up_to_date
+    from headtrain.evaluation.files import is_up_to_date, read_evaluation
 
     if inputs is None or not is_up_to_date(*inputs):
         return None

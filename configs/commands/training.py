@@ -162,7 +162,7 @@ def sweep(
     points = _sweep_points(chosen, grid or [])
     folder = project.layout.checkpoint_dir / "sweep"
     keep_fonts_in(project.layout.cache_dir)
-    from headtrain.report.sweep_page import write_sweep_page
+    from headtrain.report.sweep import write_sweep_page
     from headtrain.sweep.other_backbone import OtherBackbone
     from headtrain.sweep.result import WINNER_FOLDER
     from headtrain.sweep.run import run_sweep
@@ -212,8 +212,7 @@ def _sweep_points(chosen: Chosen, grid: Sequence[str]) -> "list[SweepPoint]":
 
 def _show_sweep(result: "SweepResult", folder: Path) -> None:
     """The points of a sweep, its winner and the files; draws the figure if it is not there."""
-    from headtrain.report.sweep import draw_sweep
-    from headtrain.report.tables import points_table, winner_rows
+    from headtrain.report.sweep import draw_sweep, points_table, winner_rows
     from headtrain.sweep.result import FIGURE_FILE, RESULT_FILE, WINNER_FOLDER
 
     figure = folder / FIGURE_FILE
@@ -239,7 +238,7 @@ def _show_curve(
     A curve without the gain of the `other` backbone is measured anew.
     """
     from featurize.io.files import write_json
-    from headtrain.report.curve import curve_rows, draw_curve
+    from headtrain.report.sweep import curve_rows, draw_curve
     from headtrain.sweep.curve import MIN_SEEDS, CurveResult, measure_curve
     from headtrain.sweep.result import CURVE_FIGURE, CURVE_FILE, read_result
 

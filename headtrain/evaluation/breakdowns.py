@@ -1,6 +1,6 @@
-"""Breakdowns: pairs grouped by attributes of their problem or by length difference."""
+"""Subsets of the pairs: by attributes of the problem, by length difference, and minimal pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +10,20 @@ from headtrain.evaluation.numbers import accuracy_intervals
 from headtrain.evaluation.results import HEAD, Slice
 from headtrain.evaluation.split import MeasuredSplit
 from headtrain.metrics.bootstrap import resample_accuracies
-from headtrain.metrics.pairs import length_difference_edges, tally_length_differences
-from headtrain.metrics.pairwise import PairTally
+from headtrain.metrics.pairs import (
+    Pairs,
+    drop_equal,
+    length_difference_edges,
+    tally_length_differences,
+)
+from headtrain.metrics.pairwise import PairTally, ScoredSamples
 
 MOST_GROUPS = 12
 NUM_RANGES = 4
 UNKNOWN, MIXED, OTHERS = "unknown", "mixed", "others"
+
+MOST_OF_A_LABEL = 32
+"""Samples of each label compared in one problem; more are sampled down."""
 
 
 def measure_slice(
@@ -50,18 +58,16 @@ def by_length_difference(split: MeasuredSplit, seed: int) -> tuple[Slice, ...]:
     return tuple(part for part in slices if part is not None)
 
 
-def by_problem(
-    split: MeasuredSplit, attributes: Mapping[str, Strings]
-) -> dict[str, tuple[Slice, ...]]:
+def by_problem(split: MeasuredSplit) -> dict[str, tuple[Slice, ...]]:
     """Break down all judges' accuracy by attributes of the problem and number of candidates.
 
-    attributes are text or None, [samples]; those that are None for every sample are left out.
+    Attributes that are None for every sample are left out.
     """
     head, counts = split.head, split.counts[HEAD]
     has_pairs = np.isin(np.unique(head.problem), counts.problem)  # [problems]
     groups = {
         name: group_problems(problem_values(values, head.group)[has_pairs])
-        for name, values in attributes.items()
+        for name, values in split.samples.attributes.items()
         if any(value is not None for value in values)
     }
     groups["candidates"] = group_counts(np.bincount(head.group)[has_pairs])
@@ -156,3 +162,57 @@ def _range_name(low: int | None, high: int | None) -> str:
     if high is None:
         return f"{low} and more"
     return f"{low}" if high - low == 1 else f"{low} to {high - 1}"
+
+
+def find_minimal_pairs(
+    scored: ScoredSamples,
+    read_outputs: Callable[[Ints], list[str]],
+    *,
+    largest_share: float,
+    most_texts: int,
+    seed: int = 0,
+) -> Pairs:
+    """Find pairs whose edit distance is at most `largest_share` of the longer text's characters.
+
+    The distance is Levenshtein's: characters inserted, deleted or replaced. Problems are taken in
+    random order until `most_texts` texts are read, which bounds the work.
+    """
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
+    empty = np.zeros(0, np.int64)
+    found, num_read = [Pairs(empty, empty)], 0
+    for correct, incorrect in _sample_problems(scored, np.random.default_rng(seed)):
+        num_read += len(correct) + len(incorrect)
+        if num_read > most_texts:
+            break
+        distances = cdist(
+            read_outputs(correct),
+            read_outputs(incorrect),
+            scorer=Levenshtein.normalized_distance,
+            score_cutoff=largest_share,  # larger distances become 1, which saves work
+            dtype=np.float32,
+        )
+        i, j = np.nonzero(distances <= np.float32(largest_share))
+        found.append(Pairs(correct[i], incorrect[j]))
+    pairs = Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return drop_equal(scored, pairs)
+
+
+def _sample_problems(
+    scored: ScoredSamples, generator: np.random.Generator
+) -> Iterator[tuple[Ints, Ints]]:
+    """Yield correct and incorrect samples of each problem with both, in random order."""
+    order = np.argsort(scored.group, kind="stable")
+    problems = []
+    for places in np.split(order, np.flatnonzero(np.diff(scored.group[order])) + 1):
+        labels = scored.is_correct[places]
+        if labels.any() and not labels.all():
+            problems.append((_some(places[labels], generator), _some(places[~labels], generator)))
+    yield from (problems[place] for place in generator.permutation(len(problems)))
+
+
+def _some(places: Ints, generator: np.random.Generator) -> Ints:
+    if len(places) <= MOST_OF_A_LABEL:
+        return places
+    return np.sort(generator.choice(places, MOST_OF_A_LABEL, replace=False))

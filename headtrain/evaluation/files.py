@@ -1,8 +1,11 @@
-"""Files of an evaluation: where they are, and how they are written and read.
+"""Files of an evaluation: where they are, how they are written and read, what they were made from.
 
-Nothing is imported that needs torch, so that finished evaluations can be shown at once.
+Beside `valid.json`, the file `valid.inputs.json` has a digest of all inputs and the checksums of
+the files that were written, so that a finished evaluation is not computed again. Nothing is
+imported that needs torch, so that it can be shown at once.
 """
 
+import importlib.metadata
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurize.data.sources import SUFFIXES
-from featurize.io.files import digest, read_json, write_json
+from featurize.io.files import checksum, digest, read_json, write_json
 
 if TYPE_CHECKING:
     from headtrain.evaluation.results import Evaluation
     from headtrain.head.checkpoint import TrainedHead
-
 
 LONGEST_NAMES = 100
 """Letters of the names of heads in a file name."""
@@ -43,9 +45,9 @@ def head_name(head: str, checkpoint_dir: Path) -> str:
     """Name files about the head at this path or URI: its folder, with a hash if it is elsewhere."""
     folder, own = Path(head).absolute(), checkpoint_dir.absolute()
     if folder.is_relative_to(own):
-        return _join(folder.relative_to(own).parts)
+        return "-".join(map(to_name, folder.relative_to(own).parts))
     location = head if "://" in head else str(folder)
-    return f"{_join(folder.parts[-2:])}-{digest([location])[:6]}"
+    return f"{'-'.join(map(to_name, folder.parts[-2:]))}-{digest([location])[:6]}"
 
 
 def report_name(split: str, heads: Sequence[str], checkpoint_dir: Path) -> str:
@@ -106,5 +108,46 @@ def read_evaluation(path: Path) -> "Evaluation":
         raise ValueError(f"{path}: is not an evaluation ({error}); delete it and rerun") from error
 
 
-def _join(parts: tuple[str, ...]) -> str:
-    return "-".join(map(to_name, parts))
+def read_inputs(head: Path, stores: Mapping[str, Path], **others: Any) -> dict[str, Any] | None:
+    """Describe what an evaluation and its report depend on; equal inputs give equal files.
+
+    Args:
+        head: folder of the head; head.json has the checksum of the weights.
+        stores: folders of the feature stores, by split.
+        others: plain values, as JSON has them: settings, seed, title, the baseline, and size and
+            time of the dataset's files (`find_sources`), which may be gone, and of the sweep.
+
+    Returns:
+        None if the head or a store is not there, or is not local.
+    """
+    try:
+        return {
+            "head": checksum(head / "head.json"),
+            "stores": {name: checksum(path / "manifest.json") for name, path in stores.items()},
+            "version": importlib.metadata.version("critic"),
+            **others,
+        }
+    except OSError:
+        return None
+
+
+def record_inputs(evaluation: Path, inputs: Mapping[str, Any], written: Sequence[Path]) -> None:
+    """Record what an evaluation was made from, and the files written, its JSON among them."""
+    files = {str(path.relative_to(evaluation.parent)): checksum(path) for path in written}
+    write_json(_record_path(evaluation), {"inputs": digest(inputs), "files": files})
+
+
+def is_up_to_date(evaluation: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether the evaluation was made from these inputs and its files are unchanged."""
+    try:
+        record = read_json(_record_path(evaluation))
+        files = {name: checksum(evaluation.parent / name) for name in record["files"]}
+        return bool(
+            evaluation.name in files and record == {"inputs": digest(inputs), "files": files}
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # no record, or a damaged one
+
+
+def _record_path(evaluation: Path) -> Path:
+    return evaluation.with_name(f"{evaluation.stem}.inputs.json")

@@ -4,14 +4,12 @@ import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 
 from featurize.arrays import Floats, Ints
 from featurize.data.records import Sample
-from headtrain.evaluation.evaluate import EvaluatedHead
-from headtrain.evaluation.read import ReadSplit
+from headtrain.evaluation.evaluate import EvaluatedHead, ReadSplit
 from headtrain.metrics.calibration import Decision
 from headtrain.metrics.pairs import widest_pairs
 from headtrain.metrics.pairwise import EvaluationError, pairwise_counts
@@ -97,17 +95,17 @@ def find_problem(
     ranked = _rank(read)
     found = [one for one in ranked if problem_id is None or ids[one.places[0]] == problem_id]
     if not found:
-        _refuse_problem(problem_id, sorted({ids[one.places[0]] for one in ranked}))
+        raise _no_problem(problem_id, sorted({ids[one.places[0]] for one in ranked}))
     one = found[len(found) // 2]
     [problem] = _read(read, [one], {int(one.places[0]), int(one.places[-1])}, decision)
     return problem
 
 
-def _refuse_problem(wanted: str | None, known: Sequence[str]) -> NoReturn:
+def _no_problem(wanted: str | None, known: Sequence[str]) -> EvaluationError:
     if wanted is None:
-        raise EvaluationError("no problem has outputs of both labels: choose another --split")
+        return EvaluationError("no problem has outputs of both labels: choose another --split")
     near = difflib.get_close_matches(wanted, known, n=3) or known[:3]
-    raise EvaluationError(
+    return EvaluationError(
         f"no problem {wanted!r} with outputs of both labels; problems are {', '.join(near)}"
     )
 
@@ -120,8 +118,7 @@ def _read(
     texts = dict(zip(places.tolist(), read.texts.read(places), strict=True))
     scores = read.scored.scores
     probabilities = None if decision is None else decision.calibration.probability(scores)
-    task_ids = read.texts.task_ids
-    return tuple(_to_problem(one, read, task_ids, texts, probabilities) for one in ranked)
+    return tuple(_to_problem(one, read, texts, probabilities) for one in ranked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +130,16 @@ class _Ranked:
     num_pairs: int
     wrong: tuple[int, int] | None
     """Correct and incorrect sample in the wrong order."""
-    margin: float
-    """Score of the wrong pair's incorrect sample minus that of its correct one, else 0."""
 
     def shown(self) -> list[int]:
         """The samples whose text is read."""
         wrong = list(self.wrong or ())
         best = [place for place in self.places.tolist() if place not in wrong]
         return [*wrong, *best[: MOST_TEXTS - len(wrong)]]
+
+    def margin(self, scores: Floats) -> float:
+        """Score of the wrong pair's correct sample minus that of its incorrect one, else 0."""
+        return float(scores[self.wrong[0]] - scores[self.wrong[1]]) if self.wrong else 0.0
 
 
 def _rank(read: ReadSplit) -> list[_Ranked]:
@@ -151,32 +150,26 @@ def _rank(read: ReadSplit) -> list[_Ranked]:
         int(scored.problem[correct]): (int(correct), int(incorrect))
         for correct, incorrect in zip(*widest_pairs(scored, len(scored)), strict=True)
     }
-    order = np.lexsort((np.arange(len(scored)), -scored.scores, scored.problem))
-    starts = np.searchsorted(scored.problem[order], counts.problem, side="left")
-    ends = np.searchsorted(scored.problem[order], counts.problem, side="right")
-    found = []
-    for place in np.flatnonzero(counts.num_pairs > 0):
-        pair = wrong.get(int(counts.problem[place]))
-        found.append(
-            _Ranked(
-                places=order[starts[place] : ends[place]],
-                accuracy=float(counts.wins[place] / counts.num_pairs[place]),
-                num_pairs=int(counts.num_pairs[place]),
-                wrong=pair,
-                margin=float(scored.scores[pair[1]] - scored.scores[pair[0]]) if pair else 0.0,
-            )
+    order = np.lexsort((-scored.scores, scored.problem))
+    by_problem = np.split(order, np.flatnonzero(np.diff(scored.problem[order])) + 1)
+    places = {int(scored.problem[own[0]]): own for own in by_problem}
+    columns = (counts.problem.tolist(), counts.wins.tolist(), counts.num_pairs.tolist())
+    found = [
+        _Ranked(
+            places=places[problem],
+            accuracy=wins / num_pairs,
+            num_pairs=num_pairs,
+            wrong=wrong.get(problem),
         )
-    return sorted(found, key=lambda one: (one.accuracy, -one.margin))
+        for problem, wins, num_pairs in zip(*columns, strict=True)
+    ]
+    return sorted(found, key=lambda one: (one.accuracy, one.margin(scored.scores)))
 
 
 def _to_problem(
-    ranked: _Ranked,
-    read: ReadSplit,
-    task_ids: Sequence[object],
-    texts: Mapping[int, Sample],
-    probabilities: Floats | None,
+    ranked: _Ranked, read: ReadSplit, texts: Mapping[int, Sample], probabilities: Floats | None
 ) -> Problem:
-    scored, prefixes = read.scored, read.facts.prefixes
+    scored, task_ids = read.scored, read.texts.task_ids
 
     def of(place: int, rank: int) -> Candidate:
         return Candidate(
@@ -186,12 +179,11 @@ def _to_problem(
             score=float(scored.scores[place]),
             probability=None if probabilities is None else float(probabilities[place]),
             output=texts[place].output if place in texts else None,
-            along={share: float(values[place]) for share, values in prefixes.items()},
+            along={share: float(values[place]) for share, values in read.prefixes.items()},
         )
 
-    places = ranked.places.tolist()
-    candidates = {place: of(place, rank) for rank, place in enumerate(places, 1)}
-    first = next(texts[place] for place in places if place in texts)
+    candidates = {place: of(place, rank) for rank, place in enumerate(ranked.places.tolist(), 1)}
+    first = next(texts[place] for place in candidates if place in texts)
     return Problem(
         problem_id=first.problem_id,
         instruction="\n\n".join(part for part in (first.instruction, first.input) if part),

@@ -1,17 +1,16 @@
 """The results of an evaluation: frozen values that become JSON and come back from it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from pydantic import TypeAdapter
 
-from headtrain.evaluation.head_numbers import HEAD_NUMBERS
 from headtrain.evaluation.numbers import (
     ACCURACY,
+    HEAD_NUMBERS,
     JUDGE,
     LENGTH_CORRELATION,
-    RESCUED,
     Intervals,
     Number,
     differences,
@@ -29,6 +28,14 @@ PREFIX = "prefix"
 
 HALVED = "halved"
 """Picker of best of n: half of the candidates are dropped at half of their tokens."""
+
+SUBSETS = {
+    "length_matched": "pairs of similar length",
+    "minimal_pairs": "minimal pairs",
+    "same_author": "pairs of one author",
+    "author_prior_wrong": "pairs where the author misleads",
+}
+"""Titles of the slices of `Details` that are not part of a breakdown, by field."""
 
 Accuracy = Mapping[str, Interval]
 """Pairwise accuracy by key: over pairs and over problems (and the AUC of a whole split)."""
@@ -64,6 +71,11 @@ class SplitResult:
 
     numbers: Intervals
     """The head's values, variance and decision by key; without a decision if none was fitted."""
+
+    @property
+    def head(self) -> Intervals:
+        """All numbers of the head by key, its accuracies first."""
+        return {**self.judges[HEAD], **self.numbers}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +123,10 @@ class BestOfN:
     pickers: Mapping[str, tuple[Interval, ...]]
     """A pass rate for each n, by picker: head, any, oracle, shortest, ..."""
 
-    def numbers(self, at: str) -> Iterator[Number]:
-        """Yield all pass rates, named."""
-        sizes = [pass_rate(n, place) for place, n in enumerate(self.n)]
-        for picker, rates in self.pickers.items():
-            found = {size.key: rate for size, rate in zip(sizes, rates, strict=True)}
-            metrics = "" if picker == HEAD else None
-            yield from name_all(sizes, found, at=f"{at}.pickers.{picker}", metrics=metrics)
+    def numbers(self) -> Iterator[Number]:
+        """Yield the pass rates of the head."""
+        for place, (n, rate) in enumerate(zip(self.n, self.pickers[HEAD], strict=True)):
+            yield from name_all([pass_rate(n, place)], {str(place): rate})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,37 +165,20 @@ class Details:
     @property
     def subsets(self) -> dict[str, Slice]:
         """The slices that are not part of a breakdown, by title."""
-        found = {
-            "pairs of similar length": self.length_matched,
-            "minimal pairs": self.minimal_pairs,
-            "pairs of one author": self.same_author,
-            "pairs where the author misleads": self.author_prior_wrong,
-        }
-        return {title: part for title, part in found.items() if part is not None}
+        return {SUBSETS[name]: part for name, part in self._subsets().items()}
 
-    def numbers(self, at: str) -> Iterator[Number]:
-        """Yield all numbers, named."""
-        for name, control in self.controls.items():
-            yield from name_all(ACCURACY, control.result, at=f"{at}.controls.{name}.result")
+    def _subsets(self) -> dict[str, Slice]:
+        found = {name: getattr(self, name) for name in SUBSETS}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def numbers(self) -> Iterator[Number]:
+        """Yield all numbers that are tracked."""
         if self.verdict is not None:
-            at_verdict = f"{at}.verdict"
-            margin = self.verdict.margin
-            yield from name_all(ACCURACY, margin, at=f"{at_verdict}.margin", metrics="unexplained/")
-            yield from name_all([RESCUED], {RESCUED.key: self.verdict.rescued}, at=at_verdict)
-        correlation = {LENGTH_CORRELATION.key: self.length_correlation}
-        yield from name_all([LENGTH_CORRELATION], correlation, at=at, metrics="")
-        for name, part in (
-            ("length_matched", self.length_matched),
-            ("minimal_pairs", self.minimal_pairs),
-            ("same_author", self.same_author),
-            ("author_prior_wrong", self.author_prior_wrong),
-        ):
-            if part is not None:
-                yield from _name_slice(part, f"{at}.{name}", f"{name}/")
-        for name, parts in self.breakdowns.items():
-            for place, part in enumerate(parts):
-                yield from _name_slice(part, f"{at}.breakdowns.{name}.{place}", None)
-        yield from self.best_of_n.numbers(f"{at}.best_of_n")
+            yield from name_all(ACCURACY, self.verdict.margin, "unexplained/")
+        yield from name_all([LENGTH_CORRELATION], {LENGTH_CORRELATION.key: self.length_correlation})
+        for name, part in self._subsets().items():
+            yield from name_all(ACCURACY, part.judges[HEAD], f"{name}/")
+        yield from self.best_of_n.numbers()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,30 +197,22 @@ class Evaluation:
     confidence: float
     seed: int
 
-    def head_numbers(self, split: str) -> list[Number]:
-        """Get the numbers of the head on a split, the rows of a table."""
-        at, result = f"splits.{split}", self.splits[split]
-        judged = name_all(JUDGE, result.judges[HEAD], at=f"{at}.judges.{HEAD}", metrics=f"{HEAD}/")
-        return [*judged, *name_all(HEAD_NUMBERS, result.numbers, at=at, metrics="")]
-
-    def numbers(self, split: str) -> list[Number]:
-        """Get all numbers of a split, named."""
-        at, found = f"splits.{split}", self.head_numbers(split)
-        for judge, accuracy in self.splits[split].judges.items():
-            if judge != HEAD:
-                found += name_all(JUDGE, accuracy, at=f"{at}.judges.{judge}", metrics=f"{judge}/")
+    def numbers(self, split: str) -> Iterator[Number]:
+        """Yield all numbers of a split that are tracked."""
+        result = self.splits[split]
+        for judge, accuracy in result.judges.items():
+            yield from name_all(JUDGE, accuracy, f"{judge}/")
+        yield from name_all(HEAD_NUMBERS, result.numbers)
         difference = self.train_minus.get(split, {})
-        quantities = differences([*JUDGE, *HEAD_NUMBERS])
-        found += name_all(quantities, difference, at=f"train_minus.{split}", metrics="train_minus/")
+        yield from name_all(differences([*JUDGE, *HEAD_NUMBERS]), difference, "train_minus/")
         if split in self.details:
-            found += self.details[split].numbers(f"details.{split}")
-        return found
+            yield from self.details[split].numbers()
 
-    def metrics(self, split: str) -> dict[str, float]:
-        """Get the numbers of a split under the names that the tracking server plots."""
+    def metrics(self, split: str, more: Iterable[Number] = ()) -> dict[str, float]:
+        """Get the numbers of a split, and more, under the names that the tracking server plots."""
         return {
             f"eval/{split}/{name}": value
-            for number in self.numbers(split)
+            for number in (*self.numbers(split), *more)
             for name, value in number.to_metrics()
         }
 
@@ -248,22 +232,12 @@ class Evaluation:
             ValueError: it is something else.
         """
         splits = {
-            name: {
-                "counts": result["counts"],
-                "judges": result["judges"],
-                "numbers": _flat(result),
-            }
+            name: {**{key: result[key] for key in ("counts", "judges")}, "numbers": _flat(result)}
             for name, result in content["splits"].items()
         }
         known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
         evaluation: Self = TypeAdapter(cls).validate_python(known | {"splits": splits})
         return evaluation
-
-
-def _name_slice(part: Slice, at: str, metrics: str | None) -> Iterator[Number]:
-    for judge, accuracy in part.judges.items():
-        prefix = metrics if judge == HEAD else None
-        yield from name_all(ACCURACY, accuracy, at=f"{at}.judges.{judge}", metrics=prefix)
 
 
 def _nested(numbers: Mapping[str, Any]) -> dict[str, Any]:

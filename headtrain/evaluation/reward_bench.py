@@ -7,17 +7,15 @@ as `run_v2.py` writes them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from featurize.data.benchmark_rows import BenchmarkRow
 from featurize.io.files import atomic_path, write_json
-from headtrain.evaluation.benchmark_scores import TIES, TOP_1, Score
-from headtrain.evaluation.benchmarks import NO_SUBSET
+from headtrain.evaluation.benchmarks import NO_SUBSET, TIES, TOP_1, Score
 
 MODEL_TYPE = "Seq. Classifier"
 """Kind of a model with one score for each answer, in the words of RewardBench."""
@@ -25,8 +23,7 @@ MODEL_TYPE = "Seq. Classifier"
 Message = dict[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer with its conversation and its score."""
 
     text: Sequence[Message]
@@ -52,13 +49,18 @@ def write_reward_bench(
     about = {"model": model, "model_type": MODEL_TYPE, "chat_template": None}
     are_pairs = all(row.is_pair for row in rows)
     table = [(_pair_row if are_pairs else _ranked_row)(row, answers) for row in rows]
-    subsets = _mean_results(table) | ({} if are_pairs else _subset_scores(scores))
+    best = [score for score in scores if score.quantity in (TOP_1.key, TIES.key)]
+    by_subset = {one.group: one.value.estimate for one in best if one.by == "subset"}
+    subsets = _mean_results(table) | ({} if are_pairs else by_subset)
     paths = [folder / part / f"{model}.json" for part in ("eval-set", "eval-set-scores")]
     write_json(paths[0], about | subsets)
     write_json(paths[1], about | {name: [row[name] for row in table] for name in table[0]})
     if are_pairs:
         paths.append(folder / f"{model}_outputs.jsonl")
-        _write_lines(paths[-1], [_output_line(row) for row in table])
+        with atomic_path(paths[-1]) as temporary, temporary.open("wb") as file:
+            for row in table:
+                line = row | {"prompt": row["text_chosen"][:-1]}
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
     return paths
 
 
@@ -99,25 +101,6 @@ def _mean_results(table: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean(results)) for name, results in sorted(found.items())}
 
 
-def _subset_scores(scores: Sequence[Score]) -> dict[str, float]:
-    """Get top 1 and Ties by subset."""
-    return {
-        score.group: score.value.estimate
-        for score in scores
-        if score.quantity in (TOP_1.key, TIES.key) and score.by == "subset"
-    }
-
-
-def _output_line(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"prompt": row["text_chosen"][:-1]}
-
-
-def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for line in lines:
-            file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-
 def read_answers(path: Path, scores: Mapping[str, float]) -> dict[str, Answer]:
     """Read the texts of answers from the file that `write_plain_rows` made, with their scores.
 
@@ -129,7 +112,7 @@ def read_answers(path: Path, scores: Mapping[str, float]) -> dict[str, Answer]:
             row = orjson.loads(line)
             task_id = row.get("task_id")
             if task_id in scores:
-                found[task_id] = Answer(text=_conversation(row), score=scores[task_id])
+                found[task_id] = Answer(_conversation(row), scores[task_id])
     return found
 
 

@@ -1,37 +1,68 @@
 """One split: all judges on the same problems, and the resamples behind the intervals."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from featurize.arrays import Floats
-from headtrain.evaluation.head_numbers import (
+from featurize.arrays import Floats, Ints, Strings
+from headtrain.evaluation.numbers import (
+    AUC,
     DECISION,
     DISTANCE,
     HEAD_NUMBERS,
-    VALUES,
-    HeadScores,
-    Metric,
-)
-from headtrain.evaluation.numbers import (
-    AUC,
     JUDGE,
     OVER_PAIRS,
     OVER_PROBLEMS,
+    VALUES,
+    HeadScores,
     Intervals,
     accuracy_intervals,
 )
 from headtrain.evaluation.results import HEAD, Counts, SplitResult
 from headtrain.metrics.bootstrap import Accuracies, Resampled, resample_accuracies, resample_jointly
 from headtrain.metrics.calibration import Decision
+from headtrain.metrics.pairs import Pairs
 from headtrain.metrics.pairwise import EvaluationError, PerProblem, ScoredSamples, pairwise_counts
 from headtrain.metrics.values import auc
 from headtrain.settings import EvaluationSettings
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class SplitSamples:
+    """The labelled samples of a split and what is known of them; every column is [samples]."""
+
+    scored: ScoredSamples
+    """With the scores of the head."""
+
+    shortcuts: Mapping[str, Floats] = field(default_factory=dict)
+    """The scores of other judges by name."""
+
+    distances: Floats | None = None
+    """Share of train samples that are nearer to train; None for train, or if it was not kept."""
+
+    attributes: Mapping[str, Strings] = field(default_factory=dict)
+    """difficulty, language, source: text or None."""
+
+    outputs: Ints | None = None
+    """Codes of the outputs: equal codes, equal outputs."""
+
+    authors: Strings | None = None
+    """Who wrote the outputs: text or None; None if no sample has an author."""
+
+    minimal_pairs: Pairs | None = None
+    """None if there were no texts to find them."""
+
+    prefixes: Mapping[float, Floats] = field(default_factory=dict)
+    """The head's scores of prefixes by their share of an output, the last one 1; may be empty."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What could not be found out, and why."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MeasuredSplit:
     """The result of a split, and the resamples for differences of splits and for details."""
 
+    samples: SplitSamples
     result: SplitResult
     judges: Mapping[str, ScoredSamples]
     """The head first, then the shortcuts."""
@@ -40,6 +71,7 @@ class MeasuredSplit:
     accuracies: Mapping[str, Accuracies]
     resampled: Mapping[str, Resampled]
     """The head's numbers by key."""
+    decision: Decision | None
     settings: EvaluationSettings
     stream: list[int]
     """Seed of the split's own resamples."""
@@ -47,52 +79,44 @@ class MeasuredSplit:
     @property
     def head(self) -> ScoredSamples:
         """The samples with the head's scores."""
-        return self.judges[HEAD]
+        return self.samples.scored
 
 
 def measure_split(
     name: str,
-    scored: ScoredSamples,
-    *,
-    shortcuts: Mapping[str, Floats],
+    samples: SplitSamples,
     decision: Decision | None,
     settings: EvaluationSettings,
     seed: int,
-    distances: Floats | None = None,
 ) -> MeasuredSplit:
     """Measure the head's scores of one split, and the shortcuts on the same samples."""
     stream = [seed, *name.encode()]
-    judges = {HEAD: scored} | _shortcut_judges(name, scored, shortcuts)
+    judges = {HEAD: samples.scored} | _shortcut_judges(name, samples)
     try:
-        counts = {judge: pairwise_counts(samples) for judge, samples in judges.items()}
+        counts = {judge: pairwise_counts(scored) for judge, scored in judges.items()}
     except EvaluationError as error:
         raise EvaluationError(f"split {name!r}: {error}") from error
     accuracies = resample_accuracies(counts, rounds=settings.bootstrap_rounds, seed=stream)
     areas = resample_jointly(
-        {judge: auc(samples) for judge, samples in judges.items()},
+        {judge: auc(scored) for judge, scored in judges.items()},
         rounds=settings.bootstrap_rounds,
         seed=stream,
     )
-    head = HeadScores(scored=scored, decision=decision, distances=distances)
-    numbers = _resample(VALUES, head, settings, stream)
-    if decision is not None:
-        numbers |= _resample(DECISION, head, settings, stream)
-    if distances is not None:
-        numbers |= _resample(DISTANCE, head, settings, stream)
+    numbers = _head_numbers(samples, decision, settings, stream)
+    judged = {
+        judge: {
+            **accuracy_intervals(found, settings.confidence),
+            AUC.key: areas[judge].interval(settings.confidence),
+        }
+        for judge, found in accuracies.items()
+    }
+    defined = {
+        key: found.interval_if_defined(settings.confidence) for key, found in numbers.items()
+    }
     return MeasuredSplit(
+        samples=samples,
         result=SplitResult(
-            counts=_counts(scored, counts[HEAD]),
-            judges={
-                judge: {
-                    **accuracy_intervals(found, settings.confidence),
-                    AUC.key: areas[judge].interval(settings.confidence),
-                }
-                for judge, found in accuracies.items()
-            },
-            numbers={
-                key: found.interval_if_defined(settings.confidence)
-                for key, found in numbers.items()
-            },
+            counts=_counts(samples.scored, counts[HEAD]), judges=judged, numbers=defined
         ),
         judges=judges,
         counts=counts,
@@ -103,6 +127,7 @@ def measure_split(
             AUC.key: areas[HEAD],
             **numbers,
         },
+        decision=decision,
         settings=settings,
         stream=stream,
     )
@@ -120,29 +145,40 @@ def train_minus(train: MeasuredSplit, other: MeasuredSplit) -> Intervals:
     }
 
 
-def _resample(
-    metrics: tuple[Metric, ...], head: HeadScores, settings: EvaluationSettings, stream: list[int]
+def _head_numbers(
+    samples: SplitSamples,
+    decision: Decision | None,
+    settings: EvaluationSettings,
+    stream: list[int],
 ) -> dict[str, Resampled]:
-    found = resample_jointly(
-        {metric.key: metric.of(head) for metric in metrics},
-        rounds=settings.bootstrap_rounds,
-        seed=stream,
-    )
-    return {
-        metric.key: found[metric.key].recentred() if metric.is_recentred else found[metric.key]
-        for metric in metrics
-    }
+    """Resample the head's numbers: values, and the decision and distances if there are any."""
+    head = HeadScores(scored=samples.scored, decision=decision, distances=samples.distances)
+    groups = [
+        VALUES,
+        DECISION if decision is not None else (),
+        DISTANCE if samples.distances is not None else (),
+    ]
+    numbers: dict[str, Resampled] = {}
+    for metrics in filter(None, groups):
+        found = resample_jointly(
+            {metric.key: metric.of(head) for metric in metrics},
+            rounds=settings.bootstrap_rounds,
+            seed=stream,
+        )
+        numbers |= {
+            metric.key: found[metric.key].recentred() if metric.is_recentred else found[metric.key]
+            for metric in metrics
+        }
+    return numbers
 
 
-def _shortcut_judges(
-    split: str, scored: ScoredSamples, shortcuts: Mapping[str, Floats]
-) -> dict[str, ScoredSamples]:
+def _shortcut_judges(split: str, samples: SplitSamples) -> dict[str, ScoredSamples]:
     judges = {}
-    for name, scores in shortcuts.items():
+    for name, scores in samples.shortcuts.items():
         if name == HEAD:
             raise EvaluationError(f"split {split!r}: a shortcut cannot be called {HEAD!r}")
         try:
-            judges[name] = scored.with_scores(scores)
+            judges[name] = samples.scored.with_scores(scores)
         except EvaluationError as error:
             raise EvaluationError(f"split {split!r}, shortcut {name!r}: {error}") from error
     return judges
@@ -155,5 +191,5 @@ def _counts(scored: ScoredSamples, counts: PerProblem) -> Counts:
         num_samples_left_out=len(scored) - num_compared,
         num_problems=len(counts),
         num_problems_left_out=scored.num_groups - len(counts),
-        num_pairs=int(counts.num_pairs.sum()),
+        num_pairs=counts.total,
     )

@@ -3,16 +3,50 @@
 from collections.abc import Iterator
 from typing import Any
 
-from headtrain.evaluation.benchmark_scores import ASPECT_AND_LANGUAGE, QUANTITIES, Score
-from headtrain.evaluation.benchmarks import BenchmarkResults
+from headtrain.evaluation.benchmarks import (
+    ASPECT_AND_LANGUAGE,
+    QUANTITIES,
+    BenchmarkResults,
+    Score,
+    StyleAccuracy,
+    SubsetAccuracy,
+    SubsetResults,
+)
 from headtrain.evaluation.texts import to_visible
-from headtrain.report.tables import SUBSET_COLUMNS, style_rows, subset_rows
 
 SCORE_COLUMNS = ("number", "of", "rows", "value")
 """Of the rows of `score_rows`."""
 
 PageTable = tuple[str, tuple[str, ...], list[list[Any]]]
 """Title, columns and rows."""
+
+
+SUBSET_COLUMNS = ("subset", "pairs", "ties", "accuracy (a tie is wrong)")
+"""Of the rows of `subset_rows`."""
+
+
+def subset_rows(results: SubsetResults) -> list[list[Any]]:
+    """Get a row per subset, and both means if there are several."""
+    rows = [_subset_row(name, one) for name, one in results.subsets.items()]
+    if len(rows) > 1:
+        rows.append(_subset_row("all pairs", results.all_pairs))
+        rows.append(["mean over subsets", None, None, results.mean_over_subsets])
+    return rows
+
+
+def style_rows(styles: StyleAccuracy) -> dict[str, Any]:
+    """Get the rows of the table by style."""
+    return {
+        "prompts": styles.num_prompts,
+        "easy (correct answer fancier)": styles.easy,
+        "normal (same style)": styles.normal,
+        "hard (incorrect answer fancier)": styles.hard,
+        "average": styles.average,
+    }
+
+
+def _subset_row(name: str, one: SubsetAccuracy) -> list[Any]:
+    return [to_visible(name), one.num_pairs, one.num_ties, one.accuracy]
 
 
 def score_rows(results: BenchmarkResults, *, detailed: bool = True) -> list[list[Any]]:

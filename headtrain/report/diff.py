@@ -1,8 +1,10 @@
 """The differences of two programs, line by line, and within a line that changed a little."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 MOST_LINES = 2000
@@ -40,7 +42,7 @@ def diff(first: str, second: str) -> Diff:
         blocks = lines[0][bounds[0] : bounds[1]], lines[1][bounds[2] : bounds[3]]
         for found, side in zip(parts, _block(tag, *blocks), strict=True):
             found += side
-    return Diff(tuple(_joined(parts[0])), tuple(_joined(parts[1])))
+    return Diff(_joined(parts[0]), _joined(parts[1]))
 
 
 def _block(tag: str, first: Sequence[str], second: Sequence[str]) -> tuple[list[Part], list[Part]]:
@@ -74,13 +76,9 @@ def _whole(lines: Sequence[str], is_marked: bool) -> list[Part]:
     return [Part("".join(lines), is_marked)] if lines else []
 
 
-def _joined(parts: Sequence[Part]) -> Iterator[Part]:
+def _joined(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Join neighbours that are both marked or both not."""
-    text, is_marked = "", False
-    for part in parts:
-        if part.is_marked != is_marked and text:
-            yield Part(text, is_marked)
-            text = ""
-        text, is_marked = text + part.text, part.is_marked
-    if text:
-        yield Part(text, is_marked)
+    return tuple(
+        Part("".join(part.text for part in group), is_marked)
+        for is_marked, group in groupby(parts, key=attrgetter("is_marked"))
+    )

@@ -2,9 +2,9 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from featurize.io.figures import (
     to_svg,
 )
 from headtrain.evaluation.evaluate import EvaluatedHead
-from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
-from headtrain.evaluation.results import PREFIX, Details
+from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS, Quantity
+from headtrain.evaluation.results import PREFIX, Details, Slice
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairs import MarginCounts, count_margins
 from headtrain.metrics.pairwise import pairwise_counts
@@ -59,8 +59,8 @@ class Content:
 
     judgement: EvaluatedHead
     split: str
-    history: History
-    sweep: Mapping[str, Interval]
+    history: History = field(default_factory=dict)
+    sweep: Mapping[str, Interval] = field(default_factory=dict)
     """Accuracy over problems by the tensors a head reads."""
 
     @property
@@ -115,10 +115,14 @@ def _render(spec: FigureSpec, content: Content) -> Iterator[Picture]:
 def draw_shortcuts(content: Content) -> "Figure":
     """Accuracy of the head and of every shortcut with its interval, the head on top."""
     judges = content.judgement.evaluation.splits[content.split].judges
-    with drawing(height=0.9 + 0.32 * len(judges)) as (figure, axes):
-        names = list(judges)[::-1]
-        found = [judges[name][OVER_PROBLEMS.key] for name in names]
-        draw_whiskers(axes, found, [HEAD if name == "head" else INK for name in names])
+    return draw_judges({name: found[OVER_PROBLEMS.key] for name, found in judges.items()})
+
+
+def draw_judges(found: Mapping[str, Interval]) -> "Figure":
+    """Draw accuracies over problems by judge, the first one on top and in the head's colour."""
+    names = list(found)[::-1]
+    with drawing(height=0.9 + 0.32 * len(names)) as (figure, axes):
+        draw_whiskers(axes, [found[name] for name in names], [INK] * (len(names) - 1) + [HEAD])
         axes.axvline(0.5, color=FAINT, linestyle=":")
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.set_ylim(-0.5, len(names) - 0.5)
@@ -203,31 +207,31 @@ def draw_reliability(content: Content) -> "Figure | None":
 def draw_length_difference(content: Content) -> "Figure | None":
     """Accuracy of the head by the length difference of a pair."""
     parts = content.details.breakdowns.get("length_difference", ())
-    if not parts:
-        return None
-    with drawing() as (figure, axes):
-        found = [part.judges["head"][OVER_PAIRS.key] for part in parts]
-        draw_whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
-        axes.axhline(0.5, color=FAINT, linestyle=":")
-        names = [part.name.replace(" and more", " or more") for part in parts]
-        axes.set_xticks(range(len(parts)), names, rotation=25, ha="right")
-        axes.set_xlabel("length of the correct output minus the incorrect one (tokens)")
-        axes.set_ylabel("accuracy over pairs")
-        return figure
+    names = [part.name.replace(" and more", " or more") for part in parts]
+    title = "length of the correct output minus the incorrect one (tokens)"
+    return _draw_slices(parts, OVER_PAIRS, names, title, rotation=25, ha="right")
 
 
 def draw_prefixes(content: Content) -> "Figure | None":
     """Accuracy of the head by how much of the outputs it has read."""
     parts = content.details.breakdowns.get(PREFIX, ())
+    names = [part.name for part in parts]
+    return _draw_slices(parts, OVER_PROBLEMS, names, "tokens of both outputs")
+
+
+def _draw_slices(
+    parts: Sequence[Slice], quantity: Quantity, names: Sequence[str], title: str, **ticks: Any
+) -> "Figure | None":
+    """Draw the accuracy of the head on subsets of the pairs; None without any."""
     if not parts:
         return None
     with drawing() as (figure, axes):
-        found = [part.judges["head"][OVER_PROBLEMS.key] for part in parts]
+        found = [part.judges["head"][quantity.key] for part in parts]
         draw_whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
         axes.axhline(0.5, color=FAINT, linestyle=":")
-        axes.set_xticks(range(len(parts)), [part.name for part in parts])
-        axes.set_xlabel("tokens of both outputs")
-        axes.set_ylabel("accuracy over problems")
+        axes.set_xticks(range(len(parts)), names, **ticks)
+        axes.set_xlabel(title)
+        axes.set_ylabel(quantity.title)
         return figure
 
 

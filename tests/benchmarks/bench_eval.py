@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 
 from featurize.arrays import Floats
-from headtrain.evaluation.details import SampleFacts
 from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.split import SplitSamples
 from headtrain.metrics.pairs import count_agreement, list_pairs, similar_lengths, tally_pairs
 from headtrain.metrics.pairwise import ScoredSamples, pairwise_counts
 from headtrain.settings import EvaluationSettings
@@ -114,10 +114,11 @@ def main() -> None:
     timed(
         "whole evaluation, that as train and a small valid",
         lambda: evaluate(
-            splits={"train": scored, "valid": small},
-            shortcuts={"train": shortcuts, "valid": make_shortcuts(small, seed=4)},
-            facts={"valid": SampleFacts()},
-            settings=settings,
+            {
+                "train": SplitSamples(scored=scored, shortcuts=shortcuts),
+                "valid": SplitSamples(scored=small, shortcuts=make_shortcuts(small, seed=4)),
+            },
+            settings,
         ),
     )
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from featurize.arrays import Floats, Floats32
 from featurize.store import FeatureStore
-from headtrain.evaluation.shortcuts.trivial import shortcut_scores
+from headtrain.evaluation.shortcuts import shortcut_scores
 from headtrain.features.samples import read_labelled_samples
 from headtrain.head.checkpoint import TrainedHead, load_head
 from headtrain.metrics.bootstrap import Interval, resample_accuracies

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from headtrain.evaluation.evaluate import evaluate
+from headtrain.evaluation.split import SplitSamples
 from headtrain.metrics.pairwise import ScoredSamples
 from headtrain.settings import EvaluationSettings
 
@@ -29,3 +31,13 @@ def joined(first, second):
         problem=np.concatenate([first.problem, second.problem + first.problem.max() + 1]),
         output_tokens=np.concatenate([first.output_tokens, second.output_tokens]),
     )
+
+
+def evaluated(splits, shortcuts=None, *, facts=None, settings=SETTINGS, **options):
+    """Evaluate scores by split; `shortcuts` and `facts`, fields of SplitSamples, are by split."""
+    shortcuts, facts = shortcuts or {}, facts or {}
+    samples = {
+        name: SplitSamples(scored=scored, shortcuts=shortcuts.get(name, {}), **facts.get(name, {}))
+        for name, scored in splits.items()
+    }
+    return evaluate(samples, settings, **options)

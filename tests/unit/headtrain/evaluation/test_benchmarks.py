@@ -13,7 +13,7 @@ from headtrain.evaluation.benchmarks import (
 )
 from headtrain.evaluation.files import data_name
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
-from headtrain.report.tables import SUBSET_COLUMNS, subset_rows
+from headtrain.report.benchmark import SUBSET_COLUMNS, subset_rows
 
 
 def pairs(*scores: tuple[float, float]) -> ScoredSamples:

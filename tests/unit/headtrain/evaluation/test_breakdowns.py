@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from headtrain.evaluation.breakdowns import group_counts, group_problems, problem_values
-from headtrain.evaluation.minimal_pairs import MOST_OF_A_LABEL, find_minimal_pairs
+from headtrain.evaluation.breakdowns import (
+    MOST_OF_A_LABEL,
+    find_minimal_pairs,
+    group_counts,
+    group_problems,
+    problem_values,
+)
 from tests.support.simulated_splits import simulated
 
 

@@ -8,8 +8,14 @@ import pytest
 from rich.console import Console
 
 from featurize.data.records import Sample
-from headtrain.evaluation.comparison import Disagreement, compare, find_disagreements
-from headtrain.evaluation.shared import read_shared
+from headtrain.evaluation.comparison import (
+    LETTERS,
+    Disagreement,
+    compare,
+    compare_all,
+    find_disagreements,
+    read_shared,
+)
 from headtrain.metrics.pairwise import EvaluationError
 from headtrain.report.comparison import comparison_lines, disagreement_text
 from tests.support.simulated_splits import SETTINGS, simulated
@@ -179,3 +185,32 @@ def test_the_lines_have_the_numbers():
     assert f"by A only {found.mcnemar.only_first:,}" in lines[0]
     assert f"p = {found.mcnemar.p_value:.3g}" in lines[1]
     assert f"A better in {found.problems_won}" in lines[2]
+
+
+def several(number):
+    first = simulated(0)
+    return [first, *(another(first, seed) for seed in range(1, number))]
+
+
+def test_every_difference_is_that_of_the_two_heads_alone():
+    scored = several(3)
+    found = compare_all(scored, SETTINGS, seed=3)
+    assert list(found.heads) == ["A", "B", "C"]
+    for row, one in zip(LETTERS, scored, strict=False):
+        for column, other in zip(LETTERS, scored, strict=False):
+            if row != column:
+                alone = compare(one, other, SETTINGS, seed=3)
+                assert found.differences[row][column] == alone.difference
+                assert found.heads[row] == alone.heads["A"]
+    assert list(found.comparisons) == ["B", "C"]
+    assert found.comparisons["C"] == compare(scored[0], scored[2], SETTINGS, seed=3)
+
+
+def test_a_single_head_has_no_difference():
+    found = compare_all(several(1), SETTINGS)
+    assert (found.differences, found.comparisons) == ({"A": {}}, {})
+
+
+def test_more_heads_than_letters_are_refused():
+    with pytest.raises(EvaluationError, match="27 heads are more than 26"):
+        compare_all(several(27), SETTINGS)

@@ -6,30 +6,27 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from headtrain.evaluation.details import SampleFacts
-from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.shortcuts.controls import prompt_only_scores, shuffled_tally
-from headtrain.evaluation.shortcuts.trivial import shortcut_scores
+from headtrain.evaluation.details import prompt_only_scores, shuffled_tally
+from headtrain.evaluation.shortcuts import shortcut_scores
 from headtrain.metrics.pairs import Pairs
 from headtrain.metrics.pairwise import pairwise_accuracy, pairwise_counts
-from tests.support.simulated_splits import SETTINGS, simulated
+from tests.support.simulated_splits import evaluated, simulated
 
 
 def test_the_evaluated_split_has_details_and_train_does_not(splits, shortcuts):
-    both = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    both = evaluated(splits, shortcuts=shortcuts)
     assert list(both.details) == ["valid"]
     train = {"train": splits["train"]}
-    assert list(evaluate(splits=train, shortcuts={}, settings=SETTINGS).details) == ["train"]
+    assert list(evaluated(train).details) == ["train"]
 
 
 def test_breakdowns_add_up_to_the_whole(splits, shortcuts):
     valid = splits["valid"]
     difficulty = np.array([("easy", "hard", None)[code % 3] for code in valid.problem], object)
-    evaluation = evaluate(
-        splits=splits,
+    evaluation = evaluated(
+        splits,
         shortcuts=shortcuts,
-        settings=SETTINGS,
-        facts={"valid": SampleFacts(attributes={"difficulty": difficulty})},
+        facts={"valid": dict(attributes={"difficulty": difficulty})},
     )
     counts = evaluation.splits["valid"].counts
     whole = evaluation.splits["valid"].judges["head"]["accuracy_over_pairs"].estimate
@@ -59,9 +56,7 @@ def test_length_matched_pairs_leave_length_nothing_to_say():
     # scores that are the length and nothing else, which goes with being correct
     lengths = 100 + 30 * valid.is_correct + valid.output_tokens % 50
     valid = replace(valid, output_tokens=lengths, scores=lengths * 1.0)
-    evaluation = evaluate(
-        splits={"valid": valid}, shortcuts={"valid": {"longer": lengths}}, settings=SETTINGS
-    )
+    evaluation = evaluated({"valid": valid}, shortcuts={"valid": {"longer": lengths}})
     details, judges = evaluation.details["valid"], evaluation.splits["valid"].judges
     assert details.length_correlation.estimate == pytest.approx(1.0)
     assert judges["head"]["accuracy_over_pairs"].estimate > 0.85
@@ -72,7 +67,7 @@ def test_length_matched_pairs_leave_length_nothing_to_say():
 
 
 def test_controls_hold_for_honest_scores_and_the_prompt_knows_no_pair(splits):
-    controls = evaluate(splits=splits, shortcuts={}, settings=SETTINGS).details["valid"].controls
+    controls = evaluated(splits).details["valid"].controls
     prompt, shuffled = controls["prompt_only"], controls["labels_shuffled"]
     for interval in (prompt.result["accuracy_over_pairs"], prompt.result["accuracy_over_problems"]):
         assert (interval.low, interval.estimate, interval.high) == (0.5, 0.5, 0.5)
@@ -105,7 +100,7 @@ def test_the_verdict_is_the_paired_difference_to_the_best_shortcut(splits):
     valid = splits["valid"]
     noise = np.random.default_rng(5).normal(size=len(valid))
     shortcuts = {"noise": noise, "half": valid.scores + 2 * noise, "longer": valid.output_tokens}
-    evaluation = evaluate(splits=splits, shortcuts={"valid": shortcuts}, settings=SETTINGS)
+    evaluation = evaluated(splits, shortcuts={"valid": shortcuts})
     verdict, judges = evaluation.details["valid"].verdict, evaluation.splits["valid"].judges
     best = max(shortcuts, key=lambda name: judges[name]["accuracy_over_problems"].estimate)
     assert verdict.best_shortcut == best
@@ -125,14 +120,14 @@ def test_the_verdict_is_the_paired_difference_to_the_best_shortcut(splits):
 
 def test_a_head_that_is_its_shortcut_has_no_margin(splits):
     shortcuts = {"valid": {"copy": splits["valid"].scores}}
-    evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    evaluation = evaluated(splits, shortcuts=shortcuts)
     margin = evaluation.details["valid"].verdict.margin["accuracy_over_pairs"]
     assert (margin.low, margin.estimate, margin.high) == (0.0, 0.0, 0.0)
     assert evaluation.details["valid"].verdict.rescued.estimate == 0.0
 
 
 def test_without_shortcuts_there_is_no_verdict(splits):
-    assert evaluate(splits=splits, shortcuts={}, settings=SETTINGS).details["valid"].verdict is None
+    assert evaluated(splits).details["valid"].verdict is None
 
 
 def test_minimal_pairs_are_measured_for_every_judge(splits, shortcuts):
@@ -143,10 +138,8 @@ def test_minimal_pairs_are_measured_for_every_judge(splits, shortcuts):
         for j in np.flatnonzero(~valid.is_correct & (valid.problem == valid.problem[i]))[:1]
     ]
     correct, incorrect = np.array(pairs).T
-    facts = SampleFacts(minimal_pairs=Pairs(correct, incorrect))
-    evaluation = evaluate(
-        splits=splits, shortcuts=shortcuts, settings=SETTINGS, facts={"valid": facts}
-    )
+    facts = dict(minimal_pairs=Pairs(correct, incorrect))
+    evaluation = evaluated(splits, shortcuts=shortcuts, facts={"valid": facts})
     minimal = evaluation.details["valid"].minimal_pairs
     assert minimal.num_pairs == len(pairs)
     for judge, scores in (("head", valid.scores), ("longer", shortcuts["valid"]["longer"])):
@@ -156,12 +149,8 @@ def test_minimal_pairs_are_measured_for_every_judge(splits, shortcuts):
 
 def test_what_could_not_be_computed_is_listed_with_the_reason(splits):
     none = np.zeros(0, np.int64)
-    facts = {
-        "valid": SampleFacts(
-            minimal_pairs=Pairs(none, none), left_out={"bag_of_ngrams": "no texts"}
-        )
-    }
-    details = evaluate(splits=splits, shortcuts={}, settings=SETTINGS, facts=facts).details
+    facts = {"valid": dict(minimal_pairs=Pairs(none, none), left_out={"bag_of_ngrams": "no texts"})}
+    details = evaluated(splits, facts=facts).details
     assert details["valid"].minimal_pairs is None
     assert details["valid"].left_out == {
         "bag_of_ngrams": "no texts",
@@ -171,7 +160,7 @@ def test_what_could_not_be_computed_is_listed_with_the_reason(splits):
 
 
 def test_best_of_n_lies_between_any_candidate_and_the_oracle(splits, shortcuts):
-    evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    evaluation = evaluated(splits, shortcuts=shortcuts)
     best, valid = evaluation.details["valid"].best_of_n, splits["valid"]
     assert best.n == (1, 2, 4, 8)
     assert (best.num_problems, best.num_problems_left_out) == (25, 0)
@@ -187,11 +176,9 @@ def test_best_of_n_lies_between_any_candidate_and_the_oracle(splits, shortcuts):
 
 def test_equal_outputs_bring_a_majority(splits):
     outputs = splits["valid"].problem * 10 + np.arange(200) % 3
-    evaluation = evaluate(
-        splits=splits,
-        shortcuts={},
-        settings=SETTINGS,
-        facts={"valid": SampleFacts(outputs=outputs)},
+    evaluation = evaluated(
+        splits,
+        facts={"valid": dict(outputs=outputs)},
     )
     assert "majority" in evaluation.details["valid"].best_of_n.pickers
 
@@ -199,10 +186,7 @@ def test_equal_outputs_bring_a_majority(splits):
 def test_a_head_that_knows_the_problem_has_its_variance_between_problems(splits):
     valid = splits["valid"]
     remembers = valid.with_scores(valid.problem * 10.0 + valid.scores)
-    shares = [
-        evaluate(splits={"valid": scored}, shortcuts={}, settings=SETTINGS).splits["valid"].numbers
-        for scored in (valid, remembers)
-    ]
+    shares = [evaluated({"valid": scored}).splits["valid"].numbers for scored in (valid, remembers)]
     assert shares[0]["variance.intraclass_correlation"].estimate == pytest.approx(0, abs=0.1)
     assert shares[0]["variance.between_problems"].estimate < 0.3
     assert shares[1]["variance.between_problems"].low > 0.99

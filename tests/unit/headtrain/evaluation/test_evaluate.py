@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
-from headtrain.evaluation.evaluate import evaluate
 from headtrain.evaluation.findings import find_biases
 from headtrain.evaluation.results import Evaluation
 from headtrain.metrics.calibration import Calibration, Decision
 from headtrain.metrics.pairwise import EvaluationError, pairwise_accuracy, pairwise_counts
 from headtrain.report.tables import detail_lines, value_rows
 from headtrain.settings import EvaluationSettings
-from tests.support.simulated_splits import SETTINGS, joined, simulated
+from tests.support.simulated_splits import evaluated, joined, simulated
 
 
 def test_every_judge_gets_the_accuracies_of_its_scores(splits, shortcuts):
-    evaluation = evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    evaluation = evaluated(splits, shortcuts=shortcuts)
     for name, split in splits.items():
         judges = evaluation.splits[name].judges
         assert list(judges) == ["head", "longer"]
@@ -40,7 +39,7 @@ def test_every_judge_gets_the_accuracies_of_its_scores(splits, shortcuts):
 
 
 def test_values_and_probabilities_are_those_of_the_head(splits):
-    evaluation = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    evaluation = evaluated(splits)
     decision = Decision.fit(splits["train"])
     assert evaluation.decision == decision
     for name, split in splits.items():
@@ -65,7 +64,7 @@ def test_values_and_probabilities_are_those_of_the_head(splits):
 
 
 def test_train_minus_valid_is_the_difference_of_the_estimates(splits):
-    evaluation = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    evaluation = evaluated(splits)
     assert list(evaluation.train_minus) == ["valid"]
     difference = evaluation.train_minus["valid"]
     train, valid = evaluation.splits["train"], evaluation.splits["valid"]
@@ -84,7 +83,7 @@ def test_train_minus_valid_is_the_difference_of_the_estimates(splits):
 
 def test_a_split_is_not_compared_with_a_copy_of_itself_as_if_they_were_paired():
     split = simulated(0)
-    evaluation = evaluate(splits={"train": split, "valid": split}, shortcuts={}, settings=SETTINGS)
+    evaluation = evaluated({"train": split, "valid": split})
     difference = evaluation.train_minus["valid"]["gap"]
     assert difference.estimate == 0.0
     assert difference.low < 0 < difference.high
@@ -95,16 +94,14 @@ def test_counts_account_for_every_sample():
     labels = split.is_correct.copy()
     labels[split.problem == 1] = True  # eight samples without a partner
     split = replace(split, is_correct=labels)
-    counts = (
-        evaluate(splits={"valid": split}, shortcuts={}, settings=SETTINGS).splits["valid"].counts
-    )
+    counts = evaluated({"valid": split}).splits["valid"].counts
     assert (counts.num_samples, counts.num_samples_left_out) == (40, 8)
     assert (counts.num_problems, counts.num_problems_left_out) == (4, 1)
     assert counts.num_pairs == pairwise_counts(split).num_pairs.sum()
 
 
 def test_without_train_nothing_is_calibrated(splits):
-    evaluation = evaluate(splits={"valid": splits["valid"]}, shortcuts={}, settings=SETTINGS)
+    evaluation = evaluated({"valid": splits["valid"]})
     assert not any(key.startswith("decision") for key in evaluation.splits["valid"].numbers)
     assert evaluation.decision is None
     assert evaluation.train_minus == {}
@@ -112,7 +109,7 @@ def test_without_train_nothing_is_calibrated(splits):
 
 def test_a_given_decision_is_used_even_beside_train(splits):
     decision = Decision(calibration=Calibration(slope=0.0, intercept=0.0), f1_threshold=-1e9)
-    evaluation = evaluate(splits=splits, shortcuts={}, settings=SETTINGS, decision=decision)
+    evaluation = evaluated(splits, decision=decision)
     numbers = evaluation.splits["valid"].numbers
     assert evaluation.decision == decision
     assert numbers["decision.brier"].estimate == 0.25
@@ -120,18 +117,13 @@ def test_a_given_decision_is_used_even_beside_train(splits):
 
 
 def test_intervals_of_a_split_do_not_depend_on_the_other_splits(splits):
-    both = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
-    alone = evaluate(
-        splits={"valid": splits["valid"]}, shortcuts={}, settings=SETTINGS, decision=both.decision
-    )
+    both = evaluated(splits)
+    alone = evaluated({"valid": splits["valid"]}, decision=both.decision)
     assert alone.splits["valid"] == both.splits["valid"]
 
 
 def test_equal_seeds_give_equal_evaluations_and_others_do_not(splits, shortcuts):
-    first, again, other = (
-        evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS, seed=seed)
-        for seed in (3, 3, 4)
-    )
+    first, again, other = (evaluated(splits, shortcuts=shortcuts, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert first.splits["valid"].judges != other.splits["valid"].judges
 
@@ -140,7 +132,7 @@ def test_a_lower_confidence_gives_a_narrower_interval(splits):
     widths = []
     for confidence in (0.5, 0.95):
         settings = EvaluationSettings(bootstrap_rounds=200, confidence=confidence)
-        evaluation = evaluate(splits=splits, shortcuts={}, settings=settings)
+        evaluation = evaluated(splits, shortcuts={}, settings=settings)
         interval = evaluation.splits["valid"].judges["head"]["accuracy_over_pairs"]
         widths.append(interval.high - interval.low)
         assert evaluation.confidence == confidence
@@ -150,34 +142,32 @@ def test_a_lower_confidence_gives_a_narrower_interval(splits):
 def test_a_split_without_pairs_is_refused_by_name(splits):
     lonely = replace(splits["valid"], problem=np.arange(len(splits["valid"])))
     with pytest.raises(EvaluationError, match="split 'valid': none of the 200 problems"):
-        evaluate(splits=splits | {"valid": lonely}, shortcuts={}, settings=SETTINGS)
+        evaluated(splits | {"valid": lonely})
 
 
 def test_a_train_split_with_one_label_is_refused_by_name(splits):
     train = replace(splits["train"], is_correct=np.ones(200, dtype=bool))
     with pytest.raises(EvaluationError, match="split 'train': 200 of 200 samples are correct"):
-        evaluate(splits=splits | {"train": train}, shortcuts={}, settings=SETTINGS)
+        evaluated(splits | {"train": train})
 
 
 def test_bad_scores_of_a_shortcut_are_refused_with_its_name(splits):
     scores = np.zeros(200)
     scores[7] = np.nan
     with pytest.raises(EvaluationError, match=r"shortcut 'logprob_sum': .*sample 7"):
-        evaluate(splits=splits, shortcuts={"valid": {"logprob_sum": scores}}, settings=SETTINGS)
+        evaluated(splits, shortcuts={"valid": {"logprob_sum": scores}})
 
 
 def test_a_shortcut_cannot_take_the_place_of_the_head(splits):
     with pytest.raises(EvaluationError, match="cannot be called 'head'"):
-        evaluate(splits=splits, shortcuts={"valid": {"head": np.zeros(200)}}, settings=SETTINGS)
+        evaluated(splits, shortcuts={"valid": {"head": np.zeros(200)}})
 
 
 def test_distances_are_numbers_of_their_split_alone_and_warn_of_unlike_outputs(splits):
     num_samples = len(splits["valid"])
     near, far = np.linspace(0, 1, num_samples), np.linspace(0.8, 1, num_samples)
     for distances, is_known in ((near, True), (far, False)):
-        found = evaluate(
-            splits=splits, shortcuts={}, settings=SETTINGS, distances={"valid": distances}
-        )
+        found = evaluated(splits, facts={"valid": {"distances": distances}})
         numbers = found.splits["valid"].numbers
         assert numbers["distance.mean"].estimate == pytest.approx(distances.mean())
         assert numbers["distance.beyond_90"].estimate == pytest.approx((distances > 0.9).mean())
@@ -196,6 +186,6 @@ def test_distances_are_numbers_of_their_split_alone_and_warn_of_unlike_outputs(s
 
 
 def test_without_distances_nothing_is_said_of_them_but_in_the_details(splits):
-    found = evaluate(splits=splits, shortcuts={}, settings=SETTINGS)
+    found = evaluated(splits)
     assert "distance" not in json.dumps(found.to_dict()).replace("length_difference", "")
     assert any("not kept with this head" in line for line in detail_lines(found, "valid"))

@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 
 from featurize.io.files import read_json
-from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.files import default_head, read_evaluation, results_dir, write_evaluation
-from headtrain.evaluation.inputs import is_up_to_date, read_inputs, record_inputs
+from headtrain.evaluation.files import (
+    default_head,
+    is_up_to_date,
+    read_evaluation,
+    read_inputs,
+    record_inputs,
+    results_dir,
+    write_evaluation,
+)
 from headtrain.head.checkpoint import find_head
-from tests.support.simulated_splits import SETTINGS, simulated
+from tests.support.simulated_splits import evaluated, simulated
 
 RESULTS = Path("storage/evaluation/demo")
 
@@ -53,7 +59,7 @@ def test_results_of_other_heads_are_in_folders_named_after_them(heads: Path) -> 
 
 
 def test_an_evaluation_is_written_once_and_read_back(tmp_path: Path) -> None:
-    evaluation = evaluate(splits={"valid": simulated(0)}, shortcuts={}, settings=SETTINGS)
+    evaluation = evaluated({"valid": simulated(0)})
     record = SimpleNamespace(weights_checksum="sum", recipe_fingerprint="recipe")
     head: Any = SimpleNamespace(path="heads/best", record=record)
     path = tmp_path / "valid.json"

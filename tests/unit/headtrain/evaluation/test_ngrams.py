@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from headtrain.evaluation.shortcuts import ngrams
-from headtrain.evaluation.shortcuts.ngrams import NgramJudge, count_ngrams
+from headtrain.evaluation import shortcuts
+from headtrain.evaluation.shortcuts import NgramJudge, count_ngrams
 
 
 def made(seed, num_problems=40, *, mark="!"):
@@ -79,7 +79,7 @@ def test_the_weights_are_those_of_the_bradley_terry_likelihood():
 
     rows = count_ngrams(outputs)
     difference = rows[correct] - rows[incorrect]
-    weights = ngrams._fit(difference, 0.3)
+    weights = shortcuts._fit(difference, 0.3)
     margin = difference @ weights
     # every pair stands in the sum twice, once turned round
     gradient = -2 * difference.T @ (1 / (1 + np.exp(margin))) * 0.3 + weights

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from featurize.errors import CriticError
-from headtrain.evaluation.evaluate import evaluate
-from headtrain.evaluation.findings import find_biases
+from headtrain.evaluation.findings import (
+    ALIASES,
+    check_requirements,
+    find_biases,
+    parse_requirements,
+)
 from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
-from headtrain.evaluation.requirements import ALIASES, check_requirements, parse_requirements
 from headtrain.evaluation.results import HEAD
 from headtrain.metrics.bootstrap import Interval
-from tests.support.simulated_splits import SETTINGS, simulated
+from tests.support.simulated_splits import evaluated, simulated
 
 
-def evaluated(**changes):
+def judged(**changes):
     """A head on train and valid, with `changes` made to the evaluated samples."""
     splits = {"train": simulated(0, strength=2.0), "valid": simulated(1, strength=2.0)}
     splits["valid"] = replace(splits["valid"], **changes)
@@ -23,12 +26,12 @@ def evaluated(**changes):
         name: {"longer": split.output_tokens * 1.0, "logprob_mean": split.is_correct * 1.0}
         for name, split in splits.items()
     }
-    return evaluate(splits=splits, shortcuts=shortcuts, settings=SETTINGS)
+    return evaluated(splits, shortcuts=shortcuts)
 
 
 @pytest.fixture(scope="module")
 def evaluation():
-    return evaluated()
+    return judged()
 
 
 def failures(text, evaluation):
@@ -88,7 +91,7 @@ def test_an_unknown_metric_is_refused_before_anything_is_said_to_hold(evaluation
 
 def test_a_head_that_only_likes_long_outputs_is_found_out():
     valid = simulated(1, strength=2.0)
-    length = evaluated(scores=valid.output_tokens + np.zeros(len(valid.scores)))
+    length = judged(scores=valid.output_tokens + np.zeros(len(valid.scores)))
     found = "\n".join(find_biases(length, "valid"))
     assert "longer outputs score higher" in found
     assert "below chance" in found  # where the correct output is the shorter one
@@ -98,10 +101,9 @@ def test_a_head_that_only_likes_long_outputs_is_found_out():
 
 def test_a_head_that_knows_the_labels_has_nothing_against_it():
     split = simulated(1, strength=2.0)
-    perfect = evaluate(
-        splits={"valid": replace(split, scores=split.is_correct * 1.0)},
+    perfect = evaluated(
+        {"valid": replace(split, scores=split.is_correct * 1.0)},
         shortcuts={"valid": {"longer": split.output_tokens * 1.0}},
-        settings=SETTINGS,
     )
     assert find_biases(perfect, "valid") == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from featurize.data.benchmark_rows import read_benchmark_rows
 from featurize.data.pair_rows import write_plain_rows
-from headtrain.evaluation.benchmark_scores import Score
+from headtrain.evaluation.benchmarks import Score
 from headtrain.evaluation.reward_bench import read_answers, write_reward_bench
 from headtrain.metrics.bootstrap import Interval
 from tests.support.benchmark_rows import REWARD_BENCH, REWARD_BENCH_2, TIES, TIES_REFERENCE

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headtrain.report.along import EDGE, HEIGHT, WIDTH, draw_along, say_along
+from headtrain.report.template import EDGE, HEIGHT, WIDTH, draw_along, say_along
 
 VALUES = st.floats(-1e6, 1e6, allow_nan=False)
 

@@ -4,44 +4,30 @@ import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from featurize.data.records import Sample
 from featurize.io.figures import INK
-from headtrain.evaluation.details import SampleFacts
-from headtrain.evaluation.evaluate import EvaluatedHead, evaluate
+from headtrain.evaluation.evaluate import EvaluatedHead, ReadSplit
 from headtrain.evaluation.problems import MOST_TEXTS, find_problem, read_problems
-from headtrain.evaluation.read import ReadSplit
 from headtrain.evaluation.texts import SplitTexts, TextSource
 from headtrain.features.samples import LabelledSamples
 from headtrain.metrics.bootstrap import Interval
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples
 from headtrain.report import page as page_module
-from headtrain.report.along import say_along
 from headtrain.report.figures import Content, draw_layers
 from headtrain.report.glossary import GLOSSARY, PICKERS, term_id
-from headtrain.report.page import render_page, write_report
+from headtrain.report.page import Report
 from headtrain.report.provenance import Provenance
+from headtrain.report.template import say_along
 from headtrain.settings import EvaluationSettings
+from tests.support.pages import EVIL, Elements, check_is_inert, check_links, read_evil
+from tests.support.simulated_splits import evaluated, simulated
 
-EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} &amp; \x1b[31m \u202e"
 SETTINGS = EvaluationSettings(bootstrap_rounds=50)
-
-
-def simulated(seed, num_problems=12):
-    generator = np.random.default_rng(seed)
-    labels = generator.random(8 * num_problems) < 0.5
-    return ScoredSamples(
-        scores=generator.normal(size=len(labels)) + labels,
-        is_correct=labels,
-        problem=np.repeat(np.arange(num_problems), 8),
-        output_tokens=generator.integers(5, 90, len(labels)),
-    )
 
 
 def read_split(scored, texts):
@@ -56,39 +42,19 @@ def read_split(scored, texts):
             num_unlabelled=0,
         ),
         scored=scored,
-        shortcuts={},
-        facts=SampleFacts(),
         texts=SplitTexts(task_ids=pa.array([str(place) for place in range(n)]), source=texts),
     )
 
 
-def read_evil(task_ids):
-    return [
-        Sample(
-            instruction=f"statement {EVIL}",
-            input="its input",
-            output=f"output {task_id} {EVIL}",
-            is_correct=True,
-            problem_id=f"problem {EVIL}",
-            task_id=task_id,
-            difficulty=None,
-            source=None,
-            language=None,
-            location="file:1",
-        )
-        for task_id in task_ids
-    ]
-
-
 def judged(texts=None):
-    splits = {"train": simulated(0), "valid": simulated(1)}
+    splits = {"train": simulated(0, 12), "valid": simulated(1, 12)}
     languages = np.array(
         [f"language {code % 2} {EVIL}" for code in splits["valid"].problem], object
     )
-    evaluation = evaluate(
-        splits=splits,
+    evaluation = evaluated(
+        splits,
         shortcuts={name: {"longer": s.output_tokens * 1.0} for name, s in splits.items()},
-        facts={"valid": SampleFacts(attributes={"language": languages}, left_out={"x": EVIL})},
+        facts={"valid": dict(attributes={"language": languages}, left_out={"x": EVIL})},
         settings=SETTINGS,
     )
     source = texts or TextSource(read=read_evil)
@@ -99,17 +65,16 @@ def judged(texts=None):
 
 
 def write(folder, judgement):
-    return write_report(
-        folder,
-        judgement,
-        "valid",
+    return Report(
+        judgement=judgement,
+        split="valid",
         title=f"demo {EVIL}",
         about={"head": EVIL, "folder": "/a/path/without/a/space" * 5},
         num_mistakes=3,
         provenance=Provenance(rows={"head": EVIL}, config=f"name: {EVIL}"),
         history={"train/accuracy": [(1, 0.5), (2, 0.8)], "valid/accuracy": [(2, 0.6)]},
         sweep={"mean.2": Interval(estimate=0.6, low=0.5, high=0.7)},
-    )  # fmt: skip
+    ).write(folder)
 
 
 @pytest.fixture(scope="module")
@@ -120,21 +85,6 @@ def judgement():
 @pytest.fixture(scope="module")
 def report(judgement, tmp_path_factory):
     return write(tmp_path_factory.mktemp("report"), judgement)
-
-
-class Elements(HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_every_figure_is_on_the_page_and_in_a_file(report):
@@ -153,17 +103,10 @@ def test_every_figure_is_on_the_page_and_in_a_file(report):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_pages_request_nothing_and_run_nothing(report, place):
-    page = report[place].read_text()
-    elements = Elements(page)
-    assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
-    for tag, attributes in elements.tags:
-        assert not [name for name in attributes if name.startswith("on")]
-        for name in ("src", "href", "xlink:href"):
-            target = attributes.get(name, "#")
-            is_page = tag == "a" and (report[place].parent / target).resolve() in report
-            assert target.startswith("#") or is_page
-    assert "default-src 'none'" in page
-    assert not re.findall(r"@import|url\((?!#)", page)
+    folder = report[place].parent
+    check_is_inert(
+        report[place].read_text(), is_page=lambda target: (folder / target).resolve() in report
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -173,8 +116,6 @@ def test_markup_in_the_data_is_shown_as_text(report, place):
     assert text.count("<script>alert(1)</script>") >= 3 * 3
     assert "{{ 7*7 }}" in text
     assert "&amp;" in text
-    assert "\x1b" not in page
-    assert "\u202e" not in page
 
 
 def test_figures_take_the_colour_of_the_page(report):
@@ -190,13 +131,9 @@ def test_figures_take_the_colour_of_the_page(report):
 
 
 def test_ids_on_the_page_are_unique_and_their_uses_resolve(report):
-    page = report[0].read_text()
-    ids = re.findall(r'\bid="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) > 100
-    assert {term_id(term) for term in GLOSSARY} <= set(ids)
-    uses = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
-    assert uses
-    assert set(uses) <= set(ids)
+    ids = check_links(report[0].read_text())
+    assert len(ids) > 100
+    assert {term_id(term) for term in GLOSSARY} <= ids
 
 
 def test_equal_judgements_give_equal_files(report, tmp_path):
@@ -207,7 +144,7 @@ def test_equal_judgements_give_equal_files(report, tmp_path):
 def test_long_names_leave_the_sweep_figure_most_of_its_width(judgement):
     names = ("mean.2", " + ".join(f"mean.{n}" for n in range(10, 14)))
     sweep = {name: Interval(estimate=0.7, low=0.6, high=0.8) for name in names}
-    figure = draw_layers(Content(judgement=judgement, split="valid", history={}, sweep=sweep))
+    figure = draw_layers(Content(judgement=judgement, split="valid", sweep=sweep))
     figure.canvas.draw()
     [axes] = figure.axes
     assert axes.get_position().width > 0.55
@@ -226,9 +163,8 @@ def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, judgement):
 def test_without_texts_there_are_no_problems_and_the_rest_is_there():
     judgement = judged(TextSource(why_not="the dataset is gone"))
     assert read_problems(judgement, "valid") == ()
-    page = render_page(
-        title="demo", about={}, evaluation=judgement.evaluation, split="valid", pictures=[]
-    )
+    report = Report(judgement=judgement, split="valid", title="demo", about={}, num_mistakes=0)
+    page = report.render([], [])
     assert "Problems, the worst first" not in page
     assert "Best of n" in page
 
@@ -265,8 +201,7 @@ def with_prefixes(judgement, shares):
     read = judgement.splits["valid"]
     noise = np.random.default_rng(3).normal(size=len(read.scored))
     prefixes = {share: read.scored.scores + (1 - share) * noise for share in shares}
-    facts = dataclasses.replace(read.facts, prefixes=prefixes)
-    splits = {**judgement.splits, "valid": dataclasses.replace(read, facts=facts)}
+    splits = {**judgement.splits, "valid": dataclasses.replace(read, prefixes=prefixes)}
     return dataclasses.replace(judgement, splits=splits)
 
 
@@ -282,7 +217,7 @@ def test_every_output_has_its_values_along_it_where_the_store_has_segments(
     assert len(lines) == pairs + sum(len(one.candidates) for one in problems)
     text = Elements(page.read_text()).text
     for candidate in problems[0].candidates:
-        place, scores = int(candidate.task_id), judgement.splits["valid"].facts.prefixes
+        place, scores = int(candidate.task_id), judgement.splits["valid"].prefixes
         assert list(candidate.along.values()) == [scores[share][place] for share in scores]
         assert candidate.along[1.0] == candidate.score
         assert f"value after {say_along(candidate.along)}" in text

@@ -10,8 +10,7 @@ from PIL import Image
 
 from configs.console import console
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.sweep import draw_sweep, read_layers
-from headtrain.report.tables import points_table, winner_rows
+from headtrain.report.sweep import draw_sweep, points_table, read_layers, winner_rows
 from headtrain.sweep.result import Accuracy, PointResult, SweepResult, read_result
 
 

@@ -1,18 +1,21 @@
 """Tables in a terminal of 80 columns: a line for each row, no cell is broken in two."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from rich.console import Console
 
 from configs.console import columns_table, rows_table
 from featurize.data.audit.lengths import LengthAudit, LengthHistogram, PairLengths, show_lengths
-from headtrain.evaluation.evaluate import evaluate
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.tables import judges_table, points_table, values_table
+from headtrain.report.sweep import points_table
+from headtrain.report.tables import judges_table, values_table
 from headtrain.settings import EvaluationSettings
 from headtrain.sweep.result import Accuracy, PointResult, SweepResult
 from headtrain.training.run import TrainResult
-from tests.support.simulated_splits import simulated
+from tests.support.simulated_splits import evaluated, simulated
 
 
 def lines_of(table):
@@ -32,7 +35,15 @@ def evaluation():
         for name, split in splits.items()
     }
     settings = EvaluationSettings(bootstrap_rounds=20)
-    return evaluate(splits=splits, shortcuts=shortcuts, settings=settings)
+    return evaluated(splits, shortcuts=shortcuts, settings=settings)
+
+
+def test_a_finished_evaluation_is_shown_without_torch():
+    code = (
+        "import sys, headtrain.evaluation.files, headtrain.evaluation.results, headtrain.report."
+        "tables; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_an_evaluation_has_a_line_for_each_row(evaluation):

@@ -9,7 +9,7 @@ import torch
 from featurize.store import FeatureStore
 from headtrain.features.samples import LabelledSamples, read_labelled_samples
 from headtrain.metrics.bootstrap import Interval
-from headtrain.report.curve import curve_rows, draw_curve
+from headtrain.report.sweep import curve_rows, draw_curve
 from headtrain.settings import (
     DataSamplingSettings,
     EvaluationSettings,

@@ -2,19 +2,18 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from headtrain.evaluation.side_by_side import compare_all
+from headtrain.evaluation.comparison import compare_all
 from headtrain.evaluation.texts import SplitTexts, TextSource
-from headtrain.report.side_by_side import HeadOnPage, SideBySidePage, compare_with_first
-from headtrain.report.sweep_page import SweepOnPage
+from headtrain.report.comparison import HeadOnPage, SideBySidePage, compare_with_first
+from headtrain.report.sweep import SweepOnPage
+from tests.support.pages import EVIL, Elements, check_is_inert, check_links, read_evil
 from tests.support.simulated_splits import SETTINGS, simulated
-from tests.unit.headtrain.report.test_report import EVIL, Elements, read_evil
 from tests.unit.headtrain.report.test_sweep_page import CURVE
 from tests.unit.headtrain.report.test_sweep_report import RESULT
 
@@ -56,15 +55,8 @@ def test_the_page_has_the_numbers_and_the_disagreements(written):
 
 def test_the_page_runs_and_requests_nothing(written):
     _, page = written
-    elements = Elements(page)
-    assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
-    for _, attributes in elements.tags:
-        assert not [name for name in attributes if name.startswith("on")]
-        assert all(attributes.get(name, "#").startswith("#") for name in ("src", "href"))
-    assert "\x1b" not in page
-    ids = re.findall(r'\bid="([^"]+)"', page)
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    check_is_inert(page)
+    check_links(page)
 
 
 def test_the_page_begins_with_which_heads_differ() -> None:
@@ -92,8 +84,7 @@ def test_the_sweep_of_a_head_is_on_the_page(tmp_path) -> None:
     assert written.count("<svg") == 3
     assert "Buy problems." in written
     assert 'href="#section-sweep-A"' in written
-    ids = re.findall(r'\bid="([^"]+)"', written)
-    assert len(ids) == len(set(ids))
+    check_links(written)
 
 
 def test_without_texts_the_page_says_why_there_is_no_code(tmp_path):

@@ -1,1 +1,0 @@
-"""Shortcuts: cheap judges that a head has to beat, and controls that must be at chance."""
