@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -79,7 +79,7 @@ def scan_files(
             tables.append(_count_lines_from(first, found.samples))
     if problems:
         raise DataError(problems, total=kinds.total(), kinds=kinds)
-    return tables
+    return tables or [SCHEMA.empty_table()]
 
 
 def _cut(path: Path, file: int) -> Iterator[Chunk]:
@@ -101,7 +101,7 @@ def _cut(path: Path, file: int) -> Iterator[Chunk]:
 
 def _scan_chunks(
     chunks: Sequence[Chunk], reader: RowReader, workers: int
-) -> Iterator[ScannedChunk]:
+) -> Generator[ScannedChunk, None, None]:
     scan = partial(scan_chunk, reader=reader)
     if workers <= 1:
         yield from map(scan, chunks)
