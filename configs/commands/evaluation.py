@@ -18,7 +18,7 @@ from configs.options import Chosen
 
 if TYPE_CHECKING:
     from configs.project import Project
-    from featurize.data.benchmark_rows import BenchmarkRow
+    from featurize.data.pair_rows import BenchmarkRow
     from headtrain.evaluation.benchmarks import BenchmarkResults
     from headtrain.evaluation.evaluate import EvaluatedHead
     from headtrain.evaluation.numbers import Number
@@ -156,8 +156,7 @@ def _evaluate_file(
     """
     console().print(f"eval: {data}")
     from configs.project import HeadProject, texts_of
-    from featurize.data.benchmark_rows import attribute_of, read_benchmark_rows
-    from featurize.data.pair_rows import write_plain_rows
+    from featurize.data.pair_rows import attribute_of, read_benchmark_rows, write_plain_rows
     from featurize.errors import FeatureStoreError
 
     opened = HeadProject.load(head, chosen)

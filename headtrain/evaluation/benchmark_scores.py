@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurize.arrays import Bools, Floats
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from headtrain.evaluation.files import to_name
 from headtrain.evaluation.numbers import Number, Quantity
 from headtrain.metrics.best_answer import Margins, ties_score, top_1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from featurize.arrays import Bools, Strings
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from headtrain.evaluation.benchmark_scores import Score, ScoredRows, measure_scores, ties_lost
 from headtrain.evaluation.numbers import Number
 from headtrain.evaluation.read import ReadSplit

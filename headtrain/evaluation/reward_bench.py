@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from featurize.io.files import atomic_path, write_json
 from headtrain.evaluation.benchmark_scores import TIES, TOP_1, Score
 from headtrain.evaluation.benchmarks import NO_SUBSET

@@ -19,8 +19,7 @@ from typing import Any
 import torch
 
 from featurize.errors import CriticError
-from featurize.io.files import write_json
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer, write_json
 from featurize.store import FeatureStore
 from headtrain.features.memory import FeatureMemory
 from headtrain.head.checkpoint import (

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurize.errors import CriticError
-from featurize.io.files import digest
-from featurize.io.lock import sole_writer
+from featurize.io.files import digest, sole_writer
 from featurize.io.remote import user_cache_dir
 from headtrain.tracking.database import (
     DatabaseDown,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from featurize.errors import CriticError, FeatureStoreError
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.tracking.tracker import NullTracker
 from headtrain.training.head_run import TrainProgress

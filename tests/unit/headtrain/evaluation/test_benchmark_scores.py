@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.console import columns_table, console
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from headtrain.evaluation.benchmark_scores import SECTIONS, Score, ScoredRows, measure_scores
 from headtrain.evaluation.benchmarks import BenchmarkResults, measure_subsets
 from headtrain.metrics.pairwise import ScoredSamples

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from configs.console import columns_table, rows_table
-from featurize.data.audit.lengths import LengthAudit, LengthHistogram, PairLengths, show_lengths
+from featurize.data.audit.shortcuts import LengthAudit, LengthHistogram, PairLengths, show_lengths
 from headtrain.evaluation.evaluate import evaluate
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.tables import judges_table, points_table, values_table
