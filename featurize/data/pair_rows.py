@@ -1,7 +1,7 @@
 """Rows of pair benchmarks turned into plain rows: each pair is a problem with its own id."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -55,11 +55,10 @@ class BenchmarkRow:
 
 def read_facts(row: Row) -> dict[str, str]:
     """Read what a row of a benchmark says of itself, without fields that are no single value."""
-    found = {name: row.get(name) for name in ("id", *GROUPS)}
     texts = {
         name: scalar_to_text(value)
-        for name, value in found.items()
-        if isinstance(value, (str, int, float))
+        for name in ("id", *GROUPS)
+        if isinstance(value := row.get(name), (str, int, float))
     }
     return {name: text for name, text in texts.items() if text is not None and not is_blank(text)}
 
@@ -102,6 +101,7 @@ JUDGE_FIELDS = (
 )
 """Fields that are read here."""
 
+_PAIR = ("prompt", "chosen", "rejected")
 _VERDICTS = {"A>B": ("response_A", "response_B"), "B>A": ("response_B", "response_A")}
 
 
@@ -130,32 +130,26 @@ def _from_verdict(row: Row) -> Row:
             f"'label' is {describe(label)}; beside 'response_A' and 'response_B' it must be "
             '"A>B" or "B>A"; drop rows without a better answer'
         )
-    used = ("question", "label", *sides)
-    pair = {name: value for name, value in row.items() if name not in used}
-    if "question" in row:
-        pair["prompt"] = row["question"]
+    pair = _rename(row, dict(zip(("question", *sides), _PAIR, strict=True)), "label")
     if row.get("source") is not None:
         pair.setdefault("subset", row["source"])
-    return pair | {"chosen": row[sides[0]], "rejected": row[sides[1]]}
+    return pair
 
 
 def _from_responses(row: Row) -> Row:
-    used = ("question_content", "starter_code", "pos_response", "neg_response", "difficulty")
-    pair = {name: value for name, value in row.items() if name not in used}
-    if "question_content" in row:
-        pair["prompt"] = row["question_content"]
+    names = ("question_content", "pos_response", "neg_response")
+    pair = _rename(row, dict(zip(names, _PAIR, strict=True)), "starter_code", "difficulty")
     if not is_blank(code := optional_text(row, "starter_code")):
         pair["input"] = code
-    if row.get("difficulty") is not None:
-        pair = _with_metadata(pair, "difficulty", row["difficulty"])
-    return pair | {"chosen": row["pos_response"], "rejected": row["neg_response"]}
+    metadata = row.get("metadata") or {}
+    if row.get("difficulty") is not None and isinstance(metadata, dict):  # else refused later
+        pair["metadata"] = {"difficulty": row["difficulty"], **metadata}
+    return pair
 
 
-def _with_metadata(pair: Row, name: str, value: object) -> dict[str, object]:
-    metadata = pair.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        return dict(pair)  # refused where it is read
-    return {**pair, "metadata": {name: value, **metadata}}
+def _rename(row: Row, names: Mapping[str, str], *dropped: str) -> dict[str, object]:
+    rest = {name: row[name] for name in row if name not in names and name not in dropped}
+    return rest | {new: row[old] for old, new in names.items() if old in row}
 
 
 CORRECT, INCORRECT = "correct", "incorrect"
