@@ -315,7 +315,7 @@ def _show_prompts(project: "Project", index: "DatasetIndex", number: int) -> Non
     """Show some samples as the backbone reads them: a bar between tokens, control ones reversed."""
     from rich.text import Text
 
-    from featurize.data.audit.prompts import show_prompts
+    from featurize.data.audit.tokens import show_prompts
     from featurize.model.source import load_tokenizer
     from featurize.run.recipe import make_encoder
 

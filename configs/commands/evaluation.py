@@ -138,8 +138,7 @@ def _evaluate_file(
     """
     console().print(f"eval: {data}")
     from configs.project import HeadProject, texts_of
-    from featurize.data.benchmark_rows import attribute_of, read_benchmark_rows
-    from featurize.data.pair_rows import write_plain_rows
+    from featurize.data.pair_rows import attribute_of, read_benchmark_rows, write_plain_rows
     from featurize.errors import FeatureStoreError
 
     opened = HeadProject.load(head, chosen)

@@ -6,8 +6,7 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
-from featurize.data.chat import THINK_MARKS, Chat
-from featurize.data.chat_template import ChatTemplate, template_text
+from featurize.data.chat import THINK_MARKS, Chat, ChatTemplate, template_text
 from featurize.data.formats import (
     Alpaca,
     Group,

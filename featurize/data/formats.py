@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from featurize.data.chat_template import Turn
 from featurize.data.messages import Message
 from featurize.data.plain_text import PlainText
 from featurize.data.prompt import RESPONSE_MARK, render_prompt
 from featurize.data.records import Sample
+
+Turn = dict[str, str]
+"""A message as templates read it: `role` and `content`."""
 
 _QUESTION = "\n\n### Instruction:\n{}" + RESPONSE_MARK
 _START_CHARS = 32

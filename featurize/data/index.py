@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +15,19 @@ import pyarrow.compute as pc
 from msgspec import structs
 
 from featurize.data.records import CheckedRow, RowReader, Sample, parse_line
-from featurize.data.scan import ScannedChunk, scan_files
+from featurize.data.scan import scan_files
 from featurize.data.sources import Source, find_sources, seekable_copy
 from featurize.data.table import (
     content_fingerprint,
+    open_table,
+    repeated_ids,
     respelt_languages,
     sort_by_content,
     with_sorted_dictionaries,
+    write_table,
 )
+from featurize.data.verdicts import possible_labels
 from featurize.errors import MAX_LISTED, DataError, RowFault, shorten
-from featurize.io.files import atomic_path
 
 # Version of the cached table: raise it when the columns, the hashes or a rule of reading change.
 _FORMAT_VERSION = 5
@@ -40,11 +43,10 @@ class DatasetIndex:
     depends on how the rows are spread over files and lines.
     """
 
-    table: pa.Table  # see table.INDEX_COLUMNS
+    table: pa.Table  # see table.SCHEMA
     sources: tuple[Source, ...]  # the column `file` is a position in it
     copies: tuple[Path, ...]  # the file that the rows of each source are read from
-    keeps_turns: bool = False  # prompts may be conversations, not only texts
-    needs_labels: bool = True  # else a label that cannot be read is unknown
+    reader: RowReader
 
     @classmethod
     def build(
@@ -68,22 +70,17 @@ class DatasetIndex:
         """
         sources = find_sources(paths, cache_dir)
         copies = [seekable_copy(source, cache_dir) for source in sources]
-        cached = cache_dir / f"index-{_cache_key(sources, keeps_turns, needs_labels)}.arrow"
-        table = _open_table(cached)
+        reader = RowReader(keeps_turns=keeps_turns, needs_labels=needs_labels)
+        cached = cache_dir / f"index-{_cache_key(sources, reader)}.arrow"
+        table = open_table(cached)
         if table is None:
-            scanned = _scan(sources, copies, workers, keeps_turns, needs_labels)
-            table = _with_fingerprint(scanned)
-            _write_table(table, cached)
-            table = _open_table(cached) or table  # memory-mapped: processes share its memory
+            found = sort_by_content(scan_files(sources, copies, reader, workers=workers))
+            table = _with_fingerprint(_check(found, sources))
+            write_table(cached, table)
+            table = open_table(cached) or table  # memory-mapped: processes share its memory
             logger.info("indexed %d samples of %d files", len(table), len(sources))
         _warn_of_spellings(table)
-        return cls(
-            table=table,
-            sources=tuple(sources),
-            copies=tuple(copies),
-            keeps_turns=keeps_turns,
-            needs_labels=needs_labels,
-        )
+        return cls(table=table, sources=tuple(sources), copies=tuple(copies), reader=reader)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -105,24 +102,27 @@ class DatasetIndex:
         """
         names = ("file", "offset", "length", "line", "part", "task_id", "language")
         picked = self.table.select(names).take(pa.array(rows, pa.int64()))
-        files, offsets, *others = (picked[name].to_pylist() for name in names)
-        samples: list[Sample] = [None] * len(files)  # type: ignore[list-item]
-        place, parsed = (-1, -1), list[CheckedRow]()
-        reader = RowReader(keeps_turns=self.keeps_turns, needs_labels=self.needs_labels)
+        columns = zip(*(picked[name].to_pylist() for name in names), strict=True)
+        samples: list[Sample] = [None] * len(rows)  # type: ignore[list-item]
         with ExitStack() as stack:
-            opened = {file: self._open(file, stack) for file in set(files)}
-            for n in sorted(range(len(files)), key=lambda n: (files[n], offsets[n])):
-                length, line, part, *own = (column[n] for column in others)
-                location = self.sources[files[n]].location(line)
-                if place != (files[n], offsets[n]):  # both sides of a preference share a line
-                    place = (files[n], offsets[n])
-                    text = os.pread(opened[files[n]], length, offsets[n])
-                    parsed = _read_row(reader, text, location)
-                sample = parsed[max(part - 1, 0)].sample
-                # The table has the final id and language: equal default ids were numbered.
-                final = dict(zip(("task_id", "language"), own, strict=True))
-                samples[n] = structs.replace(sample, location=location, **final)
+            opened = {file: self._open(file, stack) for file in picked["file"].unique().to_pylist()}
+            # Both sides of a preference share a line.
+            in_order = sorted(enumerate(columns), key=lambda row: row[1][:2])
+            for place, same in groupby(in_order, key=lambda row: row[1][:4]):
+                file, offset, length, line = place
+                location = self.sources[file].location(line)
+                parsed = self._read_line(os.pread(opened[file], length, offset), location)
+                for n, (*_, part, task_id, language) in same:
+                    # The table has the final id and language: equal default ids were numbered.
+                    final = {"task_id": task_id, "language": language, "location": location}
+                    samples[n] = structs.replace(parsed[max(part - 1, 0)].sample, **final)
         return samples
+
+    def _read_line(self, line: bytes, location: str) -> list[CheckedRow]:
+        try:
+            return self.reader.read(line)
+        except RowFault as fault:
+            raise DataError(f"{location}: {fault}") from None
 
     def read_raw(self, row: int) -> object:
         """Parse the line of a row as it is, with the columns that no sample has."""
@@ -177,56 +177,14 @@ def _warn_of_spellings(table: pa.Table) -> None:
         )
 
 
-def _read_row(reader: RowReader, line: bytes, location: str) -> list[CheckedRow]:
-    try:
-        return reader.read(line)
-    except RowFault as fault:
-        raise DataError(f"{location}: {fault}") from None
-
-
-def _scan(
-    sources: Sequence[Source],
-    copies: Sequence[Path],
-    workers: int | None,
-    keeps_turns: bool,
-    needs_labels: bool,
-) -> pa.Table:
-    """Read all files and return the sorted table; count all bad rows before refusing them."""
-    tables: list[pa.Table] = []
-    problems: list[str] = []
-    kinds = Counter[str]()
-    lines_before = [0] * len(sources)
-    # Closed, so that the other processes end after an error or Ctrl-C.
-    scan = scan_files(copies, workers=workers, keeps_turns=keeps_turns, needs_labels=needs_labels)
-    with closing(scan) as chunks:
-        for chunk in chunks:
-            first, source = lines_before[chunk.file], sources[chunk.file]
-            lines_before[chunk.file] += chunk.num_lines
-            kinds += chunk.kinds
-            problems += [f"{source.location(first + n)}: {text}" for n, text in chunk.faults]
-            tables.append(_with_places(chunk, first))
-    if problems:
-        raise DataError(problems, total=kinds.total(), kinds=kinds)
-    if not sum(table.num_rows for table in tables):
+def _check(table: pa.Table, sources: Sequence[Source]) -> pa.Table:
+    """Refuse a table without rows, or with repeated ids."""
+    if not len(table):
         more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
         raise DataError(f"{sources[0].name}{more}: holds no rows; the dataset needs at least one")
-    table, repeated = sort_by_content(tables)
-    if repeated:
-        raise _repeated_ids(table, repeated, sources)
-    return table
-
-
-def _with_places(chunk: ScannedChunk, lines_before: int) -> pa.Table:
-    """Add the file; count lines from the start of the file."""
-    samples = chunk.samples
-    lines = pc.add(samples["line"], pa.scalar(lines_before, pa.int32()))
-    samples = samples.set_column(samples.schema.get_field_index("line"), "line", lines)
-    return samples.append_column("file", pa.array(np.full(len(samples), chunk.file, np.int32)))
-
-
-def _repeated_ids(
-    table: pa.Table, repeated: Sequence[tuple[int, int]], sources: Sequence[Source]
-) -> DataError:
+    repeated = repeated_ids(table)
+    if not repeated:
+        return table
     remedy = "every row needs its own, or none"
     problems = [
         f"{_location(table, later, sources)}: 'task_id' {shorten(table['task_id'][later].as_py())}"
@@ -234,7 +192,7 @@ def _repeated_ids(
         for first, later in repeated[:MAX_LISTED]
     ]
     kinds = {f"'task_id': {remedy}": len(repeated)}
-    return DataError(problems, total=len(repeated), kinds=kinds)
+    raise DataError(problems, total=len(repeated), kinds=kinds)
 
 
 def _location(table: pa.Table, row: int, sources: Sequence[Source]) -> str:
@@ -242,9 +200,9 @@ def _location(table: pa.Table, row: int, sources: Sequence[Source]) -> str:
     return sources[file].location(line)
 
 
-def _cache_key(sources: Sequence[Source], keeps_turns: bool, needs_labels: bool) -> str:
-    kind = [str(_FORMAT_VERSION), *(["turns"] if keeps_turns else [])]
-    kind += [] if needs_labels else ["without labels"]
+def _cache_key(sources: Sequence[Source], reader: RowReader) -> str:
+    kind = [str(_FORMAT_VERSION), *(["turns"] if reader.keeps_turns else [])]
+    kind += [] if reader.needs_labels else ["without labels"]
     content = "\0".join([*kind, *(source.key for source in sources)])
     return blake2b(content.encode()).hexdigest()[:16]
 
@@ -254,16 +212,38 @@ def _with_fingerprint(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata(metadata)
 
 
-def _write_table(table: pa.Table, path: Path) -> None:
-    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table)
+def why_no_pairs(index: DatasetIndex) -> str | None:
+    """Say why no problem has a correct and an incorrect sample; None if one has both."""
+    labels = index.table["is_correct"]
+    if labels.null_count == len(index):
+        return (
+            f"none of the {len(index):,} samples has a label, so no pair can be made of them; name"
+            f" its column with critic prepare columns --map is_correct=...{_columns(index)}"
+        )
+    if _has_both(index):
+        return None
+    counts = {value: pc.sum(pc.equal(labels, value)).as_py() for value in (True, False)}
+    return (
+        "no problem has a correct and an incorrect sample in one language, so no pair can be made"
+        f" of the {counts[True]:,} correct and {counts[False]:,} incorrect ones; check problem_id,"
+        " is_correct and metadata.language"
+    )
 
 
-def _open_table(path: Path) -> pa.Table | None:
-    if not path.exists():
-        return None
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowException, OSError) as error:
-        logger.warning("%s is damaged (%s) and is written again", path, error)
-        return None
+def _has_both(index: DatasetIndex) -> bool:
+    """Whether a problem has both labels in one language."""
+    codes = [
+        index.table[name].combine_chunks().indices.fill_null(-1).to_numpy().astype(np.int64)
+        for name in ("problem_id", "language")
+    ]
+    groups = codes[0] * (codes[1].max(initial=0) + 2) + codes[1] + 1
+    labels = index.table["is_correct"].fill_null(False).to_numpy().astype(bool)
+    is_known = index.table["is_correct"].is_valid().to_numpy()
+    return bool(np.isin(groups[labels], groups[is_known & ~labels]).any())
+
+
+def _columns(index: DatasetIndex) -> str:
+    """The columns of the first row that may have the label."""
+    found = possible_labels(index.read_raw(0))
+    shown = ", ".join(f"{name!r} is {shorten(value)}" for name, value in found.items())
+    return f" ({index.location(0)}: {shown})" if shown else ""

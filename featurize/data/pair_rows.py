@@ -1,21 +1,156 @@
 """Rows of pair benchmarks turned into plain rows: each pair is a problem with its own id."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
-from featurize.data.benchmark_rows import FACTS, read_facts
+from featurize.arrays import Strings
 from featurize.data.conventions import PROMPT_FIELDS, to_plain_rows
-from featurize.data.fields import Row, describe, optional_id, optional_object
-from featurize.data.judge_rows import JUDGE_FIELDS, from_judge_row
+from featurize.data.fields import (
+    Row,
+    describe,
+    is_blank,
+    optional_id,
+    optional_object,
+    optional_text,
+    scalar_to_text,
+)
 from featurize.data.records import check_row, default_task_id, output_key, parse_line, prompt_key
 from featurize.data.sources import Source, find_sources, read_lines
 from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of, shorten
 from featurize.io.files import atomic_path
+
+FACTS = "benchmark"
+"""Field of a plain row that `to_pair_rows` makes: the facts of its pair."""
+
+GROUPS = ("subset", "aspect", "language")
+"""Names of the fields that groups of pairs are made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRow:
+    """A row of a benchmark: a prompt with correct and incorrect answers."""
+
+    problem_id: str
+    id: str
+    """The benchmark's own id; the problem's if it has none."""
+    subset: str | None
+    aspect: str | None
+    language: str | None
+    correct: tuple[str, ...]
+    """Task ids of its correct answers, in its order."""
+    incorrect: tuple[str, ...]
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it has one correct and one incorrect answer."""
+        return len(self.correct) == len(self.incorrect) == 1
+
+
+def read_facts(row: Row) -> dict[str, str]:
+    """Read what a row of a benchmark says of itself, without fields that are no single value."""
+    texts = {
+        name: scalar_to_text(value)
+        for name in ("id", *GROUPS)
+        if isinstance(value := row.get(name), (str, int, float))
+    }
+    return {name: text for name, text in texts.items() if text is not None and not is_blank(text)}
+
+
+def read_benchmark_rows(path: Path) -> list[BenchmarkRow]:
+    """Read the rows of a benchmark back from the file that `write_plain_rows` made of them.
+
+    Rows that are no pairs, such as samples, are left out.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    with path.open("rb") as file:
+        for line in file:
+            row = orjson.loads(line)
+            if FACTS not in row:
+                continue
+            name = row["problem_id"]
+            found = rows.setdefault(name, {**row[FACTS], "correct": [], "incorrect": []})
+            found["correct" if row["is_correct"] else "incorrect"].append(row["task_id"])
+    return [
+        BenchmarkRow(
+            problem_id=name,
+            id=found.get("id", name),
+            **{group: found.get(group) for group in GROUPS},
+            correct=tuple(found["correct"]),
+            incorrect=tuple(found["incorrect"]),
+        )
+        for name, found in rows.items()
+    ]
+
+
+def attribute_of(rows: Sequence[BenchmarkRow], name: str, problem_ids: Sequence[str]) -> Strings:
+    """Get one of GROUPS for the problem of each sample, [samples]; None where it has none."""
+    known = {row.problem_id: getattr(row, name) for row in rows}
+    return np.array([known.get(problem_id) for problem_id in problem_ids], dtype=object)
+
+
+JUDGE_FIELDS = (
+    *("question", "response_A", "response_B", "label", "source"),
+    *("question_content", "starter_code", "pos_response", "neg_response", "difficulty"),
+)
+"""Fields that are read here."""
+
+_PAIR = ("prompt", "chosen", "rejected")
+_VERDICTS = {"A>B": ("response_A", "response_B"), "B>A": ("response_B", "response_A")}
+
+
+def from_judge_row(row: Row) -> Row:
+    """Return the pair of a row of JudgeBench or CodeJudgeBench; any other row as it is.
+
+    JudgeBench (arXiv 2410.12784) has `question`, `response_A`, `response_B` and a `label` such as
+    "A>B"; CodeJudgeBench (arXiv 2507.10535) has `question_content`, `starter_code`,
+    `pos_response` and `neg_response`.
+
+    Raises:
+        RowFault: the label of two responses is not "A>B" or "B>A".
+    """
+    if "response_A" in row and "response_B" in row:
+        return _from_verdict(row)
+    if "pos_response" in row and "neg_response" in row:
+        return _from_responses(row)
+    return row
+
+
+def _from_verdict(row: Row) -> Row:
+    label = row.get("label")
+    sides = _VERDICTS.get(label) if isinstance(label, str) else None
+    if sides is None:
+        raise RowFault(
+            f"'label' is {describe(label)}; beside 'response_A' and 'response_B' it must be "
+            '"A>B" or "B>A"; drop rows without a better answer'
+        )
+    pair = _rename(row, dict(zip(("question", *sides), _PAIR, strict=True)), "label")
+    if row.get("source") is not None:
+        pair.setdefault("subset", row["source"])
+    return pair
+
+
+def _from_responses(row: Row) -> Row:
+    names = ("question_content", "pos_response", "neg_response")
+    pair = _rename(row, dict(zip(names, _PAIR, strict=True)), "starter_code", "difficulty")
+    if not is_blank(code := optional_text(row, "starter_code")):
+        pair["input"] = code
+    metadata = row.get("metadata") or {}
+    if row.get("difficulty") is not None and isinstance(metadata, dict):  # else refused later
+        pair["metadata"] = {"difficulty": row["difficulty"], **metadata}
+    return pair
+
+
+def _rename(row: Row, names: Mapping[str, str], *dropped: str) -> dict[str, object]:
+    rest = {name: row[name] for name in row if name not in names and name not in dropped}
+    return rest | {new: row[old] for old, new in names.items() if old in row}
+
 
 CORRECT, INCORRECT = "correct", "incorrect"
 """Part of the task ids written here: `problem#correct.0` is the first correct answer."""

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 import msgspec
 import orjson
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
-from featurize.data.authors import AUTHOR_FIELDS, read_author
+from featurize.data.authors import read_author
 from featurize.data.conventions import to_plain_rows
 from featurize.data.fields import (
     Row,
@@ -29,8 +31,6 @@ from featurize.data.verdicts import without_labels
 from featurize.errors import RowFault, shorten
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MAX_PROMPT_BYTES = 8 << 20  # of the prompts that a RowReader remembers
-_MAX_METADATA = 4096  # values that a RowReader remembers
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -146,53 +146,37 @@ class _Facts(NamedTuple):
 
 
 # NOTE: orjson reads integers from 2**64 on as floats; leave those to it.
-_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_Scalar = str | _Integer | float | bool | None
+_Id = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
 
 
-# NOTE: unknown fields are left to orjson as well: msgspec would not check their UTF-8.
-class _Metadata(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    difficulty: _Scalar = None
-    source: _Scalar = None
-    language: _Scalar = None
-    author: _Scalar | list[_Scalar] = None
-    generator: _Scalar | list[_Scalar] = None
-    model: _Scalar | list[_Scalar] = None
-    response_model: _Scalar | list[_Scalar] = None
-
-
-class _TypedRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+# NOTE: unknown fields are left to orjson: msgspec would not check their UTF-8.
+class _PlainRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A plain row with only known fields of the right types, as most rows are."""
 
     instruction: msgspec.Raw
     output: str
     input: str | None = None
     is_correct: bool | None = None
-    problem_id: str | _Integer | None = None
-    task_id: str | _Integer | None = None
+    problem_id: _Id = None
+    task_id: _Id = None
     metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_decode_metadata = msgspec.json.Decoder(_Metadata | None).decode
-_decode_row = msgspec.json.Decoder(_TypedRow).decode
+_decode_row = msgspec.json.Decoder(_PlainRow).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
+def _text_prompt(instruction: str, input_text: str) -> _Prompt:
+    return _Prompt(instruction, input_text, prompt_key(instruction, input_text))
+
+
+@dataclass(kw_only=True)
 class RowReader:
-    """Reads lines as checked rows; decodes prompts and metadata once, as many rows share them."""
+    """Reads lines as checked rows."""
 
-    def __init__(self, *, keeps_turns: bool = False, needs_labels: bool = True) -> None:
-        """Read prompts of several messages as conversations with `keeps_turns`, else as a text.
-
-        Without `needs_labels`, a label that cannot be read is unknown.
-        """
-        self._keeps_turns = keeps_turns
-        self._needs_labels = needs_labels
-        self._prompts: dict[tuple[bytes, str], _Prompt] = {}
-        self._num_bytes = 0  # of the keys of _prompts
-        self._last: tuple[msgspec.Raw, str] | None = None
-        self._last_prompt = _Prompt("", "", b"")
-        self._facts: dict[bytes, _Facts] = {}
+    keeps_turns: bool = False  # prompts may be conversations; else their messages are joined
+    needs_labels: bool = True  # else a label that cannot be read is unknown
+    _last: tuple[object, _Prompt | None] = field(default=(None, None), init=False, repr=False)
 
     def read(self, line: bytes) -> list[CheckedRow]:
         """Parse and check one JSON line; as check_row(parse_line(line)) does, but faster.
@@ -201,61 +185,46 @@ class RowReader:
             RowFault: what is wrong with the row, without its location.
         """
         try:
-            row = self._check_typed(_decode_row(line))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            row = None
-        return [row] if row else self._check_row(line)
+            return [self._check_typed(_decode_row(line))]
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return check_row(
+                parse_line(line), keeps_turns=self.keeps_turns, needs_labels=self.needs_labels
+            )
 
-    def _check_row(self, line: bytes) -> list[CheckedRow]:
-        return check_row(
-            parse_line(line), keeps_turns=self._keeps_turns, needs_labels=self._needs_labels
-        )
-
-    def _check_typed(self, row: _TypedRow) -> CheckedRow | None:
-        """Check a typed row; None if something is wrong with it."""
+    def _check_typed(self, row: _PlainRow) -> CheckedRow:
+        raw, prompt = self._last
+        if raw != (row.instruction, row.input) or not prompt:  # most neighbours share a prompt
+            prompt = _decode_prompt(bytes(row.instruction), row.input or "")
+            self._last = (row.instruction, row.input), prompt
         problem_id, task_id = scalar_to_text(row.problem_id), scalar_to_text(row.task_id)
         if (
             is_blank(row.output)
             or (problem_id is not None and is_blank(problem_id))
             or (task_id is not None and is_blank(task_id))
         ):
-            return None
-        prompt = self._read_prompt(row.instruction, row.input or "")
-        facts = self._read_facts(bytes(row.metadata))
+            raise RowFault("empty")  # check_row names the field
+        facts = _decode_facts(bytes(row.metadata))
         return _with_keys(prompt, row.output, row.is_correct, problem_id, task_id, facts)
 
-    def _read_facts(self, metadata: bytes) -> _Facts:
-        """Decode metadata, which is a JSON object or null."""
-        facts = self._facts.get(metadata)
-        if facts is None:
-            typed = _decode_metadata(metadata) or _Metadata()
-            facts = _Facts(
-                scalar_to_text(typed.difficulty),
-                scalar_to_text(typed.source),
-                scalar_to_text(typed.language),
-                read_author({name: getattr(typed, name) for name in AUTHOR_FIELDS}),
-            )
-            if len(self._facts) == _MAX_METADATA:
-                self._facts.clear()
-            self._facts[metadata] = facts
-        return facts
 
-    def _read_prompt(self, instruction: msgspec.Raw, input_text: str) -> _Prompt:
-        """Decode an instruction, which is a JSON string."""
-        if self._last == (instruction, input_text):  # faster than copying and hashing it
-            return self._last_prompt
-        name = (bytes(instruction), input_text)
-        prompt = self._prompts.get(name)
-        if prompt is None:
-            text = _decode_text(name[0])
-            prompt = _Prompt(text, input_text, prompt_key(text, input_text))
-            self._num_bytes += len(name[0]) + len(input_text)
-            if self._num_bytes > _MAX_PROMPT_BYTES:
-                self._prompts.clear()
-                self._num_bytes = 0
-            self._prompts[name] = prompt
-        self._last, self._last_prompt = (instruction, input_text), prompt
-        return prompt
+@lru_cache(maxsize=512)
+def _decode_prompt(instruction: bytes, input_text: str) -> _Prompt:
+    return _text_prompt(_decode_text(instruction), input_text)
+
+
+@lru_cache(maxsize=1024)
+def _decode_facts(metadata: bytes) -> _Facts:
+    return _read_facts(optional_object({"metadata": orjson.loads(metadata)}, "metadata"))
+
+
+def _read_facts(metadata: Row) -> _Facts:
+    """Read what the metadata of a row say of its sample."""
+    return _Facts(
+        optional_scalar(metadata, "difficulty", "metadata"),
+        optional_scalar(metadata, "source", "metadata"),
+        optional_scalar(metadata, "language", "metadata"),
+        read_author(metadata),
+    )
 
 
 def _check_plain(row: Row, *, keeps_turns: bool) -> CheckedRow:
@@ -264,29 +233,21 @@ def _check_plain(row: Row, *, keeps_turns: bool) -> CheckedRow:
     prompt = _read_prompt(instruction, optional_text(row, "input"), keeps_turns=keeps_turns)
     output = to_answer(require(row, "output", "every row needs the program text"), "output")
     metadata = optional_object(row, "metadata")
-    problem_id = optional_id(row, "problem_id")
-    task_id = optional_id(row, "task_id")
-    is_correct = optional_bool(row, "is_correct")
-    facts = _Facts(
-        optional_scalar(metadata, "difficulty", "metadata"),
-        optional_scalar(metadata, "source", "metadata"),
-        optional_scalar(metadata, "language", "metadata"),
-        read_author(metadata),
-    )
-    return _with_keys(prompt, output, is_correct, problem_id, task_id, facts)
+    ids = optional_id(row, "problem_id"), optional_id(row, "task_id")
+    label = optional_bool(row, "is_correct")
+    return _with_keys(prompt, output, label, *ids, _read_facts(metadata))
 
 
 def _read_prompt(instruction: object, input_text: str, *, keeps_turns: bool) -> _Prompt:
     """Read a text or, with `keeps_turns`, a list of messages."""
-    is_conversation = keeps_turns and isinstance(instruction, list)
-    if is_conversation:
-        instruction = keep_turns(to_messages(instruction, "instruction"), "instruction")
-    if not (is_conversation and isinstance(instruction, list)):  # one message is its text
-        text = to_text(instruction, "instruction")
-        return _Prompt(text, input_text, prompt_key(text, input_text))
-    messages = tuple((one["role"], one["content"]) for one in instruction)
-    text = to_transcript(messages)
-    return _Prompt(text, input_text, conversation_key(messages, input_text), messages)
+    if keeps_turns and isinstance(instruction, list):
+        kept = keep_turns(to_messages(instruction, "instruction"), "instruction")
+        if not isinstance(kept, str):  # one message is its text
+            messages = tuple((one["role"], one["content"]) for one in kept)
+            key = conversation_key(messages, input_text)
+            return _Prompt(to_transcript(messages), input_text, key, messages)
+        instruction = kept
+    return _text_prompt(to_text(instruction, "instruction"), input_text)
 
 
 def _with_keys(

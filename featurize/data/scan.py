@@ -1,5 +1,6 @@
 """One pass over the lines of a dataset, in several processes: checks rows, records their places."""
 
+import io
 import logging
 import os
 import signal
@@ -8,107 +9,109 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import cache
+from contextlib import closing
+from functools import partial
 from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from xxhash import xxh3_64_intdigest
+import pyarrow.compute as pc
 
 from featurize.data.records import CheckedRow, RowReader
+from featurize.data.sources import Source
+from featurize.data.table import SCHEMA
 from featurize.errors import MAX_LISTED, DataError, RowFault, kind_of
 
 CHUNK_BYTES = 8 << 20  # limits the Python objects alive at a time
-_BUFFER_BYTES = 256 << 10
 _MAX_LINE_BYTES = 1 << 30  # no sample is longer; the column `length` has 32 bits
 _WORKER_BYTES = 256 << 20  # starting a process pays off from about here
 _SECONDS_BETWEEN_REPORTS = 10
 logger = logging.getLogger(__name__)
 
-_CATEGORY = pa.dictionary(pa.int32(), pa.string())
-# One row per sample. `part`: 0 for a plain row, 1 and 2 for chosen and rejected of a preference.
-_SCAN_SCHEMA = pa.schema(
-    {
-        "task_id": pa.string(),
-        "problem_id": _CATEGORY,
-        "is_correct": pa.bool_(),
-        "language": _CATEGORY,
-        "difficulty": _CATEGORY,
-        "source": _CATEGORY,
-        "author": _CATEGORY,
-        "prompt_key": pa.binary(16),
-        "output_key": pa.binary(16),
-        "prompt_chars": pa.int32(),
-        "output_chars": pa.int32(),
-        "has_default_id": pa.bool_(),
-        "id_hash": pa.uint64(),
-        "line": pa.int32(),
-        "offset": pa.int64(),
-        "length": pa.int32(),
-        "part": pa.int8(),
-    }
-)
-_of_sample = attrgetter(*_SCAN_SCHEMA.names[:7])
+_of_sample = attrgetter(*SCHEMA.names[:6])
 
 
 class Chunk(NamedTuple):
-    """The lines of a file that start in a range of bytes."""
+    """Whole lines of a file, in a range of bytes."""
 
     path: Path
     file: int
     start: int
     end: int
-    keeps_turns: bool = False  # read prompts of several messages as conversations
-    needs_labels: bool = True  # else a label that cannot be read is unknown
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScannedChunk:
+class ScannedChunk(NamedTuple):
     """The samples and faults of a chunk; lines count from 1 at the start of the chunk."""
 
-    file: int
     num_lines: int
-    samples: pa.Table  # _SCAN_SCHEMA
+    samples: pa.Table  # table.SCHEMA
     faults: list[tuple[int, str]]  # line and message of the first MAX_LISTED
     kinds: Counter[str]  # number of faults of each kind
 
 
 def scan_files(
-    paths: Sequence[Path],
+    sources: Sequence[Source],
+    copies: Sequence[Path],
+    reader: RowReader,
     *,
     workers: int | None = None,
-    keeps_turns: bool = False,
-    needs_labels: bool = True,
-) -> Generator[ScannedChunk, None, None]:
-    """Scan the chunks of all files, in order; `workers` None chooses by size.
+) -> list[pa.Table]:
+    """Scan all files in order; `workers` None chooses the number of processes by size.
 
-    Without `needs_labels`, labels that cannot be read are unknown.
+    Raises:
+        DataError: bad rows, after all of them were counted; it names their files and lines.
     """
-    sizes = [path.stat().st_size for path in paths]
-    chunks = [
-        Chunk(path, file, start, min(start + CHUNK_BYTES, size), keeps_turns, needs_labels)
-        for file, (path, size) in enumerate(zip(paths, sizes, strict=True))
-        for start in range(0, size, CHUNK_BYTES)
-    ]
+    tables, problems, kinds = list[pa.Table](), list[str](), Counter[str]()
+    lines_before = Counter[int]()
+    chunks = [chunk for file, path in enumerate(copies) for chunk in _cut(path, file)]
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), sum(sizes) // _WORKER_BYTES)
-    scan = map(scan_chunk, chunks) if workers <= 1 else _scan_in_processes(chunks, workers)
-    try:
-        yield from _report_progress(scan, len(chunks))
-    finally:
-        _row_reader.cache_clear()
+        num_bytes = sum(path.stat().st_size for path in copies)
+        workers = min(len(os.sched_getaffinity(0)), num_bytes // _WORKER_BYTES)
+    # Closed, so that the other processes end after an error or Ctrl-C.
+    with closing(_scan_chunks(chunks, reader, workers)) as scanned:
+        for chunk, found in zip(chunks, _report_progress(scanned, len(chunks)), strict=True):
+            first, source = lines_before[chunk.file], sources[chunk.file]
+            lines_before[chunk.file] += found.num_lines
+            kinds += found.kinds
+            problems += [f"{source.location(first + n)}: {text}" for n, text in found.faults]
+            tables.append(_count_lines_from(first, found.samples))
+    if problems:
+        raise DataError(problems, total=kinds.total(), kinds=kinds)
+    return tables or [SCHEMA.empty_table()]
 
 
-def _scan_in_processes(chunks: Sequence[Chunk], workers: int) -> Iterator[ScannedChunk]:
+def _cut(path: Path, file: int) -> Iterator[Chunk]:
+    """Cut a file into chunks that end with the line in which CHUNK_BYTES end."""
+    size, start = path.stat().st_size, 0
+    with path.open("rb") as content:
+        while start < size:
+            place = content.seek(min(start + CHUNK_BYTES, size) - 1)
+            rest = len(content.readline(_MAX_LINE_BYTES + 1))
+            if rest > _MAX_LINE_BYTES:
+                raise DataError(
+                    f"{path}: the line at byte {place:,} is longer than {_MAX_LINE_BYTES:,} bytes; "
+                    "every line must be one JSON object, a sample (a file that is one JSON list "
+                    "has to be converted)"
+                )
+            yield Chunk(path, file, start, place + rest)
+            start = place + rest
+
+
+def _scan_chunks(
+    chunks: Sequence[Chunk], reader: RowReader, workers: int
+) -> Generator[ScannedChunk, None, None]:
+    scan = partial(scan_chunk, reader=reader)
+    if workers <= 1:
+        yield from map(scan, chunks)
+        return
     # NOTE: spawn, because the caller may have threads (torch, Arrow), which a fork would break.
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, _ignore_interrupts) as pool:
         try:
             # NOTE: not pool.map: it cancels futures while the pool, if broken, sets them.
-            futures = [pool.submit(scan_chunk, chunk) for chunk in chunks]
+            futures = [pool.submit(scan, chunk) for chunk in chunks]
             yield from (future.result() for future in futures)
         except BrokenProcessPool:
             raise ChildProcessError(
@@ -133,71 +136,55 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def scan_chunk(chunk: Chunk) -> ScannedChunk:
+def scan_chunk(chunk: Chunk, reader: RowReader) -> ScannedChunk:
     """Check every row of a chunk; record its keys, lengths and place."""
-    reader = _row_reader(chunk.keeps_turns, chunk.needs_labels)
-    samples: list[tuple[Any, ...]] = []  # in the order of _SCAN_SCHEMA
-    faults: list[tuple[int, str]] = []
-    kinds = Counter[str]()
-    number = 0
-    for number, (offset, line) in enumerate(_read_lines(chunk), start=1):
+    samples, faults, kinds = list[tuple[Any, ...]](), list[tuple[int, str]](), Counter[str]()
+    number, offset = 0, chunk.start
+    for number, line in enumerate(_read_lines(chunk), start=1):
         try:
             rows = [] if line.isspace() else reader.read(line)
         except RowFault as fault:
+            rows = []
             kinds[kind_of(str(fault))] += 1
             faults.append((number, str(fault)))
             del faults[MAX_LISTED:]
-            continue
         for part, row in enumerate(rows, start=len(rows) > 1):
-            samples.append(_columns_of(row, number, offset, len(line), part))
-    return ScannedChunk(
-        file=chunk.file, num_lines=number, samples=_to_table(samples), faults=faults, kinds=kinds
-    )
+            samples.append(_columns_of(row, chunk.file, number, offset, len(line), part))
+        offset += len(line)
+    return ScannedChunk(number, _to_table(samples), faults, kinds)
+
+
+def _read_lines(chunk: Chunk) -> io.BytesIO:
+    with chunk.path.open("rb") as file:
+        file.seek(chunk.start)
+        content = file.read(chunk.end - chunk.start)
+    if len(content) < chunk.end - chunk.start:
+        raise DataError(f"{chunk.path}: became shorter while it was read; start again")
+    return io.BytesIO(content)
 
 
 def _columns_of(row: CheckedRow, *place: int) -> tuple[Any, ...]:
-    """Return a row of _SCAN_SCHEMA; `place` has the last four columns."""
+    """Return a row of SCHEMA; `place` has the columns from `file` to `part`."""
     sample = row.sample
     return (
         *_of_sample(sample),
+        *place,
         row.prompt_key,
         row.output_key,
         len(sample.instruction) + len(sample.input),
         len(sample.output),
+        sample.author,
         row.has_default_id,
-        xxh3_64_intdigest(sample.task_id.encode()),
-        *place,
     )
 
 
 def _to_table(samples: list[tuple[Any, ...]]) -> pa.Table:
-    columns = zip(*samples, strict=True) if samples else [()] * len(_SCAN_SCHEMA)
-    arrays = [pa.array(c, kind) for c, kind in zip(columns, _SCAN_SCHEMA.types, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=_SCAN_SCHEMA)
+    columns = zip(*samples, strict=True) if samples else [()] * len(SCHEMA)
+    arrays = [pa.array(c, kind) for c, kind in zip(columns, SCHEMA.types, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-@cache
-def _row_reader(keeps_turns: bool, needs_labels: bool) -> RowReader:
-    """Return this process's reader: prompts remembered in one chunk help in the next."""
-    return RowReader(keeps_turns=keeps_turns, needs_labels=needs_labels)
-
-
-def _read_lines(chunk: Chunk) -> Iterator[tuple[int, bytes]]:
-    """Yield the offset and the bytes of every line that starts in the chunk."""
-    with chunk.path.open("rb", buffering=_BUFFER_BYTES) as file:
-        # Start with the end of the line before: only a newline if a line starts with the chunk.
-        offset = max(chunk.start - 1, 0)
-        file.seek(offset)
-        while offset < chunk.end:
-            line = file.readline(_MAX_LINE_BYTES + 1)
-            if not line:
-                raise DataError(f"{chunk.path}: became shorter while it was read; start again")
-            if len(line) > _MAX_LINE_BYTES:
-                raise DataError(
-                    f"{chunk.path}: the line at byte {offset:,} is longer than "
-                    f"{_MAX_LINE_BYTES:,} bytes; every line must be one JSON object, a sample (a "
-                    "file that is one JSON list has to be converted)"
-                )
-            if offset >= chunk.start:
-                yield offset, line
-            offset += len(line)
+def _count_lines_from(lines_before: int, samples: pa.Table) -> pa.Table:
+    """Count lines from the start of the file, not of the chunk."""
+    lines = pc.add(samples["line"], pa.scalar(lines_before, pa.int32()))
+    return samples.set_column(SCHEMA.get_field_index("line"), "line", lines)

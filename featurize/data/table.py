@@ -1,20 +1,40 @@
 """The table of a dataset's samples: its columns, the order of its rows, and its fingerprint."""
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128
 
-_DICTIONARY_COLUMNS = ("problem_id", "language", "difficulty", "source", "author")
-INDEX_COLUMNS = (
-    "task_id", "problem_id", "is_correct", "language", "difficulty", "source",
-    "file", "line", "offset", "length", "part",
-    "prompt_key", "output_key", "prompt_chars", "output_chars",
-)  # fmt: skip
-"""Columns of every index; `author` is there as well if any sample has one."""
+from featurize.io.files import atomic_path
 
-_PYTHON = ("python", "py")
+_CATEGORY = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    {
+        "task_id": pa.string(),
+        "problem_id": _CATEGORY,
+        "is_correct": pa.bool_(),
+        "language": _CATEGORY,
+        "difficulty": _CATEGORY,
+        "source": _CATEGORY,
+        "file": pa.int32(),  # number of the file
+        "line": pa.int32(),  # from 1
+        "offset": pa.int64(),  # of the line, in bytes
+        "length": pa.int32(),
+        "part": pa.int8(),  # 0: a plain row, 1 and 2: chosen and rejected of a preference
+        "prompt_key": pa.binary(16),
+        "output_key": pa.binary(16),
+        "prompt_chars": pa.int32(),
+        "output_chars": pa.int32(),
+        "author": _CATEGORY,  # only if any sample has one
+        "has_default_id": pa.bool_(),  # only before `sort_by_content`
+    }
+)
+"""Columns of the table, a row per sample."""
+
 _ALIASES = {
     "python": "python3", "py": "python3", "py3": "python3", "py2": "python2",
     "c++": "cpp", "cxx": "cpp", "cc": "cpp", "c#": "csharp", "cs": "csharp", "c-sharp": "csharp",
@@ -22,21 +42,22 @@ _ALIASES = {
     "kt": "kotlin", "sh": "bash", "shell": "bash", "hs": "haskell", "jl": "julia",
 }  # fmt: skip
 
-RESPELT = b"respelt_languages"
-"""Key of the table's metadata: languages that are spelt as most of their samples do."""
+_RESPELT = b"respelt_languages"  # key of the table's metadata
 _SORT_KEYS = (
     "prompt_key", "output_key", "task_id",
     # They order rows with equal default ids; without them the suffixes would follow the files.
     "is_correct", "problem_id", "language", "difficulty", "source", "author",
 )  # fmt: skip
+_HASHED = (
+    "task_id", "problem_id", "is_correct", "language", "difficulty", "source", "author",
+    "prompt_key", "output_key",
+)  # fmt: skip
+logger = logging.getLogger(__name__)
 
 
-def sort_by_content(chunks: list[pa.Table]) -> tuple[pa.Table, list[tuple[int, int]]]:
-    """Join scanned samples, sort them and number equal default ids; empties `chunks`.
-
-    Returns the table and the (first, later) rows of every task_id that is used again.
-    """
-    columns = dict(zip(chunks[0].column_names, pa.concat_tables(chunks).columns, strict=True))
+def sort_by_content(chunks: list[pa.Table]) -> pa.Table:
+    """Join scanned samples, sort them and number equal default ids; empties `chunks`."""
+    columns = dict(zip(SCHEMA.names, pa.concat_tables(chunks).columns, strict=True))
     chunks.clear()  # each column is freed when its successor is made: no table is held twice
     for name in columns:
         columns[name] = _in_one(columns[name])
@@ -47,20 +68,72 @@ def sort_by_content(chunks: list[pa.Table]) -> tuple[pa.Table, list[tuple[int, i
     for name in columns:
         columns[name] = columns[name].take(order)
         pa.default_memory_pool().release_unused()
-    columns["task_id"] = _number_repeats(columns["task_id"], columns["has_default_id"])
-    hashes = np.sort(columns["id_hash"].to_numpy())  # much faster than comparing the ids
-    may_repeat = bool((hashes[1:] == hashes[:-1]).any())
-    has_authors = columns["author"].null_count < len(columns["author"])
-    names = [*INDEX_COLUMNS, *(["author"] if has_authors else [])]
-    table = pa.table({name: columns[name] for name in names})
-    table = table.replace_schema_metadata({RESPELT: orjson.dumps(respelt)} if respelt else None)
-    return table, _repeated_ids(table) if may_repeat else []
+    columns["task_id"] = _number_repeats(columns["task_id"], columns.pop("has_default_id"))
+    if columns["author"].null_count == len(order):
+        del columns["author"]
+    return pa.table(columns, metadata={_RESPELT: orjson.dumps(respelt)})
 
 
 def respelt_languages(table: pa.Table) -> dict[str, tuple[str, int]]:
     """Return each language that was spelt another way, its spelling now, and its samples."""
-    found = (table.schema.metadata or {}).get(RESPELT, b"{}")
-    return {name: (spelling, count) for name, (spelling, count) in orjson.loads(found).items()}
+    found: dict[str, tuple[str, int]] = orjson.loads(table.schema.metadata.get(_RESPELT, b"{}"))
+    return found
+
+
+def with_sorted_dictionaries(table: pa.Table) -> pa.Table:
+    """Rebuild the dictionary columns with only the values in use, sorted."""
+    columns = {name: _in_one(table[name]) for name in table.column_names}
+    return pa.table(columns, metadata=table.schema.metadata)
+
+
+def content_fingerprint(table: pa.Table) -> str:
+    """Hash the content of sorted samples; their files and lines are left out."""
+    digest = xxh3_128(b"critic samples 2")
+    for name in filter(set(table.column_names).__contains__, _HASHED):
+        column = table[name].combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            digest.update(orjson.dumps([name, len(column), column.dictionary.to_pylist()]))
+            digest.update(_codes(column.indices))
+        elif pa.types.is_boolean(column.type):
+            digest.update(_codes(column.cast(pa.int8())))
+        else:
+            if pa.types.is_string(column.type):
+                digest.update(pc.binary_length(column).to_numpy())
+            digest.update(_joined(column))
+    return digest.hexdigest()
+
+
+def repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
+    """Return (first, later) rows of every task_id that is used again, in the order of the files."""
+    ids = table["task_id"].combine_chunks().dictionary_encode()
+    if len(ids.dictionary) == len(ids):
+        return []
+    codes = ids.indices.to_numpy()
+    rows = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    places = [table[name].to_numpy()[rows] for name in ("part", "line", "file")]
+    firsts: dict[int, int] = {}
+    return [
+        (firsts[codes[row]], row)
+        for row in rows[np.lexsort(places)].tolist()
+        if firsts.setdefault(codes[row], row) != row
+    ]
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table for later runs."""
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table)
+
+
+def open_table(path: Path) -> pa.Table | None:
+    """Map a table of an earlier run into memory, which processes share; None without a good one."""
+    if not path.exists():
+        return None
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowException, OSError) as error:
+        logger.warning("%s is damaged (%s) and is ignored", path, error)
+        return None
 
 
 def _in_one_spelling(column: pa.Array) -> tuple[pa.Array, dict[str, tuple[str, int]]]:
@@ -68,24 +141,16 @@ def _in_one_spelling(column: pa.Array) -> tuple[pa.Array, dict[str, tuple[str, i
 
     They differ in case, outer spaces or a usual short name, such as `py` for `python`.
     """
+    counts = {pair["values"]: pair["counts"] for pair in column.value_counts().to_pylist()}
     names = column.dictionary.to_pylist()
-    counts = dict.fromkeys(names, 0)
-    for pair in column.value_counts().to_pylist():
-        if pair["values"] is not None:
-            counts[pair["values"]] = pair["counts"]
     keys = _language_keys(names)
     best: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (-counts[name], name)):
         best.setdefault(keys[name], name)
-    chosen = [best[keys[name]] for name in names]
-    respelt = {
-        name: (spelling, counts[name])
-        for name, spelling in zip(names, chosen, strict=True)
-        if name != spelling
-    }
+    respelt = {name: (best[keys[name]], counts[name]) for name in names if best[keys[name]] != name}
     if not respelt:
         return column, {}
-    texts = pa.array(chosen, pa.string()).take(column.indices)
+    texts = pa.array([best[keys[name]] for name in names], pa.string()).take(column.indices)
     return _in_one(pa.chunked_array([texts.dictionary_encode()])), respelt
 
 
@@ -95,41 +160,8 @@ def _language_keys(names: list[str]) -> dict[str, str]:
     NOTE: beside `python2`, `python` may be either version, so that it stays on its own.
     """
     plain = {name: "".join(name.casefold().split()) for name in names}
-    is_clear = not {"python2", "py2"} & set(plain.values())
-    keys = {name: _ALIASES.get(text, text) for name, text in plain.items()}
-    return {
-        name: plain[name] if key == "python3" and not is_clear and plain[name] in _PYTHON else key
-        for name, key in keys.items()
-    }
-
-
-def with_sorted_dictionaries(table: pa.Table) -> pa.Table:
-    """Rebuild the dictionary columns with only the values in use, sorted."""
-    for name in table.column_names:
-        if name not in _DICTIONARY_COLUMNS:
-            continue
-        position = table.schema.get_field_index(name)
-        table = table.set_column(position, name, _in_one(table[name]))
-    return table.combine_chunks()
-
-
-def content_fingerprint(table: pa.Table) -> str:
-    """Hash the content of sorted samples; their files and lines are left out."""
-    digest = xxh3_128(b"critic samples 2")
-    names = ("task_id", "problem_id", "is_correct", "language", "difficulty", "source", "author")
-    for name in filter(set(table.column_names).__contains__, names):
-        column = table[name].combine_chunks()
-        if name in _DICTIONARY_COLUMNS:
-            digest.update(orjson.dumps([name, len(column), column.dictionary.to_pylist()]))
-            digest.update(_codes(column.indices))
-        elif name == "task_id":
-            digest.update(pc.binary_length(column).to_numpy())
-            digest.update(_joined(column))
-        else:
-            digest.update(_codes(column.cast(pa.int8())))
-    for name in ("prompt_key", "output_key"):
-        digest.update(_joined(table[name].combine_chunks()))
-    return digest.hexdigest()
+    unclear = {"python", "py"} if {"python2", "py2"} & set(plain.values()) else set()
+    return {n: text if text in unclear else _ALIASES.get(text, text) for n, text in plain.items()}
 
 
 def _in_one(column: pa.ChunkedArray) -> pa.Array:
@@ -148,9 +180,7 @@ def _in_one(column: pa.ChunkedArray) -> pa.Array:
 
 def _sortable(column: pa.Array) -> pa.Array:
     """Return a column in a type that Arrow can sort; sorted dictionaries sort by their codes."""
-    if pa.types.is_dictionary(column.type):
-        return column.indices
-    return column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
+    return column.indices if pa.types.is_dictionary(column.type) else column
 
 
 def _number_repeats(task_ids: pa.Array, has_default_id: pa.Array) -> pa.Array:
@@ -166,31 +196,14 @@ def _number_repeats(task_ids: pa.Array, has_default_id: pa.Array) -> pa.Array:
     return pc.replace_with_mask(task_ids, pa.array(again), pa.array(numbered, pa.string()))
 
 
-def _repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
-    """Return (first, later) rows of every task_id that is used again, in the order of the files."""
-    codes = table["task_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    places = [table[name].to_numpy() for name in ("part", "line", "file")]
-    rows = np.lexsort((*places, codes))
-    is_first = np.append(True, codes[rows][1:] != codes[rows][:-1])
-    first = rows[np.maximum.accumulate(np.where(is_first, np.arange(len(rows)), 0))]
-    first, later = first[~is_first], rows[~is_first]
-    order = np.lexsort([place[later] for place in places])
-    return list(zip(first[order].tolist(), later[order].tolist(), strict=True))
-
-
 def _codes(column: pa.Array) -> memoryview:
     """Return the codes of a column, -1 for null: int32 [rows]."""
     return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), np.int32).data
 
 
 def _joined(column: pa.Array) -> memoryview:
-    """Return the joined texts or keys of a column without nulls; they are not copied."""
+    """Return the joined texts or keys of a whole column without nulls; they are not copied."""
     if not len(column):
         return memoryview(b"")  # no rows, no buffers
-    *_, starts, content = column.buffers()
-    first, last = column.offset, column.offset + len(column)
-    if pa.types.is_fixed_size_binary(column.type):
-        width = column.type.byte_width
-        return memoryview(content)[width * first : width * last]
-    places = np.frombuffer(starts, np.int32)
-    return memoryview(content)[places[first] : places[last]]
+    content = memoryview(column.buffers()[-1])
+    return content[: pc.sum(pc.binary_length(column)).as_py()]

@@ -1,6 +1,5 @@
 """Token counts of every sample, computed once per dataset and tokenizer and then cached."""
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from featurize.data.encoder import SampleEncoder
 from featurize.data.formats import prompt_of
 from featurize.data.index import DatasetIndex
 from featurize.data.prompt import template_digest
-from featurize.io.files import atomic_path, digest
+from featurize.data.table import open_table, write_table
+from featurize.io.files import digest
 from featurize.settings import PromptSettings
 
 ROWS_AT_ONCE = 4096
@@ -33,8 +33,6 @@ PROMPT_TOKENS, OUTPUT_TOKENS = "whole_prompt_tokens", "whole_output_tokens"
 
 Int32s = npt.NDArray[np.int32]
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenCounts:
@@ -44,7 +42,7 @@ class TokenCounts:
     outputs: Int32s  # [rows]
 
     def cut(self, max_length: int, prompt_limit: int) -> "TokenCounts":
-        """Count the tokens that are left after truncation by prompt.Encoder."""
+        """Count the tokens that are left after truncation."""
         prompts = np.minimum(self.prompts, prompt_limit)
         return TokenCounts(prompts=prompts, outputs=np.minimum(self.outputs, max_length - prompts))
 
@@ -88,22 +86,15 @@ def counts_path(
 
 def write_counts(path: Path, counts: TokenCounts) -> None:
     """Write counts for later runs."""
-    table = pa.table({"prompts": counts.prompts, "outputs": counts.outputs})
-    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table)
+    write_table(path, pa.table({"prompts": counts.prompts, "outputs": counts.outputs}))
 
 
 def find_counts(path: Path, index: DatasetIndex) -> TokenCounts | None:
     """Read the counts of an earlier run; None if there are none or they do not fit the index."""
-    if not path.exists():
+    table = open_table(path)
+    if table is None or table.num_rows != len(index):
         return None
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        columns = {name: table[name].to_numpy() for name in ("prompts", "outputs")}
-    except (pa.ArrowException, OSError, KeyError) as error:
-        logger.warning("%s is damaged (%s) and is ignored", path, error)
-        return None
-    return TokenCounts(**columns) if table.num_rows == len(index) else None
+    return TokenCounts(prompts=table["prompts"].to_numpy(), outputs=table["outputs"].to_numpy())
 
 
 def with_counts(

@@ -18,8 +18,7 @@ from typing import Any
 import fsspec
 
 from featurize.errors import DataError
-from featurize.io.files import TEMPORARY_SUFFIX, atomic_path
-from featurize.io.lock import sole_writer
+from featurize.io.files import TEMPORARY_SUFFIX, atomic_path, sole_writer
 from featurize.io.remote import open_filesystem, retry, without_queries
 
 _TAGS = (

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurize.errors import CriticError
-from featurize.io.files import available_memory, write_json
+from featurize.io.files import available_memory, sole_writer, write_json
 from featurize.io.interrupts import Terminated
-from featurize.io.lock import sole_writer
 from featurize.io.remote import open_folder
 from featurize.run.job import (
     FeaturizeJob,

@@ -12,8 +12,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from featurize.arrays import Ints
-from featurize.data.index import DatasetIndex
-from featurize.data.pairless import why_no_pairs
+from featurize.data.index import DatasetIndex, why_no_pairs
 from featurize.data.token_counts import (
     count_tokens,
     counts_of,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from featurize.data.chat_template import template_text
+from featurize.data.chat import template_text
 from featurize.data.encoder import SampleEncoder
 from featurize.data.plain_text import PlainText
 from featurize.data.prompt import template_digest

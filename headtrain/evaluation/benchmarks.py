@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurize.arrays import Bools, Floats, Strings
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from headtrain.evaluation.evaluate import ReadSplit
 from headtrain.evaluation.files import to_name
 from headtrain.evaluation.numbers import Number, Quantity

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from featurize.io.files import atomic_path, write_json
 from headtrain.evaluation.benchmarks import NO_SUBSET, TIES, TOP_1, Score
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from featurize.data.prompt import TEMPLATE, TEMPLATE_WITH_INPUT, Encoder
+from featurize.data.formats import Alpaca, Prompt
+from featurize.data.prompt import TEMPLATE, TEMPLATE_WITH_INPUT
 from featurize.model.backbone import Backbone, load_backbone
 from featurize.model.source import load_tokenizer
 from featurize.settings import PromptSettings
@@ -99,13 +100,7 @@ def _write(
     record, dataset, dtype = head.record, provenance.dataset, found.recipe.compute_dtype
     backbone = _load_backbone(record, found, is_native=why_custom is None)
     tokenizer = load_tokenizer(found.source, found.settings)
-    mark = response_mark(
-        Encoder(
-            tokenizer=tokenizer,
-            max_length=dataset.max_length,
-            max_prompt_length=dataset.prompt_limit,
-        )
-    )
+    mark = response_mark(Alpaca(tokenizer))
     vocabulary = int(backbone.decoder.config.vocab_size)
     pad = _set_padding(tokenizer, backbone.decoder)
     tokenizer.model_max_length = dataset.max_length
@@ -171,11 +166,11 @@ def _load_backbone(record: HeadRecord, found: FoundBackbone, *, is_native: bool)
     return backbone
 
 
-def response_mark(encoder: Encoder) -> list[int]:
+def response_mark(template: Alpaca) -> list[int]:
     """Return the token ids that end every prompt, whatever its statement ends with."""
     ends = ("Add two numbers", "x.", "y\n", "z:\n\n")
-    prompts = [list(encoder.encode_prompt(text).ids) for text in ends]
-    prompts.append(list(encoder.encode_prompt("Add.", "1 2").ids))
+    prompts = [list(template.read(Prompt(text)).ids) for text in ends]
+    prompts.append(list(template.read(Prompt("Add.", "1 2")).ids))
     length = 0
     while len({tuple(ids[-length - 1 :]) for ids in prompts}) == 1:
         length += 1

@@ -15,8 +15,9 @@ from featurize.io.figures import FAINT, HEAD, OTHER, drawing_row, to_png, to_svg
 from featurize.io.files import atomic_path
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.template import render
-from headtrain.sweep.curve import CURVE_FILE, Curve, CurveResult
+from headtrain.sweep.curve import Curve, CurveResult
 from headtrain.sweep.result import (
+    CURVE_FILE,
     PAGE_FILE,
     RESULT_FILE,
     WINNER_FOLDER,

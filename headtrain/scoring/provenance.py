@@ -332,7 +332,7 @@ def plan_file(
         store_dir=store_of(digest(identity)[:12]),
         cache_dir=cache_dir,
         distributed=distributed,
-        needs_labels=index.needs_labels,
+        needs_labels=index.reader.needs_labels,
         repair=repair,
         command=command,
     )

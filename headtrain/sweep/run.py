@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featurize.errors import CriticError
-from featurize.io.files import write_json
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer, write_json
 from headtrain.head.checkpoint import (
     CheckpointError,
     HeadRecord,

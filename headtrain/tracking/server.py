@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurize.errors import CriticError
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from headtrain.tracking.database import (
     DatabaseDown,
     DatabaseRefused,

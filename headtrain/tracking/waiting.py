@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.errors import CriticError, FeatureStoreError
-from featurize.io.files import read_json, write_json
-from featurize.io.lock import sole_writer
+from featurize.io.files import read_json, sole_writer, write_json
 from headtrain.tracking.database import without_password
 from headtrain.tracking.server import (
     MAX_METRICS,

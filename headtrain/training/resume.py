@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from featurize.io.files import atomic_path, checksum, read_json, write_json
-from featurize.io.lock import sole_writer
+from featurize.io.files import atomic_path, checksum, read_json, sole_writer, write_json
 from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError, load_head
 from headtrain.settings import TrainingSettings
 from headtrain.training.loop import BatchedAdamW

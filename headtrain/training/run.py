@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from featurize.errors import CriticError
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from featurize.store import FeatureStore
 from featurize.store.samples import SHARED_IDS_REMEDY, find_shared_ids
 from headtrain.features.inputs import HeadInputs, choose_head_columns

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from featurize.errors import FeatureStoreError
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from tests.support.command_line import REPOSITORY, Outcome, WarmCritic
 from tests.support.tiny_project import options, write_project
 from tests.support.unit_features import read_tree

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from tests.support.command_line import Outcome, WarmCritic
 from tests.support.synthetic_stores import write_store
 from tests.support.unit_features import read_tree

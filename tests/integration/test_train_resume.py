@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from featurize.errors import CriticError, FeatureStoreError
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from headtrain.head.checkpoint import CheckpointError
 from headtrain.tracking.tracker import Tracker
 from tests.support.synthetic_stores import replace_column, write_store

@@ -6,7 +6,7 @@ from typing import Any
 
 import fsspec
 
-from featurize.io.lock import LOCK_FILE
+from featurize.io.files import LOCK_FILE
 
 ROWS = [
     {"instruction": f"Task {n // 2}", "output": f"print({n})", "is_correct": n % 2 == 0}

@@ -8,25 +8,36 @@ from typing import Any
 
 import numpy as np
 
-from featurize.data.audit.authors import AuthorAudit, audit_authors, show_authors
 from featurize.data.audit.labels import (
     LabelAudit,
+    LabelledRows,
     Slice,
     audit_labels,
+    read_labelled_rows,
     show_labels,
     show_slices,
     slice_by,
 )
-from featurize.data.audit.lengths import LengthAudit, audit_lengths, show_lengths
-from featurize.data.audit.overlap import (
-    OverlapAudit,
-    audit_overlap,
-    read_statements,
-    show_overlap,
-)
-from featurize.data.audit.rows import LabelledRows, read_labelled_rows
 from featurize.data.audit.section import Columns, Rows, Section
-from featurize.data.audit.texts import Progress, TextAudit, audit_texts, read_texts, show_texts
+from featurize.data.audit.shortcuts import (
+    AuthorAudit,
+    LengthAudit,
+    audit_authors,
+    audit_lengths,
+    show_authors,
+    show_lengths,
+)
+from featurize.data.audit.texts import (
+    OverlapAudit,
+    Progress,
+    TextAudit,
+    audit_overlap,
+    audit_texts,
+    read_statements,
+    read_texts,
+    show_overlap,
+    show_texts,
+)
 from featurize.data.audit.tokens import CountedTokens, TokenAudit, audit_tokens, show_tokens
 from featurize.data.index import DatasetIndex
 from featurize.io.figures import drawing, to_png

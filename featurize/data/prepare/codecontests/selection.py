@@ -15,7 +15,7 @@ from featurize.settings import BackboneSettings
 if TYPE_CHECKING:  # it imports transformers, which takes seconds and is rarely needed
     from transformers import PreTrainedTokenizerBase
 
-    from featurize.data.prompt import Encoder
+    from featurize.data.formats import Alpaca
 
 Solutions: TypeAlias = list[Solution]
 Fits: TypeAlias = Callable[[str, Solutions], Solutions]
@@ -148,7 +148,8 @@ def _at_most(limit: int, solutions: Solutions) -> Solutions:
 class TokenLimit:
     """Counts tokens as featurize does; a statement is encoded once for all its solutions."""
 
-    encoder: "Encoder"  # its max_length is the limit
+    format: "Alpaca"
+    max_tokens: int  # of a solution and its statement
     digest: str  # of the tokenizer
 
     @classmethod
@@ -169,30 +170,29 @@ class TokenLimit:
         Raises:
             CriticError: the limit leaves no room for a statement.
         """
-        from featurize.data.prompt import RESPONSE_MARK, Encoder
+        from featurize.data.formats import Alpaca
 
-        tail = tokenizer(RESPONSE_MARK, add_special_tokens=False)["input_ids"]
-        if max_tokens < len(tail) + 2:
+        template = Alpaca(tokenizer)
+        if max_tokens < len(template.tail) + 2:
             raise CriticError(
                 f"prepare.codecontests.max_tokens is {max_tokens}; the response mark alone has "
-                f"{len(tail)} tokens: raise it, or write null for no limit"
+                f"{len(template.tail)} tokens: raise it, or write null for no limit"
             )
-        encoder = Encoder(
-            tokenizer=tokenizer, max_length=max_tokens, max_prompt_length=max_tokens - 1
-        )
-        return cls(encoder=encoder, digest=digest)
+        return cls(format=template, max_tokens=max_tokens, digest=digest)
 
     def __call__(self, statement: str, solutions: list[Solution]) -> list[Solution]:
         """Select the solutions that fit into the limit behind their statement."""
-        prompt = self.encoder.encode_prompt(statement)
-        if prompt.is_truncated:
+        from featurize.data.formats import Prompt
+
+        prompt = self.format.read(Prompt(statement))
+        room = self.max_tokens - len(prompt.ids)
+        if room < 1:
             return []
-        room = self.encoder.max_length - len(prompt.ids)
         # A token has at least one ASCII character, except one that may begin the text: most
         # solutions are short enough to need no tokenizer, which takes most of the time.
         unsure = [s for s in solutions if not (s.text.isascii() and len(s.text) < room)]
         if not unsure:
             return solutions
-        encoded = self.encoder.encode_outputs([s.text for s in unsure], len(prompt.ids))
-        too_long = {id(s) for s, ids in zip(unsure, encoded, strict=True) if ids.is_truncated}
+        counts = self.format.count([(prompt, [s.text for s in unsure])])
+        too_long = {id(s) for s, count in zip(unsure, counts, strict=True) if count > room}
         return [s for s in solutions if id(s) not in too_long]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.data.audit.authors import audit_authors
-from featurize.data.audit.rows import read_labelled_rows
+from featurize.data.audit.labels import read_labelled_rows
+from featurize.data.audit.shortcuts import audit_authors
 from featurize.data.authors import AuthorPrior
 from featurize.data.index import DatasetIndex
 from featurize.data.records import RowReader, check_row

@@ -8,8 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurize.data.benchmark_rows import BenchmarkRow, attribute_of, read_benchmark_rows
-from featurize.data.pair_rows import to_pair_rows, write_plain_rows
+from featurize.data.pair_rows import (
+    BenchmarkRow,
+    attribute_of,
+    read_benchmark_rows,
+    to_pair_rows,
+    write_plain_rows,
+)
 from featurize.errors import RowFault
 from tests.support.benchmark_rows import (
     CODE_JUDGE_BENCH,

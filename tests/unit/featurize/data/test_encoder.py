@@ -6,7 +6,6 @@ import pytest
 
 from featurize.data.encoder import SampleEncoder, strip_thinking
 from featurize.data.formats import Prompt
-from featurize.data.prompt import Encoder
 from featurize.errors import CriticError
 from featurize.settings import PromptSettings
 from tests.support.chat_templates import TEMPLATES, make_chat_tokenizer
@@ -31,19 +30,6 @@ def make_encoder(
 
 def decode(ids: Any) -> str:
     return str(TOKENIZER.decode(ids))
-
-
-@pytest.mark.parametrize("text", ["Add.", LONG])
-def test_the_default_format_gives_the_ids_it_always_gave(text: str) -> None:
-    before = Encoder(tokenizer=TOKENIZER, max_length=400, max_prompt_length=300)
-    outputs = ["print(1)", "x = 1\n" * 300]
-    found = make_encoder().encode(Prompt(text, "5"), outputs)
-    prompt = before.encode_prompt(text, "5")
-    assert found.prompt == prompt
-    expected = before.encode_outputs(outputs, len(prompt.ids))
-    assert [(one.ids, one.is_truncated) for one in found.outputs] == [
-        (one.ids, one.is_truncated) for one in expected
-    ]
 
 
 def test_raw_is_the_statement_after_the_tokenizers_own_special_tokens() -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from featurize.data.index import DatasetIndex
-from featurize.data.pairless import why_no_pairs
+from featurize.data.index import DatasetIndex, why_no_pairs
 from tests.support.tiny_jobs import make_plan, write_rows
 
 

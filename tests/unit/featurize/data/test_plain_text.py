@@ -7,10 +7,13 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from featurize.data.encoder import SampleEncoder
+from featurize.data.formats import Alpaca, Prompt
 from featurize.data.index import DatasetIndex
 from featurize.data.plain_text import GUARD, PlainText
-from featurize.data.prompt import Encoder, render_prompt
+from featurize.data.prompt import render_prompt
 from featurize.data.token_counts import count_tokens
+from featurize.settings import PromptSettings
 from tests.support.tiny_jobs import write_rows
 from tests.support.tiny_models import BOS, EOS, make_tokenizer
 
@@ -73,21 +76,21 @@ def test_a_statement_adds_no_control_token_to_those_of_the_template(
     make: type[PreTrainedTokenizerFast],
 ) -> None:
     tokenizer = make()
-    encoder = Encoder(tokenizer=tokenizer, max_length=2000, max_prompt_length=1900)
+    template = Alpaca(tokenizer)
     marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     plain, spelled = (
-        [number for number in encoder.encode_prompt(text).ids if number in marks]
+        [number for number in template.read(Prompt(text)).ids if number in marks]
         for text in ("Print x.", f"Print {EOS}{BOS}x.")
     )
     assert spelled == plain == [0] * (make is with_added_tokens)
 
 
 def test_a_cut_statement_ends_in_the_response_mark_all_the_same() -> None:
-    encoder = Encoder(tokenizer=merging(), max_length=300, max_prompt_length=250)
-    prompt = encoder.encode_prompt(f"{EOS} " * 400)
+    encoder = SampleEncoder(PromptSettings(), merging(), max_length=300, max_prompt_length=250)
+    prompt = encoder.encode(Prompt(f"{EOS} " * 400), []).prompt
     assert prompt.is_truncated
     assert len(prompt.ids) == 250
-    assert prompt.ids[-len(encoder.tail) :] == encoder.tail
+    assert prompt.ids[-len(encoder.format.tail) :] == encoder.format.tail
 
 
 def test_counts_are_those_of_the_tokens_that_are_computed(tmp_path: Path) -> None:
@@ -97,10 +100,9 @@ def test_counts_are_those_of_the_tokens_that_are_computed(tmp_path: Path) -> Non
     ]
     index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "index")
     tokenizer = with_added_tokens()
-    encoder = Encoder(tokenizer=tokenizer, max_length=4000, max_prompt_length=3000)
     counts = count_tokens(index, with_added_tokens())
     outputs = [sample.output for sample in index.read(np.arange(len(index)))]
-    assert counts.outputs.tolist() == [len(one.ids) for one in encoder.encode_outputs(outputs, 9)]
+    assert counts.outputs.tolist() == [len(ids) for ids in PlainText(tokenizer).encode(outputs)]
 
 
 def adding(*marks: AddedToken, lowers: bool = False) -> PreTrainedTokenizerFast:

@@ -34,6 +34,7 @@ def careful_rows(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         PLAIN | {"problem_id": 0, "task_id": 2**63 - 1},
         PLAIN | {"metadata": {"difficulty": 7, "source": None, "language": "c"}},
         PLAIN | {"metadata": {"difficulty": True, "source": 0.0, "language": -0.0}},
+        PLAIN | {"metadata": {"difficulty": 10**24, "other": 1, "author": [3, "b"]}},
         {"output": "é\U0001f600", "instruction": 'größer\u2028 "quoted" \\ \n'},
     ],
     ids=str,
@@ -53,8 +54,7 @@ def test_a_typed_row_is_read_the_fast_way(row, careful_rows):
         *(PLAIN | {"output": text} for text in ("", " \n\u2003")),
         *(PLAIN | {"is_correct": value} for value in (1, "true")),
         *(PLAIN | {"task_id": value} for value in ("", " ", True, 1.0, 2**64, 10**24)),
-        *(PLAIN | {"metadata": value} for value in ("easy", [], {"source": {}}, {"other": 1})),
-        PLAIN | {"metadata": {"difficulty": 10**24}},
+        *(PLAIN | {"metadata": value} for value in ("easy", [], {"source": {}})),
         PLAIN | {"input": 5},
         PLAIN | {"unknown": 1},
         {"prompt": "a", "chosen": "b", "rejected": "c"},
@@ -102,27 +102,8 @@ def test_an_odd_or_broken_line_is_read_alike_before_and_after_others(line):
     assert read(line, reader) == carefully(line)
 
 
-def test_a_prompt_is_decoded_once_while_it_is_remembered(monkeypatch):
-    decoded: list[bytes] = []
-    decode = records._decode_text
-    monkeypatch.setattr(
-        records, "_decode_text", lambda text: decoded.append(bytes(text)) or decode(text)
-    )
-    monkeypatch.setattr(records, "_MAX_PROMPT_BYTES", 8)
+def test_neighbours_that_differ_only_in_the_prompt_have_their_own() -> None:
     reader = RowReader()
-    for name in ("aa", "bb", "aa", "bb", "bb", "cc", "aa"):
-        line = encode({"instruction": name, "output": "x"})
+    for fields in ({}, {"input": "y"}, {"input": "y"}, {}, {"instruction": ""}, {"input": ""}):
+        line = encode(PLAIN | fields)
         assert reader.read(line) == carefully(line)
-    assert decoded == [b'"aa"', b'"bb"', b'"cc"', b'"aa"']
-    other_input = encode({"instruction": "aa", "output": "x", "input": "y"})
-    assert reader.read(other_input) == carefully(other_input)
-
-
-def test_more_metadata_than_is_remembered_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_MAX_METADATA", 2)
-    reader = RowReader()
-    for number in [0, 1, 2, 3, 0, 2, 1]:
-        line = encode(PLAIN | {"metadata": {"source": f"s{number}", "author": [number, "b"]}})
-        (row,) = reader.read(line)
-        assert (row.sample.source, row.sample.author) == (f"s{number}", f"{number}; b")
-        assert len(reader._facts) <= 2

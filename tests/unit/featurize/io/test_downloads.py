@@ -180,7 +180,7 @@ def test_a_partial_file_is_removed_unless_another_process_may_be_writing_it(
         raise OSError(errno.ENOLCK, "No locks available")
 
     if not has_locks:
-        monkeypatch.setattr("featurize.io.lock.fcntl.flock", refuse)
+        monkeypatch.setattr("featurize.io.files.fcntl.flock", refuse)
     uri = put(f"{folder}/train.jsonl", to_lines(ROWS))
     copy = fetch(uri, tmp_path)
     copy.rename(partial := copy.with_name("train.jsonl.1234abcd.partial"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from featurize.errors import FeatureStoreError
-from featurize.io.lock import LOCK_FILE, sole_writer
+from featurize.io.files import LOCK_FILE, sole_writer
 
 
 def hold_in_child(folder: Path) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.console import columns_table, console
-from featurize.data.benchmark_rows import BenchmarkRow
+from featurize.data.pair_rows import BenchmarkRow
 from headtrain.evaluation.benchmarks import (
     SECTIONS,
     BenchmarkResults,

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from featurize.data.benchmark_rows import read_benchmark_rows
-from featurize.data.pair_rows import write_plain_rows
+from featurize.data.pair_rows import read_benchmark_rows, write_plain_rows
 from headtrain.evaluation.benchmarks import Score
 from headtrain.evaluation.reward_bench import read_answers, write_reward_bench
 from headtrain.metrics.bootstrap import Interval

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from configs.console import columns_table, rows_table
-from featurize.data.audit.lengths import LengthAudit, LengthHistogram, PairLengths, show_lengths
+from featurize.data.audit.shortcuts import LengthAudit, LengthHistogram, PairLengths, show_lengths
 from headtrain.metrics.bootstrap import Interval
 from headtrain.report.sweep import points_table
 from headtrain.report.tables import judges_table, values_table

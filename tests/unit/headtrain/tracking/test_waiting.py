@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from featurize.io.lock import sole_writer
+from featurize.io.files import sole_writer
 from headtrain.tracking.server import MlflowTracker, TrackingDown
 from headtrain.tracking.waiting import WaitingTracker
 from tests.support.row_files import read_rows

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize.data.audit.labels import audit_labels, slice_by
-from featurize.data.audit.lengths import audit_lengths, measure_pairs
-from featurize.data.audit.overlap import OverlapAudit, audit_overlap, read_statements
+from featurize.data.audit.labels import LabelledRows, audit_labels, read_labelled_rows, slice_by
 from featurize.data.audit.report import AuditRequest, audit_split, write_audit
-from featurize.data.audit.rows import LabelledRows, read_labelled_rows
 from featurize.data.audit.section import by_power_of_two
-from featurize.data.audit.texts import audit_texts, read_texts
+from featurize.data.audit.shortcuts import audit_lengths, measure_pairs
+from featurize.data.audit.texts import (
+    OverlapAudit,
+    audit_overlap,
+    audit_texts,
+    read_statements,
+    read_texts,
+)
 from featurize.data.index import DatasetIndex
 from tests.support.tiny_jobs import write_rows
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from featurize.data.audit.prompts import ShownSample, show_prompts
+from featurize.data.audit.tokens import ShownSample, show_prompts
 from featurize.data.index import DatasetIndex
 from featurize.errors import DataError
 from tests.support.row_files import write_rows

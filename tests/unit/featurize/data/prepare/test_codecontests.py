@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from featurize.data.formats import Prompt
 from featurize.data.index import DatasetIndex
 from featurize.data.prepare.codecontests.problems import DIFFICULTIES, LANGUAGES, SOURCES
 from featurize.data.prepare.codecontests.selection import TokenLimit
@@ -240,7 +241,7 @@ def test_solutions_with_too_many_tokens_are_left_out(tmp_path: Path):
         incorrect_solutions=solutions((PYTHON3, "ä" * 30), (PYTHON3, "x = 22")),
     )
     free = TokenLimit.create(tokenizer, "d", 10_000)
-    prompt = len(free.encoder.encode_prompt("Add.").ids)
+    prompt = len(free.format.read(Prompt("Add.")).ids)
     lengths = {
         text: prompt + len(tokenizer(text, add_special_tokens=False)["input_ids"])
         for column in ("solutions", "incorrect_solutions")
