@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featurize.data.audit.report import Audit
     from featurize.data.audit.tokens import CountedTokens
     from featurize.data.index import DatasetIndex
-    from featurize.data.prepare.from_tests.isolation.protection import Protection
+    from featurize.data.prepare.from_tests.sandbox import Protection
     from featurize.data.prepare.from_tests.summary import PrepareSummary
     from featurize.data.prepare.harness import Harness
     from featurize.data.prepare.prepared import Prepared

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from featurize.data.prepare.from_tests import sandbox
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
-from featurize.data.prepare.from_tests.isolation.protection import Protection
+from featurize.data.prepare.from_tests.isolation import IsolationError
 from featurize.data.prepare.from_tests.job import prepare_tests as prepare_tests_safely
+from featurize.data.prepare.from_tests.sandbox import Protection
 from featurize.data.prepare.from_tests.summary import longer_is_correct, mean_output_chars
 from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.errors import CriticError

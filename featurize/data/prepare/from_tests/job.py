@@ -15,9 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
 
-from featurize.data.prepare.from_tests.isolation.protection import Protection
 from featurize.data.prepare.from_tests.problems import Problem, find_source, read_problems
-from featurize.data.prepare.from_tests.sandbox import Limits, Sandbox, choose_protection
+from featurize.data.prepare.from_tests.sandbox import (
+    Limits,
+    Protection,
+    Sandbox,
+    choose_protection,
+)
 from featurize.data.prepare.from_tests.summary import (
     PrepareSummary,
     longer_is_correct,
