@@ -59,7 +59,7 @@ def prepare_doctests(
 
     Settings are in the sections `prepare` and `prepare.doctests`.
     """
-    from featurize.data.prepare.from_tests.doctests.job import prepare_doctests
+    from featurize.data.prepare.from_tests.doctests import prepare_doctests
 
     project = chosen.project()
     folder = out or project.layout.datasets_dir / "-".join(packages)

@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from featurize.data.prepare.from_tests.doctests.examples import make_tests
-from featurize.data.prepare.from_tests.doctests.functions import find_files, read_functions
-from featurize.data.prepare.from_tests.doctests.job import prepare_doctests
-from featurize.data.prepare.from_tests.doctests.programs import to_problem
+from featurize.data.prepare.from_tests.doctest_problems import to_problem
+from featurize.data.prepare.from_tests.doctests import find_files, prepare_doctests, read_functions
 from featurize.data.prepare.from_tests.problems import Problem
 from featurize.data.prepare.settings import DoctestsSettings, PrepareSettings
 from featurize.errors import CriticError
@@ -211,11 +209,8 @@ def test_output_is_compared_as_a_reader_would(wanted: str, shown: Any, package: 
 
 
 def test_examples_without_a_call_give_no_tests(package: Path):
-    [file] = find_files(["smallpack.words"])
-    functions = {f.node.name: f for f in read_functions(file) if not isinstance(f, str)}
-    function = functions["never_called"]
-    make = partial(make_tests, function.examples, module=function.module, module_name="smallpack")
-    assert make(function="never_called") is None
+    problem = problems_of("smallpack.words")["never_called"]
+    assert problem == "doctests that do not call the function"
 
 
 def test_a_dataset_of_verified_labels_counts_every_function(package: Path, tmp_path: Path):
