@@ -1,7 +1,6 @@
 """A dataset is made from three small problems, and every label is verified once more."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,13 @@ from pydantic import ValidationError
 
 from featurize.data.prepare.from_tests import sandbox
 from featurize.data.prepare.from_tests.isolation import IsolationError
-from featurize.data.prepare.from_tests.job import prepare_tests as prepare_tests_safely
+from featurize.data.prepare.from_tests.job import make_dataset, origin_of_tests
 from featurize.data.prepare.from_tests.sandbox import Protection
-from featurize.data.prepare.from_tests.summary import longer_is_correct, mean_output_chars
+from featurize.data.prepare.from_tests.summary import (
+    PrepareSummary,
+    longer_is_correct,
+    mean_output_chars,
+)
 from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.errors import CriticError
 
@@ -68,9 +71,12 @@ BROKEN = {
     "code": "def f(a):\n    return a",
     "test_list": ["assert f(1) == 2"],
 }
-# The labels are the same under every protection, and tests run where there is none.
-prepare_tests = partial(prepare_tests_safely, is_unsafe_allowed=True)
 SETTINGS = PrepareTestsSettings(train_fraction=0.5, valid_fraction=0.5, workers=1)
+
+
+def prepare_tests(source: str, **options: Any) -> PrepareSummary:
+    # The labels are the same under every protection, and tests run where there is none.
+    return make_dataset(origin_of_tests(source), is_unsafe_allowed=True, **options)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The job behind `critic prepare doctests`: labelled programs from functions of installed packages.
+"""Problems from the doctests of installed packages, for `critic prepare doctests`.
 
 Files are parsed, never imported: what they do when imported happens where programs run.
 """
@@ -7,40 +7,33 @@ import ast
 import doctest
 import hashlib
 import importlib.util
-import sysconfig
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
 from featurize.data.prepare.from_tests.doctest_problems import Function, SourceFile, to_problem
-from featurize.data.prepare.from_tests.job import DatasetOptions, Origin, make_dataset
+from featurize.data.prepare.from_tests.job import Origin
 from featurize.data.prepare.from_tests.problems import Problem
-from featurize.data.prepare.from_tests.summary import PrepareSummary
-from featurize.data.prepare.settings import PrepareSettings
+from featurize.data.prepare.from_tests.sandbox import python_folders
 from featurize.errors import CriticError
 
 # Folders of a package that hold tests or vendored copies of other packages.
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "testing", "_vendor", "vendor", "__pycache__"})
 
 
-def prepare_doctests(
-    *, packages: Sequence[str], settings: PrepareSettings, **options: Unpack[DatasetOptions]
-) -> PrepareSummary:
-    """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
+def origin_of_doctests(packages: Sequence[str], max_chars: int | None) -> Origin:
+    """Take the functions at the top level of modules that have examples in their docstrings.
 
-    Every function at the top level of a module with examples in its docstring is a problem: the
-    statement is its signature and docstring, the reference its code, the tests are the examples.
+    A problem's statement is the signature and the docstring, the reference the function's code, and
+    the tests are the examples. Those of more than `max_chars` characters are left out.
 
     Raises:
-        CriticError: a package is missing or not in Python, no function gave a problem or a sample,
-            or no protection and not `is_unsafe_allowed`.
+        CriticError: a package is missing or not in Python.
     """
     files = find_files(packages)
-    max_chars = settings.doctests.max_chars
-    origin = Origin(
+    return Origin(
         name=" ".join(packages),
         recipe={
             "packages": sorted(packages),
@@ -48,16 +41,9 @@ def prepare_doctests(
             "max_chars": max_chars,
         },
         read=partial(_read, packages, files, max_chars),
-        folders=tuple(sorted({str(file.root) for file in files} - _own_folders())),
+        folders=tuple(sorted({str(file.root) for file in files} - set(python_folders()))),
         is_repeated=True,
     )
-    return make_dataset(origin, settings=settings, **options)
-
-
-def _own_folders() -> set[str]:
-    """List the folders that Python itself imports from."""
-    paths = sysconfig.get_paths()
-    return {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 def _read(

@@ -280,15 +280,19 @@ class Sandbox:
         )
 
 
+def python_folders() -> list[str]:
+    """List the folders that Python itself imports from."""
+    paths = sysconfig.get_paths()
+    return [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
 def _existing(paths: Sequence[str]) -> list[str]:
     return [path for path in dict.fromkeys(paths) if Path(path).exists()]
 
 
 def _readable() -> list[str]:
     """List what a Python program reads: the libraries, and no more of an environment than that."""
-    paths = sysconfig.get_paths()
-    packages = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return _existing([*packages, f"{sys.base_prefix}/lib", *_LIBRARIES, *_FILES])
+    return _existing([*python_folders(), f"{sys.base_prefix}/lib", *_LIBRARIES, *_FILES])
 
 
 def _bubblewrap(folder: str, readable: Sequence[str]) -> list[str]:
