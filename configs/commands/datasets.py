@@ -1,6 +1,5 @@
 """The commands that make datasets and look into them: `critic prepare` and `critic audit`."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from featurize.data.audit.report import Audit
     from featurize.data.audit.tokens import CountedTokens
     from featurize.data.index import DatasetIndex
-    from featurize.data.prepare.from_tests.isolation.protection import Protection
-    from featurize.data.prepare.from_tests.summary import PrepareSummary
+    from featurize.data.prepare.from_tests.job import Origin
+    from featurize.data.prepare.from_tests.sandbox import Protection
     from featurize.data.prepare.harness import Harness
     from featurize.data.prepare.prepared import Prepared
 
@@ -40,11 +39,13 @@ def prepare_tests(
 
     Settings are in the section `prepare`, e.g. --set prepare.correct=2.
     """
-    from featurize.data.prepare.from_tests.job import prepare_tests
+    from featurize.data.prepare.from_tests.job import origin_of_tests
 
-    make = functools.partial(prepare_tests, source=source)
-    name = Path(source).name.split(".")[0]
-    _label_programs(make, chosen, out or name, overwrite=overwrite, is_unsafe_allowed=unsafe)
+    project = chosen.project()
+    folder = out or project.layout.datasets_dir / Path(source).name.split(".")[0]
+    _label_programs(
+        origin_of_tests(source), project, folder, overwrite=overwrite, is_unsafe_allowed=unsafe
+    )
 
 
 def prepare_doctests(
@@ -58,33 +59,32 @@ def prepare_doctests(
 
     Settings are in the sections `prepare` and `prepare.doctests`.
     """
-    from featurize.data.prepare.from_tests.doctests.job import prepare_doctests
+    from featurize.data.prepare.from_tests.doctests import origin_of_doctests
 
-    make = functools.partial(prepare_doctests, packages=packages)
-    name = "-".join(packages)
-    _label_programs(make, chosen, out or name, overwrite=overwrite, is_unsafe_allowed=unsafe)
+    project = chosen.project()
+    folder = out or project.layout.datasets_dir / "-".join(packages)
+    origin = origin_of_doctests(packages, project.settings.prepare.doctests.max_chars)
+    _label_programs(origin, project, folder, overwrite=overwrite, is_unsafe_allowed=unsafe)
 
 
 def _label_programs(
-    prepare: "Callable[..., PrepareSummary]", chosen: Chosen, out: Path | str, **options: bool
+    origin: "Origin", project: "Project", folder: Path, *, overwrite: bool, is_unsafe_allowed: bool
 ) -> None:
-    """Run `prepare`, which labels programs by running them, with a bar, and show its summary.
-
-    `out` is a folder, or the name of one among the datasets.
-    """
+    """Label the programs of these problems by running them, with a bar, and show the summary."""
+    from featurize.data.prepare.from_tests.job import make_dataset
 
     def announce(protection: "Protection") -> None:
         console().print(f"prepare: {protection.describe()}", soft_wrap=True)
 
-    project = chosen.project()
-    folder = out if isinstance(out, Path) else project.layout.datasets_dir / out
     with CountProgress("prepare", "problems") as count:
-        summary = prepare(
+        summary = make_dataset(
+            origin,
             out_dir=folder,
             settings=project.settings.prepare,
+            overwrite=overwrite,
+            is_unsafe_allowed=is_unsafe_allowed,
             announce=announce,
             progress=count,
-            **options,
         )
     if summary.was_up_to_date:
         console().print(f"prepare: up to date, nothing done: {folder}")

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from cli import app
 from featurize.data.prepare.from_tests import sandbox
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
-from featurize.data.prepare.from_tests.isolation.protection import Protection
+from featurize.data.prepare.from_tests.isolation import IsolationError
+from featurize.data.prepare.from_tests.sandbox import Protection
 from tests.integration.test_prepare_executed import PROBLEMS
 from tests.support.row_files import write_rows
 

@@ -1,7 +1,6 @@
 """A dataset is made from three small problems, and every label is verified once more."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 from featurize.data.prepare.from_tests import sandbox
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
-from featurize.data.prepare.from_tests.isolation.protection import Protection
-from featurize.data.prepare.from_tests.job import prepare_tests as prepare_tests_safely
-from featurize.data.prepare.from_tests.summary import longer_is_correct, mean_output_chars
+from featurize.data.prepare.from_tests.isolation import IsolationError
+from featurize.data.prepare.from_tests.job import make_dataset, origin_of_tests
+from featurize.data.prepare.from_tests.sandbox import Protection
+from featurize.data.prepare.from_tests.summary import (
+    PrepareSummary,
+    longer_is_correct,
+    mean_output_chars,
+)
 from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.errors import CriticError
 
@@ -68,9 +71,12 @@ BROKEN = {
     "code": "def f(a):\n    return a",
     "test_list": ["assert f(1) == 2"],
 }
-# The labels are the same under every protection, and tests run where there is none.
-prepare_tests = partial(prepare_tests_safely, is_unsafe_allowed=True)
 SETTINGS = PrepareTestsSettings(train_fraction=0.5, valid_fraction=0.5, workers=1)
+
+
+def prepare_tests(source: str, **options: Any) -> PrepareSummary:
+    # The labels are the same under every protection, and tests run where there is none.
+    return make_dataset(origin_of_tests(source), is_unsafe_allowed=True, **options)
 
 
 @pytest.fixture
@@ -135,10 +141,6 @@ def test_every_label_holds_and_both_labels_are_alike(source: str, tmp_path: Path
     ends = summary.passed + summary.wrong + summary.crashed + summary.timed_out
     assert summary.candidates == ends >= 18
     assert seen == [(done, 4) for done in (1, 2, 3, 4)]
-
-
-def test_a_problem_lies_in_one_split(source: str, tmp_path: Path):
-    summary = prepare_tests(source=source, out_dir=tmp_path / "out", settings=SETTINGS)
     by_split = {
         path.stem: {json.loads(line)["problem_id"] for line in path.read_text().splitlines()}
         for path in (tmp_path / "out").glob("*.jsonl")
@@ -165,25 +167,20 @@ def test_bytes_depend_on_the_seed_and_not_on_the_workers(source: str, tmp_path: 
     assert content["one"]["train.jsonl"] != content["seed"]["train.jsonl"]
 
 
-def test_a_finished_dataset_is_not_made_again(source: str, tmp_path: Path):
+def test_a_dataset_is_made_again_only_if_it_is_damaged(source: str, tmp_path: Path):
     out = tmp_path / "out"
     made = prepare_tests(source=source, out_dir=out, settings=SETTINGS)
     assert not made.was_up_to_date
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     found = prepare_tests(source=source, out_dir=out, settings=SETTINGS)
     assert found.was_up_to_date
     assert found.to_json() == made.to_json()
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-
-
-def test_a_damaged_dataset_is_made_again(source: str, tmp_path: Path):
-    out = tmp_path / "out"
-    made = prepare_tests(source=source, out_dir=out, settings=SETTINGS)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()} == before
     (out / "valid.jsonl").write_text("")
     assert not prepare_tests(source=source, out_dir=out, settings=SETTINGS).was_up_to_date
-    assert len(read_rows(out)) == sum(
-        split["correct"] + split["incorrect"] for split in made.samples.values()
-    )
+    assert {path: path.read_bytes() for path in out.iterdir()} == {
+        path: content for path, (_, content) in before.items()
+    }
 
 
 def test_other_parameters_need_overwrite(source: str, tmp_path: Path):

@@ -6,9 +6,11 @@ there, and the tests hold a `Remote` of it, which equals nothing but itself.
 
 import builtins
 import json
+import operator
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from numbers import Integral, Rational, Real
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -19,6 +21,12 @@ _MAX_MESSAGE_BYTES = 64 << 20
 _PIECE_BYTES = 64 << 10  # what a pipe holds
 _SMALL = 1 << 63
 _MUTABLE = (list, dict, set, bytearray)
+# What the tests may do with a value of the program.
+_ACTIONS: dict[str, Callable[..., Any]] = {
+    "call": operator.call,
+    "attribute": getattr,
+    "items": list,
+}
 
 
 class ProgramEndedError(BaseException):
@@ -59,6 +67,22 @@ class Channel:
             raise ProgramEndedError from None
 
 
+# What is no JSON is packed as {name: parts}. Name -> type, from a value to its parts, and back.
+_KINDS: dict[str, tuple[type, Callable[[Any], Iterable[Any]], Callable[..., Any]]] = {
+    # Python refuses to write very long integers as decimals.
+    "int": (int, lambda value: [hex(int.__int__(value))], lambda text: int(text, 16)),
+    "tuple": (tuple, iter, lambda *parts: parts),
+    "dict": (dict, lambda value: map(list, value.items()), lambda *parts: dict(parts)),
+    "set": (set, iter, lambda *parts: set(parts)),
+    "frozenset": (frozenset, iter, lambda *parts: frozenset(parts)),
+    "bytes": (bytes, lambda value: [value.hex()], bytes.fromhex),
+    "bytearray": (bytearray, lambda value: [value.hex()], bytearray.fromhex),
+    "complex": (complex, lambda value: [value.real, value.imag], complex),
+    "range": (range, lambda value: [value.start, value.stop, value.step], range),
+    "module": (ModuleType, lambda value: [value.__name__], sys.modules.__getitem__),
+}
+
+
 def pack(value: object, refer: Refer) -> Json:
     """Turn a value into JSON; what is no plain data becomes a number that `refer` gives."""
     match value:
@@ -66,32 +90,16 @@ def pack(value: object, refer: Refer) -> Json:
             return value
         case str():
             return str.__str__(value)
-        case int():
-            number = int.__int__(value)
-            # Python refuses to write very long integers as decimals.
-            return number if -_SMALL <= number < _SMALL else {"int": hex(number)}
+        case int() if -_SMALL <= int.__int__(value) < _SMALL:
+            return int.__int__(value)
         case float():
             return float.__float__(value)
         case list():
             return [pack(item, refer) for item in value]
-        case tuple():
-            return {"tuple": [pack(item, refer) for item in value]}
-        case dict():
-            return {"dict": [[pack(key, refer), pack(item, refer)] for key, item in value.items()]}
-        case set():
-            return {"set": [pack(item, refer) for item in value]}
-        case frozenset():
-            return {"frozenset": [pack(item, refer) for item in value]}
-        case bytes():
-            return {"bytes": value.hex()}
-        case bytearray():
-            return {"bytearray": value.hex()}
-        case complex():
-            return {"complex": [value.real, value.imag]}
-        case range():
-            return {"range": [pack(part, refer) for part in (value.start, value.stop, value.step)]}
-        case ModuleType():
-            return {"module": value.__name__}
+    for name, (kind, to_parts, _) in _KINDS.items():
+        if isinstance(value, kind):
+            return {name: [pack(part, refer) for part in to_parts(value)]}
+    match value:
         case Integral():  # such as numpy's
             return pack(int(value), refer)
         case Real() if not isinstance(value, Rational):
@@ -113,33 +121,11 @@ def unpack(content: Json, find: Callable[[int], object]) -> Any:
         return [unpack(item, find) for item in content]
     if not isinstance(content, dict):
         return content
-    [(kind, inner)] = content.items()
-    match kind:
-        case "int":
-            return int(inner, 16)
-        case "dict":
-            return {unpack(key, find): unpack(item, find) for key, item in inner}
-        case "bytes":
-            return bytes.fromhex(inner)
-        case "bytearray":
-            return bytearray.fromhex(inner)
-        case "complex":
-            return complex(*inner)
-        case "module":
-            return sys.modules[inner]
-        case "remote":
-            return find(inner)
-    items = (unpack(item, find) for item in inner)
-    match kind:
-        case "tuple":
-            return tuple(items)
-        case "set":
-            return set(items)
-        case "frozenset":
-            return frozenset(items)
-        case "range":
-            return range(*items)
-    raise ValueError(kind)
+    [(kind, parts)] = content.items()
+    if kind == "remote":
+        return find(parts)
+    _, _, make = _KINDS[kind]
+    return make(*[unpack(part, find) for part in parts])
 
 
 class Remote:
@@ -271,39 +257,25 @@ def answer_calls(channel: Channel, namespace: dict[str, Any], load: Callable[[],
         return {name: namespace[name] for name in wanted if name in namespace}
 
     wanted = channel.receive()
-    channel.send(_try(names, refer))
+    channel.send([*_try(names, refer), []])
     while True:
         action, number, packed, packed_named = channel.receive()
         arguments = [unpack(one, values.__getitem__) for one in packed]
         named = {name: unpack(one, values.__getitem__) for name, one in packed_named.items()}
-        kind, content, _ = _try(
-            lambda: _act(action, values[number], arguments, named),  # noqa: B023
-            refer,
-        )
+        answer = _try(partial(_ACTIONS[action], values[number], *arguments, **named), refer)
         changed = [
             [position, after]
             for position, (argument, before) in enumerate(zip(arguments, packed, strict=True))
             if isinstance(argument, (*_MUTABLE, tuple))
             and (after := pack_safely(argument, refer)) != before
         ]
-        channel.send([kind, content, changed])
+        channel.send([*answer, changed])
 
 
-def _act(action: str, value: Any, arguments: list[Any], named: dict[str, Any]) -> Any:
-    match action:
-        case "call":
-            return value(*arguments, **named)
-        case "attribute":
-            return getattr(value, *arguments)
-        case "items":
-            return list(value)
-    raise AssertionError(action)
-
-
-def _try(act: Callable[[], Any], refer: Refer) -> Json:
+def _try(act: Callable[[], Any], refer: Refer) -> list[Json]:
     try:
-        return ["value", pack_safely(act(), refer), []]
+        return ["value", pack_safely(act(), refer)]
     except BaseException as error:  # a program may raise anything, SystemExit too
         names = [kind.__name__ for kind in type(error).__mro__]
         arguments = [one for one in error.args if isinstance(one, str | int | float)]
-        return ["raised", [names, [pack(one, refer) for one in arguments]], []]
+        return ["raised", [names, pack(arguments, refer)]]

@@ -2,7 +2,7 @@
 
 `sandbox.py` starts it as a small process (standard library only, one thread), so that forking is
 cheap and safe. A request is a JSON line on standard input, its answer one on standard output; the
-first line says which of the things that programs must not do are possible after all.
+first line says that the protection holds, or what programs could do that they must not.
 
 The program and its tests run in two children. The program's child has no way to the result: the
 tests call it through pipes (`exchange.py`), and their child reports how they ended.
@@ -28,64 +28,63 @@ from typing import Any
 
 from featurize.data.prepare.from_tests.children import (
     ENDED,
+    limit_process,
+    refuse,
     run_program,
     run_tests,
     run_together,
 )
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError, drop_capabilities
-from featurize.data.prepare.from_tests.isolation.landlock import landlock_version, restrict_files
-from featurize.data.prepare.from_tests.isolation.namespaces import enter_namespaces
-from featurize.data.prepare.from_tests.isolation.seccomp import (
-    forbid_processes,
-    restrict_system_calls,
+from featurize.data.prepare.from_tests.isolation import (
+    IsolationError,
+    drop_capabilities,
+    enter_namespaces,
+    landlock_version,
+    restrict_files,
 )
-from featurize.data.prepare.from_tests.limits import limit_process, refuse
+from featurize.data.prepare.from_tests.seccomp import forbid_processes, restrict_system_calls
 
 NOBODY = 65534
 _CPU_SIGNALS = (signal.SIGPROF, signal.SIGXCPU)
 _MAX_MESSAGE_BYTES = 4096
 _REPORTED = ("passed", "wrong", "crashed")
 _SECONDS_BETWEEN_LOOKS = 0.05  # at the size of the folder
+_SECONDS_TO_LOOK_FOR_GAPS = 60.0
+_NO_GAPS = "nothing"
 
 
 def main(argument: str) -> None:
     """Isolate this process, then answer requests until standard input ends."""
     start = json.loads(argument)
-    folder = start["folder"]
     requests, answers = _take_pipes()
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    run = Runner(start)
     try:
         sys.path.extend(start["folders"])
         _isolate(start)
         _import(start["modules"])
         if start["is_isolated"]:
             restrict_system_calls()
-        run = Runner(
-            folder=folder,
-            folder_bytes=start["bytes"],
-            is_isolated=start["is_isolated"],
-            seed=start["seed"],
-        )
-        possible = run.look_for_gaps(start["forbidden_file"]) if start["is_isolated"] else []
-        ready: dict[str, Any] = {"possible": possible}
+            run.look_for_gaps(start["forbidden_file"])
     except IsolationError as error:
-        ready = {"failed": str(error)}
-    answers.write(json.dumps(ready) + "\n")
-    answers.flush()
-    if "failed" in ready:
+        say({"failed": str(error)})
         return
+    say({})
     for line in requests:
-        answers.write(json.dumps(run.answer(json.loads(line))) + "\n")
-        answers.flush()
+        say(run.answer(json.loads(line)))
 
 
 def _isolate(start: dict[str, Any]) -> None:
-    files = {name: start[name] for name in ("readable", "devices")}
+    files = {"readable": start["readable"], "devices": start["devices"]}
     folder = start["folder"]
     if start["has_namespaces"]:
         enter_namespaces(**files, writable=folder, size=start["bytes"], user=NOBODY)
     elif os.geteuid() == 0:
         _give_to_nobody(folder)
-    if start["is_isolated"] and (start["needs_landlock"] or _has_landlock()):
+    if start["is_isolated"] and (start["needs_landlock"] or landlock_version()):
         restrict_files(**files, writable=folder)
 
 
@@ -95,13 +94,6 @@ def _give_to_nobody(folder: str) -> None:
         os.chown(folder, NOBODY, NOBODY)
     except OSError:
         drop_capabilities()
-
-
-def _has_landlock() -> bool:
-    try:
-        return landlock_version() > 0
-    except IsolationError:
-        return False
 
 
 def _take_pipes() -> tuple[Any, Any]:
@@ -126,16 +118,16 @@ def _import(modules: list[str]) -> None:
 class Runner:
     """Runs programs, each with its tests, and decides how they ended."""
 
-    def __init__(self, *, folder: str, folder_bytes: int, is_isolated: bool, seed: int = 0) -> None:
-        self._seed = seed
-        self._folder = folder
-        self._folder_bytes = folder_bytes
-        self._is_isolated = is_isolated
+    def __init__(self, start: dict[str, Any]) -> None:
+        self._seed = start["seed"]
+        self._folder = start["folder"]
+        self._folder_bytes = start["bytes"]
+        self._is_isolated = start["is_isolated"]
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run program and tests, and report how they ended."""
         children, reader = self._start(request)
-        message, limit = self._read_message(reader, float(request["wall_seconds"]))
+        message, limit = self._read_message(reader, request["wall_seconds"])
         os.close(reader)
         # A program that has reported, or may not go on, gets no time to end by itself.
         is_ending = limit is None and (message == ENDED or len(children) == 1)
@@ -145,51 +137,51 @@ class Runner:
         ends = [_reap(child, kill=not is_ending) for child in children]
         self._empty()
         seconds = sum(seconds for _, seconds in ends)
-        statuses = [status for status, _ in ends]
-        return {**_verdict(message, statuses, limit), "cpu_seconds": round(seconds, 4)}
+        verdict = _verdict(message, [status for status, _ in ends], limit)
+        return {**verdict, "cpu_seconds": round(seconds, 4)}
 
     def _start(self, request: dict[str, Any]) -> tuple[list[int], int]:
         """Start the children: that of the program first, then that of the tests."""
-        tests = request.pop("tests")
-        if not request["is_apart"]:
-            reader, writer = os.pipe()
-            act = functools.partial(run_together, request["program"], tests, writer)
-            child = self._fork(request, act, {writer})
-            os.close(writer)
-            return [child], reader
+        program, tests = request["program"], request.pop("tests")
+        reader, writer = os.pipe()
         program_in, tests_out = os.pipe()
         tests_in, program_out = os.pipe()
-        serve = functools.partial(run_program, request["program"], tests, program_in, program_out)
-        program = self._fork(request, serve, {program_in, program_out})
-        os.close(program_in)
-        os.close(program_out)
-        reader, writer = os.pipe()
-        judge = functools.partial(run_tests, tests, tests_in, tests_out, writer)
-        child = self._fork(request, judge, {tests_in, tests_out, writer})
-        for descriptor in (tests_in, tests_out, writer):
+        if request["is_apart"]:
+            children = [
+                self._fork(request, run_program, (program, tests), (program_in, program_out)),
+                self._fork(request, run_tests, (tests,), (tests_in, tests_out, writer)),
+            ]
+        else:
+            children = [self._fork(request, run_together, (program, tests), (writer,))]
+        for descriptor in (writer, program_in, tests_out, tests_in, program_out):
             os.close(descriptor)
-        return [program, child], reader
+        return children, reader
 
-    def _fork(self, request: dict[str, Any], act: Callable[[], None], keep: set[int]) -> int:
+    def _fork(
+        self,
+        limits: dict[str, Any],
+        act: Callable[..., None],
+        arguments: tuple[str, ...],
+        descriptors: tuple[int, ...],
+    ) -> int:
         child = os.fork()
         if child == 0:
             # os._exit on every path: the child must never return into the loop of its parent.
             try:
-                self._confine(request, keep)
+                self._confine(limits, descriptors)
                 sys.addaudithook(refuse)
                 random.seed(self._seed)  # tests that draw inputs draw the same ones in every run
-                act()
+                act(*arguments, *descriptors)
             finally:
                 os._exit(1)
         return child
 
-    def _confine(self, request: dict[str, Any], keep: set[int]) -> None:
+    def _confine(self, limits: dict[str, Any], descriptors: tuple[int, ...]) -> None:
         os.setsid()
-        edges = [2, *sorted(keep), 256]
-        for low, high in itertools.pairwise(edges):
+        for low, high in itertools.pairwise([2, *sorted(descriptors), 256]):
             os.closerange(low + 1, high)
         os.chdir(self._folder)
-        limit_process(float(request["cpu_seconds"]), int(request["memory_bytes"]))
+        limit_process(limits["cpu_seconds"], limits["memory_bytes"])
         if self._is_isolated:
             forbid_processes()
 
@@ -219,36 +211,35 @@ class Runner:
             )
 
     def _empty(self) -> None:
-        with os.scandir(self._folder) as entries:
-            left = list(entries)
-        for entry in left:
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+        for path in list(Path(self._folder).iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                Path(entry.path).unlink()
+                path.unlink()
 
-    def look_for_gaps(self, forbidden_file: str) -> list[str]:
-        """Try what programs must not do, and list what is possible."""
-        request = {"cpu_seconds": 4.0, "memory_bytes": 1 << 30}
+    def look_for_gaps(self, forbidden_file: str) -> None:
+        """Try what programs must not do.
+
+        Raises:
+            IsolationError: some of it is possible, or nothing can be tried.
+        """
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                self._confine(request, {writer})
+                self._confine({"cpu_seconds": 4.0, "memory_bytes": 1 << 30}, (writer,))
                 possible = [name for name, act in _attempts(forbidden_file) if _is_possible(act)]
-                os.write(writer, json.dumps(possible).encode())
+                os.write(writer, (", ".join(possible) or _NO_GAPS).encode())
             except IsolationError as error:
-                os.write(writer, json.dumps(str(error)).encode())
+                os.write(writer, str(error).encode())
             finally:
                 os._exit(1)
         os.close(writer)
-        message, _ = self._read_message(reader, 10.0)
+        message, _ = self._read_message(reader, _SECONDS_TO_LOOK_FOR_GAPS)
         os.close(reader)
         _reap(child, kill=True)
-        possible = json.loads(message or b'"the child that tries it has ended"')
-        if isinstance(possible, str):
-            raise IsolationError(possible)
-        return list(possible)
+        if message.decode() != _NO_GAPS:
+            raise IsolationError(message.decode() or "the child that tries it has ended")
 
 
 def _attempts(forbidden_file: str) -> Iterator[tuple[str, Callable[[], object]]]:

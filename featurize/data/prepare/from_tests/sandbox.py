@@ -2,17 +2,19 @@
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
-from featurize.data.prepare.from_tests.isolation.protection import Protection, Start
+from featurize.data.prepare.from_tests.isolation import IsolationError
 from featurize.errors import CriticError
 
 # The modules that tests and short programs use most; the caller adds others.
@@ -21,6 +23,42 @@ COMMON_MODULES = (
     *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "sys"),
     *("typing", "cmath", "decimal", "traceback"),
 )
+_PACKAGES = Path(__file__).parents[4]
+_FOLDER_BYTES = 32 << 20
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo")
+_FILES = ("/etc/ld.so.cache", "/etc/localtime")
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from featurize.data.prepare.from_tests.execution import main; "
+    "del sys.path[0]; main(sys.argv[2])"
+)
+# What that imports of this package, besides the standard library.
+_OWN = (
+    *("__init__.py", "errors.py", "data/__init__.py", "data/prepare/__init__.py"),
+    "data/prepare/from_tests",
+)
+
+
+class Protection(StrEnum):
+    """Means of isolation, the strongest first."""
+
+    BUBBLEWRAP = "bubblewrap"
+    NAMESPACES = "namespaces"
+    LANDLOCK = "Landlock"
+    NONE = "none"
+
+    def describe(self) -> str:
+        """Say in one line what the programs cannot do."""
+        if self is Protection.NONE:
+            return (
+                "programs run WITHOUT protection (--unsafe): limits of time, memory and file size "
+                "stop faulty programs, not hostile ones"
+            )
+        return (
+            f"programs run under {self.value} and seccomp: no network, no other processes, "
+            f"no files but Python's and a folder of {_FOLDER_BYTES >> 20} MB"
+        )
 
 
 class Verdict(StrEnum):
@@ -120,22 +158,37 @@ class Sandbox:
             Path(forbidden.name).chmod(0o666)
             self._folder = tempfile.TemporaryDirectory(prefix="critic-sandbox-")
             try:
-                self._start(protection, forbidden.name)
+                self._start(self._command(protection, forbidden.name))
             except BaseException:
                 self._folder.cleanup()
                 raise
         return self
 
-    def _start(self, protection: Protection, forbidden_file: str) -> None:
+    def _command(self, protection: Protection, forbidden_file: str) -> list[str]:
+        """Get the command line; programs must neither read nor write the forbidden file."""
+        readable = [*_readable(), *self._folders]
+        start = {
+            "folder": self._folder.name,
+            "forbidden_file": forbidden_file,
+            "modules": self._modules,
+            "bytes": _FOLDER_BYTES,
+            "is_isolated": protection is not Protection.NONE,
+            "has_namespaces": protection is Protection.NAMESPACES,
+            "needs_landlock": protection is Protection.LANDLOCK,
+            "readable": readable,
+            "folders": self._folders,
+            "seed": self._seed,
+            "devices": _DEVICES,
+        }
+        # NOTE: -I would make Python ignore PYTHONHASHSEED, and the order of sets would then differ
+        # between runs; -s and -P with an environment of our own isolate as well.
+        python = [sys.executable, "-s", "-P", "-c", _START, str(_PACKAGES), json.dumps(start)]
+        if protection is Protection.BUBBLEWRAP:
+            return [*_bubblewrap(self._folder.name, readable), *python]
+        return python
+
+    def _start(self, command: list[str]) -> None:
         """Start the process, and wait until it says that its protection holds."""
-        start = Start(
-            protection=protection,
-            folder=self._folder.name,
-            forbidden_file=forbidden_file,
-            modules=self._modules,
-            folders=self._folders,
-            seed=self._seed,
-        )
         environment = {
             "PYTHONHASHSEED": str(self._seed),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -144,7 +197,7 @@ class Sandbox:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            start.command(),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -154,14 +207,18 @@ class Sandbox:
             encoding="utf-8",
             start_new_session=True,
         )
+        answer = self._read_answer()
+        if answer is None:
+            raise IsolationError(self._last_words())
+        if "failed" in answer:
+            self._end()
+            raise IsolationError(answer["failed"])
+
+    def _read_answer(self) -> dict[str, Any] | None:
+        """Read one answer of the process; None if it has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
-            raise IsolationError(self._last_words())
-        answer = json.loads(line)
-        if problem := answer.get("failed") or ", ".join(answer["possible"]):
-            self._end()
-            raise IsolationError(str(problem))
+        return json.loads(line) if line else None
 
     def _last_words(self) -> str:
         """Get the last line of a process that has ended."""
@@ -174,17 +231,14 @@ class Sandbox:
         self._folder.cleanup()
 
     def _end(self) -> None:
-        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
-        assert pipes[0] is not None
-        pipes[0].close()
-        try:
-            self._process.wait(timeout=self._limits.wall_seconds + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for pipe in pipes[1:]:
-            assert pipe is not None
-            pipe.close()
+        """Let the process end, which it does when its input ends, and close the pipes."""
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(timeout=self._limits.wall_seconds + 5)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def run(
         self,
@@ -199,8 +253,6 @@ class Sandbox:
         `is_apart`: the tests run in a process of their own, whose result no program can forge.
         Otherwise both share a namespace, which tests need that pass objects of their own classes.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         request = {
             "program": program,
             "tests": tests,
@@ -209,20 +261,50 @@ class Sandbox:
             "memory_bytes": self._limits.memory_bytes,
             "is_apart": is_apart,
         }
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            answer = self._read_answer()
         except BrokenPipeError:
-            line = ""
-        if not line:
+            answer = None
+        if answer is None:
             raise CriticError(
                 f"the process that runs programs ended ({self._last_words()}): is the machine out "
                 "of memory? Run the command again"
             )
-        answer = json.loads(line)
         return Outcome(
             verdict=Verdict(answer["verdict"]),
             detail=answer["detail"],
             cpu_seconds=answer["cpu_seconds"],
         )
+
+
+def python_folders() -> list[str]:
+    """List the folders that Python itself imports from."""
+    paths = sysconfig.get_paths()
+    return [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def _existing(paths: Sequence[str]) -> list[str]:
+    return [path for path in dict.fromkeys(paths) if Path(path).exists()]
+
+
+def _readable() -> list[str]:
+    """List what a Python program reads: the libraries, and no more of an environment than that."""
+    return _existing([*python_folders(), f"{sys.base_prefix}/lib", *_LIBRARIES, *_FILES])
+
+
+def _bubblewrap(folder: str, readable: Sequence[str]) -> list[str]:
+    """Get the command that starts a new Python process in namespaces of its own."""
+    python = _existing([sys.executable, f"{sys.prefix}/pyvenv.cfg", f"{sys.base_prefix}/bin"])
+    own = [str(_PACKAGES / "featurize" / name) for name in _OWN]
+    options = ["--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
+    options += ["--die-with-parent", "--new-session"]
+    for path in [*readable, *python, *own]:
+        for place in dict.fromkeys((os.path.realpath(path), path)):
+            options += ["--ro-bind", os.path.realpath(path), place]
+    for path in _DEVICES:
+        options += ["--dev-bind", path, path]
+    options += ["--size", str(_FOLDER_BYTES), "--tmpfs", folder, "--chdir", "/"]
+    return [str(shutil.which("bwrap")), *options]

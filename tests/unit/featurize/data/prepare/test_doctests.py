@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from featurize.data.prepare.from_tests.doctests.examples import make_tests
-from featurize.data.prepare.from_tests.doctests.functions import find_files, read_functions
-from featurize.data.prepare.from_tests.doctests.job import prepare_doctests
-from featurize.data.prepare.from_tests.doctests.programs import to_problem
+from featurize.data.prepare.from_tests.doctest_problems import to_problem
+from featurize.data.prepare.from_tests.doctests import (
+    find_files,
+    origin_of_doctests,
+    read_functions,
+)
+from featurize.data.prepare.from_tests.job import make_dataset
 from featurize.data.prepare.from_tests.problems import Problem
-from featurize.data.prepare.settings import DoctestsSettings, PrepareSettings
+from featurize.data.prepare.settings import PrepareTestsSettings
 from featurize.errors import CriticError
 
 WORDS = '''
@@ -211,20 +214,15 @@ def test_output_is_compared_as_a_reader_would(wanted: str, shown: Any, package: 
 
 
 def test_examples_without_a_call_give_no_tests(package: Path):
-    [file] = find_files(["smallpack.words"])
-    functions = {f.node.name: f for f in read_functions(file) if not isinstance(f, str)}
-    function = functions["never_called"]
-    make = partial(make_tests, function.examples, module=function.module, module_name="smallpack")
-    assert make(function="never_called") is None
+    problem = problems_of("smallpack.words")["never_called"]
+    assert problem == "doctests that do not call the function"
 
 
 def test_a_dataset_of_verified_labels_counts_every_function(package: Path, tmp_path: Path):
-    settings = PrepareSettings(
-        correct=1, incorrect=1, workers=1, doctests=DoctestsSettings(max_chars=2000)
-    )
-    summary = prepare_doctests(
-        packages=["smallpack"], out_dir=tmp_path / "out", settings=settings, is_unsafe_allowed=True
-    )
+    settings = PrepareTestsSettings(correct=1, incorrect=1, workers=1)
+    origin = origin_of_doctests(["smallpack"], max_chars=2000)
+    make = partial(make_dataset, origin, out_dir=tmp_path / "out", settings=settings)
+    summary = make(is_unsafe_allowed=True)
     assert summary.functions == {
         "problems": 7,
         "without doctests": 6,
@@ -257,8 +255,7 @@ def test_a_dataset_of_verified_labels_counts_every_function(package: Path, tmp_p
         except AssertionError:
             passes = False
         assert passes is row["is_correct"], row
-    again = prepare_doctests(packages=["smallpack"], out_dir=tmp_path / "out", settings=settings)
-    assert again.was_up_to_date
+    assert make().was_up_to_date
 
 
 def test_labels_that_depend_on_random_numbers_are_left_out(package: Path, tmp_path: Path):
@@ -277,10 +274,10 @@ def draw(low):
     return number
 '''
     (package / "drawn.py").write_text(text)  # what the first run draws
-    summary = prepare_doctests(
-        packages=["smallpack.drawn", "smallpack.numbers"],
+    summary = make_dataset(
+        origin_of_doctests(["smallpack.drawn", "smallpack.numbers"], max_chars=None),
         out_dir=tmp_path / "out",
-        settings=PrepareSettings(correct=1, incorrect=1, workers=1),
+        settings=PrepareTestsSettings(correct=1, incorrect=1, workers=1),
         is_unsafe_allowed=True,
     )
     [(reason, problems)] = summary.refused_problems.items()
@@ -288,13 +285,12 @@ def draw(low):
     assert "random numbers" in reason
 
 
-def test_what_is_no_package_in_python_is_named(package: Path, tmp_path: Path):
-    prepare = partial(prepare_doctests, out_dir=tmp_path / "out", settings=PrepareSettings())
-    with pytest.raises(CriticError, match="no package 'smallpack2'"):
-        prepare(packages=["smallpack2"])
-    with pytest.raises(CriticError, match=r"'smallpack\.none' has no Python source"):
-        prepare(packages=["smallpack.none"])
-    with pytest.raises(CriticError, match="'sys' has no Python source"):
-        prepare(packages=["sys"])
-    with pytest.raises(CriticError, match=r"smallpack\.nothing: no function"):
-        prepare(packages=["smallpack.nothing"])
+def test_what_is_no_package_in_python_is_named(package: Path):
+    for name, message in (
+        ("smallpack2", "no package 'smallpack2'"),
+        ("smallpack.none", r"'smallpack\.none' has no Python source"),
+        ("sys", "'sys' has no Python source"),
+        ("smallpack.nothing", r"smallpack\.nothing: no function"),
+    ):
+        with pytest.raises(CriticError, match=message):
+            origin_of_doctests([name], max_chars=None).read()

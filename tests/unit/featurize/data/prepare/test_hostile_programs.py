@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from featurize.data.prepare.from_tests.isolation.kernel import IsolationError
-from featurize.data.prepare.from_tests.isolation.protection import Protection
+from featurize.data.prepare.from_tests.isolation import IsolationError
 from featurize.data.prepare.from_tests.sandbox import (
     Limits,
     Outcome,
+    Protection,
     Sandbox,
     Verdict,
     check_protection,
@@ -27,7 +27,7 @@ from featurize.data.prepare.from_tests.sandbox import (
 SECRET = "a-secret-of-the-environment"
 DISARM = """
 import os, sys
-hook = sys.modules["featurize.data.prepare.from_tests.limits"]
+hook = sys.modules["featurize.data.prepare.from_tests.children"]
 hook._REFUSED_EVENTS, hook._WRITING = (), 0
 """
 MODULES = ("threading", "socket", "ctypes", "subprocess", "multiprocessing", "resource", "fcntl")
@@ -43,7 +43,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
         check_protection(request.param)
     except IsolationError as error:
         pytest.skip(f"{request.param.value} cannot be set up here: {error}")
-    limits = Limits(cpu_seconds=0.6, wall_seconds=4.0, memory_bytes=512 << 20)
+    limits = Limits(cpu_seconds=0.6, wall_seconds=120.0, memory_bytes=512 << 20)
     with (
         pytest.MonkeyPatch.context() as patch,
         Sandbox(limits=limits, modules=MODULES, protection=request.param) as made,

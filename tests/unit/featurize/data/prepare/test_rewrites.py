@@ -1,11 +1,12 @@
-"""Every rewrite keeps what a program does, and every one of them is tried here."""
+"""Every rewrite keeps what a program does, and every mutation makes its mistake: all are tried."""
 
 import random
 from typing import Any
 
 import pytest
 
-from featurize.data.prepare.from_tests.edits import edit, normalise
+from featurize.data.prepare.from_tests.edits import Rules, edit, normalise
+from featurize.data.prepare.from_tests.mutations import MUTATIONS
 from featurize.data.prepare.from_tests.rewrites import REWRITES
 
 # For each rewrite a program it fits, its inputs, and a text that the rewritten program has.
@@ -106,6 +107,29 @@ CASES: dict[str, tuple[str, list[tuple[Any, ...]], str]] = {
 }
 
 
+# For each mutation a program it fits and all programs that it may become.
+MISTAKES: dict[str, tuple[str, set[str]]] = {
+    "comparison": ("return a < b", {"return a <= b", "return a > b"}),
+    "number": ("return a + 1", {"return a + 0", "return a + 2"}),
+    "constant": ("return 'abc'", {"return 'ab'", "return 'bc'"}),
+    "operator": ("return a - b", {"return a + b"}),
+    "operand order": ("return a - b", {"return b - a"}),
+    "and/or": ("return a and b", {"return a or b"}),
+    "lost operand": ("return a and b", {"return a", "return b"}),
+    "negation": ("return not a", {"return a"}),
+    "bound": ("return b[a]", {"return b[a + 1]", "return b[a - 1]"}),
+    "slice": ("return a[1:2]", {"return a[1:]", "return a[:2]"}),
+    "variable": ("return a", {"return b"}),
+    "function": ("return max(a, b)", {"return min(a, b)"}),
+    "argument order": ("return g(a, b)", {"return g(b, a)"}),
+    "ternary": ("return 1 if a else 2", {"return 2 if a else 1"}),
+    "lost statement": ("a = 2\n    return a", {"return a"}),
+    "lost condition": ("if a:\n        return b", {"return b"}),
+    "jump": ("for a in b:\n        break", {"for a in b:\n        continue"}),
+    "step": ("a += b", {"a -= b", "a *= b", "a = b"}),
+}
+
+
 def call(source: str, arguments: tuple[Any, ...]) -> Any:
     namespace: dict[str, Any] = {}
     exec(source, namespace)
@@ -117,8 +141,9 @@ def edited_by(name: str, source: str, seed: int = 0) -> str | None:
     return edited.source if edited.rules else None
 
 
-def test_every_rewrite_has_a_case():
+def test_every_rule_has_a_case():
     assert set(CASES) == set(REWRITES)
+    assert set(MISTAKES) == set(MUTATIONS)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -180,12 +205,6 @@ def test_renaming_reaches_inner_functions_and_avoids_names_in_use():
         assert call(edited, (3,)) == call(source, (3,)) == 10
 
 
-def test_helpers_are_not_touched():
-    source = "def g(a):\n    return a < 1\n\ndef f(a):\n    return g(a)\n"
-    edited = edit(source, REWRITES, helpers=frozenset({"g"}), rng=random.Random(1))
-    assert edited.source.startswith("def g(a):\n    return a < 1\n")
-
-
 def test_normalise_removes_docstrings_comments_and_layout():
     source = '"""Module."""\ndef f( a ):\n    """Text."""\n    # why\n    return (a)\n'
     assert normalise(source) == "def f(a):\n    return a\n"
@@ -196,3 +215,29 @@ def test_the_same_seed_gives_the_same_rewrite():
     source = normalise(CASES["for to while"][0])
     first, second = (edit(source, REWRITES, rng=random.Random(5), count=3) for _ in range(2))
     assert first == second
+
+
+def to_program(body: str) -> str:
+    return normalise(f"def f(a, b):\n    {body}\n")
+
+
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+def test_a_mutation_makes_exactly_the_mistakes_it_is_named_after(name: str):
+    body, expected = MISTAKES[name]
+    made = set()
+    for seed in range(40):
+        rules = {name: MUTATIONS[name]}
+        made.add(edit(to_program(body), rules, rng=random.Random(seed)).source)
+    assert made == {to_program(text) for text in expected}
+
+
+def test_a_program_without_a_place_for_a_mistake_has_no_mutant():
+    assert not edit("def f():\n    pass\n", MUTATIONS, rng=random.Random(0)).rules
+
+
+@pytest.mark.parametrize("rules", [REWRITES, MUTATIONS])
+def test_helpers_are_not_touched(rules: Rules):
+    source = "def g(a):\n    return a < 1\n\ndef f(a):\n    return g(a) + 1\n"
+    edited = edit(source, rules, helpers=frozenset({"g"}), rng=random.Random(1), count=3)
+    assert edited.rules
+    assert edited.source.startswith("def g(a):\n    return a < 1\n")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurize.data.prepare.columns import ColumnsJob, prepare_columns
@@ -33,6 +33,7 @@ def run(program: str, values: list[int]) -> object:
     return names["median"](values, low=7)  # type: ignore[operator]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-9, 9), max_size=5), min_size=1, max_size=4))
 def test_copies_differ_in_text_and_not_in_results(inputs: list[list[int]]) -> None:
     copies = rewrite(PROGRAM, 4)

@@ -7,19 +7,17 @@ https://docs.kernel.org/userspace-api/seccomp_filter.html
 
 import ctypes
 import errno
-import functools
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
-from featurize.data.prepare.from_tests.isolation.kernel import (
-    IsolationError,
-    call,
-    set_no_new_privileges,
-)
+from featurize.data.prepare.from_tests.isolation import IsolationError, call, set_no_new_privileges
 
-# Name, then its number on x86-64 and on ARM (None: not there).
-_ALLOWED: dict[str, tuple[int | None, int | None]] = {
+Numbers: TypeAlias = tuple[int | None, int | None]
+"""The number of a system call on x86-64 and on ARM; None: not there."""
+
+_ALLOWED: dict[str, Numbers] = {
     "read": (0, 63),
     "write": (1, 64),
     "futex": (202, 98),
@@ -117,7 +115,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "membarrier": (324, 283),
 }
 # What the process that starts programs may do besides, and the programs may not.
-_STARTING: dict[str, tuple[int | None, int | None]] = {
+_STARTING: dict[str, Numbers] = {
     "clone": (56, 220),
     "fork": (57, None),
     "vfork": (58, None),
@@ -133,9 +131,9 @@ _STARTING: dict[str, tuple[int | None, int | None]] = {
     "setgroups": (116, 159),
 }
 # Programs may send signals to themselves only.
-_SIGNALS: dict[str, tuple[int | None, int | None]] = {"kill": (62, 129), "tgkill": (234, 131)}
-# Name -> numbers, the argument to check, its allowed values.
-_CHECKED: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
+_SIGNALS: dict[str, Numbers] = {"kill": (62, 129), "tgkill": (234, 131)}
+# The numbers, the argument to check, and its allowed values.
+_CHECKED: dict[str, tuple[Numbers, int, tuple[int, ...]]] = {
     # Not F_SETOWN, which makes the kernel send signals to any process.
     "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),
     "ioctl": ((16, 29), 1, (0x5401, 0x5450, 0x5451)),  # TCGETS, FIONCLEX, FIOCLEX
@@ -145,7 +143,6 @@ _CLONE3 = 435  # "not implemented" makes the C library try clone
 _MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _PR_SET_SECCOMP, _FILTER = 22, 2
 _KILL, _ERROR, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_REFUSE = _ERROR | errno.EPERM
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16  # offsets in the kernel's seccomp_data
 
@@ -162,16 +159,25 @@ def restrict_system_calls() -> None:
     Raises:
         IsolationError: unknown machine, or the kernel does not allow it.
     """
-    architecture, column = _machine()
-    lines = [_step(_LOAD, _MACHINE), _step(_JUMP_IF_EQUAL, architecture, 1, 0)]
-    lines += [_step(_RETURN, _KILL), _step(_LOAD, _NUMBER)]
-    lines += _answer({**_ALLOWED, **_STARTING, **_SIGNALS}, column, _ALLOW)
-    lines += [_step(_JUMP_IF_EQUAL, _CLONE3, 0, 1), _step(_RETURN, _ERROR | errno.ENOSYS)]
-    for numbers, argument, values in _CHECKED.values():
-        lines += _check(numbers[column], argument, values)
+    architecture, _ = _machine()
+    allowed = [*_ALLOWED.values(), *_STARTING.values(), *_SIGNALS.values()]
     set_no_new_privileges()
-    _install([*lines, _step(_RETURN, _REFUSE)])
-    _refusals(column)  # for all children
+    _install(
+        [
+            _step(_LOAD, _MACHINE),
+            _step(_JUMP_IF_EQUAL, architecture, 1, 0),
+            _step(_RETURN, _KILL),
+            _step(_LOAD, _NUMBER),
+            *_on_calls(allowed, [_step(_RETURN, _ALLOW)]),
+            *_when(_CLONE3, [_step(_RETURN, _ERROR | errno.ENOSYS)]),
+            *(
+                step
+                for numbers, argument, values in _CHECKED.values()
+                for step in _on_calls([numbers], _allow_only(argument, values))
+            ),
+            _refuse(),
+        ]
+    )
 
 
 def forbid_processes() -> None:
@@ -180,19 +186,16 @@ def forbid_processes() -> None:
     This adds a second, short filter to that of `restrict_system_calls`: the kernel takes some time
     to install a long one.
     """
-    _, column = _machine()
-    lines = [*_refusals(column)]
-    for numbers in _SIGNALS.values():
-        lines += _check(numbers[column], 0, (os.getpid(),))
-    _install([*lines, _step(_RETURN, _ALLOW)])
+    _install(
+        [
+            _step(_LOAD, _NUMBER),
+            *_on_calls(_STARTING.values(), [_refuse()]),
+            *_on_calls(_SIGNALS.values(), _allow_only(0, [os.getpid()])),
+            _step(_RETURN, _ALLOW),
+        ]
+    )
 
 
-@functools.cache
-def _refusals(column: int) -> tuple[bytes, ...]:
-    return (_step(_LOAD, _NUMBER), *_answer(_STARTING, column, _REFUSE))
-
-
-@functools.cache
 def _machine() -> tuple[int, int]:
     machine = os.uname().machine
     if machine not in _MACHINES:
@@ -200,34 +203,34 @@ def _machine() -> tuple[int, int]:
     return _MACHINES[machine]
 
 
-def _answer(
-    calls: Mapping[str, tuple[int | None, int | None]], column: int, answer: int
-) -> list[bytes]:
-    numbers = [both[column] for both in calls.values()]
-    steps = (
-        (_step(_JUMP_IF_EQUAL, number, 0, 1), _step(_RETURN, answer))
-        for number in numbers
-        if number is not None
-    )
-    return [step for pair in steps for step in pair]
+def _on_calls(calls: Iterable[Numbers], steps: list[bytes]) -> list[bytes]:
+    """Take these steps if the number of the call, which is loaded, is that of one of the calls."""
+    _, column = _machine()
+    numbers = [both[column] for both in calls]
+    return [step for number in numbers if number is not None for step in _when(number, steps)]
 
 
-def _check(number: int | None, argument: int, values: tuple[int, ...]) -> list[bytes]:
+def _when(value: int, steps: list[bytes]) -> list[bytes]:
+    """Take these steps if what is loaded equals `value`, else skip them."""
+    return [_step(_JUMP_IF_EQUAL, value, 0, len(steps)), *steps]
+
+
+def _allow_only(argument: int, values: Iterable[int]) -> list[bytes]:
     """Allow a call with these values; the kernel reads the lower 32 bits of these arguments."""
-    assert number is not None, "checked calls are on every machine"
-    lines = [_step(_LOAD, _ARGUMENTS + 8 * argument)]
-    for value in values:
-        lines += [_step(_JUMP_IF_EQUAL, value, 0, 1), _step(_RETURN, _ALLOW)]
-    lines += [_step(_RETURN, _REFUSE)]
-    return [_step(_JUMP_IF_EQUAL, number, 0, len(lines)), *lines]
+    allow = [step for value in values for step in _when(value, [_step(_RETURN, _ALLOW)])]
+    return [_step(_LOAD, _ARGUMENTS + 8 * argument), *allow, _refuse()]
 
 
-def _install(lines: Sequence[bytes]) -> None:
-    instructions = b"".join(lines)
-    content = ctypes.create_string_buffer(instructions, len(instructions))
-    program = _Program(len(lines), ctypes.addressof(content))
-    call("prctl", _PR_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0)
+def _refuse() -> bytes:
+    return _step(_RETURN, _ERROR | errno.EPERM)
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, if_true, if_false, value)
+
+
+def _install(steps: Sequence[bytes]) -> None:
+    instructions = b"".join(steps)
+    content = ctypes.create_string_buffer(instructions, len(instructions))
+    program = _Program(len(steps), ctypes.addressof(content))
+    call("prctl", _PR_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0)

@@ -1,4 +1,4 @@
-"""Finds the functions of installed packages and the examples in their docstrings.
+"""Problems from the doctests of installed packages, for `critic prepare doctests`.
 
 Files are parsed, never imported: what they do when imported happens where programs run.
 """
@@ -6,48 +6,71 @@ Files are parsed, never imported: what they do when imported happens where progr
 import ast
 import doctest
 import hashlib
-import importlib.machinery
 import importlib.util
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from featurize.data.prepare.from_tests.doctest_problems import Function, SourceFile, to_problem
+from featurize.data.prepare.from_tests.job import Origin
+from featurize.data.prepare.from_tests.problems import Problem
+from featurize.data.prepare.from_tests.sandbox import python_folders
 from featurize.errors import CriticError
 
 # Folders of a package that hold tests or vendored copies of other packages.
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "testing", "_vendor", "vendor", "__pycache__"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFile:
-    """A Python file of a package."""
+def origin_of_doctests(packages: Sequence[str], max_chars: int | None) -> Origin:
+    """Take the functions at the top level of modules that have examples in their docstrings.
 
-    module: str  # its dotted name
-    path: Path
-    root: Path  # the folder on sys.path from which the package is imported
+    A problem's statement is the signature and the docstring, the reference the function's code, and
+    the tests are the examples. Those of more than `max_chars` characters are left out.
 
-    @property
-    def package(self) -> str:
-        """The package that its relative imports start from."""
-        is_package = self.path.name == "__init__.py"
-        return self.module if is_package else self.module.rpartition(".")[0]
+    Raises:
+        CriticError: a package is missing or not in Python.
+    """
+    files = find_files(packages)
+    return Origin(
+        name=" ".join(packages),
+        recipe={
+            "packages": sorted(packages),
+            "files_sha256": digest_files(files),
+            "max_chars": max_chars,
+        },
+        read=partial(_read, packages, files, max_chars),
+        folders=tuple(sorted({str(file.root) for file in files} - set(python_folders()))),
+        is_repeated=True,
+    )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Function:
-    """A function at the top level of a module, with the text of its file."""
-
-    file: SourceFile
-    module: ast.Module
-    node: ast.FunctionDef
-    text: str
-    examples: tuple[doctest.Example, ...]
-
-    @property
-    def name(self) -> str:
-        """Its dotted name."""
-        return f"{self.file.module}.{self.node.name}"
+def _read(
+    packages: Sequence[str], files: Sequence[SourceFile], max_chars: int | None
+) -> tuple[list[Problem], dict[str, int]]:
+    """Make the problems; count the functions that were used, and those left out by reason."""
+    problems: dict[str, Problem] = {}  # by program without its imports: copies are left out
+    left_out: Counter[str] = Counter()
+    for file in files:
+        for function in read_functions(file):
+            made = (
+                function if isinstance(function, str) else to_problem(function, max_chars=max_chars)
+            )
+            if isinstance(made, str):
+                left_out[made] += 1
+                continue
+            code = made.reference.partition("\n\n\n")[2] or made.reference
+            if problems.setdefault(code, made) is not made:
+                left_out["same as another"] += 1
+    counts = {"problems": len(problems), **dict(left_out.most_common())}
+    if not problems:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        raise CriticError(
+            f"{' '.join(packages)}: no function at the top level of a module has doctests "
+            f"that call it ({reasons or 'no functions'}): name another package"
+        )
+    return list(problems.values()), counts
 
 
 def find_files(packages: Sequence[str]) -> list[SourceFile]:

@@ -1,1 +1,0 @@
-"""Problems from the doctests of installed packages: functions, their statements and their tests."""

@@ -1,1 +1,0 @@
-"""Isolates programs by the kernel: namespaces, Landlock and seccomp, or bubblewrap."""
