@@ -17,7 +17,7 @@ from featurize.settings import (
     to_folder_name,
     to_split,
 )
-from tests.support.python import output_of
+from tests.support.processes import output_of
 
 MODEL = {"name": "m", "path": "m"}
 GGUF = {"name": "m", "path": "model.gguf"}

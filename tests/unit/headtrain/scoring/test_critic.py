@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from headtrain.training.keep_distance import keep_distance
 
 from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic
 from headtrain.scoring.provenance import Provenance
 from headtrain.scoring.scorer import Scorer
+from headtrain.training.validation import keep_distance
 from tests.support.processes import REPOSITORY, run_python
 from tests.support.scored_projects import ScoredProject, make_project
 from tests.support.tiny_models import write_tiny_llama
