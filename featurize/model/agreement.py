@@ -147,8 +147,6 @@ def remembered_choice(
             remembered.
         choose: compares the forwards (`choose_forward`).
         backbone: digest of the weights.
-        spec: the features that are compared.
-        device: the device of the backbone.
         dtype: number format of the forward pass.
     """
     conditions = {

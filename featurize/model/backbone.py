@@ -163,12 +163,13 @@ def _check_params(
     config: PreTrainedConfig,
 ) -> None:
     """Raise CriticError if the model differs from `models.policy.params`."""
+    rope = getattr(config, "rope_parameters", None) or {}
     found = {
         "dim": config.hidden_size,
         "n_heads": config.num_attention_heads,
         "n_kv_heads": getattr(config, "num_key_value_heads", config.num_attention_heads),
         "intermediate_size": getattr(config, "intermediate_size", None),
-        "rope_theta": _rope_theta(config),
+        "rope_theta": rope.get("rope_theta", getattr(config, "rope_theta", None)),
         "vocab_size": config.vocab_size,
         **source.family.layer_counts(config, settings),
     }
@@ -179,12 +180,6 @@ def _check_params(
                 f"models.policy.params.{key} is {expected}, but the backbone at {settings.path} has"
                 f" {value}; correct the one that is wrong"
             )
-
-
-def _rope_theta(config: PreTrainedConfig) -> float | None:
-    parameters = getattr(config, "rope_parameters", None) or {}
-    theta = parameters.get("rope_theta", getattr(config, "rope_theta", None))
-    return None if theta is None else float(theta)
 
 
 @torch.inference_mode()

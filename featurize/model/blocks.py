@@ -104,13 +104,7 @@ MIN_TORCH = (2, 13)
 
 
 def why_not_compiled(device: torch.device, *, is_shared: bool, is_quantized: bool) -> str | None:
-    """Return why compiled blocks would not help, or could not run; None if they may.
-
-    Args:
-        device: of the backbone.
-        is_shared: whether several ranks hold one backbone.
-        is_quantized: whether its weights are quantized while loading.
-    """
+    """Return why compiled blocks would not help, or could not run; None if they may."""
     if device.type != "cuda":
         return f"it saves launches of GPU kernels, and the backbone runs on {device.type}"
     if is_shared:

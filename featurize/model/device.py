@@ -110,11 +110,7 @@ def choose_token_budget(
 ) -> TokenBudget:
     """Take the budget that is asked for, else choose one that the longest sample fits.
 
-    Args:
-        asked: `featurize.token_budget`.
-        device: what the backbone runs on.
-        num_parameters: of the backbone; None: unknown, taken for a large one.
-        max_length: tokens of the longest sample.
+    A backbone of an unknown number of parameters is taken for a large one.
     """
     if asked is not None:
         return TokenBudget(tokens=asked, reason="featurize.token_budget")

@@ -65,7 +65,7 @@ class Engine:
 
         Args:
             groups: prompts with their outputs and feature rows.
-            num_rows: number of feature rows.
+            num_rows: of the result.
             on_tokens: called after each batch with its number of tokens, each prompt counted once
                 however often it was computed.
 

@@ -46,10 +46,7 @@ def find_backbone(
 ) -> BackboneSource:
     """Find the files of a backbone; download a hub id or convert a GGUF file if necessary.
 
-    Args:
-        settings: which backbone.
-        cache_dir: folder for downloads and conversions.
-        dtype: number format of the forward pass, for conversions.
+    Both are kept in `cache_dir`; a file is converted to `dtype`, that of the forward pass.
 
     Raises:
         CriticError: there is no readable model; the message says what was looked for.

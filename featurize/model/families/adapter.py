@@ -66,7 +66,11 @@ class Adapter:
         try:
             config = peft.PeftConfig.from_pretrained(str(self.folder))
             if config.is_prompt_learning:
-                raise self._not_mergeable(f"{config.peft_type} adds no weights but tokens")
+                raise CriticError(
+                    f"models.policy.path: {self.config}: {config.peft_type} adds no weights but"
+                    " tokens, so it cannot be merged into its model; use an adapter of another"
+                    " type (LoRA)"
+                )
             config.inference_mode = True
             adapted = peft.PeftModel(model, config)
             self._load_weights(adapted)
@@ -98,12 +102,6 @@ class Adapter:
                 f" ({len(unexpected)} such weights), so the adapter changes another model; correct"
                 f" base_model_name_or_path in {_CONFIG}"
             )
-
-    def _not_mergeable(self, reason: str) -> CriticError:
-        return CriticError(
-            f"models.policy.path: {self.config}: {reason}, so it cannot be merged into its model;"
-            " use an adapter of another type (LoRA)"
-        )
 
 
 def find_adapter(folder: Path) -> Adapter | None:
