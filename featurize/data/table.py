@@ -1,13 +1,14 @@
 """The table of a dataset's samples: its columns, the order of its rows, and its fingerprint."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from xxhash import xxh3_128
+from xxhash import xxh3_64_intdigest, xxh3_128
 
 from featurize.io.files import atomic_path
 
@@ -105,18 +106,27 @@ def content_fingerprint(table: pa.Table) -> str:
 
 def repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
     """Return (first, later) rows of every task_id that is used again, in the order of the files."""
-    ids = table["task_id"].combine_chunks().dictionary_encode()
-    if len(ids.dictionary) == len(ids):
+    # NOTE: hashes first, because a dictionary of millions of ids takes half a gigabyte.
+    hashes = np.fromiter(_hashes(table["task_id"]), np.uint64, count=len(table))
+    in_order = np.sort(hashes)
+    rows = np.flatnonzero(np.isin(hashes, in_order[1:][in_order[1:] == in_order[:-1]]))
+    if not len(rows):
         return []
-    codes = ids.indices.to_numpy()
-    rows = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    codes = table["task_id"].take(rows).combine_chunks().dictionary_encode().indices.to_numpy()
     places = [table[name].to_numpy()[rows] for name in ("part", "line", "file")]
     firsts: dict[int, int] = {}
     return [
-        (firsts[codes[row]], row)
-        for row in rows[np.lexsort(places)].tolist()
-        if firsts.setdefault(codes[row], row) != row
+        (int(rows[firsts[codes[n]]]), int(rows[n]))
+        for n in np.lexsort(places).tolist()
+        if firsts.setdefault(codes[n], n) != n
     ]
+
+
+def _hashes(texts: pa.ChunkedArray) -> Iterator[int]:
+    for chunk in texts.chunks:
+        for first in range(0, len(chunk), 65_536):
+            for text in chunk.slice(first, 65_536).to_pylist():
+                yield xxh3_64_intdigest(text.encode())
 
 
 def write_table(path: Path, table: pa.Table) -> None:
