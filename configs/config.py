@@ -4,9 +4,9 @@ import logging
 import os
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from featurize.data.prepare.settings import PrepareSettings
@@ -16,10 +16,10 @@ from featurize.settings import (
     FeaturizeSettings,
     FolderName,
     FsdpSettings,
-    HomePath,
     ModelsSettings,
     PromptSettings,
     RuntimeSettings,
+    SomePath,
     to_split,
 )
 from headtrain.settings import (
@@ -34,8 +34,6 @@ from headtrain.settings import (
 logger = logging.getLogger(__name__)
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
-
-LocalFolder = Annotated[HomePath, Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -70,19 +68,19 @@ class ExperimentSettings:
 class StorageSettings:
     """Folders that a run reads and writes."""
 
-    root: LocalFolder
+    root: SomePath
     """Folder under which a run writes."""
 
-    models_dir: LocalFolder
+    models_dir: SomePath
     """Folder of the backbones."""
 
-    datasets_dir: LocalFolder
+    datasets_dir: SomePath
     """Folder of the prepared datasets."""
 
-    checkpoints_dir: LocalFolder
+    checkpoints_dir: SomePath
     """Folder of the heads."""
 
-    features_dir: Annotated[HomePath, Field(min_length=1)]
+    features_dir: SomePath
     """Folder of the feature stores, or any URI fsspec knows."""
 
     def __post_init__(self) -> None:

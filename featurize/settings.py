@@ -54,6 +54,8 @@ def with_home(path: str) -> str:
 
 FolderName = Annotated[str, AfterValidator(to_folder_name)]
 HomePath = Annotated[str, AfterValidator(with_home)]
+SomePath = Annotated[str, Field(min_length=1), AfterValidator(with_home)]
+"""NOTE: the length comes first; after a function, pydantic counts the "items" of a text."""
 Paths: TypeAlias = HomePath | tuple[HomePath, ...]
 
 
@@ -100,7 +102,7 @@ class BackboneSettings:
     name: str
     """Its name in reports and manifests."""
 
-    path: Annotated[HomePath, Field(min_length=1)]
+    path: SomePath
     """Model folder, hub id, .gguf file, llama-MTP folder, or package:<installed distribution>."""
 
     tokenizer_path: HomePath | None = None

@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from featurize.settings import HomePath, PositiveInt
@@ -22,8 +22,16 @@ SEGMENT_HEADS = ("gated", "attention")
 """Types of heads on the segments of outputs."""
 
 
-# Names are text elsewhere, but YAML reads 800 and 1200 as numbers.
-@dataclass(frozen=True, kw_only=True, config={**_STRICT_KEYS, "coerce_numbers_to_str": True})
+def _as_name(name: object) -> object:
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+# Names are text elsewhere, but YAML reads 800 and 1200 as numbers. A float is refused: its text
+# is not what was written (1e3 becomes 1000.0).
+_Name = Annotated[str, BeforeValidator(_as_name)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class PairwiseSettings:
     """How (correct, incorrect) pairs of one problem are drawn."""
 
@@ -48,10 +56,10 @@ class PairwiseSettings:
     length_bin_tokens: PositiveInt = 32
     """Width of the bins in which lengths match, in tokens."""
 
-    difficulties: dict[str, NonNegative] | tuple[str, ...] | None = None
+    difficulties: dict[_Name, NonNegative] | tuple[_Name, ...] | None = None
     """Weight of each difficulty, or a list of those to use; all others are excluded."""
 
-    exclude_problems: tuple[str, ...] | HomePath | None = None
+    exclude_problems: tuple[_Name, ...] | HomePath | None = None
     """Problems to exclude: their ids, or a file with one id per line."""
 
     @property

@@ -166,6 +166,10 @@ _decode_row = msgspec.json.Decoder(_PlainRow).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
+# Longer prompts and metadata are not remembered, so that all that are take some megabytes.
+_MAX_REMEMBERED = 16 << 10
+
+
 def _text_prompt(instruction: str, input_text: str) -> _Prompt:
     return _Prompt(instruction, input_text, prompt_key(instruction, input_text))
 
@@ -194,7 +198,10 @@ class RowReader:
     def _check_typed(self, row: _PlainRow) -> CheckedRow:
         raw, prompt = self._last
         if raw != (row.instruction, row.input) or not prompt:  # most neighbours share a prompt
-            prompt = _decode_prompt(bytes(row.instruction), row.input or "")
+            instruction, input_text = bytes(row.instruction), row.input or ""
+            is_long = len(instruction) + len(input_text) > _MAX_REMEMBERED
+            decode_prompt = _decode_prompt.__wrapped__ if is_long else _decode_prompt
+            prompt = decode_prompt(instruction, input_text)
             self._last = (row.instruction, row.input), prompt
         problem_id, task_id = scalar_to_text(row.problem_id), scalar_to_text(row.task_id)
         if (
@@ -203,7 +210,9 @@ class RowReader:
             or (task_id is not None and is_blank(task_id))
         ):
             raise RowFault("empty")  # check_row names the field
-        facts = _decode_facts(bytes(row.metadata))
+        metadata = bytes(row.metadata)
+        is_long = len(metadata) > _MAX_REMEMBERED
+        facts = (_decode_facts.__wrapped__ if is_long else _decode_facts)(metadata)
         return _with_keys(prompt, row.output, row.is_correct, problem_id, task_id, facts)
 
 

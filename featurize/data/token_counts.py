@@ -92,9 +92,10 @@ def write_counts(path: Path, counts: TokenCounts) -> None:
 def find_counts(path: Path, index: DatasetIndex) -> TokenCounts | None:
     """Read the counts of an earlier run; None if there are none or they do not fit the index."""
     table = open_table(path)
-    if table is None or table.num_rows != len(index):
+    names = ["prompts", "outputs"]
+    if table is None or table.num_rows != len(index) or table.column_names != names:
         return None
-    return TokenCounts(prompts=table["prompts"].to_numpy(), outputs=table["outputs"].to_numpy())
+    return TokenCounts(**{name: table[name].to_numpy() for name in names})
 
 
 def with_counts(

@@ -201,6 +201,8 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
         ("experiment.tags={a: 1}", "got {'a': 1}, expected a list in [brackets]"),
         ("checkpoint.save_best=maybe", "got 'maybe', expected true or false"),
         ("project.version=1.0", "got 1.0, expected text (in quotes)"),
+        ("storage.root=''", "got '', expected some text"),
+        ("models.policy.path=''", "got '', expected some text"),
         ("runtime.device=tpu", "got 'tpu', expected 'auto', 'cpu' or 'cuda'"),
         ("featurize.layers=first", "got 'first', expected a list in [brackets] or 'all'"),
         ("featurize.layers=[1, x]", "got [1, 'x'], expected 'all' or each item a whole number"),

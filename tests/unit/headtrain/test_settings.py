@@ -109,3 +109,17 @@ def test_difficulties_and_ids_that_yaml_reads_as_numbers_are_names() -> None:
     assert settings.difficulties == {"800": 1.0, "1200": 0.5}
     assert settings.exclude_problems == ("12", "b")
     assert PairwiseSettings(difficulties=[800]).difficulties == ("800",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"difficulties": [1e3]},
+        {"difficulties": {1.5: 1}},
+        {"exclude_problems": [float("nan")]},
+        {"exclude_problems": 5},
+    ],
+)
+def test_a_number_whose_text_is_unknown_is_no_name(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="valid string"):
+        PairwiseSettings(**fields)

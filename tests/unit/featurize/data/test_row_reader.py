@@ -107,3 +107,13 @@ def test_neighbours_that_differ_only_in_the_prompt_have_their_own() -> None:
     for fields in ({}, {"input": "y"}, {"input": "y"}, {}, {"instruction": ""}, {"input": ""}):
         line = encode(PLAIN | fields)
         assert reader.read(line) == carefully(line)
+
+
+def test_long_prompts_and_metadata_are_read_alike_and_not_remembered() -> None:
+    reader, text = RowReader(), "x" * records._MAX_REMEMBERED
+    remembered = (records._decode_prompt, records._decode_facts)
+    before = [one.cache_info() for one in remembered]
+    for fields in ({"input": text}, {"instruction": text}, {"input": text}):
+        line = encode(PLAIN | fields | {"metadata": {"source": "s", "other": text}})
+        assert reader.read(line) == carefully(line)
+    assert [one.cache_info() for one in remembered] == before

@@ -2,11 +2,13 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from featurize.data.audit.tokens import CountedTokens, audit_tokens
 from featurize.data.formats import prompt_of
 from featurize.data.index import DatasetIndex
+from featurize.data.table import write_table
 from featurize.data.token_counts import (
     TokenCounts,
     count_tokens,
@@ -109,6 +111,8 @@ def test_damaged_counts_are_ignored(
     assert "is damaged" in caplog.text
     write_counts(path, TokenCounts(prompts=np.ones(3, np.int32), outputs=np.ones(3, np.int32)))
     assert find_counts(path, index) is None  # of another number of rows
+    write_table(path, pa.table({"prompts": np.ones(len(index), np.int32)}))
+    assert find_counts(path, index) is None  # without the outputs
 
 
 def test_an_audit_reports_what_truncation_removes(tmp_path: Path) -> None:
