@@ -91,9 +91,9 @@ def is_scored(path: Path, prefix: str) -> bool:
         if source.suffix == ".parquet":
             names = set(pq.read_schema(source.path).names)
         else:
-            names = set(_parse(next(iter(read_lines(source)), b"")))
-    except (ValueError, OSError, pa.ArrowException):
-        return False
+            names = set(_parse(next(iter(read_lines(source)), b"")).keys())
+    except (ValueError, OSError, AttributeError, pa.ArrowException):
+        return False  # not rows at all, or JSON that is no object
     return any(
         {f"{prefix}{side}{name}" for name in (SCORE, PROBABILITY, RANK)} <= names for side in SIDES
     )

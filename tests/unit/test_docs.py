@@ -79,6 +79,16 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+def test_every_test_that_the_documents_name_exists() -> None:
+    files = [f"/{path.relative_to(ROOT)}" for path in ROOT.glob("tests/**/*.py")]
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"[\w/]*\btest_\w+\.py", document.read_text("utf-8"))
+    }
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_of_the_documents_exists(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")

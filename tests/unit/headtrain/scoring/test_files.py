@@ -205,6 +205,13 @@ def test_what_the_command_wrote_is_known_and_any_other_content_refused(
         refuse_existing(out)
 
 
+@pytest.mark.parametrize("line", ["7", "null", '[{"score": 1}]', '"score"', "no JSON"])
+def test_a_file_of_something_else_than_rows_is_not_a_result(tmp_path: Path, line: str) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text(f"{line}\n")
+    assert not is_scored(out, "")
+
+
 @pytest.mark.parametrize(
     ("out", "told"),
     [
