@@ -4,7 +4,7 @@ run.json                      what determines the run, written first; its result
 step-00000200/                a checkpoint to resume from: head and optimizer; state.json last
 best/  final/                 heads to use
 new/                          a run that will replace this one (Replacement)
-writer.lock                   held while a run trains (featurize/io/lock.py)
+writer.lock                   held while a run trains (featurize/io/files.py)
 """
 
 import dataclasses
