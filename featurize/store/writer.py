@@ -98,7 +98,7 @@ class StoreWriter:
     def _parse_plan(self, content: bytes) -> dict[str, Any]:
         try:
             return dict(json.loads(content))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise FeatureStoreError(
                 f"{self.store}/plan.json: not readable as JSON ({error}); delete it and rerun"
             ) from error
@@ -200,7 +200,11 @@ class StoreWriter:
         return Shard(str(self.path / "units" / "00000.safetensors")).spans
 
     def _receipts(self) -> list[bytes]:
-        return [receipt.read_bytes() for receipt in sorted((self.path / "units").glob("*.json"))]
+        contents = []
+        for receipt in sorted((self.path / "units").glob("*.json")):
+            with contextlib.suppress(OSError):  # the unit counts as damaged
+                contents.append(receipt.read_bytes())
+        return contents
 
     def _find_unit(self, receipt: bytes, sizes: Mapping[str, int]) -> Unit | None:
         """The unit of a receipt if its files match."""

@@ -28,6 +28,24 @@ def test_only_a_damaged_unit_is_redone(tmp_path, suffix, how):
     assert read_tree(tmp_path) == whole
 
 
+def test_a_unit_whose_receipt_cannot_be_read_is_redone(tmp_path):
+    write_missing(tmp_path)
+    whole = read_tree(tmp_path)
+    receipt = tmp_path / "units/00000.json"
+    receipt.unlink()
+    receipt.symlink_to(tmp_path / "gone")
+    assert write_missing(tmp_path) == [0]
+    assert read_tree(tmp_path) == whole
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[1]", "\udcff"])
+def test_a_damaged_plan_is_refused_with_the_remedy(tmp_path, content):
+    write_missing(tmp_path)
+    (tmp_path / "plan.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(FeatureStoreError, match=r"plan\.json: not readable.*delete it and rerun"):
+        write_missing(tmp_path)
+
+
 @pytest.mark.parametrize("how", ["lost", "empty", "torn"])
 @pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
 def test_reading_a_damaged_unit_names_the_file_and_the_remedy(tmp_path, suffix, how):
