@@ -19,6 +19,7 @@ from configs.source import sections
 from featurize.io.files import atomic_path
 
 # The constraints of a type are left out: Annotated[int, Field(ge=2)] is int.
+_TEXT = re.compile(r"\b(?:_Name|FolderName|HomePath|SomePath)\b")  # all are str to a reader
 _CONSTRAINED = re.compile(r"\bAnnotated\[(\w+), Field\([^)]*\)\]")
 _IMAGE = re.compile(r'<img [^>]*?src="[^"]*?figures/([\w-]+)\.svg"[^>]*>')
 _STYLE = re.compile(
@@ -75,6 +76,7 @@ def _fields_of(section: type[typing.Any]) -> Iterator[Setting]:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             default = "" if statement.value is None else ast.unparse(statement.value)
             type_name = _CONSTRAINED.sub(r"\1", ast.unparse(statement.annotation))
+            type_name = _TEXT.sub("str", type_name)
             yield Setting(statement.target.id, type_name, default, _text_of(following))
 
 

@@ -97,3 +97,9 @@ def test_every_figure_of_the_documents_is_one_of_these() -> None:
 def test_mkdocs_calls_the_module() -> None:
     settings = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
     assert "hooks: [configs/site.py]" in settings
+
+
+def test_kinds_of_text_are_shown_as_text() -> None:
+    page = settings_reference()
+    assert "| `exclude_problems` | `tuple[str, ...] \\| str \\| None`" in page
+    assert not any(name in page for name in ("_Name", "FolderName", "HomePath", "SomePath"))
