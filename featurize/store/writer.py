@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class StoreWriter:
         sizes = self._folder.sizes("units")
         # On all cores: at the end of a large run everything waits for this.
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "checksums") as pool:
-            units = pool.map(lambda receipt: self._find_unit(receipt, sizes), receipts)
+            units = pool.map(lambda read: self._find_unit(read, sizes), receipts)
             return {unit.number: unit for unit in units if unit is not None}
 
     def write_unit(self, number: int, features: UnitFeatures, counts: Mapping[str, int]) -> Unit:
@@ -199,17 +200,13 @@ class StoreWriter:
         """The tensors of the first unit, which are those of every unit."""
         return Shard(str(self.path / "units" / "00000.safetensors")).spans
 
-    def _receipts(self) -> list[bytes]:
-        contents = []
-        for receipt in sorted((self.path / "units").glob("*.json")):
-            with contextlib.suppress(OSError):  # the unit counts as damaged
-                contents.append(receipt.read_bytes())
-        return contents
+    def _receipts(self) -> list[Callable[[], bytes]]:
+        return [receipt.read_bytes for receipt in sorted((self.path / "units").glob("*.json"))]
 
-    def _find_unit(self, receipt: bytes, sizes: Mapping[str, int]) -> Unit | None:
+    def _find_unit(self, read: Callable[[], bytes], sizes: Mapping[str, int]) -> Unit | None:
         """The unit of a receipt if its files match."""
         try:
-            unit = self._parse_receipt(receipt)
+            unit = self._parse_receipt(read())
             for name, expected in unit.files.items():
                 if sizes.get(name) != expected["bytes"]:
                     return None
@@ -261,13 +258,13 @@ class RemoteStoreWriter(StoreWriter):
         for name in reversed(names):
             (self.path / name).unlink()
 
-    def _receipts(self) -> list[bytes]:
+    def _receipts(self) -> list[Callable[[], bytes]]:
         """The receipts at the URI; uploads the units that are still local first."""
         for unit in StoreWriter(self.path, self.plan).finished_units().values():
             self._hand_over(*_names(unit))
         names = [name for name in self._folder.sizes("units") if name.endswith(".json")]
         found = self._folder.read_all([f"units/{name}" for name in names])
-        return [found[name] for name in sorted(found)]
+        return [functools.partial(bytes, found[name]) for name in sorted(found)]
 
     @contextlib.contextmanager
     def _tables(self, units: Sequence[Unit]) -> Iterator[Path]:
