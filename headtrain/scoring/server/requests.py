@@ -7,7 +7,7 @@ SGLang, as verl's clients call them.
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -50,7 +50,7 @@ class Context:
         return answer.on_scale(self.scale) if isinstance(answer, Verdict) else None
 
 
-class Request(msgspec.Struct):
+class Request(Protocol):
     """The parsed body of a request."""
 
     def samples(self, context: Context) -> Asked:
@@ -59,7 +59,6 @@ class Request(msgspec.Struct):
         Raises:
             ValueError: the request as a whole makes no sense.
         """
-        raise NotImplementedError
 
     def reply(self, answers: Answers, context: Context) -> Any:
         """Return the body of the reply, for JSON; at least one sample was judged, or none asked.
@@ -67,10 +66,9 @@ class Request(msgspec.Struct):
         Raises:
             ValueError: the reply needs a calibration that the head does not have.
         """
-        raise NotImplementedError
 
 
-class ScoreRequest(Request, forbid_unknown_fields=True):
+class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
     """`POST /score`: a prompt or messages, and outputs; texts or token ids."""
 
     outputs: list[str | list[int]]
@@ -104,7 +102,7 @@ class ScoreRequest(Request, forbid_unknown_fields=True):
         }
 
 
-class RerankRequest(Request):
+class RerankRequest(msgspec.Struct):
     """`POST /rerank`: a prompt and candidates; Cohere's, Jina's and vLLM's names work as well."""
 
     prompt: str | list[int] | None = None
@@ -148,7 +146,7 @@ class RerankRequest(Request):
         }
 
 
-class GetRewardRequest(Request):
+class GetRewardRequest(msgspec.Struct):
     """`POST /get_reward` of OpenRLHF (openrlhf/utils/remote_rm_utils.py).
 
     A query is a prompt and its response in one text. Older clients send no prompts.
@@ -185,7 +183,7 @@ class GetRewardRequest(Request):
         }
 
 
-class RmRequest(Request):
+class RmRequest(msgspec.Struct):
     """`POST /rm` of slime (slime/rollout/rm_hub, `--rm-type remote_rm`)."""
 
     prompt: str | Messages
@@ -201,7 +199,7 @@ class RmRequest(Request):
         return context.reward(answers[0])
 
 
-class ClassifyRequest(Request):
+class ClassifyRequest(msgspec.Struct):
     """`POST /classify` and `/v1/classify` of vLLM and SGLang; `text` is SGLang's own shape."""
 
     input: str | list[str | int | list[int]] | None = None
@@ -236,7 +234,7 @@ class ClassifyRequest(Request):
         return [answer.on_scale("logit" if is_raw else "probability")]
 
 
-class EmbeddingsRequest(Request):
+class EmbeddingsRequest(msgspec.Struct):
     """`POST /v1/embeddings`, which verl's client asks SGLang for the value of a reward model."""
 
     input: str | list[str | int | list[int]]
