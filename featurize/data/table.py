@@ -107,7 +107,7 @@ def content_fingerprint(table: pa.Table) -> str:
 def repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
     """Return (first, later) rows of every task_id that is used again, in the order of the files."""
     # NOTE: hashes first, because a dictionary of millions of ids takes half a gigabyte.
-    hashes = np.fromiter(_hashes(table["task_id"]), np.uint64, count=len(table))
+    hashes = np.fromiter(_hashes_of_ids(table), np.uint64, count=len(table))
     in_order = np.sort(hashes)
     rows = np.flatnonzero(np.isin(hashes, in_order[1:][in_order[1:] == in_order[:-1]]))
     if not len(rows):
@@ -122,11 +122,10 @@ def repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
     ]
 
 
-def _hashes(texts: pa.ChunkedArray) -> Iterator[int]:
-    for chunk in texts.chunks:
-        for first in range(0, len(chunk), 65_536):
-            for text in chunk.slice(first, 65_536).to_pylist():
-                yield xxh3_64_intdigest(text.encode())
+def _hashes_of_ids(table: pa.Table) -> Iterator[int]:
+    for batch in table.select(["task_id"]).to_batches(max_chunksize=65_536):
+        for task_id in batch[0].to_pylist():
+            yield xxh3_64_intdigest(task_id.encode())
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -40,6 +40,25 @@ class Computer:
         return [judged(one) for one in samples]
 
 
+class Gated(Computer):
+    """Computes its first run when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside, self._go = threading.Event(), threading.Event()
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
+        self._inside.set()
+        assert self._go.wait(PATIENCE)
+        return super().__call__(samples)
+
+    async def wait_until_inside(self) -> None:
+        assert await asyncio.to_thread(self._inside.wait, PATIENCE)
+
+    def go(self) -> None:
+        self._go.set()
+
+
 def with_batcher(
     use: Callable[[Batcher], Awaitable[None]], compute: Callable[..., list[Verdict]]
 ) -> None:
@@ -94,44 +113,32 @@ def test_a_cancelled_sample_is_not_computed() -> None:
 
 @pytest.mark.parametrize("output", [1, 13])
 def test_a_sample_may_be_cancelled_while_it_is_computed(output: int) -> None:
-    inside, go = threading.Event(), threading.Event()
-    computer = Computer()
-
-    def compute(samples: Sequence[Sample]) -> list[Verdict]:
-        inside.set()
-        assert go.wait(PATIENCE)
-        return computer(samples)
+    computer = Gated()
 
     async def use(batcher: Batcher) -> None:
         [gone] = batcher.submit([sample(1, output)])
-        assert await asyncio.to_thread(inside.wait, PATIENCE)
+        await computer.wait_until_inside()
         gone.cancel()
-        go.set()
+        computer.go()
         [other] = batcher.submit([sample(1, 2)])
         assert (await other).value == 1002
 
-    with_batcher(use, compute)
+    with_batcher(use, computer)
 
 
 def test_samples_gather_while_a_run_is_computed() -> None:
-    inside, go = threading.Event(), threading.Event()
-    computer = Computer()
-
-    def compute(samples: Sequence[Sample]) -> list[Verdict]:
-        inside.set()
-        assert go.wait(PATIENCE)
-        return computer(samples)
+    computer = Gated()
 
     async def use(batcher: Batcher) -> None:
         [first] = batcher.submit([sample(1, 1)])
-        assert await asyncio.to_thread(inside.wait, PATIENCE)
+        await computer.wait_until_inside()
         later = [one for n in range(2, 6) for one in batcher.submit([sample(1, n)])]
         assert batcher.num_waiting == 4
-        go.set()
+        computer.go()
         found = await asyncio.gather(first, *later)
         assert [one.value for one in found] == [1001, 1002, 1003, 1004, 1005]
 
-    with_batcher(use, compute)
+    with_batcher(use, computer)
     assert [len(run) for run in computer.runs] == [1, 4]
 
 
