@@ -232,14 +232,10 @@ def why_no_pairs(index: DatasetIndex) -> str | None:
 
 def _has_both(index: DatasetIndex) -> bool:
     """Whether a problem has both labels in one language."""
-    codes = [
-        index.table[name].combine_chunks().indices.fill_null(-1).to_numpy().astype(np.int64)
-        for name in ("problem_id", "language")
-    ]
-    groups = codes[0] * (codes[1].max(initial=0) + 2) + codes[1] + 1
-    labels = index.table["is_correct"].fill_null(False).to_numpy().astype(bool)
-    is_known = index.table["is_correct"].is_valid().to_numpy()
-    return bool(np.isin(groups[labels], groups[is_known & ~labels]).any())
+    groups = index.table.group_by(["problem_id", "language"])
+    labels = groups.aggregate([("is_correct", "min"), ("is_correct", "max")])
+    has_both = pc.not_equal(labels["is_correct_min"], labels["is_correct_max"])
+    return bool(pc.any(has_both).as_py())
 
 
 def _columns(index: DatasetIndex) -> str:

@@ -50,13 +50,47 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     messages: tuple[Message, ...] = ()  # of a conversation; `instruction` is its transcript
 
 
-class CheckedRow(msgspec.Struct, frozen=True, gc=False):
-    """A sample without its location, and the keys of its texts."""
+class _Prompt(NamedTuple):
+    instruction: str
+    input: str
+    key: bytes
+    messages: tuple[Message, ...] = ()
 
-    sample: Sample
-    has_default_id: bool  # the row gave no task_id
-    prompt_key: bytes
+
+class _Facts(NamedTuple):
+    """What `metadata` says of a sample."""
+
+    difficulty: str | None
+    source: str | None
+    language: str | None
+    author: str | None
+
+
+class CheckedRow(msgspec.Struct, frozen=True, gc=False):
+    """What a checked row says of one sample, and the keys of its texts."""
+
+    prompt: _Prompt
+    output: str
     output_key: bytes
+    is_correct: bool | None
+    problem_id: str
+    task_id: str
+    has_default_id: bool  # the row gave no task_id
+    facts: _Facts
+
+    @property
+    def sample(self) -> Sample:
+        """The sample, without its location."""
+        return Sample(
+            instruction=self.prompt.instruction,
+            input=self.prompt.input,
+            messages=self.prompt.messages,
+            output=self.output,
+            is_correct=self.is_correct,
+            problem_id=self.problem_id,
+            task_id=self.task_id,
+            **self.facts._asdict(),
+        )
 
 
 # NOTE: xxHash, because every output is hashed and BLAKE2 takes ten times as long. It does not
@@ -129,22 +163,6 @@ def check_row(
     return [_check_plain(plain, keeps_turns=keeps_turns) for plain in rows]
 
 
-class _Prompt(NamedTuple):
-    instruction: str
-    input: str
-    key: bytes
-    messages: tuple[Message, ...] = ()
-
-
-class _Facts(NamedTuple):
-    """What `metadata` says of a sample."""
-
-    difficulty: str | None
-    source: str | None
-    language: str | None
-    author: str | None
-
-
 # NOTE: orjson reads integers from 2**64 on as floats; leave those to it.
 _Id = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
 
@@ -162,11 +180,11 @@ class _PlainRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_decode_row = msgspec.json.Decoder(_PlainRow).decode
+_decoder = msgspec.json.Decoder(_PlainRow)
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-# Longer prompts and metadata are not remembered, so that all that are take some megabytes.
+# Longer metadata are not remembered, so that all that are take some megabytes.
 _MAX_REMEMBERED = 16 << 10
 
 
@@ -189,20 +207,25 @@ class RowReader:
             RowFault: what is wrong with the row, without its location.
         """
         try:
-            return [self._check_typed(_decode_row(line))]
+            return [self._check_typed(_decoder.decode(line))]
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return check_row(
                 parse_line(line), keeps_turns=self.keeps_turns, needs_labels=self.needs_labels
             )
 
+    def read_plain(self, lines: bytes) -> list[CheckedRow] | None:
+        """Read lines that are all plain rows; None if one is not, or has a fault."""
+        try:
+            return [self._check_typed(row) for row in _decoder.decode_lines(lines)]
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+
     def _check_typed(self, row: _PlainRow) -> CheckedRow:
         raw, prompt = self._last
         if raw != (row.instruction, row.input) or not prompt:  # most neighbours share a prompt
-            instruction, input_text = bytes(row.instruction), row.input or ""
-            is_long = len(instruction) + len(input_text) > _MAX_REMEMBERED
-            decode_prompt = _decode_prompt.__wrapped__ if is_long else _decode_prompt
-            prompt = decode_prompt(instruction, input_text)
-            self._last = (row.instruction, row.input), prompt
+            prompt = _text_prompt(_decode_text(row.instruction), row.input or "")
+            # A copy, because the raw text is a view of all lines that were read with it.
+            self._last = (row.instruction.copy(), row.input), prompt
         problem_id, task_id = scalar_to_text(row.problem_id), scalar_to_text(row.task_id)
         if (
             is_blank(row.output)
@@ -214,11 +237,6 @@ class RowReader:
         is_long = len(metadata) > _MAX_REMEMBERED
         facts = (_decode_facts.__wrapped__ if is_long else _decode_facts)(metadata)
         return _with_keys(prompt, row.output, row.is_correct, problem_id, task_id, facts)
-
-
-@lru_cache(maxsize=512)
-def _decode_prompt(instruction: bytes, input_text: str) -> _Prompt:
-    return _text_prompt(_decode_text(instruction), input_text)
 
 
 @lru_cache(maxsize=1024)
@@ -269,17 +287,13 @@ def _with_keys(
 ) -> CheckedRow:
     """Add the keys of the texts, and default ids if the row gives none."""
     answer = output_key(output)
-    sample = Sample(
-        instruction=prompt.instruction,
-        input=prompt.input,
+    return CheckedRow(
+        prompt=prompt,
         output=output,
+        output_key=answer,
         is_correct=is_correct,
         problem_id=problem_id or prompt.key.hex()[:16],
         task_id=task_id or default_task_id(prompt.key, answer),
-        difficulty=facts.difficulty,
-        source=facts.source,
-        language=facts.language,
-        author=facts.author,
-        messages=prompt.messages,
+        has_default_id=task_id is None,
+        facts=facts,
     )
-    return CheckedRow(sample, task_id is None, prompt.key, answer)

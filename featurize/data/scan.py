@@ -11,11 +11,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
+from itertools import accumulate
 from multiprocessing import get_context
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,8 +30,6 @@ _MAX_LINE_BYTES = 1 << 30  # no sample is longer; the column `length` has 32 bit
 _WORKER_BYTES = 256 << 20  # starting a process pays off from about here
 _SECONDS_BETWEEN_REPORTS = 10
 logger = logging.getLogger(__name__)
-
-_of_sample = attrgetter(*SCHEMA.names[:6])
 
 
 class Chunk(NamedTuple):
@@ -138,50 +137,84 @@ def _ignore_interrupts() -> None:
 
 def scan_chunk(chunk: Chunk, reader: RowReader) -> ScannedChunk:
     """Check every row of a chunk; record its keys, lengths and place."""
-    samples, faults, kinds = list[tuple[Any, ...]](), list[tuple[int, str]](), Counter[str]()
-    number, offset = 0, chunk.start
-    for number, line in enumerate(_read_lines(chunk), start=1):
-        try:
-            rows = [] if line.isspace() else reader.read(line)
-        except RowFault as fault:
-            rows = []
-            kinds[kind_of(str(fault))] += 1
-            faults.append((number, str(fault)))
-            del faults[MAX_LISTED:]
-        for part, row in enumerate(rows, start=len(rows) > 1):
-            samples.append(_columns_of(row, chunk.file, number, offset, len(line), part))
-        offset += len(line)
-    return ScannedChunk(number, _to_table(samples), faults, kinds)
+    content = _read(chunk)
+    ends = np.fromiter(accumulate(map(len, io.BytesIO(content))), np.int64)
+    rows = reader.read_plain(content) if _has_an_object_a_line(content, ends) else None
+    if rows is None or len(rows) != len(ends):
+        return _scan_lines(content, ends, chunk, reader)
+    samples = _to_table(rows, np.arange(len(ends)), np.zeros(len(ends)), ends, chunk)
+    return ScannedChunk(len(ends), samples, [], Counter())
 
 
-def _read_lines(chunk: Chunk) -> io.BytesIO:
+def _read(chunk: Chunk) -> bytes:
     with chunk.path.open("rb") as file:
         file.seek(chunk.start)
         content = file.read(chunk.end - chunk.start)
     if len(content) < chunk.end - chunk.start:
         raise DataError(f"{chunk.path}: became shorter while it was read; start again")
-    return io.BytesIO(content)
+    return content
 
 
-def _columns_of(row: CheckedRow, *place: int) -> tuple[Any, ...]:
-    """Return a row of SCHEMA; `place` has the columns from `file` to `part`."""
-    sample = row.sample
-    return (
-        *_of_sample(sample),
-        *place,
-        row.prompt_key,
-        row.output_key,
-        len(sample.instruction) + len(sample.input),
-        len(sample.output),
-        sample.author,
-        row.has_default_id,
-    )
+def _has_an_object_a_line(content: bytes, ends: np.ndarray) -> bool:
+    """Whether n JSON objects in n lines, which end at `ends`, would be one a line.
+
+    They are if each line starts with a brace, and each but the last ends with one: JSON allows
+    no line feed between two braces inside of an object.
+    """
+    codes = np.frombuffer(content, np.uint8)
+    starts, last = np.append(0, ends[:-1]), ends[:-1] - 2
+    return bool(np.all(codes[starts] == ord("{")) and np.all(codes[last] == ord("}")))
 
 
-def _to_table(samples: list[tuple[Any, ...]]) -> pa.Table:
-    columns = zip(*samples, strict=True) if samples else [()] * len(SCHEMA)
-    arrays = [pa.array(c, kind) for c, kind in zip(columns, SCHEMA.types, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+def _scan_lines(content: bytes, ends: np.ndarray, chunk: Chunk, reader: RowReader) -> ScannedChunk:
+    """Read line by line, with blank lines, rows of several samples and faults."""
+    rows, lines, parts = list[CheckedRow](), list[int](), list[int]()
+    faults, kinds = list[tuple[int, str]](), Counter[str]()
+    for number, line in enumerate(io.BytesIO(content)):
+        try:
+            found = [] if line.isspace() else reader.read(line)
+        except RowFault as fault:
+            found = []
+            kinds[kind_of(str(fault))] += 1
+            faults.append((number + 1, str(fault)))
+            del faults[MAX_LISTED:]
+        rows += found
+        lines += [number] * len(found)
+        parts += range(1, len(found) + 1) if len(found) > 1 else [0] * len(found)
+    samples = _to_table(rows, np.array(lines, np.int64), np.array(parts), ends, chunk)
+    return ScannedChunk(len(ends), samples, faults, kinds)
+
+
+def _to_table(
+    rows: Sequence[CheckedRow],
+    lines: np.ndarray,
+    parts: np.ndarray,
+    ends: np.ndarray,
+    chunk: Chunk,
+) -> pa.Table:
+    """Make the columns of SCHEMA; `lines` [rows] count from 0, `ends` are those of all lines."""
+    starts = np.append(0, ends[:-1])
+    prompts, facts = [row.prompt for row in rows], [row.facts for row in rows]
+    columns: dict[str, Sequence[object] | np.ndarray] = {
+        "task_id": [row.task_id for row in rows],
+        "problem_id": [row.problem_id for row in rows],
+        "is_correct": [row.is_correct for row in rows],
+        "language": [fact.language for fact in facts],
+        "difficulty": [fact.difficulty for fact in facts],
+        "source": [fact.source for fact in facts],
+        "file": np.full(len(rows), chunk.file),
+        "line": lines + 1,
+        "offset": starts[lines] + chunk.start,
+        "length": (ends - starts)[lines],
+        "part": parts.astype(np.int8),
+        "prompt_key": [prompt.key for prompt in prompts],
+        "output_key": [row.output_key for row in rows],
+        "prompt_chars": [len(prompt.instruction) + len(prompt.input) for prompt in prompts],
+        "output_chars": [len(row.output) for row in rows],
+        "author": [fact.author for fact in facts],
+        "has_default_id": [row.has_default_id for row in rows],
+    }
+    return pa.table({n: pa.array(columns[n], SCHEMA.field(n).type) for n in SCHEMA.names})
 
 
 def _count_lines_from(lines_before: int, samples: pa.Table) -> pa.Table:

@@ -124,8 +124,7 @@ def repeated_ids(table: pa.Table) -> list[tuple[int, int]]:
 
 def _hashes_of_ids(table: pa.Table) -> Iterator[int]:
     for batch in table.select(["task_id"]).to_batches(max_chunksize=65_536):
-        for task_id in batch[0].to_pylist():
-            yield xxh3_64_intdigest(task_id.encode())
+        yield from map(xxh3_64_intdigest, batch[0].cast(pa.binary()).to_pylist())
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -1,11 +1,14 @@
-"""Whatever a line holds, the fast way to read it gives what the careful way gives."""
+"""Whatever lines hold, the fast ways to read them give what the careful way gives."""
 
 import json
+import tempfile
+from pathlib import Path
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featurize.data.records import RowReader
+from featurize.data.scan import Chunk, scan_chunk
 from tests.support.indexed import carefully, read
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
@@ -52,3 +55,42 @@ def test_damaged_lines_are_read_alike(row, cut, length, put):
     cut %= len(line)
     damaged = line[:cut] + put + line[cut + length :]
     assert read(damaged, RowReader()) == carefully(damaged)
+
+
+ODD_LINES = st.sampled_from(
+    [
+        b"", b" ", b"{}", b"{", b"}", b"5", b'{"instruction": "a",', b'"output": "b"}',
+        b'{"instruction": "a", "output": "b"}{"instruction": "a", "output": "c"}',
+        b'{"instruction": "a", "output": "b"} ',
+        b'{"prompt": "a", "chosen": "b", "rejected": "c"}',
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lines=st.lists(ROWS.map(lambda row: json.dumps(row).encode()) | ODD_LINES, min_size=1),
+    end=st.sampled_from([b"\n", b"\r\n"]),
+    has_last_end=st.booleans(),
+)
+@example(lines=[ODD_LINES.elements[8], b""], end=b"\n", has_last_end=True)
+def test_a_chunk_is_read_as_its_lines_are_one_by_one(lines, end, has_last_end):
+    content = end.join(lines) + (end if has_last_end else b"") or b"\n"
+    samples, faults = [], []
+    for number, line in enumerate(content.splitlines(keepends=True), start=1):
+        found = [] if line.isspace() else carefully(line)
+        if isinstance(found, str):
+            faults.append((number, found))
+            continue
+        for part, row in enumerate(found, start=len(found) > 1):
+            samples.append((number, len(line), part, row.sample.task_id, row.output_key))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.jsonl")
+        path.write_bytes(content)
+        scanned = scan_chunk(Chunk(path, 0, 0, len(content)), RowReader())
+    names = ("line", "length", "part", "task_id", "output_key")
+    columns = [scanned.samples[name].to_pylist() for name in names]
+    assert list(zip(*columns, strict=True)) == samples
+    assert scanned.faults == faults[: len(scanned.faults)]
+    assert sum(scanned.kinds.values()) == len(faults)
+    assert scanned.num_lines == content.count(b"\n") + (not content.endswith(b"\n"))

@@ -78,15 +78,15 @@ class _Scan:
 
     def add(self, rows: Sequence[CheckedRow]) -> None:
         """Add the samples of a row, all of one problem."""
-        problem = self.problems.setdefault(rows[0].sample.problem_id, len(self.problems))
+        problem = self.problems.setdefault(rows[0].problem_id, len(self.problems))
         if problem == len(self.labels):
             self.labels.append(Counter())
         self.owners.append(problem)
         for row in rows:
-            self.labels[problem][row.sample.is_correct] += 1
-            if (problem, row.prompt_key) not in self.statements:
-                text = f"{row.sample.instruction}\n{row.sample.input}"
-                self.statements[problem, row.prompt_key] = text
+            self.labels[problem][row.is_correct] += 1
+            if (problem, row.prompt.key) not in self.statements:
+                text = f"{row.prompt.instruction}\n{row.prompt.input}"
+                self.statements[problem, row.prompt.key] = text
 
 
 def prepare_split(job: SplitJob, *, overwrite: bool = False) -> Prepared:
