@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -74,9 +75,9 @@ class DatasetIndex:
         cached = cache_dir / f"index-{_cache_key(sources, reader)}.arrow"
         table = open_table(cached)
         if table is None:
-            found = sort_by_content(scan_files(sources, copies, reader, workers=workers))
-            table = _with_fingerprint(_check(found, sources))
-            write_table(cached, table)
+            scanned = sort_by_content(scan_files(sources, copies, reader, workers=workers))
+            table = _with_fingerprint(scanned)
+            write_table(cached, table, check=partial(_check, table, sources))
             table = open_table(cached) or table  # memory-mapped: processes share its memory
             logger.info("indexed %d samples of %d files", len(table), len(sources))
         _warn_of_spellings(table)
@@ -177,14 +178,14 @@ def _warn_of_spellings(table: pa.Table) -> None:
         )
 
 
-def _check(table: pa.Table, sources: Sequence[Source]) -> pa.Table:
+def _check(table: pa.Table, sources: Sequence[Source]) -> None:
     """Refuse a table without rows, or with repeated ids."""
     if not len(table):
         more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
         raise DataError(f"{sources[0].name}{more}: holds no rows; the dataset needs at least one")
     repeated = repeated_ids(table)
     if not repeated:
-        return table
+        return
     remedy = "every row needs its own, or none"
     problems = [
         f"{_location(table, later, sources)}: 'task_id' {shorten(table['task_id'][later].as_py())}"

@@ -15,14 +15,12 @@ from featurize.data.conventions import to_plain_rows
 from featurize.data.fields import (
     Row,
     describe,
-    is_blank,
     optional_bool,
     optional_id,
     optional_object,
     optional_scalar,
     optional_text,
     require,
-    scalar_to_text,
     to_answer,
     to_text,
 )
@@ -164,7 +162,8 @@ def check_row(
 
 
 # NOTE: orjson reads integers from 2**64 on as floats; leave those to it.
-_Id = str | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None
+_Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 # NOTE: unknown fields are left to orjson: msgspec would not check their UTF-8.
@@ -172,16 +171,20 @@ class _PlainRow(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A plain row with only known fields of the right types, as most rows are."""
 
     instruction: msgspec.Raw
-    output: str
+    output: _Text
     input: str | None = None
     is_correct: bool | None = None
-    problem_id: _Id = None
-    task_id: _Id = None
+    problem_id: _Text | _Number | None = None
+    task_id: _Text | _Number | None = None
     metadata: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decoder = msgspec.json.Decoder(_PlainRow)
 _decode_text = msgspec.json.Decoder(str).decode
+
+
+def _id_to_text(value: str | int | None) -> str | None:
+    return str(value) if isinstance(value, int) else value
 
 
 # Longer metadata are not remembered, so that all that are take some megabytes.
@@ -226,12 +229,8 @@ class RowReader:
             prompt = _text_prompt(_decode_text(row.instruction), row.input or "")
             # A copy, because the raw text is a view of all lines that were read with it.
             self._last = (row.instruction.copy(), row.input), prompt
-        problem_id, task_id = scalar_to_text(row.problem_id), scalar_to_text(row.task_id)
-        if (
-            is_blank(row.output)
-            or (problem_id is not None and is_blank(problem_id))
-            or (task_id is not None and is_blank(task_id))
-        ):
+        problem_id, task_id = _id_to_text(row.problem_id), _id_to_text(row.task_id)
+        if row.output.isspace() or (problem_id or "-").isspace() or (task_id or "-").isspace():
             raise RowFault("empty")  # check_row names the field
         metadata = bytes(row.metadata)
         is_long = len(metadata) > _MAX_REMEMBERED

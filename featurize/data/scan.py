@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
-from itertools import accumulate
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -138,12 +138,16 @@ def _ignore_interrupts() -> None:
 def scan_chunk(chunk: Chunk, reader: RowReader) -> ScannedChunk:
     """Check every row of a chunk; record its keys, lengths and place."""
     content = _read(chunk)
-    ends = np.fromiter(accumulate(map(len, io.BytesIO(content))), np.int64)
-    rows = reader.read_plain(content) if _has_an_object_a_line(content, ends) else None
-    if rows is None or len(rows) != len(ends):
-        return _scan_lines(content, ends, chunk, reader)
-    samples = _to_table(rows, np.arange(len(ends)), np.zeros(len(ends)), ends, chunk)
-    return ScannedChunk(len(ends), samples, [], Counter())
+    lengths = np.fromiter(map(len, io.BytesIO(content)), np.int64)
+    rows = reader.read_plain(content) if _has_an_object_a_line(content, lengths) else None
+    faults, kinds = list[tuple[int, str]](), Counter[str]()
+    counts = np.ones(len(lengths), np.int64)  # samples of each line
+    if rows is None or len(rows) != len(lengths):
+        found = _read_lines(content, reader, faults, kinds)
+        counts = np.array([len(rows) for rows in found])
+        rows = list(chain.from_iterable(found))
+    samples = _to_table(rows, _places(chunk, lengths, counts))
+    return ScannedChunk(len(lengths), samples, faults, kinds)
 
 
 def _read(chunk: Chunk) -> bytes:
@@ -155,58 +159,54 @@ def _read(chunk: Chunk) -> bytes:
     return content
 
 
-def _has_an_object_a_line(content: bytes, ends: np.ndarray) -> bool:
-    """Whether n JSON objects in n lines, which end at `ends`, would be one a line.
+def _has_an_object_a_line(content: bytes, lengths: np.ndarray) -> bool:
+    """Whether n JSON objects in n lines of these lengths would be one a line.
 
     They are if each line starts with a brace, and each but the last ends with one: JSON allows
     no line feed between two braces inside of an object.
     """
-    codes = np.frombuffer(content, np.uint8)
-    starts, last = np.append(0, ends[:-1]), ends[:-1] - 2
-    return bool(np.all(codes[starts] == ord("{")) and np.all(codes[last] == ord("}")))
+    codes, starts = np.frombuffer(content, np.uint8), np.cumsum(lengths) - lengths
+    return bool(np.all(codes[starts] == ord("{")) and np.all(codes[starts[1:] - 2] == ord("}")))
 
 
-def _scan_lines(content: bytes, ends: np.ndarray, chunk: Chunk, reader: RowReader) -> ScannedChunk:
-    """Read line by line, with blank lines, rows of several samples and faults."""
-    rows, lines, parts = list[CheckedRow](), list[int](), list[int]()
-    faults, kinds = list[tuple[int, str]](), Counter[str]()
-    for number, line in enumerate(io.BytesIO(content)):
+def _read_lines(
+    content: bytes, reader: RowReader, faults: list[tuple[int, str]], kinds: Counter[str]
+) -> list[list[CheckedRow]]:
+    """Read line by line: none, one or two samples each; adds to `faults` and `kinds`."""
+    found: list[list[CheckedRow]] = []
+    for number, line in enumerate(io.BytesIO(content), start=1):
         try:
-            found = [] if line.isspace() else reader.read(line)
+            found.append([] if line.isspace() else reader.read(line))
         except RowFault as fault:
-            found = []
+            found.append([])
             kinds[kind_of(str(fault))] += 1
-            faults.append((number + 1, str(fault)))
+            faults.append((number, str(fault)))
             del faults[MAX_LISTED:]
-        rows += found
-        lines += [number] * len(found)
-        parts += range(1, len(found) + 1) if len(found) > 1 else [0] * len(found)
-    samples = _to_table(rows, np.array(lines, np.int64), np.array(parts), ends, chunk)
-    return ScannedChunk(len(ends), samples, faults, kinds)
+    return found
 
 
-def _to_table(
-    rows: Sequence[CheckedRow],
-    lines: np.ndarray,
-    parts: np.ndarray,
-    ends: np.ndarray,
-    chunk: Chunk,
-) -> pa.Table:
-    """Make the columns of SCHEMA; `lines` [rows] count from 0, `ends` are those of all lines."""
-    starts = np.append(0, ends[:-1])
+def _places(chunk: Chunk, lengths: np.ndarray, counts: np.ndarray) -> dict[str, Sequence[object]]:
+    """Return the columns of where the samples are; lines have these bytes and samples."""
+    lines = np.repeat(np.arange(len(lengths)), counts)
+    nth = np.arange(1, len(lines) + 1) - (np.cumsum(counts) - counts)[lines]
+    return {
+        "file": np.full(len(lines), chunk.file),
+        "line": lines + 1,
+        "offset": (np.cumsum(lengths) - lengths + chunk.start)[lines],
+        "length": lengths[lines],
+        "part": np.where(counts[lines] > 1, nth, 0),
+    }
+
+
+def _to_table(rows: Sequence[CheckedRow], places: dict[str, Sequence[object]]) -> pa.Table:
     prompts, facts = [row.prompt for row in rows], [row.facts for row in rows]
-    columns: dict[str, Sequence[object] | np.ndarray] = {
+    columns = places | {
         "task_id": [row.task_id for row in rows],
         "problem_id": [row.problem_id for row in rows],
         "is_correct": [row.is_correct for row in rows],
         "language": [fact.language for fact in facts],
         "difficulty": [fact.difficulty for fact in facts],
         "source": [fact.source for fact in facts],
-        "file": np.full(len(rows), chunk.file),
-        "line": lines + 1,
-        "offset": starts[lines] + chunk.start,
-        "length": (ends - starts)[lines],
-        "part": parts.astype(np.int8),
         "prompt_key": [prompt.key for prompt in prompts],
         "output_key": [row.output_key for row in rows],
         "prompt_chars": [len(prompt.instruction) + len(prompt.input) for prompt in prompts],
@@ -214,7 +214,7 @@ def _to_table(
         "author": [fact.author for fact in facts],
         "has_default_id": [row.has_default_id for row in rows],
     }
-    return pa.table({n: pa.array(columns[n], SCHEMA.field(n).type) for n in SCHEMA.names})
+    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 def _count_lines_from(lines_before: int, samples: pa.Table) -> pa.Table:

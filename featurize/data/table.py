@@ -1,7 +1,8 @@
 """The table of a dataset's samples: its columns, the order of its rows, and its fingerprint."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +128,16 @@ def _hashes_of_ids(table: pa.Table) -> Iterator[int]:
         yield from map(xxh3_64_intdigest, batch[0].cast(pa.binary()).to_pylist())
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table for later runs."""
-    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+def write_table(path: Path, table: pa.Table, check: Callable[[], None] = lambda: None) -> None:
+    """Write a table for later runs; `check` runs meanwhile, and if it raises, no file is left."""
+    with atomic_path(path) as temporary, ThreadPoolExecutor(max_workers=1) as pool:
+        written = pool.submit(_write, temporary, table)
+        check()
+        written.result()
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
 
 

@@ -164,6 +164,13 @@ def test_a_given_id_that_equals_a_default_one_is_refused_and_not_renamed(tmp_pat
     assert f"'task_id' '{default}' is taken by" in str(refusal(both, tmp_path))
 
 
+def test_the_table_of_a_refused_dataset_is_not_kept(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", row(1, task_id="t"), row(2, task_id="t"))
+    assert "'task_id' 't' is taken by" in str(refusal(path, tmp_path))
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert "'task_id' 't' is taken by" in str(refusal(path, tmp_path))
+
+
 def test_null_and_the_empty_text_stay_distinct(tmp_path):
     languages = [None, "", "", None]
     lines = [row(n, metadata={"language": name}) for n, name in enumerate(languages, 1)]
