@@ -1,4 +1,4 @@
-"""The commands that judge a head: `critic eval` and `critic show`."""
+"""The commands that evaluate a head: `critic eval` and `critic show`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -40,7 +40,7 @@ def evaluate(
     require: list[str] | None = None,
     details: bool = False,
 ) -> None:
-    """Judge a head on a split: accuracy, gaps, and what trivial baselines get on the same pairs."""
+    """Evaluate a head on a split: accuracy, gaps, and trivial baselines on the same pairs."""
     from featurize.settings import to_split
     from headtrain.evaluation.findings import check_requirements, parse_requirements
 
@@ -281,7 +281,7 @@ def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]
 def show(
     chosen: Chosen, problem: str | None = None, split: str = "valid", head: str | None = None
 ) -> None:
-    """Show how a head ranks the outputs of one problem, and the best beside the worst."""
+    """Show how a head ranks the outputs of one problem, the best one beside the worst."""
     from headtrain.evaluation.evaluate import read_split
     from headtrain.evaluation.problems import find_problem
     from headtrain.head.checkpoint import load_head

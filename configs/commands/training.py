@@ -28,7 +28,7 @@ def train_head(
     strict: bool = False,
     distance: bool = False,
 ) -> None:
-    """Train a value head on cached features of pairs of the same problem."""
+    """Train a value head on the cached features of pairs."""
     project = chosen.with_pairs(pairs).project()
     folder = project.layout.checkpoint_dir
     result = _train(
@@ -235,7 +235,7 @@ def _show_curve(
 ) -> None:
     """Measure, draw and show the learning curve of a sweep's winner; one that is there is read.
 
-    A curve without the gain of the `other` backbone is measured anew.
+    A curve without the gain of the `other` backbone is measured again.
     """
     from featurize.io.files import write_json
     from headtrain.report.sweep import curve_rows, draw_curve
