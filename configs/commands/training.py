@@ -88,7 +88,7 @@ def _train(
 def _keep_distances(
     project: "Project", folders: "Sequence[Path | None]", *, is_uploaded: bool
 ) -> None:
-    """Keep the distance to train with the heads in these folders, and say so.
+    """Save the distance to train with the heads in these folders, and say so.
 
     `is_uploaded`: the heads are copied to checkpoint.s3_uri if the settings say so.
     """
@@ -100,7 +100,7 @@ def _keep_distances(
         if folder is not None:
             found = keep_distance(folder, train_store, uri)
             console().print(
-                f"distance to train kept in {folder}: {found.num_rows:,} outputs of "
+                f"distance to train saved in {folder}: {found.num_rows:,} outputs of "
                 f"{found.num_problems:,} problems"
             )
 

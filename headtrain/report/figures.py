@@ -308,7 +308,7 @@ FIGURES = (
                "Pairs grouped by how many tokens longer the correct output is.",
                draw_length_difference),
     FigureSpec("prefixes", "Accuracy from prefixes",
-               "All pairs, each output judged by its first tokens alone.",
+               "All pairs, each output scored by its first tokens alone.",
                draw_prefixes),
     FigureSpec("best-of-n", "Best of n",
                "Pass rate when one of n candidates is picked, mean over all subsets of n.",

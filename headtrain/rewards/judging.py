@@ -143,7 +143,7 @@ def _ask(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
         except (URLError, OSError, http.client.HTTPException) as error:
             reason = str(error)
             time.sleep(_pause("", attempt))
-    raise CriticError(f"{url}: no judgement ({reason}); is `critic serve` running there?")
+    raise CriticError(f"{url}: no reward ({reason}); is `critic serve` running there?")
 
 
 def _parse(url: str, content: bytes) -> Any:

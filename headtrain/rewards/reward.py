@@ -40,9 +40,9 @@ class CriticReward:
     """A server to ask instead (`critic serve`)."""
     scale: RewardScale = "logit"
     floor: float | None = None
-    """The reward of a completion without a judgement; None: no reward."""
+    """The reward of a completion that is not scored; None: no reward."""
     fenced: bool = False
-    """Judge the last fenced block of a completion, instead of all of it."""
+    """Score the last fenced block of a completion, instead of all of it."""
     device: str = "auto"
     backbone: str | None = None
     """The backbone's place, if it is not where the head's run had it."""
@@ -177,7 +177,7 @@ class _Call:
 
 def _outcome_of(answer: Verdict | ValueError) -> str:
     if isinstance(answer, ValueError):
-        logger.warning("a completion is not judged: %s", answer)
+        logger.warning("a completion is not scored: %s", answer)
         return "refused"
     return "too_long" if answer.is_truncated else "judged"
 

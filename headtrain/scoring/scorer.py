@@ -105,8 +105,8 @@ class Scorer:
         self.distance = None if has_distance is False else head.read_distance()
         if has_distance and self.distance is None:
             raise CheckpointError(
-                f"{head.path}: the distance to train was not kept with this head; run `critic"
-                " train-head --distance` again, which keeps it without training again"
+                f"{head.path}: the distance to train was not saved with this head; run `critic"
+                " train-head --distance`, which saves it without training again"
             )
 
     @property

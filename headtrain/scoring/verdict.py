@@ -63,7 +63,7 @@ class Verdict:
         along = self.along.values if self.along else ()
         numbers = (self.value, self.logit, self.probability, self.spread, self.distance, *along)
         if not all(number is None or math.isfinite(number) for number in numbers):
-            raise CriticError(f"the judgement is not finite: {numbers}")
+            raise CriticError(f"the value of a sample is not finite: {numbers}")
 
     def on_scale(self, scale: Scale) -> float:
         """Return the reward.

@@ -205,7 +205,7 @@ class Service:
         if self.num_admitted + len(asked) > self.limits.max_waiting:
             self.counters.add("critic_samples_total", len(asked), outcome="refused")
             seconds = self.batcher.retry_seconds
-            reason = f"too many samples wait; come back in {seconds} s"
+            reason = f"too many samples wait; try again in {seconds} s"
             raise HTTPException(429, reason, {"Retry-After": str(seconds)})
         self.num_admitted += len(asked)
         try:
