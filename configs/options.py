@@ -311,8 +311,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "score": ("critic score candidates.jsonl --out scored.jsonl --head storage/run/best",),
     "serve": ("critic serve --head storage/run/best --port 8000",),
     "export": (
-        "critic export --head storage/run/best --out judge",
-        "critic export --head storage/run/best --out judge --to mlflow",
+        "critic export --head storage/run/best --out critic-model",
+        "critic export --head storage/run/best --out critic-mlflow --to mlflow",
     ),
     "push": ("critic push user/name --head storage/run/best",),
 }
