@@ -49,12 +49,12 @@ class Option(NamedTuple):
 
 
 def option(text: str, *names: str, **shown: Any) -> Option:
-    """Describe an option that is more than a text."""
+    """Describe an option by more than its help text."""
     return Option(text, names, shown)
 
 
 def argument(metavar: str | None, text: str) -> Option:
-    """Describe an argument, which has a place and no name."""
+    """Describe a positional argument."""
     return Option(text, shown={"metavar": metavar}, is_argument=True)
 
 

@@ -45,7 +45,7 @@ def to_folder_name(name: str) -> str:
 
 
 def with_home(path: str) -> str:
-    """Replace a leading `~`, which nobody else would; that of nobody stays."""
+    """Replace a leading `~` by the home folder; unchanged if there is no such user."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:

@@ -64,7 +64,7 @@ def run_job(
 
     Args:
         job: what to featurize, and where to.
-        reporter: follows the run; on ranks that are not the first it hears nothing.
+        reporter: follows the run; called on the first rank only.
         choose: selects samples of the dataset; None: all of them.
         workers: processes on this machine; None: `featurize.workers`, else chosen.
         overwrite: delete the store that is there, once the plan is known to be good.

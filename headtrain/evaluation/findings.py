@@ -1,4 +1,4 @@
-"""What is said of an evaluation: its verdict, what speaks against the head, failed requirements."""
+"""Findings of an evaluation: the verdict in words, warnings, and failed requirements."""
 
 import math
 import operator

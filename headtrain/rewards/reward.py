@@ -83,7 +83,7 @@ class CriticReward:
         return call.rewards(self._judge(call.groups), columns.get("log_metric"))
 
     def _judge(self, groups: Sequence[Group]) -> list[Answers]:
-        """Judge the outputs of all prompts: here in one run, on a server all at once."""
+        """Score the outputs of all prompts: here in one run, on a server all at once."""
         if self.url:
             return judge_there(self.url, groups)
         assert self.head is not None, "checked when it was made"
@@ -146,10 +146,10 @@ class _Call:
             Group(prompt=prompts[places[0]], outputs=[outputs[place] for place in places])
             for places in self._places.values()
         ]
-        """Outputs to judge by their prompt."""
+        """Outputs to score by their prompt."""
 
     def _to_output(self, completion: Completion) -> tuple[str, str]:
-        """Return what is judged, and why it is not, if so."""
+        """Return the text to score, and why there is none, if so."""
         text = _text_of(completion)
         found = last_block(text) if self._reward.fenced else text
         if found is None:

@@ -93,10 +93,10 @@ class Scorer:
         *,
         has_distance: bool | None = False,
     ) -> None:
-        """`calibration` replaces the head's. `has_distance` None: if it was kept with the head.
+        """`calibration` replaces the head's. `has_distance` None: if it was saved with the head.
 
         Raises:
-            CheckpointError: `has_distance`, and the distance to train was not kept with the head.
+            CheckpointError: `has_distance`, and the distance to train was not saved with the head.
         """
         decision = head.record.decision
         self.head = head

@@ -47,7 +47,7 @@ class Verdict:
     spread: float | None
     """Standard deviation of the values of an ensemble's members; None for a single head."""
     distance: float | None = None
-    """Share of the head's train samples that are nearer to train; None if it was not kept."""
+    """Share of the head's train samples that are nearer to train; None if it was not saved."""
     num_tokens: int
     is_truncated: bool
     """Whether prompt or output was longer than the head's limits and was cut."""
