@@ -220,7 +220,9 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
         "port": option("Port; 0: any free one", min=0, max=65535),
         "device": "auto, cpu or cuda",
         "backbone": "Folder or hub id of the backbone, if it has moved",
-        "scale": "Scale of rewards: calibrated log-odds, probability, or the head's value",
+        "scale": option(
+            "Scale of rewards: logit (calibrated log-odds), probability or value", metavar="SCALE"
+        ),
         "window_ms": option("Milliseconds to wait for more samples of a prompt", min=0, max=1000),
         "max_waiting": option("Samples that may wait; more get HTTP 429", min=1),
         "policy_template": "The policy's chat template; removed from the prompts of clients",

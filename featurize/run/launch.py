@@ -220,7 +220,7 @@ def _run_as_rank(
 
     ranks = Ranks()
     if not ranks.is_first:
-        shared = ranks.hear("job")
+        shared = ranks.get_value("job")
         if shared["is_finished"]:
             return FeaturizeSummary(
                 store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0
