@@ -15,7 +15,7 @@ from featurize.io.interrupts import keep_interrupts
 # NOTE: commands import what they need inside, so that `critic --help` loads no torch.
 
 app = CommandLine(
-    help="Train a verifiable critic for code: featurize once, train heads in seconds, judge them.",
+    help="Train a verifiable critic for code: featurize once, train heads in seconds, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -59,10 +59,10 @@ def _demo_hint(*, chosen: Chosen, **_: object) -> str:
 prepare.command("tests")(datasets.prepare_tests)
 prepare.command("doctests")(datasets.prepare_doctests)
 prepare.command("codecontests")(datasets.prepare_codecontests)
-prepare.command("human-eval")(datasets.prepare_samples_of("human-eval"))
-prepare.command("evalplus")(datasets.prepare_samples_of("evalplus"))
-prepare.command("livecodebench")(datasets.prepare_samples_of("livecodebench"))
-prepare.command("lm-eval")(datasets.prepare_samples_of("lm-eval"))
+prepare.command("human-eval")(datasets.prepare_human_eval)
+prepare.command("evalplus")(datasets.prepare_evalplus)
+prepare.command("livecodebench")(datasets.prepare_livecodebench)
+prepare.command("lm-eval")(datasets.prepare_lm_eval)
 prepare.command("columns")(datasets.prepare_columns)
 prepare.command("split")(datasets.prepare_split)
 app.command("audit", hint=_demo_hint)(datasets.audit)

@@ -208,7 +208,7 @@ class Layout:
 
 
 def _with_home(uri: str) -> str:
-    """Replace the `~` of a database's file, sqlite:///~/mlflow.db; no one else would."""
+    """Replace the `~` of a database's file, sqlite:///~/mlflow.db, which SQLAlchemy keeps."""
     scheme, slashes, path = uri.partition(":///")
     return f"{scheme}{slashes}{Path(path).expanduser()}" if path.startswith("~") else uri
 

@@ -130,7 +130,7 @@ def refuse_torchrun(command: str) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for the run; of torchrun's ranks only the first does."""
+    """Whether this process reports for the run; of torchrun's ranks only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 

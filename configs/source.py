@@ -21,7 +21,7 @@ PACKAGED = Path(__file__).parent
 DEFAULT_NAME = "critic_pairwise.yaml"
 
 _NO_COMMENT = "\ue000"
-"""Stands in for `#`, to see whether YAML takes one for the start of a comment."""
+"""Placeholder for `#`, to see whether YAML takes one for the start of a comment."""
 
 KeyPath: TypeAlias = tuple[str, ...]
 

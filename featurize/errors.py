@@ -54,7 +54,7 @@ class DataError(CriticError):
         return [
             *listed,
             *([f"... and {unlisted:,} more"] if unlisted else []),
-            *(["", f"{self.total:,} bad rows, by what would mend them:"] if kinds else []),
+            *(["", f"{self.total:,} bad rows, by remedy:"] if kinds else []),
             *(f"  {count:{width},} x {kind}" for kind, count in kinds),
             "",
         ]

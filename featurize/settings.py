@@ -45,7 +45,7 @@ def to_folder_name(name: str) -> str:
 
 
 def with_home(path: str) -> str:
-    """Replace a leading `~`, which nobody else would; that of nobody stays."""
+    """Replace a leading `~` by the home folder; unchanged if there is no such user."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError:
@@ -317,7 +317,7 @@ class FeaturizeSettings:
     """Also store the backbone's log-probabilities and entropy of the output."""
 
     segments: Annotated[int, Field(ge=2, le=256)] | None = None
-    """Also store the mean of each of so many equal stretches of an output, per layer; null: no."""
+    """Also store the mean of each of K equal stretches of an output, per layer; null: no."""
 
     storage_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Number format of the stored features."""

@@ -217,7 +217,8 @@ class TrainingSettings:
     """Features kept in memory; the rest is mapped from a file. null: most of the free memory."""
 
     likelihood_direct: bool = True
-    """Add a linear term of them to the value: among thousands of features four would be lost."""
+    """Add a linear term of the log-probabilities to the value: four features among thousands
+    have little effect otherwise."""
 
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many validations without improvement; null is off."""

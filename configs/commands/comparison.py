@@ -1,4 +1,4 @@
-"""The commands that put heads side by side: `critic compare` and `critic report`."""
+"""The commands that compare heads: `critic compare` and `critic report`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def compare(chosen: Chosen, first: str, second: str, split: str = "valid") -> None:
-    """Compare two heads on a split: which is better, how surely, and on which pairs."""
+    """Compare two heads on a split: the difference, its interval, and where they disagree."""
     from featurize.io.files import write_json
     from featurize.settings import to_split
     from headtrain.evaluation.comparison import FIRST, SECOND, compare
@@ -53,7 +53,7 @@ def compare(chosen: Chosen, first: str, second: str, split: str = "valid") -> No
 
 
 def report(chosen: Chosen, heads: list[str], split: str = "valid") -> None:
-    """Show several heads side by side on one page: accuracies, differences, disagreements."""
+    """Write a page that compares several heads: accuracies, differences, disagreements."""
     from featurize.settings import to_split
 
     project, split = chosen.project(), to_split(split)

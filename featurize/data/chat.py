@@ -23,7 +23,7 @@ from featurize.errors import CriticError
 from featurize.settings import PromptSettings
 
 PLACE = "\ufdd1"
-"""Stands for the text of a message to find what a template writes around it."""
+"""Placeholder text of a message, to find what a template writes around it."""
 
 _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """NOTE: templates may write today's date, and features must not depend on the day. This is the date
@@ -97,9 +97,9 @@ THINK_MARKS = ("<think>", "</think>")
 
 
 class Chat(PromptFormat):
-    """A chat template: the prompt is what it renders up to the answer, with a generation prompt.
+    """A chat template: the prompt is the rendered conversation with its generation prompt.
 
-    The template's own control tokens have their ids; what data spells is plain text.
+    Control tokens that the template writes get their ids; those spelled in data are plain text.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Chat(PromptFormat):
         """Find what the template writes after a prompt and after an answer.
 
         Raises:
-            CriticError: it refuses a question with an answer, or leaves the answer out.
+            CriticError: the template refuses a question with an answer, or leaves the answer out.
         """
         super().__init__(tokenizer)
         self._template = template

@@ -32,7 +32,7 @@ _CONVERSATIONS = ("conversations", "messages")
 PROMPT_FIELDS = ("prompt", "instruction", *_CONVERSATIONS, "system", "history")
 """Fields that a prompt is read from."""
 REFUSED_FIELDS = (*_MEDIA, "tools")
-"""Fields that a row must not have: what they say would not be judged."""
+"""Fields that a row must not have: what they say would not be read."""
 
 
 Prompt = str | list[dict[str, str]]
@@ -66,11 +66,11 @@ def to_plain_rows(row: Row, *, keeps_turns: bool = False) -> list[Row]:
 
 
 def _refuse_media(row: Row) -> None:
-    """Raise RowFault if a row has images or the like: a text alone would be judged."""
+    """Raise RowFault if a row has images or the like: only the text would be read."""
     for name in _MEDIA:
         if isinstance(row.get(name), list) and row[name]:
             raise RowFault(
-                f"{name!r} is {describe(row[name])}; only text can be judged: drop the row, or the "
+                f"{name!r} is {describe(row[name])}; only text can be scored: drop the row, or the "
                 "column if the answer does not depend on it"
             )
 
@@ -252,7 +252,7 @@ def _read_history(row: Row, key: str, keeps_turns: bool) -> list[Message]:
         return []
     if not keeps_turns:
         raise RowFault(
-            f"'history' is {shorten(row['history'])}; only single-turn prompts can be judged: "
+            f"'history' is {shorten(row['history'])}; only single-turn prompts are supported: "
             f"set prompt.format to chat, write the conversation into {key!r}, or drop the column"
         )
     if not isinstance(history, list) or not all(map(_is_pair, history)):

@@ -76,7 +76,7 @@ def join_prompt(messages: list[Message], key: str) -> str:
     if not _OF_ONE_TURN.issuperset(roles) or "user" not in roles:
         raise RowFault(
             f"{key!r} has the roles {shorten(roles)} before the answer; only single-turn prompts "
-            "can be judged: set prompt.format to chat, or write the conversation into one message "
+            "are supported: set prompt.format to chat, or write the conversation into one message "
             "of role 'user'"
         )
     return "\n\n".join(text for _, text in messages)
@@ -138,7 +138,7 @@ def _to_part(part: object, key: str) -> str:
     if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS and "text" in part:
         return to_text(part["text"], key)
     raise RowFault(
-        f"{key!r} holds the part {describe(part)}; only parts of text can be judged, "
+        f"{key!r} holds the part {describe(part)}; only parts of text can be scored, "
         'such as {"type": "text", "text": "..."}'
     )
 

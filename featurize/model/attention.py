@@ -188,9 +188,9 @@ def _tokens_first(*tensors: Tensor) -> tuple[Tensor, ...]:
 def _optional_arguments(kernel: Callable[..., Any], q: Tensor, k: Tensor) -> dict[str, Any]:
     """Choose the arguments that only some versions of torch's `varlen_attn` have.
 
-    `enable_gqa` came with torch 2.12; before, the flash kernel takes fewer heads of keys without a
-    word. `num_splits=1` keeps the result of a sequence independent of the others in its batch, and
-    keeps torch 2.14 from another kernel than FlashAttention.
+    `enable_gqa` came with torch 2.12; before, the flash kernel accepts fewer heads of keys
+    without it. `num_splits=1` keeps the result of a sequence independent of the others in its
+    batch, and keeps torch 2.14 from another kernel than FlashAttention.
     """
     known = _parameters(kernel)
     wanted = {"enable_gqa": q.shape[1] != k.shape[1], "num_splits": 1}

@@ -84,12 +84,12 @@ class PackLayout(PackBounds):
 
 @dataclass(frozen=True, kw_only=True)
 class Prefixes:
-    """The prefixes of outputs that get a row, those of one output after another, ascending."""
+    """The prefixes of outputs that get a row each: grouped by output, the shortest first."""
 
     counts: list[int]  # [outputs] prefixes of each output, in host memory
     pieces: Tensor  # int64 [prefixes] tokens of each beyond the prefix before it
     lengths: Tensor  # int64 [prefixes] tokens of each
-    ends: Tensor  # int64 [prefixes] flat position of its last token; of a whole output as in Batch
+    ends: Tensor  # int64 [prefixes] flat position of its last token, as `ends` of Batch
     outputs: Tensor  # int64 [prefixes] number of its output
     wholes: Tensor  # int64 [outputs] number of the prefix that is the whole output
 
@@ -139,7 +139,7 @@ class Batch:
         return self.shape[0] * self.shape[1]
 
     def to(self, device: torch.device) -> "Batch":
-        """Upload in one copy; where the host memory is pinned, without waiting for it."""
+        """Upload in one copy, which is asynchronous if the host memory is pinned."""
         return replace(self, numbers=self.numbers.to(device, non_blocking=True))
 
 

@@ -100,7 +100,7 @@ MIN_CAPABILITY = (7, 0)
 """Oldest compute capability of Triton, in which the fused operators are written."""
 
 MIN_TORCH = (2, 13)
-"""Oldest torch that does not compile anew for every pack: 2.11 compares the bounds of each."""
+"""Oldest torch that does not recompile for every pack: 2.11 compares the bounds of each."""
 
 
 def why_not_compiled(device: torch.device, *, is_shared: bool, is_quantized: bool) -> str | None:
@@ -110,9 +110,9 @@ def why_not_compiled(device: torch.device, *, is_shared: bool, is_quantized: boo
     if is_shared:
         return "a backbone shared among devices gathers its layers between the operators"
     if is_quantized:
-        return "the products of quantized weights are operators of their own"
+        return "quantized weights have their own matrix products"
     if torch_version() < MIN_TORCH:
-        return f"torch {torch.__version__} would compile anew for every pack; install 2.13 or later"
+        return f"torch {torch.__version__} would recompile for every pack; install 2.13 or later"
     if importlib.util.find_spec("triton") is None:
         return "the library triton is missing"
     if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:

@@ -61,7 +61,7 @@ class Engine:
     ) -> Features:
         """Compute the features of all groups; the result is on the host.
 
-        When memory runs out, the token budget is halved and the remaining batches are planned anew.
+        When memory runs out, the token budget is halved and the remaining batches are replanned.
 
         Args:
             groups: prompts with their outputs and feature rows.

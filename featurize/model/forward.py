@@ -213,7 +213,7 @@ _is_known: ContextVar[bool] = ContextVar("rows are single sequences", default=Fa
 
 @contextlib.contextmanager
 def single_sequences() -> Iterator[None]:
-    """Within, in this thread alone, transformers takes each row of a batch for one sequence.
+    """In the block, in this thread alone, transformers takes each row of a batch for one sequence.
 
     Without a mask, its `create_causal_mask` compares the position ids of a batch on the device to
     find out whether its rows hold several sequences each, and the host waits for that.
@@ -228,7 +228,7 @@ def single_sequences() -> Iterator[None]:
 
 @functools.cache
 def _teach() -> None:
-    """Have the search return at once where the answer is known; elsewhere nothing changes."""
+    """Make transformers' search return at once inside `single_sequences`; elsewhere unchanged."""
     module: Any = masking_utils
     search: Callable[..., Any] | None = getattr(module, "find_packed_sequence_indices", None)
     if search is None:

@@ -154,7 +154,7 @@ def segment_ends(lengths: Tensor, num_segments: int) -> Tensor:
     """Tokens up to the end of each segment: int64 [rows] -> int64 [rows, segments + 1], from 0.
 
     Of K segments of an output of n tokens the first k have ceil(k n / K) tokens: their lengths are
-    almost equal and the first is never empty; of a shorter output than K some others are.
+    almost equal and the first is never empty. If n < K, some of the others are empty.
     """
     places = torch.arange(num_segments + 1, device=lengths.device)
     return (lengths[:, None] * places + num_segments - 1) // num_segments

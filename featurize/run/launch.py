@@ -64,7 +64,7 @@ def run_job(
 
     Args:
         job: what to featurize, and where to.
-        reporter: follows the run; on ranks that are not the first it hears nothing.
+        reporter: follows the run; called on the first rank only.
         choose: selects samples of the dataset; None: all of them.
         workers: processes on this machine; None: `featurize.workers`, else chosen.
         overwrite: delete the store that is there, once the plan is known to be good.
@@ -220,7 +220,7 @@ def _run_as_rank(
 
     ranks = Ranks()
     if not ranks.is_first:
-        shared = ranks.hear("job")
+        shared = ranks.get_value("job")
         if shared["is_finished"]:
             return FeaturizeSummary(
                 store_dir=job.store_dir, counts={}, num_resumed_units=0, seconds=0.0

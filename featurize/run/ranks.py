@@ -210,12 +210,12 @@ class Ranks:
         """Claim the next number, unique among all ranks: 0, 1, 2, ..."""
         return self.count("claimed", 1) - 1
 
-    def tell(self, name: str, value: Any) -> None:
+    def set_value(self, name: str, value: Any) -> None:
         """Set a named value (JSON) for the other ranks."""
         with store_errors():
             self._store.set(name, json.dumps(value))
 
-    def hear(self, name: str) -> Any:
+    def get_value(self, name: str) -> Any:
         """Get a named value of another rank; waits for it."""
         with store_errors():
             wait_for_key(self._store, name, WAIT_SECONDS)
@@ -226,9 +226,9 @@ class Ranks:
         if self._store is None:
             return make()
         if not self.is_first:
-            return self.hear(name)
+            return self.get_value(name)
         value = make()
-        self.tell(name, value)
+        self.set_value(name, value)
         return value
 
     def wait_for_all(self, name: str) -> None:
@@ -240,7 +240,7 @@ class Ranks:
         if self._store is None:
             return
         if not self.is_first:
-            self.tell(f"{name}/{self.rank}", True)
+            self.set_value(f"{name}/{self.rank}", True)
             return
         missing = list(range(1, self.world_size))
         heard: dict[int, tuple[int, float]] = {}
@@ -282,9 +282,9 @@ class RankGroup:
             return self.ranks.claim()
         name = f"group-{self.number}/claim-{next(self._claims)}"
         if not self.is_leader:
-            return int(self.ranks.hear(name))
+            return int(self.ranks.get_value(name))
         claimed = self.ranks.claim()
-        self.ranks.tell(name, claimed)
+        self.ranks.set_value(name, claimed)
         return claimed
 
     def connect(self, device: torch.device) -> None:

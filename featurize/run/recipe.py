@@ -1,4 +1,4 @@
-"""What a feature depends on, and the fingerprint that keeps features of different makes apart."""
+"""What a feature depends on, and the fingerprint that tells different recipes apart."""
 
 from dataclasses import dataclass
 from typing import Any

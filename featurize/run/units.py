@@ -118,7 +118,7 @@ class UnitWork:
 def read_unit(
     number: int, rows: np.ndarray, index: DatasetIndex, encoder: SampleEncoder
 ) -> UnitWork:
-    """Reads and tokenises the samples of `rows`; those of one prompt stand together.
+    """Reads and tokenises the samples of `rows`; those of one prompt are adjacent.
 
     Raises:
         DataError: a text that cannot be encoded, such as an output without tokens (names file and

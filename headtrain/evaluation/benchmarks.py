@@ -239,7 +239,9 @@ class ScoredRows:
 def measure_benchmark(
     read: ReadSplit, rows: Sequence[BenchmarkRow], settings: EvaluationSettings, seed: list[int]
 ) -> BenchmarkResults:
-    """Measure accuracy by subset (the attribute `source`), by style (in the task ids), and `rows`.
+    """Measure accuracy by subset (attribute `source`) and style (in task ids), and the scores.
+
+    `rows` are those of the benchmark, for its own scores.
 
     Raises:
         EvaluationError: no problem has both labels.

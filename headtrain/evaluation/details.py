@@ -136,7 +136,7 @@ def _measure_verdict(split: MeasuredSplit) -> Verdict | None:
     """Compare the head with the best shortcut over the same resamples; None without shortcuts.
 
     NOTE: the best shortcut is chosen by its accuracy on the evaluated split itself, which favours
-    the shortcut: the margin of the head is rather too small than too large.
+    the shortcut: the margin of the head is too small rather than too large.
     """
     shortcuts = {name: found for name, found in split.accuracies.items() if name != HEAD}
     if not shortcuts:

@@ -1,4 +1,4 @@
-"""What is said of an evaluation: its verdict, what speaks against the head, failed requirements."""
+"""Findings of an evaluation: the verdict in words, warnings, and failed requirements."""
 
 import math
 import operator
@@ -76,7 +76,7 @@ def verdict_sentence(result: SplitResult, details: Details) -> str:
 
 
 def find_biases(evaluation: Evaluation, split: str) -> list[str]:
-    """List what speaks against the head on a split evaluated in detail; the worst come first."""
+    """List the warnings about the head on a split evaluated in detail; the worst come first."""
     details = evaluation.details[split]
     return [
         *_failed_controls(details),
@@ -136,13 +136,13 @@ def _subsets(details: Details) -> Iterator[str]:
 def _gap(evaluation: Evaluation, split: str) -> Iterator[str]:
     difference = evaluation.train_minus.get(split, {}).get("probability_gap")
     if difference is not None and difference.estimate >= LARGEST_GAP_DIFFERENCE:
-        yield f"memorises train: its gap of P(correct) is larger there by {difference}"
+        yield f"the head memorises train: its gap of P(correct) is larger there by {difference}"
 
 
 def _distance(evaluation: Evaluation, split: str) -> Iterator[str]:
     found = evaluation.splits[split].numbers.get(BEYOND_90.key)
     if found is not None and found.estimate > MOST_FAR:
-        yield unlike_train(found.estimate)
+        yield f"the head {unlike_train(found.estimate)}"
 
 
 def unlike_train(share: float) -> str:

@@ -325,7 +325,7 @@ DISTANCE = (
         of=lambda head: _mean_distance(head, 0.99),
     ),
 )
-"""Numbers of the distance to train, if it was kept with the head; train itself has none."""
+"""Numbers of the distance to train, if it was saved with the head; train itself has none."""
 
 BEYOND_90 = DISTANCE[1]
 

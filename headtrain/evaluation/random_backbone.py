@@ -69,7 +69,7 @@ class RandomBackbone:
         """Make the baseline and score the samples of the stores.
 
         Its features are of the samples of the stores, and its head has the settings and the pairs
-        of the evaluated one. Both are kept and found again.
+        of the evaluated one. Both are saved and reused.
 
         Raises:
             ValueError: the dataset is not the one the stores were made from, or cannot be read.

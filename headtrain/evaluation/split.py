@@ -1,4 +1,4 @@
-"""One split: all judges on the same problems, and the resamples behind the intervals."""
+"""One split: its judges (the head and the shortcuts) on the same problems, with resamples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class SplitSamples:
     """The scores of other judges by name."""
 
     distances: Floats | None = None
-    """Share of train samples that are nearer to train; None for train, or if it was not kept."""
+    """Share of train samples that are nearer to train; None for train, or if it was not saved."""
 
     attributes: Mapping[str, Strings] = field(default_factory=dict)
     """difficulty, language, source: text or None."""

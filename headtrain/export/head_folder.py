@@ -1,4 +1,4 @@
-"""A head in a folder for others: whole or not there, with a card, and on the Hugging Face Hub."""
+"""Writes a head for others: a folder that is complete or absent, a card, and the Hub."""
 
 import contextlib
 import dataclasses
@@ -78,7 +78,7 @@ def copy_head(head: TrainedHead, folder: Path) -> Path:
 
     The metadata names the format, the head's type and inputs, and the fingerprints of recipe and
     features. The working folder of the run is left out, because it says nothing elsewhere. The
-    distance to train is copied if it was kept.
+    distance to train is copied if it was saved.
     """
     record = head.record
     metadata = {

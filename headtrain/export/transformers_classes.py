@@ -40,7 +40,7 @@ class Folded:
 
 
 def fold(head: TrainedHead) -> Folded:
-    """Fold a linear head of any normaliser, mix or number of members, in float64."""
+    """Fold normaliser, mix and members of a linear head into one weight and offset, in float64."""
     record = head.record
     model = copy.deepcopy(head.model).cpu().double().eval()
     # The gradient of an affine function is its weight vector, however the function is written.

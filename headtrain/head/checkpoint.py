@@ -166,7 +166,7 @@ class TrainedHead:
         return self._of_values(inputs, lambda values: values.std(0, correction=0))
 
     def read_distance(self) -> Distance | None:
-        """Read the distance to its train features; None if it was not kept with this head.
+        """Read the distance to its train features; None if it was not saved with this head.
 
         Raises:
             CriticError: the file is damaged or of another head.
@@ -236,7 +236,7 @@ class TrainedHead:
 def write_head(folder: Path, model: EnsembleModel, record: HeadRecord) -> Path:
     """Write the two files, the JSON last; a mismatched pair is refused when read.
 
-    A distance to train kept with an earlier head of this folder is deleted.
+    A distance to train saved with an earlier head of this folder is deleted.
 
     Raises:
         CheckpointError: a weight is NaN or inf.

@@ -1,4 +1,4 @@
-"""How far features are from those a head was trained on: a Mahalanobis distance, kept with it.
+"""How far features are from those a head was trained on: a Mahalanobis distance, saved with it.
 
 Features are standardised per column. Their covariance is that of probabilistic PCA (Tipping and
 Bishop 1999), the first components by their variances and the rest by one variance, shrunk by the
@@ -148,7 +148,7 @@ class Distance:
         """Read it from the bytes of its file; `path` is for messages.
 
         Raises:
-            CriticError: it is damaged, or was not kept for these weights of `width` columns.
+            CriticError: it is damaged, or was not saved for these weights of `width` columns.
         """
         remedy = "run `critic train-head --distance` again"
         try:

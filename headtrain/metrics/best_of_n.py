@@ -81,7 +81,7 @@ def halved_rates(
 ) -> Floats:
     """Pass rate of each problem if half of n candidates are dropped early, [problems, sizes].
 
-    Of a random subset of n the better half by `early` [samples] goes on, rounded up, and the
+    Of a random subset of n the better half by `early` [samples] is kept, rounded up, and the
     highest score of these is picked; ties are broken at random. The mean over random subsets, so
     unbiased.
     """

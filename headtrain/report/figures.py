@@ -57,7 +57,7 @@ History = Mapping[str, Sequence[tuple[int, float]]]
 class Content:
     """What the figures of one split are drawn from."""
 
-    judgement: EvaluatedHead
+    evaluated: EvaluatedHead
     split: str
     history: History = field(default_factory=dict)
     sweep: Mapping[str, Interval] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Content:
     @property
     def details(self) -> Details:
         """The details of the split."""
-        return self.judgement.evaluation.details[self.split]
+        return self.evaluated.evaluation.details[self.split]
 
 
 class FigureSpec(NamedTuple):
@@ -98,7 +98,7 @@ def render_all(content: Content) -> list[Picture]:
 
 
 def _render(spec: FigureSpec, content: Content) -> Iterator[Picture]:
-    for split in content.judgement.splits if spec.is_of_every_split else [""]:
+    for split in content.evaluated.splits if spec.is_of_every_split else [""]:
         name = f"{spec.name}-{split}" if split else spec.name
         title = f"{spec.title} on {split}" if split else spec.title
         figure = spec.draw(replace(content, split=split or content.split))
@@ -114,7 +114,7 @@ def _render(spec: FigureSpec, content: Content) -> Iterator[Picture]:
 
 def draw_shortcuts(content: Content) -> "Figure":
     """Accuracy of the head and of every shortcut with its interval, the head on top."""
-    judges = content.judgement.evaluation.splits[content.split].judges
+    judges = content.evaluated.evaluation.splits[content.split].judges
     return draw_judges({name: found[OVER_PROBLEMS.key] for name, found in judges.items()})
 
 
@@ -132,7 +132,7 @@ def draw_judges(found: Mapping[str, Interval]) -> "Figure":
 
 def draw_margins(content: Content) -> "Figure":
     """Histogram of the margin within pairs, V+ - V-, with 0 between wrong and right."""
-    found = count_margins(content.judgement.splits[content.split].scored)
+    found = count_margins(content.evaluated.splits[content.split].scored)
     total = max(1, int(found.wrong.sum() + found.right.sum()) + found.num_ties)
     wrong, right, width = _coarsened(found)
     with drawing() as (figure, axes):
@@ -166,7 +166,7 @@ def _coarsened(found: MarginCounts) -> tuple[Ints, Ints, float]:
 
 def draw_problems(content: Content) -> "Figure":
     """Accuracy of each problem, sorted."""
-    counts = pairwise_counts(content.judgement.splits[content.split].scored)
+    counts = pairwise_counts(content.evaluated.splits[content.split].scored)
     with drawing() as (figure, axes):
         accuracy = counts.wins / counts.num_pairs
         order = np.argsort(accuracy, kind="stable")
@@ -308,7 +308,7 @@ FIGURES = (
                "Pairs grouped by how many tokens longer the correct output is.",
                draw_length_difference),
     FigureSpec("prefixes", "Accuracy from prefixes",
-               "All pairs, each output judged by its first tokens alone.",
+               "All pairs, each output scored by its first tokens alone.",
                draw_prefixes),
     FigureSpec("best-of-n", "Best of n",
                "Pass rate when one of n candidates is picked, mean over all subsets of n.",

@@ -13,7 +13,7 @@ GLOSSARY = {
     "value along an output": (
         "The values of its first quarter, half, three quarters and all of it, computed from the "
         "stored segments (featurize.segments). A head that was not trained on prefixes "
-        "(training.prefixes) has only learnt to judge whole outputs."
+        "(training.prefixes) has only learnt to score whole outputs."
     ),
     "accuracy over pairs": (
         "Share of the pairs in the right order, every pair with the same weight: problems with "
@@ -34,9 +34,9 @@ GLOSSARY = {
         "A cheap rule such as `the longer output is correct`. A head that is no better than the "
         "best of them may have learnt nothing else."
     ),
-    "control": "A judge that must be at 0.5, such as noise: otherwise the evaluation is wrong.",
+    "control": "A baseline whose accuracy must be 0.5: otherwise the evaluation is wrong.",
     "author known": (
-        "A shortcut: judges an output by its author (a person or a model) alone, by the share of "
+        "A shortcut: scores an output by its author (a person or a model) alone, by the share of "
         "the author's outputs on train that are correct."
     ),
     "bag of ngrams": (
@@ -45,7 +45,7 @@ GLOSSARY = {
     ),
     "likelihood": (
         "Of an output under the backbone: its mean log probability a token (logprob mean) or that "
-        "of the whole output (logprob sum). Judging by it needs no training, so it is a shortcut."
+        "of the whole output (logprob sum). It needs no training, so it is a shortcut."
     ),
     "interval": (
         "A bootstrap interval: the range of the number over resamples of whole problems. Two "
@@ -55,9 +55,7 @@ GLOSSARY = {
         "One of n outputs of a problem is picked, by the highest value or by another rule; the "
         "pass rate says how often it is correct, averaged over all subsets of n outputs."
     ),
-    "P(correct)": (
-        "The probability of being correct that a calibration fitted on train gives a value."
-    ),
+    "P(correct)": ("The probability of being correct: the value, calibrated on train."),
     "ECE": (
         "Expected calibration error: the mean distance between P(correct) and the share of outputs "
         "that are correct, over 15 bins. 0 is perfect."
@@ -73,7 +71,7 @@ GLOSSARY = {
         "Intraclass correlation: the share of the values' variance that is between problems and "
         "not within them."
     ),
-    "minimal pair": "A pair whose outputs are a small edit apart: style gives nothing away.",
+    "minimal pair": "A pair whose outputs differ by a small edit, so that style cannot order it.",
 }
 
 

@@ -69,7 +69,7 @@ class Report(Content):
         Returns the paths, the report first.
         """
         split, pictures = self.split, render_all(self)
-        pages = list(to_pages(read_problems(self.judgement, split, MOST_PROBLEMS), split))
+        pages = list(to_pages(read_problems(self.evaluated, split, MOST_PROBLEMS), split))
         contents = {folder / f"{split}.html": self.render(pictures, pages).encode()}
         for page in pages:
             shown = render(
@@ -91,7 +91,7 @@ class Report(Content):
         Everything from the data (programs, statements, ids, names of languages) is escaped; only
         our own figures are inserted as markup.
         """
-        evaluation, split, details = self.judgement.evaluation, self.split, self.details
+        evaluation, split, details = self.evaluated.evaluation, self.split, self.details
         problems = [one for page in pages for one in page.problems]
         return render(
             "page.html.j2",
@@ -156,9 +156,9 @@ class WrittenEvaluation:
         return [self.path, *self.report]
 
 
-def write_judgement(
+def write_with_report(
     folder: Path,
-    judgement: EvaluatedHead,
+    evaluated: EvaluatedHead,
     split: str,
     trained: TrainedHead,
     tracker: Tracker,
@@ -170,17 +170,17 @@ def write_judgement(
 
     Args:
         folder: where to write `<split>.json` and `<split>.html`.
-        judgement: the evaluation and its samples.
+        evaluated: the evaluation and its samples.
         split: which of its splits the files are about.
         trained: the head evaluated.
         tracker: where the head's run is.
         benchmark: further numbers, in the benchmark's own metrics.
         report_options: fields of `Report`.
     """
-    evaluation, path = judgement.evaluation, folder / f"{split}.json"
+    evaluation, path = evaluated.evaluation, folder / f"{split}.json"
     more = None if benchmark is None else asdict(benchmark)
     is_new = write_evaluation(path, evaluation, trained, benchmark=more)
-    report = Report(judgement=judgement, split=split, benchmark=benchmark, **report_options)
+    report = Report(evaluated=evaluated, split=split, benchmark=benchmark, **report_options)
     paths = report.write(folder)
     if is_new:
         run_id = trained.record.tracking_run_id

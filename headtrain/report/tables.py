@@ -109,7 +109,7 @@ def detail_lines(evaluation: Evaluation, split: str) -> list[str]:
         found = [f"{part.name} {part.judges[HEAD][OVER_PROBLEMS.key]}" for part in parts]
         lines.append(f"accuracy over problems from prefixes: {', '.join(found)}")
     if BEYOND_90.key not in evaluation.splits[split].numbers:
-        lines.append("distance to train: not kept with this head (critic train-head --distance)")
+        lines.append("distance to train: not saved with this head (critic train-head --distance)")
     best = details.best_of_n
     rates = [f"{name} {rates[-1].estimate:.3f}" for name, rates in best.pickers.items()]
     lines.append(f"pass rate of the best of {best.n[-1]}: {', '.join(rates)}")

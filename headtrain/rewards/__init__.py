@@ -16,7 +16,7 @@ from headtrain.scoring.texts import PLACE_OF_PROMPT, TextRules
 __all__ = ["CriticReward", "critic_reward", "trl"]
 
 FLOORS: Mapping[str, float] = {"logit": -10.0, "probability": 0.0, "group_rank": 0.0}
-"""Reward of a completion without a judgement, where a trainer needs a number. The scale `value` has
+"""Reward of a completion that is not scored, where a trainer needs a number. The scale `value` has
 none: CRITIC_FLOOR must say it."""
 
 _YES, _NO = ("1", "true", "yes"), ("", "0", "false", "no")
@@ -56,7 +56,7 @@ def reward_of_environment(*, needs_number: bool) -> CriticReward:
 
 
 def numbers_of_environment(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
-    """Return the reward of each completion, the floor where there is no judgement.
+    """Return the reward of each completion, the floor for one that is not scored.
 
     Raises:
         CriticError: as `reward_of_environment`.

@@ -1,4 +1,4 @@
-"""Judges completions by their prompts: in this process, or by asking a critic's server."""
+"""Scores completions by their prompts: in this process, or by asking a critic's server."""
 
 import functools
 import http.client
@@ -35,7 +35,7 @@ Answers: TypeAlias = Sequence[Verdict | ValueError]
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A prompt and outputs to judge."""
+    """A prompt and outputs to score."""
 
     prompt: str | Messages
     outputs: Sequence[str]
@@ -44,7 +44,7 @@ class Group:
 def judge_here(
     head: str, device: str, backbone: str | None, groups: Sequence[Group]
 ) -> list[Answers]:
-    """Judge the outputs of all prompts in one run of the backbone.
+    """Score the outputs of all prompts in one run of the backbone.
 
     Raises:
         ValueError: the head cannot be loaded, or the features are NaN or inf.
@@ -73,7 +73,7 @@ def _encode(critic: "Critic", group: Group, output: str) -> "Sample | ValueError
 
 
 def judge_there(url: str, groups: Sequence[Group]) -> list[Answers]:
-    """Judge on a server, several prompts at a time.
+    """Score on a server, several prompts at a time.
 
     Raises:
         CriticError: as `judge_group`.
@@ -83,7 +83,7 @@ def judge_there(url: str, groups: Sequence[Group]) -> list[Answers]:
 
 
 def judge_group(url: str, group: Group) -> Answers:
-    """Judge outputs of one prompt; the answer for a bad output is its error.
+    """Score outputs of one prompt; the answer for a bad output is its error.
 
     A server that is busy or still loading is asked again, when it says so. The token is read from
     CRITIC_TOKEN.
@@ -143,7 +143,7 @@ def _ask(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
         except (URLError, OSError, http.client.HTTPException) as error:
             reason = str(error)
             time.sleep(_pause("", attempt))
-    raise CriticError(f"{url}: no judgement ({reason}); is `critic serve` running there?")
+    raise CriticError(f"{url}: no reward ({reason}); is `critic serve` running there?")
 
 
 def _parse(url: str, content: bytes) -> Any:

@@ -40,9 +40,9 @@ class CriticReward:
     """A server to ask instead (`critic serve`)."""
     scale: RewardScale = "logit"
     floor: float | None = None
-    """The reward of a completion without a judgement; None: no reward."""
+    """The reward of a completion that is not scored; None: no reward."""
     fenced: bool = False
-    """Judge the last fenced block of a completion, instead of all of it."""
+    """Score the last fenced block of a completion, instead of all of it."""
     device: str = "auto"
     backbone: str | None = None
     """The backbone's place, if it is not where the head's run had it."""
@@ -83,7 +83,7 @@ class CriticReward:
         return call.rewards(self._judge(call.groups), columns.get("log_metric"))
 
     def _judge(self, groups: Sequence[Group]) -> list[Answers]:
-        """Judge the outputs of all prompts: here in one run, on a server all at once."""
+        """Score the outputs of all prompts: here in one run, on a server all at once."""
         if self.url:
             return judge_there(self.url, groups)
         assert self.head is not None, "checked when it was made"
@@ -146,10 +146,10 @@ class _Call:
             Group(prompt=prompts[places[0]], outputs=[outputs[place] for place in places])
             for places in self._places.values()
         ]
-        """Outputs to judge by their prompt."""
+        """Outputs to score by their prompt."""
 
     def _to_output(self, completion: Completion) -> tuple[str, str]:
-        """Return what is judged, and why it is not, if so."""
+        """Return the text to score, and why there is none, if so."""
         text = _text_of(completion)
         found = last_block(text) if self._reward.fenced else text
         if found is None:
@@ -177,7 +177,7 @@ class _Call:
 
 def _outcome_of(answer: Verdict | ValueError) -> str:
     if isinstance(answer, ValueError):
-        logger.warning("a completion is not judged: %s", answer)
+        logger.warning("a completion is not scored: %s", answer)
         return "refused"
     return "too_long" if answer.is_truncated else "judged"
 

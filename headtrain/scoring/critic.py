@@ -173,7 +173,7 @@ class Critic:
     def judge_samples(
         self, samples: Sequence[Sample], on_tokens: Callable[[int], None] | None = None
     ) -> list[Verdict]:
-        """Judge samples of any prompts in one run of the backbone; each prompt is computed once.
+        """Score samples of any prompts in one run of the backbone; each prompt is computed once.
 
         With values along many samples, it is several runs, which bounds the memory. `on_tokens` is
         called with the number of tokens computed.

@@ -93,10 +93,10 @@ class Scorer:
         *,
         has_distance: bool | None = False,
     ) -> None:
-        """`calibration` replaces the head's. `has_distance` None: if it was kept with the head.
+        """`calibration` replaces the head's. `has_distance` None: if it was saved with the head.
 
         Raises:
-            CheckpointError: `has_distance`, and the distance to train was not kept with the head.
+            CheckpointError: `has_distance`, and the distance to train was not saved with the head.
         """
         decision = head.record.decision
         self.head = head
@@ -105,8 +105,8 @@ class Scorer:
         self.distance = None if has_distance is False else head.read_distance()
         if has_distance and self.distance is None:
             raise CheckpointError(
-                f"{head.path}: the distance to train was not kept with this head; run `critic"
-                " train-head --distance` again, which keeps it without training again"
+                f"{head.path}: the distance to train was not saved with this head; run `critic"
+                " train-head --distance`, which saves it without training again"
             )
 
     @property

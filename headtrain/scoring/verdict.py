@@ -47,7 +47,7 @@ class Verdict:
     spread: float | None
     """Standard deviation of the values of an ensemble's members; None for a single head."""
     distance: float | None = None
-    """Share of the head's train samples that are nearer to train; None if it was not kept."""
+    """Share of the head's train samples that are nearer to train; None if it was not saved."""
     num_tokens: int
     is_truncated: bool
     """Whether prompt or output was longer than the head's limits and was cut."""
@@ -63,7 +63,7 @@ class Verdict:
         along = self.along.values if self.along else ()
         numbers = (self.value, self.logit, self.probability, self.spread, self.distance, *along)
         if not all(number is None or math.isfinite(number) for number in numbers):
-            raise CriticError(f"the judgement is not finite: {numbers}")
+            raise CriticError(f"the value of a sample is not finite: {numbers}")
 
     def on_scale(self, scale: Scale) -> float:
         """Return the reward.

@@ -39,7 +39,7 @@ MAX_METRICS, MAX_PARAMETERS = 1000, 100  # of one request to a server
 SECONDS_TO_MAKE_TABLES = 120.0
 
 SECONDS_TO_ANSWER = 8
-"""A server that does not answer in this time is down; training goes on without it."""
+"""A server that does not answer in this time is down; training continues without it."""
 
 _DOWN = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 """Error codes of a server that may answer later."""

@@ -137,8 +137,8 @@ class WaitingTracker(Tracker):
 
     def _wait(self, run_id: str, error: TrackingDown) -> "_Kept":
         logger.warning(
-            "%s; going on without it: what it should log waits in %s and is sent by the next"
-            " command that reaches it",
+            "%s; continuing without it: runs are kept in %s and sent by the next command that"
+            " reaches it",
             error,
             self.folder,
         )
@@ -173,7 +173,7 @@ class WaitingTracker(Tracker):
                 except CriticError as error:
                     logger.warning("%s: cannot be sent (%s)", kept.folder, error)
                 else:
-                    logger.info("%s: what waited there is logged now", kept.folder)
+                    logger.info("%s: sent to the server", kept.folder)
 
 
 class _Kept:

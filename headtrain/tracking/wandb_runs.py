@@ -11,7 +11,7 @@ from featurize.errors import CriticError, one_line
 from headtrain.tracking.tracker import History, Point, Status, Tracker
 
 SECONDS_TO_ANSWER = 20
-"""A server that does not answer in this time is down; training goes on without it."""
+"""A server that does not answer in this time is down; training continues without it."""
 
 SECONDS_TO_SEND = 120
 """The end of a run waits this long for what the server has not taken; wandb would wait for days."""
@@ -143,7 +143,7 @@ class WandbTracker(Tracker):
         except Exception as error:  # wandb raises its own errors, those of HTTP and of its process
             self._is_down = True
             logger.warning(
-                "Weights & Biases failed (%s); going on without it: check WANDB_API_KEY and"
+                "Weights & Biases failed (%s); continuing without it: check WANDB_API_KEY and"
                 " WANDB_BASE_URL, or set WANDB_MODE=offline",
                 one_line(error),
             )

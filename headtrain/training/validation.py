@@ -77,7 +77,7 @@ def read_validation(
 def take_problems(inputs: HeadInputs, limit: int, seed: int) -> HeadInputs:
     """Take at most `limit` of the samples a head is trained on, whole problems with both labels.
 
-    Measured without dropout, as validation is, they show how far a head has learnt by heart.
+    Measured without dropout, as validation is, they show how much a head has memorised.
     """
     kept = choose_whole_problems(inputs.samples, limit, seed)
     rows, places = np.unique(inputs.rows[kept], return_inverse=True)

@@ -247,7 +247,7 @@ def test_problems_whose_tests_cannot_run_apart_are_counted_and_kept(tmp_path: Pa
     path.write_text("".join(json.dumps(row) + "\n" for row in [*PROBLEMS, CLASSES, BUILT_IN]))
     summary = prepare_tests(source=str(path), out_dir=tmp_path / "out", settings=SETTINGS)
     assert summary.together_problems == ["mini/5", "mini/6"]
-    assert summary.describe()["tests not apart"] == 2
+    assert summary.describe()["tests in the program's process"] == 2
     assert summary.refused_problems == {}
     assert {"mini/5", "mini/6"} <= {row["problem_id"] for row in read_rows(tmp_path / "out")}
 

@@ -118,6 +118,8 @@ def test_help_exits_with_0_fits_80_columns_and_loads_nothing_heavy(
         (["featurise", "--split", "train"], "featurise"),
         (["eval", "--splt", "valid"], "--splt"),
         (["train-head", "--pairs", "many"], "'--pairs'"),
+        (["export", "--out", "x", "--register", "judge"], "--to mlflow"),
+        (["export", "--out", "x", "--to", "mlflow", "--custom"], "--custom"),
     ],
 )
 def test_a_misused_command_says_what_is_wrong_and_exits_with_2(

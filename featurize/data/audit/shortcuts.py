@@ -138,7 +138,7 @@ def show_lengths(lengths: Sequence[LengthAudit]) -> Section:
         names += [length.unit, f"bins of {length.matched_bin}"]
         columns += [(*means, *_of_pairs(length.pairs)), (None, None, *_of_pairs(length.matched))]
     table = Columns(
-        title="length of outputs, and its accuracy alone",
+        title="length of outputs, and the accuracy of length alone",
         columns=("", *names),
         rows=list(zip(LENGTH_ROWS, *columns, strict=True)),
     )

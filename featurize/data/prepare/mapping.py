@@ -113,7 +113,7 @@ class UsedColumns:
     paths: set[str] = field(default_factory=set)
     labels: Counter[tuple[Any, str]] = field(default_factory=Counter)  # (label, value) -> rows
     num_empty: int = 0  # rows whose list has no items
-    num_normalised: int = 0  # outputs rewritten in one hand
+    num_normalised: int = 0  # outputs rewritten in one style
     num_not_python: int = 0  # outputs left because they cannot be parsed
     num_copies: int = 0  # rewritten copies of outputs
     num_not_rewritten: int = 0  # outputs without any

@@ -97,7 +97,7 @@ def rewrite(program: str, number: int) -> list[str]:
 
 
 def _quietly(act: Callable[[str], Made], program: str) -> Made | None:
-    """Make something of a program; None if it is no Python."""
+    """Apply a function to a program; None if it is no Python."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of its escapes and the like
             return act(program)

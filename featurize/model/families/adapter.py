@@ -1,4 +1,4 @@
-"""Adapters of peft (LoRA and its kin): small weights that change a base model, merged into it."""
+"""Adapters of peft (LoRA and similar): small weights that change a base model, merged into it."""
 
 import importlib
 import importlib.util

@@ -135,7 +135,7 @@ def _check_token(token: str, request: Request) -> None:
 async def _answer(
     application: Application, kind: type[requests.Request], request: Request
 ) -> Response:
-    """Read a request, judge its samples while the client waits, and reply."""
+    """Read a request, score its samples while the client waits, and reply."""
     contract = _parse(await _read_body(application.service, request), kind)
     asked = contract.samples(application.context)
     answers = await _unless_gone(request, application.service.judge(asked))
@@ -149,7 +149,7 @@ async def _answer(
 
 
 def _errors_of(answers: Answers) -> list[str | None]:
-    """Say why samples were not judged, null for those that were; nothing if all were."""
+    """Say why samples were not scored, null for those that were; nothing if all were."""
     errors = [str(one) if isinstance(one, ValueError) else None for one in answers]
     return errors if any(error is not None for error in errors) else []
 

@@ -13,7 +13,7 @@ from headtrain.scoring.verdict import Verdict
 MAX_RETRY_SECONDS = 60
 
 Compute = Callable[[Sequence[Sample]], Sequence[Verdict]]
-"""Judges samples of any prompts together."""
+"""Scores samples of any prompts together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

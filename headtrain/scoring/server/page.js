@@ -125,11 +125,11 @@ async function ask(body) {
   return { status: response.status, isGood: response.ok, reply: await response.json() };
 }
 
-async function judge(event) {
+async function score(event) {
   event.preventDefault();
   const outputs = [...at("candidates").querySelectorAll("textarea")].map((area) => area.value);
-  at("judge").disabled = true;
-  say("Judging ...");
+  at("score").disabled = true;
+  say("Scoring ...");
   try {
     const body = { prompt: at("prompt").value, outputs };
     let answer = await ask({ ...body, along: "lines" });
@@ -145,11 +145,11 @@ async function judge(event) {
   } catch (error) {
     say(error.message, true);
   } finally {
-    at("judge").disabled = false;
+    at("score").disabled = false;
   }
 }
 
 at("add").addEventListener("click", () => addCandidate().focus());
-at("form").addEventListener("submit", judge);
+at("form").addEventListener("submit", score);
 addCandidate();
 addCandidate();

@@ -1,4 +1,4 @@
-"""The requests of the endpoints: samples to judge, and a reply made of the verdicts.
+"""The requests of the endpoints: samples to score, and a reply made of the verdicts.
 
 `/score` and `/rerank` are the critic's own. The others have the shapes of OpenRLHF, slime, vLLM and
 SGLang, as verl's clients call them.
@@ -42,7 +42,7 @@ class Context:
     rules: TextRules
 
     def reward(self, answer: Answer) -> float | None:
-        """Return the reward; None for a sample that was not judged.
+        """Return the reward; None for a sample that was not scored.
 
         Raises:
             CriticError: the scale needs a calibration that the head does not have.
@@ -54,14 +54,14 @@ class Request(Protocol):
     """The parsed body of a request."""
 
     def samples(self, context: Context) -> Asked:
-        """Return the samples to judge.
+        """Return the samples to score.
 
         Raises:
             ValueError: the request as a whole makes no sense.
         """
 
     def reply(self, answers: Answers, context: Context) -> Any:
-        """Return the body of the reply, for JSON; at least one sample was judged, or none asked.
+        """Return the body of the reply, for JSON; called if a sample was scored or none was asked.
 
         Raises:
             ValueError: the reply needs a calibration that the head does not have.
@@ -87,7 +87,7 @@ class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
         ]
 
     def reply(self, answers: Answers, context: Context) -> dict[str, Any]:
-        """Return lists in the order of the outputs; null where an output was not judged."""
+        """Return lists in the order of the outputs; null where an output was not scored."""
         verdicts = [one if isinstance(one, Verdict) else None for one in answers]
         return {
             "model": context.model,
@@ -123,7 +123,7 @@ class RerankRequest(msgspec.Struct):
         return [TextSample(prompt=prompt, output=one, input=self.input) for one in candidates]
 
     def reply(self, answers: Answers, context: Context) -> dict[str, Any]:
-        """Return the judged candidates, the best first; equal ones in the order they came."""
+        """Return the scored candidates, the best first; equal ones in the order they came."""
         judged = [(place, one) for place, one in enumerate(answers) if isinstance(one, Verdict)]
         judged.sort(key=lambda placed: -placed[1].value)
         count = len(judged) if not self.top_n else self.top_n
@@ -227,7 +227,7 @@ class ClassifyRequest(msgspec.Struct):
         return _to_list("classify", data, answers, context)
 
     def _probs(self, answer: Answer) -> list[float]:
-        """Empty for a sample that was not judged: a client that reads it fails, loudly."""
+        """Empty for a sample that was not scored, so that a client that reads it fails."""
         if isinstance(answer, ValueError):
             return []
         is_raw = False in (self.use_activation, self.activation)

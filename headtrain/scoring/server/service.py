@@ -1,4 +1,4 @@
-"""The critic of a server: loads in the background, encodes texts, and judges them in batches."""
+"""The critic of a server: loads in the background, encodes texts, and scores them in batches."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 OUTCOMES = ("judged", "failed", "dropped", "refused")
-"""What becomes of a sample."""
+"""Outcomes of a sample, as the metrics label them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _show(labels: Labels) -> str:
 
 
 class Service:
-    """Judges texts; lives in one event loop, with a thread to encode and one to compute."""
+    """Scores texts; lives in one event loop, with a thread to encode and one to compute."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Service:
         threading.Thread(target=load, name="critic-loader", daemon=True).start()
 
     async def close(self) -> None:
-        """Judge what was admitted, then end the threads."""
+        """Score what was admitted, then end the threads."""
         await self.batcher.close()
         self._encoding.shutdown()
 
@@ -188,7 +188,7 @@ class Service:
         }
 
     async def judge(self, asked: Asked) -> Answers:
-        """Judge samples; the answer of a bad one is its error.
+        """Score samples; the answer of a bad one is its error.
 
         When the caller is cancelled, samples that are not being computed are dropped.
 
@@ -205,7 +205,7 @@ class Service:
         if self.num_admitted + len(asked) > self.limits.max_waiting:
             self.counters.add("critic_samples_total", len(asked), outcome="refused")
             seconds = self.batcher.retry_seconds
-            reason = f"too many samples wait; come back in {seconds} s"
+            reason = f"too many samples wait; try again in {seconds} s"
             raise HTTPException(429, reason, {"Retry-After": str(seconds)})
         self.num_admitted += len(asked)
         try:
@@ -250,7 +250,7 @@ class Service:
             return error
 
     def _judge(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """Judge encoded samples; runs in the batcher's thread."""
+        """Score encoded samples; runs in the batcher's thread."""
         self.counters.add("critic_forward_runs_total")
         return self.loaded().judge_samples(samples, self._count_tokens)
 
@@ -267,7 +267,7 @@ class Service:
 
 
 def _check(critic: Critic, scale: Scale) -> None:
-    """Judge two outputs, so that a critic that cannot does not become ready.
+    """Score two outputs, so that a critic that cannot does not become ready.
 
     Raises:
         ValueError: the numbers are not finite, or the head has none on this scale.

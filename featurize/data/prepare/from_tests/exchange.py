@@ -116,7 +116,7 @@ def pack_safely(value: object, refer: Refer) -> Json:
 
 
 def unpack(content: Json, find: Callable[[int], object]) -> Any:
-    """Turn JSON back into the value; `find` gives what belongs to a number."""
+    """Turn JSON back into the value; `find` returns the object with a given number."""
     if isinstance(content, list):
         return [unpack(item, find) for item in content]
     if not isinstance(content, dict):

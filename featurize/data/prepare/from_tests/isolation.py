@@ -158,7 +158,7 @@ def enter_namespaces(
 
 
 def _become_child() -> None:
-    """Go on in a child, the first process of its namespace; this process waits and ends like it."""
+    """Continue in a child, the first of its namespace; this process waits, then ends like it."""
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)

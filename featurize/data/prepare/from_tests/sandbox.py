@@ -93,7 +93,7 @@ def choose_protection(*, is_unsafe_allowed: bool = False) -> Protection:
     """Find the strongest protection that can be set up here, by trying.
 
     Raises:
-        CriticError: there is none, and it is not allowed to go on without.
+        CriticError: there is none, and running without one is not allowed.
     """
     faults: list[str] = []
     for protection in (Protection.BUBBLEWRAP, Protection.NAMESPACES, Protection.LANDLOCK):
@@ -250,7 +250,7 @@ class Sandbox:
     ) -> Outcome:
         """Run the program, then its tests, each for at most `cpu_seconds`.
 
-        `is_apart`: the tests run in a process of their own, whose result no program can forge.
+        `is_apart`: the tests run in a separate process, whose result no program can forge.
         Otherwise both share a namespace, which tests need that pass objects of their own classes.
         """
         request = {

@@ -57,7 +57,7 @@ class PrepareSummary:
             "complete": self.complete_problems,
             "with fewer programs": len(self.short_problems),
             "left out": sum(map(len, self.refused_problems.values())),
-            "tests not apart": len(self.together_problems),
+            "tests in the program's process": len(self.together_problems),
             "programs run": self.candidates,
             "passed": self.passed,
             "wrong result": self.wrong,

@@ -56,7 +56,7 @@ class ProblemVariants:
     variants: tuple[Variant, ...] = ()
     refusal: str | None = None  # why there are none
     counts: dict[str, int] = field(default_factory=dict)  # programs run, by how they ended
-    is_apart: bool = True  # whether tests and programs ran in processes of their own
+    is_apart: bool = True  # whether tests and programs ran in separate processes
 
 
 class _Finder:
@@ -78,7 +78,7 @@ class _Finder:
         self.is_apart = not any(hasattr(builtins, name) for name in defined & used)
 
     def run(self, source: str) -> Outcome:
-        """Run a program; the first decides whether these tests can be in a process of their own.
+        """Run a program; the first decides whether these tests can be in a separate process.
 
         They cannot if they give the program objects of their own classes, for example.
         """

@@ -79,7 +79,7 @@ def test_restarted_ranks_count_anew_in_the_store_of_those_that_died(make_ranks):
     store = dist.HashStore()
     before, _ = make_ranks(2, store)
     assert [before.claim(), before.claim()] == [0, 1]
-    before.tell("pending", [1, 2])
+    before.set_value("pending", [1, 2])
     for world_size in (3, 2):  # a machine may be gone, too
         ranks = make_ranks(world_size, store)
         assert [one.claim() for one in ranks] == list(range(world_size))

@@ -81,8 +81,8 @@ def marked_texts(store):
 
 def test_a_head_is_evaluated_beside_every_shortcut_its_stores_and_texts_allow(stores):
     texts = {name: marked_texts(store) for name, store in stores.items()}
-    judgement = evaluate_head(LengthHead(), stores, SETTINGS, texts=texts)
-    judges = judgement.evaluation.splits["valid"].judges
+    found = evaluate_head(LengthHead(), stores, SETTINGS, texts=texts)
+    judges = found.evaluation.splits["valid"].judges
     assert list(judges) == [
         "head",
         "longer_is_correct",
@@ -93,9 +93,9 @@ def test_a_head_is_evaluated_beside_every_shortcut_its_stores_and_texts_allow(st
     ]
     assert judges["head"] == judges["longer_is_correct"]
     assert judges["bag_of_ngrams"]["accuracy_over_pairs"].estimate == 1.0
-    details = judgement.evaluation.details["valid"]
+    details = found.evaluation.details["valid"]
     assert details.verdict.best_shortcut == "bag_of_ngrams"
-    assert details.minimal_pairs.num_pairs == judgement.evaluation.splits["valid"].counts.num_pairs
+    assert details.minimal_pairs.num_pairs == found.evaluation.splits["valid"].counts.num_pairs
     assert details.left_out == {
         "best_of_n/majority": "no two outputs of a problem are the same",
     }

@@ -64,9 +64,9 @@ def judged(texts=None):
     )
 
 
-def write(folder, judgement):
+def write(folder, evaluated_head):
     return Report(
-        judgement=judgement,
+        evaluated=evaluated_head,
         split="valid",
         title=f"demo {EVIL}",
         about={"head": EVIL, "folder": "/a/path/without/a/space" * 5},
@@ -78,13 +78,13 @@ def write(folder, judgement):
 
 
 @pytest.fixture(scope="module")
-def judgement():
+def evaluated_head():
     return judged()
 
 
 @pytest.fixture(scope="module")
-def report(judgement, tmp_path_factory):
-    return write(tmp_path_factory.mktemp("report"), judgement)
+def report(evaluated_head, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("report"), evaluated_head)
 
 
 def test_every_figure_is_on_the_page_and_in_a_file(report):
@@ -141,10 +141,10 @@ def test_equal_judgements_give_equal_files(report, tmp_path):
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in report]
 
 
-def test_long_names_leave_the_sweep_figure_most_of_its_width(judgement):
+def test_long_names_leave_the_sweep_figure_most_of_its_width(evaluated_head):
     names = ("mean.2", " + ".join(f"mean.{n}" for n in range(10, 14)))
     sweep = {name: Interval(estimate=0.7, low=0.6, high=0.8) for name in names}
-    figure = draw_layers(Content(judgement=judgement, split="valid", sweep=sweep))
+    figure = draw_layers(Content(evaluated=evaluated_head, split="valid", sweep=sweep))
     figure.canvas.draw()
     [axes] = figure.axes
     assert axes.get_position().width > 0.55
@@ -152,26 +152,26 @@ def test_long_names_leave_the_sweep_figure_most_of_its_width(judgement):
     assert " ".join(label.get_text().split()) == names[0]
 
 
-def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, judgement):
+def test_the_numbers_of_the_page_are_those_of_the_evaluation(report, evaluated_head):
     text = " ".join(Elements(report[0].read_text()).text.split())
-    head = judgement.evaluation.splits["valid"].judges["head"]["accuracy_over_problems"]
+    head = evaluated_head.evaluation.splits["valid"].judges["head"]["accuracy_over_problems"]
     assert f"{head.estimate:.3f} [{head.low:.3f}, {head.high:.3f}]" in text
-    margin = judgement.evaluation.details["valid"].verdict.margin["accuracy_over_problems"]
+    margin = evaluated_head.evaluation.details["valid"].verdict.margin["accuracy_over_problems"]
     assert f"{100 * margin.estimate:.1f} points" in text
 
 
 def test_without_texts_there_are_no_problems_and_the_rest_is_there():
-    judgement = judged(TextSource(why_not="the dataset is gone"))
-    assert read_problems(judgement, "valid") == ()
-    report = Report(judgement=judgement, split="valid", title="demo", about={}, num_mistakes=0)
+    evaluated_head = judged(TextSource(why_not="the dataset is gone"))
+    assert read_problems(evaluated_head, "valid") == ()
+    report = Report(evaluated=evaluated_head, split="valid", title="demo", about={}, num_mistakes=0)
     page = report.render([], [])
     assert "Problems, the worst first" not in page
     assert "Best of n" in page
 
 
-def test_problems_are_ranked_from_the_lowest_accuracy(judgement):
-    scored = judgement.splits["valid"].scored
-    problems = read_problems(judgement, "valid")
+def test_problems_are_ranked_from_the_lowest_accuracy(evaluated_head):
+    scored = evaluated_head.splits["valid"].scored
+    problems = read_problems(evaluated_head, "valid")
     expected = []
     for code in np.unique(scored.problem):
         places = np.flatnonzero(scored.problem == code)
@@ -196,28 +196,28 @@ def test_problems_are_ranked_from_the_lowest_accuracy(judgement):
         assert [one.output.split()[1] for one in problem.candidates] == [*map(str, ranked)]
 
 
-def with_prefixes(judgement, shares):
+def with_prefixes(evaluated_head, shares):
     """Add a split whose prefixes have values of their own."""
-    read = judgement.splits["valid"]
+    read = evaluated_head.splits["valid"]
     noise = np.random.default_rng(3).normal(size=len(read.scored))
     prefixes = {share: read.scored.scores + (1 - share) * noise for share in shares}
-    splits = {**judgement.splits, "valid": dataclasses.replace(read, prefixes=prefixes)}
-    return dataclasses.replace(judgement, splits=splits)
+    splits = {**evaluated_head.splits, "valid": dataclasses.replace(read, prefixes=prefixes)}
+    return dataclasses.replace(evaluated_head, splits=splits)
 
 
 def test_every_output_has_its_values_along_it_where_the_store_has_segments(
-    judgement, tmp_path, monkeypatch
+    evaluated_head, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(page_module, "render_all", lambda content: [])
-    judgement = with_prefixes(judgement, (0.25, 0.5, 0.75, 1.0))
-    _, page = write(tmp_path, judgement)
-    problems = read_problems(judgement, "valid")
+    evaluated_head = with_prefixes(evaluated_head, (0.25, 0.5, 0.75, 1.0))
+    _, page = write(tmp_path, evaluated_head)
+    problems = read_problems(evaluated_head, "valid")
     pairs = sum(2 for one in problems if one.wrong)
     lines = re.findall(r'<svg class="along".*?</svg>', page.read_text(), re.DOTALL)
     assert len(lines) == pairs + sum(len(one.candidates) for one in problems)
     text = Elements(page.read_text()).text
     for candidate in problems[0].candidates:
-        place, scores = int(candidate.task_id), judgement.splits["valid"].prefixes
+        place, scores = int(candidate.task_id), evaluated_head.splits["valid"].prefixes
         assert list(candidate.along.values()) == [scores[share][place] for share in scores]
         assert candidate.along[1.0] == candidate.score
         assert f"value after {say_along(candidate.along)}" in text
@@ -227,17 +227,17 @@ def test_every_output_has_its_values_along_it_where_the_store_has_segments(
 
 
 @pytest.mark.parametrize("shares", [(), (1.0,)])
-def test_without_values_of_prefixes_there_is_no_line(judgement, tmp_path, monkeypatch, shares):
+def test_without_values_of_prefixes_there_is_no_line(evaluated_head, tmp_path, monkeypatch, shares):
     monkeypatch.setattr(page_module, "render_all", lambda content: [])
-    pages = write(tmp_path, with_prefixes(judgement, shares))
+    pages = write(tmp_path, with_prefixes(evaluated_head, shares))
     for page in pages:
         assert 'class="along"' not in page.read_text()
         assert "value after" not in page.read_text()
 
 
-def test_the_subsets_of_the_pairs_are_one_table(report, judgement):
+def test_the_subsets_of_the_pairs_are_one_table(report, evaluated_head):
     text = report[0].read_text()
-    subsets = judgement.evaluation.details["valid"].subsets
+    subsets = evaluated_head.evaluation.details["valid"].subsets
     assert subsets
     table = text[text.index("subsets of the pairs") : text.index("by language")]
     assert table.count("<table>") == 1
@@ -246,8 +246,8 @@ def test_the_subsets_of_the_pairs_are_one_table(report, judgement):
         assert part.name in table
 
 
-def test_every_way_to_pick_is_explained(judgement):
-    pickers = set(judgement.evaluation.details["valid"].best_of_n.pickers)
+def test_every_way_to_pick_is_explained(evaluated_head):
+    pickers = set(evaluated_head.evaluation.details["valid"].best_of_n.pickers)
     assert pickers - {"head"} <= set(PICKERS)
 
 
@@ -259,22 +259,22 @@ def test_of_many_outputs_only_the_best_and_the_wrong_pair_have_their_text():
         problem=np.zeros(n, int),
         output_tokens=np.ones(n, int),
     )
-    judgement = EvaluatedHead(
+    evaluated_head = EvaluatedHead(
         evaluation=judged().evaluation,
         splits={"valid": read_split(scored, TextSource(read=read_evil))},
     )
-    [problem] = read_problems(judgement, "valid")
+    [problem] = read_problems(evaluated_head, "valid")
     shown = [one.rank for one in problem.candidates if one.output is not None]
     assert shown == [*range(1, MOST_TEXTS), n]
     assert problem.num_not_shown == n - MOST_TEXTS
     assert [one.rank for one in problem.wrong] == [n, 1]
 
 
-def test_one_problem_is_found_by_id_with_the_texts_of_its_best_and_worst(judgement):
-    read = judgement.splits["valid"]
+def test_one_problem_is_found_by_id_with_the_texts_of_its_best_and_worst(evaluated_head):
+    read = evaluated_head.splits["valid"]
     ids = [f"problem {code}" for code in read.scored.problem]
-    decision = judgement.evaluation.decision
-    problems = read_problems(judgement, "valid")
+    decision = evaluated_head.evaluation.decision
+    problems = read_problems(evaluated_head, "valid")
     wanted = problems[0]
     first = int(wanted.candidates[0].task_id)
     found = find_problem(read, ids, decision, ids[first])
@@ -292,8 +292,8 @@ def test_one_problem_is_found_by_id_with_the_texts_of_its_best_and_worst(judgeme
     assert find_problem(read, ids, None).candidates[0].probability is None
 
 
-def test_a_problem_that_is_not_there_is_named_with_the_nearest(judgement):
-    read = judgement.splits["valid"]
+def test_a_problem_that_is_not_there_is_named_with_the_nearest(evaluated_head):
+    read = evaluated_head.splits["valid"]
     ids = [f"problem {code}" for code in read.scored.problem]
     with pytest.raises(EvaluationError, match=r"no problem 'problm 1' .*problem 1"):
         find_problem(read, ids, None, "problm 1")
@@ -302,18 +302,18 @@ def test_a_problem_that_is_not_there_is_named_with_the_nearest(judgement):
         find_problem(without, ids, None)
 
 
-def test_pages_of_problems_are_cut_linked_and_replaced(judgement, tmp_path, monkeypatch):
-    num_problems = len(read_problems(judgement, "valid"))
+def test_pages_of_problems_are_cut_linked_and_replaced(evaluated_head, tmp_path, monkeypatch):
+    num_problems = len(read_problems(evaluated_head, "valid"))
     monkeypatch.setattr(page_module, "render_all", lambda content: [])
     monkeypatch.setattr(page_module, "PROBLEMS_PER_PAGE", 5)
-    many = [path for path in write(tmp_path, judgement) if path.name.startswith("problems-")]
+    many = [path for path in write(tmp_path, evaluated_head) if path.name.startswith("problems-")]
     assert len(many) == -(-num_problems // 5)
     report = (tmp_path / "valid.html").read_text()
     assert all(f'href="valid/{path.name}"' in report for path in many)
     shown = [path.read_text().count('<details class="problem"') for path in many]
     assert sum(shown) == num_problems
     monkeypatch.setattr(page_module, "PROBLEMS_PER_PAGE", 200)
-    write(tmp_path, judgement)
+    write(tmp_path, evaluated_head)
     left = sorted(path.name for path in (tmp_path / "valid").glob("problems-*.html"))
     assert left == ["problems-1.html"]
 
