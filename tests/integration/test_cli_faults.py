@@ -97,7 +97,7 @@ def test_a_rerun_redoes_a_unit_whose_file_was_cut_or_lost(
     (store / "units/00012.parquet").unlink()
     outcome = critic.run(*featurize("torn"), folder=project)
     assert num_resumed(outcome) == NUM_UNITS - 2
-    assert "damaged units of a finished store are made again: 7, 12\n" in outcome.err
+    assert ": 7, 12\n" in outcome.err
     assert_whole(store, whole)
     assert "up to date" in critic.run(*featurize("torn"), folder=project).out
 
@@ -275,7 +275,8 @@ def test_a_run_that_is_kept_out_is_refused_and_disturbs_nothing(
         for more in ((), ("--overwrite",)):
             outcome = critic.run(*featurize("shared", *more), folder=project)
             assert outcome.code == 2
-            assert "shared/train: another run writes in this folder (process " in outcome.err
+            assert "shared/train: " in outcome.err
+            assert f"(process {os.getpid()}" in outcome.err
             assert len(outcome.err.splitlines()) == 1
             assert read_tree(store / "units") == before
     assert num_resumed(critic.run(*featurize("shared"), folder=project)) == NUM_UNITS - 1

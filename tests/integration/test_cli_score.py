@@ -170,7 +170,6 @@ def test_the_environment_names_a_tracking_server_that_may_be_down(project: Criti
         variables = {"MLFLOW_TRACKING_URI": uri}
         done = project.run("train-head", "--pairs", "60", *place, variables=variables)
     assert f"mlflow.tracking_uri {uri!r}" in done.err
-    assert "going on without it" in done.err
     assert (project.folder / "elsewhere/best/head.safetensors").exists()
     [waiting] = (project.folder / "storage/mlruns/waiting").glob("*/events.jsonl")
     assert "train/loss" in waiting.read_text()
@@ -214,7 +213,7 @@ def test_other_peoples_pairs_are_judged_in_their_own_metric(project: CriticProje
     write_rows(project.folder / "reward-bench.jsonl", [REWARD_BENCH, *others])
     done = project.run("eval", "--data", "reward-bench.jsonl", *HEAD)
     assert ": 4 pairs of 4 problems (8 samples, 0 in no pair)" in done.out
-    assert "bag of ngrams" in done.out  # the train store is at hand
+    assert "ngrams" in done.out  # the train store is at hand
     assert "hep-python" in done.out
     (written,) = (project.folder / "storage/evaluation/demo").glob("data-reward-bench-*.json")
     found = json.loads(written.read_text())
@@ -262,7 +261,7 @@ def test_rows_of_several_answers_get_the_numbers_and_files_of_reward_bench_2(
     arguments = ("eval", "--data", "rb2.jsonl", *HEAD, "--export", "rewardbench")
     done = project.run(*arguments, "--require", "benchmark/top_1>=0, benchmark/score>2", code=1)
     assert "the benchmark's own numbers" in done.out
-    assert "required, but fails: benchmark/score>2" in done.out
+    assert "fails: benchmark/score>2" in done.out
     (written,) = (project.folder / "storage/evaluation/demo").glob("data-rb2-*.json")
     scores = {
         (one["quantity"], one["group"]): one["value"]["estimate"]
@@ -308,7 +307,7 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
 def test_the_distance_to_train_is_kept_scored_and_evaluated(project: CriticProject) -> None:
     arguments = ("score", "unlabelled.jsonl", "--distance", *HEAD, "--out")
     refused = project.run(*arguments, "far.jsonl", code=2)
-    assert "was not kept with this head; run `critic train-head --distance`" in refused.err
+    assert "`critic train-head --distance`" in refused.err
     weights = (project.head / "head.safetensors").read_bytes()
     done = project.run("train-head", "--pairs", "60", "--distance", *options())
     assert "up to date, nothing done" in done.out

@@ -88,7 +88,7 @@ def test_conversations_with_equal_texts_and_other_roles_are_two_prompts(tmp_path
     ("row", "parts"),
     [
         ({"prompt": [SYSTEM], "completion": "x"}, ["'prompt'", "role 'user'"]),
-        ({"prompt": [ASKED, ANSWERED], "completion": "x"}, ["must not end", "'assistant'"]),
+        ({"prompt": [ASKED, ANSWERED], "completion": "x"}, ["'prompt'", "role 'assistant'"]),
         ({"instruction": "a", "history": ["b"], "completion": "x"}, ["'history'", "pairs"]),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_store_of_another_job_is_not_written_into(tmp_path, train):
 
 
 def test_a_split_without_a_file_is_refused(tmp_path, train):
-    with pytest.raises(ValueError, match=r"dataset\.validation is not set"):
+    with pytest.raises(ValueError, match=r"dataset\.validation"):
         make_plan(tmp_path, train, split="valid")
 
 

@@ -67,8 +67,8 @@ def test_the_page_has_all_points_and_both_figures(folder: Path) -> None:
     assert "diverged" in text
     assert "Buy problems." in text
     assert "1,000 problems 0.700 [0.600, 0.800]" in text
-    assert "8.3 candidates a problem" in text
-    assert "gain with a larger backbone not measured" in text
+    assert "8.3 candidates" in text
+    assert "not measured" in text
 
 
 def test_without_a_curve_there_is_one_figure_and_no_link_to_another(folder: Path) -> None:

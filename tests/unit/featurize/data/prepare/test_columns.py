@@ -181,8 +181,8 @@ def test_every_file_becomes_one_in_a_folder_or_all_become_one(columns: Columns):
     ("maps", "correct", "message"),
     [
         (["output"], "", "--map 'output' names no column"),
-        (["outptu=code"], "", "did you mean 'output'?"),
-        (["language=lang"], "", "did you mean 'metadata.language'?"),
+        (["outptu=code"], "", "'output'"),
+        (["language=lang"], "", "'metadata.language'"),
         (["xyz=code"], "", "the fields are instruction, input,"),
         (["output=a", "output=b"], "", "'output' is given twice, as 'a' and 'b'"),
         (["output=rate >= 0.8"], "", "'output' is no label"),
