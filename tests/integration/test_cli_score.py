@@ -185,13 +185,7 @@ def test_mistakes_end_in_one_line(project: CriticProject) -> None:
             "--along adds fields, which --best does not write",
         ),
         (("unlabelled.jsonl", "--out", "x.jsonl", "--along", "w", *HEAD), "'along' is 'w'"),
-        (
-            ("unlabelled.jsonl", "--out", "unlabelled.jsonl", "--overwrite", *HEAD),
-            "is the file that is scored",
-        ),
-        (("unlabelled.jsonl", "--out", "x.csv", *HEAD), "unknown ending"),
-        (("unlabelled.jsonl", "--out", "s3://bucket/x.jsonl", *HEAD), "is a URI"),
-        (("nothing.jsonl", "--out", "x.jsonl", *HEAD), "matches no file"),
+        (("nothing.jsonl", "--out", "x.jsonl", *HEAD), "'nothing.jsonl'"),
         (("unlabelled.jsonl", "--out", "x.jsonl", "--head", "nowhere"), "critic train-head"),
         (
             ("unlabelled.jsonl", "--out", "x.jsonl", *HEAD, "--set", "models.policy.path=gone"),

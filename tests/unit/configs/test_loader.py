@@ -255,16 +255,10 @@ def test_a_contradiction_between_sections_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("distributed={shard_backbone: true, tensor_parallel_size: 2}", "shard_backbone to false"),
-        ("data_sampling.sampling_method=problems", "use 'pairwise'"),
-        ("training.num_unfrozen_layers=2", "num_unfrozen_layers"),
-        ("training.trunk_learning_rate=1e-5", "trunk_learning_rate"),
         ("experiment.name=../other", "'../other'"),
         ("featurize.store_name=a/b", "'a/b'"),
         ("storage.root=s3://bucket", "is not a local folder"),
         ("checkpoint.save_dir=s3://bucket", "is not a local folder"),
-        ("models.policy.quantization=4bit", "quantization '4bit'"),
-        ("models.policy.revision=main", "revision 'main'"),
     ],
 )
 def test_a_refused_value_says_why(override: str, reason: str) -> None:

@@ -183,15 +183,6 @@ def test_all_layers_are_named_one_by_one(source):
     assert every == named
 
 
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [((5,), r"featurize\.layers: 5 .*0\.\.4"), ((4, -1), "names a layer twice")],
-)
-def test_layers_the_backbone_does_not_have_are_refused(source, layers, message):
-    with pytest.raises(ValueError, match=message):
-        recipe_of(source, featurize={"layers": layers})
-
-
 def test_a_folder_without_a_configuration_is_refused(source):
     (source.folder / "config.json").unlink()
     with pytest.raises(ValueError, match="the backbone cannot be read"):
