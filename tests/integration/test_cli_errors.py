@@ -97,7 +97,7 @@ def test_a_bad_row_is_named_by_file_and_line(
 @pytest.mark.parametrize(
     ("setting", "parts"),
     [
-        ("featurize.layer=[1]", ("unknown key", "featurize.layers?")),
+        ("featurize.layer=[1]", ("featurize.layer=[1]: ", "featurize.layers?")),
         ("featurize.layers=[9]", ("featurize.layers: 9", "0..3")),
         ("dataset.train=nowhere.jsonl", ("'nowhere.jsonl'", "now in '")),
         ("models.policy.path=nowhere", ("models.policy.path", "'nowhere'", ".gguf")),

@@ -124,7 +124,6 @@ def test_inspect_reads_a_store_on_a_server(
 ) -> None:
     outcome = critic.run("inspect", remote, "--verify", folder=project)
     assert outcome.code == 0, outcome.err
-    assert "all correct" in outcome.out
     RemoteFolder(remote).upload(project / "train.jsonl", "units/00000.parquet")
     outcome = critic.run("inspect", remote, "--verify", folder=project)
     assert outcome.code == 2
