@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.console import UP_TO_DATE
 from featurize.errors import FeatureStoreError
 from featurize.io.files import sole_writer
 from tests.support.command_line import REPOSITORY, Outcome, WarmCritic
@@ -99,7 +100,7 @@ def test_a_rerun_redoes_a_unit_whose_file_was_cut_or_lost(
     assert num_resumed(outcome) == NUM_UNITS - 2
     assert ": 7, 12\n" in outcome.err
     assert_whole(store, whole)
-    assert "up to date" in critic.run(*featurize("torn"), folder=project).out
+    assert UP_TO_DATE in critic.run(*featurize("torn"), folder=project).out
 
 
 def test_inspect_finds_a_flipped_bit_and_gives_the_command_that_mends_it(
@@ -292,7 +293,7 @@ def test_nothing_depends_on_the_clock(
         assert_whole(store, whole)
         for number, file in enumerate(sorted(store.rglob("*"))):
             os.utime(file, (4e9, 4e9) if number % 2 else (0, 0))
-        assert "up to date" in critic.run(*featurize("clock"), folder=project).out
+        assert UP_TO_DATE in critic.run(*featurize("clock"), folder=project).out
         (store / "units/00002.json").unlink()
         (store / "manifest.json").unlink()
         assert num_resumed(critic.run(*featurize("clock"), folder=project)) == NUM_UNITS - 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from configs.console import UP_TO_DATE
 from featurize.data.prompt import render_prompt
 from featurize.store import FeatureStore
 from headtrain.head.checkpoint import load_head, write_head
@@ -102,7 +103,7 @@ def test_rows_come_back_in_order_with_the_values_of_the_store(project: CriticPro
 
 def test_the_same_file_again_is_not_featurized_again(project: CriticProject) -> None:
     done = project.run("score", "unlabelled.jsonl", "--out", "again.jsonl", *HEAD)
-    assert "up to date, nothing done" in done.out
+    assert UP_TO_DATE in done.out
     assert (project.folder / "again.jsonl").read_bytes() == (
         project.folder / "scored.jsonl"
     ).read_bytes()
@@ -304,7 +305,7 @@ def test_the_distance_to_train_is_kept_scored_and_evaluated(project: CriticProje
     assert "`critic train-head --distance`" in refused.err
     weights = (project.head / "head.safetensors").read_bytes()
     done = project.run("train-head", "--pairs", "60", "--distance", *options())
-    assert "up to date, nothing done" in done.out
+    assert UP_TO_DATE in done.out
     assert re.search(r"distance to train kept in \S*/best: \d+ outputs of 8 problems", done.out)
     assert (project.head / "head.safetensors").read_bytes() == weights
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.console import UP_TO_DATE
 from featurize.io.files import sole_writer
 from tests.support.command_line import Outcome, WarmCritic
 from tests.support.synthetic_stores import write_store
@@ -96,7 +97,7 @@ def test_a_rerun_of_a_finished_sweep_does_nothing_over_again_and_says_so(
     before = {path: path.stat().st_mtime_ns for path in storage.rglob("*") if path.is_file()}
     again = critic.run("sweep", *GRID, *OPTIONS, folder=project)
     assert again.code == 0, again.err
-    assert "sweep: up to date, nothing done" in again.out
+    assert f"sweep: {UP_TO_DATE}" in again.out
     tables = [outcome.out[outcome.out.index("12 heads at") :] for outcome in (swept, again)]
     assert tables[0] == tables[1]
     after = {path: path.stat().st_mtime_ns for path in storage.rglob("*") if path.is_file()}
