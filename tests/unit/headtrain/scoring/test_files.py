@@ -244,7 +244,7 @@ def test_columns_that_change_while_they_are_scored_are_refused(
 def test_a_line_that_is_removed_while_it_is_scored_is_refused(tmp_path: Path, lines: Path) -> None:
     sources, fields = scored(str(lines), tmp_path / "cache")
     lines.write_text(ROWS[0] + "\n")
-    with pytest.raises(DataError, match=r"rows\.jsonl: has changed"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: "):
         write_rows(tmp_path / "out.jsonl", sources, fields)
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -253,7 +253,7 @@ def test_a_line_that_is_removed_while_it_is_scored_is_refused(tmp_path: Path, li
 def test_more_rows_than_scores_are_refused(tmp_path: Path, columns: Path, out: str) -> None:
     pq.write_table(pq.read_table(columns).drop(["raw"]), columns)
     sources, fields = scored(str(columns), tmp_path / "cache")
-    with pytest.raises(DataError, match="has changed"):
+    with pytest.raises(DataError, match=r"rows\.parquet: "):
         write_rows(tmp_path / out, sources, fields.slice(0, 2))
     assert not (tmp_path / out).exists()
 
