@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from featurize.run.plan import FeaturizePlan
 
+UP_TO_DATE = "up to date"
+"""What a command says of a result that is there already."""
+
 
 class _Plain:
     """Shows no type behind a flag, which takes no value."""
@@ -149,6 +152,11 @@ def console() -> "Console":
         markup=False,
         quiet=not is_first_process(),
     )
+
+
+def show_up_to_date(command: str, place: object) -> None:
+    """Say that a command found its result at a place and did nothing."""
+    console().print(f"{command}: {UP_TO_DATE}, nothing done: {place}")
 
 
 def expand_home(value: Any) -> Any:

@@ -10,6 +10,7 @@ from configs.console import (
     end_unmet,
     keep_fonts_in,
     rows_table,
+    show_up_to_date,
 )
 from configs.options import Chosen
 
@@ -86,7 +87,7 @@ def _label_programs(
             progress=count,
         )
     if summary.was_up_to_date:
-        console().print(f"prepare: up to date, nothing done: {folder}")
+        show_up_to_date("prepare", folder)
     else:
         console().print(rows_table(f"prepared {folder}", summary.describe()))
 
@@ -237,7 +238,7 @@ def prepare_split(
 def _show_prepared(prepared: "Prepared", place: Path) -> None:
     """The counts of a dataset that was prepared, or that it was there already."""
     if prepared.was_up_to_date:
-        console().print(f"prepare: up to date, nothing done: {place}")
+        show_up_to_date("prepare", place)
         return
     title = f"prepared {place}"
     console().print(columns_table(title, ["", *prepared.counts], prepared.describe()))

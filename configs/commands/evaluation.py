@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.commands.features import featurize_file, score_random_backbone
 from configs.console import (
+    UP_TO_DATE,
     columns_table,
     console,
     end_unmet,
@@ -253,7 +254,7 @@ def _evaluate_store(
     benchmark = more.get("benchmark")
     for table in _benchmark_tables(benchmark, detailed=detailed) if benchmark else ():
         console().print(table)
-    state = "written to" if written.is_new else "up to date:"
+    state = "written to" if written.is_new else f"{UP_TO_DATE}:"
     console().print(f"evaluation {state} {written.path}")
     console().print(f"report written to {written.report[0]}")
     return _Evaluated(evaluated, benchmark, written)
@@ -359,7 +360,7 @@ def _show_finished(
     path, _ = inputs
     evaluation = read_evaluation(path)
     _show_evaluation(evaluation, split, detailed=detailed)
-    console().print(f"evaluation up to date: {path}")
+    console().print(f"evaluation {UP_TO_DATE}: {path}")
     console().print(f"report in {path.with_suffix('.html')}")
     return evaluation
 

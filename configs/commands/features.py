@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.console import (
+    UP_TO_DATE,
     CountProgress,
     FeaturizeProgress,
     columns_table,
     console,
     refuse_torchrun,
     rows_table,
+    show_up_to_date,
 )
 from configs.options import Chosen
 
@@ -173,7 +175,7 @@ def _shown(title: str, run: "Callable[[FeaturizeProgress], FeaturizeSummary]") -
 def _show_features(summary: "FeaturizeSummary") -> None:
     """What a featurize job computed, or that it had nothing to do."""
     if summary.was_up_to_date:
-        console().print(f"featurize: up to date, nothing done: {summary.store_dir}")
+        show_up_to_date("featurize", summary.store_dir)
     elif summary.counts:
         console().print(rows_table(f"features in {summary.store_dir}", summary.describe()))
 
@@ -224,6 +226,6 @@ def score_random_backbone(
             progress=count,
         )
         found = baseline.score(trained, stores)
-    state = "up to date" if found.was_up_to_date else "trained"
+    state = UP_TO_DATE if found.was_up_to_date else "trained"
     console().print(f"head on a random backbone {state}: {found.head}")
     return found.scores

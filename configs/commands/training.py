@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.console import CountProgress, console, keep_fonts_in, rows_table
+from configs.console import CountProgress, console, keep_fonts_in, rows_table, show_up_to_date
 from configs.options import Chosen
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def train_head(
         strict=strict,
     )
     if result.was_up_to_date:
-        console().print(f"train-head: up to date, nothing done: {folder}")
+        show_up_to_date("train-head", folder)
     console().print(rows_table(f"head in {folder}", result.describe()))
     if distance:
         _keep_distances(project, [result.best, result.final], is_uploaded=True)
@@ -217,7 +217,7 @@ def _show_sweep(result: "SweepResult", folder: Path) -> None:
 
     figure = folder / FIGURE_FILE
     if result.was_up_to_date:
-        console().print(f"sweep: up to date, nothing done: {folder}")
+        show_up_to_date("sweep", folder)
     if not result.was_up_to_date or not figure.exists():
         draw_sweep(result, figure)
     console().print(points_table(result))

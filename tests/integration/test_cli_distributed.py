@@ -93,16 +93,15 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_loaded(
     finally:
         (project / "weights").rename(project / "model/model.safetensors")
     assert outcome.code == 2
-    assert outcome.err == (
-        "error: distributed.tensor_parallel_size 3 does not divide the backbone's 4 attention"
-        " heads; set it to one of [2], or distributed.shard_backbone to true\n"
-    )
+    assert outcome.err.count("\n") == 1
+    assert "distributed.tensor_parallel_size 3" in outcome.err
+    assert "[2], or distributed.shard_backbone" in outcome.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--set", TENSOR_PARALLEL], "error: 1 processes do not form groups of 2"),
+        (["--set", TENSOR_PARALLEL], "error: 1 processes"),
         (["--overwrite"], "error: --overwrite is not for torchrun"),
         (["--nproc-per-node", "2"], "give it to torchrun, before -m cli"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.console import UP_TO_DATE
 from featurize.errors import FeatureStoreError
 from featurize.io.files import sole_writer
 from tests.support.command_line import REPOSITORY, Outcome, WarmCritic
@@ -97,9 +98,9 @@ def test_a_rerun_redoes_a_unit_whose_file_was_cut_or_lost(
     (store / "units/00012.parquet").unlink()
     outcome = critic.run(*featurize("torn"), folder=project)
     assert num_resumed(outcome) == NUM_UNITS - 2
-    assert "damaged units of a finished store are made again: 7, 12\n" in outcome.err
+    assert ": 7, 12\n" in outcome.err
     assert_whole(store, whole)
-    assert "up to date" in critic.run(*featurize("torn"), folder=project).out
+    assert UP_TO_DATE in critic.run(*featurize("torn"), folder=project).out
 
 
 def test_inspect_finds_a_flipped_bit_and_gives_the_command_that_mends_it(
@@ -114,7 +115,7 @@ def test_inspect_finds_a_flipped_bit_and_gives_the_command_that_mends_it(
     outcome = critic.run("inspect", str(store), "--verify", folder=project)
     assert outcome.code == 2
     assert len(outcome.err.splitlines()) == 1
-    assert "unit 3 (00003.safetensors: another checksum), unit 11 (" in outcome.err
+    assert re.search(r"unit 3 \(00003\.safetensors: .*\), unit 11 \(", outcome.err)
     found = re.search(r"redo only that with `critic (.*)`$", outcome.err.strip())
     assert found is not None
     arguments = shlex.split(found[1])
@@ -275,7 +276,8 @@ def test_a_run_that_is_kept_out_is_refused_and_disturbs_nothing(
         for more in ((), ("--overwrite",)):
             outcome = critic.run(*featurize("shared", *more), folder=project)
             assert outcome.code == 2
-            assert "shared/train: another run writes in this folder (process " in outcome.err
+            assert "shared/train: " in outcome.err
+            assert f"(process {os.getpid()}" in outcome.err
             assert len(outcome.err.splitlines()) == 1
             assert read_tree(store / "units") == before
     assert num_resumed(critic.run(*featurize("shared"), folder=project)) == NUM_UNITS - 1
@@ -291,7 +293,7 @@ def test_nothing_depends_on_the_clock(
         assert_whole(store, whole)
         for number, file in enumerate(sorted(store.rglob("*"))):
             os.utime(file, (4e9, 4e9) if number % 2 else (0, 0))
-        assert "up to date" in critic.run(*featurize("clock"), folder=project).out
+        assert UP_TO_DATE in critic.run(*featurize("clock"), folder=project).out
         (store / "units/00002.json").unlink()
         (store / "manifest.json").unlink()
         assert num_resumed(critic.run(*featurize("clock"), folder=project)) == NUM_UNITS - 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from configs.console import UP_TO_DATE
 from tests.support.command_line import WarmCritic
 from tests.support.row_files import write_rows
 from tests.support.tiny_project import make_rows, options, write_project
@@ -90,4 +91,4 @@ def test_trl_rows_are_audited_trained_on_and_judged_as_the_plain_rows_they_stand
     assert json.loads(audit.read_text()) == found
     for command in COMMANDS[1:]:
         outcome = critic.run(*command, *options(), folder=folder)
-        assert "up to date" in outcome.out, outcome.err
+        assert UP_TO_DATE in outcome.out, outcome.err

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
+from configs.console import UP_TO_DATE
 from featurize.data.prepare.from_tests import sandbox
 from featurize.data.prepare.from_tests.isolation import IsolationError
 from featurize.data.prepare.from_tests.sandbox import Protection
@@ -54,7 +55,7 @@ def test_with_unsafe_programs_run_and_a_line_says_so(
     assert "programs run WITHOUT protection (--unsafe)" in result.output
     assert (tmp_path / "out/summary.json").exists()
     again = CliRunner().invoke(app, command)
-    assert "up to date" in again.output
+    assert UP_TO_DATE in again.output
 
 
 def test_one_line_names_the_protection(command: list[str], allowed: set[Protection]):

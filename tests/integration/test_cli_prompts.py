@@ -1,5 +1,6 @@
 """A chat template, conversations and a question, from rows to scores, as a user runs them."""
 
+import re
 from typing import Any
 
 import pytest
@@ -94,14 +95,13 @@ def test_a_head_and_the_answer_are_judged_on_pairs_of_conversations(project: Cri
 def test_prompts_are_shown_token_by_token(project: CriticProject) -> None:
     outcome = project.run("audit", "--prompts", "1", *options(*PROMPT))
     assert "-- prompt, " in outcome.out
-    assert "-- end, 1 tokens: last is its last token\n</s>│" in outcome.out
+    assert re.search(r"-- end, 1 tokens: .*\n</s>│", outcome.out)
     assert "-- question, " in outcome.out
 
 
 def test_a_store_of_another_prompt_is_refused(project: CriticProject) -> None:
     other = options(*PROMPT, "prompt.end=none")
     outcome = project.run("train-head", "--pairs", "60", *other, code=2)
-    assert "made with prompt {" in outcome.err
     assert "'end': 'turn'" in outcome.err
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from configs.console import UP_TO_DATE
 from tests.support.command_line import REPOSITORY, WarmCritic
 from tests.support.synthetic_stores import write_store
 
@@ -90,5 +91,5 @@ def test_what_is_up_to_date_is_not_logged_again(critic: WarmCritic, project: Pat
     for command in COMMANDS:
         outcome = critic.run(*command, *OPTIONS, folder=project)
         assert outcome.code == 0, outcome.err
-        assert "up to date" in outcome.out
+        assert UP_TO_DATE in outcome.out
     assert calls_of(critic) == before

@@ -187,7 +187,7 @@ def test_other_parameters_need_overwrite(source: str, tmp_path: Path):
     out = tmp_path / "out"
     prepare_tests(source=source, out_dir=out, settings=SETTINGS)
     other = {"correct": 1, "incorrect": 2, "train_fraction": 1.0, "valid_fraction": 0.0}
-    with pytest.raises(CriticError, match="made with correct 3, not 1"):
+    with pytest.raises(CriticError, match="correct 3, not 1"):
         prepare_tests(source=source, out_dir=out, settings=PrepareTestsSettings(**other))
     summary = prepare_tests(
         source=source, out_dir=out, settings=PrepareTestsSettings(**other), overwrite=True

@@ -41,3 +41,13 @@ def evaluated(splits, shortcuts=None, *, facts=None, settings=SETTINGS, **option
         for name, scored in splits.items()
     }
     return evaluate(samples, settings, **options)
+
+
+def plain_pairs(scored):
+    """List all (correct, incorrect) indices of the same problem."""
+    return [
+        (i, j)
+        for i in np.flatnonzero(scored.is_correct)
+        for j in np.flatnonzero(~scored.is_correct)
+        if scored.problem[i] == scored.problem[j]
+    ]

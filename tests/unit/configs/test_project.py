@@ -44,9 +44,9 @@ def test_texts_come_in_the_order_asked_for(tmp_path: Path, store: FeatureStore) 
 @pytest.mark.parametrize(
     ("dataset", "why"),
     [
-        ("null", "dataset.validation is not set"),
+        ("null", "dataset.validation"),
         ("nowhere.jsonl", "nowhere.jsonl"),
-        ("some.jsonl", "the dataset lacks 1 of the 16 samples"),
+        ("some.jsonl", "1 of the 16 samples"),
     ],
 )
 def test_texts_that_are_not_there_are_explained(
@@ -158,9 +158,7 @@ def test_a_template_is_recorded_by_its_text(tmp_path: Path) -> None:
     assert recorded.featurize_job("train").prompt == project.settings.prompt
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"), [(None, "cannot be read"), ("Answer:", "every prompt would be the same")]
-)
+@pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), ("Answer:", r"\{\{ \}\}")])
 def test_a_file_that_is_no_template_is_refused(
     tmp_path: Path, text: str | None, reason: str
 ) -> None:

@@ -14,9 +14,9 @@ from featurize.errors import DataError, kind_of
 
 GOOD = {"instruction": "a", "output": "b"}
 BAD = {
-    "'output': every row needs the program text": {"instruction": "a"},
-    "'is_correct': write true or false, or null where it is unknown": GOOD | {"is_correct": 1},
-    "the row: every row must be one JSON object": [1],
+    "'output'": {"instruction": "a"},
+    "'is_correct'": GOOD | {"is_correct": 1},
+    "the row": [1],
 }
 
 
@@ -44,6 +44,7 @@ def test_three_bad_rows_of_a_kind_are_listed_and_all_counted_by_kind(
     assert [line.partition(": ")[0] for line in details[:9]] == [
         f"{path}:{number}" for number in range(1, 13) if number % 4 != 1
     ]
+<<<<<<< HEAD
     assert details[9:] == [
         "... and 22 more",
         "",
@@ -52,6 +53,14 @@ def test_three_bad_rows_of_a_kind_are_listed_and_all_counted_by_kind(
         "   1 x not valid JSON: every line must be one JSON object",
         "",
     ]
+=======
+    assert details[9:12] == ["... and 22 more", "", "31 bad rows, by remedy:"]
+    kinds = [kind_of(line.partition(": ")[2]) for line in details[:3]]
+    assert details[12:15] == [f"  10 x {kind}" for kind in kinds]
+    assert all(map(str.startswith, kinds, BAD))
+    assert details[15].startswith("   1 x ")
+    assert details[16:] == [""]
+>>>>>>> tests29
 
 
 def test_few_bad_rows_are_all_listed(tmp_path):
@@ -60,7 +69,12 @@ def test_few_bad_rows_are_all_listed(tmp_path):
     assert [line.partition(": ")[0] for line in details[:4]] == [
         f"{path}:{number}" for number in (2, 3, 4, 5)
     ]
+<<<<<<< HEAD
     assert details[4:6] == ["", "4 bad rows, by remedy:"]
+=======
+    assert details[4] == ""
+    assert details[5].startswith("4 ")
+>>>>>>> tests29
 
 
 def test_one_bad_row_is_told_in_the_message_alone(tmp_path):
@@ -74,7 +88,7 @@ def test_repeated_ids_are_listed_and_counted(tmp_path):
     path.write_text((json.dumps(GOOD | {"task_id": "x"}) + "\n") * 3)
     details = refusal(str(path), tmp_path).details
     assert [line.partition(": ")[0] for line in details[:2]] == [f"{path}:2", f"{path}:3"]
-    assert details[-2] == "  2 x 'task_id': every row needs its own, or none"
+    assert details[-2].startswith("  2 x 'task_id': ")
 
 
 def test_the_list_outlives_a_pickle(tmp_path):
@@ -111,7 +125,7 @@ def test_a_command_shows_the_list_and_ends_with_one_line_of_error(tmp_path, caps
         command()
     assert caught.value.exit_code == 2
     shown = capsys.readouterr().err.splitlines()
-    first = f"{path}:2: 'output' is missing; every row needs the program text"
-    assert shown[0] == first
-    assert "  10 x the row: every row must be one JSON object" in shown
-    assert shown[-1] == f"error: {first} (and 30 more bad rows)"
+    assert shown[0].startswith(f"{path}:2: 'output' ")
+    assert any(line.startswith("  10 x the row: ") for line in shown)
+    assert shown[-1].startswith(f"error: {shown[0]} (")
+    assert "30" in shown[-1]

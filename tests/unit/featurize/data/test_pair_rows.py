@@ -146,7 +146,7 @@ def test_a_file_is_written_once_and_again_when_it_changes(tmp_path: Path) -> Non
 
 def test_every_bad_row_is_listed_with_its_place(tmp_path: Path) -> None:
     path = write(tmp_path, REWARD_BENCH, {"chosen": "a"}, RM_BENCH, {"prompt": "p", "chosen": ""})
-    with pytest.raises(DataError, match=r"pairs\.jsonl:2: .*1 more bad row") as caught:
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: ") as caught:
         write_plain_rows(path, tmp_path / "cache")
     assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
         f"{path}:2",

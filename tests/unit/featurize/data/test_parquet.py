@@ -73,7 +73,7 @@ def test_bytes_inside_messages_and_metadata_are_read_as_text(tmp_path: Path):
 def test_bytes_that_are_no_text_inside_a_column_are_refused_with_their_path(tmp_path: Path):
     chat = pa.array([[{"role": b"assistant", "content": b"\xff"}]], MESSAGES)
     path = write(tmp_path / "a.parquet", prompt=pa.array(["Add."]), completion=chat)
-    with pytest.raises(DataError, match=r"row 1: 'completion\.0\.content' holds bytes"):
+    with pytest.raises(DataError, match=r"row 1: 'completion\.0\.content' .*xff"):
         read_samples(path)
 
 
@@ -92,7 +92,7 @@ def test_a_string_that_is_not_utf_8_is_refused_with_column_and_row(tmp_path: Pat
         pa.string(), 2, pa.array([b"ok", b"\xff"], pa.binary()).buffers()
     )
     path = write(tmp_path / "a.parquet", instruction=pa.array(["Add."] * 2), output=broken)
-    with pytest.raises(DataError, match=r"a\.parquet:row 2: 'output' holds bytes"):
+    with pytest.raises(DataError, match=r"a\.parquet:row 2: 'output' .*xff"):
         read_samples(path)
 
 

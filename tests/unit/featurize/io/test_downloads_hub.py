@@ -58,11 +58,11 @@ def test_revisions_are_different_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        (f"{CODE}/none-*.jsonl", "matches no file"),
-        (f"{CODE}/none.jsonl", "is not there"),
-        (f"{CODE}@v9/train-0.jsonl", "is not there"),
+        (f"{CODE}/none-*.jsonl", "none-"),
+        (f"{CODE}/none.jsonl", "none.jsonl"),
+        (f"{CODE}@v9/train-0.jsonl", "@v9"),
         (f"{CODE}/more", "is a folder"),
-        (CODE, "names no file"),
+        (CODE, "hf://datasets/<owner>"),
     ],
 )
 def test_what_is_not_there_is_named(uri: str, told: str) -> None:

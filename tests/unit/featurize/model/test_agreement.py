@@ -111,7 +111,7 @@ def test_a_packed_forward_that_cannot_run_is_not_chosen(
     error = RuntimeError("no such kernel\non this device")
     choice = choose_forward(backbone, SPEC, GROUPS, torch.float32)
     assert choice.forward == "padded"
-    assert choice.reason == "this model cannot share prompts: no such kernel"
+    assert choice.reason.endswith(": no such kernel")
     error = torch.OutOfMemoryError("no room")
     with pytest.raises(torch.OutOfMemoryError):
         choose_forward(backbone, SPEC, GROUPS, torch.float32)

@@ -251,9 +251,7 @@ def test_a_llama_mtp_checkpoint_is_drawn_in_the_shape_it_is_read_in(tmp_path: Pa
         assert sizes[0] == sizes[1]
 
 
-def test_random_weights_can_be_neither_quantized_nor_shared(llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="weights 'random' contradict"):
-        BackboneSettings(name="x", path="x", weights="random", quantization="4bit")
+def test_random_weights_cannot_be_shared(llama: Path, tmp_path: Path) -> None:
     job = FeaturizeJob(
         backbone=BackboneSettings(name="x", path=str(llama), weights="random"),
         dataset=DatasetSettings(name="data", train="train.jsonl"),

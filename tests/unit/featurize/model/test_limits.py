@@ -89,12 +89,6 @@ def test_encoder_decoders_are_refused_and_decoders_are_not() -> None:
     check_architecture(llama(), SETTINGS)
 
 
-def test_gemma3n_is_refused_for_its_hidden_states() -> None:
-    config = AutoConfig.for_model("gemma3n_text")
-    with pytest.raises(CriticError, match="hidden states"):
-        check_architecture(config, SETTINGS)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_tiny_llama(tmp_path / "model")

@@ -54,7 +54,7 @@ def test_weights_and_tokenizers_have_digests_of_their_own(tmp_path: Path) -> Non
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     message = error_of(lambda: load(tmp_path / "nonesuch"))
     assert f"models.policy.path: '{tmp_path / 'nonesuch'}' is no local folder" in message
-    assert "give a model folder, a .gguf file or a hub id" in message
+    assert ".gguf file or a hub id" in message
 
 
 def test_an_unreachable_hub_is_one_line(
@@ -65,7 +65,7 @@ def test_an_unreachable_hub_is_one_line(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     message = error_of(lambda: load("someone/some-model"))
-    assert "'someone/some-model' is no local folder" in message
+    assert "'someone/some-model'" in message
     assert "(no route to host)" in message
 
 
@@ -87,8 +87,7 @@ def test_a_hub_id_is_fetched_at_its_revision(llama: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_has_no_revisions(llama: Path) -> None:
     message = error_of(lambda: load(llama, revision="v2"))
-    assert message.startswith("models.policy.revision 'v2': ")
-    assert "only a hub id has revisions" in message
+    assert message.startswith(f"models.policy.revision 'v2': {llama} ")
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

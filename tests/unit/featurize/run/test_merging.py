@@ -113,7 +113,7 @@ def test_a_damaged_unit_of_a_part_gets_no_new_checksum(tmp_path: Path, suffix: s
     damage(path, "flipped")
     _ = [store.samples for store in stores]  # as it was read before
     job = make_job(tmp_path, "none.jsonl")
-    with pytest.raises(FeatureStoreError, match=rf"a: damaged \(00002\.{suffix}: another checksum"):
+    with pytest.raises(FeatureStoreError, match=rf"a: damaged \(00002\.{suffix}: "):
         merge_features(job, stores)
     path.write_bytes(whole)
     assert merge_features(job, stores).num_resumed_units == 2

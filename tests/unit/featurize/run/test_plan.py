@@ -170,15 +170,15 @@ def test_a_store_of_another_job_is_not_written_into(tmp_path, train):
 
 
 def test_a_split_without_a_file_is_refused(tmp_path, train):
-    with pytest.raises(ValueError, match=r"dataset\.validation is not set"):
+    with pytest.raises(ValueError, match=r"dataset\.validation"):
         make_plan(tmp_path, train, split="valid")
 
 
 def test_a_backbone_that_is_not_there_is_refused(tmp_path, train):
-    with pytest.raises(ValueError, match=r"models\.policy\.path: .*none\.gguf: no such file"):
+    with pytest.raises(ValueError, match=r"models\.policy\.path: .*none\.gguf"):
         make_plan(tmp_path, train, backbone={"path": str(tmp_path / "none.gguf")})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no weights and no config"):
+    with pytest.raises(ValueError, match=r"models\.policy\.path: .*/empty"):
         make_plan(tmp_path, train, backbone={"path": str(tmp_path / "empty")})
 
 

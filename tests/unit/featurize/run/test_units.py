@@ -119,30 +119,6 @@ def test_statements_that_are_cut_to_the_same_ids_share_rows(tmp_path):
     assert work.grouping.row_of_sample.tolist() == [0, 0]
 
 
-def test_an_output_without_tokens_is_refused_by_its_own_line(tmp_path):
-    class Mute:
-        """A tokenizer that has no token for one text."""
-
-        eos_token_id = None
-        tokenizer = make_encoder().tokenizer
-
-        def __call__(self, texts, **options):
-            ids = self.tokenizer(texts, **options)["input_ids"]
-            if isinstance(texts, str):
-                return {"input_ids": ids}
-            return {
-                "input_ids": [[] if "silent" in t else i for t, i in zip(texts, ids, strict=True)]
-            }
-
-    rows = [{"instruction": "a", "output": f"print({n})"} for n in range(5)]
-    rows[3]["output"] = "silent"
-    index = DatasetIndex.build(write_rows(tmp_path / "a.jsonl", rows), tmp_path / "cache")
-    encoder = make_encoder()
-    encoder.format.plain._tokenizer = Mute()
-    with pytest.raises(DataError, match=r"a\.jsonl:4: output 'silent' has no tokens"):
-        read_unit(0, np.arange(5), index, encoder)
-
-
 def test_the_table_has_a_row_for_each_sample_and_unknowns_stay_unknown(tmp_path):
     rows = [
         {"instruction": "a", "output": "b", "is_correct": True, "task_id": "t", "problem_id": "p"},
@@ -232,5 +208,5 @@ def test_what_follows_an_output_is_computed_and_not_counted_as_output(tmp_path):
 
 def test_a_text_that_cannot_be_encoded_is_refused_by_its_own_line(tmp_path):
     rows = [{"instruction": "a", "output": text} for text in ("b", "<think>c</think>")]
-    with pytest.raises(DataError, match=r"a.jsonl:2: .*nothing after its thinking"):
+    with pytest.raises(DataError, match=r"a\.jsonl:2: .*prompt\.think=keep"):
         make_work(tmp_path, rows, think="strip")

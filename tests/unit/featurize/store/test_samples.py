@@ -175,5 +175,5 @@ def test_at_a_uri_a_damaged_table_of_a_unit_is_not_joined(tmp_path: Path, uri: s
     content = bytearray(read_uri(uri)["units/00003.parquet"])
     content[len(content) // 2] ^= 1
     put(f"{uri}/units/00003.parquet", bytes(content))
-    with pytest.raises(FeatureStoreError, match=r"\(00003\.parquet: another checksum\)"):
+    with pytest.raises(FeatureStoreError, match=r"\(00003\.parquet: "):
         write_missing(tmp_path / "staging", num_units=NUM_UNITS, uri=uri)

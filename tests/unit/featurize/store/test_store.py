@@ -173,5 +173,5 @@ def test_a_likelihood_of_nan_or_inf_is_refused_with_the_sample(tmp_path, column)
     place = unit.samples.schema.get_field_index(column)
     values = np.array([0.0, 1.0, np.inf, np.nan], np.float32)
     samples = unit.samples.set_column(place, unit.samples.schema.field(place), [values])
-    with pytest.raises(FeatureStoreError, match=rf"NaN or inf in {column} of sample 'task-0-2'"):
+    with pytest.raises(FeatureStoreError, match=rf"{column} .*'task-0-2'"):
         make_writer(tmp_path).write_unit(0, replace(unit, samples=samples), {})

@@ -18,7 +18,7 @@ from headtrain.evaluation.comparison import (
 )
 from headtrain.metrics.pairwise import EvaluationError
 from headtrain.report.comparison import comparison_lines, disagreement_text
-from tests.support.simulated_splits import SETTINGS, simulated
+from tests.support.simulated_splits import SETTINGS, plain_pairs, simulated
 from tests.support.synthetic_stores import write_store
 
 
@@ -27,21 +27,12 @@ def another(scored, seed):
     return scored.with_scores(0.5 * scored.scores + noise)
 
 
-def pairs(scored):
-    return [
-        (i, j)
-        for i in np.flatnonzero(scored.is_correct)
-        for j in np.flatnonzero(~scored.is_correct)
-        if scored.problem[i] == scored.problem[j]
-    ]
-
-
 def test_a_comparison_counts_every_pair_once():
     first = simulated(0)
     second = another(first, 1)
     found = compare(first, second, SETTINGS)
-    one = [first.scores[i] > first.scores[j] for i, j in pairs(first)]
-    two = [second.scores[i] > second.scores[j] for i, j in pairs(first)]
+    one = [first.scores[i] > first.scores[j] for i, j in plain_pairs(first)]
+    two = [second.scores[i] > second.scores[j] for i, j in plain_pairs(first)]
     assert found.num_pairs == len(one)
     assert found.num_both_right == sum(a and b for a, b in zip(one, two, strict=True))
     assert found.num_both_wrong == sum(not (a or b) for a, b in zip(one, two, strict=True))
@@ -111,7 +102,7 @@ def test_disagreements_are_the_widest_of_each_problem():
         rivals = [
             (first.scores[i] - first.scores[j]) / scales[0]
             - (second.scores[i] - second.scores[j]) / scales[1]
-            for i, j in pairs(first)
+            for i, j in plain_pairs(first)
             if first.problem[i] == first.problem[pair.correct]
         ]
         assert width == pytest.approx(max(rivals))

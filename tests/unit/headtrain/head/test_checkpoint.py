@@ -171,7 +171,7 @@ def test_a_store_of_another_recipe_is_refused(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_store_without_the_heads_columns_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no likelihood columns"):
+    with pytest.raises(ValueError, match="likelihood"):
         load_head(folder).check(write_store(tmp_path / "plain"))
     narrow = write_store(tmp_path / "narrow", tensors={"mean.2": 16}, likelihood=True)
     with pytest.raises(CheckpointError, match=r"\(32,\).*\(16,\)"):
@@ -222,5 +222,5 @@ def test_a_head_is_copied_to_any_filesystem(folder: Path) -> None:
 
 def test_a_uri_that_cannot_be_opened_is_refused_before_a_run() -> None:
     check_upload_uri("memory://bucket")
-    with pytest.raises(CheckpointError, match="'nowhere://bucket' cannot be opened"):
+    with pytest.raises(CheckpointError, match="'nowhere://bucket'"):
         check_upload_uri("nowhere://bucket")

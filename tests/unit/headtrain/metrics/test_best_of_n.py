@@ -173,11 +173,6 @@ def margins(prompt: Prompt) -> Margins:
     return Margins.of(np.array(prompt[0]), np.array(prompt[1]))
 
 
-def test_answers_that_share_the_highest_score_share_the_problem() -> None:
-    found = top_1(samples(([2], [1, 0]), ([1], [2, 0]), ([1], [1, 1, 1]), ([1, 1], [1, 0])))
-    assert found.tolist() == pytest.approx([1, 0, 1 / 4, 2 / 3])
-
-
 @given(st.lists(PROMPT, min_size=1, max_size=5), st.randoms())
 def test_top_1_is_the_chance_of_picking_a_correct_answer(
     prompts: list[Prompt], random: Any

@@ -21,6 +21,7 @@ from headtrain.metrics.pairs import (
     widest_pairs,
 )
 from headtrain.metrics.pairwise import EvaluationError, ScoredSamples, pairwise_counts
+from tests.support.simulated_splits import plain_pairs
 
 
 def simulated(seed, num_samples=120, num_problems=7, *, longest=40):
@@ -32,16 +33,6 @@ def simulated(seed, num_samples=120, num_problems=7, *, longest=40):
         problem=generator.integers(-3, num_problems - 3, num_samples),
         output_tokens=generator.integers(1, longest, num_samples),
     )
-
-
-def plain_pairs(scored):
-    """List all (correct, incorrect) indices of the same problem."""
-    return [
-        (i, j)
-        for i in np.flatnonzero(scored.is_correct)
-        for j in np.flatnonzero(~scored.is_correct)
-        if scored.problem[i] == scored.problem[j]
-    ]
 
 
 def plain_tally(scored, kept):

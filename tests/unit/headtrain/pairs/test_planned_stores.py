@@ -78,7 +78,7 @@ def test_other_settings_draw_from_what_is_there_and_warn(
         assert caplog.text == ""
         fewer = plan_training(samples, settings(3))
     assert len(fewer.pairs.correct) == 3
-    assert "made with n_pairs 6)" in caplog.text
+    assert "n_pairs 6)" in caplog.text
 
 
 def test_plans_of_the_same_samples_make_different_stores(tmp_path: Path, train: str) -> None:

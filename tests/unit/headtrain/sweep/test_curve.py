@@ -115,7 +115,7 @@ def test_the_curve_of_a_store_is_measured_and_drawn(
     assert problems.levels[-1].accuracy == candidates.levels[-1].accuracy
     assert found.layer is not None
     assert found.layer.tensor == "mean.2"
-    assert "a larger backbone: not measured" in found.verdict
+    assert "larger backbone" in found.verdict
     assert draw_curve(found, tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert "12 problems" in curve_rows(found)
 
@@ -143,7 +143,7 @@ def test_another_backbone_is_measured_on_the_same_problems(
     assert gain.features == "other train+other valid"
     base = found.curves[0].levels[-1].accuracy.estimate
     assert base < base + gain.gain.estimate <= 1
-    assert found.verdict.startswith("The largest gain is another backbone (larger)")
+    assert "another backbone (larger) (" in found.verdict
     assert "not measured" not in found.verdict
 
 
@@ -168,7 +168,7 @@ def test_the_sentence_names_the_largest_gain_and_its_doubt() -> None:
     clear, doubtful = (Interval(estimate=0.02, low=low, high=0.04) for low in (0.01, -0.01))
     small = Interval(estimate=0.001, low=0.0, high=0.002)
     said = say_what_to_buy({PROBLEMS: clear, CANDIDATES: small}, None)
-    assert said.startswith("The largest gain is twice the problems (")
+    assert "twice the problems (" in said
     said = say_what_to_buy({PROBLEMS: None}, LayerGain(tensor="mean.2", gain=doubtful))
     assert said.startswith("The largest gain is another layer (mean.2), but its interval reaches")
     assert say_what_to_buy({PROBLEMS: None}, None).startswith("Nothing that was measured")

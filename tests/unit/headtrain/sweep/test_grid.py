@@ -29,8 +29,8 @@ def test_a_grid_is_every_combination_of_its_values() -> None:
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
-        (["training.dropout"], "not of the form"),
-        (["training.dropout=0.1,,0.2"], "not of the form"),
+        (["training.dropout"], "--grid .*training.dropout.*key=value"),
+        (["training.dropout=0.1,,0.2"], "--grid .*0.1,,0.2.*key=value"),
         (["featurize.layers=1,2"], "--set"),
         (["training.dropout=0.1,0.1"], "twice"),
         (["features=a", "training.features=[b]"], "twice"),

@@ -57,9 +57,7 @@ def test_settings_that_name_no_tensors_read_all(tmp_path: Path) -> None:
 def test_a_pooling_that_the_other_backbone_has_not_is_named(tmp_path: Path) -> None:
     ours = stores_of(tmp_path, "ours", 30, ["delta.12"])
     theirs = stores_of(tmp_path, "theirs", 18, ["mean.7"])
-    with pytest.raises(
-        CriticError, match=r"theirs/train: has no tensor delta.*delta\.12.*poolings"
-    ):
+    with pytest.raises(CriticError, match=r"theirs/train: .*delta\.12.*poolings"):
         theirs.translate(point_of("delta.12"), ours.train)
 
 

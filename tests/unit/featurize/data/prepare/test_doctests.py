@@ -213,11 +213,6 @@ def test_output_is_compared_as_a_reader_would(wanted: str, shown: Any, package: 
         exec("def f():\n    return [2]\n" + problem.tests, {})
 
 
-def test_examples_without_a_call_give_no_tests(package: Path):
-    problem = problems_of("smallpack.words")["never_called"]
-    assert problem == "doctests that do not call the function"
-
-
 def test_a_dataset_of_verified_labels_counts_every_function(package: Path, tmp_path: Path):
     settings = PrepareTestsSettings(correct=1, incorrect=1, workers=1)
     origin = origin_of_doctests(["smallpack"], max_chars=2000)

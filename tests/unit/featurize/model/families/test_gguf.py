@@ -80,7 +80,7 @@ def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ValueError, match=r"odd\.gguf: cannot be read as a GGUF model"):
+    with pytest.raises(ValueError, match=r"odd\.gguf: .*nonesuch"):
         convert_gguf(file, tmp_path / "converted", FLOAT32)
 
 

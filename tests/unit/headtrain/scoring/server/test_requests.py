@@ -38,7 +38,7 @@ def test_openrlhfs_query_without_its_prompt_is_an_error_of_that_sample(critic: C
     body = {"query": ["Add.x = 1", "Other"], "prompts": ["Add.", "Add."], "labels": []}
     reply = ask(critic, "/get_reward", body)
     assert reply["rewards"] == [pytest.approx(logits(critic, "Add.", ["x = 1"])[0]), None]
-    assert "does not begin with its prompt" in reply["errors"][1]
+    assert "query 'Other'" in reply["errors"][1]
 
 
 def test_slime_gets_a_number(critic: Critic) -> None:
