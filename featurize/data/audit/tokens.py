@@ -237,10 +237,7 @@ def show_prompts(
     """
     if number < 1:
         raise DataError(f"the number of prompts is {number}; it must be at least 1")
-    keys = index.table["prompt_key"].combine_chunks()
-    is_new = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
-    first = np.concatenate([[0], np.flatnonzero(is_new) + 1])[:number]
-    for sample in index.read(first):
+    for sample in index.read(np.flatnonzero(first_of_prompts(index.table))[:number]):
         yield _show(sample, _encode(sample, encoder), encoder, poolings)
 
 
