@@ -1,10 +1,8 @@
 """The chat format: conversations in a chat template, with the output as the last answer."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,49 +26,6 @@ PLACE = "\ufdd1"
 _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 """NOTE: templates may write today's date, and features must not depend on the day. This is the date
 that Llama 3's template writes if it does not know the day."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatTemplate:
-    """A chat template with its variables."""
-
-    tokenizer: PreTrainedTokenizerBase
-    text: str
-    variables: Mapping[str, Any]
-
-    def render_prompt(self, turns: Sequence[Turn]) -> str:
-        """Render the text before an answer."""
-        return self._render(turns, add_generation_prompt=True)
-
-    def render_whole(self, turns: Sequence[Turn], answer: str) -> str:
-        """Render a conversation with its answer."""
-        whole = [*turns, {"role": "assistant", "content": answer}]
-        return self._render(whole, add_generation_prompt=False)
-
-    def _render(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
-        """Render in the sandbox of transformers.
-
-        Raises:
-            CriticError: the template refuses the conversation, or is wrong.
-        """
-        has_date = "strftime_now" in self.text
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(turns),
-                    chat_template=_FIXED_DATE + self.text if has_date else self.text,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    **self.variables,
-                )
-            )
-        except Exception as error:  # a template is a program: any error of Python's is its own
-            roles = ", ".join(turn["role"] for turn in turns)
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CriticError(
-                f"the chat template refuses a conversation of {roles} ({reason}); change the rows,"
-                " prompt.system or prompt.chat_template_kwargs, or set prompt.format"
-            ) from error
 
 
 def template_text(settings: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -102,17 +57,18 @@ class Chat(PromptFormat):
     Control tokens that the template writes get their ids; those spelled in data are plain text.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, system: str | None
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
         """Find what the template writes after a prompt and after an answer.
 
         Raises:
-            CriticError: the template refuses a question with an answer, or leaves the answer out.
+            CriticError: the tokenizer has no template, or it refuses a question with an answer or
+                leaves the answer out.
         """
         super().__init__(tokenizer)
-        self._template = template
-        self._system = system
+        text = template_text(settings, tokenizer)
+        self._template = _FIXED_DATE + text if "strftime_now" in text else text
+        self._variables = settings.chat_template_kwargs or {}
+        self._system = settings.system
         self._end_text = self._find_end()
         self._check_statement()
         self._check_start()
@@ -129,7 +85,7 @@ class Chat(PromptFormat):
 
     def read_all(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
         """Render and tokenize conversations."""
-        rendered = [self._render(prompt) for prompt in prompts]
+        rendered = [self._render_prompt(prompt) for prompt in prompts]
         wholes = self.plain.encode_rendered([text for _, text, _ in rendered])
         tails = self.plain.encode_rendered([tail for *_, tail in rendered])
         return [
@@ -137,14 +93,39 @@ class Chat(PromptFormat):
             for (turns, text, _), whole, tail in zip(rendered, wholes, tails, strict=True)
         ]
 
-    def _render(self, prompt: Prompt) -> tuple[tuple[Turn, ...], str, str]:
+    def _render(self, turns: Sequence[Turn], answer: str | None = None) -> str:
+        """Render the text before an answer, or a conversation with it, in transformers' sandbox.
+
+        Raises:
+            CriticError: the template refuses the conversation, or is wrong.
+        """
+        last = [] if answer is None else [{"role": "assistant", "content": answer}]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [*turns, *last],
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=answer is None,
+                    **self._variables,
+                )
+            )
+        except Exception as error:  # a template is a program: any error of Python's is its own
+            roles = ", ".join(turn["role"] for turn in [*turns, *last])
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CriticError(
+                f"the chat template refuses a conversation of {roles} ({reason}); change the rows,"
+                " prompt.system or prompt.chat_template_kwargs, or set prompt.format"
+            ) from error
+
+    def _render_prompt(self, prompt: Prompt) -> tuple[tuple[Turn, ...], str, str]:
         """The turns of a conversation, its text, and the end of it that truncation keeps."""
         turns = self._turns(prompt)
-        text = self._template.render_prompt(turns)
+        text = self._render(turns)
         filled = [place for place, turn in enumerate(turns) if turn["content"].strip()]
         last = filled[-1] if filled else len(turns) - 1
         marked = [*turns[:last], _with_text(turns[last], PLACE), *turns[last + 1 :]]
-        tail = self._template.render_prompt(marked).rpartition(PLACE)[2]
+        tail = self._render(marked).rpartition(PLACE)[2]
         return tuple(turns), text, tail if text.endswith(tail) else ""
 
     def tokenize(self, groups: Sequence[Group]) -> list[OutputTokens]:
@@ -172,7 +153,7 @@ class Chat(PromptFormat):
             {"role": "assistant", "content": PLACE},
             {"role": "user", "content": self.plain.guard(question)},
         ]
-        text = self._template.render_prompt(asked).rpartition(PLACE)[2]
+        text = self._render(asked).rpartition(PLACE)[2]
         ids = self.plain.encode_rendered([text])[0]
         return ids[len(end) :] if tuple(ids[: len(end)]) == tuple(end) else ids
 
@@ -202,7 +183,7 @@ class Chat(PromptFormat):
         Raises:
             CriticError: the template leaves it out, so that all prompts would be the same.
         """
-        if PLACE not in self._template.render_prompt(self._turns(Prompt(PLACE))):
+        if PLACE not in self._render(self._turns(Prompt(PLACE))):
             raise CriticError(
                 "the chat template does not write the message of the user, so every prompt would"
                 " be the same; give another one with prompt.format=jinja and prompt.template=FILE"
@@ -220,9 +201,7 @@ class Chat(PromptFormat):
 
     def _find_end(self) -> str:
         """What the template writes after an answer."""
-        before, place, end = self._template.render_whole(
-            self._turns(Prompt("x")), PLACE
-        ).rpartition(PLACE)
+        before, place, end = self._render(self._turns(Prompt("x")), PLACE).rpartition(PLACE)
         if not place or PLACE in before:
             raise CriticError(
                 "the chat template does not write an answer once, as it is; give another one with"
@@ -233,7 +212,7 @@ class Chat(PromptFormat):
     def _render_output(self, prompt: PromptTokens, output: str) -> str:
         """What the template writes for an output after the prompt, up to the end of its turn."""
         answer = self._guard("assistant", output)
-        whole = self._template.render_whole(prompt.turns, answer)
+        whole = self._render(prompt.turns, answer)
         stop = len(whole) - len(self._end_text)
         if not whole.startswith(prompt.text):
             raise CriticError(

@@ -6,7 +6,7 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
-from featurize.data.chat import THINK_MARKS, Chat, ChatTemplate, template_text
+from featurize.data.chat import THINK_MARKS, Chat
 from featurize.data.formats import (
     Alpaca,
     Group,
@@ -185,14 +185,7 @@ def _cut_prompt(ids: tuple[int, ...], tail: tuple[int, ...], limit: int) -> Toke
 def _make_format(settings: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     if settings.format == "alpaca":
         return Alpaca(tokenizer)
-    if settings.format == "raw":
-        return Raw(tokenizer)
-    template = ChatTemplate(
-        tokenizer=tokenizer,
-        text=template_text(settings, tokenizer),
-        variables=settings.chat_template_kwargs or {},
-    )
-    return Chat(tokenizer, template, settings.system)
+    return Raw(tokenizer) if settings.format == "raw" else Chat(tokenizer, settings)
 
 
 def _make_suffix(settings: PromptSettings, form: PromptFormat) -> Suffix:

@@ -179,20 +179,11 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         if token.special or _is_mark(token.content)
     }
     if backend and (hidden := [token for token in found.values() if not token.special]):
-        backend.add_special_tokens([_as_special(token) for token in hidden])
+        for token in hidden:  # a copy of the tokenizer's
+            token.special = True
+        backend.add_special_tokens(hidden)
     return {token.content: number for number, token in found.items()}
 
 
 def _is_mark(text: str) -> bool:
     return bool(_BRACKETS.fullmatch(text)) and not _HTML.fullmatch(text)
-
-
-def _as_special(token: AddedToken) -> AddedToken:
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=True,
-    )

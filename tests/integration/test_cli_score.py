@@ -171,10 +171,6 @@ def test_the_environment_names_a_tracking_server_that_may_be_down(project: Criti
         variables = {"MLFLOW_TRACKING_URI": uri}
         done = project.run("train-head", "--pairs", "60", *place, variables=variables)
     assert f"mlflow.tracking_uri {uri!r}" in done.err
-<<<<<<< HEAD
-    assert "continuing without it" in done.err
-=======
->>>>>>> tests29
     assert (project.folder / "elsewhere/best/head.safetensors").exists()
     [waiting] = (project.folder / "storage/mlruns/waiting").glob("*/events.jsonl")
     assert "train/loss" in waiting.read_text()
@@ -306,19 +302,11 @@ def test_a_head_without_calibration_scores_while_its_train_features_are_there(
 def test_the_distance_to_train_is_kept_scored_and_evaluated(project: CriticProject) -> None:
     arguments = ("score", "unlabelled.jsonl", "--distance", *HEAD, "--out")
     refused = project.run(*arguments, "far.jsonl", code=2)
-<<<<<<< HEAD
-    assert "was not saved with this head; run `critic train-head --distance`" in refused.err
-    weights = (project.head / "head.safetensors").read_bytes()
-    done = project.run("train-head", "--pairs", "60", "--distance", *options())
-    assert "up to date, nothing done" in done.out
-    assert re.search(r"distance to train saved in \S*/best: \d+ outputs of 8 problems", done.out)
-=======
     assert "`critic train-head --distance`" in refused.err
     weights = (project.head / "head.safetensors").read_bytes()
     done = project.run("train-head", "--pairs", "60", "--distance", *options())
     assert UP_TO_DATE in done.out
     assert re.search(r"distance to train saved in \S*/best: \d+ outputs of 8 problems", done.out)
->>>>>>> tests29
     assert (project.head / "head.safetensors").read_bytes() == weights
 
     shown = project.run(*arguments, "far.jsonl")

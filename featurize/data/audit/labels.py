@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 
 from featurize.arrays import Bools, Ints
 from featurize.data.audit.section import (
-    Columns,
     Rows,
     Section,
     by_power_of_two,
+    columns_of,
     draw_by_power_of_two,
+    rows_of,
+    shown,
 )
 from featurize.io.figures import FAINT, INCORRECT
 from featurize.store.samples import find_shared_ids, statement_codes
@@ -93,12 +95,12 @@ MOST_SLICES = 15
 class Slice:
     """The samples of one difficulty, language or source."""
 
-    name: str
-    num_samples: int
-    num_problems: int
-    share_correct: float | None
+    name: str = shown("name")
+    num_samples: int = shown("samples")
+    num_problems: int = shown("problems")
+    share_correct: float | None = shown("share correct")
     """Among the labelled samples; None if none is labelled."""
-    num_pairs: int
+    num_pairs: int = shown("pairs")
     """Pairs within problem and language whose correct sample is in this slice."""
 
 
@@ -106,27 +108,21 @@ class Slice:
 class LabelAudit:
     """The labels of a split."""
 
-    num_samples: int
-    num_unlabelled: int
-    num_correct: int
-    num_problems: int
-    """Problems with any sample, labelled or not."""
-    num_shared_ids: int
-    """Problem ids with several statements; pairs are made within a statement."""
-    num_problems_with_both: int
-    num_problems_only_correct: int
-    num_problems_only_incorrect: int
-    num_pairs: int
-    """Possible pairs: a correct and an incorrect sample of one problem and language."""
-    num_problems_with_pairs: int
-    largest_share: float | None
-    """Share of the pairs that the largest hundredth of these problems has."""
+    num_samples: int = shown("samples")
+    num_correct: int = shown("correct")
+    num_unlabelled: int = shown("without a label")
+    num_problems: int = shown("problems")
+    num_shared_ids: int = shown("problem ids with several statements")
+    num_problems_with_both: int = shown("problems with both labels")
+    num_problems_only_correct: int = shown("problems with correct samples only")
+    num_problems_only_incorrect: int = shown("problems with incorrect samples only")
+    mean_share_correct: float | None = shown("mean pass rate of problems with both")
+    balance: tuple[int, ...] = shown("pass-rate histogram (deciles)")
+    num_pairs: int = shown("possible pairs (problem and language)")
+    num_problems_with_pairs: int = shown("problems that have pairs")
+    largest_share: float | None = shown("share of pairs in the largest 1% of them")
     pairs_left_by_cap: dict[int, int]
     """Cap of pairs per problem -> pairs left."""
-    mean_share_correct: float | None
-    """Share of correct samples of a problem, mean over the problems with both labels."""
-    balance: tuple[int, ...]
-    """Problems by their share of correct samples, in deciles."""
     pairs_histogram: dict[int, int]
     """Problems by their pairs: those below each power of two and not below the one before."""
 
@@ -167,22 +163,7 @@ def show_labels(labels: LabelAudit, split: str) -> Section:
         f"pairs with a cap of {cap:,} per problem": left
         for cap, left in labels.pairs_left_by_cap.items()
     }
-    rows = {
-        "samples": labels.num_samples,
-        "correct": labels.num_correct,
-        "without a label": labels.num_unlabelled,
-        "problems": labels.num_problems,
-        "problem ids with several statements": labels.num_shared_ids,
-        "problems with both labels": labels.num_problems_with_both,
-        "problems with correct samples only": labels.num_problems_only_correct,
-        "problems with incorrect samples only": labels.num_problems_only_incorrect,
-        "mean pass rate of problems with both": labels.mean_share_correct,
-        "pass-rate histogram (deciles)": " ".join(f"{number:,}" for number in labels.balance),
-        "possible pairs (problem and language)": labels.num_pairs,
-        "problems that have pairs": labels.num_problems_with_pairs,
-        "share of pairs in the largest 1% of them": labels.largest_share,
-        **caps,
-    }
+    rows = rows_of(labels) | caps
     figures = {}
     if labels.num_samples > labels.num_unlabelled:
         figures["labels"] = partial(_draw_balance, labels)
@@ -246,15 +227,9 @@ def _sort_key(part: Slice) -> tuple[bool, float, str]:
 
 def show_slices(slices: Sequence[Slice], column: str) -> Section:
     """Show the slices of a column, if there are several."""
+    if len(slices) < 2:
+        return Section(tables=[])
     largest = sorted(slices, key=lambda part: -part.num_samples)[:MOST_SLICES]
     left_out = len(slices) - len(largest)
-    table = Columns(
-        title=f"by {column}" + (f" (the largest; {left_out:,} more)" if left_out else ""),
-        columns=(column, "samples", "problems", "share correct", "pairs"),
-        rows=[
-            (part.name, part.num_samples, part.num_problems, part.share_correct, part.num_pairs)
-            for part in slices
-            if part in largest
-        ],
-    )
-    return Section(tables=[table] if len(slices) > 1 else [])
+    title = f"by {column}" + (f" (the largest; {left_out:,} more)" if left_out else "")
+    return Section(tables=[columns_of(title, [p for p in slices if p in largest], column)])

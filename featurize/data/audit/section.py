@@ -1,7 +1,7 @@
 """The parts of an audit to show: tables in the terminal, and figures as files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+LABEL = "label"
+"""Key of a field's metadata: its name in a table."""
 
 MOST_LISTED = 10
 """Examples in a table; the JSON has all."""
@@ -38,6 +41,38 @@ class Section:
     tables: Sequence[Rows | Columns]
     figures: Mapping[str, Callable[["Axes"], None]] = field(default_factory=dict)
     """Name of the file without .png -> function that draws it."""
+
+
+def shown(label: str) -> Any:
+    """Declare a field that tables show under this name."""
+    return field(metadata={LABEL: label})
+
+
+def _labels(found: Any) -> dict[str, str]:
+    return {one.name: one.metadata[LABEL] for one in fields(found) if LABEL in one.metadata}
+
+
+def _cells(found: Any) -> list[Any]:
+    """Get the shown values; of several numbers all, of several names the first three."""
+    values = (getattr(found, name) for name in _labels(found))
+    return [_join(value) if isinstance(value, tuple) else value for value in values]
+
+
+def _join(values: tuple[Any, ...]) -> str:
+    is_text = all(isinstance(value, str) for value in values)
+    return ", ".join(values[:3]) if is_text else " ".join(f"{value:,}" for value in values)
+
+
+def rows_of(found: Any) -> dict[str, Any]:
+    """List the shown fields of a dataclass, with their names."""
+    return dict(zip(_labels(found).values(), _cells(found), strict=True))
+
+
+def columns_of(title: str, items: Sequence[Any], *headings: str) -> Columns:
+    """Make a table of dataclasses of one kind, at least one; `headings` replace the first names."""
+    names = [*_labels(items[0]).values()]
+    names[: len(headings)] = headings
+    return Columns(title=title, columns=names, rows=[_cells(item) for item in items])
 
 
 def by_power_of_two(values: npt.NDArray[np.integer]) -> dict[int, int]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from featurize.arrays import Ints
 from featurize.data.audit.labels import MOST_SLICES, LabelledRows
-from featurize.data.audit.section import Columns, Section, scale_log
+from featurize.data.audit.section import Columns, Section, columns_of, scale_log, shown
 from featurize.data.authors import SEPARATOR, AuthorPrior
 from featurize.io.figures import CORRECT, INCORRECT
 
@@ -178,10 +178,10 @@ def _draw(audit: LengthAudit, axes: "Axes") -> None:
 class Author:
     """The labelled samples of one author, alone or with others."""
 
-    name: str
-    num_samples: int
-    share_correct: float
-    above_problem: float
+    name: str = shown("author")
+    num_samples: int = shown("samples")
+    share_correct: float = shown("share correct")
+    above_problem: float = shown("above its problem")
     """Mean of label minus the pass rate of its problem."""
 
 
@@ -245,15 +245,5 @@ def show_authors(audit: AuthorAudit) -> Section:
             f"{audit.over_problems:.1%} per problem"
         )
     more = f" (the largest; {left_out:,} more)" if left_out > 0 else ""
-    return Section(
-        tables=[
-            Columns(
-                title=f"by author{more}: {accuracy}",
-                columns=("author", "samples", "share correct", "above its problem"),
-                rows=[
-                    (author.name, author.num_samples, author.share_correct, author.above_problem)
-                    for author in audit.authors[:MOST_SLICES]
-                ],
-            )
-        ]
-    )
+    title = f"by author{more}: {accuracy}"
+    return Section(tables=[columns_of(title, audit.authors[:MOST_SLICES])])

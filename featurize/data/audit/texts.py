@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from featurize.arrays import Bools, Ints
 from featurize.data.audit.labels import LabelledRows, encode
-from featurize.data.audit.section import MOST_LISTED, Columns, Rows, Section
+from featurize.data.audit.section import MOST_LISTED, Columns, Rows, Section, columns_of, shown
 from featurize.data.index import DatasetIndex
 from featurize.data.near_duplicates import near_duplicates, normalise
 from featurize.io.figures import FAINT, INCORRECT
@@ -39,11 +39,11 @@ class Statement:
 class SharedProblem:
     """Two problems that are equal or nearly so."""
 
-    problem_id: str
-    other_id: str
-    similarity: float
+    problem_id: str = shown("problem")
+    similarity: float = shown("similarity")
     """Jaccard index of the token n-grams of both statements; 1 for a shared id."""
-    kind: Kind
+    kind: str = shown("kind")
+    other_id: str = shown("and")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +188,7 @@ def show_overlap(overlap: OverlapAudit, split: str) -> Section:
 def _list_problems(title: str, pairs: Sequence[SharedProblem]) -> Columns:
     if len(pairs) > MOST_LISTED:
         title = f"{title} (first {MOST_LISTED} of {len(pairs):,})"
-    return Columns(
-        title=title,
-        columns=("problem", "similarity", "kind", "and"),
-        rows=[(p.problem_id, p.similarity, p.kind, p.other_id) for p in pairs[:MOST_LISTED]],
-    )
+    return columns_of(title, pairs[:MOST_LISTED])
 
 
 def _draw(overlap: OverlapAudit, axes: "Axes") -> None:
@@ -238,18 +234,18 @@ class Texts:
 class Contradiction:
     """One program of a problem that has both labels."""
 
-    problem_id: str
-    correct: tuple[str, ...]
+    problem_id: str = shown("problem")
+    correct: tuple[str, ...] = shown("correct")
     """Task ids of the samples labelled correct."""
-    incorrect: tuple[str, ...]
+    incorrect: tuple[str, ...] = shown("incorrect")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
     """A statement that contains a correct solution."""
 
-    problem_id: str
-    task_id: str
+    problem_id: str = shown("problem")
+    task_id: str = shown("sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,18 +340,11 @@ def show_texts(texts: TextAudit) -> Section:
         "samples of those": texts.num_contradicting_samples,
         "solutions that the statement contains": len(texts.leaks),
     }
-    contradictions = Columns(
-        title=f"programs with both labels (at most {MOST_LISTED})",
-        columns=("problem", "correct", "incorrect"),
-        rows=[
-            (one.problem_id, ", ".join(one.correct[:3]), ", ".join(one.incorrect[:3]))
-            for one in texts.contradictions[:MOST_LISTED]
-        ],
-    )
-    leaks = Columns(
-        title=f"solutions in the statement (at most {MOST_LISTED})",
-        columns=("problem", "sample"),
-        rows=[(leak.problem_id, leak.task_id) for leak in texts.leaks[:MOST_LISTED]],
-    )
-    listed = [table for table in (contradictions, leaks) if table.rows]
-    return Section(tables=[Rows(title="programs", rows=counts), *listed])
+    tables: list[Rows | Columns] = [Rows(title="programs", rows=counts)]
+    if texts.contradictions:
+        title = f"programs with both labels (at most {MOST_LISTED})"
+        tables.append(columns_of(title, texts.contradictions[:MOST_LISTED]))
+    if texts.leaks:
+        title = f"solutions in the statement (at most {MOST_LISTED})"
+        tables.append(columns_of(title, texts.leaks[:MOST_LISTED]))
+    return Section(tables=tables)

@@ -16,6 +16,8 @@ from featurize.data.audit.section import (
     Section,
     by_power_of_two,
     draw_by_power_of_two,
+    rows_of,
+    shown,
 )
 from featurize.data.encoder import EncodedSamples, SampleEncoder
 from featurize.data.formats import prompt_of
@@ -70,16 +72,13 @@ class TokenAudit:
     """Of every sample."""
     prompts_cut: CutSummary
     outputs_cut: CutSummary
-    num_samples_with_cut_prompt: int
-    share_cut_of_correct: float | None
-    """Share of correct outputs; if it differs from the next, truncation leaks the label."""
-    share_cut_of_incorrect: float | None
-    num_empty_outputs: int
-    """Outputs without tokens, which featurize rejects."""
-    unique_tokens: int
-    """Tokens to compute: each prompt once, and each of its distinct outputs once."""
-    all_tokens: int
-    """The same without sharing: the prompt again for every sample."""
+    unique_tokens: int = shown("each prompt and distinct output once")
+    all_tokens: int = shown("each sample with its prompt")
+    num_samples_with_cut_prompt: int = shown("samples with a truncated prompt")
+    share_cut_of_correct: float | None = shown("share of correct outputs truncated")
+    """If it differs from the next, truncation leaks the label."""
+    share_cut_of_incorrect: float | None = shown("share of incorrect outputs truncated")
+    num_empty_outputs: int = shown("outputs without tokens, rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +164,7 @@ def show_tokens(tokens: TokenAudit) -> Section:
             for name, part in (("prompts", tokens.prompts_cut), ("outputs", tokens.outputs_cut))
         ],
     )
-    to_compute = Rows(
-        title="tokens to compute",
-        rows={
-            "each prompt and distinct output once": tokens.unique_tokens,
-            "each sample with its prompt": tokens.all_tokens,
-            "samples with a truncated prompt": tokens.num_samples_with_cut_prompt,
-            "share of correct outputs truncated": tokens.share_cut_of_correct,
-            "share of incorrect outputs truncated": tokens.share_cut_of_incorrect,
-            "outputs without tokens, rejected": tokens.num_empty_outputs,
-        },
-    )
+    to_compute = Rows(title="tokens to compute", rows=rows_of(tokens))
     return Section(tables=[before, lost, to_compute], figures={"tokens": partial(_draw, tokens)})
 
 
@@ -237,10 +226,7 @@ def show_prompts(
     """
     if number < 1:
         raise DataError(f"the number of prompts is {number}; it must be at least 1")
-    keys = index.table["prompt_key"].combine_chunks()
-    is_new = pc.not_equal(keys[1:], keys[:-1]).to_numpy(zero_copy_only=False)
-    first = np.concatenate([[0], np.flatnonzero(is_new) + 1])[:number]
-    for sample in index.read(first):
+    for sample in index.read(np.flatnonzero(first_of_prompts(index.table))[:number]):
         yield _show(sample, _encode(sample, encoder), encoder, poolings)
 
 

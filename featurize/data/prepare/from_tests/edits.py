@@ -11,9 +11,11 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from featurize.data.prepare.from_tests import patterns
 from featurize.data.prepare.from_tests.nodes import (
+    load,
     loaded_names,
     parameters,
     stored_names,
@@ -117,6 +119,7 @@ class Place:
 
 
 Find = Callable[[Place], Iterator[ast.expr] | Iterator[list[ast.stmt]]]
+Condition = Callable[[Place, patterns.Parts], bool]
 AnyFind = TypeVar("AnyFind", bound=Find)
 
 
@@ -130,11 +133,43 @@ class Rule(NamedTuple):
 class Rules(dict[str, Rule]):
     """Rules by name."""
 
-    def add(self, name: str, length: int | None = 1) -> Callable[[AnyFind], AnyFind]:
-        """Decorate a function that yields what may replace `length` nodes from a place on."""
+    def write(
+        self, name: str, *forms: tuple[str, ...], when: Condition = lambda place, parts: True
+    ) -> None:
+        """Add a rule of forms: a pattern, and what may replace it.
+
+        The first form that fits is used, if `when` allows it for the place and its parts. NEW is a
+        name that the program does not use yet. Forms of a name that is known are added to it.
+        """
+        parsed = [[patterns.parse(text) for text in form] for form in forms]
+        pattern = parsed[0][0]
+        is_open = patterns.ends_with_block(pattern)
+        length = len(pattern) if isinstance(pattern, list) else 1
+
+        def find(place: Place) -> Iterator[Any]:
+            for texts, (pattern, *templates) in zip(forms, parsed, strict=True):
+                parts: patterns.Parts = {}
+                found: Any = place.node
+                if isinstance(pattern, list):
+                    following = place.rest if is_open else place.rest[: length - 1]
+                    found = [place.node, *following]
+                if patterns.fits(pattern, found, parts) and when(place, parts):
+                    if "NEW" in texts[1]:
+                        parts["NEW"] = load(place.scope.fresh_name())
+                    yield from (patterns.write(one, parts) for one in templates)
+                    return
+
+        others = [self[name].find] if name in self else []
+        finds = (*others, find)
+        self[name] = Rule(
+            lambda place: (new for one in finds for new in one(place)), None if is_open else length
+        )
+
+    def add(self, name: str) -> Callable[[AnyFind], AnyFind]:
+        """Decorate a function that yields what may replace the node at a place."""
 
         def decorate(find: AnyFind) -> AnyFind:
-            self[name] = Rule(find, length)
+            self[name] = Rule(find, 1)
             return find
 
         return decorate

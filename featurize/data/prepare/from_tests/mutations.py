@@ -51,6 +51,17 @@ _METHODS = {
 _FORGETTABLE = frozenset({"abs", "sorted", "set", "list", "round", "int", "reversed", "str"})
 
 
+MUTATIONS.write(
+    "operand order",
+    ("A @ B", "B @ A"),
+    when=lambda place, parts: not isinstance(parts["@"], ast.Mult),
+)
+MUTATIONS.write("lost operand", ("A and B", "A", "B"), ("A or B", "A", "B"), ("A @ B", "A"))
+MUTATIONS.write("ternary", ("A if C else B", "B if C else A"))
+MUTATIONS.write("lost condition", ("if A: THEN", "THEN"))
+MUTATIONS.write("jump", ("break", "continue"), ("continue", "break"))
+
+
 @MUTATIONS.add("comparison")
 def change_comparison(place: Place) -> Iterator[ast.expr]:
     """`a < b` to `a <= b` or `a > b`."""
@@ -91,31 +102,12 @@ def change_operator(place: Place) -> Iterator[ast.expr]:
             yield replace(node, op=new())
 
 
-@MUTATIONS.add("operand order")
-def swap_operands(place: Place) -> Iterator[ast.expr]:
-    """`a - b` to `b - a`."""
-    node = place.node
-    if isinstance(node, ast.BinOp) and not isinstance(node.op, ast.Mult):
-        yield replace(node, left=node.right, right=node.left)
-
-
 @MUTATIONS.add("and/or")
 def swap_and_or(place: Place) -> Iterator[ast.expr]:
     """`a and b` to `a or b`."""
     node = place.node
     if isinstance(node, ast.BoolOp):
         yield replace(node, op=other_connective(node.op))
-
-
-@MUTATIONS.add("lost operand")
-def drop_operand(place: Place) -> Iterator[ast.expr]:
-    """One of two conditions, or the right side of an operator, forgotten."""
-    match place.node:
-        case ast.BoolOp(values=[left, right]):
-            yield left
-            yield right
-        case ast.BinOp(left=left):
-            yield left
 
 
 @MUTATIONS.add("negation")
@@ -190,14 +182,6 @@ def swap_arguments(place: Place) -> Iterator[ast.expr]:
             yield replace(node, args=[second, first, *rest])
 
 
-@MUTATIONS.add("ternary")
-def swap_ternary(place: Place) -> Iterator[ast.expr]:
-    """The two values of `a if c else b` in the wrong order."""
-    match place.node:
-        case ast.IfExp(body=yes, orelse=no) as node:
-            yield replace(node, body=no, orelse=yes)
-
-
 @MUTATIONS.add("lost statement")
 def drop_statement(place: Place) -> Iterator[list[ast.stmt]]:
     """A forgotten statement: a whole guard, a loop's step, an else branch."""
@@ -209,24 +193,6 @@ def drop_statement(place: Place) -> Iterator[list[ast.stmt]]:
             pass
         case ast.stmt() if not is_alone:
             yield []
-
-
-@MUTATIONS.add("lost condition")
-def drop_condition(place: Place) -> Iterator[list[ast.stmt]]:
-    """`if c: A` to A alone: the condition forgotten."""
-    match place.node:
-        case ast.If(body=body, orelse=[]):
-            yield body
-
-
-@MUTATIONS.add("jump")
-def change_jump(place: Place) -> Iterator[list[ast.stmt]]:
-    """`break` to `continue`, and `continue` to `break`."""
-    match place.node:
-        case ast.Break():
-            yield [ast.Continue()]
-        case ast.Continue():
-            yield [ast.Break()]
 
 
 @MUTATIONS.add("step")

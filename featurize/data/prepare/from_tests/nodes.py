@@ -48,26 +48,6 @@ def load(name: str) -> ast.Name:
     return ast.Name(id=name, ctx=ast.Load())
 
 
-def assign(name: str, value: ast.expr) -> ast.Assign:
-    """Make the statement `name = value`."""
-    return ast.Assign(targets=[ast.Name(id=name, ctx=ast.Store())], value=value)
-
-
-def add_to(name: str, value: ast.expr) -> ast.AugAssign:
-    """Make the statement `name += value`."""
-    return ast.AugAssign(target=ast.Name(id=name, ctx=ast.Store()), op=ast.Add(), value=value)
-
-
-def call(function: ast.expr, *args: ast.expr) -> ast.Call:
-    """Make the call `function(*args)`."""
-    return ast.Call(func=function, args=list(args), keywords=[])
-
-
-def guard(test: ast.expr, *body: ast.stmt) -> ast.If:
-    """Make an if statement without an else branch."""
-    return ast.If(test=test, body=list(body), orelse=[])
-
-
 def negate(test: ast.expr) -> ast.expr:
     """Make an expression that is true exactly if `test` is false."""
     match test:
@@ -81,14 +61,6 @@ def negate(test: ast.expr) -> ast.expr:
 def other_connective(operator: ast.boolop) -> ast.boolop:
     """Make `or` of `and`, and `and` of `or`."""
     return ast.Or() if isinstance(operator, ast.And) else ast.And()
-
-
-def assigned_name(statement: ast.stmt) -> str | None:
-    """Get the variable that a plain assignment sets."""
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=name)]):
-            return name
-    return None
 
 
 def is_pure(expression: ast.AST) -> bool:
@@ -117,11 +89,6 @@ def is_number(expression: ast.expr) -> bool:
         case ast.BinOp(left=left, right=right):
             return is_number(left) and is_number(right)
     return False
-
-
-def is_zero(node: ast.expr | None) -> bool:
-    """Whether the expression is the integer 0, written out."""
-    return isinstance(node, ast.Constant) and type(node.value) is int and node.value == 0
 
 
 def used_names(root: ast.AST) -> set[str]:

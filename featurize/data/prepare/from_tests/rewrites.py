@@ -7,31 +7,18 @@ from collections.abc import Iterator
 from featurize.data.prepare.from_tests.edits import Place, Rules, Scope
 from featurize.data.prepare.from_tests.nodes import (
     OPPOSITE,
-    assign,
-    assigned_name,
-    call,
-    guard,
     is_number,
     is_pure,
-    is_zero,
     load,
     loaded_names,
     negate,
     other_connective,
-    replace,
 )
+from featurize.data.prepare.from_tests.patterns import Parts, code
 from featurize.data.prepare.from_tests.rewrites_loops import LOOP_REWRITES
 
 REWRITES = Rules(LOOP_REWRITES)
 
-_FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.Gt,
-    ast.Gt: ast.Lt,
-    ast.LtE: ast.GtE,
-    ast.GtE: ast.LtE,
-    ast.Eq: ast.Eq,
-    ast.NotEq: ast.NotEq,
-}
 # Functions that read their iterable to the end, so a list and a generator are the same to them.
 _CONSUMERS = frozenset({"sum", "max", "min", "sorted", "set", "tuple", "list", "dict"})
 _JUMPS = (ast.Return, ast.Raise, ast.Continue, ast.Break)
@@ -43,13 +30,118 @@ _EVALUATED_FIRST: dict[type[ast.AST], str] = {
 }
 
 
-@REWRITES.add("flip comparison")
-def flip_comparison(place: Place) -> Iterator[ast.expr]:
-    """`a < b` to `b > a`."""
-    match place.node:
-        case ast.Compare(left=left, ops=[op], comparators=[right]) as node:
-            if type(op) in _FLIPPED and is_pure(node):
-                yield ast.Compare(left=right, ops=[_FLIPPED[type(op)]()], comparators=[left])
+def _is_short_circuit_safe(place: Place, parts: Parts) -> bool:
+    """Whether only the truth of `a or b` matters, and neither side can fail.
+
+    A side that indexes or divides may be guarded by the other side.
+    """
+    cannot_fail = (ast.Name, ast.Constant, ast.Compare, ast.Eq, ast.NotEq, ast.expr_context)
+    sides = (*ast.walk(parts["A"]), *ast.walk(parts["B"]))
+    return place.is_test and all(isinstance(part, cannot_fail) for part in sides)
+
+
+def _commutes(place: Place, parts: Parts) -> bool:
+    """Whether sides may be swapped; of `+` only with a number: texts and lists have an order."""
+    is_sum = isinstance(parts["@"], ast.Add) and (is_number(parts["A"]) or is_number(parts["B"]))
+    return is_pure(place.node) and (is_sum or isinstance(parts["@"], ast.Mult))
+
+
+def _ends_with_jump(place: Place, parts: Parts) -> bool:
+    return isinstance(parts["THEN"][-1], _JUMPS)
+
+
+def _is_literal(value: ast.expr) -> bool:
+    if isinstance(value, ast.List | ast.Tuple):
+        return all(map(_is_literal, value.elts))
+    return isinstance(value, ast.Constant) or (isinstance(value, ast.Dict) and not value.keys)
+
+
+def _is_seen_elsewhere(function: ast.FunctionDef, name: str) -> bool:
+    """Whether something other than the function's plain statements may read the variable."""
+    readers = (ast.Lambda, ast.FunctionDef, ast.GeneratorExp, ast.Try)
+    return any(
+        (isinstance(node, readers) and name in loaded_names(node))
+        or (isinstance(node, ast.Global | ast.Nonlocal) and name in node.names)
+        for node in ast.walk(function)
+        if node is not function
+    )
+
+
+_OPERATORS = (("<", ">"), (">", "<"), ("<=", ">="), (">=", "<="), ("==", "=="), ("!=", "!="))
+REWRITES.write(
+    "flip comparison",
+    *((f"A {operator} B", f"B {flipped} A") for operator, flipped in _OPERATORS),
+    when=lambda place, parts: is_pure(place.node),
+)
+REWRITES.write("commute", ("A @ B", "B @ A"), when=_commutes)
+REWRITES.write(
+    "range form",
+    ("range(A)", "range(0, A)"),
+    ("range(0, A)", "range(A)"),
+    ("range(A, B)", "range(A, B, 1)"),
+)
+REWRITES.write("slice form", ("[:A]", "[0:A]"), ("[:]", "[0:]"), ("[0:A]", "[:A]"), ("[0:]", "[:]"))
+REWRITES.write("swap ternary", ("A if C else B", "B if NOT(C) else A"))
+REWRITES.write(
+    "swap alternatives",
+    ("A and B", "B and A"),
+    ("A or B", "B or A"),
+    when=_is_short_circuit_safe,
+)
+REWRITES.write("swap branches", ("if C: THEN\nelse: ELSE", "if NOT(C): ELSE\nelse: THEN"))
+REWRITES.write(
+    "guard to else", ("if C: THEN\nREST", "if C: THEN\nelse: REST"), when=_ends_with_jump
+)
+REWRITES.write(
+    "else to guard", ("if C: THEN\nelse: ELSE", "if C: THEN\nELSE"), when=_ends_with_jump
+)
+REWRITES.write(
+    "nest condition",
+    ("if A and B: THEN", "if A:\n if B: THEN"),
+    ("if A:\n if B: THEN", "if A and B: THEN"),
+)
+REWRITES.write(
+    "ternary to branches",
+    ("return A if C else B", "if C: return A\nelse: return B"),
+    ("X = A if C else B", "if C: X = A\nelse: X = B"),
+)
+REWRITES.write(
+    "branches to ternary",
+    ("if C: return A\nelse: return B", "return A if C else B"),
+    ("if C: X = A\nelse: X = B", "X = A if C else B"),
+)
+REWRITES.write(
+    "return to branches",
+    ("return A", "if A: return True\nelse: return False"),
+    when=lambda place, parts: isinstance(parts["A"], ast.Compare),
+)
+REWRITES.write(
+    "expand augmented",
+    ("A @= B", "A = A @ B"),  # only of numbers, because a list would be changed in place
+    when=lambda place, parts: is_number(parts["B"]) and is_pure(parts["A"]),
+)
+REWRITES.write(
+    "contract augmented",
+    ("X = X @ A", "X @= A"),
+    when=lambda place, parts: is_number(parts["A"]),
+)
+REWRITES.write(
+    "name return value",
+    ("return A", "NEW = A\nreturn NEW"),
+    when=lambda place, parts: not isinstance(parts["A"], ast.Name),
+)
+REWRITES.write(
+    "inline return value",
+    ("X = A\nreturn X", "return A"),
+    when=lambda place, parts: not _is_seen_elsewhere(place.scope.function, parts["X"].id),
+)
+REWRITES.write(
+    "swap assignments",
+    ("X = A\nY = B", "Y = B\nX = A"),
+    when=lambda place, parts: (
+        parts["X"].id != parts["Y"].id and _is_literal(parts["A"]) and _is_literal(parts["B"])
+    ),
+)
 
 
 @REWRITES.add("negate twice")
@@ -76,53 +168,8 @@ def split_chain(place: Place) -> Iterator[ast.expr]:
         case ast.Compare(left=left, ops=[op, next_op], comparators=[middle, right]) as node:
             if is_pure(node):
                 first = ast.Compare(left=left, ops=[op], comparators=[middle])
-                again = copy.deepcopy(middle)
-                second = ast.Compare(left=again, ops=[next_op], comparators=[right])
+                second = ast.Compare(left=middle, ops=[next_op], comparators=[right])
                 yield ast.BoolOp(op=ast.And(), values=[first, second])
-
-
-@REWRITES.add("commute")
-def commute(place: Place) -> Iterator[ast.expr]:
-    """`a * b` to `b * a`; `a + b` only with a number, because strings and lists have an order."""
-    match place.node:
-        case ast.BinOp(left=left, op=ast.Mult() | ast.Add() as op, right=right) as node:
-            has_number = is_number(left) or is_number(right)
-            if is_pure(node) and (has_number or isinstance(op, ast.Mult)):
-                yield ast.BinOp(left=right, op=op, right=left)
-
-
-@REWRITES.add("range form")
-def change_range_form(place: Place) -> Iterator[ast.expr]:
-    """`range(n)` to `range(0, n)` and back."""
-    match place.node:
-        case ast.Call(func=ast.Name(id="range") as function, args=args, keywords=[]):
-            match args:
-                case [*_, ast.Starred()] | [ast.Starred(), _]:
-                    pass
-                case [stop]:
-                    yield call(function, ast.Constant(value=0), stop)
-                case [start, stop] if is_zero(start):
-                    yield call(function, stop)
-                case [_, _]:
-                    yield call(function, *args, ast.Constant(value=1))
-
-
-@REWRITES.add("slice form")
-def change_slice_form(place: Place) -> Iterator[ast.expr]:
-    """`x[:n]` to `x[0:n]` and back."""
-    match place.node:
-        case ast.Slice(lower=None, step=None) as node:
-            yield replace(node, lower=ast.Constant(value=0))
-        case ast.Slice(step=None) as node if is_zero(node.lower):
-            yield replace(node, lower=None)
-
-
-@REWRITES.add("swap ternary")
-def swap_ternary(place: Place) -> Iterator[ast.expr]:
-    """`a if c else b` to `b if not c else a`."""
-    match place.node:
-        case ast.IfExp(test=test, body=yes, orelse=no):
-            yield ast.IfExp(test=negate(test), body=no, orelse=yes)
 
 
 @REWRITES.add("generator form")
@@ -148,20 +195,7 @@ def wrap_list(place: Place) -> Iterator[ast.expr]:
     match place.node:
         case ast.ListComp(elt=element, generators=generators):
             if not place.scope.is_shadowed("list"):
-                yield call(load("list"), ast.GeneratorExp(elt=element, generators=generators))
-
-
-@REWRITES.add("swap alternatives")
-def swap_alternatives(place: Place) -> Iterator[ast.expr]:
-    """`a or b` to `b or a`, if only the truth matters and neither side can fail.
-
-    A side that indexes or divides may be guarded by the other side, so it stays.
-    """
-    cannot_fail = (ast.Name, ast.Constant, ast.Compare, ast.Eq, ast.NotEq, ast.expr_context)
-    match place.node:
-        case ast.BoolOp(op=op, values=[left, right]) if place.is_test:
-            if all(isinstance(part, cannot_fail) for part in (*ast.walk(left), *ast.walk(right))):
-                yield ast.BoolOp(op=op, values=[right, left])
+                yield code("list(A)", A=ast.GeneratorExp(elt=element, generators=generators))
 
 
 @REWRITES.add("rename variable")
@@ -187,146 +221,19 @@ def _rename(function: ast.FunctionDef, old: str, new: str) -> None:
                 node.names = [new if name == old else name for name in names]
 
 
-@REWRITES.add("swap branches")
-def swap_branches(place: Place) -> Iterator[list[ast.stmt]]:
-    """`if c: A else: B` to `if not c: B else: A`."""
-    match place.node:
-        case ast.If(test=test, body=yes, orelse=[_, *_] as no):
-            yield [ast.If(test=negate(test), body=no, orelse=yes)]
-
-
-@REWRITES.add("guard to else", length=None)
-def guard_to_else(place: Place) -> Iterator[list[ast.stmt]]:
-    """`if c: return a` and what follows to `if c: return a else: ...`."""
-    match place.node:
-        case ast.If(body=[*_, last], orelse=[]) as node if place.rest and isinstance(last, _JUMPS):
-            yield [replace(node, orelse=place.rest)]
-
-
-@REWRITES.add("else to guard")
-def else_to_guard(place: Place) -> Iterator[list[ast.stmt]]:
-    """`if c: return a else: B` to `if c: return a`, then B."""
-    match place.node:
-        case ast.If(body=[*_, last], orelse=[_, *_] as other) as node if isinstance(last, _JUMPS):
-            yield [replace(node, orelse=[]), *other]
-
-
-@REWRITES.add("nest condition")
-def nest_condition(place: Place) -> Iterator[list[ast.stmt]]:
-    """`if a and b: A` to `if a: if b: A`, and back."""
-    match place.node:
-        case ast.If(test=ast.BoolOp(op=ast.And(), values=[first, second]), body=body, orelse=[]):
-            yield [guard(first, guard(second, *body))]
-        case ast.If(test=first, body=[ast.If(test=second, body=body, orelse=[])], orelse=[]):
-            yield [guard(ast.BoolOp(op=ast.And(), values=[first, second]), *body)]
-
-
-@REWRITES.add("ternary to branches")
-def ternary_to_branches(place: Place) -> Iterator[list[ast.stmt]]:
-    """`x = a if c else b` (or a return of it) to an if statement with two branches."""
-    match place.node:
-        case (
-            ast.Return(value=ast.IfExp() as value)
-            | ast.Assign(targets=[ast.Name()], value=ast.IfExp() as value)
-        ) as node:
-            yes = replace(node, value=value.body)
-            no = replace(copy.deepcopy(node), value=value.orelse)
-            yield [ast.If(test=value.test, body=[yes], orelse=[no])]
-
-
-@REWRITES.add("branches to ternary")
-def branches_to_ternary(place: Place) -> Iterator[list[ast.stmt]]:
-    """`if c: x = a else: x = b` (or two returns) to one statement with `a if c else b`."""
-    match place.node:
-        case ast.If(
-            test=test,
-            body=[ast.Return(value=ast.expr() as yes)],
-            orelse=[ast.Return(value=ast.expr() as no)],
-        ):
-            yield [ast.Return(value=ast.IfExp(test=test, body=yes, orelse=no))]
-        case ast.If(
-            test=test,
-            body=[ast.Assign(targets=[ast.Name(id=name)], value=yes)],
-            orelse=[ast.Assign(targets=[ast.Name(id=same)], value=no)],
-        ) if name == same:
-            yield [assign(name, ast.IfExp(test=test, body=yes, orelse=no))]
-
-
-@REWRITES.add("return to branches")
-def return_to_branches(place: Place) -> Iterator[list[ast.stmt]]:
-    """`return a == b` to `if a == b: return True else: return False`."""
-    match place.node:
-        case ast.Return(value=ast.Compare() as test):
-            yes, no = (ast.Return(value=ast.Constant(value=value)) for value in (True, False))
-            yield [ast.If(test=test, body=[yes], orelse=[no])]
-
-
-@REWRITES.add("expand augmented")
-def expand_augmented(place: Place) -> Iterator[list[ast.stmt]]:
-    """`x += 1` to `x = x + 1`; only numbers, because a list would be changed in place."""
-    match place.node:
-        case ast.AugAssign(target=target, op=op, value=number):
-            if is_number(number) and is_pure(target):
-                read = replace(copy.deepcopy(target), ctx=ast.Load())
-                value = ast.BinOp(left=read, op=op, right=number)
-                yield [ast.Assign(targets=[target], value=value)]
-
-
-@REWRITES.add("contract augmented")
-def contract_augmented(place: Place) -> Iterator[list[ast.stmt]]:
-    """`x = x + 1` to `x += 1`."""
-    match place.node:
-        case ast.Assign(
-            targets=[ast.Name(id=name) as target],
-            value=ast.BinOp(left=ast.Name(id=read), op=op, right=right),
-        ) if name == read and is_number(right):
-            yield [ast.AugAssign(target=target, op=op, value=right)]
-
-
-@REWRITES.add("name return value")
-def name_return_value(place: Place) -> Iterator[list[ast.stmt]]:
-    """`return e` to `result = e`, `return result`."""
-    match place.node:
-        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Name):
-            name = place.scope.fresh_name()
-            yield [assign(name, value), ast.Return(value=load(name))]
-
-
-@REWRITES.add("inline return value", length=2)
-def inline_return_value(place: Place) -> Iterator[list[ast.stmt]]:
-    """`result = e`, `return result` to `return e`."""
-    match place.node, place.rest:
-        case (
-            ast.Assign(targets=[ast.Name(id=name)], value=value),
-            [ast.Return(value=ast.Name(id=returned)), *_],
-        ) if name == returned and not _is_seen_elsewhere(place.scope.function, name):
-            yield [ast.Return(value=value)]
-
-
-def _is_seen_elsewhere(function: ast.FunctionDef, name: str) -> bool:
-    """Whether something other than the function's plain statements may read the variable."""
-    readers = (ast.Lambda, ast.FunctionDef, ast.GeneratorExp, ast.Try)
-    return any(
-        (isinstance(node, readers) and name in loaded_names(node))
-        or (isinstance(node, ast.Global | ast.Nonlocal) and name in node.names)
-        for node in ast.walk(function)
-        if node is not function
-    )
-
-
 @REWRITES.add("name first value")
 def name_first_value(place: Place) -> Iterator[list[ast.stmt]]:
     """`return f(x) + y` to `value = f(x)`, `return value + y`: the part evaluated first."""
     if not isinstance(place.node, ast.stmt):
         return
     for depth in range(len(_first_places(place.scope, place.node))):
-        name = place.scope.fresh_name()
+        name = load(place.scope.fresh_name())
         rest = copy.deepcopy(place.node)
         first = _first_places(place.scope, rest)[depth]
         value = first.node
         if not isinstance(value, ast.stmt | ast.Name | ast.Constant | ast.Starred | ast.Lambda):
-            first.put(load(name))
-            yield [assign(name, value), rest]
+            first.put(name)
+            yield [*code("X = A", X=name, A=value), rest]
 
 
 def _first_places(scope: Scope, node: ast.AST) -> list[Place]:
@@ -344,19 +251,3 @@ def _first_places(scope: Scope, node: ast.AST) -> list[Place]:
     index, part = (0, value[0]) if isinstance(value, list) else (None, value)
     first = Place(scope=scope, parent=node, field=field, index=index, node=part)
     return [first, *_first_places(scope, part)]
-
-
-@REWRITES.add("swap assignments", length=2)
-def swap_assignments(place: Place) -> Iterator[list[ast.stmt]]:
-    """Two consecutive assignments of literals, in the other order."""
-    match place.node, place.rest:
-        case ast.Assign(value=one) as first, [ast.Assign(value=other) as second, *_]:
-            names = {assigned_name(first), assigned_name(second)}
-            if len(names - {None}) == 2 and _is_literal(one) and _is_literal(other):
-                yield [second, first]
-
-
-def _is_literal(value: ast.expr) -> bool:
-    if isinstance(value, ast.List | ast.Tuple):
-        return all(map(_is_literal, value.elts))
-    return isinstance(value, ast.Constant) or (isinstance(value, ast.Dict) and not value.keys)

@@ -3,76 +3,38 @@
 import ast
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from featurize.data.prepare.from_tests.edits import Place, Rules, Scope
 from featurize.data.prepare.from_tests.nodes import (
-    add_to,
-    assign,
-    call,
-    guard,
     is_number,
     is_pure,
     load,
     loaded_names,
-    negate,
     replace,
     stored_names,
 )
+from featurize.data.prepare.from_tests.patterns import Parts, code
 
 LOOP_REWRITES = Rules()
 
 Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
+# An empty collection, and the statement that adds an element to it.
+_COLLECTIONS: dict[type[ast.expr], str] = {
+    ast.ListComp: "X = []\nX.append(A)",
+    ast.SetComp: "X = set()\nX.add(A)",
+    ast.DictComp: "X = {}\nX[K] = A",
+}
+# The statement in the loop that leaves the function, and the one after the loop.
+_QUANTIFIERS = {
+    "any": ("if A: return True", "return False"),
+    "all": ("if NOT(A): return False", "return True"),
+}
 _CLOSURES = (ast.Lambda, ast.FunctionDef, ast.GeneratorExp, ast.NamedExpr, ast.Yield, ast.Await)
 
 
-@LOOP_REWRITES.add("for to while")
-def for_to_while(place: Place) -> Iterator[list[ast.stmt]]:
-    """`for i in range(a, b): ...` to `i = a`, `while i < b: ...; i += 1`."""
-    match place.node:
-        case (
-            ast.For(
-                target=ast.Name(id=name),
-                iter=ast.Call(
-                    func=ast.Name(id="range"), args=[*starts, stop], keywords=[]
-                ) as bounds,
-                body=body,
-                orelse=[],
-            ) as loop
-        ) if len(starts) < 2 and is_pure(bounds) and _can_count(loop, name, place.scope):
-            first = starts[0] if starts else ast.Constant(value=0)
-        case _:
-            return
-    before = [assign(name, first)]
-    is_fixed = isinstance(stop, ast.Name) and stop.id not in stored_names(*body)
-    if not (is_fixed or isinstance(stop, ast.Constant)):
-        limit = place.scope.fresh_name()
-        before.insert(0, assign(limit, stop))
-        stop = load(limit)
-    test = ast.Compare(left=load(name), ops=[ast.Lt()], comparators=[stop])
-    step = add_to(name, ast.Constant(value=1))
-    yield [*before, ast.While(test=test, body=[*body, step], orelse=[])]
-
-
-@LOOP_REWRITES.add("enumerate to counter")
-def enumerate_to_counter(place: Place) -> Iterator[list[ast.stmt]]:
-    """`for i, x in enumerate(y): ...` to a loop that increments its own counter."""
-    match place.node:
-        case (
-            ast.For(
-                target=ast.Tuple(elts=[ast.Name(id=name), item]),
-                iter=ast.Call(func=ast.Name(id="enumerate"), args=[values], keywords=[]),
-                body=body,
-                orelse=[],
-            ) as loop
-        ) if _can_count(loop, name, place.scope):
-            step = add_to(name, ast.Constant(value=1))
-            loop = ast.For(target=item, iter=values, body=[*body, step], orelse=[])
-            yield [assign(name, ast.Constant(value=0)), loop]
-
-
-def _can_count(loop: ast.For, name: str, scope: Scope) -> bool:
+def _can_count(loop: Any, name: str, scope: Scope) -> bool:
     """Whether the end of the loop's body may increment the variable instead of its header.
 
     A `continue` would jump over the increment; a variable seen elsewhere would end one higher.
@@ -98,22 +60,67 @@ def _occurs_only_in(part: ast.AST, scope: Scope, name: str) -> bool:
     return count(scope.function) == count(part)
 
 
-@LOOP_REWRITES.add("while to break")
-def while_to_break(place: Place) -> Iterator[list[ast.stmt]]:
-    """`while c: ...` to `while True: if not c: break; ...`."""
-    match place.node:
-        case ast.While(test=test, body=body, orelse=[]) if not isinstance(test, ast.Constant):
-            leave = guard(negate(test), ast.Break())
-            yield [ast.While(test=ast.Constant(value=True), body=[leave, *body], orelse=[])]
+def _can_count_to(place: Place, parts: Parts) -> bool:
+    """Whether a counter from A, or 0, to B may take the place of the loop's range."""
+    bounds = (parts[name] for name in "AB" if name in parts)
+    return all(map(is_pure, bounds)) and _can_count(place.node, parts["X"].id, place.scope)
 
 
-@LOOP_REWRITES.add("condition to continue")
-def condition_to_continue(place: Place) -> Iterator[list[ast.stmt]]:
-    """A loop's last `if c: A` to `if not c: continue`, then A."""
-    match place.parent, place.field, place.node:
-        case ast.For() | ast.While(), "body", ast.If(test=test, body=body, orelse=[]):
-            if not place.rest:
-                yield [guard(negate(test), ast.Continue()), *body]
+def _is_fixed(parts: Parts) -> bool:
+    """Whether the body of a loop leaves its upper bound as it is."""
+    match parts["B"]:
+        case ast.Name(id=name):
+            return name not in stored_names(*parts["BODY"])
+    return isinstance(parts["B"], ast.Constant)
+
+
+def _can_collect(place: Place, parts: Parts) -> bool:
+    """Whether the collection is not read while it grows, and the loop's variables nowhere else."""
+    read = loaded_names(*(parts[name] for name in "ABC" if name in parts))
+    targets = stored_names(parts["T"])
+    return parts["X"].id not in read and all(
+        _is_private(place.scope, place.rest[0], target) for target in targets
+    )
+
+
+def _is_last_in_loop(place: Place, parts: Parts) -> bool:
+    is_body = isinstance(place.parent, ast.For | ast.While) and place.field == "body"
+    return is_body and not place.rest
+
+
+LOOP_REWRITES.write(
+    "for to while",
+    ("for X in range(B): BODY", "X = 0\nwhile X < B:\n BODY\n X += 1"),
+    ("for X in range(A, B): BODY", "X = A\nwhile X < B:\n BODY\n X += 1"),
+    when=lambda place, parts: _can_count_to(place, parts) and _is_fixed(parts),
+)
+LOOP_REWRITES.write(
+    "for to while",
+    ("for X in range(B): BODY", "NEW = B\nX = 0\nwhile X < NEW:\n BODY\n X += 1"),
+    ("for X in range(A, B): BODY", "NEW = B\nX = A\nwhile X < NEW:\n BODY\n X += 1"),
+    when=lambda place, parts: _can_count_to(place, parts) and not _is_fixed(parts),
+)
+LOOP_REWRITES.write(
+    "enumerate to counter",
+    ("for X, T in enumerate(A): BODY", "X = 0\nfor T in A:\n BODY\n X += 1"),
+    when=lambda place, parts: _can_count(place.node, parts["X"].id, place.scope),
+)
+LOOP_REWRITES.write(
+    "while to break",
+    ("while A: BODY", "while True:\n if NOT(A): break\n BODY"),
+    when=lambda place, parts: not isinstance(parts["A"], ast.Constant),
+)
+LOOP_REWRITES.write(
+    "condition to continue",
+    ("if A: BODY", "if NOT(A): continue\nBODY"),
+    when=_is_last_in_loop,
+)
+LOOP_REWRITES.write(
+    "loop to comprehension",
+    ("X = []\nfor T in A:\n X.append(B)", "X = [B for T in A]"),
+    ("X = []\nfor T in A:\n if C: X.append(B)", "X = [B for T in A if C]"),
+    when=_can_collect,
+)
 
 
 @LOOP_REWRITES.add("comprehension to loop")
@@ -128,29 +135,11 @@ def comprehension_to_loop(place: Place) -> Iterator[list[ast.stmt]]:
             return
     if place.scope.is_shadowed("set") or not _free_targets(value, place.scope):
         return
-    name = place.scope.fresh_name()
-    empty, step = _collect(name, value)
-    last = replace(node, value=load(name))
-    yield [assign(name, empty), _nest(value.generators, step), last]
-
-
-def _collect(
-    name: str, value: ast.ListComp | ast.SetComp | ast.DictComp
-) -> tuple[ast.expr, ast.stmt]:
-    """Make the empty collection and the statement that adds one element to it."""
-    match value:
-        case ast.ListComp(elt=element):
-            return ast.List(elts=[], ctx=ast.Load()), _method_call(name, "append", element)
-        case ast.SetComp(elt=element):
-            return call(load("set")), _method_call(name, "add", element)
-        case ast.DictComp():
-            slot = ast.Subscript(value=load(name), slice=value.key, ctx=ast.Store())
-            return ast.Dict(keys=[], values=[]), ast.Assign(targets=[slot], value=value.value)
-
-
-def _method_call(name: str, method: str, argument: ast.expr) -> ast.Expr:
-    function = ast.Attribute(value=load(name), attr=method, ctx=ast.Load())
-    return ast.Expr(value=call(function, argument))
+    name = load(place.scope.fresh_name())
+    is_dict = isinstance(value, ast.DictComp)
+    parts = {"K": value.key, "A": value.value} if is_dict else {"A": value.elt}
+    start, step = code(_COLLECTIONS[type(value)], X=name, **parts)
+    yield [start, _nest(value.generators, step), replace(node, value=name)]
 
 
 @LOOP_REWRITES.add("quantifier to loop")
@@ -169,41 +158,12 @@ def quantifier_to_loop(place: Place) -> Iterator[list[ast.stmt]]:
     if place.scope.is_shadowed(name) or not _free_targets(inner, place.scope):
         return
     if name in {"any", "all"}:
-        found = name == "any"
-        leave = guard(
-            inner.elt if found else negate(inner.elt), ast.Return(value=ast.Constant(value=found))
-        )
-        end = ast.Return(value=ast.Constant(value=not found))
-        yield [_nest(inner.generators, leave), end]
+        leave, end = _QUANTIFIERS[name]
+        yield [_nest(inner.generators, *code(leave, A=inner.elt)), *code(end)]
     elif name == "sum" and is_number(inner.elt):
-        total = place.scope.fresh_name()
-        loop = _nest(inner.generators, add_to(total, inner.elt))
-        yield [assign(total, ast.Constant(value=0)), loop, ast.Return(value=load(total))]
-
-
-@LOOP_REWRITES.add("loop to comprehension", length=2)
-def loop_to_comprehension(place: Place) -> Iterator[list[ast.stmt]]:
-    """`x = []`, `for t in y: x.append(e)` to `x = [e for t in y]`."""
-    match place.node, place.rest:
-        case (
-            ast.Assign(targets=[ast.Name(id=name)], value=ast.List(elts=[])) as first,
-            [ast.For(target=target, iter=values, body=[step], orelse=[]) as loop, *_],
-        ):
-            tests: list[ast.expr] = []
-        case _:
-            return
-    match step:
-        case ast.If(test=test, body=[inner], orelse=[]):
-            tests, step = [test], inner
-    match step:
-        case ast.Expr(
-            value=ast.Call(
-                func=ast.Attribute(value=ast.Name(id=receiver), attr="append"), args=[element]
-            )
-        ) if receiver == name and name not in loaded_names(element, values, *tests):
-            if all(_is_private(place.scope, loop, one) for one in stored_names(target)):
-                generator = ast.comprehension(target=target, iter=values, ifs=tests, is_async=0)
-                yield [replace(first, value=ast.ListComp(elt=element, generators=[generator]))]
+        total = load(place.scope.fresh_name())
+        start, end, step = code("X = 0\nreturn X\nX += A", X=total, A=inner.elt)
+        yield [start, _nest(inner.generators, step), end]
 
 
 def _free_targets(value: Comprehension, scope: Scope) -> bool:
@@ -231,6 +191,6 @@ def _nest(generators: Sequence[ast.comprehension], step: ast.stmt) -> ast.stmt:
     """Make the nested loops and conditions of a comprehension around a statement."""
     for generator in reversed(generators):
         for test in reversed(generator.ifs):
-            step = guard(test, step)
+            [step] = code("if A: STEP", A=test, STEP=[step])
         step = ast.For(target=generator.target, iter=generator.iter, body=[step], orelse=[])
     return step

@@ -229,11 +229,7 @@ def test_calls_and_results_of_tools_are_turns_of_a_conversation():
     row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
     [sample] = parse_row(row, keeps_turns=True)
     assert [role for role, _ in sample.messages] == ["user", "assistant", "tool"]
-<<<<<<< HEAD
-    with pytest.raises(RowFault, match="only single-turn prompts are supported"):
-=======
     with pytest.raises(RowFault, match=r"\"tool\".* prompt.format to chat"):
->>>>>>> tests29
         parse_row(row)
 
 

@@ -188,8 +188,4 @@ def test_distances_are_numbers_of_their_split_alone_and_warn_of_unlike_outputs(s
 def test_without_distances_nothing_is_said_of_them_but_in_the_details(splits):
     found = evaluated(splits)
     assert "distance" not in json.dumps(found.to_dict()).replace("length_difference", "")
-<<<<<<< HEAD
-    assert any("not saved with this head" in line for line in detail_lines(found, "valid"))
-=======
     assert any("train-head --distance" in line for line in detail_lines(found, "valid"))
->>>>>>> tests29

@@ -78,11 +78,7 @@ def log_run(tracker: WaitingTracker, folder: Path) -> str | None:
 def test_a_run_is_logged_whole_when_the_server_answers_again(make, tmp_path, calls, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         run_id = log_run(make(is_down=True if calls == 0 else calls), tmp_path)
-<<<<<<< HEAD
-    assert caplog.text.count("continuing without it") == (calls < 5)
-=======
     assert len(caplog.records) == (calls < 5)
->>>>>>> tests29
     tracker = make()
     tracker.log_evaluation(run_id, {"eval/accuracy": 0.7}, [])
     [child] = [run for run in runs(tracker) if run.info.run_name == "seed=1"]

@@ -195,9 +195,5 @@ def test_it_goes_with_the_weights_it_was_kept_for(folder: Path, tmp_path: Path) 
 def test_a_scorer_that_needs_it_refuses_a_head_without(folder: Path, tmp_path: Path) -> None:
     head = load_head(folder / "run/final")
     assert Scorer(head).distance is None
-<<<<<<< HEAD
-    with pytest.raises(CriticError, match="was not saved with this head"):
-=======
     with pytest.raises(CriticError, match="train-head --distance"):
->>>>>>> tests29
         Scorer(head, has_distance=True)

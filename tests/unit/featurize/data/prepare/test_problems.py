@@ -71,7 +71,7 @@ def test_a_compressed_file_is_read(tmp_path: Path):
         ([{**MBPP_ROW, "test_list": []}], r"some\.jsonl:1: field 'test_list' is \[\]"),
         ([{**MBPP_ROW, "text": None}], r"some\.jsonl:1: field 'text' is null"),
         ([MBPP_ROW, {"question": "?"}], r"some\.jsonl:2: neither a HumanEval row .* question"),
-        ([[1]], r"some\.jsonl:1: not a JSON object"),
+        ([[1]], r"some\.jsonl:1: the row is .*one JSON object"),
         ([], r"some\.jsonl: no problems in it"),
     ],
 )

@@ -185,6 +185,11 @@ def test_a_rewrite_changes_the_text_and_keeps_the_results(name: str):
             "loop to comprehension",  # the list is read while it grows
             "def f(x):\n    y = []\n    for a in x:\n        y.append(len(y))\n    return y\n",
         ),
+        (
+            "loop to comprehension",  # `[*a for a in x]` is no Python
+            "def f(x):\n    y = []\n    for a in x:\n        y.append(*a)\n    return y\n",
+        ),
+        ("range form", "def f(a):\n    return range(0, *a)\n"),
         ("rename variable", "def f(a):\n    return a\n"),  # the signature stays
         ("rename variable", "def f(a):\n    b = a\n    return locals()\n"),
         ("rename variable", "def f(a):\n    b = a\n    return dict(b=b)\n"),
