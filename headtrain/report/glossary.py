@@ -31,10 +31,10 @@ GLOSSARY = {
         "problems. A gap that is much larger on train than on unseen problems is memorised."
     ),
     "shortcut": (
-        "A cheap rule such as `the longer output is correct`. A head that is no better than the "
+        'A cheap rule such as "the longer output is correct". A head that is no better than the '
         "best of them may have learnt nothing else."
     ),
-    "control": "A judge that must be at 0.5, such as noise: otherwise the evaluation is wrong.",
+    "control": "A judge whose accuracy must be 0.5, such as noise; else the evaluation is wrong.",
     "author known": (
         "A shortcut: judges an output by its author (a person or a model) alone, by the share of "
         "the author's outputs on train that are correct."
