@@ -111,6 +111,7 @@ def import_features(
             overwrite=overwrite,
             strict=strict,
         ),
+        command="import-features",
     )
 
 
@@ -130,7 +131,7 @@ def merge_features(
     opened = [FeatureStore.open(path, job.cache_dir) for path in stores]
     with CountProgress("merge", "units") as progress:
         summary = merge_features(job, opened, progress, overwrite=overwrite)
-    _show_features(summary)
+    _show_features(summary, "merge-features")
 
 
 def inspect(store: str, verify: bool = False) -> None:
@@ -165,17 +166,21 @@ def run_shown(job: "FeaturizeJob", title: str, **options: Any) -> None:
     _shown(title, lambda progress: run_job(job, progress, **options))
 
 
-def _shown(title: str, run: "Callable[[FeaturizeProgress], FeaturizeSummary]") -> None:
+def _shown(
+    title: str,
+    run: "Callable[[FeaturizeProgress], FeaturizeSummary]",
+    command: str = "featurize",
+) -> None:
     with FeaturizeProgress(title) as progress:
         summary = run(progress)
         progress.finish(summary.counts.get("unique_tokens", 0))
-    _show_features(summary)
+    _show_features(summary, command)
 
 
-def _show_features(summary: "FeaturizeSummary") -> None:
-    """What a featurize job computed, or that it had nothing to do."""
+def _show_features(summary: "FeaturizeSummary", command: str) -> None:
+    """What a job computed, or that the command had nothing to do."""
     if summary.was_up_to_date:
-        show_up_to_date("featurize", summary.store_dir)
+        show_up_to_date(command, summary.store_dir)
     elif summary.counts:
         console().print(rows_table(f"features in {summary.store_dir}", summary.describe()))
 

@@ -4,6 +4,7 @@ NOTE: imports neither torch nor transformers, so that a finished job is recognis
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -113,14 +114,22 @@ class FeaturizeSummary:
             "not selected": counts["not_selected"],
             **({"pairs planned": counts["pairs"]} if "pairs" in counts else {}),
             **{name: counts[key] for key, name in RARE_COUNTS.items() if key in counts},
-            "prompts cut (samples)": counts["prompts_truncated"],
-            "outputs cut": counts["outputs_truncated"],
+            "samples with a truncated prompt": counts["prompts_truncated"],
+            "samples with a truncated output": counts["outputs_truncated"],
             "prompts": counts["prompts"],
             "unique tokens": counts["unique_tokens"],
             "tokens without sharing": counts["all_tokens"],
             "units resumed": self.num_resumed_units,
             "seconds": f"{self.seconds:,.1f}",
         }
+
+
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Adds the counts of all units."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 class Reporter(Protocol):

@@ -15,9 +15,8 @@ import torch
 from featurize.errors import FeatureStoreError
 from featurize.io.files import digest
 from featurize.io.remote import is_remote
-from featurize.run.job import FeaturizeJob, FeaturizeSummary, finished_store
+from featurize.run.job import FeaturizeJob, FeaturizeSummary, finished_store, sum_counts
 from featurize.run.launch import remove_store, write_store
-from featurize.run.units import sum_counts
 from featurize.store import FeatureStore
 from featurize.store.manifest import Unit
 from featurize.store.samples import PAIRS_COLUMN, STATEMENT_COLUMN, mark_statements

@@ -37,7 +37,7 @@ from featurize.model.source import (
     load_tokenizer,
     read_backbone_config,
 )
-from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob, finished_store
+from featurize.run.job import RARE_COUNTS, SHARED_IDS, FeaturizeJob, finished_store, sum_counts
 from featurize.run.recipe import (
     Recipe,
     check_backbone,
@@ -45,13 +45,7 @@ from featurize.run.recipe import (
     make_recipe,
     refuse_shared_adapter,
 )
-from featurize.run.units import (
-    CHARS_PER_TOKEN,
-    cut_units,
-    group_chars,
-    group_starts,
-    sum_counts,
-)
+from featurize.run.units import CHARS_PER_TOKEN, cut_units, group_chars, group_starts
 from featurize.store.manifest import Manifest, Unit
 from featurize.store.samples import (
     SHARED_IDS_REMEDY,

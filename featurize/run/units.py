@@ -1,7 +1,6 @@
 """One unit of work: some whole problems, from texts to rows of the store."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby, pairwise
 
@@ -219,11 +218,3 @@ def to_unit_features(work: UnitWork, features: Features, recipe: Recipe) -> Unit
         for name, tensor in features.tensors.items()
     }
     return UnitFeatures(tensors=tensors, samples=table)
-
-
-def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Adds the counts of all units."""
-    total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
-    return dict(total)

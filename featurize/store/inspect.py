@@ -21,7 +21,14 @@ from featurize.store.manifest import (
 )
 from featurize.store.reader import FeatureStore
 
-TENSOR_COLUMNS = ("tensor", "width", "least norm", "mean norm", "largest norm", "rows with NaN/inf")
+TENSOR_COLUMNS = (
+    "tensor",
+    "width",
+    "smallest norm",
+    "mean norm",
+    "largest norm",
+    "rows with NaN/inf",
+)
 
 Progress = Callable[[int, int], None]
 """Called with the number of units done and the number in all."""
@@ -32,7 +39,7 @@ class TensorFacts:
     """Statistics of one tensor over all readable rows."""
 
     width: int
-    least_norm: float  # Euclidean, of a row
+    smallest_norm: float  # Euclidean, of a row
     mean_norm: float
     largest_norm: float
     num_bad: int  # rows with a NaN or inf
@@ -82,7 +89,7 @@ class StoreReport:
     def describe_tensors(self) -> list[tuple[Any, ...]]:
         """Rows of the table of tensors, under TENSOR_COLUMNS."""
         return [
-            (name, f.width, f.least_norm, f.mean_norm, f.largest_norm, f.num_bad)
+            (name, f.width, f.smallest_norm, f.mean_norm, f.largest_norm, f.num_bad)
             for name, f in self.tensors.items()
         ]
 
@@ -221,7 +228,7 @@ def _facts(width: int, norms: list[torch.Tensor]) -> TensorFacts:
     values = good if len(good) else torch.full((1,), torch.nan)
     return TensorFacts(
         width=width,
-        least_norm=float(values.min()),
+        smallest_norm=float(values.min()),
         mean_norm=float(values.mean()),
         largest_norm=float(values.max()),
         num_bad=len(whole) - len(good),

@@ -160,7 +160,7 @@ def _range_name(low: int | None, high: int | None) -> str:
     if low is None:
         return "all" if high is None else f"below {high}"
     if high is None:
-        return f"{low} and more"
+        return f"{low} or more"
     return f"{low}" if high - low == 1 else f"{low} to {high - 1}"
 
 

@@ -68,7 +68,7 @@ def verdict_sentence(result: SplitResult, details: Details) -> str:
     if margin.low > 0:
         return f"{said} The difference, {points}, is explained by none of the shortcuts tested."
     if margin.high < 0:
-        return f"{said} The head is worse than the shortcut, by {points}."
+        return f"{said} The head is worse than the shortcut: the difference is {points}."
     return (
         f"{said} The difference, {points}, may be chance: this split does not show that the head "
         "is better than the shortcut."

@@ -67,9 +67,30 @@ def _within(first: str, second: str) -> tuple[list[Part], list[Part]]:
         return _whole([first], True), _whole([second], True)
     codes = matcher.get_opcodes()
     return (
-        [Part(first[a:b], tag != "equal") for tag, a, b, _, _ in codes if a < b],
-        [Part(second[a:b], tag != "equal") for tag, _, _, a, b in codes if a < b],
+        _pieces(first, [(tag, a, b) for tag, a, b, _, _ in codes]),
+        _pieces(second, [(tag, a, b) for tag, _, _, a, b in codes]),
     )
+
+
+def _pieces(text: str, codes: Sequence[tuple[str, int, int]]) -> list[Part]:
+    """Cut one side into its parts; an inserted line is marked with its own indentation."""
+    parts, done = [], 0
+    for tag, start, end in codes:
+        if tag == "equal":
+            continue
+        before, marked = text[done:start], text[start:end]
+        shift = 0 if tag == "replace" else _shared_indentation(before, marked)
+        parts += [Part(text[done : start - shift], False)]
+        parts += [Part(text[start - shift : end - shift], True)]
+        done = end - shift
+    return [part for part in [*parts, Part(text[done:], False)] if part.text]
+
+
+def _shared_indentation(before: str, marked: str) -> int:
+    """The length of the indentation before `marked`, if `marked` ends with the same one."""
+    indentation = before.rpartition("\n")[2]
+    is_shared = indentation.isspace() and marked.endswith("\n" + indentation)
+    return len(indentation) if is_shared else 0
 
 
 def _whole(lines: Sequence[str], is_marked: bool) -> list[Part]:

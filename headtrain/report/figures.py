@@ -207,20 +207,18 @@ def draw_reliability(content: Content) -> "Figure | None":
 def draw_length_difference(content: Content) -> "Figure | None":
     """Accuracy of the head by the length difference of a pair."""
     parts = content.details.breakdowns.get("length_difference", ())
-    names = [part.name.replace(" and more", " or more") for part in parts]
     title = "length of the correct output minus the incorrect one (tokens)"
-    return _draw_slices(parts, OVER_PAIRS, names, title, rotation=25, ha="right")
+    return _draw_slices(parts, OVER_PAIRS, title, rotation=25, ha="right")
 
 
 def draw_prefixes(content: Content) -> "Figure | None":
     """Accuracy of the head by how much of the outputs it has read."""
     parts = content.details.breakdowns.get(PREFIX, ())
-    names = [part.name for part in parts]
-    return _draw_slices(parts, OVER_PROBLEMS, names, "tokens of both outputs")
+    return _draw_slices(parts, OVER_PROBLEMS, "tokens of both outputs")
 
 
 def _draw_slices(
-    parts: Sequence[Slice], quantity: Quantity, names: Sequence[str], title: str, **ticks: Any
+    parts: Sequence[Slice], quantity: Quantity, title: str, **ticks: Any
 ) -> "Figure | None":
     """Draw the accuracy of the head on subsets of the pairs; None without any."""
     if not parts:
@@ -229,7 +227,7 @@ def _draw_slices(
         found = [part.judges["head"][quantity.key] for part in parts]
         draw_whiskers(axes, found, [HEAD] * len(parts), is_vertical=True)
         axes.axhline(0.5, color=FAINT, linestyle=":")
-        axes.set_xticks(range(len(parts)), names, **ticks)
+        axes.set_xticks(range(len(parts)), [part.name for part in parts], **ticks)
         axes.set_xlabel(title)
         axes.set_ylabel(quantity.title)
         return figure

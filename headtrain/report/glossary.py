@@ -31,10 +31,12 @@ GLOSSARY = {
         "problems. A gap that is much larger on train than on unseen problems is memorised."
     ),
     "shortcut": (
-        "A cheap rule such as `the longer output is correct`. A head that is no better than the "
+        'A cheap rule such as "the longer output is correct". A head that is no better than the '
         "best of them may have learnt nothing else."
     ),
-    "control": "A baseline whose accuracy must be 0.5: otherwise the evaluation is wrong.",
+    "control": (
+        "A baseline whose accuracy must be 0.5, such as noise; otherwise the evaluation is wrong."
+    ),
     "author known": (
         "A shortcut: scores an output by its author (a person or a model) alone, by the share of "
         "the author's outputs on train that are correct."

@@ -192,7 +192,7 @@ def points_table(result: SweepResult) -> Table:
     for key in keys or ["point"]:
         table.add_column(key.rpartition(".")[2], overflow="fold")
     # NOTE: broken here, because rich would break the cells below a wide heading.
-    names = ["each seed,\nby problem", f"all seeds,\nby problem ({level})", "by\npair"]
+    names = ["each seed,\nover problems", f"all seeds,\nover problems ({level})", "over\npairs"]
     for name in [*names, *(["held-out\ntrain"] if has_holdout else [])]:
         table.add_column(name, justify="right")
     for place, point in enumerate(result.points[:MAX_POINTS]):

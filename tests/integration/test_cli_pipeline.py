@@ -182,6 +182,18 @@ def test_a_rerun_is_up_to_date_and_touches_nothing(
     assert states(pipeline.folder) == before
 
 
+def test_a_merge_run_again_is_up_to_date(
+    pipeline: Pipeline, critic: WarmCritic, tmp_path: Path
+) -> None:
+    stores = [str(pipeline.storage / "features" / "demo" / split) for split in ("train", "valid")]
+    command = ("merge-features", *stores, "--split", "train")
+    changes = options(f"storage.features_dir={tmp_path}")
+    first, again = (critic.run(*command, *changes, folder=pipeline.folder) for _ in range(2))
+    assert (first.code, again.code) == (0, 0)
+    assert row_of(first.out, "units resumed") == ["units resumed", "0"]
+    assert again.out.startswith("merge-features: up to date, nothing done")
+
+
 def test_the_verdict_comes_first_and_lines_fit_a_narrow_terminal(pipeline: Pipeline) -> None:
     lines = pipeline.outcomes["eval"].out.splitlines()
     assert lines[0].startswith("eval: valid split")

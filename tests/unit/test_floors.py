@@ -178,9 +178,10 @@ def test_nothing_is_unpickled() -> None:
     assert found == []
 
 
-def test_features_are_read_and_heads_trained_without_transformers() -> None:
+def test_features_are_read_and_merged_and_heads_trained_without_transformers() -> None:
     code = (
-        "import sys, featurize.store, headtrain.training.run, headtrain.evaluation.evaluate\n"
+        "import sys, featurize.store, featurize.run.merging\n"
+        "import headtrain.training.run, headtrain.evaluation.evaluate\n"
         "print([name for name in ('transformers', 'mlflow') if name in sys.modules])"
     )
     assert output_of(code) == "[]\n"

@@ -14,7 +14,6 @@ from featurize.run.units import (
     join_units,
     read_unit,
     split_features,
-    sum_counts,
     to_unit_features,
 )
 from featurize.store.samples import LIKELIHOOD_COLUMNS, SAMPLE_SCHEMA
@@ -150,12 +149,6 @@ def test_the_likelihood_of_a_row_goes_to_all_its_samples(tmp_path):
         values = [sample[name] for name in LIKELIHOOD_COLUMNS]
         assert values == features.likelihood[sample["feature_row"]].tolist()
     assert work.counts["duplicates"] == 1
-
-
-def test_counts_of_units_add_up():
-    assert sum_counts([]) == {}
-    assert sum_counts([{"a": 1, "b": 0}, {"a": 2}, {"b": 3}]) == {"a": 3, "b": 3}
-    assert sum_counts([{"a": 0}, {"a": 0}]) == {"a": 0}
 
 
 @pytest.mark.parametrize("likelihood", [False, True])

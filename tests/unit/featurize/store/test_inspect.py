@@ -40,7 +40,7 @@ def test_an_intact_store_is_described_and_passes(tmp_path: Path) -> None:
         norms = features.norm(dim=1)
         facts = report.tensors[name]
         assert (facts.width, facts.num_bad) == (width, 0)
-        found = (facts.least_norm, facts.mean_norm, facts.largest_norm)
+        found = (facts.smallest_norm, facts.mean_norm, facts.largest_norm)
         expected = (norms.min().item(), norms.mean().item(), norms.max().item())
         assert found == pytest.approx(expected)
 
@@ -67,7 +67,7 @@ def test_a_torn_or_missing_file_is_found_by_its_size(
     report = inspect_store(tmp_path, verify=verify)
     assert report.damaged == {1: f"{file}: {size - 2:,} bytes of {size:,}"}
     assert report.describe()["checksums"] == "1 damaged"
-    assert report.tensors["mean.2"].least_norm > 0  # of the intact unit
+    assert report.tensors["mean.2"].smallest_norm > 0  # of the intact unit
     damage(path, "lost")
     with pytest.raises(FeatureStoreError, match=rf"damaged: unit 1 \({file}: missing\);"):
         inspect_store(tmp_path, verify=verify).check()

@@ -11,6 +11,7 @@ from headtrain.evaluation.findings import (
     check_requirements,
     find_biases,
     parse_requirements,
+    verdict_sentence,
 )
 from headtrain.evaluation.numbers import OVER_PAIRS, OVER_PROBLEMS
 from headtrain.evaluation.results import HEAD
@@ -120,3 +121,10 @@ def test_a_subset_too_small_for_an_interval_is_said_to_be_so(evaluation):
     found = find_biases(replace(evaluation, details={"valid": details}), "valid")
     [line] = [line for line in found if "too few" in line]
     assert line.endswith("1.000 over 3 pairs, too few for an interval")
+
+
+def test_a_head_that_is_worse_than_a_shortcut_is_said_to_be_with_the_signed_difference(evaluation):
+    margin = evaluation.details["valid"].verdict.margin[OVER_PROBLEMS.key]
+    assert margin.high < 0
+    said = verdict_sentence(evaluation.splits["valid"], evaluation.details["valid"])
+    assert f"worse than the shortcut: the difference is {100 * margin.estimate:.1f}" in said

@@ -19,6 +19,7 @@ def marked(parts):
 @given(LINES, LINES)
 @example("", "a")
 @example("a\r\nb", "a\nb\x0c")
+@example(" a=b\n", " aa\n a==b\n")
 def test_the_parts_are_the_texts_and_what_is_not_marked_is_the_same(first, second):
     found = diff(first, second)
     assert (joined(found.first), joined(found.second)) == (first, second)
@@ -38,6 +39,13 @@ def test_a_changed_operator_alone_is_marked():
 def test_an_added_line_is_marked_on_its_side():
     found = diff("a = 1\nb = 2\n", "a = 1\nprint(a)\nb = 2\n")
     assert (marked(found.first), marked(found.second)) == ([], ["print(a)\n"])
+
+
+def test_a_line_added_in_a_changed_block_is_marked_with_its_own_indentation():
+    first = "if x:\n    for k in range(i + 1):\n        pass\n"
+    second = "if x:\n    n = i + 1\n    for k in range(n):\n        pass\n"
+    found = diff(first, second)
+    assert (marked(found.first), marked(found.second)) == (["i + 1"], ["    n = i + 1\n", "n"])
 
 
 def test_a_line_with_nothing_alike_is_marked_whole():
