@@ -8,21 +8,20 @@ import resource
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from featurize.arrays import Ints
 from featurize.errors import FeatureStoreError
 from featurize.io.files import TEMPORARY_SUFFIX, checksum, sync
 from featurize.io.remote import FILES_AT_ONCE, RemoteFolder, is_remote, open_folder, user_cache_dir
 from featurize.settings import SPLITS
 from featurize.store.manifest import SAMPLES_FILE, DamagedFileError, Manifest, Unit, parse_manifest
 from featurize.store.samples import PAIRS_COLUMN, read_joined, read_samples
-from featurize.store.shards import DTYPES, Shard, is_exact, plan_runs, stored_as
+from featurize.store.shards import DTYPES, Runs, Shard, is_exact, plan_runs, stored_as
 
 MOST_GAP_BYTES = 4096
 """Gaps up to this many bytes are read rather than skipped: a system call costs more."""
@@ -32,8 +31,7 @@ MOST_OPEN_SHARDS = 128
 
 logger = logging.getLogger(__name__)
 
-Fetch = Callable[[Sequence[str]], None]
-"""Downloads files of a store."""
+Value = TypeVar("Value")
 
 
 class FeatureStore:
@@ -43,12 +41,14 @@ class FeatureStore:
     on demand, and the number of open shards is bounded.
     """
 
-    def __init__(self, path: Path | str, manifest: Manifest, folder: Path, fetch: Fetch) -> None:
+    def __init__(
+        self, path: Path | str, manifest: Manifest, folder: Path, copies: "CachedFiles | None"
+    ) -> None:
         """Use `FeatureStore.open`."""
         self.path = path  # folder or URI
         self.manifest = manifest
         self._folder = folder  # local folder of its files, once downloaded
-        self._fetch = fetch
+        self._copies = copies  # of a store at a URI
         rows = [unit.feature_rows for unit in manifest.units]
         self._starts = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         few = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8
@@ -78,24 +78,26 @@ class FeatureStore:
             )
         manifest = parse_manifest(store, content)
         if not isinstance(folder, RemoteFolder):
-            return cls(store, manifest, Path(path) / "units", lambda _names: None)
+            return cls(store, manifest, Path(path) / "units", None)
         # A store that was made again has another manifest, and so another folder.
         name = hashlib.blake2b(content, digest_size=16).hexdigest()
         copies = (cache_dir or user_cache_dir()) / "stores" / name
         files = CachedFiles(folder, copies, manifest.files)
-        return cls(store, manifest, files.folder, files.fetch)
+        return cls(store, manifest, files.folder, files)
 
     @functools.cached_property
     def samples(self) -> pa.Table:
         """One row per sample; feature_row counts through the whole store."""
-        if self.manifest.sample_table is not None:
+        units, table = self.manifest.units, self.manifest.sample_table
+        if table is not None:
             try:
-                self._fetch([SAMPLES_FILE])
-                return read_joined(self.path, self._folder, self.manifest.sample_table)
+                return self._read(
+                    [SAMPLES_FILE], lambda: read_joined(self.path, self._folder, table)
+                )
             except DamagedFileError as error:
                 logger.warning("%s; reading the tables of its units instead", error)
-        self._fetch([f"{unit.number:05d}.parquet" for unit in self.manifest.units])
-        return read_samples(self.path, self._folder, self.manifest.units)
+        names = [f"{unit.number:05d}.parquet" for unit in units]
+        return self._read(names, lambda: read_samples(self.path, self._folder, units))
 
     def with_samples(self, samples: pa.Table) -> "FeatureStore":
         """Return the same features with another sample table, such as some of its rows.
@@ -138,7 +140,9 @@ class FeatureStore:
             return torch.empty((0, width), dtype=dtype)
         # NOTE: NumPy allocates huge pages, which cause fewer page faults while filled.
         target = np.empty((len(wanted), row_bytes), np.uint8)
-        self._fill(target, name, wanted)
+        runs = plan_runs(wanted, self._starts, MOST_GAP_BYTES // row_bytes)
+        shards = [self._file_name(unit) for unit in dict.fromkeys(runs.units)]
+        self._read(shards, lambda: self._fill(target, name, runs))
         return torch.from_numpy(target).view(dtype)
 
     def read(self, name: str) -> torch.Tensor:
@@ -151,7 +155,28 @@ class FeatureStore:
         Raises:
             DamagedFileError: a file is missing or has changed.
         """
-        self._fetch(list(unit.files))
+        self._read(list(unit.files), lambda: self._compare(unit))
+
+    def _read(self, names: Sequence[str], read: Callable[[], Value]) -> Value:
+        """Read files; of a store at a URI their copies, once more if a damaged one was deleted.
+
+        Raises:
+            DamagedFileError: a file of the store itself is damaged.
+        """
+        if self._copies is None:
+            return read()
+        try:
+            self._copies.fetch(names)
+            return read()
+        except DamagedFileError as error:
+            if not self._copies.delete_damaged():
+                raise
+            logger.warning("%s: damaged copy (%s); downloading again", self.path, error.reason)
+            self._shard.cache_clear()
+            self._copies.fetch(names)
+            return read()
+
+    def _compare(self, unit: Unit) -> None:
         for name, expected in unit.files.items():
             try:
                 is_same = checksum(self._folder / name) == expected["checksum"]
@@ -160,14 +185,12 @@ class FeatureStore:
             if not is_same:
                 raise DamagedFileError(self.path, name, "another checksum")
 
-    def _fill(self, target: npt.NDArray[np.uint8], name: str, wanted: Ints) -> None:
-        """Copy the bytes of the wanted rows into `target` [len(wanted), row_bytes]."""
+    def _fill(self, target: npt.NDArray[np.uint8], name: str, runs: Runs) -> None:
+        """Copy the bytes of the rows of `runs` into `target` [rows, row_bytes]."""
         row_bytes = target.shape[1]
         flat = target.reshape(-1)
         by_row = flat.view(f"V{row_bytes}")  # [len(wanted)]; copying whole items is faster
         view = flat.data
-        runs = plan_runs(wanted, self._starts, MOST_GAP_BYTES // row_bytes)
-        self._fetch([self._file_name(unit) for unit in dict.fromkeys(runs.units)])
         for place, begin, end, unit, first, num_rows, is_direct in zip(
             runs.places, runs.begins, runs.ends, runs.units, runs.first_rows, runs.num_rows,
             runs.are_direct, strict=True,
@@ -221,7 +244,8 @@ def _split_of(store: str | Path) -> str:
 class CachedFiles:
     """Files of a store, downloaded once and compared with their checksums.
 
-    A copy with its final name was complete when it was downloaded, so it is not checked again.
+    A copy with its final name was complete when it was downloaded, so it is checked again only
+    when it cannot be read.
     """
 
     def __init__(
@@ -243,6 +267,19 @@ class CachedFiles:
         for start in range(0, len(missing), FILES_AT_ONCE):
             self._download(missing[start : start + FILES_AT_ONCE])
         self._present.update(names)
+
+    def delete_damaged(self) -> list[str]:
+        """Delete the copies that differ from the manifest; return their names."""
+        damaged = [
+            name
+            for name in sorted(self._present)
+            if not self._is_here(name)
+            or checksum(self.folder / name) != self._expected[name]["checksum"]
+        ]
+        for name in damaged:
+            (self.folder / name).unlink(missing_ok=True)
+        self._present.difference_update(damaged)
+        return damaged
 
     def _is_here(self, name: str) -> bool:
         path = self.folder / name

@@ -1,5 +1,6 @@
 """Stores at a URI: the same files as in a folder, and downloads only of what is read."""
 
+import os
 import uuid
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from featurize.io.files import write_json
 from featurize.io.remote import RemoteFolder
 from featurize.store import FeatureStore
 from featurize.store.inspect import inspect_store
-from featurize.store.manifest import lost_files, read_manifest
+from featurize.store.manifest import Unit, lost_files, read_manifest
 from tests.support.unit_features import (
+    damage,
     make_unit,
     make_writer,
     put,
@@ -67,6 +69,52 @@ def test_a_downloaded_file_is_used_unless_it_is_torn(tmp_path: Path, uri: str) -
     for number in range(3):
         RemoteFolder(uri).remove(f"units/{number:05d}.safetensors")
     assert torch.equal(FeatureStore.open(uri, tmp_path / "cache").read("mean.2"), whole)
+
+
+@pytest.mark.parametrize("how", ["lost", "empty", "torn", "longer", "flipped"])
+@pytest.mark.parametrize("name", ["00001.safetensors", "00001.parquet"])
+def test_a_damaged_copy_is_downloaded_again(
+    tmp_path: Path, uri: str, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = read_uri(uri)[f"units/{name}"]
+    FeatureStore.open(uri, tmp_path / "cache").check_unit(unit_of(uri, 1))
+    [copy] = (tmp_path / "cache").rglob(name)
+    damage(copy, how)
+    FeatureStore.open(uri, tmp_path / "cache").check_unit(unit_of(uri, 1))
+    assert copy.read_bytes() == whole
+    assert ("downloading again" in caplog.text) == (how == "flipped")  # the size says the others
+
+
+def test_a_copy_that_is_damaged_after_it_was_read_is_downloaded_again(
+    tmp_path: Path, uri: str
+) -> None:
+    store = FeatureStore.open(uri, tmp_path / "cache")
+    whole, samples = store.read("mean.2"), store.samples
+    for copy in [*(tmp_path / "cache").rglob("*.safetensors")]:
+        os.truncate(copy, copy.stat().st_size - 40)  # the shard stays open
+    for copy in [*(tmp_path / "cache").rglob("*.parquet")]:
+        damage(copy, "torn")
+    assert torch.equal(store.read("mean.2"), whole)
+    del store.__dict__["samples"]
+    assert store.samples.equals(samples)
+
+
+def test_a_copy_of_a_file_that_is_damaged_at_the_uri_too_is_refused(
+    tmp_path: Path, uri: str
+) -> None:
+    store = FeatureStore.open(uri, tmp_path / "cache")
+    store.check_unit(unit_of(uri, 1))
+    [copy] = (tmp_path / "cache").rglob("00001.parquet")
+    damage(copy, "flipped")
+    flip_last(uri, "units/00001.parquet")
+    with pytest.raises(FeatureStoreError, match=rf"{uri}: damaged .*another checksum.*--repair"):
+        store.check_unit(unit_of(uri, 1))
+
+
+def unit_of(uri: str, number: int) -> Unit:
+    manifest = read_manifest(uri)
+    assert manifest is not None
+    return manifest.units[number]
 
 
 def test_a_store_that_was_made_again_is_downloaded_again(tmp_path: Path, uri: str) -> None:
