@@ -128,7 +128,7 @@ def side_by_side_table(found: SideBySide, split: str, confidence: float) -> Tabl
     table = make_table(
         f"{split}: {found.num_pairs:,} pairs of {found.num_problems:,} problems",
         "",
-        *(f"by problem ({confidence:.0%})", f"minus {first}", "by pair"),
+        *(f"over problems ({confidence:.0%})", f"minus {first}", "over pairs"),
     )
     for name, accuracy in found.heads.items():
         difference = found.differences[name].get(first)

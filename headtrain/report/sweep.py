@@ -192,7 +192,7 @@ def points_table(result: SweepResult) -> Table:
     for key in keys or ["point"]:
         table.add_column(key.rpartition(".")[2], overflow="fold")
     # NOTE: broken here, because rich would break the cells below a wide heading.
-    names = ["each seed,\nby problem", f"all seeds,\nby problem ({level})", "by\npair"]
+    names = ["each seed,\nover problems", f"all seeds,\nover problems ({level})", "over\npairs"]
     for name in [*names, *(["held-out\ntrain"] if has_holdout else [])]:
         table.add_column(name, justify="right")
     for place, point in enumerate(result.points[:MAX_POINTS]):
@@ -221,7 +221,7 @@ def winner_rows(result: SweepResult) -> dict[str, Any]:
         f"accuracy on the {report.num_problems} problems that did not": str(report.over_problems),
         "the same over pairs": report.over_pairs,
         "seconds of training": result.seconds_training,
-        "seconds in all": result.seconds,
+        "seconds in total": result.seconds,
     }
 
 

@@ -270,7 +270,7 @@ def test_one_problem_is_shown_with_its_ranking_and_how_to_serve_the_head(
     outcome = critic.run("show", *arguments("eval")[3:], folder=pipeline.folder)
     assert outcome.code == 0, outcome.err
     said = outcome.out
-    assert "the problem of median accuracy" in said
+    assert "the problem with the median accuracy" in said
     table = [line for line in said.splitlines() if re.match(r"│ +\d+ │", line)]
     values = [float(line.split("│")[2]) for line in table]
     assert values == sorted(values, reverse=True)

@@ -25,7 +25,7 @@ LENGTH_ROWS = (
     "pairs",
     "correct longer by",
     "longer is correct",
-    "the same by problem",
+    "... over problems",
 )
 """Rows of the table, which has a column for each unit."""
 
@@ -249,7 +249,7 @@ def show_authors(audit: AuthorAudit) -> Section:
         tables=[
             Columns(
                 title=f"by author{more}: {accuracy}",
-                columns=("author", "samples", "share correct", "above its problem"),
+                columns=("author", "samples", "share correct", "above pass rate"),
                 rows=[
                     (author.name, author.num_samples, author.share_correct, author.above_problem)
                     for author in audit.authors[:MOST_SLICES]
