@@ -99,7 +99,7 @@ def row_of(table: str, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_but_progress_is_told_on_stderr(pipeline: Pipeline, command: str) -> None:
+def test_nothing_but_progress_is_printed_on_stderr(pipeline: Pipeline, command: str) -> None:
     err = pipeline.outcomes[command].err
     assert not re.search(r"warning|traceback|error", err, re.IGNORECASE), err
     assert all(line.startswith("INFO ") for line in err.splitlines()), err

@@ -1,4 +1,4 @@
-"""The plan of a featurize run depends on what the dataset says, not on how it lies in files."""
+"""The plan of a featurize run depends on what the dataset says, not on its files."""
 
 import random
 
