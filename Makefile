@@ -1,17 +1,17 @@
-# One command each: `make demo` trains and judges a small critic, `make test` runs every test.
-# Everything lives in .venv and storage/ beside this file; delete them to start anew.
+# `make demo` trains and evaluates a small critic, `make test` runs every test.
+# Everything is in .venv and storage/ beside this file; delete them to start again.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CRITIC := $(BIN)/critic
 DEMO := --config configs/demo.yaml
-# Where there is no NVIDIA GPU torch goes in first and by itself, so that a CPU build can be named:
+# Without an NVIDIA GPU torch is installed first and by itself, so that a CPU build can be named:
 # TORCH="torch --index-url URL" where pip's own index has only builds with CUDA libraries.
 TORCH ?= torch==2.13.0
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
-# Where this is set every command would compile all of torch anew: 20 s each.
+# If this is set, every command compiles all of torch again: 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo docs test test-oldest check bench bench-featurize bench-head bench-serve setup clean
@@ -41,7 +41,7 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# The model tests against the oldest torch and transformers of pyproject.toml, in a venv of its own.
+# The model tests against the oldest torch and transformers of pyproject.toml, in a separate venv.
 OLDEST := .venv-oldest
 OLDEST_TORCH ?= torch==2.11.0
 OLDEST_TRANSFORMERS ?= transformers==5.17.0

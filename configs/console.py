@@ -238,6 +238,8 @@ def _titled(title: str, **options: Any) -> "Table":
 def rows_table(title: str, rows: dict[str, Any]) -> "Table":
     """A table of names and values."""
     table = _titled(title, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # not cut with an ellipsis: commands and paths are copied
     for name, value in rows.items():
         table.add_row(name, show(value))
     return table

@@ -295,7 +295,7 @@ def show(
     ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
     found = find_problem(read, ids, project.find_decision(trained), problem)
     if problem is None:
-        console().print(f"show: of {split}, the problem of median accuracy")
+        console().print(f"show: the problem with the median accuracy on {split}")
     for line in statement_lines(found):
         console().print(f"  {line}")
     console().print(ranking_table(found))

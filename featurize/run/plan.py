@@ -193,10 +193,10 @@ class FeaturizePlan:
             f" {self.recipe.spec.deepest(self.recipe.num_layers)} of"
             f" {self.recipe.num_layers} layers",
             "attention": self.attention,
-            "a forward pass": str(self.token_budget),
+            "forward pass": str(self.token_budget),
             "tokens, about" if self.counted_tokens is None else "tokens, counted": tokens,
             "store, about": f"{rows * self.bytes_per_row / 1e6:,.0f} MB",
-            "goes to": str(self.job.store_dir),
+            "store folder": str(self.job.store_dir),
         }
 
     def to_import(self, is_kept: np.ndarray, origin: Mapping[str, Any]) -> "FeaturizePlan":

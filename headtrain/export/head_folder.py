@@ -179,20 +179,30 @@ def push_head(
     Raises:
         ExportError: the Hub refuses, or does not answer.
     """
-    api = HfApi()
+    if repo.count("/") != 1:  # the Hub would take a name alone, which no URI can have
+        raise ExportError(f"push {repo!r}: not the name of a repository: user/name")
     uri = f"hf://{repo}"
     use = [
         ("load", f'`Critic.load("{uri}")`, from `headtrain.scoring.critic`'),
         ("backbone", "not in this repository; `backbone=` names its place if it has moved"),
     ]
-    try:
-        with tempfile.TemporaryDirectory() as place:
-            folder = copy_head(head, Path(place))
-            write_card(folder, head, dict(use), verdict)
+    with tempfile.TemporaryDirectory() as place:
+        folder = copy_head(head, Path(place))
+        write_card(folder, head, dict(use), verdict)
+        with _one_line_errors(repo):
+            api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
             api.upload_folder(
                 repo_id=repo, folder_path=folder, commit_message="Add a head of critic"
             )
+    return uri
+
+
+@contextlib.contextmanager
+def _one_line_errors(repo: str) -> Iterator[None]:
+    """Turn errors of the Hub into an ExportError with a remedy."""
+    try:
+        yield
     except HFValidationError as error:
         raise ExportError(f"push {repo!r}: not the name of a repository: user/name") from error
     except (HfHubHTTPError, OSError) as error:
@@ -200,4 +210,8 @@ def push_head(
         raise ExportError(
             f"push {repo!r}: {reason}; set HF_TOKEN to a token that may write, or run hf auth login"
         ) from error
-    return uri
+    except Exception as error:  # NOTE: the HTTP library's own, which differs between versions
+        raise ExportError(
+            f"push {repo!r}: the Hub does not answer ({without_queries(error).strip()}); check the"
+            " network, and run the same command again"
+        ) from error

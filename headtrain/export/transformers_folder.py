@@ -48,7 +48,7 @@ class Exported:
             rows["loads with trust_remote_code"] = "no"
             rows["value of critic"] = f"logit + {self.offset:.6g} (ranks are the same)"
         else:
-            rows["loads with trust_remote_code"] = f"yes, only so: {self.why_custom}"
+            rows["loads with trust_remote_code"] = f"yes, required: {self.why_custom}"
             rows["value of critic"] = "logit"
         if self.pooler is not None and self.why_custom is None:
             rows["vllm --pooler-config"] = json.dumps(self.pooler)

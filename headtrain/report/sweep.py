@@ -221,7 +221,7 @@ def winner_rows(result: SweepResult) -> dict[str, Any]:
         f"accuracy on the {report.num_problems} problems that did not": str(report.over_problems),
         "the same over pairs": report.over_pairs,
         "seconds of training": result.seconds_training,
-        "seconds in all": result.seconds,
+        "seconds in total": result.seconds,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from featurize.errors import CriticError
 from headtrain.settings import DataSamplingSettings, TrainingSettings
 
-SECTIONS = ("training", "data_sampling")
+SECTIONS = {"training": TrainingSettings, "data_sampling": DataSamplingSettings}
 """Configuration sections a sweep may vary; all points share the features and the evaluation."""
 
 
@@ -64,9 +64,11 @@ def parse_axis(text: str) -> Axis:
     if not equals or not key or not all(values):
         raise CriticError(f"--grid {text}: not of the form key=value,value")
     if key != "features" and key.partition(".")[0] not in SECTIONS:
+        meant = [f"{name}.{key}" for name, fields in SECTIONS.items() if hasattr(fields, key)]
+        remedy = f"did you mean {meant[0]}?" if meant else "give that with --set"
         raise CriticError(
             f"--grid {text}: a sweep varies features and keys of {' and '.join(SECTIONS)}, "
-            f"not {key!r}; give that with --set"
+            f"not {key!r}; {remedy}"
         )
     if len(set(values)) != len(values):
         raise CriticError(f"--grid {text}: names a value twice")

@@ -68,7 +68,7 @@ def now(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
 
 
 def batched_products(q: Tensor, keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-    """The same by two batched products around a softmax; query heads lie beside each other."""
+    """The same by two batched products around a softmax; query heads are adjacent."""
     found, at = [], 0
     for key, value in zip(keys[1:], values[1:], strict=True):
         queries = key.shape[2]

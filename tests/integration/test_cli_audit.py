@@ -178,7 +178,7 @@ def test_train_head_says_what_its_pairs_are(folder: Path, whole: Path) -> None:
         (("audit", "--against", "train"), "is the split itself"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     critic: WarmCritic, folder: Path, command: tuple[str, ...], told: str
 ) -> None:
     outcome = critic.run(*command, *options(), folder=folder)

@@ -125,7 +125,7 @@ def test_cuda_is_refused_where_there_is_none(
 
 
 @pytest.mark.parametrize("likelihood", ["true", "false"])
-def test_a_weight_that_is_no_number_is_told_by_the_sample_it_shows_in(
+def test_a_weight_that_is_nan_is_reported_by_the_first_sample_it_affects(
     run: Any, project: Path, tmp_path: Path, likelihood: str
 ) -> None:
     model = copy_model(project, tmp_path / "nan")
@@ -138,7 +138,7 @@ def test_a_weight_that_is_no_number_is_told_by_the_sample_it_shows_in(
     assert_refused(outcome, tmp_path, "NaN or inf in", ".3 of sample 'train-", "such rows")
 
 
-def test_a_failed_first_run_does_not_stand_in_the_way_of_the_next(
+def test_a_failed_first_run_does_not_block_the_next(
     run: Any, project: Path, tmp_path: Path
 ) -> None:
     model = copy_model(project, tmp_path / "mended")
@@ -155,7 +155,7 @@ def test_a_failed_first_run_does_not_stand_in_the_way_of_the_next(
 
 
 @pytest.mark.parametrize("command", ["train-head", "eval"])
-def test_missing_features_are_told_with_the_command_that_makes_them(
+def test_missing_features_are_reported_with_the_command_that_makes_them(
     run: Any, head: Path, tmp_path: Path, command: str
 ) -> None:
     arguments = (command, "--head", str(head)) if command == "eval" else (command,)
@@ -164,7 +164,9 @@ def test_missing_features_are_told_with_the_command_that_makes_them(
     assert_refused(outcome, features, str(features), "`critic featurize --split train`")
 
 
-def test_a_missing_head_is_told_with_the_command_that_makes_it(run: Any, tmp_path: Path) -> None:
+def test_a_missing_head_is_reported_with_the_command_that_makes_it(
+    run: Any, tmp_path: Path
+) -> None:
     outcome = run("eval")
     assert_refused(outcome, tmp_path, "critic/demo: ", "`critic train-head`")
 
@@ -244,7 +246,9 @@ def test_training_and_evaluation_on_a_full_disk_are_one_line(run: Any, tmp_path:
 # --- how errors are told
 
 
-def test_an_error_of_several_workers_is_told_once(run: Any, project: Path, tmp_path: Path) -> None:
+def test_an_error_of_several_workers_is_reported_once(
+    run: Any, project: Path, tmp_path: Path
+) -> None:
     model = copy_model(project, tmp_path / "damaged")
     (model / "model.safetensors").write_bytes(b"not safetensors")
     settings = ("featurize.workers=2", "featurize.unit_tokens=50", f"models.policy.path={model}")

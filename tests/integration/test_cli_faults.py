@@ -229,7 +229,7 @@ class Running:
         return self.outcome
 
 
-def test_a_terminated_run_ends_cleanly_and_goes_on_later(
+def test_a_terminated_run_ends_cleanly_and_resumes_later(
     critic: WarmCritic, project: Path, whole: dict[str, bytes]
 ) -> None:
     running = Running(critic, project, "terminated")

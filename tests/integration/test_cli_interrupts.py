@@ -119,7 +119,7 @@ def test_workers_end_with_a_launcher_that_is_killed_while_they_start(
     finish(process)
 
 
-def test_an_interrupted_run_says_that_a_rerun_goes_on(project: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_says_that_a_rerun_resumes(project: Path, tmp_path: Path) -> None:
     experiment = "interrupted"
     outcome = disturb(project, tmp_path, experiment, workers=2, after=2, by=signal.SIGINT)
     assert outcome.err == "error: interrupted; run the same command again to resume\n"

@@ -99,7 +99,7 @@ def row_of(table: str, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_but_progress_is_told_on_stderr(pipeline: Pipeline, command: str) -> None:
+def test_nothing_but_progress_is_printed_on_stderr(pipeline: Pipeline, command: str) -> None:
     err = pipeline.outcomes[command].err
     assert not re.search(r"warning|traceback|error", err, re.IGNORECASE), err
     assert all(line.startswith("INFO ") for line in err.splitlines()), err
@@ -281,7 +281,7 @@ def test_one_problem_is_shown_with_its_ranking_and_how_to_serve_the_head(
     outcome = critic.run("show", *arguments("eval")[3:], folder=pipeline.folder)
     assert outcome.code == 0, outcome.err
     said = outcome.out
-    assert "the problem of median accuracy" in said
+    assert "the problem with the median accuracy" in said
     table = [line for line in said.splitlines() if re.match(r"│ +\d+ │", line)]
     values = [float(line.split("│")[2]) for line in table]
     assert values == sorted(values, reverse=True)

@@ -64,7 +64,7 @@ def to_unpaired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_trl_rows_are_audited_trained_on_and_judged_as_the_plain_rows_they_stand_for(
+def test_trl_rows_are_audited_trained_on_and_evaluated_as_the_equal_plain_rows(
     critic: WarmCritic, tmp_path: Path
 ) -> None:
     folder = write_project(tmp_path / "project")

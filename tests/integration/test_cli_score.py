@@ -224,7 +224,7 @@ def test_other_peoples_pairs_are_judged_in_their_own_metric(project: CriticProje
     assert written.with_suffix(".html").exists()
 
 
-def test_styles_are_told_apart_and_no_train_features_are_needed(project: CriticProject) -> None:
+def test_styles_are_distinguished_and_no_train_features_are_needed(project: CriticProject) -> None:
     rows = [RM_BENCH, RM_BENCH | {"id": 9, "prompt": "Write it in C."}]
     write_rows(project.folder / "rm-bench.jsonl", rows)
     features = project.folder / "storage/features/demo"

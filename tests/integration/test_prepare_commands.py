@@ -116,7 +116,7 @@ def test_a_dataset_is_split_by_problem(critic: Any):
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_line(critic: Any, arguments: list[str], told: str):
+def test_a_mistake_is_reported_in_one_line(critic: Any, arguments: list[str], told: str):
     Path("in.jsonl").write_text('{"code": 1}\n')
     failed = critic("prepare", *arguments)
     assert failed.exit_code == 2, failed.output

@@ -34,7 +34,7 @@ def train(tmp_path: Path) -> Train:
 
 
 @pytest.mark.parametrize("step", [1, 5, 9, 22, 30])
-def test_a_killed_run_goes_on_to_bitwise_the_same_weights(train: Train, step: int) -> None:
+def test_a_killed_run_resumes_to_bitwise_the_same_weights(train: Train, step: int) -> None:
     straight = train("straight")
     with pytest.raises(Killed):
         train("killed", progress=kill_at(step))
@@ -47,7 +47,7 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_weights(train: Train, step: in
 
 
 @pytest.mark.parametrize("kind", ["gated", "attention"])
-def test_a_killed_run_of_a_head_on_segments_and_prefixes_goes_on_to_the_same_weights(
+def test_a_killed_run_of_a_head_on_segments_and_prefixes_resumes_to_the_same_weights(
     train: Train, tmp_path: Path, kind: str
 ) -> None:
     stores = {

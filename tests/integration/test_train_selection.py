@@ -105,7 +105,7 @@ def test_a_trained_head_scores_every_sample_of_a_store(train: Train, tmp_path: P
     assert (values[is_correct][:, None] > values[is_wrong]).mean() > 0.9
 
 
-def test_the_choice_and_what_was_trained_on_stand_in_the_head(train: Train) -> None:
+def test_the_head_records_how_it_was_chosen_and_what_it_was_trained_on(train: Train) -> None:
     result = train()
     best, final = head_at(result.best).record, head_at(result.final).record
     assert best.selection["by"] == "valid/accuracy_over_problems"

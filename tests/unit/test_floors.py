@@ -73,7 +73,7 @@ def room_of(name: str) -> str | None:
 
 
 def imports_of_rooms() -> Iterator[tuple[str, str, str]]:
-    """Every import across rooms: where it stands, the room it is in, the room it names."""
+    """Every import across rooms: its place, the room it is in, the room it names."""
     for path in SOURCES:
         room = room_of(module_name(path))
         for line, imported in imports(path):

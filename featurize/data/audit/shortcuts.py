@@ -25,7 +25,7 @@ LENGTH_ROWS = (
     "pairs",
     "correct longer by",
     "longer is correct",
-    "the same by problem",
+    "... over problems",
 )
 """Rows of the table, which has a column for each unit."""
 

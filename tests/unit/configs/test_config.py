@@ -134,7 +134,7 @@ def test_the_production_file_says_what_has_no_effect() -> None:
         (["models.policy.dtype=float32"], ["models.policy.dtype is 'float32'"]),
     ],
 )
-def test_a_sharded_backbone_is_told_what_sharding_does_without_gradients(
+def test_notes_on_a_sharded_backbone_say_what_sharding_does_without_gradients(
     settings: list[str], told: list[str]
 ) -> None:
     config = load_config(None, ["distributed.shard_backbone=true", *settings])

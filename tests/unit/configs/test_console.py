@@ -45,6 +45,14 @@ def test_a_narrow_table_cuts_no_name_short() -> None:
     assert cells.replace(" ", "") == "".join(names).replace(" ", "")
 
 
+def test_a_narrow_table_of_values_cuts_no_path_short() -> None:
+    path = "dataset.validation=/data/" + "part/" * 12 + "valid.jsonl"
+    shown = io.StringIO()
+    Console(file=shown, width=60).print(rows_table("store", {"made by": f"critic {path}"}))
+    cells = "".join(line.split("│")[2].strip() for line in shown.getvalue().splitlines()[2:-1])
+    assert cells.replace(" ", "") == f"critic{path}"
+
+
 def test_a_title_wider_than_its_table_stays_on_one_line() -> None:
     table = rows_table("features in storage/features/demo/train", {"seconds": "1.0"})
     shown = io.StringIO()

@@ -160,7 +160,7 @@ def test_to_dict_is_plain_and_resolved(write: Callable[[str], Path]) -> None:
         ),
     ],
 )
-def test_an_unknown_key_is_told_with_its_line_and_the_nearest_key(
+def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_key(
     text: str, expected: str, write: Callable[[str], Path]
 ) -> None:
     assert problems_of(write(f"{SHORT}{text}\n")) == [f"x.yaml:8: {expected}"]
@@ -224,7 +224,7 @@ def test_an_override_of_an_unknown_key_names_the_nearest(override: str, nearest:
         ("dataset.train={a: 1}", "got {'a': 1}, expected text (in quotes) or a list in [brackets]"),
     ],
 )
-def test_a_wrong_override_is_told_with_what_is_expected(override: str, expected: str) -> None:
+def test_a_wrong_override_is_reported_with_what_is_expected(override: str, expected: str) -> None:
     assert demo_problem(override) == f"--set {override}: {expected}"
 
 
@@ -265,7 +265,7 @@ def test_a_refused_value_says_why(override: str, reason: str) -> None:
     assert reason in demo_problem(override)
 
 
-def test_a_wrong_value_in_a_file_is_told_with_its_key_and_line(
+def test_a_wrong_value_in_a_file_is_reported_with_its_key_and_line(
     write: Callable[[str], Path],
 ) -> None:
     path = write(f"{SHORT}\ntraining:\n  batch_size: many\n")
@@ -384,7 +384,7 @@ def test_folders_in_the_root_follow_it_and_others_stay() -> None:
     assert moved.features_dir == "s3://bucket/features"
 
 
-def test_an_override_and_its_mistakes_are_told() -> None:
+def test_an_override_and_its_mistakes_are_reported() -> None:
     assert load_recorded(RECORD, "h", ["runtime.device=cpu"]).runtime.device == "cpu"
     with pytest.raises(ConfigError, match=r"--set runtime\.devise=cpu"):
         load_recorded(RECORD, "h", ["runtime.devise=cpu"])

@@ -62,7 +62,7 @@ def test_few_bad_rows_are_all_listed(tmp_path):
     assert details[5].startswith("4 ")
 
 
-def test_one_bad_row_is_told_in_the_message_alone(tmp_path):
+def test_one_bad_row_is_reported_in_the_message_alone(tmp_path):
     error = refusal(write_bad_rows(tmp_path, rounds=0), tmp_path)
     assert error.details == []
     assert error.total == 1

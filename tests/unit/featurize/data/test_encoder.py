@@ -198,7 +198,7 @@ def test_templates_do_not_see_the_date_of_the_day() -> None:
     assert decode(found.prompt.ids).startswith("<s>26 Jul 2024<|im_start|>system")
 
 
-def test_a_refusal_of_the_template_is_told_in_its_own_words() -> None:
+def test_a_refusal_of_the_template_is_reported_in_its_own_words() -> None:
     prompt = Prompt("", "", (("user", "a"), ("user", "b")))
     with pytest.raises(CriticError, match=r"user, user \(Conversation roles must alternate"):
         make_encoder(template="gemma").encode(prompt, ["c"])

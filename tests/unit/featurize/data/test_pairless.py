@@ -16,7 +16,7 @@ def index_of(folder: Path, *rows: dict[str, Any]) -> DatasetIndex:
     return DatasetIndex.build(str(write_rows(folder / "rows.jsonl", numbered)), folder / "cache")
 
 
-def test_a_dataset_without_labels_is_told_so_with_the_columns_that_may_have_them(tmp_path: Path):
+def test_a_dataset_without_labels_is_reported_with_the_columns_that_may_have_them(tmp_path: Path):
     reason = why_no_pairs(index_of(tmp_path, {"reward": 1.0, "votes": 7, "info": {"ok": True}}))
     assert reason is not None
     assert "none of the 1 samples has a label" in reason

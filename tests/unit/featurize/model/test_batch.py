@@ -27,7 +27,7 @@ def test_a_pack_has_all_prompts_then_the_outputs_by_group() -> None:
     assert batch.num_tokens == 10
 
 
-def test_a_pack_knows_where_its_outputs_lie_and_what_predicts_them() -> None:
+def test_a_pack_knows_where_its_outputs_are_and_what_predicts_them() -> None:
     batch = make_pack([FIRST, SECOND], CPU)
     assert outputs_of(batch) == {4: [21], 0: [22, 23], 2: [24, 25, 26]}
     assert batch.before.tolist() == [2, 2, 3]  # 13, 13 and 14
@@ -51,7 +51,7 @@ def test_the_layout_of_a_pack_is_its_bounds() -> None:
     assert (layout.longest_prompt, layout.longest_output, layout.longest_group) == (3, 3, 3)
 
 
-def test_padded_sequences_stand_in_rows_of_the_longest() -> None:
+def test_padded_sequences_are_rows_of_the_longest_length() -> None:
     short = PromptGroup(prompt=(11, 12), outputs=((21,),), rows=(7,))
     batch = make_padded([SECOND, short], CPU)
     assert batch.input_ids.tolist() == [[14, 24, 25, 26], [11, 12, 21, 0]]

@@ -205,7 +205,7 @@ def test_a_batch_is_started_before_the_last_one_is_read(
     assert events == ["start", *["start", "read"] * (num_batches - 1), "read"]
 
 
-def test_a_work_planned_before_memory_ran_out_is_planned_anew(
+def test_a_work_planned_before_memory_ran_out_is_replanned(
     llama: Backbone, expected: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(llama, SPEC, "packed", 400, depth=2)

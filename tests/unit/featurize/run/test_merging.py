@@ -77,7 +77,7 @@ def test_a_damaged_merge_names_the_command_that_made_it(tmp_path: Path) -> None:
         FeatureStore.open(job.store_dir).read("mean.2")
 
 
-def test_a_finished_merge_does_nothing_and_a_killed_one_goes_on(tmp_path: Path) -> None:
+def test_a_finished_merge_does_nothing_and_a_killed_one_resumes(tmp_path: Path) -> None:
     stores = parts(tmp_path)
     job = make_job(tmp_path, "none.jsonl")
     done: list[int] = []

@@ -1,4 +1,4 @@
-"""The plan of a featurize run depends on what the dataset says, not on how it lies in files."""
+"""The plan of a featurize run depends on what the dataset says, not on its files."""
 
 import random
 
@@ -136,7 +136,7 @@ def test_the_plan_says_what_it_will_store(tmp_path, train):
     assert lines["tensors"] == "mean.1, last.1, mean.2, last.2 and likelihood"
     assert lines["backbone"] == "tiny, float32, 2 of 2 layers"
     assert plan.bytes_per_row == 4 * 8 * 2  # tensors, width, bytes of bfloat16
-    assert lines["goes to"] == str(tmp_path / "store")
+    assert lines["store folder"] == str(tmp_path / "store")
     assert make_plan(tmp_path, train, layers=(1,)).describe()["backbone"].endswith("1 of 2 layers")
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
     assert plan.memory_bytes >= 2 * size

@@ -75,7 +75,7 @@ def test_counters_are_added_up_over_ranks_and_kept_apart_by_name(make_ranks):
     assert second.claim() == 0
 
 
-def test_restarted_ranks_count_anew_in_the_store_of_those_that_died(make_ranks):
+def test_restarted_ranks_count_from_0_in_the_store_of_those_that_died(make_ranks):
     store = dist.HashStore()
     before, _ = make_ranks(2, store)
     assert [before.claim(), before.claim()] == [0, 1]
@@ -152,7 +152,7 @@ def test_ranks_with_a_whole_backbone_each_claim_every_unit_once(make_ranks):
     assert sorted(number for claimed in claims for number in claimed) == list(range(150))
 
 
-def test_a_lost_rank_is_told_from_a_fault_of_the_program(make_ranks):
+def test_a_lost_rank_is_distinguished_from_a_fault_of_the_program(make_ranks):
     group = RankGroup(make_ranks(2)[0], Sharing(kind="tensor", size=2))
     reason = "shares the backbone with rank 0 has ended"
     with pytest.raises(ConnectionError, match=reason), group.reports_lost_ranks():

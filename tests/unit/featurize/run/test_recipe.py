@@ -170,7 +170,7 @@ def test_what_decides_no_feature_leaves_the_fingerprint_as_it_is(source, changes
     assert recipe_of(source, **changes).fingerprint == recipe_of(source).fingerprint
 
 
-def test_where_the_model_lies_does_not_matter(source, tmp_path):
+def test_the_path_of_the_model_does_not_matter(source, tmp_path):
     LlamaConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2).save_pretrained(
         tmp_path / "other"
     )

@@ -159,7 +159,7 @@ def test_what_could_not_be_computed_is_listed_with_the_reason(splits):
     }
 
 
-def test_best_of_n_lies_between_any_candidate_and_the_oracle(splits, shortcuts):
+def test_best_of_n_is_between_any_candidate_and_the_oracle(splits, shortcuts):
     evaluation = evaluated(splits, shortcuts=shortcuts)
     best, valid = evaluation.details["valid"].best_of_n, splits["valid"]
     assert best.n == (1, 2, 4, 8)

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 
-from headtrain.export.head_folder import ExportError, new_folder
+from headtrain.export import head_folder
+from headtrain.export.head_folder import ExportError, new_folder, push_head
+from headtrain.head.checkpoint import load_head
 from headtrain.scoring.critic import Critic
 from tests.support.hub_server import TOKEN, hub_server
 from tests.support.processes import REPOSITORY, run_python
@@ -116,3 +119,16 @@ def test_a_pushed_head_is_loaded_from_the_hub(tmp_path: Path) -> None:
         refused = run_python("-c", PUSH, str(project.head), **variables)
     assert refused.returncode != 0
     assert "set HF_TOKEN to a token that may write" in refused.stderr
+
+
+def test_a_push_to_a_hub_that_does_not_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_folder, "HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9"))
+    head = load_head(make_project(tmp_path, "featurize.likelihood=false", tensors=["mean.1"]).head)
+    with pytest.raises(ExportError, match="push 'me/critic': the Hub does not answer") as caught:
+        push_head(head, "me/critic")
+    assert "\n" not in str(caught.value)
+    for name in ("me", "a/b/c"):
+        with pytest.raises(ExportError, match=f"{name}.*not the name of a repository: user/name"):
+            push_head(head, name)

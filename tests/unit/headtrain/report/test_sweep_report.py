@@ -74,7 +74,7 @@ def test_the_table_warns_that_the_best_of_many_is_biased() -> None:
 
 
 @pytest.mark.parametrize("value", ["0.0001{}", "[easy{}]", "[/x]{}"])
-def test_points_can_be_told_apart_in_a_narrow_terminal(value: str) -> None:
+def test_points_can_be_distinguished_in_a_narrow_terminal(value: str) -> None:
     values = [value.format(place) for place in range(len(RESULT.points))]
     points = tuple(
         dataclasses.replace(one, varied={"training.value_head_learning_rate": value})

@@ -30,6 +30,8 @@ def test_a_grid_is_every_combination_of_its_values() -> None:
     ("texts", "reason"),
     [
         (["training.dropout"], "--grid .*training.dropout.*key=value"),
+        (["dropout=0.1,0.2"], "did you mean training.dropout"),
+        (["runtime.seed=1,2"], "give that with --set"),
         (["training.dropout=0.1,,0.2"], "--grid .*0.1,,0.2.*key=value"),
         (["featurize.layers=1,2"], "--set"),
         (["training.dropout=0.1,0.1"], "twice"),

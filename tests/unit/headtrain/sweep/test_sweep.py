@@ -322,7 +322,7 @@ def test_a_sweep_of_which_every_head_diverges_is_an_error(sweep: Sweep) -> None:
         sweep(points=[hopeless])
 
 
-def test_heads_in_closed_form_stand_beside_trained_heads(sweep: Sweep) -> None:
+def test_heads_in_closed_form_are_compared_with_trained_heads(sweep: Sweep) -> None:
     trained = point("mean.1")
     fitted = [
         point("mean.1", value_head_type="contrast", contrast="lda"),

@@ -246,7 +246,7 @@ def test_processes_may_begin_at_once_on_a_new_database(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [None, 500])
-def test_a_server_that_is_down_is_told_apart_from_a_mistake(status: int | None) -> None:
+def test_a_server_that_is_down_is_distinguished_from_a_mistake(status: int | None) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status or 200)

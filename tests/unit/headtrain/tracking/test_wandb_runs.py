@@ -125,7 +125,7 @@ def test_a_child_is_in_the_group_of_its_sweep(fake: FakeWandb, tmp_path: Path) -
     assert fake.calls == [("log", {"loss": 2.0, STEP: 1}), ("finish", 0)]
 
 
-def test_a_failing_server_is_one_warning_and_the_run_goes_on(
+def test_a_failing_server_is_one_warning_and_the_run_continues(
     fake: FakeWandb,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -46,7 +46,7 @@ def run(sandbox: Sandbox, body: str, tests: str = "f()") -> Outcome:
         ("return (", "f()", Verdict.CRASHED, "SyntaxError"),
     ],
 )
-def test_the_kinds_of_endings_are_told_apart(
+def test_the_kinds_of_endings_are_distinguished(
     sandbox: Sandbox, body: str, tests: str, verdict: Verdict, detail: str
 ):
     outcome = run(sandbox, body, tests)
