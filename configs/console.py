@@ -40,6 +40,11 @@ class _Plain:
                 parameter.metavar = ""
         return parameters
 
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """Get the first line of the help, whole: it is one sentence."""
+        text: str = getattr(self, "help", None) or ""
+        return text.partition("\n")[0]
+
 
 class _PlainCommand(_Plain, TyperCommand):
     """A command whose help is refilled to the width of the terminal."""

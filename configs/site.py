@@ -89,7 +89,8 @@ def _text_of(statement: ast.stmt | None) -> str:
 
 def _cell(setting: Setting) -> str:
     default = f", `{setting.default}`" if setting.default else ", required"
-    return _escaped(f"`{setting.type}`{default}")
+    # NOTE: a bar within code is no border of a cell to mkdocs, which would show a backslash.
+    return f"`{setting.type}`{default}"
 
 
 def _summary(section: type[typing.Any]) -> str:

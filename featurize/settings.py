@@ -103,7 +103,7 @@ class BackboneSettings:
     """Its name in reports and manifests."""
 
     path: SomePath
-    """Model folder, hub id, .gguf file, llama-MTP folder, or package:<installed distribution>."""
+    """Model folder, hub id, .gguf file, llama-MTP folder, or `package:<installed distribution>`."""
 
     tokenizer_path: HomePath | None = None
     """Folder of its tokenizer; null: `path`."""
@@ -232,7 +232,7 @@ class PromptSettings:
     """What follows an output: nothing, the end-of-text token, or the template's end of a turn."""
 
     think: Literal["keep", "strip"] = "keep"
-    """strip: remove the thinking before </think> from outputs."""
+    """strip: remove the thinking before `</think>` from outputs."""
 
     question: str | None = None
     """A question about the output, asked after it; null: none."""

@@ -65,6 +65,16 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not readable as JSON ({error}); delete it and rerun") from error
 
 
+def share_weights(folder: Path) -> None:
+    """Give the weights that transformers saved the mode of `config.json`.
+
+    safetensors writes them through a temporary file that its owner alone may read.
+    """
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
+
+
 def checksum(path: Path) -> str:
     """BLAKE2b-128 of a file's bytes, hex."""
     with path.open("rb") as file:

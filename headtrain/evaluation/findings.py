@@ -16,6 +16,8 @@ LARGEST_GAP_DIFFERENCE = 0.05
 """Of train minus the evaluated split, of the gap of P(correct)."""
 MOST_FAR = 0.25
 """Of the samples, farther from train than 90% of it; 0.1 is expected."""
+LEAST_PROBLEMS = 6
+"""Fewer show no difference at 95%: five agree by chance in 1 of 16 cases (sign test)."""
 
 ALIASES = {
     "accuracy": "head/accuracy_over_problems",
@@ -62,8 +64,12 @@ def verdict_sentence(result: SplitResult, details: Details) -> str:
         f"The head orders {head:.1%} of a problem's pairs correctly, the best shortcut ({name}) "
         f"{shortcut:.1%}."
     )
-    if margin.low is None or margin.high is None:
-        return f"{said} A single problem cannot show whether the difference is chance."
+    num_problems = result.counts.num_problems
+    if num_problems < LEAST_PROBLEMS or margin.low is None or margin.high is None:
+        return (
+            f"{said} Fewer than {LEAST_PROBLEMS} problems ({num_problems} here) cannot show "
+            "whether the difference is chance."
+        )
     points = f"{100 * margin.estimate:.1f} points [{100 * margin.low:.1f}, {100 * margin.high:.1f}]"
     if margin.low > 0:
         return f"{said} The difference, {points}, is explained by none of the shortcuts tested."
@@ -103,7 +109,7 @@ def _length(details: Details) -> Iterator[str]:
         yield f"{kind} outputs score higher: rank correlation with length {found}"
     for part in details.breakdowns.get("length_difference", ()):
         accuracy = part.judges[HEAD][OVER_PAIRS.key]
-        if _is_below(accuracy, 0.5):
+        if _is_below(accuracy, 0.5) and part.num_problems >= LEAST_PROBLEMS:
             yield (
                 f"below chance, {accuracy}, on the {part.num_pairs:,} pairs whose length "
                 f"difference, correct minus incorrect, is {part.name} tokens"
@@ -125,12 +131,13 @@ def _subsets(details: Details) -> Iterator[str]:
     """Subsets on which the head is below chance, or not shown to be above it."""
     for title, part in details.subsets.items():
         accuracy = part.judges[HEAD][OVER_PAIRS.key]
-        if _is_below(accuracy, 0.5):
-            yield f"below chance on {title}: {accuracy} over {part.num_pairs:,} pairs"
-        elif not _is_above(accuracy, 0.5):
-            few = ", too few for an interval" if accuracy.low is None else ""
-            number = f"{accuracy} over {part.num_pairs:,} pairs{few}"
-            yield f"not shown to be above chance on {title}: {number}"
+        is_few = part.num_problems < LEAST_PROBLEMS
+        number = f"{accuracy} over {part.num_pairs:,} pairs"
+        if _is_below(accuracy, 0.5) and not is_few:
+            yield f"below chance on {title}: {number}"
+        elif is_few or not _is_above(accuracy, 0.5):
+            few = f", of fewer than {LEAST_PROBLEMS} problems" if is_few else ""
+            yield f"not shown to be above chance on {title}: {number}{few}"
 
 
 def _gap(evaluation: Evaluation, split: str) -> Iterator[str]:

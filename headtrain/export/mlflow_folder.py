@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ def save_mlflow_model(
         ) from error
 
     Scorer(head).check_calibration()
-    with new_folder(out, overwrite=overwrite) as folder, tempfile.TemporaryDirectory() as place:
+    with (
+        new_folder(out, overwrite=overwrite) as folder,
+        tempfile.TemporaryDirectory() as place,
+        _without_advice(),
+    ):
         mlflow.pyfunc.save_model(path=str(folder), **_options(head, backbone, Path(place)))
     return out
 
@@ -57,7 +62,11 @@ def register_mlflow_model(
 
     Scorer(head).check_calibration()
     try:
-        with tracking_at(tracking_uri), tempfile.TemporaryDirectory() as place:
+        with (
+            tracking_at(tracking_uri),
+            tempfile.TemporaryDirectory() as place,
+            _without_advice(),
+        ):
             mlflow.set_experiment(experiment)
             with mlflow.start_run(run_name=f"export {name}"):
                 info = mlflow.pyfunc.log_model(
@@ -90,6 +99,14 @@ def tracking_at(uri: str) -> Iterator[None]:
             os.environ.pop(VARIABLE, None)
         else:
             os.environ[VARIABLE] = variable
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Drop MLflow's advice to add an example: the signature says what a model takes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
+        yield
 
 
 def _options(head: TrainedHead, backbone: BackboneSettings, place: Path) -> dict[str, Any]:

@@ -26,7 +26,10 @@ class CriticModel(PythonModel):
         )
 
     def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Score a table with the columns prompt and output: one row value, probability each."""
         verdicts: dict[Any, Verdict] = {}

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from featurize.io.files import share_weights
 from featurize.model.backbone import Backbone
 from featurize.model.decoder import find_decoder
 from headtrain.export.head_folder import ExportError
@@ -182,5 +183,6 @@ def _copy(member: HeadModel, target: ValueHead) -> None:
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Write weights and config, and the code of the custom class."""
     model.save_pretrained(folder)
+    share_weights(folder)
     if isinstance(model, CriticForSequenceClassification):
         shutil.copyfile(Path(__file__).parent / CODE_FILE, folder / CODE_FILE)

@@ -45,10 +45,10 @@ class Exported:
         """Describe the export by name."""
         rows: dict[str, Any] = {"class": self.class_name, "number format": self.dtype}
         if self.why_custom is None:
-            rows["loads with trust_remote_code"] = "no"
+            rows["trust_remote_code"] = "not needed"
             rows["value of critic"] = f"logit + {self.offset:.6g} (ranks are the same)"
         else:
-            rows["loads with trust_remote_code"] = f"yes, required: {self.why_custom}"
+            rows["trust_remote_code"] = f"required: {self.why_custom}"
             rows["value of critic"] = "logit"
         if self.pooler is not None and self.why_custom is None:
             rows["vllm --pooler-config"] = json.dumps(self.pooler)

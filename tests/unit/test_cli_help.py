@@ -39,6 +39,7 @@ def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
     command = COMMANDS[path]
     assert command.help, "no help"
     assert command.help.splitlines()[0].endswith((".", ":"))
+    assert command.get_short_help_str(45) == command.help.splitlines()[0]  # of the site
     silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", "")]
     assert silent == []
 

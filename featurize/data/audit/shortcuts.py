@@ -181,7 +181,7 @@ class Author:
     name: str = shown("author")
     num_samples: int = shown("samples")
     share_correct: float = shown("share correct")
-    above_problem: float = shown("above its problem")
+    above_problem: float = shown("above pass rate")
     """Mean of label minus the pass rate of its problem."""
 
 

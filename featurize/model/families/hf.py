@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from featurize.errors import CriticError
-from featurize.io.files import TEMPORARY_SUFFIX, read_json
+from featurize.io.files import TEMPORARY_SUFFIX, read_json, share_weights
 from featurize.model.families.family import (
     UNREADABLE,
     Family,
@@ -303,6 +303,7 @@ def convert_gguf(gguf: Path, folder: Path, dtype: torch.dtype) -> Path:
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     try:
         model.save_pretrained(temporary)
+        share_weights(temporary)
         tokenizer.save_pretrained(temporary)
         temporary.rename(folder)
     except OSError:

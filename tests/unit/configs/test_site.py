@@ -48,7 +48,9 @@ def test_the_page_is_tables_of_three_columns(tmp_path: Path) -> None:
     page = (tmp_path / "settings.md").read_text("utf-8")
     assert page == settings_reference()
     rows = [line for line in page.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in rows} == {4}
+    assert {re.sub("`.*?`", "", line).count("|") for line in rows} == {4}
+    assert not any("\\|" in code for code in re.findall("`(.*?)`", page)), "shown as it is"
+    assert not [line for line in rows if "<" in re.sub("`.*?`", "", line)], "taken for a tag"
 
 
 def image(name: str) -> str:
@@ -101,5 +103,5 @@ def test_mkdocs_calls_the_module() -> None:
 
 def test_kinds_of_text_are_shown_as_text() -> None:
     page = settings_reference()
-    assert "| `exclude_problems` | `tuple[str, ...] \\| str \\| None`" in page
+    assert "| `exclude_problems` | `tuple[str, ...] | str | None`" in page
     assert not any(name in page for name in ("_Name", "FolderName", "HomePath", "SomePath"))

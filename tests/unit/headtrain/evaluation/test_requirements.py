@@ -109,18 +109,23 @@ def test_a_head_that_knows_the_labels_has_nothing_against_it():
     assert find_biases(perfect, "valid") == []
 
 
-def test_a_subset_too_small_for_an_interval_is_said_to_be_so(evaluation):
+@pytest.mark.parametrize(
+    ("num_problems", "sure"),
+    [(1, Interval(estimate=1.0, low=None, high=None)), (5, Interval(estimate=0, low=0, high=0))],
+)
+def test_a_subset_of_too_few_problems_is_said_to_show_nothing(evaluation, num_problems, sure):
     details = evaluation.details["valid"]
-    sure = Interval(estimate=1.0, low=None, high=None)
     few = replace(
         details.length_matched,
-        num_pairs=3,
+        num_pairs=30,
+        num_problems=num_problems,
         judges={HEAD: {OVER_PAIRS.key: sure, OVER_PROBLEMS.key: sure}},
     )
     details = replace(details, length_matched=few)
     found = find_biases(replace(evaluation, details={"valid": details}), "valid")
-    [line] = [line for line in found if "too few" in line]
-    assert line.endswith("1.000 over 3 pairs, too few for an interval")
+    [line] = [line for line in found if "similar length" in line]
+    assert line.startswith("not shown to be above chance")
+    assert line.endswith(f"{sure} over 30 pairs, of fewer than 6 problems")
 
 
 def test_a_head_that_is_worse_than_a_shortcut_is_said_to_be_with_the_signed_difference(evaluation):
@@ -128,3 +133,10 @@ def test_a_head_that_is_worse_than_a_shortcut_is_said_to_be_with_the_signed_diff
     assert margin.high < 0
     said = verdict_sentence(evaluation.splits["valid"], evaluation.details["valid"])
     assert f"worse than the shortcut: the difference is {100 * margin.estimate:.1f}" in said
+
+
+def test_a_split_of_five_problems_has_no_verdict_however_sure_the_interval(evaluation):
+    result = evaluation.splits["valid"]
+    few = replace(result, counts=replace(result.counts, num_problems=5))
+    said = verdict_sentence(few, evaluation.details["valid"])
+    assert said.endswith("(5 here) cannot show whether the difference is chance.")

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
-import mlflow
+import mlflow.pyfunc
 import pandas as pd
 import pytest
 
@@ -40,7 +41,9 @@ def test_a_saved_model_is_loaded_from_code(
 ) -> None:
     head = load_head(project.head)
     backbone = Provenance.of(head).backbone
-    out = save_mlflow_model(head, backbone, tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        out = save_mlflow_model(head, backbone, tmp_path / "model")
     assert not [path for path in out.rglob("*") if path.suffix in (".pkl", ".pickle")]
     assert_verdicts(critic, mlflow.pyfunc.load_model(str(out)).predict(ROWS))
     with pytest.raises(ExportError, match="exists"):

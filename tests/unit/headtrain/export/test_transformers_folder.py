@@ -99,7 +99,8 @@ def test_any_other_head_is_a_custom_class_with_its_code(
     project = make_project(tmp_path, *overrides, tensors=tensors, spec=spec, num_members=members)
     exported = export(project, tmp_path / "out")
     assert exported.why_custom
-    assert "required" in exported.describe()["loads with trust_remote_code"]
+    assert exported.describe()["trust_remote_code"] == f"required: {exported.why_custom}"
+    assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
     model, tokenizer = load(tmp_path / "out", trusted=True)
     values = Critic.load(project.head, device="cpu").score(PROMPT, OUTPUTS)
     assert max(values) - min(values) > 1e-3
