@@ -172,7 +172,7 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
             " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
             metavar="KEY=VALUE,VALUE",
         ),
-        "seeds": option("Heads at each point, averaged.", min=1, metavar="N"),
+        "seeds": option("Heads at each point, averaged.", min=1, max=1000, metavar="N"),
         "curve": "Train the winner's settings on fewer problems and fewer candidates too, with at"
         " least 3 seeds, and say what more data would bring.",
         "other_backbone": "With --curve: the same samples' features of another backbone (a folder"
