@@ -177,7 +177,7 @@ OPTIONS: dict[str, dict[str, str | Option]] = {
             " training.dropout=0.1,0.3; repeatable, all combinations are tried.",
             metavar="KEY=VALUE,VALUE",
         ),
-        "seeds": option("Heads at each point of the grid, averaged.", min=1, metavar="N"),
+        "seeds": option("Heads at each point of the grid, averaged.", min=1, max=1000, metavar="N"),
         "curve": "Also train the winner's settings on fewer problems and candidates, with at least"
         " 3 seeds, and estimate what more data would gain.",
         "other_backbone": "With --curve: another backbone's features of the same samples (a folder"

@@ -290,7 +290,7 @@ class HeadProject:
 
         if chosen.config is not None or head is None:
             project = chosen.project()
-            trained = load_head(head or project.layout.checkpoint_dir)
+            trained = load_head(project.layout.checkpoint_dir if head is None else head)
         else:
             trained = load_head(head)
         if chosen.config is None:

@@ -104,7 +104,9 @@ def shorten(value: object, limit: int = 80) -> str:
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; of an OSError the reason and the file."""
     if isinstance(error, OSError) and error.strerror:
-        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        # NOTE: made where a folder is made below a file; "File exists" sounds like --overwrite.
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        what = f"{reason}: {error.filename}" if error.filename else reason
         return f"{what}; make room and rerun" if error.errno in _FULL_DISK else what
     # A configuration error has a line for each problem; of other errors the first line counts.
     return str(error) if isinstance(error, ValueError) else str(error).partition("\n")[0]

@@ -261,6 +261,10 @@ def audit(
     split, other = to_split(split), to_split(against) if against is not None else None
     if split == other:
         raise ValueError(f"--against {against} is the split itself; name another one")
+    if prompts is not None and (other or tokens or strict):
+        raise ValueError(
+            "--prompts only shows samples; leave --against, --tokens and --strict out, or --prompts"
+        )
     index = project.open_index(split)
     if prompts is not None:
         _show_prompts(project, index, prompts)

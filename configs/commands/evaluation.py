@@ -98,7 +98,7 @@ def _evaluate_split(
     from headtrain.evaluation.files import record_inputs
     from headtrain.head.checkpoint import load_head
 
-    trained = load_head(head or layout.checkpoint_dir)
+    trained = load_head(layout.checkpoint_dir if head is None else head)
     if not trained.record.is_finished:
         console().print(
             f"note: {trained.path} is from a run that has not finished, or from an older version;"
@@ -289,7 +289,7 @@ def show(
     from headtrain.report.ranking import programs_table, ranking_table, statement_lines
 
     project = chosen.project()
-    trained = load_head(head or project.layout.checkpoint_dir)
+    trained = load_head(project.layout.checkpoint_dir if head is None else head)
     store = project.open_store(split)
     read = read_split(trained, store, project.open_texts(split, store))
     ids = store.samples["problem_id"].take(read.labelled.table_rows).to_pylist()
@@ -316,7 +316,7 @@ def _find_inputs(
     from headtrain.head.distance import DISTANCE_FILE
 
     settings, layout = project.settings, project.layout
-    folder = default_head(Path(head or layout.checkpoint_dir))
+    folder = None if head == "" else default_head(Path(head or layout.checkpoint_dir))
     stores = {str(name): layout.features_dir(name) for name in ("train", split)}
     if folder is None or any("://" in str(store) for store in stores.values()):
         return None

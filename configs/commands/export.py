@@ -27,10 +27,7 @@ def export(
     any other head needs trust_remote_code, which runs the code in the exported folder.
     """
     refuse_torchrun("export")
-    if register is not None and to != "mlflow":
-        raise ValueError(f"--register {register} needs --to mlflow")
-    if custom and to != "transformers":
-        raise ValueError(f"--custom is a class for transformers; leave it or --to {to} out")
+    _refuse_unfit_options(to, is_custom=custom, register=register)
     from configs.commands import training
     from configs.project import HeadProject
 
@@ -40,6 +37,16 @@ def export(
         opened, trained, out, to, register=register, is_custom=custom, overwrite=overwrite
     )
     console().print(rows_table(f"{trained.path} for {to} in {out}", rows))
+
+
+def _refuse_unfit_options(to: str, *, is_custom: bool, register: str | None) -> None:
+    """Raise ValueError for options of the other form."""
+    if is_custom and to != "transformers":
+        raise ValueError(f"--custom is for --to transformers, not {to}; leave it out")
+    if register is not None and to != "mlflow":
+        raise ValueError(f"--register {register!r} is for --to mlflow, not {to}; leave it out")
+    if register == "":
+        raise ValueError("--register '' names no model; give a name, or leave it out")
 
 
 def _export_head(

@@ -57,12 +57,23 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; ValueError with the file's name if it is damaged."""
+def read_json(path: Path, remedy: str = "delete it and rerun") -> Any:
+    """Read JSON; ValueError with the file's name if it is damaged.
+
+    `remedy` is for a file that is the user's own, which no run writes again.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); delete it and rerun") from error
+        raise ValueError(f"{path}: not readable as JSON ({error}); {remedy}") from error
+
+
+def read_object(path: Path, remedy: str = "delete it and rerun") -> dict[str, Any]:
+    """Read a JSON object as `read_json`; ValueError for any other JSON."""
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is not a JSON object; {remedy}")
+    return content
 
 
 def share_weights(folder: Path) -> None:

@@ -140,6 +140,10 @@ def _refuse_stores(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> None:
         raise FeatureStoreError(
             f"{stores[0].path}: nothing to merge it with; name two stores or more"
         )
+    places = [_place(store.path) for store in stores]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise FeatureStoreError(f"{stores[number].path}: is named twice; name each store once")
     for other in stores[1:]:
         _refuse_recipes(stores[0], other)
     for store in stores:
@@ -150,7 +154,7 @@ def _refuse_stores(job: FeaturizeJob, stores: Sequence[FeatureStore]) -> None:
     for one, other in itertools.combinations(stores, 2):
         _refuse_shared(one, other, "problem_id", "outputs are paired within a problem")
         _refuse_shared(one, other, "task_id", "a sample is known by it")
-    if _place(job.store_dir) in {_place(store.path) for store in stores}:
+    if _place(job.store_dir) in places:
         raise FeatureStoreError(
             f"{job.store_dir}: is one of the stores to merge; name another experiment.name"
         )

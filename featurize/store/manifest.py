@@ -97,12 +97,39 @@ def parse_manifest(store: Path | str, content: bytes) -> Manifest:
                 f" reads {FORMAT_VERSION}; make the features again with `critic featurize`"
             )
         fields["units"] = [Unit(**unit) for unit in fields["units"]]
-        return Manifest(**fields)
+        manifest = Manifest(**fields)
+        _check_types(manifest)
+        return manifest
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FeatureStoreError(
             f"{where}: damaged ({error}); {repair_command(store)} writes it again and keeps the"
             " finished units"
         ) from error
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raise TypeError if a value of damaged JSON is of another type, or a count is negative."""
+    texts = {name: getattr(manifest, name) for name in ("fingerprint", "recipe_fingerprint")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}")
+    if not isinstance(manifest.recipe, dict):
+        raise TypeError(f"recipe is {manifest.recipe!r}")
+    _check_numbers("tensors", manifest.tensors)
+    _check_numbers("counts", manifest.counts)
+    for unit in manifest.units:
+        numbers = {"samples": unit.samples, "feature_rows": unit.feature_rows}
+        _check_numbers("units", {"number": unit.number, **numbers, **unit.counts})
+    for name, file in manifest.files.items():
+        _check_numbers(name, {"bytes": file["bytes"]})
+        if not isinstance(file["checksum"], str):
+            raise TypeError(f"checksum of {name} is {file['checksum']!r}")
+
+
+def _check_numbers(where: str, numbers: dict[str, int]) -> None:
+    for name, value in numbers.items():
+        if type(value) is not int or value < 0:
+            raise TypeError(f"{name} of {where} is {value!r}")
 
 
 def lost_files(store: Path | str, manifest: Manifest) -> dict[str, str]:

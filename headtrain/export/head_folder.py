@@ -66,7 +66,8 @@ def _is_export(folder: Path) -> bool:
     """Whether a folder is an export to transformers or MLflow."""
     with contextlib.suppress(OSError, ValueError):
         content = read_json(folder / "config.json")
-        if "critic" in content or {"template", "response_mark"} <= content.keys():
+        names = set(content) if isinstance(content, dict) else set()
+        if "critic" in names or {"template", "response_mark"} <= names:
             return True
     with contextlib.suppress(OSError, ValueError):
         return "mlflow_model.py" in (folder / "MLmodel").read_text(encoding="utf-8")

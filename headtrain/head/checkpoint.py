@@ -324,6 +324,8 @@ def upload_head(folder: Path, uri: str) -> str:
 
 def find_head(path: str) -> str:
     """Return the folder that `load_head` reads; a CheckpointError if there is no head."""
+    if not path:
+        raise CheckpointError("the path of a head is ''; name its folder, or leave the option out")
     if path.endswith((WEIGHTS_FILE, RECORD_FILE)):
         path = path.rpartition("/")[0] or "."
     for folder in (path, f"{path}/best", f"{path}/final"):

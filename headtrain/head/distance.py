@@ -150,7 +150,7 @@ class Distance:
         Raises:
             CriticError: it is damaged, or was not saved for these weights of `width` columns.
         """
-        remedy = "run `critic train-head --distance` again"
+        remedy = "run `critic train-head --distance` again, or delete the file to do without it"
         try:
             # The metadata, which safetensors does not read from bytes: a length, then JSON.
             start = 8 + int.from_bytes(content[:8], "little")
@@ -170,9 +170,28 @@ class Distance:
             checksum = about["weights_checksum"]
         except (SafetensorError, JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise CriticError(f"{path}: damaged ({error}); {remedy}") from error
-        if checksum != weights_checksum or len(found.gaussian.mean) != width:
+        if checksum != weights_checksum or found.gaussian.mean.shape != (width,):
             raise CriticError(f"{path}: belongs to other weights than the head beside it; {remedy}")
+        if (why := found.why_unusable()) is not None:
+            raise CriticError(f"{path}: damaged ({why}); {remedy}")
         return found
+
+    def why_unusable(self) -> str | None:
+        """Why no distance can be measured with these numbers; None if one can.
+
+        NOTE: the file has no checksum of its own, so a changed digit goes unnoticed.
+        """
+        size, width = self.gaussian.variances.size, self.gaussian.mean.size
+        shapes = {"scale": [width], "components": [width, size], "variances": [size], "rest": [1]}
+        for name, shape in shapes.items():
+            if (found := [*getattr(self.gaussian, name).shape]) != shape:
+                return f"{name} is {found}, not {shape}"
+        for name, values in {**vars(self.gaussian), "quantiles": self.quantiles}.items():
+            if values.ndim == 0 or not np.isfinite(values).all():
+                return f"{name} holds NaN or inf"
+        if self.quantiles.ndim != 1 or (np.diff(self.quantiles) < 0).any():
+            return "quantiles are not ascending"
+        return None
 
 
 def oas_share(squares: float, trace: float, width: int, count: int) -> float:

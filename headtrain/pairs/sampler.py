@@ -66,8 +66,9 @@ def sample_pairs(
     pairs run out; the source of a problem is that of its first sample.
 
     Raises:
-        PairError: there is no pair.
+        PairError: there is no pair, or the arrays are not vectors of one length.
     """
+    _check_shapes(problem_codes, is_correct, classes, weights, outputs, sources)
     cells = _group(problem_codes, is_correct.astype(bool), classes, weights, outputs)
     limits = cells.pairs_of_problems
     if max_pairs_per_problem is not None:
@@ -90,6 +91,16 @@ def sample_pairs(
         num_possible=int(cells.pairs_of_problems.sum()),
         num_equal=cells.num_equal,
     )
+
+
+def _check_shapes(*arrays: npt.NDArray[np.generic] | None) -> None:
+    """Raise PairError unless the arrays are vectors of one length."""
+    shapes = [array.shape for array in arrays if array is not None]
+    if len(shapes[0]) != 1 or len(set(shapes)) > 1:
+        listed = ", ".join(map(str, shapes))
+        raise PairError(
+            f"the columns of the samples are {listed}; give vectors of one length, a value a sample"
+        )
 
 
 def _allocate_by_source(

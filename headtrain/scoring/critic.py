@@ -13,6 +13,7 @@ import torch
 
 from featurize.arrays import Floats
 from featurize.data.formats import Alpaca
+from featurize.errors import CriticError
 from featurize.io.remote import user_cache_dir
 from featurize.model.packing import PrefixGrouping, group_prefixes, group_samples
 from featurize.settings import BackboneSettings
@@ -75,6 +76,9 @@ class Critic:
         Raises:
             ValueError: there is no such head, or the backbone is not the one it was trained on.
         """
+        for name, place in (("backbone", backbone), ("tokenizer", tokenizer)):
+            if place == "":
+                raise CriticError(f"the {name} is ''; name a folder or hub id, or leave it out")
         head = load_head(path)
         provenance = Provenance.of(head)
         settings = replace(provenance.backbone, trust_remote_code=trust_remote_code)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.errors import CriticError, FeatureStoreError
-from featurize.io.files import read_json, sole_writer, write_json
+from featurize.io.files import read_object, sole_writer, write_json
 from headtrain.tracking.database import without_password
 from headtrain.tracking.server import (
     MAX_METRICS,
@@ -193,7 +193,7 @@ class _Kept:
     def sent(self) -> dict[str, Any]:
         """Return the server's id of the run, and how many calls it has taken."""
         path = self.folder / "sent.json"
-        return read_json(path) if path.exists() else {"run_id": None, "calls": 0}
+        return read_object(path) if path.exists() else {"run_id": None, "calls": 0}
 
     def is_for(self, server: MlflowTracker) -> bool:
         """Whether this is the server that should have taken the calls."""

@@ -20,7 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from featurize.io.files import atomic_path, checksum, read_json, sole_writer, write_json
+from featurize.io.files import (
+    atomic_path,
+    checksum,
+    read_json,
+    read_object,
+    sole_writer,
+    write_json,
+)
 from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, CheckpointError, load_head
 from headtrain.settings import TrainingSettings
 from headtrain.training.loop import BatchedAdamW
@@ -69,7 +76,7 @@ class RunFile:
         Raises:
             ValueError: it is damaged.
         """
-        return read_json(self.path) if self.path.exists() else None
+        return read_object(self.path) if self.path.exists() else None
 
     def is_of(self, run: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
         """Whether the content `run` belongs to the run of this identity."""
@@ -224,7 +231,9 @@ class RunFolder:
         run = self.file.read()
         if run is None or self.file.is_of(run, identity):
             return run
-        changes = ", ".join(_changes(run.get("identity", {}), _as_json(identity))) or "its format"
+        found = run.get("identity")
+        before = found if isinstance(found, dict) else {}
+        changes = ", ".join(_changes(before, _as_json(identity))) or "its format"
         raise CheckpointError(
             f"{self.path}: holds another run (changed: {changes}); give --overwrite to "
             "replace it, or another checkpoint.save_dir to keep both"
@@ -311,7 +320,7 @@ def has_head(folder: Path) -> bool:
 
 
 def _read_state(folder: Path) -> RunState:
-    fields = read_json(folder / STATE_FILE)
+    fields = read_object(folder / STATE_FILE)
     for name, expected in fields.pop("checksums").items():
         if checksum(folder / name) != expected:
             raise ValueError(f"{name} has another checksum")

@@ -216,6 +216,45 @@ def test_features_of_another_recipe_are_not_overwritten_unasked(run: Any, tmp_pa
     assert (store / "manifest.json").read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval",),
+        ("show",),
+        ("score", "valid.jsonl", "--out", "scored.jsonl"),
+        ("export", "--out", "exported"),
+        ("push", "user/name"),
+        ("serve",),
+    ],
+)
+def test_an_empty_path_of_a_head_is_not_taken_for_none(
+    critic: WarmCritic, project: Path, arguments: tuple[str, ...]
+) -> None:
+    outcome = critic.run(*arguments, "--head", "", folder=project)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: the path of a head is ''; name its folder, or")
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("audit", "--prompts", "1", "--strict"), ("--prompts", "--strict", "leave")),
+        (("export", "--out", "out", "--register", "judge"), ("--register 'judge'", "--to mlflow")),
+        (("export", "--out", "out", "--to", "mlflow", "--custom"), ("--custom", "transformers")),
+        (
+            ("export", "--out", "out", "--to", "mlflow", "--register", ""),
+            ("--register ''", "give a name"),
+        ),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    run: Any, project: Path, tmp_path: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    assert_refused(run(*arguments), tmp_path, *parts)
+    assert not (project / "out").exists()
+
+
 # --- a full disk
 
 

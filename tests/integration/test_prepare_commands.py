@@ -108,6 +108,11 @@ def test_a_dataset_is_split_by_problem(critic: Any):
     ("arguments", "told"),
     [
         (["codecontests", "--source", "nowhere"], "'nowhere'"),
+        (["codecontests", "--source", ""], "''"),  # not every file of the machine
+        (
+            ["columns", "--source", "in.jsonl", "--out", "o.jsonl", "--correct-values", ","],
+            "',': names no value",
+        ),
         (["columns", "--source", "in.jsonl", "--out", "o.jsonl"], "in.jsonl:1: 'instruction' is"),
         (["split", "--source", "in.jsonl", "--out", "o", "--valid", "1.5"], "--valid is 1.5"),
         (

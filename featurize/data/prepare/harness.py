@@ -25,6 +25,8 @@ FIELD = "harness"
 LM_EVAL_METRICS = ("pass@1", "exact_match", "acc")
 PASSED = ("pass", "success")
 
+REMEDY = "repair it, or give the file that the harness wrote"
+
 
 def prepare_harness(
     harness: Harness,
@@ -139,7 +141,7 @@ def _status(statuses: Mapping[str, list[bool]], task: str, number: int, where: s
 def _read_statuses(path: Path) -> dict[str, list[bool]]:
     """EvalPlus: whether each sample passed all the tests that ran, in the order of the samples."""
     try:
-        return {task: _passes(value) for task, value in read_json(path)["eval"].items()}
+        return {task: _passes(value) for task, value in read_json(path, REMEDY)["eval"].items()}
     except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: not the results of evalplus ({error!r})") from error
 
@@ -154,7 +156,7 @@ def _passes(found: Any) -> list[bool]:
 
 
 def _livecodebench(path: Path) -> Iterator[Row]:
-    content = read_json(path)
+    content = read_json(path, REMEDY)
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise DataError(f"{path}: not a list of questions; give the *_eval_all.json")
     for place, item in enumerate(content):

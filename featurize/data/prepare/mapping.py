@@ -290,9 +290,16 @@ class ColumnMap:
 
 
 def to_values(options: Collection[str]) -> frozenset[str]:
-    """Read the values of options such as `passed,AC`."""
-    values = (value.strip() for option in options for value in option.split(","))
-    return frozenset(filter(None, values))
+    """Read the values of options such as `passed,AC`.
+
+    Raises:
+        CriticError: an option has no value.
+    """
+    values = [[value.strip() for value in option.split(",")] for option in options]
+    for option, found in zip(options, values, strict=True):
+        if not any(found):
+            raise CriticError(f"--correct-values or --incorrect-values {option!r}: names no value")
+    return frozenset(value for found in values for value in found if value)
 
 
 def _check_field(name: str) -> None:

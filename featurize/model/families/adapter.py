@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from featurize.errors import CriticError
-from featurize.io.files import digest, read_json
+from featurize.io.files import digest, read_object
 from featurize.model.families.family import UNREADABLE, unreadable
 from featurize.model.families.files import WEIGHTS, digest_files, model_files, tokenizer_files
 
@@ -155,7 +155,4 @@ def _near(folder: Path, base: str) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    config = read_json(file)
-    if not isinstance(config, dict):
-        raise CriticError(f"{file}: must be one JSON object; save the adapter again")
-    return config
+    return read_object(file, "save the adapter again")

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from featurize.errors import CriticError
-from featurize.io.files import TEMPORARY_SUFFIX, read_json, share_weights
+from featurize.io.files import TEMPORARY_SUFFIX, read_object, share_weights
 from featurize.model.families.family import (
     UNREADABLE,
     Family,
@@ -245,7 +245,7 @@ def _snapshot(settings: BackboneSettings, cache: Path) -> Path:
 def _check_shards(folder: Path) -> None:
     """Raise OSError if a snapshot lacks weights that its index names, as a killed download does."""
     for index in folder.glob("*.safetensors.index.json"):
-        files = set(read_json(index).get("weight_map", {}).values())
+        files = set(read_object(index).get("weight_map", {}).values())
         if lost := sorted(name for name in files if not (folder / name).exists()):
             raise OSError(f"{lost[0]} is missing in {folder}")
 

@@ -10,7 +10,7 @@ import typer
 from configs.console import reports_errors
 from featurize.data import scan
 from featurize.data.index import DatasetIndex
-from featurize.errors import DataError, kind_of
+from featurize.errors import DataError, kind_of, one_line
 
 GOOD = {"instruction": "a", "output": "b"}
 BAD = {
@@ -97,6 +97,13 @@ def test_the_list_outlives_a_pickle(tmp_path):
 )
 def test_a_kind_is_whom_a_fault_concerns_and_its_remedy(message, kind):
     assert kind_of(message) == kind
+
+
+def test_a_file_in_place_of_a_folder_is_called_that(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists") as caught:
+        (tmp_path / "file").mkdir(exist_ok=True)
+    assert one_line(caught.value) == f"Not a directory: {tmp_path}/file"
 
 
 def test_a_command_shows_the_list_and_ends_with_one_line_of_error(tmp_path, capsys):

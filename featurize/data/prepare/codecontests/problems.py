@@ -72,7 +72,7 @@ def find_splits(
     `source` is a folder, a glob, a file or a URI, whose files are copied into `cache_dir`;
     `patterns` match names of files.
     """
-    if Path(source).expanduser().is_dir():
+    if source and Path(source).expanduser().is_dir():
         source = f"{glob.escape(source)}/**/*.parquet"
     paths = [Path(found.path) for found in find_sources(source, cache_dir)]
     splits: dict[str, list[Path]] = {split: [] for split in patterns}

@@ -105,6 +105,13 @@ def test_repair_writes_a_damaged_unit_again(tmp_path: Path) -> None:
     check_equal(FeatureStore.open(job.store_dir), stores)
 
 
+def test_a_store_is_merged_once(tmp_path: Path) -> None:
+    first, second = parts(tmp_path)
+    again = FeatureStore.open(tmp_path / "b/../a")
+    with pytest.raises(FeatureStoreError, match=r"/a: is named twice"):
+        merge_features(make_job(tmp_path, "none.jsonl"), [first, second, again])
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "parquet"])
 def test_a_damaged_unit_of_a_part_gets_no_new_checksum(tmp_path: Path, suffix: str) -> None:
     stores = parts(tmp_path)

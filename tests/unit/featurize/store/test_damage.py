@@ -1,5 +1,6 @@
 """Feature stores that are damaged, killed while written, or out of disk space."""
 
+import functools
 import json
 import os
 import shutil
@@ -86,6 +87,34 @@ def test_a_damaged_manifest_is_refused(tmp_path, content, message):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(FeatureStoreError, match=rf"manifest\.json: {message}"):
         FeatureStore.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("fingerprint", [None, 7, [], {}]),
+        ("recipe", [None, True, "7", []]),
+        ("counts", [None, True, "7", [], {"read": -1}, {"read": 1e308}]),
+        ("tensors mean.2", [None, True, "7", -1, 1.5, []]),
+        ("units 0 number", [None, True, "7", -1, 1.5, []]),
+        ("units 0 feature_rows", [None, True, "7", -1, 1.5, []]),
+        ("units 0 files", [None, True, "7", []]),
+        ("units 0 files 00000.parquet", [None, True, "7", [], {}]),
+        ("units 0 files 00000.parquet bytes", [None, True, "7", -1, 1.5, []]),
+        ("units 0 files 00000.parquet checksum", [None, 7, [], {}]),
+    ],
+)
+def test_a_manifest_with_a_value_of_another_type_is_refused(tmp_path, path, values):
+    write_missing(tmp_path)
+    file = tmp_path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    *keys, last = [int(key) if key == "0" else key for key in path.split()]
+    place = functools.reduce(lambda found, key: found[key], keys, manifest)
+    for value in values:
+        place[last] = value
+        file.write_text(json.dumps(manifest))
+        with pytest.raises(FeatureStoreError, match=r"manifest\.json: damaged .*--repair`"):
+            FeatureStore.open(tmp_path)
 
 
 @pytest.fixture(scope="module")

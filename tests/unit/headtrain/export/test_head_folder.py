@@ -63,6 +63,14 @@ def test_what_no_export_made_is_never_deleted(tmp_path: Path, name: str):
     assert file.exists()
 
 
+@pytest.mark.parametrize("config", ["[]", "7", "null", "{"])
+def test_a_config_that_is_no_object_is_of_no_export(tmp_path: Path, config: str):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ExportError, match="name another"), new_folder(tmp_path, overwrite=True):
+        pass
+    assert (tmp_path / "config.json").read_text() == config
+
+
 @pytest.mark.parametrize("error", [SafetensorError("I/O error: No space"), OSError(28, "full")])
 def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path, error: Exception):
     out = write_export(tmp_path / "out", NATIVE)

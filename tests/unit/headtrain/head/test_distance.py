@@ -1,6 +1,8 @@
 """The distance to the train features of a head: what it measures, its calibration, and its file."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,7 +123,7 @@ def test_a_file_that_is_not_the_heads_is_refused(
 ) -> None:
     content = Distance.fit(*draw(20, 0)).write(tmp_path, "abc").read_bytes()
     assert old in content
-    with pytest.raises(CriticError, match=rf"^a/file: .*{told}.*--distance` again"):
+    with pytest.raises(CriticError, match=rf"^a/file: .*{told}.*--distance` again, or delete"):
         Distance.read("a/file", content.replace(old, new), "abc", WIDTH)
 
 
@@ -136,6 +138,38 @@ def test_a_file_of_other_columns_is_refused(tmp_path: Path) -> None:
     content = Distance.fit(*draw(20, 0)).write(tmp_path, "abc").read_bytes()
     with pytest.raises(CriticError, match="a/file"):
         Distance.read("a/file", content, "abc", WIDTH + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"scale": np.ones(3, np.float32)}, r"scale is \[3\], not \[12\]"),
+        ({"components": np.ones((WIDTH, 1), np.float32)}, "components"),
+        ({"variances": np.ones((1, 1), np.float32)}, "components"),
+        (
+            {
+                "components": np.ones((WIDTH, 1), np.float32),
+                "variances": np.ones((1, 1), np.float32),
+            },
+            "variances",
+        ),
+        ({"rest": np.array([np.nan], np.float32)}, "rest holds NaN or inf"),
+        ({"quantiles": np.array([0.0, np.inf])}, "quantiles holds NaN or inf"),
+        ({"quantiles": np.array([2.0, 1.0])}, "quantiles are not ascending"),
+        ({"quantiles": np.ones((2, 2))}, "quantiles"),
+    ],
+)
+def test_numbers_that_measure_nothing_are_refused(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    kept = Distance.fit(*draw(20, 0))
+    if "quantiles" in change:
+        changed = dataclasses.replace(kept, **change)
+    else:
+        changed = dataclasses.replace(kept, gaussian=dataclasses.replace(kept.gaussian, **change))
+    content = changed.write(tmp_path, "abc").read_bytes()
+    with pytest.raises(CriticError, match=rf"^a/file: damaged \(.*{told}.*or delete the file"):
+        Distance.read("a/file", content, "abc", WIDTH)
 
 
 def test_one_problem_or_equal_rows_have_no_distance() -> None:

@@ -179,6 +179,17 @@ def test_samples_without_a_problem_of_both_labels_are_refused(
         )
 
 
+@pytest.mark.parametrize(
+    "name", ["problem_codes", "is_correct", "classes", "weights", "outputs", "sources"]
+)
+def test_columns_of_another_length_are_refused(name: str) -> None:
+    columns = {"problem_codes": CODES, "is_correct": LABELS, name: CODES[:3]}
+    with pytest.raises(PairError, match=r"\(3,\).*one length"):
+        sample_pairs(n_pairs=4, seed=0, **columns)
+    with pytest.raises(PairError, match=rf"\({len(CODES)}, 1\).*one length"):
+        sample_pairs(n_pairs=4, seed=0, **columns | {name: CODES[:, None]})
+
+
 LIMITS = np.array([2, 10, 5, 100])
 
 

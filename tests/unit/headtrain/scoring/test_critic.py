@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featurize.errors import CriticError
 from featurize.settings import BackboneSettings
 from headtrain.head.checkpoint import CheckpointError, load_head
 from headtrain.scoring.critic import Critic
@@ -226,6 +227,12 @@ def test_outputs_unfit_for_featurize_are_refused(critic: Critic, outputs: Any, t
 def test_a_long_output_is_cut_as_a_store_cuts_it(critic: Critic) -> None:
     long = "x = 1\n" * 400
     assert critic.score("Add.", [long]) == critic.score("Add.", [long + "y"])
+
+
+@pytest.mark.parametrize("name", ["backbone", "tokenizer"])
+def test_an_empty_path_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CriticError, match=f"^the {name} is ''; name a folder"):
+        Critic.load(tmp_path, **{name: ""})  # type: ignore[arg-type]
 
 
 def test_another_backbone_is_refused_and_a_moved_one_found(

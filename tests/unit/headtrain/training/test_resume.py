@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headtrain.training.resume import Replacement
+from headtrain.training.resume import Replacement, RunFile
 from tests.support.train_runs import Killed
 
 PATTERNS = ("best", "final", "step-*")
@@ -36,6 +36,13 @@ WANTED = {
     "run.json": "new",
     "step-2/head.json": "new",
 }
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7", "null", "{"])
+def test_a_damaged_record_of_a_run_is_refused_by_its_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/run\.json: .*; delete it and rerun"):
+        RunFile(tmp_path, 1).read()
 
 
 def test_nothing_changes_until_the_new_run_is_complete(

@@ -76,6 +76,14 @@ def test_questions_of_livecodebench_become_a_row_for_each_code(tmp_path: Path) -
     assert rows[0]["instruction"] == "Add.\n\nclass S:"
 
 
+@pytest.mark.parametrize("content", ["{", '{"a": 1}\n{"a": 2}'])
+def test_a_file_that_is_not_json_is_not_to_be_deleted(tmp_path: Path, content: str) -> None:
+    source = tmp_path / "all.json"
+    source.write_text(content)
+    with pytest.raises(ValueError, match=r"all\.json: not readable as JSON .*; repair it"):
+        prepare(tmp_path, "livecodebench", source)
+
+
 @pytest.mark.parametrize(
     "arguments", [[["Add.", {}]], {"gen_args_0": {"arg_0": "Add.", "arg_1": {}}}]
 )
