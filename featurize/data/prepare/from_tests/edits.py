@@ -234,7 +234,10 @@ def _edit_once(
         place, new = rng.choice(edits)
         place.put(new, rules[name].length)
         # Parsed again, so that equal programs have equal text after any edits.
-        edited = normalise(ast.unparse(ast.fix_missing_locations(place.scope.module)))
+        try:
+            edited = normalise(ast.unparse(ast.fix_missing_locations(place.scope.module)))
+        except SyntaxError:  # `1 + abs(*a)` is no Python without abs
+            edited = source
         if edited != source:
             return edited, name
         places = find_places(source)
