@@ -124,7 +124,7 @@ class Chat(PromptFormat):
         text = self._render(turns)
         filled = [place for place, turn in enumerate(turns) if turn["content"].strip()]
         last = filled[-1] if filled else len(turns) - 1
-        marked = [*turns[:last], _with_text(turns[last], PLACE), *turns[last + 1 :]]
+        marked = [*turns[:last], {**turns[last], "content": PLACE}, *turns[last + 1 :]]
         tail = self._render(marked).rpartition(PLACE)[2]
         return tuple(turns), text, tail if text.endswith(tail) else ""
 
@@ -233,11 +233,6 @@ class Chat(PromptFormat):
                 " set prompt.think=strip, or give another template with prompt.format=jinja"
             )
         return whole[len(prompt.text) : stop]
-
-
-def _with_text(turn: Turn, text: str) -> Turn:
-    """Return a message with another text."""
-    return {**turn, "content": text}
 
 
 def _squeeze(text: str) -> str:

@@ -230,10 +230,6 @@ def _after_transcript(row: Row, name: str | None, answer: str) -> str:
     return answer.removeprefix(" ") if is_open else answer
 
 
-def _join(messages: list[Message], key: str, keeps_turns: bool) -> Prompt:
-    return keep_turns(messages, key) if keeps_turns else join_prompt(messages, key)
-
-
 def _with_system(row: Row, messages: list[Message], key: str, keeps_turns: bool) -> Prompt:
     """Join a prompt with the fields `system` and `history` of LLaMA-Factory."""
     before = _read_history(row, key, keeps_turns)
@@ -242,7 +238,7 @@ def _with_system(row: Row, messages: list[Message], key: str, keeps_turns: bool)
         role == "system" or text.startswith(system.strip()) for role, text in messages[:1]
     )
     first = [("system", system)] if system.strip() and not has_system else []
-    return _join([*first, *before, *messages], key, keeps_turns)
+    return (keep_turns if keeps_turns else join_prompt)([*first, *before, *messages], key)
 
 
 def _read_history(row: Row, key: str, keeps_turns: bool) -> list[Message]:

@@ -94,7 +94,7 @@ class SampleEncoder:
             raise CriticError(
                 f"dataset.max_prompt_length is {max_prompt_length} with dataset.max_length"
                 f" {max_length}; it must be below max_length and above the {num_kept} tokens"
-                f" of {self.format.name}"
+                " of the end of the template"
             )
         self.suffix = _make_suffix(settings, self.format)
 

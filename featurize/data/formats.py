@@ -64,11 +64,6 @@ class PromptFormat(ABC):
         self.plain = PlainText(tokenizer)
 
     @property
-    def name(self) -> str:
-        """What truncation keeps, for messages."""
-        return "the end of the template"
-
-    @property
     def turn(self) -> tuple[int, ...]:
         """Ids that end the turn of an output; only a chat template has them."""
         return ()

@@ -86,14 +86,11 @@ def possible_labels(row: object) -> dict[str, object]:
     """Return the booleans of a row, and its numbers and verdicts from 0 to 1, by dotted name."""
     if not isinstance(row, dict):
         return {}
-    inner = {n: v for name, value in row.items() for n, v in _inside(name, value)}
-    return {name: value for name, value in {**row, **inner}.items() if _may_say(value)}
-
-
-def _inside(name: str, value: object) -> list[tuple[str, object]]:
-    if not isinstance(value, dict):
-        return []
-    return [(f"{name}.{inner}", item) for inner, item in value.items()]
+    found = dict(row)
+    for name, value in row.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": item for inner, item in value.items()}
+    return {name: value for name, value in found.items() if _may_say(value)}
 
 
 def _may_say(value: object) -> bool:

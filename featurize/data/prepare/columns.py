@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,39 +42,30 @@ class JoinOptions:
     """A file with a row for each key, and the columns that hold the key."""
 
     file: str  # a file, glob or URI
-    on: str  # a column of both, or "column of the rows=column of the file"
+    on: str  # as the user wrote the columns
+    on_rows: ColumnPath
+    on_file: ColumnPath
 
     @classmethod
     def of(cls, file: str | None, on: str | None) -> "JoinOptions | None":
-        """Read --join and --on, which belong together."""
-        if file is not None and on is not None:
-            return cls(file=file, on=on)
-        if file is not None or on is not None:
+        """Read --join and --on, which belong together: a column, or "of the rows=of the file".
+
+        Raises:
+            CriticError: one of the two is missing, or a column is not named or has several values.
+        """
+        if file is None and on is None:
+            return None
+        if file is None or on is None:
             raise CriticError(
                 "--join and --on belong together; write e.g. --join tasks.jsonl --on task_id"
             )
-        return None
-
-    def __post_init__(self) -> None:
-        """Check the columns.
-
-        Raises:
-            CriticError: a column is not named, or has several values.
-        """
-        for path in (self.on_rows, self.on_file):
+        of_rows, equals, of_file = on.partition("=")
+        sides = (of_rows, of_file if equals else of_rows)
+        on_rows, on_file = (ColumnPath.parse(side.strip()) for side in sides)
+        for path in (on_rows, on_file):
             if not path.column or path.item_parts is not None:
-                raise CriticError(f"--on {self.on!r} names no column; write e.g. --on task_id")
-
-    @cached_property
-    def on_rows(self) -> ColumnPath:
-        """The column of the rows."""
-        return ColumnPath.parse(self.on.partition("=")[0].strip())
-
-    @cached_property
-    def on_file(self) -> ColumnPath:
-        """The column of the file."""
-        left, equals, right = self.on.partition("=")
-        return ColumnPath.parse((right if equals else left).strip())
+                raise CriticError(f"--on {on!r} names no column; write e.g. --on task_id")
+        return cls(file=file, on=on, on_rows=on_rows, on_file=on_file)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,11 +159,14 @@ class Rules(dict[str, Rule]):
                     yield from (patterns.write(one, parts) for one in templates)
                     return
 
-        others = [self[name].find] if name in self else []
-        finds = (*others, find)
-        self[name] = Rule(
-            lambda place: (new for one in finds for new in one(place)), None if is_open else length
-        )
+        before = self.get(name)
+
+        def find_all(place: Place) -> Iterator[Any]:
+            if before is not None:
+                yield from before.find(place)
+            yield from find(place)
+
+        self[name] = Rule(find_all, None if is_open else length)
 
     def add(self, name: str) -> Callable[[AnyFind], AnyFind]:
         """Decorate a function that yields what may replace the node at a place."""
@@ -234,7 +237,10 @@ def _edit_once(
         place, new = rng.choice(edits)
         place.put(new, rules[name].length)
         # Parsed again, so that equal programs have equal text after any edits.
-        edited = normalise(ast.unparse(ast.fix_missing_locations(place.scope.module)))
+        try:
+            edited = normalise(ast.unparse(ast.fix_missing_locations(place.scope.module)))
+        except SyntaxError:  # `1 + abs(*a)` is no Python without abs
+            edited = source
         if edited != source:
             return edited, name
         places = find_places(source)

@@ -136,9 +136,8 @@ def comprehension_to_loop(place: Place) -> Iterator[list[ast.stmt]]:
     if place.scope.is_shadowed("set") or not _free_targets(value, place.scope):
         return
     name = load(place.scope.fresh_name())
-    is_dict = isinstance(value, ast.DictComp)
-    parts = {"K": value.key, "A": value.value} if is_dict else {"A": value.elt}
-    start, step = code(_COLLECTIONS[type(value)], X=name, **parts)
+    key, item = (value.key, value.value) if isinstance(value, ast.DictComp) else (None, value.elt)
+    start, step = code(_COLLECTIONS[type(value)], X=name, A=item, K=key)
     yield [start, _nest(value.generators, step), replace(node, value=name)]
 
 

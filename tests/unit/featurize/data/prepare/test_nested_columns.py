@@ -174,7 +174,7 @@ PASSED = "is_correct=passed"
 
 
 def joined(folder: Path, tasks: list[Any], name: str = "tasks.jsonl", on: str = "task_id") -> Any:
-    return JoinOptions(file=str(write_rows(folder / name, tasks)), on=on)
+    return JoinOptions.of(str(write_rows(folder / name, tasks)), on)
 
 
 @pytest.mark.parametrize(

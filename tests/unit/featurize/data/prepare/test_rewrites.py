@@ -236,6 +236,13 @@ def test_a_mutation_makes_exactly_the_mistakes_it_is_named_after(name: str):
     assert made == {to_program(text) for text in expected}
 
 
+def test_a_mistake_that_is_no_python_is_not_made():
+    source = "def f(a):\n    return len(a) + abs(*a)\n"
+    rules = {"function": MUTATIONS["function"]}
+    assert not edit(source, rules, rng=random.Random(0)).rules
+    assert edit(source, MUTATIONS, rng=random.Random(0)).rules
+
+
 def test_a_program_without_a_place_for_a_mistake_has_no_mutant():
     assert not edit("def f():\n    pass\n", MUTATIONS, rng=random.Random(0)).rules
 
