@@ -141,7 +141,7 @@ def test_a_lower_confidence_gives_a_narrower_interval(splits):
 
 def test_a_split_without_pairs_is_refused_by_name(splits):
     lonely = replace(splits["valid"], problem=np.arange(len(splits["valid"])))
-    with pytest.raises(EvaluationError, match="split 'valid': none of the 200 problems"):
+    with pytest.raises(EvaluationError, match=r"split 'valid': .*200 problems"):
         evaluated(splits | {"valid": lonely})
 
 
