@@ -42,7 +42,7 @@ def auc(scored: ScoredSamples) -> SumStatistic:
     samples that score lower, their number, and the same with the labels exchanged. Either mean is
     the AUC. Their sum minus the AUC is the first-order (Hoeffding) expansion of the AUC in the
     weights of the problems, so a resample costs no more than one of a mean: DeLong's method, with
-    problems in place of samples.
+    problems in place of samples. Of few problems the expansion may leave [0, 1]; it is clipped.
     """
     order = np.argsort(scored.scores)
     labels, scores, group = scored.is_correct[order], scored.scores[order], scored.group[order]
@@ -59,8 +59,8 @@ def auc(scored: ScoredSamples) -> SumStatistic:
     observed = float(columns[0].sum() / columns[1].sum())
     return SumStatistic(
         np.stack(columns, axis=1),
-        lambda sums: np.asarray(
-            sums[:, 0] / sums[:, 1] + sums[:, 2] / sums[:, 3] - observed, dtype=np.float64
+        lambda sums: np.clip(
+            sums[:, 0] / sums[:, 1] + sums[:, 2] / sums[:, 3] - observed, 0.0, 1.0
         ),
     )
 

@@ -66,6 +66,19 @@ def test_the_auc_is_scikit_learns():
     assert auc(scored).value == pytest.approx(roc_auc_score(scored.is_correct, scored.scores))
 
 
+def test_the_interval_of_the_auc_of_few_problems_stays_within_0_and_1():
+    scored = ScoredSamples(
+        scores=np.array([0.9, 0.8, 0.1, 0.2, 0.3, 0.7, 0.4, 0.6]),
+        is_correct=np.array([True, True, False, False, True, False, False, True]),
+        problem=np.repeat(np.arange(4), 2),
+        output_tokens=np.zeros(8, np.int64),
+    )
+    found = replicates(auc(scored), 400)
+    defined = found[np.isfinite(found)]
+    assert defined.min() >= 0
+    assert defined.max() == 1
+
+
 def test_the_interval_of_the_auc_is_that_of_resampling_the_samples():
     scored = simulated(1, num_problems=60)
     ours = replicates(auc(scored), 600)
