@@ -79,7 +79,7 @@ class DatasetIndex:
             table = _with_fingerprint(scanned)
             write_table(cached, table, check=partial(_check, table, sources))
             table = open_table(cached) or table  # memory-mapped: processes share its memory
-            logger.info("indexed %d samples of %d files", len(table), len(sources))
+            logger.info("indexed %d samples (files: %d)", len(table), len(sources))
         _warn_of_spellings(table)
         return cls(table=table, sources=tuple(sources), copies=tuple(copies), reader=reader)
 
