@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def save_mlflow_model(
         CheckpointError: the head has no calibration, so there are no probabilities.
     """
     try:
-        import mlflow.pyfunc
+        with warnings.catch_warnings(action="ignore"):  # of MLflow's own type hints
+            import mlflow.pyfunc
     except ImportError as error:  # MLflow's models need pandas
         raise ExportError(
             f"--to mlflow: {error.name} is not installed; pip install 'critic[mlflow]'"
@@ -39,7 +41,9 @@ def save_mlflow_model(
 
     Scorer(head).check_calibration()
     with new_folder(out, overwrite=overwrite) as folder, tempfile.TemporaryDirectory() as place:
-        mlflow.pyfunc.save_model(path=str(folder), **_options(head, backbone, Path(place)))
+        options = _options(head, backbone, Path(place))
+        with warnings.catch_warnings(action="ignore"):  # of type hints, which a signature replaces
+            mlflow.pyfunc.save_model(path=str(folder), **options)
     return out
 
 
@@ -59,7 +63,10 @@ def register_mlflow_model(
     try:
         with tracking_at(tracking_uri), tempfile.TemporaryDirectory() as place:
             mlflow.set_experiment(experiment)
-            with mlflow.start_run(run_name=f"export {name}"):
+            with (
+                mlflow.start_run(run_name=f"export {name}"),
+                warnings.catch_warnings(action="ignore"),
+            ):
                 info = mlflow.pyfunc.log_model(
                     name="critic",
                     registered_model_name=name,

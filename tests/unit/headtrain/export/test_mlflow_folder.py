@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import mlflow
@@ -40,7 +41,8 @@ def test_a_saved_model_is_loaded_from_code(
 ) -> None:
     head = load_head(project.head)
     backbone = Provenance.of(head).backbone
-    out = save_mlflow_model(head, backbone, tmp_path / "model")
+    with warnings.catch_warnings(action="error"):
+        out = save_mlflow_model(head, backbone, tmp_path / "model")
     assert not [path for path in out.rglob("*") if path.suffix in (".pkl", ".pickle")]
     assert_verdicts(critic, mlflow.pyfunc.load_model(str(out)).predict(ROWS))
     with pytest.raises(ExportError, match="exists"):
