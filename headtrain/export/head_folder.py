@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from featurize.data.prompt import TEMPLATE
 from featurize.errors import CriticError
-from featurize.io.files import atomic_path, read_json, write_json
+from featurize.io.files import atomic_path, naming_errors, read_json, write_json
 from featurize.io.remote import without_queries
 from headtrain.evaluation.results import Evaluation
 from headtrain.head.checkpoint import RECORD_FILE, WEIGHTS_FILE, TrainedHead
@@ -42,7 +42,8 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         folder = Path(place) / whole.name
         folder.mkdir()
         try:
-            yield folder
+            with naming_errors(out):
+                yield folder
         except SafetensorError as error:
             raise ExportError(f"--out {out}: {error}; make room and rerun") from error
         if whole.exists():

@@ -32,7 +32,8 @@ def save_mlflow_model(
         CheckpointError: the head has no calibration, so there are no probabilities.
     """
     try:
-        import mlflow.pyfunc
+        with warnings.catch_warnings(action="ignore"):  # of MLflow's own type hints
+            import mlflow.pyfunc
     except ImportError as error:  # MLflow's models need pandas
         raise ExportError(
             f"--to mlflow: {error.name} is not installed; pip install 'critic[mlflow]'"
@@ -42,7 +43,7 @@ def save_mlflow_model(
     with (
         new_folder(out, overwrite=overwrite) as folder,
         tempfile.TemporaryDirectory() as place,
-        _without_advice(),
+        warnings.catch_warnings(action="ignore", category=UserWarning),
     ):
         mlflow.pyfunc.save_model(path=str(folder), **_options(head, backbone, Path(place)))
     return out
@@ -65,7 +66,7 @@ def register_mlflow_model(
         with (
             tracking_at(tracking_uri),
             tempfile.TemporaryDirectory() as place,
-            _without_advice(),
+            warnings.catch_warnings(action="ignore", category=UserWarning),
         ):
             mlflow.set_experiment(experiment)
             with mlflow.start_run(run_name=f"export {name}"):
@@ -99,14 +100,6 @@ def tracking_at(uri: str) -> Iterator[None]:
             os.environ.pop(VARIABLE, None)
         else:
             os.environ[VARIABLE] = variable
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Drop MLflow's advice to add an example: the signature says what a model takes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
-        yield
 
 
 def _options(head: TrainedHead, backbone: BackboneSettings, place: Path) -> dict[str, Any]:

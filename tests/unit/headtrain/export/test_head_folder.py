@@ -81,6 +81,12 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path, error: Exce
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_error_without_a_file_names_the_folder(tmp_path: Path):
+    with pytest.raises(OSError, match="full") as caught:
+        fail_within(tmp_path / "out", OSError(28, "full"))
+    assert caught.value.filename == str(tmp_path / "out")
+
+
 def test_an_empty_folder_may_be_filled(tmp_path: Path):
     with new_folder(tmp_path, overwrite=True) as folder:
         (folder / "new.txt").write_text("new")
