@@ -98,7 +98,7 @@ def test_a_rerun_of_a_finished_sweep_does_nothing_over_again_and_says_so(
     again = critic.run("sweep", *GRID, *OPTIONS, folder=project)
     assert again.code == 0, again.err
     assert f"sweep: {UP_TO_DATE}" in again.out
-    tables = [outcome.out[outcome.out.index("12 heads") :] for outcome in (swept, again)]
+    tables = [outcome.out[outcome.out.index("┏") :] for outcome in (swept, again)]
     assert tables[0] == tables[1]
     after = {path: path.stat().st_mtime_ns for path in storage.rglob("*") if path.is_file()}
     assert after == before
