@@ -134,6 +134,8 @@ def serve(
     """
     console().print(f"serve: {head}")
     refuse_torchrun("serve")
+    if not host:  # to a socket it means every address
+        raise ValueError("--host '' is no address; give one, or 0.0.0.0 for every address")
     try:
         from headtrain.scoring.server.run import Server, is_loopback
     except ModuleNotFoundError as error:

@@ -133,6 +133,8 @@ def _find(pattern: str, cache_dir: Path) -> Iterator[Source]:
 def _expand(pattern: str) -> list[str]:
     for protocol in _LOCAL:
         pattern = pattern.removeprefix(protocol)
+    if not pattern:
+        raise DataError("'' names no dataset file; give a path, a glob or a URI")
     expanded = Path(pattern).expanduser()
     if expanded.is_dir():
         raise DataError(f"{pattern!r} is a folder; name a file or a glob such as '{pattern}/*'")

@@ -66,9 +66,18 @@ def sample_pairs(
     pairs run out; the source of a problem is that of its first sample.
 
     Raises:
-        PairError: there is no pair, or the arrays are not vectors of one length.
+        PairError: there is no pair, the arrays are not vectors of one length, or a number of pairs
+            or a weight is not positive.
     """
     _check_shapes(problem_codes, is_correct, classes, weights, outputs, sources)
+    least = {
+        "n_pairs": n_pairs,
+        "max_pairs_per_problem": max_pairs_per_problem,
+        "a weight": None if weights is None else weights.min(initial=1),
+    }
+    for name, number in least.items():
+        if number is not None and number < 1:
+            raise PairError(f"{name} is {number}; it must be at least 1")
     cells = _group(problem_codes, is_correct.astype(bool), classes, weights, outputs)
     limits = cells.pairs_of_problems
     if max_pairs_per_problem is not None:

@@ -236,6 +236,13 @@ def test_an_empty_path_of_a_head_is_not_taken_for_none(
     assert len(outcome.err.splitlines()) == 1
 
 
+def test_an_empty_host_is_not_taken_for_every_address(critic: WarmCritic, project: Path) -> None:
+    outcome = critic.run("serve", "--head", "head", "--host", "", folder=project)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: --host '' ")
+    assert "0.0.0.0" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -75,6 +75,11 @@ def test_brackets_in_the_name_of_an_existing_file_are_not_a_glob(tmp_path):
     assert len(read_samples(str(path))) == 10
 
 
+def test_an_empty_path_is_refused():
+    with pytest.raises(DataError, match="'' names no dataset file"):
+        read_samples("")
+
+
 def test_a_glob_without_a_match_is_refused(tmp_path):
     pattern = str(tmp_path / "*.jsonl")
     with pytest.raises(DataError) as caught:

@@ -276,3 +276,16 @@ def test_balance_gives_sources_of_different_size_the_same_number_of_pairs() -> N
     assert np.bincount(sources[plan.correct]).tolist() == [30, 30]
     plan = sample_pairs(problems, labels, 100, seed=0, sources=sources)
     assert np.bincount(sources[plan.correct]).tolist() == [68, 32]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"n_pairs": 0}, "n_pairs is 0"),
+        ({"n_pairs": 5, "max_pairs_per_problem": -1}, "max_pairs_per_problem is -1"),
+        ({"n_pairs": 5, "weights": np.zeros(len(CODES), np.int64)}, "a weight is 0"),
+    ],
+)
+def test_numbers_below_one_are_refused(options, named):
+    with pytest.raises(PairError, match=named):
+        sample_pairs(CODES, LABELS, seed=0, **options)
