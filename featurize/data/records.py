@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, NamedTuple
 
@@ -49,10 +49,17 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class _Prompt(NamedTuple):
-    instruction: str
+    instruction: str | msgspec.Raw  # JSON that was checked, if the text is not wanted yet
     input: str
     key: bytes
+    num_chars: int  # of instruction and input
     messages: tuple[Message, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The instruction."""
+        found = self.instruction
+        return found if isinstance(found, str) else _shared_text(bytes(found))
 
 
 class _Facts(NamedTuple):
@@ -80,7 +87,7 @@ class CheckedRow(msgspec.Struct, frozen=True, gc=False):
     def sample(self) -> Sample:
         """The sample, without its location."""
         return Sample(
-            instruction=self.prompt.instruction,
+            instruction=self.prompt.text,
             input=self.prompt.input,
             messages=self.prompt.messages,
             output=self.output,
@@ -192,7 +199,8 @@ _MAX_REMEMBERED = 16 << 10
 
 
 def _text_prompt(instruction: str, input_text: str) -> _Prompt:
-    return _Prompt(instruction, input_text, prompt_key(instruction, input_text))
+    num_chars = len(instruction) + len(input_text)
+    return _Prompt(instruction, input_text, prompt_key(instruction, input_text), num_chars)
 
 
 @dataclass(kw_only=True)
@@ -201,7 +209,6 @@ class RowReader:
 
     keeps_turns: bool = False  # prompts may be conversations; else their messages are joined
     needs_labels: bool = True  # else a label that cannot be read is unknown
-    _last: tuple[object, _Prompt | None] = field(default=(None, None), init=False, repr=False)
 
     def read(self, line: bytes) -> list[CheckedRow]:
         """Parse and check one JSON line; as check_row(parse_line(line)) does, but faster.
@@ -224,11 +231,7 @@ class RowReader:
             return None
 
     def _check_typed(self, row: _PlainRow) -> CheckedRow:
-        raw, prompt = self._last
-        if raw != (row.instruction, row.input) or not prompt:  # most neighbours share a prompt
-            prompt = _text_prompt(_decode_text(row.instruction), row.input or "")
-            # A copy, because the raw text is a view of all lines that were read with it.
-            self._last = (row.instruction.copy(), row.input), prompt
+        prompt = _find_prompt(row.instruction, row.input or "")
         problem_id, task_id = _id_to_text(row.problem_id), _id_to_text(row.task_id)
         if row.output.isspace() or (problem_id or "-").isspace() or (task_id or "-").isspace():
             raise RowFault("empty")  # check_row names the field
@@ -236,6 +239,28 @@ class RowReader:
         is_long = len(metadata) > _MAX_REMEMBERED
         facts = (_decode_facts.__wrapped__ if is_long else _decode_facts)(metadata)
         return _with_keys(prompt, row.output, row.is_correct, problem_id, task_id, facts)
+
+
+@lru_cache(maxsize=16)
+def _shared_text(instruction: bytes) -> str:
+    """Decode an instruction; neighbours get one text in memory."""
+    return _decode_text(instruction)
+
+
+# Key and length of prompts by the hash of their JSON: many rows share one, and few are decoded.
+_known_prompts: dict[bytes, tuple[bytes, int]] = {}
+_MAX_PROMPTS = 1 << 16  # an entry takes some 250 bytes
+
+
+def _find_prompt(raw: msgspec.Raw, input_text: str) -> _Prompt:
+    name = xxh3_128_digest(raw) + (output_key(input_text) if input_text else b"")
+    if (known := _known_prompts.get(name)) is not None:
+        return _Prompt(raw, input_text, *known)
+    prompt = _text_prompt(_decode_text(raw), input_text)
+    if len(_known_prompts) >= _MAX_PROMPTS:
+        _known_prompts.clear()
+    _known_prompts[name] = prompt.key, prompt.num_chars
+    return prompt
 
 
 @lru_cache(maxsize=1024)
@@ -271,7 +296,9 @@ def _read_prompt(instruction: object, input_text: str, *, keeps_turns: bool) -> 
         if not isinstance(kept, str):  # one message is its text
             messages = tuple((one["role"], one["content"]) for one in kept)
             key = conversation_key(messages, input_text)
-            return _Prompt(to_transcript(messages), input_text, key, messages)
+            transcript = to_transcript(messages)
+            num_chars = len(transcript) + len(input_text)
+            return _Prompt(transcript, input_text, key, num_chars, messages)
         instruction = kept
     return _text_prompt(to_text(instruction, "instruction"), input_text)
 

@@ -209,7 +209,7 @@ def _to_table(rows: Sequence[CheckedRow], places: dict[str, Sequence[object]]) -
         "source": [fact.source for fact in facts],
         "prompt_key": [prompt.key for prompt in prompts],
         "output_key": [row.output_key for row in rows],
-        "prompt_chars": [len(prompt.instruction) + len(prompt.input) for prompt in prompts],
+        "prompt_chars": [prompt.num_chars for prompt in prompts],
         "output_chars": [len(row.output) for row in rows],
         "author": [fact.author for fact in facts],
         "has_default_id": [row.has_default_id for row in rows],

@@ -82,13 +82,15 @@ def test_a_chunk_is_read_as_its_lines_are_one_by_one(lines, end, has_last_end):
         if isinstance(found, str):
             faults.append((number, found))
             continue
-        for part, row in enumerate(found, start=len(found) > 1):
-            samples.append((number, len(line), part, row.sample.task_id, row.output_key))
+        for part, facts in enumerate(found, start=len(found) > 1):
+            sample, key, num_chars, output_key, _ = facts
+            samples.append((number, len(line), part, sample.task_id, key, num_chars, output_key))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.jsonl")
         path.write_bytes(content)
         scanned = scan_chunk(Chunk(path, 0, 0, len(content)), RowReader())
-    names = ("line", "length", "part", "task_id", "output_key")
+    places = ("line", "length", "part")
+    names = (*places, "task_id", "prompt_key", "prompt_chars", "output_key")
     columns = [scanned.samples[name].to_pylist() for name in names]
     assert list(zip(*columns, strict=True)) == samples
     assert scanned.faults == faults[: len(scanned.faults)]

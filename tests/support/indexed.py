@@ -28,17 +28,26 @@ def read_samples(paths: str | Sequence[str]) -> list[Sample]:
         return index.read(np.lexsort(places))
 
 
-def carefully(line: bytes) -> list[CheckedRow] | str:
+Facts = tuple[Sample, bytes, int, bytes, bool]
+"""A sample; the key and length of its prompt; the key of its output; whether its id is made."""
+
+
+def facts_of(row: CheckedRow) -> Facts:
+    prompt = row.prompt
+    return row.sample, prompt.key, prompt.num_chars, row.output_key, row.has_default_id
+
+
+def carefully(line: bytes) -> list[Facts] | str:
     """Read a line as the careful way does."""
     try:
-        return check_row(parse_line(line))
+        return [facts_of(row) for row in check_row(parse_line(line))]
     except RowFault as fault:
         return str(fault)
 
 
-def read(line: bytes, reader: RowReader) -> list[CheckedRow] | str:
+def read(line: bytes, reader: RowReader) -> list[Facts] | str:
     """Read a line as the reader does."""
     try:
-        return reader.read(line)
+        return [facts_of(row) for row in reader.read(line)]
     except RowFault as fault:
         return str(fault)

@@ -85,7 +85,7 @@ class _Scan:
         for row in rows:
             self.labels[problem][row.is_correct] += 1
             if (problem, row.prompt.key) not in self.statements:
-                text = f"{row.prompt.instruction}\n{row.prompt.input}"
+                text = f"{row.prompt.text}\n{row.prompt.input}"
                 self.statements[problem, row.prompt.key] = text
 
 

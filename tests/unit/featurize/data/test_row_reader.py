@@ -42,7 +42,7 @@ def careful_rows(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_a_typed_row_is_read_the_fast_way(row, careful_rows):
     for is_ascii in (True, False):
         line = encode(row, ensure_ascii=is_ascii)
-        assert RowReader().read(line) == carefully(line)
+        assert read(line, RowReader()) == carefully(line)
     assert careful_rows == []
 
 
@@ -98,7 +98,7 @@ def test_any_other_row_is_left_to_the_careful_way(row, careful_rows):
 def test_an_odd_or_broken_line_is_read_alike_before_and_after_others(line):
     reader = RowReader()
     assert read(line, reader) == carefully(line)
-    assert reader.read(encode(PLAIN)) == carefully(encode(PLAIN))
+    assert read(encode(PLAIN), reader) == carefully(encode(PLAIN))
     assert read(line, reader) == carefully(line)
 
 
@@ -106,7 +106,7 @@ def test_neighbours_that_differ_only_in_the_prompt_have_their_own() -> None:
     reader = RowReader()
     for fields in ({}, {"input": "y"}, {"input": "y"}, {}, {"instruction": ""}, {"input": ""}):
         line = encode(PLAIN | fields)
-        assert reader.read(line) == carefully(line)
+        assert read(line, reader) == carefully(line)
 
 
 def test_long_metadata_are_read_alike_and_not_remembered() -> None:
@@ -114,5 +114,14 @@ def test_long_metadata_are_read_alike_and_not_remembered() -> None:
     before = records._decode_facts.cache_info()
     for _ in range(2):
         line = encode(PLAIN | {"metadata": {"source": "s", "other": text}})
-        assert reader.read(line) == carefully(line)
+        assert read(line, reader) == carefully(line)
     assert records._decode_facts.cache_info() == before
+
+
+def test_no_more_prompts_are_remembered_than_their_limit(monkeypatch) -> None:
+    monkeypatch.setattr(records, "_known_prompts", {})
+    monkeypatch.setattr(records, "_MAX_PROMPTS", 3)
+    for number in (1, 2, 3, 4, 1, 5, 1):
+        line = encode(PLAIN | {"instruction": f"task {number}"})
+        assert read(line, RowReader()) == carefully(line)
+        assert len(records._known_prompts) <= 3
