@@ -48,7 +48,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     messages: tuple[Message, ...] = ()  # of a conversation; `instruction` is its transcript
 
 
-class _Prompt(NamedTuple):
+class _Prompt(msgspec.Struct, frozen=True, gc=False):
     instruction: str | msgspec.Raw  # JSON that was checked, if the text is not wanted yet
     input: str
     key: bytes
