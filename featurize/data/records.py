@@ -194,7 +194,7 @@ def _id_to_text(value: str | int | None) -> str | None:
     return str(value) if isinstance(value, int) else value
 
 
-# Longer metadata are not remembered, so that all that are take some megabytes.
+# Longer metadata is not cached, so that the cache takes some megabytes at most.
 _MAX_REMEMBERED = 16 << 10
 
 

@@ -1,7 +1,7 @@
 """Python code as patterns: `A if C else B` finds such an expression and names its parts.
 
-A capital letter stands for an expression, X and Y for a variable; a word in capitals for one or
-more statements, up to the end of their block; `@` for any binary operator. In code to write,
+A capital letter matches any expression, X and Y only a variable. A word in capitals matches one or
+more statements, up to the end of their block; `@` matches any binary operator. In a template,
 `NOT(A)` is the negation of A.
 """
 
@@ -44,7 +44,7 @@ def _is_block(node: object) -> bool:
 
 
 def fits(pattern: Any, found: Any, parts: Parts) -> bool:
-    """Whether code has the form of a pattern; puts what its names stand for into `parts`."""
+    """Whether code has the form of a pattern; puts what its names match into `parts`."""
     match pattern:
         case ast.Name(id=name) if name in _VARIABLES:
             return isinstance(found, ast.Name) and parts.setdefault(name, found).id == found.id
@@ -92,7 +92,7 @@ def code(text: str, **parts: Any) -> Any:
 
 
 def _write_item(item: Any, parts: Parts) -> list[Any]:
-    """Write a statement, or all statements that a name stands for."""
+    """Return a statement filled in, or the statements that a name has matched."""
     if _is_block(item) and isinstance(block := parts.get(item.value.id), list):
         return block
     return [write(item, parts)]

@@ -41,7 +41,7 @@ class Computer:
 
 
 class Gated(Computer):
-    """Computes its first run when it is told to."""
+    """A computer whose first run waits until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
